@@ -1,0 +1,25 @@
+"""Goodfit trains image classifiers that fit, and says why when they do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from goodfit.api import evaluate, load, train
+    from goodfit.recipe.recipe import Recipe
+
+__version__ = "0.1.0"
+__all__ = ["Recipe", "evaluate", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Hand on `train`, `load`, `evaluate` and `Recipe` when they are asked for: importing goodfit imports no torch."""
+    if name == "Recipe":
+        from goodfit.recipe.recipe import Recipe
+
+        return Recipe
+    if name in __all__:
+        from goodfit import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module goodfit has no attribute {name!r}")

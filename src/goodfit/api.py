@@ -1,0 +1,238 @@
+"""Goodfit from Python: `train` images to a run, `load` the run's classifier, `evaluate` it on images held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from goodfit.core.errors import Diverged, GoodfitError, Interrupted, Terminated, UsageError
+from goodfit.core.run import Run
+from goodfit.core.words import percent
+from goodfit.data.dataset import SPLITS, Dataset
+from goodfit.recipe import start
+from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training_choices
+from goodfit.recipe.build import Built, Judge, build, catalog, parts
+from goodfit.recipe.classifier import Classifier, load_run
+from goodfit.recipe.finish import finish
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.signals import Halt, halting
+from goodfit.recipe.source import look, open_data
+from goodfit.report.page import write_report
+from goodfit.train.checkpoint import Checkpoints
+from goodfit.train.evaluate import scores
+from goodfit.train.journal import Journal
+from goodfit.train.loop import fit
+from goodfit.watch.tensorboard import Events
+from goodfit.watch.voice import Silent, Terminal, Voice
+
+
+@dataclasses.dataclass(frozen=True)
+class Manner:
+    """How a training is carried out, beside what it trains: where it is written, whether it goes on with an earlier run, who hears of it.
+
+    `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` prints the plan and stops;
+    `started` is the clock time that a budget in minutes counts from.
+    """
+
+    out: Path | None = None
+    resume: str = "never"
+    dry: bool = False
+    tensorboard: bool = False
+    voice: Voice = dataclasses.field(default_factory=Silent)
+    started: float = dataclasses.field(default_factory=time.time)
+
+
+def train(
+    data: str | Path = "", recipe: Recipe | None = None, out: str | Path | None = None, resume: str = "never", quiet: bool = False
+) -> Run:
+    """Train a classifier on images and return its run folder.
+
+    `data` is a folder, file or name as on the command line (or the recipe's own); `recipe` says how, "auto" where left open.
+
+    Raises:
+        GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
+    """
+    recipe = recipe or Recipe()
+    manner = Manner(Path(out) if out else None, resume, voice=Silent() if quiet else Terminal())
+    run = run_recipe(recipe.but(data=str(data)) if data else recipe, manner)
+    assert run is not None
+    return run
+
+
+def load(run: str | Path | Run, device: str = "auto") -> Classifier:
+    """The classifier of a run: `load(run).predict(paths, PIL images or arrays)`."""
+    return load_run(run.path if isinstance(run, Run) else run, device)
+
+
+def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
+    """Train what a recipe asks for; None under `dry`."""
+    asked = plain_paths(asked)
+    run = start.earlier(asked, manner.out, manner.resume)
+    recipe = start.continued(run, asked) if run else asked
+    known = catalog([str(path) for path in sorted((run.path / "use").glob("*.py"))] if run else recipe.use)
+    parts(recipe, known)  # a misspelled part is said before any work
+    chooser = Chooser(recipe)
+    machine_choices(chooser)
+    seen = look(chooser.recipe)
+    data_choices(chooser, seen)
+    data = open_data(chooser.recipe, seen, manner.voice.packing)
+    packed = time.time()
+    if run is None:
+        training_choices(chooser, data, known)
+    else:
+        start.same_data(run, data)
+    recipe = start.spelled(chooser.recipe, parts(chooser.recipe, known))
+    built = build(recipe, data, known)
+    tell_plan(manner.voice, recipe, data, chooser, built)
+    if manner.dry:
+        return None
+    if run is None:
+        run = Run.new(manner.out, data.name)
+        start.begin(run, asked, recipe, data, seen.index, chooser.choices)
+    else:
+        go_on(run, recipe, built, manner.voice)
+    built.state.elapsed += time.time() - manner.started
+    seconds = {"data": packed - manner.started, "startup": time.time() - packed}
+    carry_out(run, built, manner, seconds)
+    finished(run, built, data, recipe, manner.voice)
+    return run
+
+
+def plain_paths(recipe: Recipe) -> Recipe:
+    """The recipe with its data as an absolute path where it is one, so that it replays from anywhere."""
+    path = Path(recipe.data).expanduser()
+    return recipe.but(data=str(path.resolve())) if recipe.data and path.exists() else recipe
+
+
+def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, built: Built) -> None:
+    """Say the data, each choice with its rule and evidence, and the size of the network."""
+    counts = ", ".join(f"{len(data.rows(name)):,} {name}" for name in SPLITS)
+    voice.say(f"{data.name}: {len(data.classes)} classes, {counts} images")
+    for note in data.notes:
+        voice.say(f"  {note}")
+    for choice in chooser.choices:
+        voice.say(f"  {choice.field} = {choice.value}  ({choice.rule}: {choice.evidence})")
+    numbers = sum(p.numel() for p in built.state.model.parameters())
+    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {recipe.batch_size}")
+
+
+def go_on(run: Run, recipe: Recipe, built: Built, voice: Voice) -> None:
+    """Bring a run back to its last good checkpoint, and its log with it."""
+    checkpoints = Checkpoints(run.checkpoints)
+    if checkpoints.steps():
+        for sentence in checkpoints.restore(built.state):
+            voice.say(sentence)
+    (run.path / "recipe.toml").write_text(recipe.to_toml())
+    run.cut_log(built.state.step)
+    run.point_latest()
+    run.update("about.json", state="running")
+    built.state.stopped = ""
+    voice.say(f"Going on with {run.path} at step {built.state.step:,}.")
+
+
+def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float]) -> None:
+    """Train, and leave the run in a state that can be taken up again whatever happens."""
+    state, checkpoints = built.state, Checkpoints(run.checkpoints)
+    readers = (run.append, manner.voice.rows, *((Events(run.path / "tensorboard"),) if manner.tensorboard else ()))
+    began = time.time()
+
+    def leave(word: str) -> None:
+        manner.voice.hush()
+        spent = {**seconds, "training": time.time() - began}
+        run.update("about.json", state=word, finished=start.now(), seconds=spent)
+
+    with halting() as halt:
+        try:
+            fit(state, built.loader, built.plan, built.watch, Journal(readers), checkpoints.save, halt)
+        except BaseException as error:
+            leave("diverged" if isinstance(error, Diverged) else "failed")
+            raise
+    if halt.signal and built.plan.t(state) < 1:
+        leave("interrupted" if halt.signal == "SIGINT" else "terminated")
+        raise halt_error(halt, run, state.step)
+    leave("stopped early" if state.stopped else "finished")
+
+
+def halt_error(halt: Halt, run: Run, step: int) -> GoodfitError:
+    """What to say of a run that was asked to stop."""
+    kind = Interrupted if halt.signal == "SIGINT" else Terminated
+    return kind(f'Stopped at step {step:,}, everything is saved; the same command with "--resume auto --out {run.path}" goes on.')
+
+
+def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice) -> None:
+    """Score, keep, report."""
+    began = time.time()
+    result = finish(run, built, data, recipe, catalog(str(p) for p in sorted((run.path / "use").glob("*.py"))))
+    seconds = run.read("about.json").get("seconds", {})
+    parameters = sum(p.numel() for p in built.state.model.parameters())
+    run.update("about.json", parameters=parameters, seconds={**seconds, "evaluation": time.time() - began})
+    page = write_report(run)
+    low, high = result["interval"]
+    voice.say(
+        f"Validation accuracy {percent(result['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, {result['images']:,} images)."
+    )
+    voice.say(f"Run: {run.path}\nReport: {page}")
+
+
+def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
+    """Train `seeds` copies that differ in their seed alone; returns the mean validation accuracy and its standard error."""
+    runs = []
+    for place in range(seeds):
+        out = manner.out / f"seed-{asked.seed + place}" if manner.out else None
+        run = run_recipe(
+            asked.but(seed=asked.seed + place), dataclasses.replace(manner, out=out, started=time.time() if place else manner.started)
+        )
+        if run is not None:
+            runs.append(run)
+    found = [run.read("scores.json")["validation"]["accuracy"] for run in runs]
+    error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
+    return {
+        "runs": [str(run.path) for run in runs],
+        "accuracies": found,
+        "accuracy": statistics.fmean(found) if found else None,
+        "standard_error": error,
+    }
+
+
+def evaluate(run: str | Path | Run, test: bool = False, voice: Voice | None = None) -> dict[str, Any]:
+    """Scores of a run's classifier on its validation images, or on its test images: each opening of those is logged in the run.
+
+    Raises:
+        UsageError: there is no such run, it is not finished, or its data has no test split.
+        DataError: the data is gone or has changed.
+    """
+    folder = run if isinstance(run, Run) else Run.open(run)
+    voice = voice or Silent()
+    recipe = Recipe.from_toml(folder.path / "recipe.toml")
+    classifier = load_run(folder.path, recipe.device)
+    torch.set_num_threads(int(recipe.threads))
+    data = open_data(recipe, look(recipe), voice.packing)
+    start.same_data(folder, data)
+    rows = data.rows("test" if test else "validation")
+    if not len(rows):
+        raise UsageError(f'"{data.name}" has no test images to evaluate on.')
+    if test:
+        open_test(folder, voice)
+    judge = Judge(data, classifier.loss, classifier.device)
+    result = scores(judge(classifier.model, rows), data.classes)
+    folder.update("scores.json", **{"test" if test else "validation": result})
+    write_report(folder)
+    return result
+
+
+def open_test(run: Run, voice: Voice) -> None:
+    """Log that the test split is opened; warn from the second time on."""
+    openings = run.read("about.json").get("openings", [])
+    if openings:
+        voice.say(
+            f"Warning: the test split of this run was opened {len(openings)} times before, first {openings[0]['time']}; choosing by it makes it a second validation split."
+        )
+    command = " ".join(psutil.Process().cmdline()[1:])
+    run.update("about.json", openings=[*openings, {"time": start.now(), "command": command}])

@@ -1,0 +1,42 @@
+"""A batch: images, what they are, and which they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Images with their targets; every image op takes one and returns another.
+
+    `images` [B, C, H, W]: uint8 0..255 as stored, or float 0..1 once an op needs it (in memory the channels come last).
+    `targets` [B, K]: each row a distribution over the K classes, so that mixing and smoothing are ordinary ops.
+    `ids` [B]: int64 rows in the data's table, to name an image wherever it goes.
+    """
+
+    images: Tensor
+    targets: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        return Batch(self.images[rows], self.targets[rows], self.ids[rows])
+
+    def but(self, **changes: Tensor) -> Batch:
+        """The same batch with some of its fields replaced."""
+        return dataclasses.replace(self, **changes)
+
+    def to(self, device: torch.device | str, **options: Any) -> Batch:
+        """The same batch on `device` (`non_blocking=True` for pinned memory)."""
+        return Batch(*(x.to(device, **options) for x in (self.images, self.targets, self.ids)))
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Targets [B, K] float32 for integer labels [B]."""
+    return torch.nn.functional.one_hot(labels.long(), classes).float()

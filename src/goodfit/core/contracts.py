@@ -1,0 +1,178 @@
+"""The seats: what each kind of part takes and gives. One page holds them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from goodfit.core.batch import Batch
+from goodfit.core.catalog import Part
+from goodfit.core.chance import Chance
+from goodfit.core.progress import Lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a part may learn from the data and the plan, once, when it is bound.
+
+    `size` is (height, width) of what the model sees; `mean` [C], `std` [C] and `covariance` [C, C] are of the training split, on a
+    scale of 0 to 1; `counts` [K] are training images per class; `lengths` turns "10 epochs" into a share of the budget.
+    """
+
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    lengths: Lengths
+
+
+class Augment(Part):
+    """(Batch, Chance, t) -> Batch: pure, on the whole batch, on any device. Images may come as uint8 or as float 0..1."""
+
+    kind: ClassVar[str] = "augment"
+
+    @abstractmethod
+    def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch: ...
+
+
+class Loss(Part):
+    """(logits [B, K], targets [B, K]) -> [B]: one number per example."""
+
+    kind: ClassVar[str] = "loss"
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor: ...
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities [B, K] for the scores [B, K]; rows sum to 1."""
+        return logits.softmax(dim=1)
+
+
+class Penalty(Part):
+    """(model) -> scalar, added to the mean loss; on weights only, never on biases or norms."""
+
+    kind: ClassVar[str] = "penalty"
+
+    @abstractmethod
+    def __call__(self, model: nn.Module) -> Tensor: ...
+
+
+class Optimizer(Part):
+    """(parameter groups) -> torch.optim.Optimizer; its `lr` is the peak that the schedule multiplies."""
+
+    kind: ClassVar[str] = "optimizer"
+
+    @abstractmethod
+    def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer: ...
+
+
+class Schedule(Part):
+    """(t) -> factor of the peak learning rate, pure, for t in 0..1 of the stretch it is given: the whole budget, or its share in a pipe."""
+
+    kind: ClassVar[str] = "schedule"
+
+    @abstractmethod
+    def __call__(self, t: float) -> float: ...
+
+    @property
+    def share(self) -> float:
+        """The share of the whole budget it takes when another schedule follows it; 1: all that remains."""
+        return 1.0
+
+    def within(self, stretch: float) -> Self:
+        """The same schedule for a stretch of the budget: its lengths, shares of the budget, become shares of the stretch."""
+        return self
+
+    def landmarks(self) -> tuple[tuple[float, float], ...]:
+        """(t, factor) at the points that define its shape."""
+        return ()
+
+
+class Model(Part):
+    """(classes, channels, size) -> nn.Module whose children are its stages, first to last, then the head."""
+
+    kind: ClassVar[str] = "model"
+
+    @abstractmethod
+    def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module: ...
+
+
+class Activation(Part):
+    """() -> nn.Module; `width` says how many times wider its input must be (maxout: its pieces)."""
+
+    kind: ClassVar[str] = "activation"
+
+    @property
+    def width(self) -> int:
+        return 1
+
+    @abstractmethod
+    def __call__(self) -> nn.Module: ...
+
+
+class Norm(Part):
+    """(channels) -> nn.Module that normalizes [B, C, ...]."""
+
+    kind: ClassVar[str] = "norm"
+
+    @abstractmethod
+    def __call__(self, channels: int) -> nn.Module: ...
+
+
+class Init(Part):
+    """(module) -> None: fill the weights of every linear and conv layer in place, from torch's default generator."""
+
+    kind: ClassVar[str] = "init"
+
+    @abstractmethod
+    def __call__(self, module: nn.Module) -> None: ...
+
+
+class Noise(Part):
+    """() -> nn.Module that adds noise in training and its average in evaluation."""
+
+    kind: ClassVar[str] = "noise"
+
+    @abstractmethod
+    def __call__(self) -> nn.Module: ...
+
+
+class Average(Part):
+    """(weights in it so far, t) -> the share of itself the running average of the weights keeps at this step; 0 starts it anew."""
+
+    kind: ClassVar[str] = "average"
+
+    @abstractmethod
+    def __call__(self, updates: int, t: float) -> float: ...
+
+
+class Stop(Part):
+    """(scores so far, oldest first) -> whether to stop early."""
+
+    kind: ClassVar[str] = "stop"
+
+    @abstractmethod
+    def __call__(self, scores: list[float]) -> bool: ...
+
+
+class Probe(Part):
+    """Looks at training, changes nothing: every `every` steps it may keep something from before the step, and reads numbers after it."""
+
+    kind: ClassVar[str] = "probe"
+    every: int
+
+    def before(self, state: Any) -> Any:
+        """What to keep from before the step, from `train.State`."""
+        return None
+
+    @abstractmethod
+    def read(self, view: Any) -> dict[str, Any]:
+        """Named numbers (or scalar tensors, or dictionaries of them) from `watch.View`."""

@@ -1,0 +1,54 @@
+"""Errors a person can act on: one sentence, and the exit code that a script can read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GoodfitError(Exception):
+    """Something failed; the message says what was expected, what was found, where, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(GoodfitError):
+    """A wrong option, recipe key, part or setting."""
+
+    exit_code = 2
+
+
+class DataError(GoodfitError):
+    """The images, labels or files are not what training needs."""
+
+    exit_code = 3
+
+
+class Diverged(GoodfitError):
+    """A loss, activation or gradient stopped being a finite number."""
+
+    exit_code = 4
+
+
+class Interrupted(GoodfitError):
+    """Stopped by Ctrl-C; everything up to the last step is saved."""
+
+    exit_code = 130
+
+
+class Terminated(GoodfitError):
+    """Stopped by SIGTERM; everything up to the last step is saved."""
+
+    exit_code = 143
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean "x"?` for the known word nearest to `word`, else an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def one_of(what: str, word: object, known: Iterable[str]) -> str:
+    """The sentence for an unknown word: what was received, what there is, and the nearest."""
+    names = list(known)
+    return f'Unknown {what} "{word}".{did_you_mean(str(word), names)} There is: {", ".join(names)}.'

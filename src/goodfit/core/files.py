@@ -1,0 +1,68 @@
+"""Files that are never half written: write beside, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from goodfit.core.errors import GoodfitError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file open for writing that takes the place of `path` when the block ends well, and is gone when it does not.
+
+    Raises:
+        GoodfitError: no space is left, or the folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with full_disk_said(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def full_disk_said(path: Path) -> Iterator[None]:
+    """Say a failed write in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise GoodfitError(f'No space is left to write "{path}"; free some and run the same command again, nothing is lost.') from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise GoodfitError(f'"{path}" cannot be written ({error.strerror}); choose another folder.') from error
+        raise
+
+
+def cache_home() -> Path:
+    """Where packed images and downloads are kept: $GOODFIT_CACHE, else goodfit/ in the user's cache folder."""
+    own = os.environ.get("GOODFIT_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "goodfit"

@@ -1,0 +1,104 @@
+"""Progress: a budget in epochs, steps, examples or minutes becomes t in 0..1, and everything else follows t."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from goodfit.core.errors import UsageError
+
+SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
+COUNTS = ("epoch", "step", "example")
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """A length of training: an amount of "epoch", "step", "example", "second" or "share" (of the whole budget)."""
+
+    amount: float
+    unit: str
+
+    @staticmethod
+    def read(text: str | float, what: str = "budget") -> Length:
+        """`"30 epochs"`, `"5000 steps"`, `"2e6 examples"`, `"10 min"`, `"1.5 h"`; a bare number is a share of the budget.
+
+        Raises:
+            UsageError: the text has no positive amount or no known unit.
+        """
+        found = re.fullmatch(r"\s*([0-9._]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", str(text))
+        unit = found.group(2).lower() if found else "?"
+        unit = unit if unit in SECONDS or not unit.endswith("s") else unit[:-1]
+        try:
+            amount = float(found.group(1)) if found else -1.0
+        except ValueError:
+            amount = -1.0
+        if amount > 0 and unit in SECONDS:
+            return Length(amount * SECONDS[unit], "second")
+        if amount > 0 and unit in COUNTS:
+            return Length(amount, unit)
+        if not unit and 0 <= amount <= 1:
+            return Length(amount, "share")
+        raise UsageError(f'Expected a {what} like "30 epochs", "5000 steps", "2e6 examples" or "10 min", received "{text}".')
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Turns lengths into steps and shares for one run: `epoch_steps` steps an epoch, `batch` images a step, a `budget`."""
+
+    epoch_steps: int
+    batch: int
+    budget: Length
+
+    @property
+    def timed(self) -> bool:
+        return self.budget.unit == "second"
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole budget; only for budgets that are counted."""
+        return self.steps(self.budget)
+
+    def steps(self, length: Length) -> int:
+        """A counted length in steps, at least one."""
+        per = {"epoch": self.epoch_steps, "step": 1, "example": 1 / self.batch}
+        if length.unit == "share":
+            return max(1, round(length.amount * self.total_steps))
+        return max(1, round(length.amount * per[length.unit]))
+
+    def share(self, text: str | float) -> float:
+        """A length as a share of the budget.
+
+        Raises:
+            UsageError: a counted length under a budget in minutes, or seconds under a counted one.
+        """
+        length = Length.read(text, "length")
+        if length.unit == "share":
+            return length.amount
+        if self.timed != (length.unit == "second"):
+            raise UsageError(f'A length of "{text}" is not known under a budget in {self.budget.unit}s: write it as a share, such as 0.1.')
+        return length.amount / self.budget.amount if self.timed else self.steps(length) / self.total_steps
+
+    def t(self, step: int, elapsed: float, reserve: float = 0.0) -> float:
+        """Progress in 0..1 after `step` steps and `elapsed` seconds, `reserve` seconds being kept for the final evaluation."""
+        if self.timed:
+            return min(1.0, elapsed / max(self.budget.amount - reserve, 1e-9))
+        return min(1.0, step / self.total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+    """Once in a while: true at each multiple of a length, counted in steps, or in seconds of training."""
+
+    length: Length
+    lengths: Lengths
+
+    def number(self, step: int, elapsed: float, t: float) -> int:
+        """How many times it has come by now."""
+        match self.length.unit:
+            case "second":
+                return int(elapsed / self.length.amount)
+            case "share":
+                return int(t / self.length.amount + 1e-9)
+            case "epoch":
+                return int(step / (self.length.amount * self.lengths.epoch_steps) + 1e-9)
+        return step // self.lengths.steps(self.length)

@@ -1,0 +1,125 @@
+"""The run folder: everything a training leaves behind, and all that looking at it later needs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from goodfit.core.errors import UsageError
+from goodfit.core.files import full_disk_said, write
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One folder: recipe.toml, about.json, log.jsonl, scores.json, worst.json and worst/*.png, checkpoints/, model.safetensors,
+    config.json, report.html. Reading it needs no torch and no data.
+    """
+
+    path: Path
+
+    @staticmethod
+    def new(path: Path | None, name: str, root: Path = Path("runs")) -> Run:
+        """A new folder at `path`, else `runs/<time>-<name>`; `runs/latest` then points to it."""
+        if path is None:
+            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+            path = next(p for n in range(1000) if not (p := root / (f"{stem}-{n}" if n else stem)).exists())
+        if path.exists() and not path.is_dir():
+            raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
+        if path.exists() and any(path.iterdir()):
+            raise UsageError(f'"{path}" is not empty: choose another --out, or continue that run with --resume auto.')
+        with full_disk_said(path):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        run = Run(path)
+        run.point_latest()
+        return run
+
+    @staticmethod
+    def open(path: str | Path) -> Run:
+        """An existing run.
+
+        Raises:
+            UsageError: the folder is not there or is no run; the sentence lists the runs nearby.
+        """
+        folder = Path(path)
+        if (folder / "recipe.toml").is_file():
+            return Run(folder)
+        there = [str(run.path) for run in runs(folder if folder.is_dir() else folder.parent)]
+        raise UsageError(f'Expected a run folder at "{folder}", found none. ' + (f"There is: {', '.join(there[-5:])}." if there else ""))
+
+    def point_latest(self) -> None:
+        """Let `latest` beside this folder point to it, where the system has links."""
+        link = self.path.parent / "latest"
+        with contextlib.suppress(OSError):
+            if link.is_symlink() or not link.exists():
+                fresh = link.with_name(f".latest.{os.getpid()}")
+                fresh.symlink_to(self.path.name)
+                fresh.replace(link)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def read(self, file: str) -> dict[str, Any]:
+        """A JSON file of the run as a dictionary; empty when it is not there."""
+        path = self.path / file
+        if not path.is_file():
+            return {}
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+
+    def write(self, file: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the run, whole or not at all."""
+        write(self.path / file, json.dumps(content, indent=1) + "\n")
+
+    def update(self, file: str, **changes: Any) -> None:
+        """Replace some keys of a JSON file of the run."""
+        self.write(file, {**self.read(file), **changes})
+
+    # ---- the log: one JSON object a line -------------------------------------------------------------------------------------
+
+    def append(self, lines: list[dict[str, Any]]) -> None:
+        """Add lines to log.jsonl."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        with full_disk_said(self.path / "log.jsonl"), (self.path / "log.jsonl").open("a") as file:
+            file.write(text)
+
+    def log(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The lines of log.jsonl, of one kind or all; a torn last line is ignored."""
+        path = self.path / "log.jsonl"
+        lines = []
+        for text in path.read_text().splitlines() if path.is_file() else []:
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(text))
+        return [line for line in lines if kind is None or line["kind"] == kind]
+
+    def cut_log(self, step: int) -> None:
+        """Drop the lines after `step`: they will be written again."""
+        kept = [line for line in self.log() if line["step"] <= step]
+        write(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    # ---- the folder as a whole -----------------------------------------------------------------------------------------------
+
+    def bytes(self) -> int:
+        """Its size on disk."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path)
+
+
+def runs(root: Path) -> list[Run]:
+    """The runs in a folder, oldest first."""
+    found = [Run(path) for path in root.glob("*") if not path.is_symlink() and (path / "recipe.toml").is_file()]
+    return sorted(found, key=lambda run: (run.path / "recipe.toml").stat().st_mtime)

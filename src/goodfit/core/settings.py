@@ -1,0 +1,148 @@
+"""Settings and their types: one checker for parts and recipes, so a wrong value gets the same sentence from Python, text and TOML."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import math
+import types
+import typing
+from typing import Annotated, Any, Literal, Union
+
+from goodfit.core.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Bounds of a number; `above` and `below` exclude the end, `low` and `high` include it."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def holds(self, x: float) -> bool:
+        return self.low <= x <= self.high and self.above < x < self.below
+
+    def __str__(self) -> str:
+        ends = [("from", self.low), ("above", self.above), ("to", self.high), ("below", self.below)]
+        return " ".join(f"{word} {x:g}" for word, x in ends if math.isfinite(x))
+
+
+Share = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(0)]
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A field as a user meets it: its name, type, default, and the kind of part it holds ("" for literals)."""
+
+    name: str
+    hint: Any
+    default: object
+    kind: str
+
+
+@functools.cache
+def settings_of(cls: Any) -> tuple[Setting, ...]:
+    """The settings of a dataclass, in order; `dataclasses.MISSING` where there is no default."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = [f for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_")]
+    return tuple(Setting(f.name, hints[f.name], _default(f), _kind(hints[f.name])) for f in fields)
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _kind(hint: Any) -> str:
+    if isinstance(hint, type):
+        return str(getattr(hint, "kind", ""))
+    return next((kind for inner in typing.get_args(hint) if (kind := _kind(inner))), "")
+
+
+def check_settings(owner: object, name: str) -> None:
+    """Check each field of a frozen dataclass against its type, turning ints into floats and lists into tuples where those are meant.
+
+    Raises:
+        UsageError: a value is of the wrong type or out of range.
+    """
+
+    cls: Any = type(owner)
+    for setting in settings_of(cls):
+        value = getattr(owner, setting.name)
+        fitted = fit(value, setting.hint)
+        if fitted is MISFIT:
+            raise UsageError(f"{name}: expected {setting.name} to be {said(setting.hint)}, received {value!r}.")
+        if fitted is not value:
+            object.__setattr__(owner, setting.name, fitted)
+
+
+MISFIT = object()
+
+
+def fit(value: Any, hint: Any) -> Any:
+    """The value as `hint` means it, or MISFIT."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or hint is object:
+        return value
+    if origin is Annotated:
+        fitted = fit(value, inner[0])
+        ranges = [x for x in inner[1:] if isinstance(x, Range)]
+        return fitted if fitted is not MISFIT and all(r.holds(fitted) for r in ranges) else MISFIT
+    if origin in (Union, types.UnionType):
+        return next((x for option in inner if (x := fit(value, option)) is not MISFIT), MISFIT)
+    if origin is Literal:
+        return value if value in inner else MISFIT
+    if origin is tuple:
+        return _fit_tuple(value, inner)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, bool):
+        return MISFIT
+    if hint is None or hint is type(None):
+        return value if value is None else MISFIT
+    kind = getattr(hint, "kind", "")
+    if kind and getattr(value, "kind", "") in ("pipe", "foreign"):
+        return value
+    return value if isinstance(value, hint) else MISFIT
+
+
+def _fit_tuple(value: Any, inner: tuple[Any, ...]) -> Any:
+    if not isinstance(value, (tuple, list)):
+        return MISFIT
+    hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
+    if len(hints) != len(value):
+        return MISFIT
+    fitted = tuple(fit(x, hint) for x, hint in zip(value, hints, strict=True))
+    return MISFIT if any(x is MISFIT for x in fitted) else fitted
+
+
+def said(hint: Any) -> str:
+    """A type in words: `a number from 0 to 1`, `"reflect" or "edge"`, `an optimizer`."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        ranges = [str(x) for x in inner[1:] if isinstance(x, Range)]
+        return " ".join([said(inner[0]), *ranges])
+    if origin in (Union, types.UnionType):
+        return " or ".join(said(option) for option in inner)
+    if origin is Literal:
+        return " or ".join(f'"{x}"' if isinstance(x, str) else str(x) for x in inner)
+    if origin is tuple:
+        return "a tuple of " + " and ".join(said(x) for x in inner if x is not Ellipsis)
+    names = {float: "a number", int: "a whole number", bool: "True or False", str: "text", type(None): "None"}
+    kind = getattr(hint, "kind", "")
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" if kind else names.get(hint, str(hint))
+
+
+def read(text: str, hint: Any) -> Any:
+    """The value a command line's text means for a field of type `hint`, or MISFIT: a literal where one fits, else the text itself."""
+    try:
+        fitted = fit(ast.literal_eval(text), hint)
+    except (ValueError, SyntaxError):
+        fitted = MISFIT
+    return fit(text, hint) if fitted is MISFIT else fitted

@@ -1,0 +1,108 @@
+"""Images in folders: train|val|validation|valid|test/<class>/ or <class>/."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from goodfit.core.errors import DataError
+from goodfit.core.words import count, some
+from goodfit.data.store import SPLIT_NAMES, SPLIT_WORDS, UNASSIGNED, File, Files, Index
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
+
+
+def from_folder(root: Path) -> Index:
+    """The images of a folder, classes sorted by name.
+
+    Raises:
+        DataError: there are no class folders, or a class has no images.
+    """
+    homes = _homes(root)
+    per_class: dict[str, list[tuple[int, File]]] = {}
+    notes: list[str] = []
+    strange: Counter[str] = Counter()
+    empty: list[tuple[str, str]] = []
+    for split, home in homes:
+        for folder in _subfolders(home):
+            files = sorted(_walk(folder.path, root, strange, set()), key=lambda file: file.name)
+            per_class.setdefault(folder.name, []).extend((split, file) for file in files)
+            if not files:
+                empty.append((folder.name, os.path.relpath(folder.path, root)))
+    if not any(per_class.values()):
+        _nothing(root, per_class)
+    for name, where in empty:
+        if not per_class[name]:
+            raise DataError(f'The class folder "{root / where}" has no images: put some in, or remove the folder.')
+        notes.append(f'"{where}" has no images.')
+    if strange:
+        kinds = some([f"{n} x {suffix}" for suffix, n in strange.most_common()], 4)
+        notes.append(f"{count(strange.total(), 'file')} that are no images by their names are left out ({kinds}).")
+    classes = tuple(sorted(per_class))
+    rows = [(k, split, file) for k, name in enumerate(classes) for split, file in per_class[name]]
+    files = [file for _, _, file in rows]
+    return Index(
+        name=root.resolve().name or "images",
+        classes=classes,
+        labels=np.array([k for k, _, _ in rows], dtype=np.int64),
+        splits=np.array([split for _, split, _ in rows], dtype=np.int8),
+        names=[file.name for file in files],
+        store=Files(root, files),
+        notes=tuple(notes),
+    )
+
+
+def _homes(root: Path) -> list[tuple[int, Path]]:
+    """The folders that hold class folders, each with its split. A folder called "train" with no folders inside is a class of its own."""
+    splits = [
+        (SPLIT_WORDS[folder.name.lower()], Path(folder.path))
+        for folder in _subfolders(root)
+        if folder.name.lower() in SPLIT_WORDS and _subfolders(Path(folder.path))
+    ]
+    return splits or [(UNASSIGNED, root)]
+
+
+def _nothing(root: Path, classes: dict[str, list[tuple[int, File]]]) -> None:
+    if classes:
+        raise DataError(f'No images in "{root}": its class folders ({some(sorted(classes))}) hold none of {" ".join(sorted(SUFFIXES))}.')
+    loose = sum(Path(entry.name).suffix.lower() in SUFFIXES for entry in _entries(root))
+    found = f"{count(loose, 'image')} but no class folders" if loose else "nothing to train on"
+    raise DataError(
+        f'Expected one folder per class in "{root}" (or {"/, ".join(SPLIT_NAMES[k] for k in range(3))}/ with them), found {found}.'
+    )
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f'The folder "{folder}" cannot be read: {error.strerror}.') from error
+
+
+def _subfolders(folder: Path | str) -> list[os.DirEntry[str]]:
+    return [entry for entry in _entries(folder) if entry.is_dir()]
+
+
+def _walk(folder: str, root: Path, strange: Counter[str], seen: set[str]) -> Iterator[File]:
+    """Image files below a folder; links to folders are followed, once each."""
+    here = os.path.realpath(folder)
+    if here in seen:
+        return
+    seen.add(here)
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(entry.path, root, strange, seen)
+        elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:  # noqa: PTH122  a Path per file costs more than its stat
+            name = entry.path[len(str(root)) :].lstrip(os.sep).replace(os.sep, "/")
+            try:
+                facts = entry.stat()
+                yield File(name, facts.st_size, facts.st_mtime_ns)
+            except OSError:  # a link to nothing: named with the broken images when it is read
+                yield File(name, -1, -1)
+        else:
+            strange[suffix or "no suffix"] += 1

@@ -1,0 +1,97 @@
+"""A blob written piece by piece with a journal beside it, so that a killed process goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BLOB, JOURNAL = "blob.bin", "journal.jsonl"
+
+
+class Journal:
+    """Appends pieces (bytes and a JSON object) to a folder; each piece counts only once its journal line is whole and its bytes agree."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._blob_path, self._journal_path = folder / BLOB, folder / JOURNAL
+        self.pieces = self._resume()
+        self._blob, self._journal = self._blob_path.open("ab"), self._journal_path.open("ab")
+
+    def _resume(self) -> list[dict[str, Any]]:
+        """The pieces already there, what follows the last whole one cut off."""
+        self._blob_path.touch()
+        self._journal_path.touch()
+        pieces: list[dict[str, Any]] = []
+        blob_end = journal_end = 0
+        with self._blob_path.open("r+b") as blob, self._journal_path.open("r+b") as journal:
+            for line in journal:
+                piece = _parsed(line)
+                if piece is None or zlib.crc32(content := blob.read(piece["bytes"])) != piece["crc"] or len(content) != piece["bytes"]:
+                    break
+                pieces.append(piece["facts"])
+                blob_end += piece["bytes"]
+                journal_end += len(line)
+            blob.truncate(blob_end)
+            journal.truncate(journal_end)
+        return pieces
+
+    def add(self, content: bytes, facts: dict[str, Any]) -> None:
+        """Append a piece."""
+        self._blob.write(content)
+        self._blob.flush()
+        line = {"bytes": len(content), "crc": zlib.crc32(content), "facts": facts}
+        self._journal.write(json.dumps(line).encode() + b"\n")
+        self._journal.flush()
+        self.pieces.append(facts)
+
+    def finish(self) -> None:
+        """Make all of it survive a power cut."""
+        os.fsync(self._blob.fileno())
+        self.close()
+        self._journal_path.unlink()
+
+    def close(self) -> None:
+        """Close the files; what does not fit on the disk is cut off at the next start."""
+        for file in (self._blob, self._journal):
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        piece = json.loads(line)
+    except ValueError:
+        return None
+    return piece if line.endswith(b"\n") and isinstance(piece, dict) and {"bytes", "crc", "facts"} <= piece.keys() else None
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Hold the lock file at `path`, waiting for another process that has it; the system frees it when a process dies.
+
+    Yields whether the lock is held: False where the system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        held = True
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
+            except OSError:  # a network disk without locks
+                held = False
+                break
+        yield held

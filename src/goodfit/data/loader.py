@@ -1,0 +1,80 @@
+"""Batches in an order that is a function of seed and epoch, read ahead by threads, the same for any number of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from goodfit.core.batch import Batch, one_hot
+from goodfit.core.chance import Chance
+from goodfit.data.pixels import Pixels, Rows
+
+AHEAD = 2  # batches a reader keeps ready
+ORDERS_KEPT = 2  # epochs: at the end of one the next is being read
+
+
+class Loader:
+    """The training images, shuffled anew each epoch.
+
+    `labels` [N] int64 for all rows of `pixels`; `rows` are those to train on. The last batch of an epoch may be short.
+    """
+
+    def __init__(self, pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch: int, seed: int, workers: int = 1) -> None:
+        self.pixels, self.labels, self.rows, self.classes = pixels, labels, torch.as_tensor(rows), classes
+        self.size, self.seed, self.workers = batch, seed, workers
+        self.epoch_steps = -(-len(self.rows) // batch)
+        self._orders: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
+
+    def order(self, epoch: int) -> Tensor:
+        """The rows in the order of an epoch."""
+        with self._lock:
+            if epoch not in self._orders:
+                places = torch.arange(len(self.rows))
+                self._orders[epoch] = self.rows[Chance.of(self.seed, places, "order", epoch).permutation()]
+                while len(self._orders) > ORDERS_KEPT:
+                    del self._orders[min(self._orders)]
+            return self._orders[epoch]
+
+    def places(self, step: int) -> tuple[int, Tensor]:
+        """The epoch of a step, and the positions [B] int64 in its order."""
+        epoch, within = divmod(step, self.epoch_steps)
+        return epoch, torch.arange(within * self.size, min((within + 1) * self.size, len(self.rows)))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from the start of training."""
+        epoch, places = self.places(step)
+        return gather(self.pixels.rows, self.labels, self.order(epoch)[places], self.classes)
+
+    def stream(self, start: int = 0) -> Iterator[Batch]:
+        """Batches from a step on, without end; close it (or let go of it) to stop the threads."""
+        if not self.workers:
+            while True:
+                yield self.batch(start)
+                start += 1
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="goodfit-read")
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            while True:
+                while len(waiting) < AHEAD * self.workers:
+                    waiting.append(pool.submit(self.batch, start))
+                    start += 1
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def gather(read: Callable[[Rows], Tensor], labels: Tensor, rows: Tensor, classes: int) -> Batch:
+    """A batch of rows: images [B, C, H, W] as a view of channels-last memory, one-hot targets, the rows as ids."""
+    return Batch(read(rows).permute(0, 3, 1, 2), one_hot(labels[rows], classes), rows)
+
+
+def sweep(pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch: int) -> Iterator[Batch]:
+    """The rows once, in order, with exact pixels: for evaluation."""
+    for piece in torch.split(torch.as_tensor(rows), batch):
+        yield gather(pixels.exact, labels, piece, classes)

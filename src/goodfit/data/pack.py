@@ -1,0 +1,237 @@
+"""Prepares every image once and keeps the pixels: a memory map, re-encoded JPEGs when that is too large, or nothing but the check."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from goodfit.core.errors import DataError, GoodfitError
+from goodfit.core.files import cache_home, full_disk_said, sync_folder, write
+from goodfit.core.words import size as said_size
+from goodfit.data.decode import BrokenImage, said
+from goodfit.data.journal import BLOB, Journal, alone
+from goodfit.data.pixels import FilePixels, JpegPixels, Pixels, RawPixels, encode
+from goodfit.data.preprocess import Preprocess
+from goodfit.data.scan import Survey
+from goodfit.data.store import Index, hashed
+
+VERSION = "1"  # raise it when decoding changes: old packs are then not used
+PIECE = 32  # images a journal line
+SAMPLE = 64  # images that tell how large re-encoded ones are
+HASH = 16  # bytes of SHA-256 kept for an image
+SPARE = 64_000_000  # bytes left free on the disk
+
+Kind = Literal["raw", "jpeg", "files"]
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packed:
+    """The prepared images: `digest` hashes the content, name and label of every good one; `broken` has the survey's and those that failed
+    to decode; `folder` is where they lie; `notes` say how they are stored.
+    """
+
+    pixels: Pixels
+    digest: str
+    broken: dict[int, str]
+    folder: Path
+    notes: tuple[str, ...]
+
+
+def pack(survey: Survey, preprocess: Preprocess, cache_limit: int, workers: int = 0, progress: Progress | None = None) -> Packed:
+    """Prepare every image of a survey, or find them prepared by an earlier run with the same files and settings.
+
+    At most `cache_limit` bytes are kept: raw pixels if they fit, else JPEG at the same size, else only the check that all images decode,
+    and they are decoded again whenever they are needed. A killed run goes on where it stopped.
+
+    Raises:
+        DataError: every image is broken.
+        GoodfitError: no space is left.
+    """
+    workers = workers or os.cpu_count() or 1
+    key = hashed(VERSION, survey.index.stamp(), json.dumps([preprocess.box, preprocess.channels, preprocess.aspect, preprocess.white]))
+    home = cache_home() / "packed"
+    with full_disk_said(home):
+        home.mkdir(parents=True, exist_ok=True)
+        kind, notes = _storage(survey, preprocess, cache_limit, home / f"{key}.sample")
+        folder = home / f"{key}-{kind}"
+        if not (folder / "pack.json").is_file():
+            with alone(home / f"{key}.lock") as held:
+                if not (folder / "pack.json").is_file():
+                    _fill(survey, preprocess, kind, _Place(folder, held), workers, progress)
+    return _open(survey.index, preprocess, kind, folder, workers, notes)
+
+
+# ---- where to --------------------------------------------------------------------------------------------------------------------
+
+
+def _storage(survey: Survey, preprocess: Preprocess, limit: int, sample: Path) -> tuple[Kind, tuple[str, ...]]:
+    """How to store, and a note when it is not raw pixels."""
+    n = len(survey.index)
+    raw = n * preprocess.box[0] * preprocess.box[1] * preprocess.channels
+    if raw <= limit:
+        return "raw", ()
+    jpeg = n * _jpeg_bytes(survey, preprocess, sample)
+    over = f"The prepared images need {said_size(raw)}, more than the cache limit of {said_size(limit)}"
+    if jpeg <= limit:
+        return "jpeg", (f"{over}: they are kept as JPEG (about {said_size(jpeg)}) and decoded while training.",)
+    return "files", (f"{over}, as JPEG about {said_size(jpeg)}: they are decoded from the source while training, which is slower.",)
+
+
+def _jpeg_bytes(survey: Survey, preprocess: Preprocess, path: Path) -> float:
+    """Mean bytes of a re-encoded image, from a sample; kept at `path`."""
+    if path.is_file():
+        return float(path.read_text())
+    good = np.flatnonzero(survey.good)
+    sizes = []
+    for row in good[np.unique(np.linspace(0, len(good) - 1, SAMPLE).astype(int))]:
+        try:
+            sizes.append(len(encode(preprocess.decode(survey.index.store.read(int(row))))))
+        except (BrokenImage, OSError):
+            continue
+    mean = float(np.mean(sizes)) if sizes else 0.0
+    write(path, str(mean))
+    return mean
+
+
+# ---- filling -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """The finished folder, and the one it is made in: kept for the next try when this process alone has it, else private."""
+
+    folder: Path
+    alone: bool
+
+    @property
+    def partial(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{'' if self.alone else os.getpid()}partial")
+
+
+def _fill(survey: Survey, preprocess: Preprocess, kind: Kind, place: _Place, workers: int, progress: Progress | None) -> None:
+    n = len(survey.index)
+    journal = Journal(place.partial)
+    try:
+        first = sum(piece["n"] for piece in journal.pieces)
+        if kind == "raw":
+            _check_space(place.partial, (n - first) * preprocess.box[0] * preprocess.box[1] * preprocess.channels)
+        for start, content, facts in _made(survey, preprocess, kind, first, workers):
+            journal.add(content, facts)
+            if progress is not None:
+                progress(start + facts["n"], n)
+        broken = {row: reason for piece in journal.pieces for row, reason in piece["broken"]}
+        hashes = np.frombuffer(bytes.fromhex("".join(piece["hashes"] for piece in journal.pieces)), dtype=np.uint8).reshape(-1, HASH)
+        sizes = np.array([size for piece in journal.pieces for size in piece["sizes"]], dtype=np.int64)
+        np.save(place.partial / "hashes.npy", hashes)
+        np.save(place.partial / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
+        facts = {"version": VERSION, "kind": kind, "n": n, "broken": list(broken.items()), "digest": _digest(survey.index, hashes, broken)}
+        write(place.partial / "pack.json", json.dumps(facts))
+        journal.finish()
+    finally:
+        journal.close()
+    if place.folder.exists():
+        shutil.rmtree(place.folder)  # a folder without its pack.json: left by an interrupted removal
+    place.partial.rename(place.folder)
+    sync_folder(place.folder.parent)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + SPARE > free:
+        raise GoodfitError(
+            f'No space is left for the prepared images: they need {said_size(needed)} in "{folder.parent}", {said_size(free)} are free; '
+            f"free some, or set GOODFIT_CACHE to a folder on another disk."
+        )
+
+
+def _made(survey: Survey, preprocess: Preprocess, kind: Kind, first: int, workers: int) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+    """Pieces in order, a few being made ahead in threads."""
+    n = len(survey.index)
+    starts = iter(range(first, n, PIECE))
+    waiting: deque[tuple[int, Future[tuple[bytes, dict[str, Any]]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="goodfit-pack") as pool:
+
+        def submit() -> None:
+            if (start := next(starts, None)) is not None:
+                waiting.append((start, pool.submit(_piece, survey, preprocess, kind, range(start, min(start + PIECE, n)))))
+
+        try:
+            for _ in range(3 * workers):
+                submit()
+            while waiting:
+                start, future = waiting.popleft()
+                content, facts = future.result()
+                submit()
+                yield start, content, facts
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _piece(survey: Survey, preprocess: Preprocess, kind: Kind, rows: range) -> tuple[bytes, dict[str, Any]]:
+    """The stored bytes of some rows, and for each its content's hash and, if it is broken, why."""
+    blank = bytes(preprocess.box[0] * preprocess.box[1] * preprocess.channels) if kind == "raw" else b""
+    contents, hashes, broken = [], [], []
+    for row in rows:
+        content, digest = blank, bytes(HASH)
+        reason = survey.broken.get(row)
+        if reason is None:
+            try:
+                source = survey.index.store.read(row)
+                pixels = preprocess.decode(source)
+                digest = _content_hash(source)
+                content = pixels.tobytes() if kind == "raw" else encode(pixels) if kind == "jpeg" else b""
+            except BrokenImage as error:
+                reason = error.reason
+            except OSError as error:
+                reason = said(error)
+        if reason is not None:
+            broken.append((row, reason))
+        contents.append(content)
+        hashes.append(digest)
+    facts = {"n": len(rows), "sizes": [len(content) for content in contents], "hashes": b"".join(hashes).hex(), "broken": broken}
+    return b"".join(contents), facts
+
+
+def _content_hash(source: Any) -> bytes:
+    content = np.ascontiguousarray(source).data if isinstance(source, np.ndarray) else source
+    return hashlib.sha256(content).digest()[:HASH]
+
+
+def _digest(index: Index, hashes: Any, broken: dict[int, str]) -> str:
+    total = hashlib.sha256("\0".join(index.classes).encode())
+    for row, name in enumerate(index.names):
+        if row not in broken:
+            total.update(f"\0{name}\0{index.labels[row]}\0".encode("utf-8", "surrogateescape"))
+            total.update(hashes[row].tobytes())
+    return total.hexdigest()
+
+
+# ---- opening -----------------------------------------------------------------------------------------------------------------------
+
+
+def _open(index: Index, preprocess: Preprocess, kind: Kind, folder: Path, workers: int, notes: tuple[str, ...]) -> Packed:
+    facts = json.loads((folder / "pack.json").read_text())
+    broken = {int(row): reason for row, reason in facts["broken"]}
+    n = len(index)
+    if len(broken) == n:
+        row = min(broken)
+        raise DataError(f"All {n} images are broken; the first, {index.names[row]}: {broken[row]}.")
+    pixels: Pixels
+    if kind == "raw":
+        pixels = RawPixels(folder / BLOB, (n, *preprocess.box, preprocess.channels))
+    elif kind == "jpeg":
+        pixels = JpegPixels(folder / BLOB, np.load(folder / "offsets.npy"), (index.store, preprocess), workers)
+    else:
+        pixels = FilePixels(index.store, preprocess, n, workers)
+    return Packed(pixels, facts["digest"], broken, folder, notes)

@@ -1,0 +1,124 @@
+"""Normalization layers, for [B, C] and [B, C, H, W] alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from goodfit.core.contracts import Norm
+from goodfit.core.errors import UsageError
+from goodfit.core.settings import Count, Positive, Share
+
+
+def normalizes(norm: Norm) -> bool:
+    """Whether a norm does anything: when not, the layer before it needs a bias."""
+    return getattr(norm, "kind", "") != "pipe" and not isinstance(norm, None_)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Torch's batch norm for any number of dimensions; a batch with one number per channel is normalized by the running statistics."""
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  torch's name
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        # A last batch of one image has no variance of its own; torch would stop the training there.
+        if self.training and input.numel() == self.num_features:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+class InstanceNorm(nn.GroupNorm):
+    """Each channel of each image normalized over its pixels."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        if input.ndim == 2:
+            raise UsageError("norm=instance needs maps of pixels, but this layer gives one number per channel: use norm=layer or batch.")
+        return super().forward(input)
+
+
+@dataclasses.dataclass(frozen=True)
+class None_(Norm):  # noqa: N801  spelled `none`
+    """No normalization; layers have biases instead.
+
+    Helps: as the control; where batch statistics are unwanted (L-BFGS, tiny batches).
+    Hurts: deep nets need careful initialization and smaller learning rates.
+    Cost: none.
+    Source: CS231n, batch normalization.
+    """
+
+    def __call__(self, channels: int) -> nn.Module:
+        return nn.Identity()
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch(Norm):
+    """Normalizes each channel over the batch, then scales and shifts it; running averages serve evaluation.
+
+    `momentum` is the share that each new batch has in the running averages.
+
+    Helps: higher learning rates, less care for initialization, some regularization by the noise of the batch.
+    Hurts: batches under about 16 images; statistics differ between training and evaluation.
+    Cost: 3 to 7 % of a step; two parameters a channel.
+    Source: Ioffe & Szegedy 2015; CS231n, batch normalization.
+    """
+
+    momentum: Share = 0.1
+    eps: Positive = 1e-5
+
+    def __call__(self, channels: int) -> nn.Module:
+        return BatchNorm(channels, eps=self.eps, momentum=self.momentum)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer(Norm):
+    """Normalizes each image over all its channels and pixels, then scales and shifts each channel.
+
+    Helps: small batches; the same in training and evaluation.
+    Hurts: usually behind batch norm in conv nets.
+    Cost: as batch norm.
+    Source: Ba et al. 2016; CS231n, layer normalization.
+    """
+
+    eps: Positive = 1e-5
+
+    def __call__(self, channels: int) -> nn.Module:
+        return nn.GroupNorm(1, channels, eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group(Norm):
+    """Normalizes each image over groups of channels, then scales and shifts each channel.
+
+    Where `groups` does not divide the channels, their greatest common divisor is taken.
+
+    Helps: small batches; the same in training and evaluation.
+    Hurts: a little behind batch norm at large batches.
+    Cost: as batch norm.
+    Source: Wu & He 2018; CS231n, group normalization.
+    """
+
+    groups: Count = 32
+    eps: Positive = 1e-5
+
+    def __call__(self, channels: int) -> nn.Module:
+        return nn.GroupNorm(math.gcd(self.groups, channels), channels, eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance(Norm):
+    """Normalizes each channel of each image over its pixels, then scales and shifts it.
+
+    Helps: removes an image's own contrast and color cast; style transfer.
+    Hurts: classification by brightness or color; useless on vectors, and refused there.
+    Cost: as batch norm.
+    Source: Ulyanov et al. 2016; CS231n, instance normalization.
+    """
+
+    eps: Positive = 1e-5
+
+    def __call__(self, channels: int) -> nn.Module:
+        return InstanceNorm(channels, channels, eps=self.eps)

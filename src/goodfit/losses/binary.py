@@ -1,0 +1,30 @@
+"""One-vs-all binary cross-entropy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from goodfit.core.contracts import Loss
+from goodfit.losses.scores import wide
+
+
+@dataclasses.dataclass(frozen=True)
+class Binary(Loss):
+    """Sum over the classes of the binary cross-entropy of sigmoid(s_k) against t_k: each class against all others.
+
+    Helps: classes that overlap or occur together; images of none of the classes.
+    Hurts: many classes: most of the loss is about what the image is not.
+    Cost: next to nothing.
+    Source: CS231n, loss functions; Wightman et al. 2021 for ImageNet.
+    """
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        scores = wide(logits)
+        return F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype), reduction="none").sum(dim=1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The sigmoids divided by their sum, computed through logarithms so that a row of tiny ones still sums to 1."""
+        return F.logsigmoid(wide(logits)).softmax(dim=1)

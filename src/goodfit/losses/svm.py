@@ -1,0 +1,53 @@
+"""The multiclass hinge loss of the lecture."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from goodfit.core.contracts import Loss
+from goodfit.core.settings import Positive
+from goodfit.losses.scores import wide
+
+
+@dataclasses.dataclass(frozen=True)
+class Svm(Loss):
+    """Sum over the wrong classes j of max(0, s_j - s_y + delta), each term squared if `squared`; for soft targets its expectation over y.
+
+    The sum is not divided by the number of classes, as torch's MultiMarginLoss does.
+
+    Helps: stops pushing once the right class leads by delta, so easy images do not dominate.
+    Hurts: the scores are no log-probabilities; with many classes it starts large (K - 1) and wants a smaller learning rate.
+    Cost: a sort of the scores.
+    Source: Weston & Watkins 1999; CS231n, loss functions.
+    """
+
+    delta: Positive = 1.0
+    squared: bool = False
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        scores = wide(logits)
+        return (targets.to(scores.dtype) * self.hinges(scores)).sum(dim=1)
+
+    def hinges(self, scores: Tensor) -> Tensor:
+        """The loss [B, K] that each class would have if it were the right one.
+
+        All K x K margins at once would need too much memory for 1000 classes; sums over the sorted scores give the same.
+        """
+        scores = scores - scores.amax(dim=1, keepdim=True).detach()  # margins do not change, rounding is smaller
+        bar = scores - self.delta  # a wrong class above it costs
+        ranked = scores.sort(dim=1, descending=True).values
+        above = torch.searchsorted(-ranked.detach(), -bar.detach())  # [B, K] how many scores lie above each bar, its own among them
+        others = above - 1
+        total = _sum_of_first(ranked, above) - scores
+        if not self.squared:
+            return total - others * bar
+        return _sum_of_first(ranked**2, above) - scores**2 - 2 * bar * total + others * bar**2
+
+
+def _sum_of_first(values: Tensor, counts: Tensor) -> Tensor:
+    """For every count n in [B, K] the sum of the first n values of its row."""
+    return F.pad(values.cumsum(dim=1), (1, 0)).gather(1, counts)

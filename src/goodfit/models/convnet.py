@@ -1,0 +1,59 @@
+"""The small conv net that small images start with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
+from goodfit.core.settings import Count
+from goodfit.layers import noise
+from goodfit.layers.activation import Gelu
+from goodfit.layers.init import He, start
+from goodfit.layers.norm import Batch
+from goodfit.models.blocks import conv_norm_act, named, needs_size, pooled
+
+FINEST = 48  # the stem strides until the shorter side of its map is at most this
+COARSEST = 4  # stages halve the map until it is at most this
+
+
+@dataclasses.dataclass(frozen=True)
+class Convnet(Model):
+    """A stem, then stages of two 3x3 convs with a max pool between them, the mean over the map, and a linear head.
+
+    Widths are `width` in the stem and first stage, four times that from the second on, eight times from the fourth. There are as
+    many stages as it takes to bring the map to 4 pixels; larger images get a stem with a stride.
+
+    Helps: images up to about 128 pixels, trainings of minutes on a CPU.
+    Hurts: large images with fine classes, where a pretrained resnet does better.
+    Cost: 43 million multiply-adds for a 32x32 image at width 32.
+    Source: after Jordan 2024 (94 % on CIFAR-10 in 3.29 seconds) and Page 2018 (how to train your ResNet).
+    """
+
+    width: Count = 32
+    act: Activation = Gelu()
+    norm: Norm = Batch()
+    init: Init = He()
+    drop: Noise = noise.None_()
+
+    def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
+        needs_size(self, size, 4)
+        stride, side = 1, min(size)
+        while side > FINEST:
+            stride, side = stride * 2, -(-side // 2)
+        stem = conv_norm_act(channels, self.width, kernel=2 * stride + 1, stride=stride, norm=self.norm, act=self.act)
+        parts: dict[str, nn.Module] = {"stem": stem}
+        widths = [self.width]
+        while side > COARSEST or len(widths) == 1:
+            widths.append(self.width * (1, 4, 4, 8)[min(len(widths) - 1, 3)])
+            parts[f"stage{len(widths) - 1}"] = self._stage(widths[-2], widths[-1])
+            side //= 2
+        head = nn.Linear(widths[-1], classes)
+        net = named(**parts, pool=pooled(), drop=self.drop(), head=head)
+        start(net, self.init, head)
+        return net
+
+    def _stage(self, n_in: int, n_out: int) -> nn.Module:
+        first = conv_norm_act(n_in, n_out, pool=2, norm=self.norm, act=self.act)
+        return named(first=first, second=conv_norm_act(n_out, n_out, norm=self.norm, act=self.act))

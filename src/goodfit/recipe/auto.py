@@ -1,0 +1,195 @@
+"""Auto: what the user left open is chosen from the data and the machine; each choice is said with its rule and its evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from goodfit.core.catalog import Catalog, Part
+from goodfit.core.chance import Chance
+from goodfit.core.device import choose, cores, free_memory, prepare
+from goodfit.core.progress import Length
+from goodfit.core.words import count, percent, size
+from goodfit.data.dataset import Dataset
+from goodfit.data.scan import Survey
+from goodfit.models.account import account
+from goodfit.recipe.build import make_model, parts
+from goodfit.recipe.measure import fastest
+from goodfit.recipe.recipe import Recipe
+
+SMALL = 64  # images up to this side are taken as they are
+WIDTHS = (64, 48, 32, 24, 16)
+PASSES = (8, 60)  # fewest and most epochs a counted default asks for
+SEEN = 400_000  # images a default training looks at, between those bounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One field that was left open: what it became, by which rule, on what evidence."""
+
+    field: str
+    value: str
+    rule: str
+    evidence: str
+
+
+class Chooser:
+    """Fills the fields of a recipe that say "auto", keeping an account of each."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.choices: list[Choice] = []
+
+    def open(self, field: str) -> bool:
+        return bool(getattr(self.recipe, field) == "auto")
+
+    def choose(self, field: str, value: Any, rule: str, evidence: str) -> None:
+        """Settle a field, unless the user did."""
+        if self.open(field):
+            self.recipe = self.recipe.but(**{field: value})
+            self.choices.append(Choice(field, str(value), rule, evidence))
+
+
+def machine_choices(chooser: Chooser) -> None:
+    """Device and threads: they come first, for everything else runs on them."""
+    device = choose(chooser.recipe.device)
+    chooser.choose("device", str(device), "an accelerator where there is one", f"{device.type} is there")
+    chooser.choose("threads", cores(), "one for each physical core", count(cores(), "core"))
+    prepare(int(chooser.recipe.threads))
+
+
+def data_choices(chooser: Chooser, survey: Survey) -> None:
+    """The size the model sees, from the images' own."""
+    good = np.array([row not in survey.broken for row in range(len(survey.widths))])
+    short = np.minimum(survey.widths, survey.heights)[good]
+    middle = int(np.median(short))
+    small = middle <= SMALL
+    cuda = chooser.recipe.device.startswith("cuda")
+    side = middle if small else 128 if cuda else SMALL
+    rule = f"their own size up to {SMALL} pixels" if small else "128 pixels on a GPU, 64 on a CPU; give --size for more detail"
+    chooser.choose("size", side, rule, f"the median short side is {middle} pixels")
+
+
+def training_choices(chooser: Chooser, data: Dataset, known: Catalog) -> None:
+    """Augmentation, model, batch, rate, budget, precision and evaluation."""
+    images = len(data.splits.train)
+    if chooser.open("augment"):
+        chooser.choose("augment", *_augment(data))
+    batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
+    chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count(images, "training image"))
+    chooser.choose("optimizer", *_optimizer(int(chooser.recipe.batch_size)))
+    _model(chooser, data, known)
+    model = parts(chooser.recipe, known)["model"]
+    _fit_memory(chooser, data, model)
+    _precision(chooser, data, model)
+    epochs = min(max(round(SEEN / images), PASSES[0]), PASSES[1])
+    chooser.choose(
+        "budget",
+        f"{epochs} epochs",
+        f"about {SEEN:,} images seen, within {PASSES[0]} to {PASSES[1]} epochs",
+        count(images, "training image"),
+    )
+    budget = Length.read(chooser.recipe.budget)
+    steps = -(-images // int(chooser.recipe.batch_size))
+    few = budget.unit == "epoch" and budget.amount <= 40
+    often = "1 epoch" if few else "0.1" if budget.unit == "second" else "0.025"
+    chooser.choose(
+        "evaluate_every",
+        often,
+        "each epoch, 40 times over a longer budget, 10 times over one in minutes",
+        count(steps, "step") + " an epoch",
+    )
+
+
+def _augment(data: Dataset) -> tuple[str, str, str]:
+    kept, evidence = _mirror_keeps_class(data)
+    height, width = data.preprocess.size
+    side = min(height, width)
+    shift = f"crop({max(1, round(side / 8))})"
+    words = [shift] if side <= SMALL and data.preprocess.box == data.preprocess.size else ["resized_crop(area=(0.35, 1.0))"]
+    if kept:
+        words.insert(0, "flip")
+    if data.preprocess.channels >= 3 and side > 48:
+        words.append("jitter(0.3)")
+    rule = "shifts of an eighth of the side for small images, resized crops for photos; flips when mirrored images keep their class"
+    return " | ".join([*words, "smooth(0.1)"]), rule, evidence
+
+
+def _mirror_keeps_class(data: Dataset, most: int = 1500, side: int = 12) -> tuple[bool, str]:
+    """Whether mirrored training images still look like their class: the nearest neighbors of mirrored images against those of the
+    images themselves, among at most `most` training images at `side` pixels.
+    """
+    rows = data.rows("train")
+    rows = rows[Chance.of(0, torch.arange(len(rows)), "mirror").permutation()[:most]].sort().values
+    pixels = data.pixels.rows(rows).permute(0, 3, 1, 2).float()
+    small = torch.nn.functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+    labels = data.labels[rows]
+
+    def agreement(queries: torch.Tensor) -> float:
+        distance = torch.cdist(queries.flatten(1), small.flatten(1))
+        distance.fill_diagonal_(float("inf"))
+        return float((labels[distance.argmin(1)] == labels).double().mean())
+
+    chance = float((torch.bincount(labels).double() / len(labels)).square().sum())
+    plain, mirrored = agreement(small), agreement(small.flip(3))
+    kept = mirrored - chance > 0.75 * (plain - chance)
+    return kept, f"nearest neighbors agree on the class for {percent(plain)} of images, for {percent(mirrored)} of mirrored ones"
+
+
+def _optimizer(batch: int) -> tuple[str, str, str]:
+    rate = float(f"{0.1 * (batch / 128) ** 0.5:.2g}")
+    return (
+        f"sgd({rate}, momentum=0.9, nesterov=True, weight_decay=0.0005)",
+        "SGD with Nesterov momentum; the rate grows with the square root of the batch",
+        f"batches of {batch}",
+    )
+
+
+def _model(chooser: Chooser, data: Dataset, known: Catalog) -> None:
+    """The widest small conv net that sees every image often enough in the budget, by its measured speed."""
+    images, budget = len(data.splits.train), chooser.recipe.budget
+    passes = min(max(SEEN // images, PASSES[0]), PASSES[1]) / 2
+    timed = budget != "auto" and Length.read(budget).unit == "second"
+    evidence = count(images, "training image")
+    width = 16 if images < 2000 else 32
+    if timed and chooser.open("model"):
+        for width in WIDTHS:
+            setting = fastest(known.make(f"convnet({width})", "model"), data, chooser.recipe)
+            seen = Length.read(budget).amount * 0.8 / setting.seconds_per_image / images
+            evidence = f"convnet({width}) sees each of {images:,} images {seen:.0f} times in {budget}"
+            if seen >= passes:
+                break
+    rule = (
+        f"the widest small conv net that passes over the data {passes:.0f} times in the budget"
+        if timed
+        else "a small conv net: 32 wide, 16 for few images"
+    )
+    chooser.choose("model", f"convnet({width})", rule, evidence)
+
+
+def _fit_memory(chooser: Chooser, data: Dataset, model: Part) -> None:
+    """Cut the step into pieces when the activations would not fit."""
+    recipe, pre = chooser.recipe, data.preprocess
+    with torch.device("meta"):
+        shape = make_model(model, len(data.classes), pre.channels, pre.size)
+    totals = account(shape, pre.channels, pre.size).to_dict()["totals"]
+    need = 2 * 4 * totals["activations"] * int(recipe.batch_size) + 16 * totals["parameters"]
+    free = free_memory(choose(recipe.device))
+    pieces = recipe.pieces
+    while need / pieces > 0.6 * free and pieces * 16 < int(recipe.batch_size):
+        pieces *= 2
+    if pieces > recipe.pieces:
+        chooser.recipe = recipe.but(pieces=pieces)
+        evidence = f"a step needs about {size(need)}, {size(free)} are free"
+        chooser.choices.append(Choice("pieces", str(pieces), "pieces that fit in 60 % of the free memory", evidence))
+
+
+def _precision(chooser: Chooser, data: Dataset, model: Part) -> None:
+    if chooser.open("precision") or chooser.open("layout"):
+        found = fastest(model, data, chooser.recipe)
+        rule = "the fastest of those measured with this model on this machine"
+        chooser.choose("precision", found.precision, rule, found.evidence)
+        chooser.choose("layout", found.layout, rule, found.evidence)

@@ -1,0 +1,162 @@
+"""Build: from a recipe and its data to the parts that train; the one place that knows where concrete parts live."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodfit.augment.apply import Pipeline
+from goodfit.core.catalog import Catalog, Foreign, Part, steps
+from goodfit.core.chance import MASK, fold
+from goodfit.core.contracts import Facts
+from goodfit.core.device import choose, memory_format, seed_noise
+from goodfit.core.errors import UsageError
+from goodfit.core.progress import Every, Length, Lengths
+from goodfit.data.dataset import Dataset
+from goodfit.data.loader import Loader, sweep
+from goodfit.data.preprocess import Preprocess
+from goodfit.optim.groups import optimizer_for
+from goodfit.recipe.recipe import Recipe
+from goodfit.schedules.compose import compose
+from goodfit.train import average, stop
+from goodfit.train.evaluate import Answers, evaluate
+from goodfit.train.state import Plan, State, ready
+from goodfit.watch.telemetry import Telemetry
+
+PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "train", "watch.probes")
+EVALUATION_BATCH = 256
+CLEAN_TRAIN = 1000  # training images judged without augmentation at each evaluation
+
+
+def catalog(use: Iterable[str] = ()) -> Catalog:
+    """All our parts, and those of the user's files."""
+    known = Catalog([f"goodfit.{package}" for package in PACKAGES])
+    for file in use:
+        known.use(file)
+    return known
+
+
+def parts(recipe: Recipe, known: Catalog) -> dict[str, Part]:
+    """The recipe's part for each seat, made from its text.
+
+    Raises:
+        UsageError: a part or setting is unknown or wrong.
+    """
+    seats = ("model", "augment", "loss", "penalty", "optimizer", "schedule", "average", "stop")
+    made = {seat: known.make(getattr(recipe, seat), seat) for seat in seats if getattr(recipe, seat) != "auto"}
+    return {**made, "probes": known.make(recipe.probes, "probe")}
+
+
+def make_model(part: Any, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
+    """The network of a model part, or of the user's own class (given those of classes, channels, size that it asks for)."""
+    made = part(classes=classes, channels=channels, size=size)
+    if not isinstance(made, nn.Module):
+        raise UsageError(f'Expected "{part}" to make a torch nn.Module, received a {type(made).__name__}.')
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What `fit` takes, and the judge of any set of rows of the data."""
+
+    state: State
+    loader: Loader
+    plan: Plan
+    watch: Telemetry
+    judge: Judge
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Asks a model about rows of a data set, through the preprocessing that predict uses."""
+
+    dataset: Dataset
+    loss: Any
+    device: torch.device
+
+    def __call__(self, model: nn.Module, rows: Tensor, precision: str = "fp32") -> Answers:
+        data, pre = self.dataset, self.dataset.preprocess
+        batches = (b.but(images=pre.center(b.images)) for b in sweep(data.pixels, data.labels, rows, len(data.classes), EVALUATION_BATCH))
+        return evaluate(model, batches, self.loss, pre.normalize, self.device, precision)
+
+
+def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
+    """Everything a resolved recipe (no "auto" left) names, made for this data.
+
+    Raises:
+        UsageError: a part or setting is unknown, or does not go with the data.
+    """
+    device = choose(recipe.device)
+    size = data.preprocess.size
+    train = data.rows("train")
+    loader = Loader(data.pixels, data.labels, train, len(data.classes), int(recipe.batch_size), recipe.seed, recipe.workers)
+    lengths = Lengths(loader.epoch_steps, int(recipe.batch_size), Length.read(recipe.budget))
+    facts = Facts(
+        data.classes, data.counts(), data.preprocess.channels, size,
+        data.statistics.mean, data.statistics.std, data.statistics.covariance, lengths,
+    )  # fmt: skip
+    seats: dict[str, Any] = {seat: part.bind(facts) for seat, part in parts(recipe, known).items()}
+    seed_noise(fold(recipe.seed & MASK, "init") >> 1, torch.device("cpu"))
+    model = make_model(seats["model"], len(data.classes), facts.channels, size)
+    model = model.to(device, memory_format=memory_format(recipe.layout))  # type: ignore[call-overload]
+    judge = Judge(data, seats["loss"], device)
+    plan = Plan(
+        loss=seats["loss"],
+        lengths=lengths,
+        augment=Pipeline(steps(seats["augment"]), size),  # type: ignore[arg-type]
+        normalize=normalizer(data.preprocess, recipe.layout),
+        schedule=compose(seats["schedule"]),
+        penalties=steps(seats["penalty"]),  # type: ignore[arg-type]
+        average=None if isinstance(seats["average"], average.None_) else seats["average"],
+        stop=None if isinstance(seats["stop"], stop.None_) else seats["stop"],
+        clip=recipe.clip,
+        seed=recipe.seed,
+        device=device,
+        precision=recipe.precision,
+        evaluate=validator(judge, data, recipe),
+        evaluate_every=Every(Length.read(recipe.evaluate_every, "length"), lengths),
+        save_every=Every(Length.read(recipe.save_every, "length"), lengths),
+    )
+    state = ready(model, optimizer(seats["optimizer"], model), plan.average, recipe.pieces)
+    return Built(state, loader, plan, Telemetry(steps(seats["probes"])), judge)  # type: ignore[arg-type]
+
+
+def optimizer(part: Any, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a part, or of any class of torch's, over the model's parameter groups."""
+    made = optimizer_for(model, part)
+    if not isinstance(made, torch.optim.Optimizer):
+        where = f'"{part.path}"' if isinstance(part, Foreign) else f'"{part}"'
+        raise UsageError(f"Expected {where} to make a torch optimizer, received a {type(made).__name__}.")
+    return made
+
+
+def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor]:
+    """uint8 or 0..1 images -> what the model takes, in the recipe's memory layout."""
+    if layout == "channels_last":
+        return preprocess.normalize
+    return lambda images: preprocess.normalize(images).contiguous()
+
+
+def validator(judge: Judge, data: Dataset, recipe: Recipe) -> Callable[[nn.Module], dict[str, Any]]:
+    """What an evaluation on the way asks: the validation images, and some training images as they are."""
+    validation = data.rows("validation")
+    train = data.rows("train")
+    some = train[torch.linspace(0, len(train) - 1, min(CLEAN_TRAIN, len(validation), len(train))).long()]
+
+    def validate(model: nn.Module) -> dict[str, Any]:
+        held_out, clean = judge(model, validation, recipe.precision), judge(model, some, recipe.precision)
+        return {"score": held_out.accuracy, "validation": brief(held_out), "clean_train": brief(clean)}
+
+    return validate
+
+
+def brief(answers: Answers) -> dict[str, float]:
+    """Loss, accuracy and balanced accuracy, for the log."""
+    right = (answers.logits.argmax(1) == answers.labels).double()
+    images = torch.bincount(answers.labels)
+    per_class = torch.bincount(answers.labels, weights=right)[images > 0] / images[images > 0]
+    return {"loss": float(answers.losses.double().mean()), "accuracy": answers.accuracy, "balanced_accuracy": float(per_class.mean())}

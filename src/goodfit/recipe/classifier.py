@@ -1,0 +1,119 @@
+"""A trained classifier: the kept weights with their preprocessing, ready to predict; needs neither the data nor the training code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from goodfit.core.catalog import spell
+from goodfit.core.device import choose, cores
+from goodfit.core.errors import DataError, UsageError
+from goodfit.core.files import write
+from goodfit.core.run import Run
+from goodfit.data.preprocess import Preprocess
+from goodfit.recipe.build import catalog, make_model
+from goodfit.train.gradient import heads
+
+BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the classifier says of one image: `classes` and their `probabilities`, likeliest first; or the `problem` with the image."""
+
+    name: str
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model in evaluation mode with its classes, preprocessing and the loss that says how scores become probabilities."""
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    loss: Any
+    device: torch.device
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box."""
+        there = self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
+        probabilities: Tensor = self.loss.probabilities(heads(self.model(there))[0].float())
+        return probabilities.cpu()
+
+    def predict(self, images: object, top: int = 5) -> list[Prediction]:
+        """Predictions for paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); one alone or any sequence.
+
+        An image that cannot be read gives a prediction with its `problem`, and the others go on.
+        """
+        return list(self.stream([images] if isinstance(images, (str, Path, np.ndarray)) or hasattr(images, "getexif") else images, top))  # type: ignore[arg-type]
+
+    def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
+        """`predict`, one batch after the other, for more images than memory holds."""
+        left = iter(images)
+        with ThreadPoolExecutor(cores()) as pool:
+            while some := list(islice(left, BATCH)):
+                decoded = list(pool.map(self._decode, some))
+                good = [x for x in decoded if isinstance(x, np.ndarray)]
+                rows: Iterator[Tensor] = iter(self.probabilities(torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2)) if good else [])
+                for image, x in zip(some, decoded, strict=True):
+                    name = str(image) if isinstance(image, (str, Path)) else getattr(image, "filename", "") or "image"
+                    yield self._say(name, next(rows), top) if isinstance(x, np.ndarray) else Prediction(name, problem=str(x))
+
+    def _decode(self, image: Any) -> np.ndarray | DataError:
+        try:
+            return self.preprocess.decode(Path(image) if isinstance(image, str) else image)
+        except DataError as error:
+            return error
+
+    def _say(self, name: str, probabilities: Tensor, top: int) -> Prediction:
+        best = probabilities.topk(min(top, len(self.classes)))
+        return Prediction(name, tuple(self.classes[i] for i in best.indices.tolist()), tuple(best.values.tolist()))
+
+
+def keep(run: Run, model: nn.Module, recipe_model: Any, loss: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
+    """Write model.safetensors and config.json: all that `load` needs."""
+    tensors = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in model.state_dict().items()}
+    config = {
+        "model": spell(recipe_model, full=True),
+        "loss": spell(loss, full=True),
+        "num_classes": len(classes),
+        "label_names": list(classes),
+        "preprocess": preprocess.to_dict(),
+        "use": sorted(path.name for path in (run.path / "use").glob("*.py")),
+    }
+    write(run.path / "model.safetensors", save(tensors))
+    write(run.path / "config.json", json.dumps(config, indent=1) + "\n")
+
+
+def load_run(path: str | Path, device: str = "auto") -> Classifier:
+    """The classifier of a run folder, wherever it lies.
+
+    Raises:
+        UsageError: there is no run, or it has no finished model yet.
+    """
+    run = Run.open(path)
+    config = run.read("config.json")
+    if not config:
+        raise UsageError(f'The run "{run.path}" has no model yet: finish it with --resume auto --out {run.path}.')
+    known = catalog([str(run.path / "use" / name) for name in config["use"]])
+    preprocess = Preprocess.from_dict(config["preprocess"])
+    classes = tuple(config["label_names"])
+    model = make_model(known.make(config["model"], "model"), len(classes), preprocess.channels, preprocess.size)
+    model.load_state_dict(load((run.path / "model.safetensors").read_bytes()))
+    there = choose(device)
+    model = model.eval().to(there, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Classifier(model, classes, preprocess, known.make(config["loss"], "loss"), there)

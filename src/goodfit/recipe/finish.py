@@ -1,0 +1,72 @@
+"""The end of a run: final scores in fp32, the worst errors with their pictures, the kept model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from goodfit.core.catalog import Catalog
+from goodfit.core.files import write, writing
+from goodfit.core.run import Run
+from goodfit.data.dataset import Dataset
+from goodfit.recipe.build import Built, parts
+from goodfit.recipe.classifier import keep
+from goodfit.recipe.recipe import Recipe
+from goodfit.train.checkpoint import Checkpoints
+from goodfit.train.evaluate import Answers, scores
+
+WORST = 24
+THUMBNAIL = 64
+
+
+def finish(run: Run, built: Built, data: Dataset, recipe: Recipe, known: Catalog) -> dict[str, Any]:
+    """Score the kept model on the validation images and write everything about it; returns the validation scores.
+
+    The last weights are kept, or the best when training stopped early.
+    """
+    state = built.state
+    if state.stopped:
+        last = state.step, state.stopped
+        Checkpoints(run.checkpoints).restore(state, state.best["step"])
+        state.step, state.stopped = last
+    answers = built.judge(state.judged, data.rows("validation"))
+    result = scores(answers, data.classes)
+    run.update("scores.json", validation=result, best=state.best)
+    worst(run, answers, built, data)
+    made = parts(recipe, known)
+    keep(run, state.judged, made["model"], made["loss"], data.classes, data.preprocess)
+    return result
+
+
+def worst(run: Run, answers: Answers, built: Built, data: Dataset) -> None:
+    """Write the validation images with the highest loss that the model got wrong, as thumbnails in the run."""
+    wrong = (answers.logits.argmax(1) != answers.labels).nonzero().flatten()
+    rows = wrong[answers.losses[wrong].argsort(descending=True)][:WORST]
+    probabilities = built.plan.loss.probabilities(answers.logits[rows])
+    pixels: Any = data.pixels.exact(answers.ids[rows]).numpy() if len(rows) else []
+    listed = []
+    for place, (row, p, picture) in enumerate(zip(rows.tolist(), probabilities, pixels, strict=True)):
+        file = f"worst/{place:02d}.png"
+        thumbnail(run, file, picture)
+        listed.append(
+            {
+                "file": file,
+                "name": data.names[int(answers.ids[row])],
+                "truth": data.classes[int(answers.labels[row])],
+                "predicted": data.classes[int(p.argmax())],
+                "probability": float(p.max()),
+                "loss": float(answers.losses[row]),
+            }
+        )
+    write(run.path / "worst.json", json.dumps({"images": listed}, indent=1) + "\n")
+
+
+def thumbnail(run: Run, file: str, picture: np.ndarray) -> None:
+    """Write pixels [H, W, C] as a PNG of at most 64 pixels a side."""
+    image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    with writing(run.path / file) as out:
+        image.save(out, "PNG")

@@ -1,0 +1,75 @@
+"""Asking the machine: which precision and memory layout train a model fastest here; the answer is remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from goodfit.core.batch import one_hot
+from goodfit.core.catalog import spell
+from goodfit.core.device import autocast, choose, cpu_name, memory_format
+from goodfit.core.files import cache_home, write
+from goodfit.data.dataset import Dataset
+from goodfit.recipe.build import make_model
+from goodfit.recipe.recipe import Recipe
+from goodfit.train.gradient import heads
+
+IMAGES = 32
+GAIN = 1.15  # a setting must be this much faster than plain fp32 to be taken
+SETTINGS = (("fp32", "contiguous"), ("fp32", "channels_last"), ("bf16", "channels_last"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fastest:
+    """The setting that won, its seconds per image, and the figures of all."""
+
+    precision: str
+    layout: str
+    seconds_per_image: float
+    evidence: str
+
+
+def fastest(part: Any, data: Dataset, recipe: Recipe) -> Fastest:
+    """The fastest setting for a model part on the recipe's device, among those the recipe leaves open."""
+    device = choose(recipe.device)
+    pre = data.preprocess
+    allowed = [(p, x) for p, x in SETTINGS if recipe.precision in ("auto", p) and recipe.layout in ("auto", x)] or [
+        (recipe.precision, recipe.layout if recipe.layout != "auto" else "channels_last")
+    ]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    question = [name, torch.__version__, recipe.threads, spell(part, full=True), len(data.classes), pre.channels, pre.size, allowed]
+    memo = cache_home() / "machine" / f"{hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]}.json"
+    if not memo.is_file():
+        model = make_model(part, len(data.classes), pre.channels, pre.size)
+        times = [step_seconds(model, pre.channels, pre.size, device, setting) for setting in allowed]
+        write(memo, json.dumps({"question": question, "times": times}))
+    times = json.loads(memo.read_text())["times"]
+    best = min(range(len(times)), key=lambda i: times[i] * (GAIN if i else 1.0))
+    said = ", ".join(f"{p} {x} {1 / t:,.0f}" for (p, x), t in zip(allowed, times, strict=True))
+    return Fastest(*allowed[best], times[best], f"images/s: {said}")
+
+
+def step_seconds(model: nn.Module, channels: int, size: tuple[int, int], device: torch.device, setting: tuple[str, str]) -> float:
+    """Seconds per image of forward and backward: the best of three runs after one to warm up."""
+    precision, layout = setting
+    model = model.to(device, memory_format=memory_format(layout)).train()  # type: ignore[call-overload]
+    images = torch.randn(IMAGES, channels, *size, generator=torch.Generator().manual_seed(0))
+    images = images.to(device, memory_format=memory_format(layout))
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        with autocast(device, precision):
+            logits = heads(model(images))[0]
+        targets = one_hot(torch.zeros(IMAGES, dtype=torch.int64, device=device), logits.shape[1])
+        torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
+        model.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:]) / IMAGES

@@ -1,0 +1,139 @@
+"""Where a run begins or goes on: its folder, what may change on a resume, and what is written down first."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from goodfit.core.catalog import spell
+from goodfit.core.device import choose, machine
+from goodfit.core.errors import DataError, UsageError
+from goodfit.core.files import write
+from goodfit.core.run import Run, runs
+from goodfit.core.words import some
+from goodfit.data.dataset import SPLITS, Dataset
+from goodfit.data.splits import write_csv
+from goodfit.data.store import Index
+from goodfit.recipe.auto import Choice
+from goodfit.recipe.recipe import Recipe
+
+CHANGEABLE = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
+OPEN = ("running", "interrupted", "terminated", "diverged", "failed")
+
+
+def earlier(asked: Recipe, out: Path | None, resume: str) -> Run | None:
+    """The run that `--resume auto` goes on with: the one at `out`, else the newest unfinished one that was asked for the same.
+
+    Raises:
+        UsageError: `resume` is neither auto nor never, or the run at `out` was asked for something else.
+    """
+    if resume not in ("auto", "never"):
+        raise UsageError(f'Expected --resume to be auto or never, received "{resume}".')
+    if resume == "never":
+        return None
+    if out is not None:
+        if not (out / "recipe.toml").is_file():
+            return None
+        run = Run(out)
+        refuse_changes(run, asked)
+        return run
+    same = (
+        run
+        for run in reversed(runs(Path("runs")))
+        if (about := run.read("about.json")).get("state") in OPEN and about["asked"] == asked.plain()
+    )
+    return next(same, None)
+
+
+def refuse_changes(run: Run, asked: Recipe) -> None:
+    """Refuse a resume that would train something else."""
+    before = run.read("about.json").get("asked", {})
+    changed = [key for key, value in asked.plain().items() if before.get(key, value) != value and key not in CHANGEABLE]
+    if changed:
+        raise UsageError(
+            f'The run "{run.path}" was started with another {some(changed)}; on a resume only {", ".join(CHANGEABLE)} may change.'
+            f" Give another --out to start anew."
+        )
+
+
+def continued(run: Run, asked: Recipe) -> Recipe:
+    """The run's own recipe, with the changes that a resume may make."""
+    recipe = Recipe.from_toml(run.path / "recipe.toml")
+    before = run.read("about.json")["asked"]
+    return recipe.but(
+        **{key: getattr(asked, key) for key in CHANGEABLE if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"}
+    )
+
+
+def same_data(run: Run, data: Dataset) -> None:
+    """Refuse to go on with other images than the run began with."""
+    before = run.read("about.json")["data"]
+    if (before["digest"], before["split_digest"]) != (data.digest, data.splits.digest):
+        raise DataError(
+            f'The images of "{data.name}" or their splits have changed since "{run.path}" began; start anew with another --out.'
+        )
+
+
+def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, choices: list[Choice]) -> None:
+    """Write down what the run is, before its first step: copies of the user's files, splits, about.json, and recipe.toml last."""
+    for file in recipe.use:
+        (run.path / "use").mkdir(exist_ok=True)
+        shutil.copyfile(file, run.path / "use" / Path(file).name)
+    write_csv(run.path / "splits.csv", index, data.splits)
+    about = {
+        "goodfit": version("goodfit"),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": machine(choose(recipe.device)),
+        "command": " ".join(Path(word).name if i == 0 else word for i, word in enumerate(sys.argv)),
+        "started": now(),
+        "state": "running",
+        "asked": asked.plain(),
+        "choices": [vars(choice) for choice in choices],
+        "use": {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in recipe.use},
+        "data": about_data(data),
+        "openings": [],
+    }
+    run.write("about.json", about)
+    write(run.path / "recipe.toml", recipe.to_toml())
+
+
+def about_data(data: Dataset) -> dict[str, Any]:
+    """What a run should remember of its data."""
+    columns = [data.counts(name) for name in SPLITS]
+    train, validation = columns[0], columns[1]
+    return {
+        "name": data.name,
+        "images": sum(map(sum, columns)),
+        "classes": list(data.classes),
+        "splits": {name: sum(column) for name, column in zip(SPLITS, columns, strict=True)},
+        "counts": {name: [column[i] for column in columns] for i, name in enumerate(data.classes)},
+        "majority": validation[train.index(max(train))] / max(1, sum(validation)),
+        "digest": data.digest,
+        "split_digest": data.splits.digest,
+        "channels": data.preprocess.channels,
+        "box": list(data.preprocess.box),
+        "size": list(data.preprocess.size),
+        "mean": list(data.statistics.mean),
+        "std": list(data.statistics.std),
+        "notes": list(data.notes),
+        "broken": data.broken,
+    }
+
+
+def now() -> str:
+    """The local time as ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def spelled(recipe: Recipe, parts: dict[str, Any]) -> Recipe:
+    """The recipe with every part written out, all settings included."""
+    return recipe.but(**{("probes" if seat == "probe" else seat): spell(part, full=True) for seat, part in parts.items()})

@@ -1,0 +1,96 @@
+"""How good the model is, how sure that is, and what the numbers say about its fit."""
+
+from __future__ import annotations
+
+from goodfit.core import words
+from goodfit.report.markup import NOTHING, THIN, Html, bar, joined, listed, millions, percent, tag
+from goodfit.report.reading import findings, gap, interval
+from goodfit.report.record import Record, at, number, texts
+
+
+def headline(record: Record) -> Html:
+    """The title, the accuracy, the accuracies side by side, and the findings."""
+    data = str(at(record.about, "data", "name") or record.recipe.get("data") or record.run.name)
+    state = record.state
+    return tag(
+        "header",
+        tag("p.eyebrow", "Goodfit training report", tag("span.state", state) if state and state != "finished" else None),
+        tag("h1", data.rstrip("/").rpartition("/")[2] or data),
+        tag("p.subtitle", trained(record)),
+        tag("div.result", figure(record), tag("div.findings", tag("h2", "What this says"), listed(findings(record)))),
+        measures(record),
+    )
+
+
+def trained(record: Record) -> str:
+    """What was trained, on what, for how long, where: one sentence of what is known."""
+    about, recipe = record.about, record.recipe
+    images, classes = number(about, "data", "splits", "train"), texts(at(about, "data", "classes"))
+    parameters, seconds = number(about, "parameters"), number(about, "seconds", "training")
+    gpu, cpu = at(about, "machine", "gpu"), at(about, "machine", "cpu")
+    device = gpu if gpu and str(recipe.get("device", "cuda")) != "cpu" else cpu
+    size = f" with {millions(parameters)} parameters" if parameters else ""
+    said = [
+        f"{recipe['model']}{size}" if recipe.get("model") else f"A model{size}",
+        f"trained on {words.count(int(images), 'image')}" if images else "",
+        f"of {words.count(len(classes), 'class', 'classes')}" if classes else "",
+        f"in {words.duration(seconds).replace(' ', THIN)}" if seconds else "",
+        f"on {device}" if device else "",
+    ]
+    return " ".join(part for part in said if part) + "."
+
+
+def figure(record: Record) -> Html:
+    """The accuracy in large type: on test once that was opened, else on validation, else the last one logged."""
+    for split in ("test", "validation"):
+        accuracy = number(record.scores, split, "accuracy")
+        if accuracy is not None:
+            low, high = interval(at(record.scores, split, "interval"))
+            images = number(record.scores, split, "images")
+            return tag(
+                "div.figure",
+                _large(accuracy),
+                tag("p", tag("strong", f"accuracy on {split}"), f", {words.count(int(images), 'image')}" if images else None),
+                tag("p.dim", f"95{THIN}% interval {percent(low)} to {percent(high)}") if low is not None else None,
+            )
+    for line in reversed(record.evaluations):
+        accuracy = number(line, "validation", "accuracy")
+        if accuracy is not None:
+            return tag("div.figure", _large(accuracy), tag("p", f"validation accuracy so far, at {record.when(line.get('step'))}"))
+    return tag("div.figure", tag("p.big", "–"), tag("p", "accuracy not measured"))
+
+
+def _large(accuracy: float) -> Html:
+    return tag("p.big", f"{100 * accuracy:.1f}", tag("span", f"{THIN}%"))
+
+
+def measures(record: Record) -> Html:
+    """The accuracies under one another on one axis."""
+    found = gap(record)
+    lines: list[tuple[str, str, float | None, float | None, float | None]] = []
+    for split, name in (("test", "Test"), ("validation", "Validation")):
+        scores = at(record.scores, split)
+        low, high = interval(at(scores, "interval"))
+        lines.append((name, "main" if split == "test" or not at(record.scores, "test") else "", number(scores, "accuracy"), low, high))
+        low, high = interval(at(scores, "balanced_interval"))
+        lines.append((f"{name}, balanced over classes", "", number(scores, "balanced_accuracy"), low, high))
+        lines.append((f"{name}, top five", "", number(scores, "top5"), None, None))
+    if found:
+        lines.append(("Clean training, without augmentation", "", found.train, None, None))
+    lines.append(("Always answering the most common class", "", number(record.about, "baselines", "majority"), None, None))
+    body = [
+        tag(
+            f"tr.{kind}" if kind else "tr",
+            tag("th", name, attrs={"scope": "row"}),
+            tag("td.wide", bar(value, low, high)),
+            tag("td.number", percent(value)),
+            tag("td.dim", f"{percent(low)} to {percent(high)}" if low is not None else ""),
+        )
+        for name, kind, value, low, high in lines
+        if value is not None
+    ]
+    if not body:
+        return NOTHING
+    titles = [("Measured on", ""), ("", "wide"), ("Accuracy", "number"), (f"95{THIN}% interval", "dim")]
+    head = joined(tag(f"th.{kind}" if kind else "th", title, attrs={"scope": "col"}) for title, kind in titles)
+    return tag("div.scroll", tag("table.measures", tag("thead", tag("tr", head)), tag("tbody", *body)), attrs={"tabindex": 0})

@@ -1,0 +1,43 @@
+"""The machine, the versions, and how often the test split was opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from goodfit.core import words
+from goodfit.report.markup import THIN, Child, Html, facts, listed, paragraph, section, tag
+from goodfit.report.record import Record, at, number, rows
+
+
+def machine(record: Record) -> Html:
+    """What the run ran on and with."""
+    about = record.about
+    memory, cores, threads = (number(about, "machine", key) for key in ("memory_gb", "cores", "threads"))
+    versions = at(about, "versions")
+    pairs: list[tuple[str, Child]] = [
+        ("Processor", at(about, "machine", "cpu")),
+        ("Cores", f"{cores:,.0f}" if cores else None),
+        ("Threads used", f"{threads:,.0f}" if threads else None),
+        ("Memory", f"{memory:,.0f}{THIN}GB" if memory else None),
+        ("Graphics card", at(about, "machine", "gpu") or ("none" if at(about, "machine") else None)),
+        ("Goodfit", at(about, "goodfit")),
+        *((str(name).capitalize(), str(value)) for name, value in (versions.items() if isinstance(versions, Mapping) else ())),
+        ("Started", at(about, "started")),
+        ("Finished", at(about, "finished")),
+    ]
+    return section("machine", "Machine and versions", facts((name, None if value is None else str(value)) for name, value in pairs))
+
+
+def openings(record: Record) -> Html:
+    """How often the test split was looked at, and when."""
+    found = rows(at(record.about, "openings"))
+    if not found:
+        said = "Not opened. The test split has had no part in this run, so it can still give one honest figure."
+        if number(record.about, "data", "splits", "test") == 0:
+            said = "There is no test split."
+        return section("openings", "Test split", paragraph(said))
+    told = f"Opened {words.count(len(found), 'time')}."
+    if len(found) > 1:
+        told += " Only the first look is fully honest: what is changed after it is chosen with the test images in mind."
+    lines = [tag("span", f"{row.get('time', 'at an unknown time')}: ", tag("code", str(row.get("command", "")))) for row in found]
+    return section("openings", "Test split", paragraph(told), listed(lines))

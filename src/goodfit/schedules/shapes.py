@@ -1,0 +1,135 @@
+"""The shapes of learning rates over training: each gives a factor of the peak."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from goodfit.core.settings import Share
+from goodfit.schedules.span import Shape, Span, share_of
+
+Landmarks = tuple[tuple[float, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Shape):
+    """The same factor throughout.
+
+    Helps: as the control; as a low start before another schedule; with averaged weights.
+    Hurts: the noise of the gradient keeps the loss from settling.
+    Cost: none.
+    Source: CS231n, learning rate.
+    """
+
+    length: Span = 1.0
+    factor: Share = 1.0
+
+    def __call__(self, t: float) -> float:
+        return self.factor
+
+    def landmarks(self) -> Landmarks:
+        return ((0.0, self.factor), (1.0, self.factor))
+
+
+@dataclasses.dataclass(frozen=True)
+class Warmup(Shape):
+    """Rises on a straight line from `start` to 1 over `length`, then stays: for the front of a pipe, as in warmup(0.05) | cosine.
+
+    Helps: large learning rates and batches, adaptive optimizers, fresh heads on pretrained nets.
+    Hurts: very short trainings lose some of their steps.
+    Cost: none.
+    Source: Goyal et al. 2017 (gradual warm-up); CS231n, warm-up.
+    """
+
+    length: Span = 0.05
+    start: Share = 0.0
+
+    def __call__(self, t: float) -> float:
+        return self.start + (1 - self.start) * self.run(t)
+
+    def landmarks(self) -> Landmarks:
+        return ((0.0, self.start if self.share else 1.0), (self.share / 2, (self.start + 1) / 2 if self.share else 1.0), (self.share, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(Shape):
+    """Multiplied by `factor` after every `every` of the budget.
+
+    Helps: the classic for ResNets: a drop in loss at each step down.
+    Hurts: when to step has to be known; cosine needs no such choice.
+    Cost: none.
+    Source: He et al. 2015; CS231n, step decay.
+    """
+
+    every: Span = 0.3
+    factor: Share = 0.1
+    length: Span = 1.0
+
+    def __call__(self, t: float) -> float:
+        passed, every = min(t, self.share), share_of(self.every)
+        return self.factor ** math.floor(passed / every + 1e-9) if every else 1.0
+
+    def landmarks(self) -> Landmarks:
+        every = share_of(self.every)
+        drops = math.floor(self.share / every + 1e-9) if every else 0
+        at_drops = [(n * every, self.factor**n) for n in range(drops + 1)]
+        before = [(n * every - every / 1000, self.factor ** (n - 1)) for n in range(1, drops + 1)]
+        return tuple(sorted([*at_drops, *before]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Shape):
+    """Falls along half a cosine from 1 to `floor`.
+
+    Helps: the safe choice for a fixed budget: high for long, then settles; nothing to tune.
+    Hurts: the end must be known; longer training needs a new run.
+    Cost: none.
+    Source: Loshchilov & Hutter 2016.
+    """
+
+    floor: Share = 0.0
+    length: Span = 1.0
+
+    def __call__(self, t: float) -> float:
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self.run(t))) / 2
+
+    def landmarks(self) -> Landmarks:
+        if not self.share:
+            return ((0.0, self.floor),)
+        return ((0.0, 1.0), (self.share / 2, (1 + self.floor) / 2), (self.share, self.floor))
+
+
+@dataclasses.dataclass(frozen=True)
+class OneCycle(Shape):
+    """Rises from `start` to 1 at `peak` (a share of its length), then falls to `floor`, on straight lines or half cosines.
+
+    Helps: short trainings at a high learning rate.
+    Hurts: the peak rate has to be near the largest that trains.
+    Cost: none.
+    Source: Smith & Topin 2017.
+    """
+
+    peak: Share = 0.3
+    start: Share = 0.04
+    floor: Share = 0.0
+    shape: Literal["linear", "cosine"] = "linear"
+    length: Span = 1.0
+
+    def __call__(self, t: float) -> float:
+        run = self.run(t)
+        if run < self.peak:
+            return self._between(self.start, 1.0, run / self.peak)
+        return self._between(1.0, self.floor, (run - self.peak) / (1 - self.peak)) if self.peak < 1 else 1.0
+
+    def _between(self, a: float, b: float, x: float) -> float:
+        return a + (b - a) * (x if self.shape == "linear" else (1 - math.cos(math.pi * x)) / 2)
+
+    def landmarks(self) -> Landmarks:
+        up, down = self.peak, 1 - self.peak
+        points = [(up, 1.0)]
+        if up:
+            points += [(0.0, self.start), (up / 2, (self.start + 1) / 2)]
+        if down:
+            points += [(up + down / 2, (1 + self.floor) / 2), (1.0, self.floor)]
+        return tuple(sorted((run * self.share, factor) for run, factor in points)) if self.share else ((0.0, self(0.0)),)

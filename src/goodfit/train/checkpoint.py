@@ -1,0 +1,121 @@
+"""Checkpoints: the whole state on disk, atomic and checksummed; the last two and the best are kept, a damaged one is passed over."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from goodfit.core.errors import Diverged, GoodfitError
+from goodfit.core.files import write
+from goodfit.train.state import State
+
+KEPT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run: NUMBER.safetensors with the tensors, then NUMBER.json with the rest and the checksum of the first."""
+
+    folder: Path
+
+    def steps(self) -> list[int]:
+        """Steps that have a complete checkpoint, oldest first."""
+        return sorted(int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdigit())
+
+    def save(self, state: State) -> None:
+        """Write the state; then drop all but the last two and the best."""
+        if state.step in self.steps():
+            return
+        if not finite(state):
+            raise Diverged(f"Training diverged by step {state.step}: a weight is not finite. The last checkpoint is from before.")
+        tensors: dict[str, Tensor] = {}
+        tree = pack({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": _average(state)}, tensors)
+        content = save(tensors)
+        write(self._tensors(state.step), content)
+        about = {"state": state.scalars(), "tree": tree, "sha256": hashlib.sha256(content).hexdigest()}
+        write(self._about(state.step), json.dumps(about))
+        kept = [*self.steps()[-KEPT:], state.best.get("step")]
+        for step in self.steps():
+            if step not in kept:
+                self._about(step).unlink()
+                self._tensors(step).unlink()
+
+    def restore(self, state: State, step: int | None = None) -> list[str]:
+        """Bring the state to the last good checkpoint, or the one of `step`; returns sentences on what was damaged.
+
+        Raises:
+            GoodfitError: there is no good checkpoint.
+        """
+        passed: list[str] = []
+        for number in [step] if step is not None else reversed(self.steps()):
+            try:
+                about, tensors = self._read(number)
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                passed.append(f"The checkpoint of step {number} is damaged ({error}); falling back to the one before.")
+                continue
+            tree = unpack(about["tree"], tensors)
+            state.model.load_state_dict(tree["model"])
+            state.optimizer.load_state_dict(tree["optimizer"])
+            if state.average is not None:
+                state.average.load_state_dict(tree["average"])
+            for name, value in about["state"].items():
+                setattr(state, name, value)
+            return passed
+        raise GoodfitError(f'No good checkpoint is left in "{self.folder}"; start the run anew.')
+
+    def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        about = json.loads(self._about(step).read_text())
+        content = self._tensors(step).read_bytes()
+        if hashlib.sha256(content).hexdigest() != about["sha256"]:
+            raise ValueError("its checksum differs")
+        return about, load(content)
+
+    def _tensors(self, step: int) -> Path:
+        return self.folder / f"{step:08d}.safetensors"
+
+    def _about(self, step: int) -> Path:
+        return self.folder / f"{step:08d}.json"
+
+
+def _average(state: State) -> dict[str, Tensor] | None:
+    return state.average.state_dict() if state.average is not None else None
+
+
+def pack(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """A nested structure as JSON, its tensors moved to `tensors` under their path."""
+    if isinstance(tree, Tensor):
+        tensors[path] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
+        strided = tree.dim() == 4 and not tree.is_contiguous() and tree.is_contiguous(memory_format=torch.channels_last)
+        return {"tensor": path, "channels_last": strided}
+    if isinstance(tree, dict):
+        return {"items": [[key, pack(value, tensors, f"{path}/{key}")] for key, value in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return {type(tree).__name__: [pack(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]}
+    return tree
+
+
+def unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """The structure that `pack` wrote."""
+    match tree:
+        case {"tensor": path, "channels_last": strided}:  # sums run in memory order, so the order is part of the state
+            return tensors[path].contiguous(memory_format=torch.channels_last if strided else torch.contiguous_format)
+        case {"items": items}:
+            return {key: unpack(value, tensors) for key, value in items}
+        case {"list": values}:
+            return [unpack(value, tensors) for value in values]
+        case {"tuple": values}:
+            return tuple(unpack(value, tensors) for value in values)
+    return tree
+
+
+def finite(state: State) -> bool:
+    """Whether every weight and statistic is a finite number."""
+    return all(bool(torch.isfinite(x).all()) for x in state.model.state_dict().values() if x.is_floating_point())

@@ -1,0 +1,163 @@
+"""The gradient of one logical batch: forward, loss per example, mean, penalties, backward, clip; in pieces when memory is short."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from goodfit.core.batch import Batch
+from goodfit.core.chance import BLOCK, MASK, Chance, fold
+from goodfit.core.contracts import Loss, Penalty
+from goodfit.core.device import autocast, out_of_memory, seed_noise
+from goodfit.core.errors import GoodfitError
+from goodfit.train.finite import blame
+from goodfit.train.state import Plan, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one gradient came to: `loss` the mean with its penalties, `losses` [B] and `correct` [B] per example, `norm` of the gradient
+    before clipping. Tensors stay on the device.
+    """
+
+    loss: Tensor
+    losses: Tensor
+    correct: Tensor
+    norm: Tensor
+
+
+def gradient(
+    model: nn.Module,
+    pieces: Iterator[Batch],
+    examples: int,
+    loss: Loss,
+    penalties: tuple[Penalty, ...] = (),
+    clip: float = 0.0,
+    precision: str = "fp32",
+    before_piece: Callable[[int, torch.device], None] = lambda place, device: None,
+) -> Outcome:
+    """Fill `.grad` with the gradient of the mean loss over `examples` examples, given in pieces, plus the penalties.
+
+    Each piece holds normalized images; `clip` > 0 limits the gradient's norm. The mean is over the whole logical batch, so pieces
+    of any size add up to the same gradient (batch statistics, if the model has them, are taken piece by piece).
+    """
+    total, losses, correct = torch.zeros(()), [], []
+    for place, batch in enumerate(pieces):
+        device = batch.images.device
+        before_piece(place, device)
+        with autocast(device, precision):
+            logits, extras = heads(model(batch.images))
+        each = loss(logits.float(), batch.targets)
+        for extra, weight in extras:
+            each = each + weight * loss(extra.float(), batch.targets)
+        share = each.sum() / examples
+        share.backward()  # type: ignore[no-untyped-call]
+        total = total.to(device) + share.detach()
+        losses.append(each.detach())
+        correct.append(logits.detach().argmax(1) == batch.targets.argmax(1))
+    for penalty in penalties:
+        term = penalty(model)
+        term.backward()  # type: ignore[no-untyped-call]
+        total = total + term.detach()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads)
+    if clip > 0:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip, norm)
+    return Outcome(total, torch.cat(losses), torch.cat(correct), norm)
+
+
+def heads(output: Tensor | tuple[Tensor, list[tuple[Tensor, float]]]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
+    """The logits, and the (logits, weight) pairs of auxiliary heads where a model has them."""
+    return output if isinstance(output, tuple) else (output, [])
+
+
+def cut(n: int, pieces: int) -> list[slice]:
+    """`pieces` slices of n places, each of whole blocks, so that mixing partners stay together."""
+    blocks = -(-n // BLOCK)
+    length = -(-blocks // pieces) * BLOCK
+    return [slice(start, min(start + length, n)) for start in range(0, n, length)]
+
+
+def put_back(model: nn.Module, buffers: list[Tensor]) -> None:
+    """Give the model's buffers (batch statistics) their earlier values."""
+    for buffer, old in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(old)
+
+
+class Objective:
+    """The closure of one step: calling it fills `.grad` and returns the loss.
+
+    Every call within the step sees the same augmentation and the same noise. Buffers (batch statistics) change with the first
+    call only. When memory runs out it goes on in smaller pieces of the same logical batch, and `events` says so.
+    """
+
+    def __init__(self, state: State, batch: Batch, plan: Plan, chance: Chance, t: float) -> None:
+        self.state, self.batch, self.plan, self.chance, self.t = state, batch, plan, chance, t
+        self.outcome: Outcome | None = None
+        self.events: list[str] = []
+        self._kept: Batch | None = None
+
+    def __call__(self) -> Tensor:
+        model = self.state.model
+        before = [b.clone() for b in model.buffers()]
+        outcome = self._with_room(before)
+        if self.outcome is not None:
+            put_back(model, before)
+            return outcome.loss
+        self.outcome = outcome
+        if self.plan.device.type == "cpu" and not torch.isfinite(outcome.norm + outcome.loss):
+            put_back(model, before)
+            raise blame(model, self.pieces(), self.plan, self.state.step)
+        return outcome.loss
+
+    def pieces(self) -> Iterator[Batch]:
+        """The batch as the model sees it, piece by piece: augmented and normalized."""
+        if self.state.pieces == 1 and self._kept is not None:
+            yield self._kept
+            return
+        for rows in cut(len(self.batch), self.state.pieces):
+            raw = self.batch[rows].to(self.plan.device, non_blocking=True)
+            made = self.plan.augment(raw, Chance(self.chance.key, self.chance.places[rows]), self.t)
+            piece = made.but(images=self.plan.normalize(made.images))
+            if self.state.pieces == 1:
+                self._kept = piece
+            yield piece
+
+    def numbers(self) -> dict[str, Tensor]:
+        """What the step came to, as scalars on the device."""
+        assert self.outcome is not None, "the optimizer did not call its objective"
+        return {"loss": self.outcome.loss, "accuracy": self.outcome.correct.float().mean(), "grad_norm": self.outcome.norm}
+
+    def _with_room(self, before: list[Tensor]) -> Outcome:
+        plan, state = self.plan, self.state
+        seed = fold(plan.seed & MASK, "noise", state.step)
+        while True:
+            state.optimizer.zero_grad(set_to_none=True)
+            try:
+                return gradient(
+                    state.model, self.pieces(), len(self.batch), plan.loss, plan.penalties, plan.clip, plan.precision,
+                    lambda place, device: seed_noise(fold(seed, place) >> 1, device),
+                )  # fmt: skip
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._smaller(error)
+            put_back(state.model, before)
+
+    def _smaller(self, error: BaseException) -> None:
+        if self.state.pieces * BLOCK >= len(self.batch):
+            raise GoodfitError(
+                f"Memory ran out even with pieces of {BLOCK} images: choose a smaller --model or --size ({str(error).splitlines()[0]})."
+            ) from error
+        self._kept = None
+        self.state.pieces *= 2
+        if self.plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+        per = -(-len(self.batch) // self.state.pieces)
+        self.events.append(
+            f"Memory ran out: going on in {self.state.pieces} pieces of about {per} images, with the same {len(self.batch)} images a step;"
+            f" batch norm, if the model has it, now takes its statistics from {per} images."
+        )

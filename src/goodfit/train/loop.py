@@ -1,0 +1,169 @@
+"""The training loop: one page of plain code; what varies is passed in as values, what looks on cannot touch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from goodfit.core.batch import Batch
+from goodfit.core.chance import Chance
+from goodfit.core.errors import Diverged
+from goodfit.train.average import follow
+from goodfit.train.gradient import Objective
+from goodfit.train.journal import Journal
+from goodfit.train.state import Plan, State
+
+FINAL = 3.0  # the final evaluation, in fp32 and with its pictures, takes about three times one on the way
+
+
+class Batches(Protocol):
+    """Where logical batches come from: any start step, and the places of a step in its epoch's order."""
+
+    def stream(self, start: int) -> Iterator[Batch]: ...
+
+    def places(self, step: int) -> tuple[int, Tensor]: ...
+
+
+class Watch(Protocol):
+    """Looks at a step and reads numbers from it; changes nothing."""
+
+    def during(self, state: State, objective: Objective) -> AbstractContextManager[dict[str, Any]]: ...
+
+
+class Blind:
+    """Watches nothing."""
+
+    def during(self, state: State, objective: Objective) -> AbstractContextManager[dict[str, Any]]:
+        return contextlib.nullcontext({})
+
+
+def fit(
+    state: State,
+    batches: Batches,
+    plan: Plan,
+    watch: Watch | None = None,
+    journal: Journal | None = None,
+    save: Callable[[State], None] = lambda state: None,
+    halt: Callable[[], bool] = lambda: False,
+) -> State:
+    """Train until the budget ends, the plan's stop rule says so, or `halt()` is true; returns the state.
+
+    Raises:
+        Diverged: a loss or gradient was not finite; nothing non-finite is ever handed to `save`.
+    """
+    watch, journal = watch or Blind(), journal or Journal()
+    source = batches.stream(state.step)
+    clock = Clock(state)
+    state.model.train()
+    while (t := plan.t(state)) < 1 and not (halt() or state.stopped):
+        # the batch, and its chance
+        epoch, places = batches.places(state.step)
+        batch = next(source)
+        clock.waited()
+        chance = Chance.of(plan.seed, places, "augment", epoch)
+
+        # one step: the optimizer calls the objective as often as it likes
+        rate = set_rates(state.optimizer, plan.schedule(t) * state.brake)
+        objective = Objective(state, batch, plan, chance, t)
+        with watch.during(state, objective) as seen:
+            state.optimizer.step(objective)  # type: ignore[arg-type]
+        state.step += 1
+        if state.average is not None and plan.average is not None:
+            keep = plan.average(state.updates, t)
+            follow(state.average, state.model, keep)
+            state.updates = state.updates + 1 if keep else 1
+        clock.worked()
+
+        # what it came to
+        for event in objective.events:
+            journal.event(state.step, event)
+        row = {"kind": "train", "step": state.step, "t": t, "epoch": epoch, "lr": rate}
+        journal.add({**row, **objective.numbers(), **seen, **clock.row(len(batch))})
+
+        # once in a while: evaluate, save
+        if due(plan, state):
+            score(state, plan, journal)
+            checkpoint(state, journal, save)
+            clock.forget()
+        elif plan.save_every and plan.save_every.number(state.step, state.elapsed, t) > clock.saves:
+            clock.saves = plan.save_every.number(state.step, state.elapsed, t)
+            checkpoint(state, journal, save)
+    checkpoint(state, journal, save)
+    return state
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Give each group its peak rate times `factor`; returns the first group's rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("peak", group["lr"]) * factor
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def due(plan: Plan, state: State) -> bool:
+    """Whether an evaluation is due: one for each multiple of `evaluate_every`, and one at the end."""
+    if plan.evaluate is None or plan.evaluate_every is None:
+        return False
+    t = plan.t(state)
+    return t >= 1 or plan.evaluate_every.number(state.step, state.elapsed, t) > state.evaluations
+
+
+def score(state: State, plan: Plan, journal: Journal) -> None:
+    """Evaluate the judged model: log it, remember the best, ask the stop rule."""
+    assert plan.evaluate is not None and plan.evaluate_every is not None
+    started = time.perf_counter()
+    t = plan.t(state)
+    scores = plan.evaluate(state.judged)
+    state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, t)
+    state.history.append(scores.pop("score"))
+    if state.history[-1] >= max(state.history):
+        state.best = {"step": state.step, "score": state.history[-1]}
+    if plan.stop and plan.stop(state.history):
+        state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
+    state.model.train()
+    seconds = time.perf_counter() - started
+    state.elapsed += seconds
+    state.reserve = max(state.reserve, FINAL * seconds) if plan.lengths.timed else 0.0
+    journal.add({"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed, "seconds": seconds, **scores})
+
+
+def checkpoint(state: State, journal: Journal, save: Callable[[State], None]) -> None:
+    """Write down what is held, then save: but never anything that is not finite."""
+    bad = journal.flush()
+    if bad is not None:
+        raise Diverged(f"Training diverged at step {bad}: its loss or gradient is not finite. The last checkpoint is from before.")
+    save(state)
+
+
+class Clock:
+    """Where the seconds go: waiting for data, or computing; `state.elapsed` advances by both."""
+
+    def __init__(self, state: State) -> None:
+        self.state, self.saves = state, 0
+        self.mark = time.perf_counter()
+        self.wait = self.work = 0.0
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self.mark = now - self.mark, now
+        self.state.elapsed += seconds
+        return seconds
+
+    def waited(self) -> None:
+        self.wait = self._lap()
+
+    def worked(self) -> None:
+        self.work = self._lap()
+
+    def forget(self) -> None:
+        """Start anew after time that was counted elsewhere."""
+        self.mark = time.perf_counter()
+
+    def row(self, images: int) -> dict[str, float]:
+        seconds = self.wait + self.work
+        return {"images_per_s": images / seconds, "data_share": self.wait / seconds, "elapsed": self.state.elapsed}

@@ -1,0 +1,43 @@
+"""Events for TensorBoard, from the same rows as the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from goodfit.core.errors import UsageError
+
+
+class Events:
+    """Writes rows as TensorBoard events: train/loss, val/acc1, ...
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+
+    names = {"validation": "val", "clean_train": "clean_train", "accuracy": "acc1"}
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError('--tensorboard needs the extra: pip install "goodfit[tensorboard]".') from error
+        self.writer = SummaryWriter(str(folder))
+
+    def __call__(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            for name, value in numbers(row, "train" if row["kind"] == "train" else ""):
+                self.writer.add_scalar(name, value, row["step"])
+        self.writer.flush()
+
+
+def numbers(row: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+    """The numbers of a row with their event names; nested ones after a slash."""
+    found: list[tuple[str, float]] = []
+    for key, value in row.items():
+        name = f"{prefix}/{Events.names.get(key, key)}".strip("/")
+        if isinstance(value, dict):
+            found += numbers(value, name)
+        elif isinstance(value, (int, float)) and key != "step":
+            found.append((name, value))
+    return found

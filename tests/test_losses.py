@@ -1,0 +1,227 @@
+"""Losses and penalties: laws over the whole catalog, and the lecture's worked examples."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from goodfit.core.batch import one_hot
+from goodfit.core.catalog import Catalog
+from goodfit.core.contracts import Loss
+from goodfit.losses.binary import Binary
+from goodfit.losses.mse import Mse
+from goodfit.losses.penalty import L1, L2, ElasticNet
+from goodfit.losses.softmax import Softmax
+from goodfit.losses.svm import Svm
+
+CATALOG = Catalog(["goodfit.losses"])
+LOSSES = [pytest.param(cls(), id=name) for name, cls in CATALOG.kinds["loss"].items()] + [pytest.param(Svm(0.5, True), id="svm squared")]
+SLIDE = torch.tensor([[3.2, 5.1, -1.7], [1.3, 4.9, 2.0], [2.2, 2.5, -3.1]], dtype=torch.float64)  # cat, car, frog
+RIGHT = torch.eye(3, dtype=torch.float64)
+
+
+def scores(rows: int = 5, classes: int = 4, seed: int = 0) -> Tensor:
+    return torch.randn(rows, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def soft(rows: int = 5, classes: int = 4) -> Tensor:
+    return scores(rows, classes, seed=1).softmax(dim=1)
+
+
+# ---- laws ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_number_per_example(loss: Loss) -> None:
+    together = loss(scores(), soft())
+    assert together.shape == (5,)
+    alone = torch.cat([loss(s[None], t[None]) for s, t in zip(scores(), soft(), strict=True)])
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradient_is_right(loss: Loss) -> None:
+    assert torch.autograd.gradcheck(lambda s: loss(s, soft()), scores().requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda s: loss(s, soft()), scores().requires_grad_())
+
+
+@pytest.mark.item("S036")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_tends_to_zero_as_the_aim_is_met_and_grows_with_distance(loss: Loss) -> None:
+    targets = one_hot(torch.arange(4), 4).double()
+    s = scores(4).requires_grad_()
+    far = loss(s, targets).sum().item()
+    optimizer = torch.optim.LBFGS([s], max_iter=500, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(s, targets).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(closure)
+    met = s.detach()
+    assert far > 1
+    assert 0 <= loss(met, targets).max() < 1e-6
+    values = [loss(met + x * (scores(4) - met), targets).sum().item() for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert values == sorted(values) and values[-1] > values[0]
+    assert torch.equal(loss.probabilities(met).argmax(dim=1), torch.arange(4))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_soft_targets_weigh_the_hard_losses(loss: Loss) -> None:
+    s, t = scores(), soft()
+    hard = torch.stack([loss(s, one_hot(torch.full((5,), k), 4)) for k in range(4)], dim=1)
+    gap = loss(s, t) - (t * hard).sum(dim=1)
+    # Every loss but mse is linear in the targets; mse differs by the variance of the target, which no score can change.
+    variance = (t * (1 - t)).mean(dim=1) if isinstance(loss, Mse) else torch.zeros(5)
+    torch.testing.assert_close(gap, -variance.double())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 300.0])
+def test_probabilities_sum_to_one_and_keep_the_order(loss: Loss, scale: float) -> None:
+    p = loss.probabilities(scores().float() * scale - scale)
+    torch.testing.assert_close(p.sum(dim=1), torch.ones(5))
+    assert (p >= 0).all()
+    top = scores().argmax(dim=1, keepdim=True)
+    torch.testing.assert_close(p.gather(1, top)[:, 0], p.amax(dim=1))  # sigmoids far out may tie with it, none may pass it
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_finite_and_wide_under_autocast(loss: Loss) -> None:
+    value = loss(scores().bfloat16() * 50, soft().float())
+    assert value.dtype == torch.float32
+    assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nan_scores_are_not_hidden(loss: Loss) -> None:
+    s = scores()
+    s[2, 1] = math.nan
+    assert loss(s, soft()).isnan().tolist() == [False, False, True, False, False]
+
+
+# ---- the lecture -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.item("S018", "S019", "S020", "S021")
+def test_svm_of_the_slide() -> None:
+    values = Svm()(SLIDE, RIGHT)
+    np.testing.assert_allclose(values, [2.9, 0.0, 12.9], atol=1e-12)
+    assert values[1] == 0
+    assert values.mean().item() == pytest.approx(5.2666666667)  # the slide prints 5.26, cut off rather than rounded
+    torchs = nn.MultiMarginLoss()(SLIDE, torch.arange(3))  # divides by the number of classes
+    assert torchs.item() == pytest.approx(1.7555555556)
+
+
+@pytest.mark.item("S022")
+def test_svm_is_zero_once_the_right_class_leads_by_delta() -> None:
+    s = torch.tensor([[3.0, 2.0, 1.0]], requires_grad=True)
+    loss = Svm(1.0)(s, torch.tensor([[1.0, 0.0, 0.0]]))
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert s.grad is not None
+    assert loss.item() == 0 and not s.grad.any()
+    assert Svm(1.01)(s.detach(), torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(0.01, abs=1e-6)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_svm_equals_all_margins_for_many_classes(squared: bool) -> None:
+    s, t = scores(7, 300, seed=3), soft(7, 300)
+    margins = np.maximum(0, s.numpy()[:, None, :] - s.numpy()[:, :, None] + 0.7)  # [B, right class, other class]
+    margins[:, np.arange(300), np.arange(300)] = 0
+    expected = (t.numpy() * (margins ** (2 if squared else 1)).sum(axis=2)).sum(axis=1)
+    np.testing.assert_allclose(Svm(0.7, squared)(s, t), expected, rtol=1e-10)
+    np.testing.assert_allclose(Svm(0.7, squared)(s.float(), t.float()), expected, rtol=1e-4)
+
+
+@pytest.mark.item("S028", "S029")
+def test_softmax_of_the_slide() -> None:
+    p = Softmax().probabilities(SLIDE[:1])[0]
+    np.testing.assert_allclose(p, [0.12998, 0.86905, 0.00097], atol=5e-6)
+    loss = Softmax()(SLIDE[:1], RIGHT[:1]).item()
+    assert loss == pytest.approx(2.040355, abs=1e-6)
+    assert loss / math.log(10) == pytest.approx(0.886115, abs=1e-6)  # the slide's 0.89 is to base 10
+
+
+@pytest.mark.item("S030")
+def test_softmax_is_finite_for_a_hopeless_class() -> None:
+    gap = -math.log(1e-30)
+    value = Softmax()(torch.tensor([[0.0, gap]]), torch.tensor([[1.0, 0.0]])).item()
+    assert value == pytest.approx(gap, rel=1e-6)
+    assert Softmax()(torch.tensor([[2 * gap, 0.0]]), torch.tensor([[1.0, 0.0]])).item() == 0
+
+
+@pytest.mark.item("S031")
+def test_softmax_ratio_is_the_exponential_of_the_gap() -> None:
+    p = Softmax().probabilities(SLIDE)
+    np.testing.assert_allclose(p[:, 0] / p[:, 1], np.exp(SLIDE.numpy()[:, 0] - SLIDE.numpy()[:, 1]))
+
+
+@pytest.mark.item("S033")
+def test_softmax_and_mse_equal_their_formulas() -> None:
+    s, t = scores().numpy(), soft().numpy()
+    p = np.exp(s) / np.exp(s).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(Softmax()(scores(), soft()), -(t * np.log(p)).sum(axis=1))
+    e = np.exp(SLIDE.numpy())
+    np.testing.assert_allclose(Softmax()(SLIDE, RIGHT), -np.log(np.diag(e) / e.sum(axis=1)))
+    np.testing.assert_allclose(Mse()(scores(), soft()), ((s - t) ** 2).mean(axis=1))
+
+
+@pytest.mark.item("S035")
+def test_two_class_softmax_is_the_sigmoid_of_the_difference() -> None:
+    s = scores(6, 2)
+    torch.testing.assert_close(Softmax().probabilities(s)[:, 0], torch.sigmoid(s[:, 0] - s[:, 1]))
+
+
+def test_binary_equals_its_formula() -> None:
+    s, t = scores().numpy(), soft().numpy()
+    q = 1 / (1 + np.exp(-s))
+    np.testing.assert_allclose(Binary()(scores(), soft()), -(t * np.log(q) + (1 - t) * np.log(1 - q)).sum(axis=1))
+    np.testing.assert_allclose(Binary().probabilities(scores()), q / q.sum(axis=1, keepdims=True))
+
+
+def test_mse_probabilities_are_the_nearest_distribution() -> None:
+    p = Mse().probabilities(torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.5, -3.0], [0.2, 0.3, 0.5], [9.0, 9.0, -9.0]]))
+    np.testing.assert_allclose(p, [[1, 0, 0], [0.55, 0.45, 0], [0.2, 0.3, 0.5], [0.5, 0.5, 0]], atol=1e-6)
+
+
+# ---- penalties -------------------------------------------------------------------------------------------------------------------
+
+
+def with_weights(values: list[float]) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 1), nn.BatchNorm1d(1), nn.LayerNorm((1, 1)))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([values]))
+        model[0].bias.fill_(7.0)  # type: ignore[operator, union-attr]
+    return model
+
+
+@pytest.mark.item("S024", "S025")
+def test_penalties_of_the_slide() -> None:
+    first, second = [1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]
+    assert sum(first) == sum(second) == 1  # both give the same score for an image of ones
+    assert [L2(1.0)(with_weights(w)).item() for w in (first, second)] == [1.0, 0.25]
+    assert [L1(1.0)(with_weights(w)).item() for w in (first, second)] == [1.0, 1.0]
+    assert [ElasticNet(1.0, beta=3.0)(with_weights(w)).item() for w in (first, second)] == [3.0 + 1, 3.0 / 4 + 1]
+
+
+@pytest.mark.item("S023")
+def test_gradient_of_l2_is_twice_strength_times_the_weight() -> None:
+    model = with_weights([1.0, -2.0, 0.5, 0.0])
+    L2(0.1)(model).backward()  # type: ignore[no-untyped-call]
+    assert isinstance(model[0], nn.Linear) and model[0].weight.grad is not None
+    torch.testing.assert_close(model[0].weight.grad, 0.2 * model[0].weight.detach())
+    assert model[0].bias.grad is None and model[1].weight.grad is None and model[2].weight.grad is None
+
+
+@pytest.mark.parametrize("name", CATALOG.kinds["penalty"])
+def test_penalty_is_a_scalar_that_counts_only_weights(name: str) -> None:
+    penalty = CATALOG.kinds["penalty"][name]()
+    assert penalty(with_weights([0.0] * 4)).item() == 0
+    value = penalty(with_weights([1.0] * 4))
+    assert value.shape == () and value.item() > 0

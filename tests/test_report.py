@@ -1,0 +1,290 @@
+"""The report renders from the run folder alone, tells what is in it, and breaks on nothing that a run can leave behind."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_run import NAMES, Page, log_lines, make_run, replace_log
+from goodfit.core.run import Run
+from goodfit.report.figures import MOST, Points, picture, smoothed, thin
+from goodfit.report.markup import Html, tag
+from goodfit.report.page import render, write_report
+from goodfit.report.reading import Gap, findings, gap, gap_said
+from goodfit.report.record import read_record
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "20260802-animals")
+
+
+def line_of(chart: dict[str, Any], label: str) -> dict[str, Any]:
+    return next(series for series in chart["series"] if series["label"] == label)
+
+
+# ---- the file as a whole -------------------------------------------------------------------------------------------------------
+
+
+def test_report_is_written_without_torch_or_numpy(run: Run) -> None:
+    code = (
+        "import sys; from pathlib import Path; from goodfit.core.run import Run; from goodfit.report.page import write_report\n"
+        f"print(write_report(Run.open({str(run.path)!r}))); print(sorted({{'torch', 'numpy', 'PIL'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == [str(run.path / "report.html"), "[]"]
+    assert (run.path / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_page_is_well_formed_and_loads_nothing(run: Run) -> None:
+    text = render(run)
+    page = Page(text)
+    assert page.open == []
+    for name, attributes in page.elements:
+        for key in ("src", "href", "srcset", "data", "poster", "action"):
+            assert (attributes.get(key) or "data:").startswith(("data:", "#")), (name, attributes)
+        assert not any(key.startswith("on") for key in attributes)
+    styles = "".join(text for name, text in page.texts if name == "style")
+    assert "@import" not in styles and "url(" not in styles
+    scripts = "".join(text for name, text in page.texts if name == "script")
+    assert not re.search(r"\bfetch\(|XMLHttpRequest|WebSocket|\bimport\(|sendBeacon", scripts)
+    policy = next(a["content"] for name, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in str(policy)
+
+
+def test_scripts_are_the_ones_the_policy_allows(run: Run) -> None:
+    page = Page(render(run))
+    policy = str(next(a["content"] for name, a in page.elements if a.get("http-equiv")))
+    scripts = [text for name, text in page.texts if name == "script" and not text.startswith("{")]
+    assert len(scripts) == 2
+    for script in scripts:
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+
+
+def test_menu_leads_to_sections_that_are_there(run: Run) -> None:
+    page = Page(render(run))
+    anchors = {attributes["id"] for name, attributes in page.elements if name == "section"}
+    links = {str(attributes["href"])[1:] for name, attributes in page.elements if name == "a"}
+    assert links == anchors >= {"curves", "confusion", "classes", "worst", "recipe", "data", "openings", "timing", "machine"}
+
+
+def test_writing_again_replaces_the_file(run: Run) -> None:
+    first = write_report(run).read_text()
+    run.update("about.json", state="interrupted")
+    assert "interrupted" in write_report(run).read_text() and "interrupted" not in first
+    assert not list(run.path.glob(".*partial"))
+
+
+# ---- escaping ------------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_run_becomes_markup(tmp_path: Path) -> None:
+    evil = '</script><script>alert(1)</script><img src=x onerror="a()">&'
+    run = make_run(tmp_path / "run", (evil, "b'\"<b>", "c"))
+    about = run.read("about.json")
+    about["data"] |= {"name": evil, "notes": [evil], "broken": {evil: evil}, "digest": evil}
+    run.write(
+        "about.json", about | {"command": evil, "openings": [{"time": evil, "command": evil}], "versions": {evil: evil}, "state": evil}
+    )
+    (run.path / "recipe.toml").write_text(f"model = {json.dumps(evil)}\n")
+    run.append([{"kind": "event", "step": 3, "text": evil}])
+    run.append([{"kind": "train", "step": 2400, "loss": 1.0, "update_ratio": {evil: 0.001}}])
+    page = Page(render(run))
+    assert page.open == []
+    assert len([name for name, _ in page.elements if name == "img"]) == 12  # the worst errors' own
+    assert not [a for name, a in page.elements if "onerror" in a]
+    assert not [text for name, text in page.texts if name == "script" and text.startswith("alert")]
+    assert page.visible().count("<script>alert(1)</script>") >= 8
+
+
+def test_tag_escapes_all_but_markup() -> None:
+    assert (
+        tag("p.a.b", "<&>", Html("<i>"), None, 3, attrs={"title": '"', "id": None}) == '<p class="a b" title="&quot;">&lt;&amp;&gt;<i>3</p>'
+    )
+
+
+# ---- what it says --------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_shown_are_those_of_the_scores(run: Run) -> None:
+    text = Page(render(run)).visible()
+    scores = run.read("scores.json")["validation"]
+    low, high = scores["interval"]
+    assert f"{100 * scores['accuracy']:.1f} %" in text
+    assert f"interval {100 * low:.1f} % to {100 * high:.1f} %" in text
+    assert "99.1 %" in text and "1,000 images" in text
+    for row, line in zip(scores["classes"], scores["confusion"], strict=True):
+        assert re.search(rf"{row['name']} {100 * row['accuracy']:.1f} % 100 ", text)
+        assert re.search(rf"{row['name']} " + " ".join(str(n) for n in line), text)
+    wrong = sum(map(sum, scores["confusion"])) - sum(scores["confusion"][k][k] for k in range(10))
+    assert f"{wrong} of 1,000 images were taken for another class" in text
+
+
+def test_an_opened_test_split_gives_the_headline(run: Run) -> None:
+    scores = run.read("scores.json")
+    run.update("scores.json", test=scores["validation"] | {"accuracy": 0.7654, "interval": [0.72, 0.81], "images": 500})
+    assert "not opened" in Page(render(run)).visible().lower()
+    run.update("about.json", openings=[{"time": "2026-08-02T11:00", "command": "goodfit evaluate --test"}] * 2)
+    text = Page(render(run)).visible()
+    assert re.search(r"76\.5 % accuracy on test , 500 images", text)
+    assert "Opened 2 times" in text and "opened 2 times: each look" in text and "not opened" not in text.lower()
+
+
+@pytest.mark.item("S006")
+def test_gap_is_that_of_the_kept_weights(run: Run) -> None:
+    record = read_record(run)
+    line = next(e for e in record.evaluations if e["step"] == 2200)
+    found = gap(record)
+    assert found is not None and found.size == pytest.approx(line["clean_train"]["accuracy"] - line["validation"]["accuracy"])
+    assert (
+        f"gap between clean training accuracy and validation is {100 * found.size:.0f} points: overfitting" in Page(render(run)).visible()
+    )
+
+
+@pytest.mark.item("S006")
+@pytest.mark.parametrize(
+    ("train", "validation", "noise", "said"),
+    [
+        (0.99, 0.80, 0.02, "overfitting; more augmentation"),
+        (0.90, 0.83, 0.02, "some overfitting"),
+        (0.90, 0.87, 0.01, "usual for a model that fits"),
+        (0.90, 0.885, 0.0, "no clear sign of overfitting"),
+        (0.90, 0.80, 0.12, "no clear sign of overfitting"),  # within what so few images can tell
+        (0.80, 0.90, 0.02, "unusual"),
+    ],
+)
+def test_gap_is_said_with_care(train: float, validation: float, noise: float, said: str) -> None:
+    assert said in gap_said(Gap(train, validation, noise))
+
+
+def test_trend_tells_overconfidence_from_decline_and_from_growth(run: Run) -> None:
+    def said(losses: list[float], accuracies: list[float]) -> str:
+        pairs = zip(losses, accuracies, strict=True)
+        lines = [
+            {"kind": "evaluate", "step": 100 * (k + 1), "epoch": k + 1, "validation": {"loss": a, "accuracy": b}}
+            for k, (a, b) in enumerate(pairs)
+        ]
+        replace_log(run, lines)
+        return " ".join(findings(read_record(run)))
+
+    assert "overconfident" in said([1, 0.5, 0.5, 0.6, 0.7], [0.5, 0.8, 0.8, 0.8, 0.8])
+    assert "too long" in said([1, 0.5, 0.5, 0.6, 0.7], [0.5, 0.8, 0.8, 0.78, 0.75])
+    assert "still rising" in said([1, 0.8, 0.6, 0.5, 0.4], [0.5, 0.6, 0.7, 0.75, 0.8])
+    assert not re.search("overconfident|too long|rising", said([1, 0.5, 0.41, 0.4, 0.4], [0.5, 0.8, 0.85, 0.855, 0.855]))
+
+
+def test_a_model_no_better_than_the_majority_is_called_so(run: Run) -> None:
+    run.update("about.json", baselines={"majority": 0.9})
+    assert "not clearly better" in Page(render(run)).visible()
+
+
+def test_auto_choices_show_rule_and_evidence(run: Run) -> None:
+    text = Page(render(run)).visible()
+    assert re.search(r"batch_size 128 auto at least 30 steps an epoch, and fits memory \(4,400 images", text)
+    assert re.search(r"optimizer sgd\(0\.1, momentum=0\.9, nesterov=True\) schedule", text)
+
+
+# ---- charts --------------------------------------------------------------------------------------------------------------------
+
+
+def test_charts_hold_the_log(run: Run) -> None:
+    charts = Page(render(run)).charts()
+    assert set(charts) == {"Loss", "Accuracy", "Learning rate", "Gradient norm", "Update to weight ratio"}
+    validation = line_of(charts["Accuracy"], "validation")
+    lines = [line for line in log_lines() if line["kind"] == "evaluate"]
+    assert validation["x"] == [line["step"] for line in lines]
+    assert validation["y"] == pytest.approx([line["validation"]["accuracy"] for line in lines], rel=1e-5)
+    assert charts["Loss"]["perEpoch"] == pytest.approx(200)
+    assert all(len(series["x"]) == len(series["y"]) <= 1000 for chart in charts.values() for series in chart["series"])
+
+
+def test_numbers_that_are_not_finite_become_gaps(run: Run) -> None:
+    lines = log_lines()
+    for line in lines[-500:]:
+        line |= {"loss": math.nan, "accuracy": None, "grad_norm": math.inf, "lr": "fast", "update_ratio": {"a": math.nan}}
+        if "validation" in line:
+            line |= {"validation": {"loss": math.nan, "accuracy": None}, "clean_train": None}
+    replace_log(run, lines)
+    with (run.path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # torn by a kill
+    page = Page(render(run))
+    loss = line_of(page.charts()["Loss"], "train, each line of the log")
+    assert loss["y"][-1] is None and loss["y"][0] is not None
+    assert "nan" not in page.visible().lower().replace("finance", "")
+
+
+def test_a_spike_is_kept_and_makes_the_axis_logarithmic(run: Run) -> None:
+    lines = log_lines()
+    lines[1234]["loss"] = 1e6
+    replace_log(run, lines)
+    loss = Page(render(run)).charts()["Loss"]
+    assert loss["log"] and max(y for y in line_of(loss, "train, each line of the log")["y"] if y is not None) == 1e6
+
+
+def test_thinning_keeps_ends_extremes_and_gaps() -> None:
+    points: Points = [(k, math.sin(k / 500)) for k in range(50_000)]
+    points[777], points[40_001], points[9_000] = (777, 99.0), (40_001, -99.0), (9_000, None)
+    few = thin(points)
+    assert len(few) <= MOST and few == sorted(few, key=lambda p: p[0])
+    assert {points[0], points[777], points[9_000], points[40_001], points[-1]} <= set(few)
+    assert thin(points[:500]) == points[:500]
+
+
+def test_running_mean_is_a_mean_of_what_is_there() -> None:
+    points: Points = [(k, float(k)) for k in range(100)]
+    points[50] = (50, None)
+    mean = smoothed(points, share=0.1)
+    assert mean[50][1] is None and mean[20] == (20, 20.0)
+    assert mean[48][1] == pytest.approx(sum(k for k in range(43, 54) if k != 50) / 10)
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------------------------
+
+
+def test_worst_errors_carry_their_pictures(run: Run) -> None:
+    page = Page(render(run))
+    images = [attributes for name, attributes in page.elements if name == "img"]
+    assert len(images) == 12
+    assert all(str(image["src"]).startswith("data:image/png;base64,") and image["alt"] and image["width"] == "32" for image in images)
+
+
+def test_pictures_come_from_the_run_folder_only(run: Run) -> None:
+    (run.path.parent / "secret.png").write_bytes((run.path / "worst" / "00.png").read_bytes())
+    (run.path / "worst" / "01.png").write_text("no picture")
+    assert picture(run.path, "../secret.png") is None and picture(run.path, str(run.path.parent / "secret.png")) is None
+    assert picture(run.path, "worst/01.png") is None and picture(run.path, "") is None and picture(run.path, "worst/00.png") is not None
+    (run.path / "worst" / "02.png").unlink()
+    assert Page(render(run)).visible().count("no picture") == 2
+
+
+# ---- many classes --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_hundred_classes_stay_readable(tmp_path: Path) -> None:
+    names = tuple(f"species {k:03}" for k in range(200))
+    run = make_run(tmp_path / "run", names)
+    text = render(run)
+    page = Page(text)
+    assert "heat" not in {c for _, a in page.elements for c in str(a.get("class")).split()}
+    assert "The 15 weakest of 200 classes" in page.visible() and "All 200 classes" in page.visible()
+    n, truth, predicted = max(
+        (n, -i, -j) for i, line in enumerate(run.read("scores.json")["validation"]["confusion"]) for j, n in enumerate(line) if i != j
+    )
+    assert f"{names[-truth]} taken for {names[-predicted]} {n} {n} %" in page.visible()
+    assert len(text) < 800_000
+
+
+def test_the_heat_map_names_rows_and_columns(run: Run) -> None:
+    page = Page(render(run))
+    heads = [attributes for name, attributes in page.elements if name == "th"]
+    assert all(attributes.get("scope") in ("row", "col") for attributes in heads)
+    assert page.visible().count("automobile") > 4 and len(NAMES) == 10

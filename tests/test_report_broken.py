@@ -1,0 +1,91 @@
+"""The report renders whatever a run can leave behind: nothing, half of it, or files that do not read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_run import Page, log_lines, make_run, replace_log
+from goodfit.core.run import Run
+from goodfit.report.page import render
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "20260802-animals")
+
+
+def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    page = Page(render(Run(tmp_path)))
+    assert page.open == [] and page.charts() == {}
+    text = page.visible()
+    assert "accuracy not measured" in text and "No training step was logged." in text and "Not opened." in text
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted", "stopped early", "diverged"])
+def test_an_unfinished_run_renders_what_it_has(run: Run, state: str) -> None:
+    (run.path / "scores.json").unlink()
+    (run.path / "worst.json").unlink()
+    run.write("about.json", {"state": state})
+    replace_log(run, log_lines()[:700])
+    page = Page(render(run))
+    text = page.visible()
+    assert "at epoch 3.5" in text and state.split(maxsplit=1)[0] in text
+    assert "validation accuracy so far, at epoch 3.0" in text
+    assert {"Loss", "Accuracy"} <= set(page.charts())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"data": 3, "seconds": [1], "versions": "x", "choices": {"a": 1}, "images": {}}']
+)
+@pytest.mark.parametrize("file", ["about.json", "scores.json", "worst.json"])
+def test_damaged_files_are_named_and_do_no_harm(run: Run, file: str, content: str) -> None:
+    (run.path / file).write_text(content)
+    page = Page(render(run))
+    assert page.open == []
+    assert ("Not readable there: " + file in page.visible()) == (not content.startswith('{"'))
+
+
+def test_every_key_may_be_missing_or_of_another_kind(run: Run) -> None:
+    """Each value of each file in turn is dropped, and replaced by text, a number, null, a list and a dictionary."""
+    replace_log(run, log_lines(24, 12))
+    for file in ("about.json", "scores.json", "worst.json"):
+        whole = run.read(file)
+        for keys in paths_of(whole):
+            for value in (..., "x", 7, None, [1, None], {"a": "b"}):
+                (run.path / file).write_text(json.dumps(changed(whole, keys, value)))
+                render(run)
+        run.write(file, whole)
+
+
+def test_log_lines_may_be_of_any_shape(run: Run) -> None:
+    """Each value of a training and of an evaluation line in turn, as above, and lines that are no dictionaries."""
+    lines = log_lines(24, 12)
+    for place in (0, next(k for k, line in enumerate(lines) if line["kind"] == "evaluate")):
+        for keys in paths_of(lines[place]):
+            for value in (..., "x", -7, None, [1, None], {"a": "b"}):
+                replace_log(run, [*lines[:place], changed(lines[place], keys, value), *lines[place + 1 :]])
+                render(run)
+    (run.path / "log.jsonl").write_bytes(b"3\nnull\n[]\n{}\n\xff\xfe\n")
+    assert "No training step was logged." in Page(render(run)).visible()
+
+
+def paths_of(tree: object) -> list[tuple[Any, ...]]:
+    """The keys down to every value, of lists the first item only."""
+    items = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree))[:1] if isinstance(tree, list) else []
+    return [path for key, value in items for path in ((key,), *((key, *rest) for rest in paths_of(value)))]
+
+
+def changed(tree: Any, keys: tuple[Any, ...], value: object) -> Any:
+    copy = tree.copy()
+    if len(keys) > 1:
+        copy[keys[0]] = changed(tree[keys[0]], keys[1:], value)
+    elif value is ...:
+        del copy[keys[0]]
+    else:
+        copy[keys[0]] = value
+    return copy
