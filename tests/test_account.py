@@ -104,6 +104,8 @@ def test_known_sizes() -> None:
     assert totals["parameters"] == 60_192_808
     assert totals["macs"] == 11_513_626_624  # 11.51 GMACs
     assert account(build("resnet(18)", (224, 224), 1000), 3, (224, 224)).totals["macs"] == 1_814_073_344
+    assert account(build("resnet(18)", (32, 32)), 3, (32, 32)).totals["macs"] == 555_422_720
+    assert account(build("convnet", (32, 32)), 3, (32, 32)).totals["macs"] == 43_353_344
 
 
 def test_dictionary_and_table() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 
 import pytest
@@ -11,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.core.catalog import Catalog, Part
+from goodfit.core.catalog import Catalog, Foreign, Part
 from goodfit.core.contracts import Activation, Model
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import settings_of
+from goodfit.models.account import account
 from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear
 from goodfit.models.mlp import Mlp
-from goodfit.models.resnet import Resnet
 from goodfit.models.stages import head, stages
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
@@ -33,7 +34,7 @@ def build(text: str | Part, classes: int = 10, channels: int = 3, size: tuple[in
     return part(classes, channels, size)
 
 
-def images(n: int, channels: int = 3, size: tuple[int, int] = (32, 32), seed: int = 0) -> Tensor:
+def images(n: int, channels: int = 3, size: tuple[int, int] = (32, 32), seed: int = 9) -> Tensor:
     return torch.randn(n, channels, *size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -125,6 +126,29 @@ def test_torchs_own_layers_by_dotted_name() -> None:
     kinds = [type(m) for m in net.modules()]
     assert nn.Hardswish in kinds and nn.BatchNorm2d in kinds
     assert net(images(2)).shape == (2, 10)
+
+
+class Plain(nn.Module):
+    """A user's own net: it takes what it names, and knows nothing of goodfit."""
+
+    def __init__(self, channels: int, classes: int, depth: int = 1) -> None:
+        super().__init__()
+        widths = [channels, *([6] * depth)]
+        self.convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)))
+        self.out = nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.convs(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_plain_module_by_dotted_name() -> None:
+    part = CATALOG.make(f"{__name__}.Plain(depth=3)", "model")
+    assert isinstance(part, Foreign)
+    net = part.knowing({"classes": 5, "channels": 2, "size": (8, 8)})()
+    assert net(images(4, 2, (8, 8))).shape == (4, 5)
+    assert [name for name, _ in stages(net)] == ["convs"] and head(net)[0] == "out"
+    assert account(net, 2, (8, 8)).totals["parameters"] == sum(p.numel() for p in net.parameters())
+    assert len(net.convs) == 3
 
 
 def test_norm_none_gets_biases_and_batch_none() -> None:

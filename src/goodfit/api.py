@@ -25,10 +25,10 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.signals import Halt, halting
 from goodfit.recipe.source import look, open_data
 from goodfit.report.page import write_report
-from goodfit.train.checkpoint import Checkpoints
-from goodfit.train.evaluate import scores
-from goodfit.train.journal import Journal
-from goodfit.train.loop import fit
+from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.evaluate import scores
+from goodfit.training.journal import Journal
+from goodfit.training.loop import fit
 from goodfit.watch.tensorboard import Events
 from goodfit.watch.voice import Silent, Terminal, Voice
 
@@ -132,7 +132,7 @@ def go_on(run: Run, recipe: Recipe, built: Built, voice: Voice) -> None:
     (run.path / "recipe.toml").write_text(recipe.to_toml())
     run.cut_log(built.state.step)
     run.point_latest()
-    run.update("about.json", state="running")
+    run.update("about.json", {"state": "running"})
     built.state.stopped = ""
     voice.say(f"Going on with {run.path} at step {built.state.step:,}.")
 
@@ -146,7 +146,7 @@ def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float])
     def leave(word: str) -> None:
         manner.voice.hush()
         spent = {**seconds, "training": time.time() - began}
-        run.update("about.json", state=word, finished=start.now(), seconds=spent)
+        run.update("about.json", {"state": word, "finished": start.now(), "seconds": spent})
 
     with halting() as halt:
         try:
@@ -172,7 +172,7 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     result = finish(run, built, data, recipe, catalog(str(p) for p in sorted((run.path / "use").glob("*.py"))))
     seconds = run.read("about.json").get("seconds", {})
     parameters = sum(p.numel() for p in built.state.model.parameters())
-    run.update("about.json", parameters=parameters, seconds={**seconds, "evaluation": time.time() - began})
+    run.update("about.json", {"parameters": parameters, "seconds": {**seconds, "evaluation": time.time() - began}})
     page = write_report(run)
     low, high = result["interval"]
     voice.say(
@@ -222,7 +222,7 @@ def evaluate(run: str | Path | Run, test: bool = False, voice: Voice | None = No
         open_test(folder, voice)
     judge = Judge(data, classifier.loss, classifier.device)
     result = scores(judge(classifier.model, rows), data.classes)
-    folder.update("scores.json", **{"test" if test else "validation": result})
+    folder.update("scores.json", {"test" if test else "validation": result})
     write_report(folder)
     return result
 
@@ -235,4 +235,4 @@ def open_test(run: Run, voice: Voice) -> None:
             f"Warning: the test split of this run was opened {len(openings)} times before, first {openings[0]['time']}; choosing by it makes it a second validation split."
         )
     command = " ".join(psutil.Process().cmdline()[1:])
-    run.update("about.json", openings=[*openings, {"time": start.now(), "command": command}])
+    run.update("about.json", {"openings": [*openings, {"time": start.now(), "command": command}]})

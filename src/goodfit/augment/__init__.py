@@ -1,0 +1,1 @@
+"""What is done to training images: geometry, color, erasing and mixing."""

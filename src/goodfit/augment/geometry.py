@@ -38,7 +38,7 @@ class Geometry(Augment):
     """An augment that only moves pixels: it draws a `Map`, and neighbours compose before the pixels are read, once.
 
     `border` says what lies outside the image; None means that the part never looks there, so it goes with any neighbour.
-    `exact` parts map whole pixels to whole pixels whatever they draw: their images stay uint8.
+    `exact` parts only flip and shift by whole pixels, whatever they draw: their images stay uint8.
     """
 
     exact: ClassVar[bool] = False
@@ -86,8 +86,9 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 def sample(images: Tensor, maps: Sequence[Map], border: Border | None, exact: bool) -> Tensor:
     """Read the pixels of `images` [B, C, H, W] where the maps, applied in order, say: once, whatever their number.
 
-    `exact` maps are gathers, the dtype stays. Else the images become float 0..1: maps along the axes are filtered by a triangle as wide
-    as the scale (antialiased), all others are read bilinearly. Which way an image goes depends on its own map alone.
+    `exact` maps (flips and whole-pixel shifts) are gathers, the dtype stays. Else the images become float 0..1: maps along the axes are
+    filtered by a triangle as wide as the scale (antialiased), all others are read bilinearly. Which way an image goes depends on its
+    own map alone.
     """
     border = border or "edge"
     if any(m.bend for m in maps):
@@ -130,18 +131,42 @@ def bordered(index: Tensor, n: int, border: Border) -> Tensor:
 
 
 def _gather(pixels: Tensor, matrix: Tensor, size: Frame, border: Border) -> Tensor:
-    """Whole-pixel maps as one flat gather of pixels [B, H, W, C] -> [B, h, w, C]."""
+    """Flips and whole-pixel shifts of pixels [B, H, W, C] -> [B, h, w, C].
+
+    Each output row is a stretch of an input row, so rows are gathered whole, from any pixel on; mirrored images are then turned round.
+    """
     n, height, width, channels = pixels.shape
     y, x = (_axis(matrix, axis, size[1 - axis]).round().long() for axis in (1, 0))
-    rows = bordered(y, height, border) + torch.arange(n)[:, None] * height
-    columns = bordered(x, width, border).to(pixels.device)
-    flat = ((rows * width).to(pixels.device)[:, :, None] + columns[:, None, :]).flatten()
-    out = pixels.view(-1, channels).index_select(0, flat).view(n, *size, channels)
-    if border == "zero":
-        outside = ((y < 0) | (y >= height))[:, :, None] | ((x < 0) | (x >= width))[:, None, :]
-        if outside.any():
-            out.masked_fill_(outside.to(pixels.device)[..., None], 0)
+    left = x.amin(dim=1)
+    before, after = max(0, -int(left.min())), max(0, int(x.max()) + 1 - width)
+    if before or after:
+        pixels = _widened(pixels, before, after, border)
+    full = width + before + after
+    starts = (bordered(y, height, border) + torch.arange(n)[:, None] * height) * full + (left + before)[:, None]
+    stretches = pixels.as_strided((n * height * full - size[1] + 1, size[1] * channels), (channels, 1))
+    out = stretches.index_select(0, starts.flatten().to(pixels.device)).view(n, *size, channels)
+    mirrored = (matrix[:, 0, 0] < 0).nonzero()[:, 0]
+    if len(mirrored):
+        order = torch.arange(n)
+        order[mirrored] = torch.arange(n, n + len(mirrored))
+        turned = out.index_select(0, mirrored.to(pixels.device)).flip(2)
+        out = torch.cat([out, turned]).index_select(0, order.to(pixels.device))
+    outside = (y < 0) | (y >= height)
+    if border == "zero" and outside.any():
+        out.masked_fill_(outside[..., None, None].to(out.device), 0)
     return out
+
+
+def _widened(pixels: Tensor, before: int, after: int, border: Border) -> Tensor:
+    """Pixels [B, H, W, C] with columns added on both sides."""
+    n, height, width, channels = pixels.shape
+    if border == "zero":
+        beyond = pixels.new_zeros(n, height, before + after, channels)
+    else:
+        columns = bordered(torch.cat([torch.arange(-before, 0), torch.arange(width, width + after)]), width, border)
+        index = (torch.arange(n * height)[:, None] * width + columns).flatten().to(pixels.device)
+        beyond = pixels.view(-1, channels).index_select(0, index).view(n, height, before + after, channels)
+    return torch.cat([beyond[:, :, :before], pixels, beyond[:, :, before:]], dim=2)
 
 
 def _axis(matrix: Tensor, axis: int, n: int) -> Tensor:
@@ -153,18 +178,20 @@ def _axis(matrix: Tensor, axis: int, n: int) -> Tensor:
 
 
 def _filtered(pixels: Tensor, matrix: Tensor, size: Frame, border: Border) -> Tensor:
-    """Separable antialiased resampling of pixels [B, H, W, C] -> float32 [B, h, w, C]: rows first, then columns.
+    """Separable antialiased resampling of pixels [B, H, W, C] -> float32 [B, h, w, C]: rows first, then columns, of
+    the window that is read.
 
     Each output row is a weighted sum of a few input rows, which is what an embedding bag computes; summed in the order of the taps, so
     an image gets the same bits in any batch.
     """
-    n, height, width, channels = pixels.shape
-    y = _taps(matrix, 1, size[0], height, border)
-    x = _taps(matrix, 0, size[1], width, border)
+    n, channels = len(pixels), pixels.shape[3]
+    (y, down), (x, across) = (_taps(matrix, axis, size[1 - axis], pixels.shape[2 - axis], border) for axis in (1, 0))
     out = torch.empty((n, *size, channels), device=pixels.device)
     for part in chunks(pixels):
-        rows = _weighted(pixels[part].float(), *(v[part] for v in y)).view(-1, size[0], width, channels)
-        columns = _weighted(rows.transpose(1, 2), *(v[part] for v in x)).view(-1, size[1], size[0], channels)
+        top, left = int(y[part].min()), int(x[part].min())
+        window = pixels[part, top : int(y[part].max()) + 1, left : int(x[part].max()) + 1].float()
+        rows = _weighted(window, y[part] - top, down[part]).view(-1, size[0], window.shape[2], channels)
+        columns = _weighted(rows.transpose(1, 2), x[part] - left, across[part]).view(-1, size[1], size[0], channels)
         out[part] = columns.transpose(1, 2)
     return out
 

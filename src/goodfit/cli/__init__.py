@@ -1,0 +1,62 @@
+"""The command line: one file per verb; torch is imported inside the verbs, so --help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import cyclopts
+import psutil
+
+from goodfit.core.errors import GoodfitError, Interrupted, UsageError
+
+VERBS = {
+    "train": "Train a classifier on images.",
+    "evaluate": "Score a run's classifier on its validation images, or once on its test images.",
+    "predict": "Say what a run's classifier sees in images.",
+    "report": "Write a run's story as one HTML file.",
+    "runs": "List and prune runs.",
+    "parts": "List every part there is.",
+    "describe": "Account for a network layer by layer.",
+}
+
+
+def application() -> cyclopts.App:
+    """The app with all its verbs, each imported when it is asked for."""
+    app = cyclopts.App(
+        name="goodfit",
+        help="Train image classifiers that fit, and hear why when they do not.",
+        version_flags=["--version"],
+        help_format="plaintext",
+        console=None,
+    )
+    for verb, sentence in VERBS.items():
+        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence)
+    return app
+
+
+def main() -> None:
+    """Run a command line; every error a person can act on is one sentence on stderr and an exit code."""
+    sys.path.insert(0, os.getcwd())  # the user's own packages, for dotted names
+    try:
+        application()(exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        leave(UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.'))
+    except GoodfitError as error:
+        leave(error)
+    except KeyboardInterrupt:
+        leave(Interrupted("Stopped; what was packed or trained so far is kept, and the same command goes on from there."))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; nothing to say
+
+
+def leave(error: GoodfitError) -> None:
+    """Say the error and exit with its code."""
+    print(f"goodfit: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def started() -> float:
+    """The clock time at which this process began: a budget in minutes counts from there."""
+    return min(psutil.Process().create_time(), time.time())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,9 +31,9 @@ class Batch:
         """The same batch with some of its fields replaced."""
         return dataclasses.replace(self, **changes)
 
-    def to(self, device: torch.device | str, **options: Any) -> Batch:
-        """The same batch on `device` (`non_blocking=True` for pinned memory)."""
-        return Batch(*(x.to(device, **options) for x in (self.images, self.targets, self.ids)))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on `device`; `non_blocking` lets pinned memory travel meanwhile."""
+        return Batch(*(x.to(device, non_blocking=non_blocking) for x in (self.images, self.targets, self.ids)))
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:

@@ -12,7 +12,7 @@ import pkgutil
 import re
 import sys
 from abc import ABC
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
@@ -67,11 +67,14 @@ class Foreign(Part):
     arguments: tuple[object, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
 
-    def __call__(self, *first: object, **facts: object) -> Any:
-        """Call it; of `facts` (classes=, channels=, size=) it gets those its signature names and the settings leave open."""
-        target = _import_dotted(self.path)
-        named = {**{name: fact for name, fact in facts.items() if name in inspect.signature(target).parameters}, **dict(self.settings)}
-        return target(*first, *self.arguments, **named)
+    def __call__(self, *first: object) -> Any:
+        """Call it, with what its seat gives first."""
+        return _import_dotted(self.path)(*first, *self.arguments, **dict(self.settings))
+
+    def knowing(self, facts: Mapping[str, object]) -> Foreign:
+        """The same, with those of `facts` (classes, channels, size) that its signature names and its settings leave open."""
+        wanted = inspect.signature(_import_dotted(self.path)).parameters
+        return dataclasses.replace(self, settings=tuple({**{k: v for k, v in facts.items() if k in wanted}, **dict(self.settings)}.items()))
 
 
 def snake_case(name: str) -> str:

@@ -170,7 +170,7 @@ class Probe(Part):
     every: int
 
     def before(self, state: Any) -> Any:
-        """What to keep from before the step, from `train.State`."""
+        """What to keep from before the step, from `training.State`."""
         return None
 
     @abstractmethod

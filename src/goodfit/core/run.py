@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +81,7 @@ class Run:
         """Write a JSON file of the run, whole or not at all."""
         write(self.path / file, json.dumps(content, indent=1) + "\n")
 
-    def update(self, file: str, **changes: Any) -> None:
+    def update(self, file: str, changes: Mapping[str, Any]) -> None:
         """Replace some keys of a JSON file of the run."""
         self.write(file, {**self.read(file), **changes})
 
@@ -113,10 +112,6 @@ class Run:
     def bytes(self) -> int:
         """Its size on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
-
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.path)
 
 
 def runs(root: Path) -> list[Run]:

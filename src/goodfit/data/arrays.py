@@ -187,7 +187,7 @@ def digits() -> Index:
 
 
 def _digits_table() -> tuple[Array, NDArray[np.int64]]:
-    """Levels [1797, 64] and labels, straight from scikit-learn's file where it lies as usual: importing all of scikit-learn takes a second."""
+    """Levels [1797, 64] and labels, from scikit-learn's file where it lies as usual: importing all of scikit-learn takes a second."""
     found = importlib.util.find_spec("sklearn")
     file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz" if found and found.origin else Path()
     if file.is_file():

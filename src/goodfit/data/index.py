@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from goodfit.core.errors import DataError
 from goodfit.core.words import some
 from goodfit.data.arrays import from_idx, from_npz, idx_files
-from goodfit.data.folder import from_folder
+from goodfit.data.folder import SUFFIXES, from_folder
 from goodfit.data.named import NAMES, Say, from_name
 from goodfit.data.parquet import from_parquet
 from goodfit.data.pickles import from_cifar, is_cifar
@@ -67,7 +67,13 @@ def _at(path: Path) -> Index:
 
 def _holds_parquet(path: Path) -> bool:
     """Parquet files in the folder, or one or two folders down, as the Hub lays them out (data/, <config>/<split>/)."""
-    return any(True for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet") for _ in path.glob(pattern))
+    for pattern in ("*", "*/*", "*/*/*"):
+        for file in path.glob(pattern):
+            if file.suffix == ".parquet" and not file.name.startswith("."):
+                return True
+            if file.suffix.lower() in SUFFIXES:  # the first image decides, so that large folders are not listed twice
+                return False
+    return False
 
 
 def _missing(path: Path) -> str:

@@ -34,12 +34,13 @@ class Loader:
     def order(self, epoch: int) -> Tensor:
         """The rows in the order of an epoch."""
         with self._lock:
-            if epoch not in self._orders:
-                places = torch.arange(len(self.rows))
-                self._orders[epoch] = self.rows[Chance.of(self.seed, places, "order", epoch).permutation()]
+            order = self._orders.get(epoch)
+            if order is None:
+                order = self.rows[Chance.of(self.seed, torch.arange(len(self.rows)), "order", epoch).permutation()]
+                self._orders[epoch] = order
                 while len(self._orders) > ORDERS_KEPT:
-                    del self._orders[min(self._orders)]
-            return self._orders[epoch]
+                    del self._orders[next(iter(self._orders))]
+            return order
 
     def places(self, step: int) -> tuple[int, Tensor]:
         """The epoch of a step, and the positions [B] int64 in its order."""

@@ -59,7 +59,7 @@ def pack(survey: Survey, preprocess: Preprocess, cache_limit: int, workers: int 
         GoodfitError: no space is left.
     """
     workers = workers or os.cpu_count() or 1
-    key = hashed(VERSION, survey.index.stamp(), json.dumps([preprocess.box, preprocess.channels, preprocess.aspect, preprocess.white]))
+    key = hashed(VERSION, survey.index.stamp(), json.dumps([_settings(preprocess), sorted(survey.broken)]))
     home = cache_home() / "packed"
     with full_disk_said(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -70,6 +70,11 @@ def pack(survey: Survey, preprocess: Preprocess, cache_limit: int, workers: int 
                 if not (folder / "pack.json").is_file():
                     _fill(survey, preprocess, kind, _Place(folder, held), workers, progress)
     return _open(survey.index, preprocess, kind, folder, workers, notes)
+
+
+def _settings(preprocess: Preprocess) -> list[object]:
+    """What decides the pixels; mean and std come later, and the size is cut out of the box."""
+    return [preprocess.box, preprocess.channels, preprocess.aspect, preprocess.white]
 
 
 # ---- where to --------------------------------------------------------------------------------------------------------------------

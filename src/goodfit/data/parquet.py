@@ -98,7 +98,8 @@ class ParquetRows(Store):
     """Encoded images out of parquet files, a row group at a time."""
 
     def __init__(self, root: Path, files: Sequence[File], sizes: Sequence[Sequence[int]], column: str) -> None:
-        self.root, self.files, self.column = root, files, column
+        self.root: Path = root
+        self.files, self.column = files, column
         self._groups = [(place, k) for place, groups in enumerate(sizes) for k in range(len(groups))]
         self._ends = np.cumsum([n for groups in sizes for n in groups])
         self._kept: OrderedDict[int, Any] = OrderedDict()
@@ -114,7 +115,7 @@ class ParquetRows(Store):
         path = paths[place].as_py() if paths is not None else None
         if not path:
             raise OSError("the row has neither bytes nor a path")
-        return (self.root / path).read_bytes()
+        return Path(self.root, path).read_bytes()
 
     def _columns(self, group: int) -> Any:
         """The contents and the paths (or None) of a row group."""

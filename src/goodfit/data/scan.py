@@ -18,7 +18,7 @@ from PIL import Image
 from goodfit.core.errors import DataError
 from goodfit.core.files import cache_home, writing
 from goodfit.core.words import count
-from goodfit.data.decode import BrokenImage, Header, header, is_deep, said
+from goodfit.data.decode import UNREADABLE, BrokenImage, Header, header, is_deep, said
 from goodfit.data.store import Index, Store, hashed
 
 VERSION = "1"
@@ -67,7 +67,7 @@ def survey(index: Index, workers: int = 0) -> Survey:
         broken = {row: facts for row, facts in enumerate(headers) if isinstance(facts, str)}
         table = np.array([dataclasses.astuple(facts) if isinstance(facts, Header) else (0, 0, 0, 0) for facts in headers], dtype=np.int64)
         kept = table.reshape(-1, 4), broken, _white(index.store, np.flatnonzero(table.reshape(-1, 4)[:, 3] == 16))
-        if len(broken) < len(index):
+        if not any(facts.startswith(UNREADABLE) for facts in broken.values()):  # that may change without the file's time changing
             _keep(path, *kept)
     table, broken, white = kept
     if len(broken) == len(index):

@@ -1,0 +1,1 @@
+"""The layers networks are built from."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from goodfit.core.contracts import Init
 
-HEAD = 0.1  # the head starts this much smaller, so that the first scores are near zero and the first loss near ln K
+HEAD = 0.1  # how large the first scores are for inputs of size 1: near zero, so that the first loss is near ln K
 Layer = nn.Linear | nn.modules.conv._ConvNd
 
 
@@ -38,10 +38,13 @@ def normal(module: nn.Module, fan: Literal["in", "out", "average"], gain: float)
 
 
 def start(model: nn.Module, init: Init, head: nn.Linear) -> None:
-    """Initialize a whole model: every layer by `init`, then the head made small."""
+    """Initialize a whole model: every layer by `init`, then the head made small where it is not."""
     init(model)
     with torch.no_grad():
-        head.weight.mul_(HEAD)
+        size = head.weight.square().mean().sqrt()
+        head.weight.mul_((HEAD / math.sqrt(head.in_features) / size.clamp(min=1e-30)).clamp(max=1.0))
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
 
 
 @dataclasses.dataclass(frozen=True)

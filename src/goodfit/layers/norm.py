@@ -15,7 +15,7 @@ from goodfit.core.settings import Count, Positive, Share
 
 def normalizes(norm: Norm) -> bool:
     """Whether a norm does anything: when not, the layer before it needs a bias."""
-    return getattr(norm, "kind", "") != "pipe" and not isinstance(norm, None_)
+    return not isinstance(norm, None_)
 
 
 class BatchNorm(nn.BatchNorm2d):

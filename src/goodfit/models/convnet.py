@@ -16,14 +16,15 @@ from goodfit.models.blocks import conv_norm_act, named, needs_size, pooled
 
 FINEST = 48  # the stem strides until the shorter side of its map is at most this
 COARSEST = 4  # stages halve the map until it is at most this
+WIDTHS = (1, 4, 4, 8)  # of the stages, in stem widths; the last for all further ones
 
 
 @dataclasses.dataclass(frozen=True)
 class Convnet(Model):
     """A stem, then stages of two 3x3 convs with a max pool between them, the mean over the map, and a linear head.
 
-    Widths are `width` in the stem and first stage, four times that from the second on, eight times from the fourth. There are as
-    many stages as it takes to bring the map to 4 pixels; larger images get a stem with a stride.
+    The stem and first stage have `width` channels, later stages a multiple of it. There are as many stages as it takes to bring the
+    map to 4 pixels; larger images get a stem with a stride.
 
     Helps: images up to about 128 pixels, trainings of minutes on a CPU.
     Hurts: large images with fine classes, where a pretrained resnet does better.
@@ -46,7 +47,7 @@ class Convnet(Model):
         parts: dict[str, nn.Module] = {"stem": stem}
         widths = [self.width]
         while side > COARSEST or len(widths) == 1:
-            widths.append(self.width * (1, 4, 4, 8)[min(len(widths) - 1, 3)])
+            widths.append(self.width * WIDTHS[min(len(widths), len(WIDTHS)) - 1])
             parts[f"stage{len(widths) - 1}"] = self._stage(widths[-2], widths[-1])
             side //= 2
         head = nn.Linear(widths[-1], classes)

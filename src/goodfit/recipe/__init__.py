@@ -1,0 +1,1 @@
+"""The recipe and how it becomes a training: the one place that knows concrete parts."""

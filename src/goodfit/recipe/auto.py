@@ -54,11 +54,10 @@ class Chooser:
 
 
 def machine_choices(chooser: Chooser) -> None:
-    """Device and threads: they come first, for everything else runs on them."""
+    """The device: it comes first, for everything else runs on it."""
     device = choose(chooser.recipe.device)
     chooser.choose("device", str(device), "an accelerator where there is one", f"{device.type} is there")
-    chooser.choose("threads", cores(), "one for each physical core", count(cores(), "core"))
-    prepare(int(chooser.recipe.threads))
+    prepare(cores() if chooser.open("threads") else int(chooser.recipe.threads))
 
 
 def data_choices(chooser: Chooser, survey: Survey) -> None:
@@ -188,8 +187,10 @@ def _fit_memory(chooser: Chooser, data: Dataset, model: Part) -> None:
 
 
 def _precision(chooser: Chooser, data: Dataset, model: Part) -> None:
-    if chooser.open("precision") or chooser.open("layout"):
+    if chooser.open("precision") or chooser.open("layout") or chooser.open("threads"):
         found = fastest(model, data, chooser.recipe)
         rule = "the fastest of those measured with this model on this machine"
         chooser.choose("precision", found.precision, rule, found.evidence)
         chooser.choose("layout", found.layout, rule, found.evidence)
+        chooser.choose("threads", found.threads, "one for each core, or one alone where that is as fast", found.evidence)
+        torch.set_num_threads(int(chooser.recipe.threads))

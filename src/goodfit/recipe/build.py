@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.augment.apply import Pipeline
-from goodfit.core.catalog import Catalog, Foreign, Part, steps
+from goodfit.core.catalog import Catalog, Foreign, Part, spell, steps
 from goodfit.core.chance import MASK, fold
 from goodfit.core.contracts import Facts
 from goodfit.core.device import choose, memory_format, seed_noise
@@ -22,12 +22,12 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.optim.groups import optimizer_for
 from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
-from goodfit.train import average, stop
-from goodfit.train.evaluate import Answers, evaluate
-from goodfit.train.state import Plan, State, ready
+from goodfit.training import average, stop
+from goodfit.training.evaluate import Answers, evaluate
+from goodfit.training.state import Plan, State, ready
 from goodfit.watch.telemetry import Telemetry
 
-PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "train", "watch.probes")
+PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training", "watch.probes")
 EVALUATION_BATCH = 256
 CLEAN_TRAIN = 1000  # training images judged without augmentation at each evaluation
 
@@ -53,7 +53,8 @@ def parts(recipe: Recipe, known: Catalog) -> dict[str, Part]:
 
 def make_model(part: Any, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
     """The network of a model part, or of the user's own class (given those of classes, channels, size that it asks for)."""
-    made = part(classes=classes, channels=channels, size=size)
+    facts = {"classes": classes, "channels": channels, "size": size}
+    made = part.knowing(facts)() if isinstance(part, Foreign) else part(classes, channels, size)
     if not isinstance(made, nn.Module):
         raise UsageError(f'Expected "{part}" to make a torch nn.Module, received a {type(made).__name__}.')
     return made
@@ -160,3 +161,19 @@ def brief(answers: Answers) -> dict[str, float]:
     images = torch.bincount(answers.labels)
     per_class = torch.bincount(answers.labels, weights=right)[images > 0] / images[images > 0]
     return {"loss": float(answers.losses.double().mean()), "accuracy": answers.accuracy, "balanced_accuracy": float(per_class.mean())}
+
+
+def with_rate(recipe: Recipe, rate: float | None) -> Recipe:
+    """The recipe with its optimizer's peak learning rate replaced; `None` leaves it.
+
+    Raises:
+        UsageError: the optimizer is still open, or has no lr.
+    """
+    if rate is None:
+        return recipe
+    if recipe.optimizer == "auto":
+        return recipe.but(optimizer=f"sgd({rate!r}, momentum=0.9, nesterov=True)")
+    part = catalog(recipe.use).make(recipe.optimizer, "optimizer")
+    if not hasattr(part, "lr"):
+        raise UsageError(f'"{part}" has no setting lr to replace: write its rate into --optimizer.')
+    return recipe.but(optimizer=spell(dataclasses.replace(part, lr=rate)))  # type: ignore[type-var]

@@ -22,7 +22,7 @@ from goodfit.core.files import write
 from goodfit.core.run import Run
 from goodfit.data.preprocess import Preprocess
 from goodfit.recipe.build import catalog, make_model
-from goodfit.train.gradient import heads
+from goodfit.training.gradient import heads
 
 BATCH = 64
 

@@ -15,8 +15,8 @@ from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import Built, parts
 from goodfit.recipe.classifier import keep
 from goodfit.recipe.recipe import Recipe
-from goodfit.train.checkpoint import Checkpoints
-from goodfit.train.evaluate import Answers, scores
+from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.evaluate import Answers, scores
 
 WORST = 24
 THUMBNAIL = 64
@@ -34,7 +34,7 @@ def finish(run: Run, built: Built, data: Dataset, recipe: Recipe, known: Catalog
         state.step, state.stopped = last
     answers = built.judge(state.judged, data.rows("validation"))
     result = scores(answers, data.classes)
-    run.update("scores.json", validation=result, best=state.best)
+    run.update("scores.json", {"validation": result, "best": state.best})
     worst(run, answers, built, data)
     made = parts(recipe, known)
     keep(run, state.judged, made["model"], made["loss"], data.classes, data.preprocess)

@@ -45,6 +45,7 @@ class Recipe:
     pieces: Count = says("Pieces a step's images are computed in, to save memory; the step stays the same.", 1)
     clip: NonNegative = says("Largest norm of the gradient; 0 does not clip.", 0.0)
     seed: Natural = says("Seed of everything random.", 0)
+    split_seed: Natural = says("Seed of the splits that are made, apart from seed, so that copies differ in their training alone.", 0)
     evaluate_every: str = says('How often to evaluate: "1 epoch", "200 steps", "1 min", or a share of the budget such as "0.1".', AUTO)
     save_every: str = says("How often to save a checkpoint between evaluations.", "2 min")
     probes: str | Part = says("What is measured while training, besides loss, accuracy, rate, gradient norm and time.", "update_ratio")

@@ -23,7 +23,7 @@ def look(recipe: Recipe) -> Survey:
     """
     if not recipe.data:
         raise UsageError('Expected the images to train on, such as "photos/" or "digits", received nothing.')
-    index = find(recipe.data, recipe.limit, recipe.seed)
+    index = find(recipe.data, recipe.limit, recipe.split_seed)
     if isinstance(recipe.validation, str):
         index = assign(index, Path(recipe.validation))
     return survey(index)
@@ -32,4 +32,4 @@ def look(recipe: Recipe) -> Survey:
 def open_data(recipe: Recipe, seen: Survey, progress: Progress | None = None) -> Dataset:
     """Pack, split and measure the images of a recipe whose size is chosen."""
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
-    return prepare(seen, parse_size(recipe.size), recipe.aspect, share, recipe.seed, int(recipe.cache * 1e9), progress=progress)
+    return prepare(seen, parse_size(recipe.size), recipe.aspect, share, recipe.split_seed, int(recipe.cache * 1e9), progress=progress)

@@ -111,11 +111,10 @@ def _series(points: Points, series: Series) -> dict[str, Any]:
 
 
 def short(x: float | None) -> float | int | None:
-    """A number with six significant digits, as JSON writes it shortest; None for what is not finite."""
-    value = finite(x)
-    if value is None:
+    """A finite number with six significant digits, as JSON writes it shortest; None stays None."""
+    if x is None:
         return None
-    rounded = float(f"{value:.6g}")
+    rounded = float(f"{x:.6g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
 
 

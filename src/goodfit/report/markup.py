@@ -45,6 +45,11 @@ def paragraph(*children: Child) -> Html:
     return tag("p", *children)
 
 
+def with_code(text: str) -> Html:
+    """A sentence whose `commands` stand between backticks."""
+    return joined(tag("code", part) if place % 2 else part for place, part in enumerate(text.split("`")))
+
+
 def folded(summary: str, *children: Child) -> Html:
     """What is there for those who look for it."""
     return tag("details", tag("summary", summary), *children)

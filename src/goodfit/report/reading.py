@@ -73,27 +73,27 @@ def gap_said(found: Gap) -> str:
 def state_said(record: Record) -> str:
     """How the run ended, when it did not simply finish."""
     last = max((step for line in (*record.train, *record.evaluations) if (step := number(line, "step")) is not None), default=None)
-    where = f" at {record.when(last)}" if last is not None else " before its first logged step"
+    where = f" at {record.when(last)}" if last is not None else " before the first logged step"
     match record.state:
         case "finished":
             return ""
         case "running":
-            return f"The run says it is still running; this page shows it{where}. If it was killed, continue it with --resume auto."
+            return f"The run says it is still running; this page shows it{where}. If it was killed, continue it with `--resume auto`."
         case "interrupted":
-            return f"The run was interrupted{where}; continue it with --resume auto."
+            return f"The run was interrupted{where}; continue it with `--resume auto`."
         case "stopped early":
             return f"The run was stopped early{where}, because validation no longer improved."
         case "diverged":
             return (
                 f"Training diverged{where}: a number stopped being finite. A lower learning rate, a warmup or clipping usually cures this."
             )
-    return f"The run does not say how it ended; its log stops{where}."
+    return f"The run does not say how it ended; the log stops{where}."
 
 
 def baseline_said(record: Record) -> str:
     """Accuracy beside that of always answering the most common class."""
     split = "test" if at(record.scores, "test") else "validation"
-    accuracy, majority = number(record.scores, split, "accuracy"), number(record.about, "baselines", "majority")
+    accuracy, majority = number(record.scores, split, "accuracy"), record.majority
     if accuracy is None or majority is None:
         return ""
     low, _ = interval(at(record.scores, split, "interval"))
@@ -149,7 +149,7 @@ def honesty_said(record: Record) -> str:
     images = number(record.about, "data", "splits", "test")
     best = " Validation also chose which weights to keep, so its figure may lean a little high." if at(record.scores, "best") else ""
     waiting = (
-        f" {words.count(int(images), 'test image')} are untouched: goodfit evaluate RUN --test measures on them, once." if images else ""
+        f" {words.count(int(images), 'test image')} are untouched: `goodfit evaluate RUN --test` measures on them, once." if images else ""
     )
     return (best + waiting).strip()
 

@@ -68,12 +68,24 @@ class Record:
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """Steps an epoch, from log lines whose epoch has a fraction; None where the log counts whole epochs only."""
-        lines = [*self.train, *self.evaluations]
-        pairs = [(step, epoch) for line in lines if (step := number(line, "step")) and (epoch := number(line, "epoch"))]
-        if not any(epoch % 1 for _, epoch in pairs):
-            return None
-        return max(pairs)[0] / max(pairs)[1]
+        """Steps an epoch, where the log's steps (counted from 1) and whole epochs (from 0) tell it to one in a hundred."""
+        pairs = [(step - 1, epoch) for x in self.train if (step := number(x, "step")) and (epoch := number(x, "epoch")) is not None]
+        most = min((before // epoch for before, epoch in pairs if epoch > 0), default=None)
+        least = max((before // (epoch + 1) for before, epoch in pairs if epoch >= 0), default=0.0) + 1
+        return most if most is not None and 0 <= most - least <= 0.01 * most else None
+
+    @property
+    def majority(self) -> float | None:
+        """The accuracy of always answering the most common class."""
+        baseline = number(self.about, "baselines", "majority")
+        return number(self.about, "data", "majority") if baseline is None else baseline
+
+    @property
+    def model(self) -> str:
+        """The model as it was asked for or chosen, which is shorter than the recipe's full spelling; empty where unknown."""
+        asked = at(self.about, "asked", "model")
+        chosen = next((row.get("value") for row in rows(at(self.about, "choices")) if row.get("field") == "model"), None)
+        return str(chosen or (asked if asked != "auto" else None) or self.recipe.get("model") or "")
 
     def when(self, step: object) -> str:
         """A moment of training in words: `epoch 3.5`, else `step 1,200`."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from goodfit.core.contracts import Probe
-from goodfit.train.gradient import Objective, Outcome
-from goodfit.train.state import State
+from goodfit.training.gradient import Objective, Outcome
+from goodfit.training.state import State
 
 
 @dataclasses.dataclass(frozen=True)

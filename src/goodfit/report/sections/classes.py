@@ -28,7 +28,7 @@ def classes(record: Record) -> Html:
         ])  # fmt: skip
     shown = record.shown
     columns = [
-        Column("Class"), Column("", "wide"), Column("Right", "number"), Column(f"Images in {shown}", "number"),
+        Column("Class"), Column("", "wide"), Column("Accuracy", "number"), Column(f"Images in {shown}", "number"),
         Column("Images to train on", "number"), Column("Most often taken for"),
     ]  # fmt: skip
     intro = "The fewer images a class has, the less its figure means: with 50 images it is easily 10 points off."

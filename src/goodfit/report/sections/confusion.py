@@ -8,6 +8,8 @@ from goodfit.report.markup import NOTHING, Child, Column, Html, joined, paragrap
 from goodfit.report.record import Record, at, finite, rows
 
 MOST_CLASSES = 30  # beyond which a heat map is a carpet
+STRONG = 0.25  # share of a row taken for another class that gets the full color, unless one is still larger
+ROOMY = 16  # classes up to which the cells are wide
 FEW_PAIRS, MANY_PAIRS = 8, 24
 
 Matrix = list[list[float]]
@@ -41,27 +43,30 @@ def confusion(record: Record) -> Html:
 
 
 def heat_map(names: list[str], matrix: Matrix) -> Html:
-    """The matrix as a table; mistakes are colored by the root of their share, so that rare ones are seen."""
-    heads = joined(tag("th", tag("span", name), attrs={"scope": "col"}) for name in names)
+    """The matrix as a table; mistakes are colored by the root of their share of the row, so that rare ones are seen too."""
+    most = max([STRONG, *(n / sum(line) for truth, line in enumerate(matrix) for k, n in enumerate(line) if n and k != truth)])
+    upright = "span.upright" if max(map(len, names)) > 2 else "span"
+    heads = joined(tag("th", tag(upright, name), attrs={"scope": "col"}) for name in names)
     body = []
     for truth, line in enumerate(matrix):
         total = sum(line)
-        cells = [_cell(names, truth, predicted, line[predicted], total) for predicted in range(len(names))]
+        cells = [_cell((names[truth], names[predicted]), line[predicted], total, most) for predicted in range(len(names))]
         body.append(tag("tr", tag("th", names[truth], attrs={"scope": "row"}), *cells))
     corner = tag("td.corner", "is ↓  said →")
-    inner = tag("table.heat", tag("thead", tag("tr", corner, heads)), tag("tbody", *body))
+    inner = tag("table.heat.dense" if len(names) > ROOMY else "table.heat", tag("thead", tag("tr", corner, heads)), tag("tbody", *body))
     return scrolling(inner, "Confusion matrix")
 
 
-def _cell(names: list[str], truth: int, predicted: int, n: float, total: float) -> Html:
-    share = n / total if total else 0.0
+def _cell(names: tuple[str, str], n: float, total: float, most: float) -> Html:
+    """The cell for (truth, predicted): n of the row's total, in the color of its share beside the highest."""
+    truth, predicted = names
     if truth == predicted:
-        return tag("td.right", f"{n:,.0f}", attrs={"title": f"{names[truth]}: {n:,.0f} of {total:,.0f} right"})
+        return tag("td.right", f"{n:,.0f}", attrs={"title": f"{truth}: {n:,.0f} of {total:,.0f} right"})
     if not n:
         return tag("td.none", tag("span", "0"))
-    heat = round(100 * math.sqrt(share))
-    said = f"{names[truth]} taken for {names[predicted]}: {n:,.0f} of {total:,.0f}"
-    return tag("td.strong" if heat > 60 else "td", f"{n:,.0f}", attrs={"title": said, "style": f"--heat:{heat}%"})
+    said = f"{truth} taken for {predicted}: {n:,.0f} of {total:,.0f}"
+    heat = 0.12 + 0.88 * math.sqrt(n / total / most)
+    return tag("td", f"{n:,.0f}", attrs={"title": said, "style": f"--heat:{heat:.2f}"})
 
 
 def pairs(names: list[str], matrix: Matrix, most: int) -> Html:

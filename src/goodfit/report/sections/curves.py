@@ -42,7 +42,7 @@ def over_training(record: Record, what: str) -> Chart:
     train = points_of(record.train, what)
     raw = [Series("train", train, "ink")]
     if len(train) > NOISY:
-        raw = [Series("train, each line of the log", train, "faint"), Series("train, running mean", smoothed(train), "ink")]
+        raw = [Series("train, as logged", train, "faint"), Series("train, running mean", smoothed(train), "ink")]
     series = (
         *raw,
         Series("clean train", points_of(record.evaluations, "clean_train", what), "dashed"),

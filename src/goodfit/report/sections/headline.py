@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from goodfit.core import words
-from goodfit.report.markup import NOTHING, THIN, Html, bar, joined, listed, millions, percent, tag
+from goodfit.report.markup import NOTHING, THIN, Html, bar, joined, listed, millions, percent, tag, with_code
 from goodfit.report.reading import findings, gap, interval
 from goodfit.report.record import Record, at, number, texts
 
@@ -17,7 +17,11 @@ def headline(record: Record) -> Html:
         tag("p.eyebrow", "Goodfit training report", tag("span.state", state) if state and state != "finished" else None),
         tag("h1", data.rstrip("/").rpartition("/")[2] or data),
         tag("p.subtitle", trained(record)),
-        tag("div.result", figure(record), tag("div.findings", tag("h2", "What this says"), listed(findings(record)))),
+        tag(
+            "div.result",
+            figure(record),
+            tag("div.findings", tag("h2", "What this says"), listed([with_code(sentence) for sentence in findings(record)])),
+        ),
         measures(record),
     )
 
@@ -31,13 +35,14 @@ def trained(record: Record) -> str:
     device = gpu if gpu and str(recipe.get("device", "cuda")) != "cpu" else cpu
     size = f" with {millions(parameters)} parameters" if parameters else ""
     said = [
-        f"{recipe['model']}{size}" if recipe.get("model") else f"A model{size}",
+        f"{record.model or 'A model'}{size}" if record.model or size else "",
         f"trained on {words.count(int(images), 'image')}" if images else "",
         f"of {words.count(len(classes), 'class', 'classes')}" if classes else "",
         f"in {words.duration(seconds).replace(' ', THIN)}" if seconds else "",
         f"on {device}" if device else "",
     ]
-    return " ".join(part for part in said if part) + "."
+    known = [part for part in said if part]
+    return " ".join(known) + "." if known else ""
 
 
 def figure(record: Record) -> Html:
@@ -75,9 +80,11 @@ def measures(record: Record) -> Html:
         low, high = interval(at(scores, "balanced_interval"))
         lines.append((f"{name}, balanced over classes", "", number(scores, "balanced_accuracy"), low, high))
         lines.append((f"{name}, top five", "", number(scores, "top5"), None, None))
+    if found and number(record.scores, "validation", "accuracy") is None:
+        lines.append(("Validation", "main", found.validation, None, None))
     if found:
         lines.append(("Clean training, without augmentation", "", found.train, None, None))
-    lines.append(("Always answering the most common class", "", number(record.about, "baselines", "majority"), None, None))
+    lines.append(("Always answering the most common class", "", record.majority, None, None))
     body = [
         tag(
             f"tr.{kind}" if kind else "tr",
@@ -91,6 +98,11 @@ def measures(record: Record) -> Html:
     ]
     if not body:
         return NOTHING
-    titles = [("Measured on", ""), ("", "wide"), ("Accuracy", "number"), (f"95{THIN}% interval", "dim")]
+    titles = [
+        ("Measured on", ""),
+        ("", "wide"),
+        ("Accuracy", "number"),
+        (f"95{THIN}% interval" if any(line[3] for line in lines) else "", "dim"),
+    ]
     head = joined(tag(f"th.{kind}" if kind else "th", title, attrs={"scope": "col"}) for title, kind in titles)
     return tag("div.scroll", tag("table.measures", tag("thead", tag("tr", head)), tag("tbody", *body)), attrs={"tabindex": 0})

@@ -8,6 +8,8 @@ from goodfit.core import words
 from goodfit.report.markup import THIN, Child, Html, facts, listed, paragraph, section, tag
 from goodfit.report.record import Record, at, number, rows
 
+NAMES = {"torch": "PyTorch", "numpy": "NumPy", "python": "Python", "started": "Started", "finished": "Finished"}
+
 
 def machine(record: Record) -> Html:
     """What the run ran on and with."""
@@ -21,9 +23,8 @@ def machine(record: Record) -> Html:
         ("Memory", f"{memory:,.0f}{THIN}GB" if memory else None),
         ("Graphics card", at(about, "machine", "gpu") or ("none" if at(about, "machine") else None)),
         ("Goodfit", at(about, "goodfit")),
-        *((str(name).capitalize(), str(value)) for name, value in (versions.items() if isinstance(versions, Mapping) else ())),
-        ("Started", at(about, "started")),
-        ("Finished", at(about, "finished")),
+        *((NAMES.get(name, str(name)), str(value)) for name, value in (versions.items() if isinstance(versions, Mapping) else ())),
+        *((NAMES[word], str(time).replace("T", " ")) for word in ("started", "finished") if (time := at(about, word))),
     ]
     return section("machine", "Machine and versions", facts((name, None if value is None else str(value)) for name, value in pairs))
 
@@ -32,9 +33,10 @@ def openings(record: Record) -> Html:
     """How often the test split was looked at, and when."""
     found = rows(at(record.about, "openings"))
     if not found:
-        said = "Not opened. The test split has had no part in this run, so it can still give one honest figure."
-        if number(record.about, "data", "splits", "test") == 0:
-            said = "There is no test split."
+        images = number(record.about, "data", "splits", "test")
+        said = "Not opened." if images is None else "There is no test split, so it was not opened."
+        if images:
+            said = f"Not opened. Its {words.count(int(images), 'image')} had no part in this run, so they can still give one honest figure."
         return section("openings", "Test split", paragraph(said))
     told = f"Opened {words.count(len(found), 'time')}."
     if len(found) > 1:

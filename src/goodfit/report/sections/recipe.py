@@ -9,9 +9,12 @@ from goodfit.report.record import Record, at, rows
 def recipe(record: Record) -> Html:
     """The settings as a table, the file itself folded below it, and the command."""
     if not record.recipe:
-        return section("recipe", "Recipe", paragraph("The run's recipe.toml is missing or does not read."))
+        return section("recipe", "Recipe", paragraph("The run's recipe.toml is missing, empty or damaged."))
     choices = {str(row.get("field")): row for row in rows(at(record.about, "choices"))}
-    body: list[list[Child]] = [[key, tag("code", said(value)), _reason(choices.get(key))] for key, value in record.recipe.items()]
+    columns = [Column("Setting"), Column("Value"), *([Column("Chosen by auto, because")] if choices else [])]
+    body: list[list[Child]] = [
+        [key, tag("code", said(value)), *([_reason(choices.get(key))] if choices else [])] for key, value in record.recipe.items()
+    ]
     command = at(record.about, "command")
     intro = f"{len(choices)} of these settings were chosen from the data and the machine; the others were given or are the defaults."
     return section(
@@ -19,7 +22,7 @@ def recipe(record: Record) -> Html:
         "Recipe",
         paragraph(intro) if choices else None,
         tag("pre", tag("code", str(command))) if command else None,
-        table([Column("Setting"), Column("Value"), Column("Chosen by auto, because")], body),
+        table(columns, body),
         folded("recipe.toml, to train this again with --recipe", tag("pre", tag("code", record.recipe_text))),
     )
 

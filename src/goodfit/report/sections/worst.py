@@ -29,7 +29,7 @@ def card(record: Record, image: dict[str, object]) -> Html:
     if found:
         kind = "img.pixels" if max(found.width, found.height) < SMALL else "img"
         size = {"width": found.width, "height": found.height}
-        shown = tag(kind, attrs={"src": found.uri, "alt": f"{truth}, taken for {predicted}", "loading": "lazy", **size})
+        shown = tag(kind, attrs={"src": found.uri, "alt": f"{truth}, taken for {predicted}", **size})
     return tag(
         "figure.card",
         tag("div.frame", shown),

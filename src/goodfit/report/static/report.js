@@ -11,7 +11,7 @@
     edge: () => ({stroke: color("--faint"), width: 1}),
   };
 
-  const significant = (v, digits) => Math.abs(v) >= 1e5 || (v !== 0 && Math.abs(v) < 1e-4) ? v.toExponential(digits - 1).replace("e+", "e") : String(Number(v.toPrecision(digits)));
+  const significant = (v, digits) => Math.abs(v) >= 1e5 || (v !== 0 && Math.abs(v) < 1e-4) ? Number(v.toPrecision(digits)).toExponential().replace("e+", "e") : String(Number(v.toPrecision(digits)));
   const value = (spec, v) => v == null ? "–" : spec.unit === "percent" ? (100 * v).toFixed(1) + "\u00a0%" : significant(v, 3);
   const tick = (spec, v) => v == null ? "" : spec.unit === "percent" ? Number((100 * v).toFixed(2)) + "\u00a0%" : significant(v, 3);
 
@@ -64,7 +64,7 @@
       ],
       legend: {markers: {width: 2, dash: (u, i) => u.series[i].dash ? "dashed" : "solid"}},
       bands: edges.length === 2 ? [{series: edges, fill: color("--faint") + "40"}] : [],
-      cursor: {sync: {key: sync.key, scales: ["x", null], setSeries: false}, dataIdx: (u, series, i) => series ? nearest(u.data[series], i) : i, points: {size: 6}, y: false},
+      cursor: {sync: {key: sync.key, scales: ["x", null], setSeries: false}, dataIdx: (u, series, i) => series ? nearest(u.data[series], i) : i, points: {size: 8, width: 2, stroke: color("--card"), fill: (u, i) => u.series[i].stroke(u, i)}, y: false},
       hooks: {draw: [marks(spec, scale)]},
     };
   };

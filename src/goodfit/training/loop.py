@@ -14,10 +14,10 @@ from torch import Tensor
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.errors import Diverged
-from goodfit.train.average import follow
-from goodfit.train.gradient import Objective
-from goodfit.train.journal import Journal
-from goodfit.train.state import Plan, State
+from goodfit.training.average import follow
+from goodfit.training.gradient import Objective
+from goodfit.training.journal import Journal
+from goodfit.training.state import Plan, State
 
 FINAL = 3.0  # the final evaluation, in fp32 and with its pictures, takes about three times one on the way
 

@@ -11,7 +11,7 @@ from goodfit.core.batch import Batch
 from goodfit.core.device import autocast
 from goodfit.core.errors import Diverged
 from goodfit.core.words import some
-from goodfit.train.state import Plan
+from goodfit.training.state import Plan
 
 
 def blame(model: nn.Module, pieces: Iterable[Batch], plan: Plan, step: int) -> Diverged:

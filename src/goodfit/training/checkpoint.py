@@ -15,7 +15,7 @@ from torch import Tensor
 
 from goodfit.core.errors import Diverged, GoodfitError
 from goodfit.core.files import write
-from goodfit.train.state import State
+from goodfit.training.state import State
 
 KEPT = 2
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from goodfit.core.batch import Batch
 from goodfit.core.contracts import Loss
 from goodfit.core.device import autocast
-from goodfit.train.gradient import heads
+from goodfit.training.gradient import heads
 
 Z = 1.959963984540054  # two-sided 95 %
 

@@ -13,8 +13,8 @@ from goodfit.core.chance import BLOCK, MASK, Chance, fold
 from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import autocast, out_of_memory, seed_noise
 from goodfit.core.errors import GoodfitError
-from goodfit.train.finite import blame
-from goodfit.train.state import Plan, State
+from goodfit.training.finite import blame
+from goodfit.training.state import Plan, State
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,47 @@
+# Everything a person needs, from a fresh clone with python3, pip and make.
+
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: quickstart test test-slow check format bench docs clean
+
+quickstart: $(VENV)/.installed  ## train on the embedded digits, and name the report
+	$(BIN)/goodfit train digits
+
+test: $(VENV)/.developed  ## the tests, in under ten minutes on two cores
+	$(BIN)/pytest
+
+test-slow: $(VENV)/.developed  ## the tests that take minutes
+	$(BIN)/pytest -m slow --timeout 1800
+
+check: $(VENV)/.developed  ## style, types and floors
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+	$(BIN)/pytest -n 0 tests/test_floors.py
+
+format: $(VENV)/.developed
+	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench
+
+bench: $(VENV)/.developed  ## timings as ratios in one run; see bench/README.md for those that need photos
+	$(BIN)/python bench/augment.py
+	$(BIN)/python bench/step.py
+	$(BIN)/python bench/digits.py
+
+docs: $(VENV)/.installed  ## docs/parts.md from the parts' own cards
+	$(BIN)/python docs/make_parts.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.developed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,83 @@
+"""Packing the photos of a folder against Pillow's sequential decode-and-resize, per core: `python bench/packing.py FOLDER [--size 64]`.
+
+Both read every image from disk, decode it, take the largest centered crop of the box's shape and resize it with antialiasing; packing
+also hashes the contents and writes the pixels. Figures are images per CPU-second of the whole process, so they do not depend on the
+number of threads; rounds alternate, so a drift of the machine's speed hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from goodfit.data.index import find
+from goodfit.data.pack import pack
+from goodfit.data.preprocess import Preprocess, box_size
+from goodfit.data.scan import Survey, survey
+
+TARGET = 1.5
+
+
+def with_pillow(found: Survey, box: tuple[int, int]) -> int:
+    """What a user would write: one image after the other."""
+    images = np.empty((len(found.index), *box, 3), dtype=np.uint8)
+    for row in np.flatnonzero(found.good).tolist():
+        source = found.index.store.open(row)
+        assert not isinstance(source, np.ndarray), "the folder holds image files"
+        with source, Image.open(source) as image:
+            width, height = image.size
+            scale = max(box[1] / width, box[0] / height)
+            left, top = max(0.0, (width - box[1] / scale) / 2), max(0.0, (height - box[0] / scale) / 2)
+            region = (left, top, min(width, left + box[1] / scale), min(height, top + box[0] / scale))
+            images[row] = np.asarray(image.convert("RGB").resize((box[1], box[0]), Image.Resampling.BILINEAR, region))
+    return len(found.index)
+
+
+def with_goodfit(found: Survey, preprocess: Preprocess) -> int:
+    """Our packing, into an empty cache."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["GOODFIT_CACHE"] = home
+        pack(found, preprocess, cache_limit=1 << 40)
+    return len(found.index)
+
+
+def rate(work: Callable[[], int]) -> tuple[float, float]:
+    """Images per CPU-second and per second."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    n = work()
+    return n / (time.process_time() - cpu), n / (time.perf_counter() - wall)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("folder", type=Path)
+    options.add_argument("--size", type=int, nargs="*", default=[64, 128, 224])
+    options.add_argument("--rounds", type=int, default=3)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["GOODFIT_CACHE"] = home
+        found = survey(find(str(given.folder)))
+    print(f"{len(found.index):,} images of {given.folder.name}; images per CPU-second, median of {given.rounds} rounds; target {TARGET}x")
+    print(f"{'size':>5} {'box':>5} {'Pillow':>8} {'Goodfit':>8} {'ratio':>6}   wall: {'Pillow':>8} {'Goodfit':>8}")
+    for size in given.size:
+        box = box_size((size, size), "crop", found.widths[found.good], found.heights[found.good])
+        preprocess = Preprocess((size, size), box)
+        rounds = [
+            (*rate(lambda box=box: with_pillow(found, box)), *rate(lambda preprocess=preprocess: with_goodfit(found, preprocess)))  # type: ignore[misc]
+            for _ in range(given.rounds)
+        ]
+        pillow, pillow_wall, ours, ours_wall = (statistics.median(column) for column in zip(*rounds, strict=True))
+        ratio = statistics.median(row[2] / row[0] for row in rounds)
+        print(f"{size:5} {box[0]:5} {pillow:8.0f} {ours:8.0f} {ratio:5.2f}x         {pillow_wall:8.0f} {ours_wall:8.0f}")
+
+
+if __name__ == "__main__":
+    main()

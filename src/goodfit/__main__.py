@@ -1,0 +1,5 @@
+"""`python -m goodfit` is `goodfit`."""
+
+from goodfit.cli import main
+
+main()

@@ -1,0 +1,45 @@
+"""goodfit evaluate: how good a run's classifier is on images it was not trained on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def evaluate(
+    run: str,
+    /,
+    *,
+    test: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Score a run's classifier on its validation images, or once and for all on its test images.
+
+    Parameters
+    ----------
+    run
+        The run folder, such as runs/latest.
+    test
+        Open the test split. Each opening is logged in the run and shown in its report.
+    json
+        Print the scores as JSON on stdout.
+    """
+    from json import dumps
+
+    from goodfit import api
+    from goodfit.core.words import percent
+    from goodfit.watch.voice import Terminal
+
+    voice = Terminal()
+    scores = api.evaluate(run, test, voice)
+    if json:
+        print(dumps(scores))
+        return
+    low, high = scores["interval"]
+    balanced_low, balanced_high = scores["balanced_interval"]
+    voice.say(f"{'Test' if test else 'Validation'} accuracy {percent(scores['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, {scores['images']:,} images)")
+    voice.say(f"  balanced accuracy {percent(scores['balanced_accuracy'])} ({percent(balanced_low)} to {percent(balanced_high)}), top-5 {percent(scores['top5'])}, loss {scores['loss']:.4f}")
+    for row in scores["classes"]:
+        said = percent(row["accuracy"]) if row["images"] else "-"
+        voice.say(f"  {said:>8}  {row['name']} ({row['images']:,} images)")

@@ -1,0 +1,43 @@
+"""The recipe's fields as options of the command line; a new field is a new option."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from goodfit.core.errors import UsageError
+from goodfit.recipe.recipe import Recipe
+
+RECIPE = Parameter(name="*", group="Recipe")
+
+
+def _options() -> type:
+    fields = []
+    for field in dataclasses.fields(Recipe):
+        if field.name not in ("data", "use"):
+            default = "" if field.default in ("", ()) else f" (default: {field.default})"
+            fields.append((field.name, Annotated[str | None, Parameter(help=field.metadata["says"] + default)], dataclasses.field(default=None, kw_only=True)))
+    return RECIPE(dataclasses.make_dataclass("Options", fields, namespace={"__module__": __name__}))
+
+
+Options: Any = _options()
+
+
+def assemble(data: str, file: str, options: Any, settings: list[str], use: list[str]) -> Recipe:
+    """The recipe of a command line: the file or preset, then --set key=value, then the options.
+
+    Raises:
+        UsageError: a key, value or form is wrong.
+    """
+    recipe = Recipe.from_toml(file) if file else Recipe()
+    texts = {"data": data} if data else {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f'Expected --set key=value, received "{setting}".')
+        texts[key.strip().replace("-", "_")] = value.strip()
+    texts |= {key: value for key, value in vars(options or Options()).items() if value is not None}
+    recipe = recipe.but_text(texts)
+    return recipe.but(use=tuple(use)) if use else recipe

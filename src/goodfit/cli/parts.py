@@ -1,0 +1,41 @@
+"""goodfit parts: every part there is, with its settings and its card."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from goodfit.core.errors import UsageError, one_of
+
+
+def parts(kind_or_name: str = "", /, *, use: Annotated[list[str] | None, Parameter(negative="")] = None, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """List every part with its settings and defaults; with a kind or a name, print the cards too.
+
+    Parameters
+    ----------
+    kind_or_name
+        A kind (augment, loss, optimizer, ...) or the name of a part.
+    use
+        A Python file with your own parts.
+    json
+        Print the parts as JSON on stdout.
+    """
+    from goodfit.recipe.build import catalog
+    from goodfit.recipe.cards import cards
+
+    known = cards(catalog(use or []))
+    chosen = [card for card in known if kind_or_name in ("", card["kind"], card["name"])]
+    if not chosen:
+        raise UsageError(one_of("kind or part", kind_or_name, sorted({card["kind"] for card in known} | {card["name"] for card in known})))
+    if json:
+        from json import dumps
+
+        print(dumps(chosen))
+        return
+    before = ""
+    for card in chosen:
+        if card["kind"] != before:
+            before = card["kind"]
+            print(f"\n{before}")
+        print(f"  {card['spelling']}\n      {card['card'] if kind_or_name else card['summary']}")

@@ -1,0 +1,90 @@
+"""goodfit predict: what a run's classifier says of images."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from goodfit.core.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def predict(
+    run: str,
+    /,
+    *images: str,
+    top: int = 5,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    csv: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "auto",
+) -> None:
+    """Predict the classes of images: files, folders (searched for images), or patterns such as "photos/*.jpg".
+
+    Parameters
+    ----------
+    run
+        The run folder, such as runs/latest.
+    images
+        Files, folders or patterns.
+    top
+        How many classes to say for each image.
+    json
+        Print one JSON list: name, classes, probabilities, or the problem with the image.
+    csv
+        Print CSV: name, class, probability, problem; a line for each class said.
+    device
+        auto, cpu, cuda, ...
+    """
+    from goodfit import api
+
+    files = find(images)
+    classifier = api.load(run, device)
+    predictions = list(classifier.stream(files, max(1, top)))
+    if json:
+        from json import dumps
+
+        rows = [{"name": p.name, **({"problem": p.problem} if p.problem else {"classes": p.classes, "probabilities": p.probabilities})} for p in predictions]
+        print(dumps(rows))
+    elif csv:
+        from csv import writer
+
+        table = writer(sys.stdout, lineterminator="\n")
+        table.writerow(["name", "class", "probability", "problem"])
+        for p in predictions:
+            table.writerows([[p.name, c, x, ""] for c, x in zip(p.classes, p.probabilities, strict=True)] or [[p.name, "", "", p.problem]])
+    else:
+        for p in predictions:
+            print(f"{p.name}: " + (p.problem or ", ".join(f"{c} {x:.1%}" for c, x in zip(p.classes, p.probabilities, strict=True))))
+    broken = [p for p in predictions if p.problem]
+    if broken and len(broken) == len(predictions):
+        raise DataError(f"None of the {len(broken)} images can be read, {broken[0].name} first: {broken[0].problem}")
+    if broken:
+        print(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read, {broken[0].name} first.", file=sys.stderr)
+
+
+def find(images: tuple[str, ...]) -> list[Path]:
+    """The files that words on the command line mean.
+
+    Raises:
+        DataError: a word means no image.
+    """
+    found: list[Path] = []
+    for word in images:
+        path = Path(word)
+        if path.is_dir():
+            some = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        elif path.exists():
+            some = [path]
+        else:
+            some = [Path(file) for file in sorted(glob.glob(word, recursive=True))]
+        if not some:
+            raise DataError(f'Expected an image, a folder of images or a pattern, found no image at "{word}".')
+        found += some
+    if not found:
+        raise DataError("Expected images to predict, received none.")
+    return found

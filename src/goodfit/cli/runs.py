@@ -1,0 +1,75 @@
+"""goodfit runs: what has been trained, how large it is, and pruning it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from goodfit.core.errors import DataError
+from goodfit.core.run import Run, runs as runs_in
+from goodfit.core.words import percent, size
+
+
+def runs(
+    folder: Path = Path("runs"),
+    /,
+    *,
+    prune: Annotated[bool, Parameter(negative="")] = False,
+    yes: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """List the runs in a folder with their state, validation accuracy and size; or prune them.
+
+    Parameters
+    ----------
+    folder
+        The folder that holds the runs.
+    prune
+        Say what could go: runs that never finished, and the checkpoints of finished ones (their models stay).
+    yes
+        With --prune: delete it.
+    json
+        Print the list as JSON on stdout.
+    """
+    if not folder.is_dir():
+        raise DataError(f'Expected a folder of runs at "{folder}", found none.')
+    found = [about(run) for run in runs_in(folder)]
+    if json:
+        from json import dumps
+
+        print(dumps(found))
+    elif prune:
+        _prune([Run(Path(row["path"])) for row in found], yes)
+    else:
+        for row in found:
+            accuracy = percent(row["accuracy"]) if row["accuracy"] is not None else "-"
+            print(f"{row['path']:<48} {row['state']:<14} {accuracy:>8} {size(row['bytes']):>8}  {row['model']}")
+
+
+def about(run: Run) -> dict[str, Any]:
+    """A run in one row."""
+    import tomllib
+
+    recipe = tomllib.loads((run.path / "recipe.toml").read_text())
+    scores = run.read("scores.json").get("validation", {})
+    state = run.read("about.json").get("state", "unknown")
+    return {"path": str(run.path), "state": state, "accuracy": scores.get("accuracy"), "bytes": run.bytes(), "model": recipe.get("model", "")}
+
+
+def _prune(found: list[Run], yes: bool) -> None:
+    import shutil
+
+    freed = 0
+    for run in found:
+        done = run.read("about.json").get("state") in ("finished", "stopped early")
+        path = run.checkpoints if done else run.path
+        if not path.exists() or (done and not any(path.iterdir())):
+            continue
+        bytes_ = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        freed += bytes_
+        print(f"{'deleted' if yes else 'would delete'} {path} ({size(bytes_)})")
+        if yes:
+            shutil.rmtree(path)
+    print(f"{size(freed)} {'freed' if yes else 'to free: run again with --yes'}")

@@ -1,0 +1,75 @@
+"""goodfit train: from images to a run folder with a classifier and its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from goodfit.cli import started
+from goodfit.cli.options import Options, assemble
+from goodfit.core.errors import UsageError
+
+
+@Parameter(name="*", group="Run")
+@dataclasses.dataclass(kw_only=True)
+class Manners:
+    """How the training is carried out."""
+
+    out: Annotated[Path | None, Parameter(help="Folder of the run (default: runs/<time>-<data>).")] = None
+    resume: Annotated[str, Parameter(help="auto: go on with --out, or with the newest unfinished run of the same recipe and data; never.")] = "never"
+    seeds: Annotated[int, Parameter(help="Train this many copies that differ in their seed; say the mean and its standard error.")] = 1
+    dry: Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")] = False
+    tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.", negative="")] = False
+    json: Annotated[bool, Parameter(help="Print the run and its scores as JSON on stdout.", negative="")] = False
+
+
+@Parameter(name="*", group="Short for")
+@dataclasses.dataclass(kw_only=True)
+class Shorts:
+    """Short ways to say parts of the recipe."""
+
+    recipe: Annotated[str, Parameter(help="A recipe file or the name of a preset to start from.")] = ""
+    set: Annotated[list[str], Parameter(help="key=value: any field of the recipe.", negative="")] = dataclasses.field(default_factory=list)
+    use: Annotated[list[str], Parameter(help="A Python file with your own parts.", negative="")] = dataclasses.field(default_factory=list)
+    epochs: Annotated[float | None, Parameter(help='Short for --budget "N epochs".')] = None
+    lr: Annotated[float | None, Parameter(help="Short for the optimizer's lr.")] = None
+
+
+def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts | None = None, options: Options | None = None) -> None:
+    """Train a classifier on images.
+
+    Parameters
+    ----------
+    data
+        A folder of images (train/<class>/... or <class>/...), parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist,
+        fashion_mnist.
+    """
+    manners, shorts = manners or Manners(), shorts or Shorts()
+    if shorts.epochs is not None:
+        if options is not None and options.budget is not None:
+            raise UsageError("Expected one of --epochs and --budget, received both.")
+        options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epochs")
+    asked = assemble(data, shorts.recipe, options, shorts.set, shorts.use)
+    if manners.seeds < 1:
+        raise UsageError(f"Expected --seeds to be 1 or more, received {manners.seeds}.")
+    from goodfit import api
+    from goodfit.core.words import percent
+    from goodfit.recipe.build import with_rate
+    from goodfit.watch.voice import Terminal
+
+    asked = with_rate(asked, shorts.lr)
+    manner = api.Manner(manners.out, manners.resume, manners.dry, manners.tensorboard, Terminal(), started())
+    if manners.seeds > 1:
+        result = api.train_seeds(asked, manner, manners.seeds)
+        if not manners.dry:
+            manner.voice.say(f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['standard_error'], 2)} (mean and standard error of {manners.seeds} seeds).")
+    else:
+        run = api.run_recipe(asked, manner)
+        result = {"run": str(run.path), **run.read("scores.json")} if run else {}
+    if manners.json:
+        print(json.dumps(result))
+

@@ -1,0 +1,286 @@
+"""Flips, crops and other geometry against NumPy, Pillow, torch and SciPy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
+
+from goodfit.augment.apply import Pipeline
+from goodfit.augment.crop import Crop, ResizedCrop
+from goodfit.augment.flip import Flip
+from goodfit.augment.geometry import Border, Frame, Geometry, Map
+from goodfit.core.batch import Batch, one_hot
+from goodfit.core.chance import Chance
+from goodfit.core.errors import DataError, UsageError
+
+NUMPY = {"reflect": "reflect", "edge": "edge", "zero": "constant"}
+
+
+def batch(n: int = 64, box: Frame = (30, 34), channels: int = 3) -> Batch:
+    pixels = torch.randint(0, 256, (n, *box, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+    return Batch(pixels.permute(0, 3, 1, 2), one_hot(torch.arange(n) % 5, 5), torch.arange(n))
+
+
+def chance(n: int = 64, seed: int = 0) -> Chance:
+    return Chance.of(seed, torch.arange(n))
+
+
+def nhwc(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def drawn(part: Geometry, c: Chance, frame: Frame, size: Frame) -> np.ndarray:
+    return part.draw(c, 0.0, frame, size).matrix.numpy()
+
+
+# ---- whole pixels --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.item("S116")
+def test_flip_mirrors_a_share_p_and_keeps_the_targets() -> None:
+    n, b = 20_000, batch(100)
+    for p in (0.5, 0.1):
+        rate = (drawn(Flip(p), chance(n), (4, 4), (4, 4))[:, 0, 0] < 0).mean()
+        assert abs(rate - p) < 4 * math.sqrt(p * (1 - p) / n)
+    out = Pipeline((Flip(),), (30, 34))(b, chance(100), 0.0)
+    chosen = chance(100).at("flip", 0).chosen(0.5).numpy()
+    want = np.where(chosen[:, None, None, None], nhwc(b.images)[:, :, ::-1], nhwc(b.images))
+    assert np.array_equal(nhwc(out.images), want) and torch.equal(out.targets, b.targets)
+
+
+@pytest.mark.parametrize("border", ["reflect", "edge", "zero"])
+@pytest.mark.parametrize(("box", "pad"), [((30, 34), 4), ((24, 28), 4), ((24, 28), 0), ((30, 34), 20), ((24, 28), 61)])
+def test_crop_is_a_slice_of_the_padded_image(border: Border, box: Frame, pad: int) -> None:
+    b, size, part = batch(box=box), (24, 28), Crop(pad, border)
+    out = nhwc(Pipeline((part,), size)(b, chance(), 0.0).images)
+    padded = np.pad(nhwc(b.images), ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=NUMPY[border])  # type: ignore[call-overload]
+    for image, matrix, got in zip(padded, drawn(part, chance().at("crop", 0), box, size), out, strict=True):
+        left, top = (int(v) + pad for v in matrix[:, 2])
+        assert np.array_equal(got, image[top : top + 24, left : left + 28])
+
+
+def test_crop_reaches_every_position_alike() -> None:
+    offsets = drawn(Crop(2), chance(40_000), (9, 8), (8, 8))[:, :, 2]
+    for axis, values in ((0, range(-2, 3)), (1, range(-2, 4))):
+        found, counts = np.unique(offsets[:, axis], return_counts=True)
+        assert list(found) == list(values)
+        expected = 40_000 / len(values)
+        assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+    assert abs(np.corrcoef(offsets.T)[0, 1]) < 0.03
+
+
+def test_flip_then_crop_is_one_gather_equal_to_two() -> None:
+    b, c, flip, crop = batch(), chance(), Flip(), Crop(5)
+    together = Pipeline((flip, crop), (24, 28))(b, c, 0.0).images
+    flipped = Pipeline((flip,), (30, 34))(b, c, 0.0)
+    matrices = drawn(crop, c.at("crop", 1), (30, 34), (24, 28))
+    padded = np.pad(nhwc(flipped.images), ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect")
+    for image, matrix, got in zip(padded, matrices, nhwc(together), strict=True):
+        left, top = (int(v) + 5 for v in matrix[:, 2])
+        assert np.array_equal(got, image[top : top + 24, left : left + 28])
+
+
+@pytest.mark.parametrize("size", [(24, 28), (25, 27), (30, 34), (1, 1)])
+def test_without_cropping_parts_the_middle_is_taken_bit_for_bit(size: Frame) -> None:
+    b = batch()
+    top, left = (30 - size[0]) // 2, (34 - size[1]) // 2
+    middle = b.images[..., top : top + size[0], left : left + size[1]]
+    for parts in ((), (Flip(0.0),), (Crop(4, p=0.0),), (Flip(0.0), Flip(0.0))):
+        assert torch.equal(Pipeline(parts, size)(b, chance(), 0.0).images, middle)
+    mirrored = Pipeline((Flip(1.0),), (24, 28))(
+        b, chance(), 0.0
+    ).images  # an even margin: the middle of the mirror image is the mirrored middle
+    assert torch.equal(mirrored, b.images.flip(3)[..., 3:27, 3:31])
+
+
+def test_neighbours_with_different_borders_are_sampled_one_after_the_other() -> None:
+    b, c = batch(), chance()
+    zero, edge = Crop(6, "zero"), Crop(6, "edge")
+    both = Pipeline((zero, edge), (24, 28))(b, c, 0.0).images
+    first = zero.draw(c.at("crop", 0), 0.0, (30, 34), (24, 28)).matrix[:, :, 2].numpy().astype(int)
+    second = edge.draw(c.at("crop", 1), 0.0, (24, 28), (24, 28)).matrix[:, :, 2].numpy().astype(int)
+    padded = np.pad(nhwc(b.images), ((0, 0), (6, 6), (6, 6), (0, 0)))
+    for image, (x, y), (u, v), got in zip(padded, first, second, nhwc(both), strict=True):
+        cropped = np.pad(image[y + 6 : y + 30, x + 6 : x + 34], ((6, 6), (6, 6), (0, 0)), mode="edge")
+        assert np.array_equal(got, cropped[v + 6 : v + 30, u + 6 : u + 34])
+
+
+def test_an_image_smaller_than_the_size_is_refused() -> None:
+    with pytest.raises(DataError, match="at least 31x20 to augment, received 30x34"):
+        Pipeline((Flip(),), (31, 20))(batch(), chance(), 0.0)
+
+
+# ---- resized crop --------------------------------------------------------------------------------------------------------------
+
+
+def photo(n: int, box: Frame) -> torch.Tensor:
+    """Smooth images with edges, uint8 [n, 3, *box]."""
+    y, x = np.mgrid[: box[0], : box[1]] / max(box)
+    waves = np.stack([[np.sin(9 * x * (k % 3 + 1) + c) * np.cos(7 * y + k) + (x > y) for c in range(3)] for k in range(n)])
+    return torch.from_numpy((waves - waves.min()) / (waves.max() - waves.min()) * 255).byte().contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("box", "size"), [((80, 90), (32, 32)), ((40, 40), (32, 36)), ((36, 37), (36, 36))])
+def test_resized_crop_against_pillow(box: Frame, size: Frame) -> None:
+    """Mean absolute difference under 1e-4 of the range where no tap leaves the image, under 2e-3 over all (borders differ there)."""
+    part, c, images = ResizedCrop((0.1, 1.0)), chance(24), photo(24, box)
+    out = nhwc(Pipeline((part,), size)(batch(24).but(images=images), c, 0.0).images)
+    whole, inner = [], []
+    for image, matrix, got in zip(nhwc(images), drawn(part, c.at("resized_crop", 0), box, size), out, strict=True):
+        (sx, _, ox), (_, sy, oy) = matrix
+        left, top = ox + 0.5 - sx / 2, oy + 0.5 - sy / 2
+        region = (left, top, min(left + sx * size[1], box[1]), min(top + sy * size[0], box[0]))
+        planes = [Image.fromarray(image[..., k].astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR, region) for k in range(3)]
+        difference = np.abs(got - np.stack(planes, 2) / 255)
+        whole.append(difference.mean())
+        if min(left, top) > sx + sy + 2 and region[2] < box[1] - sx - 2 and region[3] < box[0] - sy - 2:
+            inner.append(difference.max())
+    assert np.mean(whole) < 2e-3
+    assert not inner or max(inner) < 1e-4
+    assert len(inner) > 2 or box != (80, 90)
+
+
+@pytest.mark.parametrize(("box", "size"), [((64, 64), (32, 32)), ((50, 50), (33, 33)), ((20, 20), (20, 20))])
+def test_the_whole_image_resized_against_torch(box: Frame, size: Frame) -> None:
+    images = photo(6, box)
+    out = Pipeline((ResizedCrop((1.0, 1.0)),), size)(batch(6).but(images=images), chance(6), 0.0).images
+    want = F.interpolate(images.float() / 255, size=size, mode="bilinear", antialias=True, align_corners=False)
+    assert (out - want).abs().mean() < 1e-3
+    assert (out - want)[..., 2:-2, 2:-2].abs().max() < 1e-5
+
+
+def test_windows_have_the_area_and_ratio_asked_for_and_lie_inside() -> None:
+    for box in ((40, 40), (30, 50), (20, 200)):
+        m = drawn(ResizedCrop((0.2, 0.9), (0.5, 2.0)), chance(20_000), box, (16, 16))
+        width, height = m[:, 0, 0] * 16, m[:, 1, 1] * 16
+        left, top = (m[:, k, 2] + 0.5 - m[:, k, k] / 2 for k in (0, 1))
+        assert (left > -1e-9).all() and (top > -1e-9).all()
+        assert (left + width < box[1] + 1e-9).all() and (top + height < box[0] + 1e-9).all()
+        share, ratio = width * height / (box[0] * box[1]), width / height
+        assert ratio.min() > 0.5 - 1e-9 and ratio.max() < 2 + 1e-9
+        if box != (20, 200):
+            assert share.min() > 0.2 - 1e-9 and share.max() < 0.9 + 1e-9
+            assert abs(share.mean() - 0.55) < 0.01
+        else:  # no such window is larger than 20 x 40, a fifth of the image: the largest, as torchvision falls back to
+            assert np.allclose(share, 0.2) and np.allclose(ratio, 2)
+
+
+def test_the_ratio_is_even_in_the_logarithm_where_every_window_fits() -> None:
+    m = drawn(ResizedCrop((0.1, 0.3)), chance(50_000), (40, 40), (16, 16))
+    logs = np.log(m[:, 0, 0] / m[:, 1, 1]) / np.log(4 / 3)
+    assert abs(logs.mean()) < 0.02 and abs(logs.var() - 1 / 3) < 0.01
+
+
+def test_flip_and_resized_crop_are_one_sampling() -> None:
+    b, c = batch().but(images=photo(64, (60, 60))), chance()
+    flip, crop = Flip(1.0), ResizedCrop((0.2, 0.9))
+    together = Pipeline((flip, crop), (24, 24))(b, c, 0.0).images
+    apart = Pipeline((Flip(0.0), crop), (24, 24))(b.but(images=b.images.flip(3)), c, 0.0).images
+    assert (together - apart).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("settings", [{"area": (0.5, 0.2)}, {"area": (0.5, 1.5)}, {"ratio": (2.0, 1.0)}])
+def test_ranges_the_wrong_way_round_are_refused(settings: dict[str, tuple[float, float]]) -> None:
+    with pytest.raises(UsageError, match="resized_crop: expected"):
+        ResizedCrop(**settings)
+
+
+# ---- any other map: parts of a user's own --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn(Geometry):
+    """Rotates about the middle, every `every`-th image."""
+
+    degrees: float = 20.0
+    rule: Border = "edge"
+    every: int = 1
+
+    @property
+    def border(self) -> Border:
+        return self.rule
+
+    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
+        angle = torch.where(chance.places % self.every == 0, math.radians(self.degrees), 0.0).double()
+        cos, sin = angle.cos(), angle.sin()
+        x, y = (frame[1] - 1) / 2, (frame[0] - 1) / 2
+        rows = [torch.stack([cos, -sin, x - cos * x + sin * y], 1), torch.stack([sin, cos, y - sin * x - cos * y], 1)]
+        return Map(torch.stack(rows, 1), frame)
+
+
+@dataclasses.dataclass(frozen=True)
+class Barrel(Geometry):
+    """A lens: points move away from the middle with the square of their distance."""
+
+    k: float = 0.1
+
+    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
+        middle = torch.tensor([(frame[1] - 1) / 2, (frame[0] - 1) / 2], dtype=torch.float64)
+
+        def bend(points: torch.Tensor) -> torch.Tensor:
+            away = (points - middle) / middle.max()
+            return middle + away * (1 + self.k * away.square().sum(-1, keepdim=True)) * middle.max()
+
+        return Map(torch.eye(2, 3, dtype=torch.float64).repeat(len(chance.places), 1, 1), frame, bend)
+
+
+SCIPY = {"reflect": "mirror", "edge": "nearest", "zero": "grid-constant"}
+
+
+def read(image: np.ndarray, x: np.ndarray, y: np.ndarray, border: str) -> np.ndarray:
+    """Bilinear reading of an image [H, W, C] by SciPy."""
+    return np.stack(
+        [ndimage.map_coordinates(plane.astype(float), [y, x], order=1, mode=SCIPY[border]) for plane in image.transpose(2, 0, 1)], 2
+    )
+
+
+@pytest.mark.parametrize("border", ["reflect", "edge", "zero"])
+def test_a_rotation_against_scipy(border: Border) -> None:
+    b, part = batch(8), Turn(33.0, border)
+    out = nhwc(Pipeline((part,), (30, 34))(b, chance(8), 0.0).images)
+    y, x = np.mgrid[:30, :34]
+    for image, m, got in zip(nhwc(b.images), drawn(part, chance(8), (30, 34), (30, 34)), out, strict=True):
+        u, v = (m[k, 0] * x + m[k, 1] * y + m[k, 2] for k in (0, 1))
+        assert np.abs(got - read(image, u, v, border) / 255).max() < 1e-4
+
+
+def test_rotation_flip_and_crop_compose_to_one_reading() -> None:
+    b, c, size = batch(8), chance(8), (20, 20)
+    parts = (Turn(15.0, "reflect"), Flip(1.0), Crop(0))
+    out = nhwc(Pipeline(parts, size)(b, c, 0.0).images)
+    left, top = (drawn(parts[2], c.at("crop", 2), (30, 34), size)[:, k, 2] for k in (0, 1))
+    m = drawn(parts[0], c, (30, 34), (30, 34))[0]
+    y, x = np.mgrid[:20, :20]
+    for k, image in enumerate(nhwc(b.images)):
+        p, q = 33 - (x + left[k]), y + top[k]
+        u, v = (m[i, 0] * p + m[i, 1] * q + m[i, 2] for i in (0, 1))
+        assert np.abs(out[k] - read(image, u, v, "reflect") / 255).max() < 1e-4
+
+
+def test_a_bend_composes_with_its_neighbours() -> None:
+    b = batch(4)
+    out = nhwc(Pipeline((Barrel(0.1), Flip(1.0), Turn(10.0)), (30, 34))(b, chance(4), 0.0).images)
+    m = drawn(Turn(10.0), chance(4), (30, 34), (30, 34))[0]
+    y, x = np.mgrid[:30, :34]
+    p, q = (m[i, 0] * x + m[i, 1] * y + m[i, 2] for i in (0, 1))
+    p = 33 - p
+    u, v = (p - 16.5) / 16.5, (q - 14.5) / 16.5
+    u, v = (16.5 + 16.5 * u * (1 + 0.1 * (u * u + v * v)), 14.5 + 16.5 * v * (1 + 0.1 * (u * u + v * v)))
+    for image, got in zip(nhwc(b.images), out, strict=True):
+        assert np.abs(got - read(image, u, v, "edge") / 255).max() < 1e-4
+
+
+def test_an_image_is_sampled_alike_whatever_its_neighbours_need() -> None:
+    b, c, part = batch(32), chance(32), Turn(20.0, every=3)
+    out = Pipeline((part,), (30, 34))(b, c, 0.0).images
+    straight = torch.arange(32) % 3 != 0
+    assert torch.equal(out[straight], b.images[straight].float() / 255)  # whole pixels, exactly
+    for k in range(32):
+        assert torch.equal(Pipeline((part,), (30, 34))(b[k : k + 1], Chance(c.key, c.places[k : k + 1]), 0.0).images, out[k : k + 1])

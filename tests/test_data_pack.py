@@ -1,0 +1,243 @@
+"""Packing: the same pixels however they are stored, after a kill, beside another process, and on a full disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import make_photos
+from goodfit.core.errors import DataError, GoodfitError
+from goodfit.core.files import cache_home
+from goodfit.data import journal
+from goodfit.data.dataset import prepare
+from goodfit.data.index import find
+from goodfit.data.pack import Packed, pack
+from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
+from goodfit.data.preprocess import Preprocess
+from goodfit.data.scan import Survey, survey
+
+HERE = Preprocess((16, 12), (18, 14))
+LARGE = 1 << 40
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own."""
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def oracle(found: Survey, preprocess: Preprocess) -> np.ndarray:
+    return np.stack([preprocess.decode(found.index.store.read(row)) for row in range(len(found.index))])
+
+
+def content(packed: Packed, exact: bool = False) -> np.ndarray:
+    rows = torch.arange(packed.pixels.shape[0])
+    return (packed.pixels.exact(rows) if exact else packed.pixels.rows(rows)).numpy()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", ["raw", "jpeg", "files"])
+def test_every_storage_gives_the_pixels(own: Path, photos: Path, kind: str, channels: int) -> None:
+    found = survey(find(str(photos)))
+    here = dataclasses.replace(HERE, channels=channels, size=(64, 48), box=(72, 56))
+    raw = 90 * 72 * 56 * channels
+    limit = {"raw": raw, "jpeg": raw - 1, "files": 1000}[kind]
+    truth = oracle(found, here)
+    for workers in (1, 3):
+        packed = pack(found, here, limit, workers)
+        assert type(packed.pixels) is {"raw": RawPixels, "jpeg": JpegPixels, "files": FilePixels}[kind]
+        assert packed.pixels.shape == truth.shape and not packed.broken
+        assert np.array_equal(content(packed, exact=True), truth)
+        if kind == "jpeg":
+            assert 0 < np.abs(content(packed).astype(int) - truth).mean() < 4
+        else:
+            assert np.array_equal(content(packed), truth)
+        assert bool(packed.notes) == (kind != "raw")
+        assert all("cache limit" in note and "kB" in note for note in packed.notes)
+        rows = np.array([5, 3, 5])
+        assert np.array_equal(packed.pixels.exact(rows).numpy(), truth[rows])
+
+
+def test_the_digest_is_of_the_content_not_of_the_way(own: Path, photos: Path) -> None:
+    first = pack(survey(find(str(photos))), HERE, LARGE)
+    copy = shutil.copytree(photos, own / "copy" / "photos")
+    assert pack(survey(find(str(copy))), HERE, 1000).digest == first.digest
+    assert pack(survey(find(str(photos))), dataclasses.replace(HERE, aspect="stretch"), LARGE).digest == first.digest
+    shutil.move(copy / "red" / "000.png", copy / "red" / "zzz.png")
+    renamed = pack(survey(find(str(copy))), HERE, LARGE).digest
+    shutil.move(copy / "red" / "zzz.png", copy / "blue" / "zzz.png")
+    relabeled = pack(survey(find(str(copy))), HERE, LARGE).digest
+    assert len({first.digest, renamed, relabeled}) == 3
+
+
+def test_the_second_time_nothing_is_decoded(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    found = survey(find(str(photos)))
+    first = pack(found, HERE, LARGE, progress=lambda done, n: calls.append((done, n)))
+    assert calls[-1] == (90, 90) and calls == sorted(calls)
+    monkeypatch.setattr(Preprocess, "decode", None)
+    again = pack(survey(find(str(photos))), dataclasses.replace(HERE, mean=(0.5,), std=(0.1,)), LARGE)
+    assert again.folder == first.folder and np.array_equal(content(again), content(first))
+
+
+def test_packed_pixels_cannot_be_changed(own: Path, photos: Path) -> None:
+    packed = pack(survey(find(str(photos))), HERE, LARGE)
+    before = content(packed)
+    packed.pixels.rows(np.arange(4)).zero_()
+    assert np.array_equal(content(pack(survey(find(str(photos))), HERE, LARGE)), before)
+
+
+def test_broken_images_are_left_out_and_named(own: Path) -> None:
+    root = make_photos(own / "d", each=8)
+    (root / "red" / "001.png").write_bytes(b"text")
+    cut = (root / "blue" / "002.png").read_bytes()
+    (root / "blue" / "002.png").write_bytes(cut[: len(cut) // 2])  # its header is whole: only decoding finds it
+    found = survey(find(str(root)))
+    assert list(found.broken) == [found.index.names.index("red/001.png")]
+    data = prepare(found, (16, 16), "crop", 0.2, 0, LARGE)
+    assert set(data.broken) == {"red/001.png", "blue/002.png"} and "not an image" in data.broken["red/001.png"]
+    used = np.concatenate([data.splits.train, data.splits.validation, data.splits.test])
+    assert sorted(data.names[row] for row in set(range(24)) - set(used.tolist())) == ["blue/002.png", "red/001.png"]
+    assert any("2 broken images left out" in note for note in data.notes)
+
+
+def test_every_image_failing_to_decode(own: Path) -> None:
+    root = make_photos(own / "d", each=2)
+    for file in root.rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:120])
+    with pytest.raises(DataError, match="All 6 images are broken"):
+        pack(survey(find(str(root))), HERE, LARGE)
+
+
+def test_no_space_is_said_and_nothing_half_is_taken_for_whole(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = survey(find(str(photos)))
+    truth = oracle(found, HERE)
+    add = journal.Journal.add
+
+    def full(self: journal.Journal, piece: bytes, facts: dict[str, object]) -> None:
+        if len(self.pieces) == 1:
+            self._blob.write(piece[:100])  # part of it still fits
+            self._blob.flush()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add(self, piece, facts)
+
+    monkeypatch.setattr(journal.Journal, "add", full)
+    with pytest.raises(GoodfitError, match="No space is left") as caught:
+        pack(found, HERE, LARGE)
+    assert caught.value.exit_code == 1
+    monkeypatch.undo()
+    monkeypatch.setenv("GOODFIT_CACHE", str(own / "cache"))
+    calls: list[int] = []
+    packed = pack(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
+    assert calls[0] == 64  # the first piece was kept
+    assert np.array_equal(content(packed), truth)
+
+
+def test_too_little_space_is_said_before_the_work(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(own)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(GoodfitError, match="GOODFIT_CACHE"):
+        pack(survey(find(str(photos))), HERE, LARGE)
+
+
+SLOW = """
+import sys, time
+from goodfit.data.index import find
+from goodfit.data.scan import survey
+from goodfit.data.pack import pack
+from goodfit.data.preprocess import Preprocess
+def slowly(done, n):
+    print(done, flush=True)
+    time.sleep(float(sys.argv[2]))
+packed = pack(survey(find(sys.argv[1])), Preprocess((16, 12), (18, 14)), 1 << 40, 1, slowly)
+print("digest", packed.digest, flush=True)
+"""
+
+
+def packer(photos: Path, pause: float) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", SLOW, str(photos), str(pause)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_packing_goes_on_where_it_stopped(own: Path, photos: Path) -> None:
+    process = packer(photos, 60)
+    assert process.stdout is not None and process.stdout.readline() == "32\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    partial = next((cache_home() / "packed").glob("*partial"))
+    with (partial / journal.BLOB).open("ab") as blob, (partial / journal.JOURNAL).open("ab") as lines:
+        blob.write(b"torn")  # what a kill in the middle of a write leaves
+        lines.write(b'{"bytes": 4, "cr')
+    calls: list[int] = []
+    found = survey(find(str(photos)))
+    packed = pack(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
+    assert calls == [64, 90]
+    assert np.array_equal(content(packed), oracle(found, HERE))
+    assert not list((cache_home() / "packed").glob("*partial"))
+
+
+def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own: Path, tmp_path: Path) -> None:
+    first = journal.Journal(tmp_path / "p")
+    for k in range(3):
+        first.add(bytes([k]) * 100, {"n": k})
+    first.close()
+    blob = tmp_path / "p" / journal.BLOB
+    blob.write_bytes(blob.read_bytes()[:150] + b"x" + blob.read_bytes()[151:])
+    assert [piece["n"] for piece in journal.Journal(tmp_path / "p").pieces] == [0]
+    assert blob.stat().st_size == 100
+
+
+def test_two_processes_at_once_make_one_whole_pack(own: Path, photos: Path) -> None:
+    processes = [packer(photos, 0.2) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert outputs[0][-1] == outputs[1][-1]
+    assert sorted(len(words) for words in outputs) == [2, 5]  # one packed, the other waited and found it
+    found = survey(find(str(photos)))
+    assert np.array_equal(content(pack(found, HERE, LARGE)), oracle(found, HERE))
+
+
+def test_without_locks_each_process_has_a_place_of_its_own(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    found = survey(find(str(photos)))
+    assert np.array_equal(content(pack(found, HERE, LARGE)), oracle(found, HERE))
+
+
+def test_prepare_binds_it_all(own: Path, photos: Path) -> None:
+    data = prepare(survey(find(str(photos))), (16, 12), "crop", 0.1, 3, LARGE)
+    assert data.counts() == (22, 22, 22) and data.counts("validation") == (2, 2, 2) and data.counts("test") == (6, 6, 6)
+    assert data.preprocess.size == (16, 12) and data.preprocess.box == (18, 14) and data.preprocess.mean == data.statistics.mean
+    begun = time.perf_counter()
+    again = prepare(survey(find(str(photos))), (16, 12), "crop", 0.1, 3, LARGE)
+    assert time.perf_counter() - begun < 30
+    assert again.digest == data.digest and again.splits.digest == data.splits.digest and again.statistics == data.statistics
+    assert torch.equal(again.rows("train"), data.rows("train"))
+
+
+def test_a_constant_channel_does_not_divide_by_zero(own: Path) -> None:
+    for name in "ab":
+        (own / "d" / name).mkdir(parents=True)
+        for k in range(4):
+            pixels = np.random.default_rng(k).integers(0, 256, (9, 9, 4), dtype=np.uint8)
+            pixels[..., 3] = 255
+            file = io.BytesIO()
+            Image.fromarray(pixels, "RGBA").save(file, "PNG")
+            (own / "d" / name / f"{k}.png").write_bytes(file.getvalue())
+    data = prepare(survey(find(str(own / "d"))), (8, 8), "crop", 0.25, 0, LARGE)
+    assert data.preprocess.channels == 4 and data.preprocess.std[3] == 1.0
+    images = data.pixels.rows(data.splits.train).permute(0, 3, 1, 2)
+    assert torch.isfinite(data.preprocess.normalize(images)).all()

@@ -1,0 +1,405 @@
+"""Every kind of source gives the right images, labels and splits; wrong ones give one clear sentence."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import COLORS, picture
+from goodfit.core.errors import DataError
+from goodfit.data import named
+from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION, find
+from goodfit.data.pickles import unpickle
+
+RNG = np.random.default_rng(0)
+
+
+def write_image(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture((200, 50, 40), seed, 8)).save(path)
+    return path
+
+
+def png(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def said(data: Path | str) -> str:
+    with pytest.raises(DataError) as caught:
+        find(str(data))
+    text = str(caught.value)
+    assert caught.value.exit_code == 3
+    assert text.endswith((".", "?")) and "\n" not in text
+    return text
+
+
+# ---- folders -------------------------------------------------------------------------------------------------------------------
+
+
+def test_flat_folder(photos: Path) -> None:
+    index = find(str(photos))
+    assert index.name == "photos" and index.classes == tuple(sorted(COLORS)) and len(index) == 90
+    assert set(index.splits.tolist()) == {UNASSIGNED}
+    assert index.names[0] == "blue/000.png" and index.labels[0] == 0
+    for row in (0, 45, 89):
+        assert index.store.read(row) == (photos / index.names[row]).read_bytes()
+        assert index.classes[index.labels[row]] == index.names[row].split("/")[0]
+
+
+def test_split_folders_and_their_other_names(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("b", "a"):
+            write_image(tmp_path / split / name / "deep" / "1.png")
+    (tmp_path / "README.md").write_text("hello")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("hello")
+    (tmp_path / "train" / "a" / ".hidden.png").write_text("hello")
+    (tmp_path / ".git").mkdir()
+    index = find(str(tmp_path))
+    assert index.classes == ("a", "b")
+    assert sorted(index.splits.tolist()) == sorted([TRAIN, VALIDATION, TEST] * 2)
+    assert any("1 file" in note and ".txt" in note for note in index.notes)
+    assert "train/a/deep/1.png" in index.names
+
+
+def test_a_class_called_train(tmp_path: Path) -> None:
+    write_image(tmp_path / "train" / "1.png")
+    write_image(tmp_path / "plane" / "1.png")
+    assert find(str(tmp_path)).classes == ("plane", "train")
+
+
+def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / name / "1.png")
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    assert len(find(str(tmp_path))) == 2
+
+
+def test_an_existing_path_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "cifar10" / name / "1.png")
+    monkeypatch.chdir(tmp_path)
+    assert find("cifar10").classes == ("a", "b")
+
+
+def test_limit_keeps_the_same_images_when_one_joins(photos: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(photos, tmp_path / "photos")
+    few = find(str(copy), limit=5, seed=1)
+    assert np.bincount(few.labels).tolist() == [5, 5, 5]
+    assert few.store.read(3) == (copy / few.names[3]).read_bytes()
+    write_image(copy / "red" / "new.png")
+    again = find(str(copy), limit=5, seed=1)
+    assert len(set(few.names) - set(again.names)) <= 1
+    assert set(find(str(copy), limit=5, seed=2).names) != set(again.names)
+    assert few.stamp() != find(str(copy)).stamp()
+
+
+def test_the_stamp_follows_the_files(photos: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(photos, tmp_path / "photos")
+    before = find(str(copy)).stamp()
+    assert find(str(copy)).stamp() == before
+    (copy / "red" / "000.png").touch()
+    assert find(str(copy)).stamp() != before
+
+
+# ---- bad folders ---------------------------------------------------------------------------------------------------------------
+
+
+def test_missing_path_names_what_is_near(tmp_path: Path, photos: Path) -> None:
+    assert "photos" in said(photos.parent / "photo")
+    assert "cifar10" in said("cifar1")
+    assert "nothing there" in said(tmp_path / "none" / "here")
+
+
+def test_empty_folder_and_no_class_folders(tmp_path: Path) -> None:
+    assert "one folder per class" in said(tmp_path)
+    write_image(tmp_path / "1.png")
+    assert "1 image but no class folders" in said(tmp_path)
+
+
+def test_classes_without_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / name / "1.png")
+    (tmp_path / "c").mkdir()
+    assert f'"{tmp_path / "c"}" has no images' in said(tmp_path)
+    shutil.rmtree(tmp_path / "a")
+    shutil.rmtree(tmp_path / "b")
+    assert "No images" in said(tmp_path)
+
+
+def test_a_class_empty_in_one_split_is_only_noted(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            write_image(tmp_path / split / name / "1.png")
+    (tmp_path / "test" / "b" / "1.png").unlink()
+    assert any('"test/b" has no images' in note for note in find(str(tmp_path)).notes)
+
+
+def test_one_class_case_twins_and_untrained_classes(tmp_path: Path) -> None:
+    write_image(tmp_path / "one" / "Cat" / "1.png")
+    assert "at least two classes" in said(tmp_path / "one")
+    write_image(tmp_path / "two" / "Cat" / "1.png")
+    write_image(tmp_path / "two" / "cat" / "1.png")
+    assert "differ only by case" in said(tmp_path / "two")
+    for name in ("train/a", "train/b", "test/a", "test/b", "test/c"):
+        write_image(tmp_path / "three" / name / "1.png")
+    assert '"c" in the test images' in said(tmp_path / "three")
+    for name in ("test/a", "test/b"):
+        write_image(tmp_path / "four" / name / "1.png")
+    assert "none to train on" in said(tmp_path / "four")
+
+
+def test_a_file_that_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "x.docx").write_text("x")
+    assert "Expected a folder of images" in said(tmp_path / "x.docx")
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------------------
+
+
+def table(root: Path, text: str, name: str = "data.csv") -> Path:
+    for k in range(4):
+        write_image(root / "images" / f"{k}.png", k)
+    (root / name).write_text(text)
+    return root / name
+
+
+def test_csv_with_numbers_and_splits(tmp_path: Path) -> None:
+    rows = "Label,path,split\n10,images/0.png,train\n9,images/1.png,\n10,images/2.png,val\n9,images/3.png,test\n"
+    index = find(str(table(tmp_path, rows)))
+    assert index.classes == ("9", "10") and index.labels.tolist() == [1, 0, 1, 0]
+    assert index.splits.tolist() == [TRAIN, UNASSIGNED, VALIDATION, TEST]
+    assert index.store.read(2) == (tmp_path / "images/2.png").read_bytes()
+
+
+def test_tsv_with_texts(tmp_path: Path) -> None:
+    index = find(str(table(tmp_path, "path\tlabel\nimages/0.png\tcat\nimages/1.png\ta dog, wet\n", "data.tsv")))
+    assert index.classes == ("a dog, wet", "cat") and set(index.splits.tolist()) == {UNASSIGNED}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "found: nothing"),
+        ("name,label\nimages/0.png,a\n", "Expected the columns path and label"),
+        ("path,label\nimages/0.png,a\nimages/9.png,b\n", "images/9.png"),
+        ("path,label\nimages/0.png,a\nimages/1.png,\n", "Line 3"),
+        ("path,label,split\nimages/0.png,a,train\nimages/1.png,b,exam\n", '"exam"'),
+        ("path,label\n", "lists no images"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, text: str, sentence: str) -> None:
+    assert sentence in said(table(tmp_path, text))
+
+
+# ---- parquet -------------------------------------------------------------------------------------------------------------------
+
+
+def write_parquet(path: Path, images: list[np.ndarray], labels: list[int], names: list[str] | None = None) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    column = pa.array([{"bytes": png(x), "path": None} for x in images], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    content = pa.table({"image": column, "label": pa.array(labels, pa.int64())})
+    if names:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        content = content.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(content, path, row_group_size=3)
+
+
+def test_parquet_folder_with_class_names(tmp_path: Path) -> None:
+    images = [RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8) for _ in range(16)]
+    write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", images[:10], [0, 1] * 5, ["zebra", "ant"])
+    write_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet", images[10:12], [0, 1], ["zebra", "ant"])
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", images[12:], [1, 0, 1, 0], ["zebra", "ant"])
+    index = find(str(tmp_path))
+    assert index.classes == ("zebra", "ant")  # the schema's order, since that is what the labels count
+    pairs = {
+        name: (split, np.asarray(Image.open(io.BytesIO(index.store.read(k)))))
+        for k, (name, split) in enumerate(zip(index.names, index.splits.tolist(), strict=True))
+    }
+    for prefix, split, first, n in (("train", TRAIN, 0, 10), ("validation", VALIDATION, 10, 2), ("test", TEST, 12, 4)):
+        for k in range(n):
+            found = pairs[f"data/{prefix}-00000-of-00001.parquet#{k}"]
+            assert found[0] == split and np.array_equal(found[1], images[first + k])
+
+
+def test_parquet_without_names_and_without_columns(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    write_parquet(tmp_path / "x.parquet", [np.zeros((4, 4, 3), np.uint8)] * 3, [7, 3, 7])
+    assert find(str(tmp_path / "x.parquet")).classes == ("3", "7")
+    pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "y.parquet")
+    assert "no image column" in said(tmp_path / "y.parquet")
+    (tmp_path / "z.parquet").write_bytes(b"no parquet")
+    assert "cannot be read as parquet" in said(tmp_path / "z.parquet")
+
+
+def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert 'pip install "goodfit[parquet]"' in said(tmp_path / "x.parquet")
+
+
+# ---- arrays --------------------------------------------------------------------------------------------------------------------
+
+
+def test_npz_with_splits(tmp_path: Path) -> None:
+    x, y = RNG.integers(0, 256, (10, 6, 5, 3), dtype=np.uint8), np.arange(10) % 2
+    np.savez_compressed(tmp_path / "d.npz", x_train=x[:6], y_train=y[:6, None], x_val=x[6:8], y_val=y[6:8], x_test=x[8:], y_test=y[8:])
+    index = find(str(tmp_path / "d.npz"))
+    assert index.splits.tolist() == [TRAIN] * 6 + [VALIDATION] * 2 + [TEST] * 2 and index.labels.tolist() == y.tolist()
+    assert all(np.array_equal(index.store.read(k), x[k]) for k in range(10))
+
+
+def test_npz_with_names_channels_first_and_floats(tmp_path: Path) -> None:
+    x = RNG.integers(0, 256, (4, 3, 6, 5))
+    np.savez(tmp_path / "d.npz", images=(x / 255).astype(np.float32), labels=[0, 1, 1, 0], classes=["no", "yes"])
+    index = find(str(tmp_path / "d.npz"))
+    assert index.classes == ("no", "yes")
+    assert np.array_equal(index.store.read(2), x[2].transpose(1, 2, 0))
+
+
+def test_bad_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    assert "found: x" in said(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", images=np.zeros((3, 4, 4)), labels=np.zeros(2, int))
+    assert "images [3, 4, 4] and labels [2]" in said(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", images=np.array([{}, {}], dtype=object), labels=np.array([{}, {}], dtype=object))
+    assert "cannot be read" in said(tmp_path / "c.npz")
+    (tmp_path / "d.npz").write_bytes(b"PK no zip")
+    assert "cannot be read" in said(tmp_path / "d.npz")
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    content = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def test_idx(tmp_path: Path) -> None:
+    x, y = RNG.integers(0, 256, (6, 7, 5), dtype=np.uint8), np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8)
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", x[:3])
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", y[:3])
+    write_idx(tmp_path / "t10k-images-idx3-ubyte", x[3:])
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte", y[3:])
+    index = find(str(tmp_path))
+    assert index.splits.tolist() == [TRAIN] * 3 + [TEST] * 3 and index.labels.tolist() == y.tolist()
+    assert all(np.array_equal(index.store.read(k), x[k]) for k in range(6))
+    alone = find(str(tmp_path / "train-images-idx3-ubyte.gz"))
+    assert len(alone) == 3 and np.array_equal(alone.store.read(1), x[1])
+    content = (tmp_path / "t10k-images-idx3-ubyte").read_bytes()
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(content[:-5])
+    with pytest.raises(DataError, match="cut short"):
+        find(str(tmp_path)).store.read(0)
+    (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
+    assert "labels" in said(tmp_path / "train-images-idx3-ubyte.gz")
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    theirs, index = load_digits(), find("digits")
+    assert len(index) == 1797 and index.classes == tuple("0123456789")
+    assert np.array_equal(index.labels, theirs.target)
+    ours = np.stack([index.store.read(k) for k in range(len(index))])
+    assert ours.dtype == np.uint8 and ours.max() == 255 and np.array_equal(np.rint(ours * (16 / 255)), theirs.images)
+
+
+def test_only_what_is_needed_is_imported(photos: Path) -> None:
+    code = "import sys; from goodfit.data.index import find; find(sys.argv[1]); print(*sys.modules)"
+    for data in (str(photos), "digits"):
+        loaded = subprocess.run([sys.executable, "-c", code, data], capture_output=True, text=True, check=True).stdout.split()
+        assert not {"torch", "pyarrow", "sklearn"} & set(loaded)
+
+
+# ---- CIFAR's pickles -----------------------------------------------------------------------------------------------------------
+
+
+def write_cifar(folder: Path, hundred: bool = False) -> np.ndarray:
+    folder.mkdir(parents=True)
+    pixels = RNG.integers(0, 256, (12, 3072), dtype=np.uint8)
+    files = ["train", "test"] if hundred else [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
+    key, names = (b"fine_labels", b"fine_label_names") if hundred else (b"labels", b"label_names")
+    for k, file in enumerate(files):
+        (folder / file).write_bytes(pickle.dumps({b"data": pixels[2 * k : 2 * k + 2], key: [0, 1]}, protocol=2))
+    (folder / ("meta" if hundred else "batches.meta")).write_bytes(pickle.dumps({names: [b"cat", b"dog"]}, protocol=2))
+    return pixels
+
+
+@pytest.mark.parametrize("hundred", [False, True])
+def test_cifar_pickles(tmp_path: Path, hundred: bool) -> None:
+    pixels = write_cifar(tmp_path / "c", hundred)
+    index = find(str(tmp_path / "c"))
+    assert index.classes == ("cat", "dog") and (index.splits == TEST).sum() == 2
+    for k in range(len(index)):
+        assert np.array_equal(index.store.read(k), pixels[k].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("evil",)
+
+
+def test_a_pickle_cannot_run_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in (Evil(), {b"data": Evil()}, {b"data": np.array([Evil()], dtype=object)}):
+        with pytest.raises(DataError, match=r"builtins.print|__builtin__.print"):
+            unpickle(io.BytesIO(pickle.dumps(content, protocol=2)), tmp_path / "x")
+    with pytest.raises(DataError, match="dictionary"):
+        unpickle(io.BytesIO(pickle.dumps([1])), tmp_path / "x")
+    with pytest.raises(DataError, match="pickle"):
+        unpickle(io.BytesIO(b"\x80\x04nonsense"), tmp_path / "x")
+    assert capsys.readouterr().out == ""
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_offline_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(url: str, timeout: float) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    text = said("cifar10")
+    assert "no network" in text and str(tmp_path / "downloads" / "cifar10" / "cifar-10-python.tar.gz") in text
+
+
+def test_a_fetched_archive_is_checked_and_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+    import tarfile
+
+    pixels = write_cifar(tmp_path / "src" / "cifar-10-batches-py")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "src" / "cifar-10-batches-py", "cifar-10-batches-py")
+    content = (tmp_path / "a.tar.gz").read_bytes()
+    fetched: list[str] = []
+
+    def reply(url: str, timeout: float) -> io.BytesIO:
+        fetched.append(url)
+        return io.BytesIO(content)
+
+    monkeypatch.setattr("urllib.request.urlopen", reply)
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert "damaged" in said("cifar10")
+    sums = {"cifar-10-python.tar.gz": hashlib.md5(content).hexdigest()}
+    monkeypatch.setitem(named.SOURCES, "cifar10", (named.CIFAR, sums))
+    for _ in range(2):
+        index = find("cifar10")
+        assert index.name == "cifar10" and np.array_equal(index.store.read(3), pixels[3].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert fetched == [named.CIFAR + "cifar-10-python.tar.gz"]
