@@ -16,6 +16,7 @@ from goodfit.augment.apply import Pipeline
 from goodfit.augment.crop import Crop, ResizedCrop
 from goodfit.augment.flip import Flip
 from goodfit.augment.geometry import Border, Frame, Geometry, Map
+from goodfit.augment.mix import Mixup
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
 from goodfit.core.errors import DataError, UsageError
@@ -110,6 +111,22 @@ def test_neighbours_with_different_borders_are_sampled_one_after_the_other() -> 
     for image, (x, y), (u, v), got in zip(padded, first, second, nhwc(both), strict=True):
         cropped = np.pad(image[y + 6 : y + 30, x + 6 : x + 34], ((6, 6), (6, 6), (0, 0)), mode="edge")
         assert np.array_equal(got, cropped[v + 6 : v + 30, u + 6 : u + 34])
+
+
+def test_only_the_last_geometry_takes_the_middle() -> None:
+    b, c = batch(), chance()
+    seen = Pipeline((Flip(0.0), Mixup(0.0), Crop(0)), (24, 28))(b, c, 0.0).images
+    offsets = Crop(0).draw(c.at("crop", 2), 0.0, (30, 34), (24, 28)).matrix[:, :, 2].long()
+    assert offsets.float().std() > 1
+    for image, (left, top), got in zip(b.images, offsets.tolist(), seen, strict=True):
+        assert torch.equal(got, image[:, top : top + 24, left : left + 28].float() / 255)
+
+
+@pytest.mark.parametrize("parts", [(Crop(9, "zero", p=1.0), Flip(1.0)), (Flip(1.0), Crop(9, "zero", p=1.0))])
+def test_the_border_is_that_of_the_part_that_has_one(parts: tuple[Geometry, ...]) -> None:
+    whole = batch().but(images=torch.full((64, 3, 24, 28), 200, dtype=torch.uint8))
+    out = Pipeline(parts, (24, 28))(whole, chance(), 0.0).images
+    assert set(out.unique().tolist()) == {0, 200}
 
 
 def test_an_image_smaller_than_the_size_is_refused() -> None:

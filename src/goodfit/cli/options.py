@@ -18,7 +18,13 @@ def _options() -> type:
     for field in dataclasses.fields(Recipe):
         if field.name not in ("data", "use"):
             default = "" if field.default in ("", ()) else f" (default: {field.default})"
-            fields.append((field.name, Annotated[str | None, Parameter(help=field.metadata["says"] + default)], dataclasses.field(default=None, kw_only=True)))
+            fields.append(
+                (
+                    field.name,
+                    Annotated[str | None, Parameter(help=field.metadata["says"] + default)],
+                    dataclasses.field(default=None, kw_only=True),
+                )
+            )
     return RECIPE(dataclasses.make_dataclass("Options", fields, namespace={"__module__": __name__}))
 
 

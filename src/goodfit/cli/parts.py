@@ -9,7 +9,13 @@ from cyclopts import Parameter
 from goodfit.core.errors import UsageError, one_of
 
 
-def parts(kind_or_name: str = "", /, *, use: Annotated[list[str] | None, Parameter(negative="")] = None, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+def parts(
+    kind_or_name: str = "",
+    /,
+    *,
+    use: Annotated[list[str] | None, Parameter(negative="")] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """List every part with its settings and defaults; with a kind or a name, print the cards too.
 
     Parameters

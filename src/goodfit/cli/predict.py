@@ -48,7 +48,10 @@ def predict(
     if json:
         from json import dumps
 
-        rows = [{"name": p.name, **({"problem": p.problem} if p.problem else {"classes": p.classes, "probabilities": p.probabilities})} for p in predictions]
+        rows = [
+            {"name": p.name, **({"problem": p.problem} if p.problem else {"classes": p.classes, "probabilities": p.probabilities})}
+            for p in predictions
+        ]
         print(dumps(rows))
     elif csv:
         from csv import writer

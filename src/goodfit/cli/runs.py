@@ -55,7 +55,13 @@ def about(run: Run) -> dict[str, Any]:
     recipe = tomllib.loads((run.path / "recipe.toml").read_text())
     scores = run.read("scores.json").get("validation", {})
     state = run.read("about.json").get("state", "unknown")
-    return {"path": str(run.path), "state": state, "accuracy": scores.get("accuracy"), "bytes": run.bytes(), "model": recipe.get("model", "")}
+    return {
+        "path": str(run.path),
+        "state": state,
+        "accuracy": scores.get("accuracy"),
+        "bytes": run.bytes(),
+        "model": recipe.get("model", ""),
+    }
 
 
 def _prune(found: list[Run], yes: bool) -> None:

@@ -20,7 +20,9 @@ class Manners:
     """How the training is carried out."""
 
     out: Annotated[Path | None, Parameter(help="Folder of the run (default: runs/<time>-<data>).")] = None
-    resume: Annotated[str, Parameter(help="auto: go on with --out, or with the newest unfinished run of the same recipe and data; never.")] = "never"
+    resume: Annotated[
+        str, Parameter(help="auto: go on with --out, or with the newest unfinished run of the same recipe and data; never.")
+    ] = "never"
     seeds: Annotated[int, Parameter(help="Train this many copies that differ in their seed; say the mean and its standard error.")] = 1
     dry: Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")] = False
     tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.", negative="")] = False
@@ -66,10 +68,11 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts |
     if manners.seeds > 1:
         result = api.train_seeds(asked, manner, manners.seeds)
         if not manners.dry:
-            manner.voice.say(f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['standard_error'], 2)} (mean and standard error of {manners.seeds} seeds).")
+            manner.voice.say(
+                f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['standard_error'], 2)} (mean and standard error of {manners.seeds} seeds)."
+            )
     else:
         run = api.run_recipe(asked, manner)
         result = {"run": str(run.path), **run.read("scores.json")} if run else {}
     if manners.json:
         print(json.dumps(result))
-

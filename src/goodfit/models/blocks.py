@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from goodfit.layers.activation import width_of
 from goodfit.layers.norm import normalizes
 
 
-def named(**children: nn.Module) -> nn.Sequential:
+def named(children: Mapping[str, nn.Module]) -> nn.Sequential:
     """Modules one after the other, by name."""
     return nn.Sequential(OrderedDict(children))
 
@@ -31,7 +32,7 @@ def needs_size(model: Part, size: tuple[int, int], least: int) -> None:
 
 def pooled() -> nn.Sequential:
     """The mean of every channel over its pixels: [B, C, H, W] -> [B, C]."""
-    return named(mean=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten())
+    return named({"mean": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()})
 
 
 def conv(n_in: int, n_out: int, kernel: int = 3, *, stride: int = 1, norm: Norm) -> nn.Conv2d:
@@ -45,10 +46,10 @@ def conv_norm_act(n_in: int, n_out: int, *, kernel: int = 3, stride: int = 1, po
     parts: dict[str, nn.Module] = {"conv": conv(n_in, wide, kernel, stride=stride, norm=norm)}
     if pool > 1:
         parts["pool"] = nn.MaxPool2d(pool)
-    return named(**parts, norm=norm(wide), act=act())
+    return named({**parts, "norm": norm(wide), "act": act()})
 
 
 def linear_norm_act(n_in: int, n_out: int, *, norm: Norm, act: Activation, drop: Noise) -> nn.Sequential:
     """Linear layer, norm, activation, noise."""
     wide = n_out * width_of(act)
-    return named(linear=nn.Linear(n_in, wide, bias=not normalizes(norm)), norm=norm(wide), act=act(), drop=drop())
+    return named({"linear": nn.Linear(n_in, wide, bias=not normalizes(norm)), "norm": norm(wide), "act": act(), "drop": drop()})

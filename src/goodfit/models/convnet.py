@@ -51,10 +51,10 @@ class Convnet(Model):
             parts[f"stage{len(widths) - 1}"] = self._stage(widths[-2], widths[-1])
             side //= 2
         head = nn.Linear(widths[-1], classes)
-        net = named(**parts, pool=pooled(), drop=self.drop(), head=head)
+        net = named({**parts, "pool": pooled(), "drop": self.drop(), "head": head})
         start(net, self.init, head)
         return net
 
     def _stage(self, n_in: int, n_out: int) -> nn.Module:
         first = conv_norm_act(n_in, n_out, pool=2, norm=self.norm, act=self.act)
-        return named(first=first, second=conv_norm_act(n_out, n_out, norm=self.norm, act=self.act))
+        return named({"first": first, "second": conv_norm_act(n_out, n_out, norm=self.norm, act=self.act)})

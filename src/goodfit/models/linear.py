@@ -26,6 +26,6 @@ class Linear(Model):
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         head = nn.Linear(channels * math.prod(size), classes)
-        net = named(flatten=nn.Flatten(), head=head)
+        net = named({"flatten": nn.Flatten(), "head": head})
         start(net, self.init, head)
         return net

@@ -36,6 +36,6 @@ class Mlp(Model):
         look = {"norm": self.norm, "act": self.act, "drop": self.drop}
         layers = {f"layer{i}": linear_norm_act(widths[i - 1], widths[i], **look) for i in range(1, len(widths))}  # type: ignore[arg-type]
         head = nn.Linear(widths[-1], classes)
-        net = named(flatten=nn.Flatten(), **layers, head=head)
+        net = named({"flatten": nn.Flatten(), **layers, "head": head})
         start(net, self.init, head)
         return net

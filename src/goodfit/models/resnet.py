@@ -103,7 +103,7 @@ class Resnet(Model):
         for i, blocks in enumerate(DEPTHS[self.depth], start=1):
             parts[f"layer{i}"], n_in = self._layer(n_in, 32 * 2**i, blocks, 1 if i == 1 else 2)
         head = nn.Linear(n_in, classes)
-        net = named(**parts, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), drop=self.drop(), fc=head)
+        net = named({**parts, "avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "drop": self.drop(), "fc": head})
         start(net, self.init, head)
         if not normalizes(self.norm):
             soften(net)

@@ -20,7 +20,8 @@ from goodfit.recipe.build import make_model, parts
 from goodfit.recipe.measure import fastest
 from goodfit.recipe.recipe import Recipe
 
-SMALL = 64  # images up to this side are taken as they are
+SMALL = 64  # images up to this side are taken as they are,
+LEAST = 16  # but no smaller than this, so that a conv net has room for its stages
 WIDTHS = (64, 48, 32, 24, 16)
 PASSES = (8, 60)  # fewest and most epochs a counted default asks for
 SEEN = 400_000  # images a default training looks at, between those bounds
@@ -67,8 +68,8 @@ def data_choices(chooser: Chooser, survey: Survey) -> None:
     middle = int(np.median(short))
     small = middle <= SMALL
     cuda = chooser.recipe.device.startswith("cuda")
-    side = middle if small else 128 if cuda else SMALL
-    rule = f"their own size up to {SMALL} pixels" if small else "128 pixels on a GPU, 64 on a CPU; give --size for more detail"
+    side = max(middle, LEAST) if small else 128 if cuda else SMALL
+    rule = f"their own size, from {LEAST} up to {SMALL} pixels" if small else "128 pixels on a GPU, 64 on a CPU; give --size for more detail"
     chooser.choose("size", side, rule, f"the median short side is {middle} pixels")
 
 

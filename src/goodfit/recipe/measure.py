@@ -23,6 +23,7 @@ from goodfit.training.gradient import heads
 
 IMAGES = 32
 GAIN = 1.15  # how much faster than plain fp32, or than one thread, a setting must be to be taken
+SMALL_STEP = 0.02  # seconds; in shorter steps threads may cost more than they bring
 SETTINGS = (("fp32", "contiguous"), ("fp32", "channels_last"), ("bf16", "channels_last"))
 
 
@@ -52,14 +53,16 @@ def fastest(part: Any, data: Dataset, recipe: Recipe) -> Fastest:
         model = make_model(part, len(data.classes), pre.channels, pre.size)
         times = [step_seconds(model, pre, device, setting, threads[0]) for setting in allowed]
         best = min(range(len(times)), key=lambda i: times[i] * (GAIN if i else 1.0))
-        times += [step_seconds(model, pre, device, allowed[best], n) for n in threads[1:]]
+        small = times[best] * IMAGES < SMALL_STEP
+        times += [step_seconds(model, pre, device, allowed[best], n) for n in threads[1:] if small]
         write(memo, json.dumps({"question": question, "best": best, "times": times}))
     answer = json.loads(memo.read_text())
     best, times = answer["best"], answer["times"]
-    alone = len(threads) > 1 and times[-1] < GAIN * times[best]
-    labels = [f"{p} {x}" for p, x in allowed] + ["the best with one thread"] * (len(threads) - 1)
-    said = ", ".join(f"{label} {1 / t:,.0f}" for label, t in zip(labels, times, strict=True))
-    return Fastest(*allowed[best], 1 if alone else threads[0], times[-1] if alone else times[best], f"images/s: {said}")
+    alone = len(times) > len(allowed) and times[-1] < GAIN * times[best]
+    labels = [*(f"{p} {x}" for p, x in allowed), "the best with one thread"]
+    said = ", ".join(f"{label} {1 / t:,.0f}" for label, t in zip(labels, times, strict=False))
+    precision, layout = allowed[best]
+    return Fastest(precision, layout, 1 if alone else threads[0], times[-1] if alone else times[best], f"images/s: {said}")
 
 
 def step_seconds(model: nn.Module, pre: Preprocess, device: torch.device, setting: tuple[str, str], threads: int) -> float:
