@@ -13,12 +13,12 @@ import psutil
 import torch
 
 from goodfit.core.errors import Diverged, GoodfitError, Interrupted, Terminated, UsageError
-from goodfit.core.run import Run
-from goodfit.core.words import percent
+from goodfit.core.run import Run, refuse_taken
+from goodfit.core.words import count, percent
 from goodfit.data.dataset import SPLITS, Dataset
 from goodfit.recipe import start
 from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training_choices
-from goodfit.recipe.build import Built, Judge, build, catalog, parts
+from goodfit.recipe.build import Built, Judge, build, catalog, check_model, parts
 from goodfit.recipe.classifier import Classifier, load_run
 from goodfit.recipe.finish import finish
 from goodfit.recipe.recipe import Recipe
@@ -75,15 +75,19 @@ def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
     """Train what a recipe asks for; None under `dry`."""
     asked = plain_paths(asked)
     run = start.earlier(asked, manner.out, manner.resume)
+    if run is None and manner.out is not None and not manner.dry:
+        refuse_taken(manner.out)  # said before any work
     recipe = start.continued(run, asked) if run else asked
     known = catalog([str(path) for path in sorted((run.path / "use").glob("*.py"))] if run else recipe.use)
-    parts(recipe, known)  # a misspelled part is said before any work
+    asked_parts = parts(recipe, known)  # a misspelled part is said before any work
     chooser = Chooser(recipe)
     machine_choices(chooser)
     seen = look(chooser.recipe)
     data_choices(chooser, seen)
     data = open_data(chooser.recipe, seen, manner.voice.packing)
     packed = time.time()
+    if "model" in asked_parts:
+        check_model(asked_parts["model"], data)
     if run is None:
         training_choices(chooser, data, known)
     else:
@@ -106,9 +110,13 @@ def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
 
 
 def plain_paths(recipe: Recipe) -> Recipe:
-    """The recipe with its data as an absolute path where it is one, so that it replays from anywhere."""
-    path = Path(recipe.data).expanduser()
-    return recipe.but(data=str(path.resolve())) if recipe.data and path.exists() else recipe
+    """The recipe with its data, validation and use files as absolute paths where they are paths, so that it replays from anywhere."""
+
+    def plain(text: Any) -> Any:
+        path = Path(text).expanduser() if isinstance(text, str) and text else None
+        return str(path.resolve()) if path is not None and path.exists() else text
+
+    return recipe.but(data=plain(recipe.data), validation=plain(recipe.validation), use=tuple(plain(file) for file in recipe.use))
 
 
 def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, built: Built) -> None:
@@ -117,8 +125,11 @@ def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, bui
     voice.say(f"{data.name}: {len(data.classes)} classes, {counts} images")
     for note in data.notes:
         voice.say(f"  {note}")
+    before = ""
     for choice in chooser.choices:
-        voice.say(f"  {choice.field} = {choice.value}  ({choice.rule}: {choice.evidence})")
+        evidence = f": {choice.evidence}" if choice.evidence != before else ""  # one measurement may decide several fields
+        before = choice.evidence
+        voice.say(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
     numbers = sum(p.numel() for p in built.state.model.parameters())
     voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {recipe.batch_size}")
 
@@ -126,6 +137,8 @@ def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, bui
 def go_on(run: Run, recipe: Recipe, built: Built, voice: Voice) -> None:
     """Bring a run back to its last good checkpoint, and its log with it."""
     checkpoints = Checkpoints(run.checkpoints)
+    if not checkpoints.steps() and (run.path / "model.safetensors").exists():
+        raise UsageError(f'The checkpoints of "{run.path}" are gone, so it cannot go on: start anew with another --out.')
     if checkpoints.steps():
         for sentence in checkpoints.restore(built.state):
             voice.say(sentence)
@@ -232,7 +245,8 @@ def open_test(run: Run, voice: Voice) -> None:
     openings = run.read("about.json").get("openings", [])
     if openings:
         voice.say(
-            f"Warning: the test split of this run was opened {len(openings)} times before, first {openings[0]['time']}; choosing by it makes it a second validation split."
+            f"Warning: the test split of this run was opened {count(len(openings), 'time')} before,"
+            f" first {openings[0]['time']}; choosing by it makes it a second validation split."
         )
     command = " ".join(psutil.Process().cmdline()[1:])
     run.update("about.json", {"openings": [*openings, {"time": start.now(), "command": command}]})

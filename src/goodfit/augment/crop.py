@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,10 +31,6 @@ class Crop(Geometry):
     border: Border = "reflect"
     p: Share = 1.0
     exact: ClassVar[bool] = True
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, p=self.p * strength)
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
         chosen = chance.at("p").chosen(self.p)
@@ -74,10 +70,6 @@ class ResizedCrop(Geometry):
     @property
     def border(self) -> Border:
         return "edge"  # windows lie inside the image; only the filter's taps can reach beyond
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, p=self.p * strength)
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
         height, width = self._window(chance, frame)

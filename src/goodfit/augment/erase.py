@@ -43,10 +43,6 @@ class Erase(Augment):
         """With the training images' mean color for `fill="mean"`."""
         return dataclasses.replace(self, _mean=tuple(facts.mean))
 
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, p=self.p * strength)
-
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         height, width = batch.images.shape[2:]
         chosen = chance.at("p").chosen(self.p)

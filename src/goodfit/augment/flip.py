@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 
@@ -24,10 +24,6 @@ class Flip(Geometry):
 
     p: Share = 0.5
     exact: ClassVar[bool] = True
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, p=self.p * strength)
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
         chosen = chance.chosen(self.p).double()

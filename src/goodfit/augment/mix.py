@@ -30,10 +30,6 @@ class Mixup(Augment):
     alpha: NonNegative = 0.2
     p: Share = 1.0
 
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, p=self.p * strength)
-
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         share = _share(chance, self.alpha, self.p)
         partners = chance.at("partners").partners()
@@ -60,10 +56,6 @@ class Cutmix(Augment):
 
     alpha: NonNegative = 1.0
     p: Share = 0.5
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, p=self.p * strength)
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         n, channels, height, width = batch.images.shape

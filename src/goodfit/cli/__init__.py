@@ -29,6 +29,8 @@ def application() -> cyclopts.App:
         help="Train image classifiers that fit, and hear why when they do not.",
         version_flags=["--version"],
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,  # main says in a sentence what is kept
+        default_parameter=cyclopts.Parameter(show_default=worth_showing),
         console=None,
     )
     for verb, sentence in VERBS.items():
@@ -36,11 +38,19 @@ def application() -> cyclopts.App:
     return app
 
 
+def worth_showing(value: object) -> str | None:
+    """The default as --help shows it; nothing and no need no words."""
+    return str(value) if value not in (None, "", False, [], ()) else None
+
+
 def main() -> None:
     """Run a command line; every error a person can act on is one sentence on stderr and an exit code."""
-    sys.path.insert(0, os.getcwd())  # the user's own packages, for dotted names
+    sys.path.insert(0, "")  # the user's own packages, for dotted names
     try:
-        application()(exit_on_error=False, print_error=False, result_action="return_value")
+        application()(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.UnusedCliTokensError as error:
+        left = " ".join(error.unused_tokens or ())
+        leave(UsageError(f'Expected no more, found "{left}": put a value with spaces in quotes, such as --budget "10 min".'))
     except cyclopts.CycloptsError as error:
         leave(UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.'))
     except GoodfitError as error:
@@ -59,4 +69,4 @@ def leave(error: GoodfitError) -> None:
 
 def started() -> float:
     """The clock time at which this process began: a budget in minutes counts from there."""
-    return min(psutil.Process().create_time(), time.time())
+    return min(float(psutil.Process().create_time()), time.time())

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from goodfit.core.errors import UsageError
+
 
 def describe(
     model: str,
@@ -34,6 +36,8 @@ def describe(
     json
         Print the account as JSON on stdout.
     """
+    if classes < 1 or channels < 1:
+        raise UsageError(f"Expected --classes and --channels to be 1 or more, received {classes} and {channels}.")
     import torch
 
     from goodfit.models.account import account
@@ -41,9 +45,14 @@ def describe(
     from goodfit.recipe.size import parse_size
 
     part = catalog(use or []).make(model, "model")
+    height, width = parse_size(size)
     with torch.device("meta"):
-        module = make_model(part, classes, channels, parse_size(size))
-    result = account(module, channels, parse_size(size))
+        module = make_model(part, classes, channels, (height, width))
+    try:
+        result = account(module, channels, (height, width))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f'The model "{part}" does not take images of {channels}x{height}x{width}: {reason}.') from error
     if json:
         from json import dumps
 

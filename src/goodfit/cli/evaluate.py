@@ -39,10 +39,12 @@ def evaluate(
     low, high = scores["interval"]
     balanced_low, balanced_high = scores["balanced_interval"]
     voice.say(
-        f"{'Test' if test else 'Validation'} accuracy {percent(scores['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, {scores['images']:,} images)"
+        f"{'Test' if test else 'Validation'} accuracy {percent(scores['accuracy'])}"
+        f" (95 % interval {percent(low)} to {percent(high)}, {scores['images']:,} images)"
     )
     voice.say(
-        f"  balanced accuracy {percent(scores['balanced_accuracy'])} ({percent(balanced_low)} to {percent(balanced_high)}), top-5 {percent(scores['top5'])}, loss {scores['loss']:.4f}"
+        f"  balanced accuracy {percent(scores['balanced_accuracy'])} ({percent(balanced_low)} to {percent(balanced_high)}),"
+        f" top-5 {percent(scores['top5'])}, loss {scores['loss']:.4f}"
     )
     for row in scores["classes"]:
         said = percent(row["accuracy"]) if row["images"] else "-"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import indent
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -39,9 +40,8 @@ def parts(
 
         print(dumps(chosen))
         return
-    before = ""
-    for card in chosen:
-        if card["kind"] != before:
-            before = card["kind"]
-            print(f"\n{before}")
-        print(f"  {card['spelling']}\n      {card['card'] if kind_or_name else card['summary']}")
+    for kind in sorted({card["kind"] for card in chosen}):
+        print(kind)
+        for card in chosen:
+            if card["kind"] == kind:
+                print(f"  {card['spelling']}\n{indent(card['card'] if kind_or_name else card['summary'], ' ' * 6)}\n")

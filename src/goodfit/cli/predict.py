@@ -9,9 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from goodfit.core.errors import DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from goodfit.core.errors import DataError, UsageError
 
 
 def predict(
@@ -40,11 +38,16 @@ def predict(
     device
         auto, cpu, cuda, ...
     """
+    if top < 1:
+        raise UsageError(f"Expected --top to be 1 or more, received {top}.")
+    if json and csv:
+        raise UsageError("Expected one of --json and --csv, received both.")
     from goodfit import api
+    from goodfit.core.words import percent
 
     files = find(images)
     classifier = api.load(run, device)
-    predictions = list(classifier.stream(files, max(1, top)))
+    predictions = list(classifier.stream(files, top))
     if json:
         from json import dumps
 
@@ -62,20 +65,24 @@ def predict(
             table.writerows([[p.name, c, x, ""] for c, x in zip(p.classes, p.probabilities, strict=True)] or [[p.name, "", "", p.problem]])
     else:
         for p in predictions:
-            print(f"{p.name}: " + (p.problem or ", ".join(f"{c} {x:.1%}" for c, x in zip(p.classes, p.probabilities, strict=True))))
+            print(f"{p.name}: " + (p.problem or ", ".join(f"{c} {percent(x)}" for c, x in zip(p.classes, p.probabilities, strict=True))))
     broken = [p for p in predictions if p.problem]
     if broken and len(broken) == len(predictions):
-        raise DataError(f"None of the {len(broken)} images can be read, {broken[0].name} first: {broken[0].problem}")
+        raise DataError(f"Not one image can be read; {broken[0].name}: {broken[0].problem}.")
     if broken:
-        print(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read, {broken[0].name} first.", file=sys.stderr)
+        first = f"{broken[0].name}: {broken[0].problem}"
+        print(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read; {first}.", file=sys.stderr)
 
 
 def find(images: tuple[str, ...]) -> list[Path]:
     """The files that words on the command line mean.
 
     Raises:
+        UsageError: there are no words.
         DataError: a word means no image.
     """
+    from goodfit.data.folder import SUFFIXES
+
     found: list[Path] = []
     for word in images:
         path = Path(word)
@@ -84,10 +91,10 @@ def find(images: tuple[str, ...]) -> list[Path]:
         elif path.exists():
             some = [path]
         else:
-            some = [Path(file) for file in sorted(glob.glob(word, recursive=True))]
+            some = [Path(file) for file in sorted(glob.glob(word, recursive=True))]  # noqa: PTH207  Path.glob takes no absolute pattern
         if not some:
             raise DataError(f'Expected an image, a folder of images or a pattern, found no image at "{word}".')
         found += some
     if not found:
-        raise DataError("Expected images to predict, received none.")
+        raise UsageError("Expected images to predict: files, folders or patterns, received none.")
     return found

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from goodfit.core.errors import DataError
-from goodfit.core.run import Run, runs as runs_in
+from goodfit.core.run import Run
+from goodfit.core.run import runs as runs_in
 from goodfit.core.words import percent, size
+
+STILL = 3600  # seconds without a change after which a run that says it is running was killed
 
 
 def runs(
@@ -52,16 +56,19 @@ def about(run: Run) -> dict[str, Any]:
     """A run in one row."""
     import tomllib
 
-    recipe = tomllib.loads((run.path / "recipe.toml").read_text())
-    scores = run.read("scores.json").get("validation", {})
-    state = run.read("about.json").get("state", "unknown")
-    return {
-        "path": str(run.path),
-        "state": state,
-        "accuracy": scores.get("accuracy"),
-        "bytes": run.bytes(),
-        "model": recipe.get("model", ""),
-    }
+    row: dict[str, Any] = {"path": str(run.path), "state": "damaged", "accuracy": None, "bytes": run.bytes(), "model": ""}
+    try:
+        row["model"] = tomllib.loads((run.path / "recipe.toml").read_text()).get("model", "")
+        row["accuracy"] = run.read("scores.json").get("validation", {}).get("accuracy")
+        row["state"] = run.read("about.json").get("state", "unknown")
+    except ValueError:  # a file of the run does not read: the list goes on
+        pass
+    return row
+
+
+def last_change(run: Run) -> float:
+    """The clock time at which a training last wrote into its run."""
+    return max(path.stat().st_mtime for path in (run.path, run.path / "log.jsonl", run.checkpoints) if path.exists())
 
 
 def _prune(found: list[Run], yes: bool) -> None:
@@ -69,8 +76,15 @@ def _prune(found: list[Run], yes: bool) -> None:
 
     freed = 0
     for run in found:
-        done = run.read("about.json").get("state") in ("finished", "stopped early")
+        state = about(run)["state"]
+        done = state in ("finished", "stopped early")
         path = run.checkpoints if done else run.path
+        if state == "damaged":
+            print(f"kept {path}: its files do not read, look at it yourself")
+            continue
+        if state == "running" and time.time() - last_change(run) < STILL:
+            print(f"kept {path}: it may still be running")
+            continue
         if not path.exists() or (done and not any(path.iterdir())):
             continue
         bytes_ = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

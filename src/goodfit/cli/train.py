@@ -69,7 +69,8 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts |
         result = api.train_seeds(asked, manner, manners.seeds)
         if not manners.dry:
             manner.voice.say(
-                f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['standard_error'], 2)} (mean and standard error of {manners.seeds} seeds)."
+                f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['standard_error'], 2)}"
+                f" (mean and standard error of {manners.seeds} seeds)."
             )
     else:
         run = api.run_recipe(asked, manner)

@@ -19,8 +19,10 @@ from typing import Any, ClassVar, Self
 
 from goodfit.core.errors import UsageError, one_of
 from goodfit.core.settings import check_settings, settings_of
+from goodfit.core.words import a
 
 USED = "goodfit_use_"  # modules made from the files given with --use
+PIPED = ("augment", "penalty", "schedule", "probe")  # kinds whose seat takes several parts, one after the other
 
 
 class Part(ABC):  # noqa: B024  each kind adds its own abstract __call__
@@ -69,11 +71,21 @@ class Foreign(Part):
 
     def __call__(self, *first: object) -> Any:
         """Call it, with what its seat gives first."""
-        return _import_dotted(self.path)(*first, *self.arguments, **dict(self.settings))
+        target = _import_dotted(self.path)
+        try:
+            inspect.signature(target).bind(*first, *self.arguments, **dict(self.settings))
+        except TypeError as error:
+            raise UsageError(f'"{self}" cannot be called: {error}.') from error
+        except ValueError:  # a built-in that does not tell its signature
+            pass
+        return target(*first, *self.arguments, **dict(self.settings))
 
     def knowing(self, facts: Mapping[str, object]) -> Foreign:
         """The same, with those of `facts` (classes, channels, size) that its signature names and its settings leave open."""
-        wanted = inspect.signature(_import_dotted(self.path)).parameters
+        try:
+            wanted = inspect.signature(_import_dotted(self.path)).parameters
+        except (TypeError, ValueError) as error:
+            raise UsageError(f'"{self}" cannot be called: {error}.') from error
         return dataclasses.replace(self, settings=tuple({**{k: v for k, v in facts.items() if k in wanted}, **dict(self.settings)}.items()))
 
 
@@ -165,12 +177,12 @@ class Catalog:
             UsageError: the text is no part, or a name or setting is unknown or of the wrong type; the sentence lists what there is.
         """
         if isinstance(text, Part):
-            return text
+            return _seated(text, kind)
         try:
-            tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError) as error:
-            raise UsageError(f'"{text}" does not read as a {kind}: expected a form like name(setting=value) | name.') from error
-        return self._part(tree, kind)
+            return _seated(self._part(ast.parse(text.strip(), mode="eval").body, kind), kind)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            said = text if len(text) < 200 else f"{text[:200]} ..."
+            raise UsageError(f'"{said}" does not read as {a(kind)}: expected a form like name(setting=value) | name.') from error
 
     def _part(self, node: ast.expr, kind: str) -> Part:
         match node:
@@ -180,13 +192,16 @@ class Catalog:
                 return self._call(function, arguments, keywords, kind)
             case ast.Name() | ast.Attribute() | ast.Constant(None):
                 return self._call(node, [], [], kind)
-        raise UsageError(f'Expected the name of a {kind}, received "{ast.unparse(node)}".')
+        raise UsageError(f'Expected the name of {a(kind)}, received "{ast.unparse(node)}".')
 
     def _call(self, function: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword], kind: str) -> Part:
         name = "none" if isinstance(function, ast.Constant) else ast.unparse(function)
         if any(isinstance(x, ast.Starred) for x in arguments) or any(k.arg is None for k in keywords):
             raise UsageError(f'"{name}" takes its settings one by one, not by * or **.')
         named = {str(k.arg): k.value for k in keywords}
+        twice = [str(k.arg) for k in keywords if k.value is not named[str(k.arg)]]
+        if twice:
+            raise UsageError(f'{name} received the setting "{twice[0]}" twice.')
         known = self.kinds.get(kind, {})
         if name not in known:
             if name == "none":
@@ -231,6 +246,16 @@ class Catalog:
             raise UsageError(f'Expected a number, text or part, received "{ast.unparse(node)}".') from error
 
 
+def _seated(part: Part, kind: str) -> Part:
+    """The part, when the seat of its kind can take it."""
+    if isinstance(part, Pipe) and kind not in PIPED:
+        raise UsageError(f'Expected one {kind}, received "{spell(part)}".')
+    for step in steps(part):
+        if step.kind not in (kind, "foreign"):
+            raise UsageError(f'Expected a part of the kind {kind}, received "{spell(step)}", of the kind {step.kind}.')
+    return part
+
+
 def _modules(package: str) -> Iterator[ModuleType]:
     root = importlib.import_module(package)
     yield root
@@ -242,5 +267,5 @@ def _import_dotted(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f'"{path}" does not import: {error}.') from error
+    except Exception as error:  # the user's own module may fail in any way
+        raise UsageError(f'"{path}" does not import: {type(error).__name__}: {error}.') from error

@@ -42,6 +42,10 @@ class Augment(Part):
     @abstractmethod
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch: ...
 
+    def scaled(self, strength: float) -> Self:
+        """The same part, milder: 0 changes nothing, 1 is this part; by default its probability `p` is scaled."""
+        return dataclasses.replace(self, p=getattr(self, "p", 1.0) * strength)  # type: ignore[type-var]
+
 
 class Loss(Part):
     """(logits [B, K], targets [B, K]) -> [B]: one number per example."""

@@ -32,7 +32,12 @@ def choose(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f'The device "{name}" is not there: {str(error).splitlines()[0]}') from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        if reason.startswith("Expected one of"):  # torch's list of every device type there ever was
+            reason = "expected auto, cpu, cuda, cuda:1, mps or another that torch knows"
+        raise UsageError(f'The device "{name}" is not there: {reason}.') from error
+    if device.type == "meta":
+        raise UsageError('The device "meta" holds no numbers: expected auto, cpu, cuda, cuda:1, mps or another that computes.')
     return device
 
 

@@ -20,17 +20,17 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         GoodfitError: no space is left, or the folder cannot be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with full_disk_said(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with full_disk_said(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             with beside.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
             sync_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -57,7 +57,7 @@ def full_disk_said(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise GoodfitError(f'No space is left to write "{path}"; free some and run the same command again, nothing is lost.') from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise GoodfitError(f'"{path}" cannot be written ({error.strerror}); choose another folder.') from error
         raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 from goodfit.core.errors import UsageError
@@ -20,7 +21,7 @@ class Length:
 
     @staticmethod
     def read(text: str | float, what: str = "budget") -> Length:
-        """`"30 epochs"`, `"5000 steps"`, `"2e6 examples"`, `"10 min"`, `"1.5 h"`; a bare number is a share of the budget.
+        """`"30 epochs"`, `"5000 steps"`, `"2e6 examples"`, `"10 min"`, `"1.5 h"`; a bare number is a share of the budget (and no budget).
 
         Raises:
             UsageError: the text has no positive amount or no known unit.
@@ -32,11 +33,12 @@ class Length:
             amount = float(found.group(1)) if found else -1.0
         except ValueError:
             amount = -1.0
+        amount = amount if math.isfinite(amount) else -1.0
         if amount > 0 and unit in SECONDS:
             return Length(amount * SECONDS[unit], "second")
         if amount > 0 and unit in COUNTS:
             return Length(amount, unit)
-        if not unit and 0 <= amount <= 1:
+        if not unit and what != "budget" and 0 <= amount <= 1:
             return Length(amount, "share")
         raise UsageError(f'Expected a {what} like "30 epochs", "5000 steps", "2e6 examples" or "10 min", received "{text}".')
 
@@ -91,6 +93,10 @@ class Every:
 
     length: Length
     lengths: Lengths
+
+    def __post_init__(self) -> None:
+        if self.length.amount <= 0:
+            raise UsageError('Expected how often as a length above 0, such as "1 epoch" or "0.1" of the budget, received 0.')
 
     def number(self, step: int, elapsed: float, t: float) -> int:
         """How many times it has come by now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -27,12 +28,8 @@ class Run:
     def new(path: Path | None, name: str, root: Path = Path("runs")) -> Run:
         """A new folder at `path`, else `runs/<time>-<name>`; `runs/latest` then points to it."""
         if path is None:
-            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-            path = next(p for n in range(1000) if not (p := root / (f"{stem}-{n}" if n else stem)).exists())
-        if path.exists() and not path.is_dir():
-            raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
-        if path.exists() and any(path.iterdir()):
-            raise UsageError(f'"{path}" is not empty: choose another --out, or continue that run with --resume auto.')
+            path = _fresh(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+        refuse_taken(path)
         with full_disk_said(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         run = Run(path)
@@ -50,7 +47,7 @@ class Run:
         if (folder / "recipe.toml").is_file():
             return Run(folder)
         there = [str(run.path) for run in runs(folder if folder.is_dir() else folder.parent)]
-        raise UsageError(f'Expected a run folder at "{folder}", found none. ' + (f"There is: {', '.join(there[-5:])}." if there else ""))
+        raise UsageError(f'Expected a run folder at "{folder}", found none.' + (f" There is: {', '.join(there[-5:])}." if there else ""))
 
     def point_latest(self) -> None:
         """Let `latest` beside this folder point to it, where the system has links."""
@@ -112,6 +109,30 @@ class Run:
     def bytes(self) -> int:
         """Its size on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def refuse_taken(path: Path) -> None:
+    """Refuse a place for a new run that holds something.
+
+    Raises:
+        UsageError: there is a file, or a folder that is not empty.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
+    if path.exists() and any(path.iterdir()):
+        there = ", or continue that run with --resume auto" if (path / "recipe.toml").is_file() else ""
+        raise UsageError(f'"{path}" is not empty: choose another --out{there}.')
+
+
+def _fresh(root: Path, stem: str) -> Path:
+    """A new folder that no other process has taken in the same second."""
+    with full_disk_said(root):
+        root.mkdir(parents=True, exist_ok=True)
+        for path in (root / (f"{stem}-{n}" if n else stem) for n in itertools.count()):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+    raise AssertionError("unreachable")
 
 
 def runs(root: Path) -> list[Run]:

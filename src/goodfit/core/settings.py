@@ -11,6 +11,7 @@ import typing
 from typing import Annotated, Any, Literal, Union
 
 from goodfit.core.errors import UsageError
+from goodfit.core.words import a
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ def said(hint: Any) -> str:
         return "a tuple of " + " and ".join(said(x) for x in inner if x is not Ellipsis)
     names = {float: "a number", int: "a whole number", bool: "True or False", str: "text", type(None): "None"}
     kind = getattr(hint, "kind", "")
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" if kind else names.get(hint, str(hint))
+    return a(kind) if kind else names.get(hint, str(hint))
 
 
 def read(text: str, hint: Any) -> Any:

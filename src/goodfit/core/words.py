@@ -8,6 +8,11 @@ def count(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def a(noun: str) -> str:
+    """`a model`, `an augment`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def size(n_bytes: float) -> str:
     """`512 B`, `1.5 MB`, `20 GB`: decimal units, two figures below ten."""
     for unit in ("B", "kB", "MB", "GB"):

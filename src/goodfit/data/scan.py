@@ -31,6 +31,7 @@ Ints = NDArray[np.int64]
 class Survey:
     """What the headers say: `widths`, `heights`, `channels` (1, 3 or 4) and `bits` (8 or 16), each [N], 0 where an image is broken;
     `broken` gives the reason for each broken row; `white` is the value that counts as white (255, for 16-bit images more).
+    `wanted` channels, if not 0, are what all images are brought to.
     """
 
     index: Index
@@ -41,6 +42,7 @@ class Survey:
     broken: dict[int, str]
     white: int
     notes: tuple[str, ...]
+    wanted: int = 0
 
     @property
     def good(self) -> NDArray[np.bool_]:
@@ -49,7 +51,9 @@ class Survey:
 
     @property
     def model_channels(self) -> int:
-        """1 if every image is gray, 4 if every image has an alpha channel, else 3."""
+        """What is `wanted`, else 1 if every image is gray, 4 if every image has an alpha channel, else 3."""
+        if self.wanted:
+            return self.wanted
         found = set(np.unique(self.channels[self.good]).tolist())
         return found.pop() if found in ({1}, {4}) else 3
 
@@ -121,7 +125,7 @@ def _notes(found: Survey) -> tuple[str, ...]:
     if len(kinds) > 1:
         words = {1: "gray", 3: "color", 4: "with alpha"}
         shares = ", ".join(f"{n:,} {words[kind]}" for kind, n in sorted(kinds.items()))
-        notes.append(f"The images are mixed ({shares}): all become RGB, gray repeated, alpha laid over white.")
+        notes.append(f"The images are mixed: {shares}.")
     if found.white != 255:
         deep = int((found.bits == 16).sum())
         notes.append(f"{count(deep, '16-bit image')}: values from 0 to {found.white} become 0 to 255.")

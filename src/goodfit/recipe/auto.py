@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from goodfit.core.catalog import Catalog, Part
 from goodfit.core.chance import Chance
 from goodfit.core.device import choose, cores, free_memory, prepare
 from goodfit.core.progress import Length
+from goodfit.core.weights import is_norm
 from goodfit.core.words import count, percent, size
 from goodfit.data.dataset import Dataset
 from goodfit.data.scan import Survey
@@ -22,7 +24,8 @@ from goodfit.recipe.recipe import Recipe
 
 SMALL = 64  # images up to this side are taken as they are,
 LEAST = 16  # but no smaller than this, so that a conv net has room for its stages
-WIDTHS = (64, 48, 32, 24, 16)
+WIDTHS = (64, 48, 32, 24, 16, 12)
+KINDS = {1: "gray", 3: "RGB", 4: "with alpha"}
 PASSES = (8, 60)  # fewest and most epochs a counted default asks for
 SEEN = 400_000  # images a default training looks at, between those bounds
 
@@ -62,45 +65,44 @@ def machine_choices(chooser: Chooser) -> None:
 
 
 def data_choices(chooser: Chooser, survey: Survey) -> None:
-    """The size the model sees, from the images' own."""
+    """The size and channels the model sees, from the images' own."""
     good = np.array([row not in survey.broken for row in range(len(survey.widths))])
     short = np.minimum(survey.widths, survey.heights)[good]
     middle = int(np.median(short))
     small = middle <= SMALL
     cuda = chooser.recipe.device.startswith("cuda")
     side = max(middle, LEAST) if small else 128 if cuda else SMALL
-    rule = f"their own size, from {LEAST} up to {SMALL} pixels" if small else "128 pixels on a GPU, 64 on a CPU; give --size for more detail"
+    rule = (
+        f"their own size, from {LEAST} up to {SMALL} pixels" if small else "128 pixels on a GPU, 64 on a CPU; give --size for more detail"
+    )
     chooser.choose("size", side, rule, f"the median short side is {middle} pixels")
+    kinds = ", ".join(f"{int((survey.channels == kind).sum()):,} {word}" for kind, word in KINDS.items() if (survey.channels == kind).any())
+    rule = "gray where every image is, alpha where every image has it, else RGB (gray repeated, alpha laid over white)"
+    chooser.choose("channels", survey.model_channels, rule, kinds)
 
 
 def training_choices(chooser: Chooser, data: Dataset, known: Catalog) -> None:
-    """Augmentation, model, batch, rate, budget, precision and evaluation."""
+    """Augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate."""
     images = len(data.splits.train)
     if chooser.open("augment"):
         chooser.choose("augment", *_augment(data))
     batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
     chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count(images, "training image"))
-    chooser.choose("optimizer", *_optimizer(int(chooser.recipe.batch_size)))
     _model(chooser, data, known)
     model = parts(chooser.recipe, known)["model"]
-    _fit_memory(chooser, data, model)
+    with torch.device("meta"):
+        shape = make_model(model, len(data.classes), data.preprocess.channels, data.preprocess.size)
+    chooser.choose("optimizer", *_optimizer(int(chooser.recipe.batch_size), shape))
+    _fit_memory(chooser, data, shape)
     _precision(chooser, data, model)
     epochs = min(max(round(SEEN / images), PASSES[0]), PASSES[1])
-    chooser.choose(
-        "budget",
-        f"{epochs} epochs",
-        f"about {SEEN:,} images seen, within {PASSES[0]} to {PASSES[1]} epochs",
-        count(images, "training image"),
-    )
+    rule = f"about {SEEN:,} images seen, within {PASSES[0]} to {PASSES[1]} epochs"
+    chooser.choose("budget", f"{epochs} epochs", rule, count(images, "training image"))
     budget = Length.read(chooser.recipe.budget)
-    steps = -(-images // int(chooser.recipe.batch_size))
     few = budget.unit == "epoch" and budget.amount <= 40
     often = "1 epoch" if few else "0.1" if budget.unit == "second" else "0.025"
     chooser.choose(
-        "evaluate_every",
-        often,
-        "each epoch, 40 times over a longer budget, 10 times over one in minutes",
-        count(steps, "step") + " an epoch",
+        "evaluate_every", often, "each epoch; 40 times over a longer budget, 10 times over one in minutes", chooser.recipe.budget
     )
 
 
@@ -139,43 +141,49 @@ def _mirror_keeps_class(data: Dataset, most: int = 1500, side: int = 12) -> tupl
     return kept, f"nearest neighbors agree on the class for {percent(plain)} of images, for {percent(mirrored)} of mirrored ones"
 
 
-def _optimizer(batch: int) -> tuple[str, str, str]:
-    rate = float(f"{0.1 * (batch / 128) ** 0.5:.2g}")
+def _optimizer(batch: int, model: nn.Module) -> tuple[str, str, str]:
+    norms = sum(is_norm(module) for module in model.modules())
+    rate = (0.25 if norms else 0.025) * (batch / 128) ** 0.5
     return (
-        f"sgd({rate}, momentum=0.9, nesterov=True, weight_decay=0.0005)",
-        "SGD with Nesterov momentum; the rate grows with the square root of the batch",
-        f"batches of {batch}",
+        f"sgd({rate:.2g}, momentum=0.9, nesterov=True, weight_decay=0.0005)",
+        "SGD with Nesterov momentum; ten times the rate where norms keep the activations in bounds; it grows with the root of the batch",
+        f"{count(norms, 'norm')}, batches of {batch}",
     )
 
 
 def _model(chooser: Chooser, data: Dataset, known: Catalog) -> None:
-    """The widest small conv net that sees every image often enough in the budget, by its measured speed."""
+    """A small conv net: under a budget in minutes the widest that sees every image often enough, by the measured speed of one."""
     images, budget = len(data.splits.train), chooser.recipe.budget
-    passes = min(max(SEEN // images, PASSES[0]), PASSES[1]) / 2
-    timed = budget != "auto" and Length.read(budget).unit == "second"
-    evidence = count(images, "training image")
-    width = 16 if images < 2000 else 32
-    if timed and chooser.open("model"):
-        for width in WIDTHS:
-            setting = fastest(known.make(f"convnet({width})", "model"), data, chooser.recipe)
-            seen = Length.read(budget).amount * 0.8 / setting.seconds_per_image / images
-            evidence = f"convnet({width}) sees each of {images:,} images {seen:.0f} times in {budget}"
-            if seen >= passes:
-                break
-    rule = (
-        f"the widest small conv net that passes over the data {passes:.0f} times in the budget"
-        if timed
-        else "a small conv net: 32 wide, 16 for few images"
-    )
-    chooser.choose("model", f"convnet({width})", rule, evidence)
+    if budget == "auto" or Length.read(budget).unit != "second":
+        width = 16 if images < 2000 else 32
+        chooser.choose("model", f"convnet({width})", "a small conv net: 32 wide, 16 for few images", count(images, "training image"))
+    elif chooser.open("model"):
+        passes = min(max(SEEN / images, PASSES[0]), PASSES[1]) / 2
+        middle = WIDTHS[len(WIDTHS) // 2]
+        speed = fastest(known.make(f"convnet({middle})", "model"), data, chooser.recipe)
+        work = {width: _macs(known.make(f"convnet({width})", "model"), data) for width in WIDTHS}
+        taken = (
+            speed.seconds_per_image * images / (0.8 * Length.read(budget).amount)
+        )  # by one pass at the middle width, as a share of the budget
+        seen = {width: (work[middle] / work[width]) ** 0.8 / taken for width in WIDTHS}  # small nets use the machine less well
+        width = next((width for width in WIDTHS if seen[width] >= passes), WIDTHS[-1])
+        rule = f"the widest small conv net that passes over the data {passes:.0f} times in the budget"
+        evidence = f"by convnet({middle})'s speed, convnet({width}) sees each of {images:,} images {seen[width]:.0f} times in {budget}"
+        chooser.choose("model", f"convnet({width})", rule, evidence)
 
 
-def _fit_memory(chooser: Chooser, data: Dataset, model: Part) -> None:
+def _macs(part: Part, data: Dataset) -> int:
+    """Multiply-adds of one forward pass."""
+    pre = data.preprocess
+    with torch.device("meta"):
+        model = make_model(part, len(data.classes), pre.channels, pre.size)
+    return account(model, pre.channels, pre.size).totals["macs"]
+
+
+def _fit_memory(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
     """Cut the step into pieces when the activations would not fit."""
     recipe, pre = chooser.recipe, data.preprocess
-    with torch.device("meta"):
-        shape = make_model(model, len(data.classes), pre.channels, pre.size)
-    totals = account(shape, pre.channels, pre.size).to_dict()["totals"]
+    totals = account(model, pre.channels, pre.size).to_dict()["totals"]
     need = 2 * 4 * totals["activations"] * int(recipe.batch_size) + 16 * totals["parameters"]
     free = free_memory(choose(recipe.device))
     pieces = recipe.pieces

@@ -24,6 +24,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
 from goodfit.training import average, stop
 from goodfit.training.evaluate import Answers, evaluate
+from goodfit.training.gradient import heads
 from goodfit.training.state import Plan, State, ready
 from goodfit.watch.telemetry import Telemetry
 
@@ -58,6 +59,27 @@ def make_model(part: Any, classes: int, channels: int, size: tuple[int, int]) ->
     if not isinstance(made, nn.Module):
         raise UsageError(f'Expected "{part}" to make a torch nn.Module, received a {type(made).__name__}.')
     return made
+
+
+@torch.no_grad()
+def check_model(part: Part, data: Dataset) -> None:
+    """Try a model of the user's own on one black image, before anything is measured with it.
+
+    Raises:
+        UsageError: it does not take such an image, or does not give a score for each class.
+    """
+    if not isinstance(part, Foreign) and type(part).__module__.startswith("goodfit."):
+        return
+    classes, shape = len(data.classes), (data.preprocess.channels, *data.preprocess.size)
+    model = make_model(part, classes, shape[0], data.preprocess.size).eval()
+    try:
+        scores = heads(model(torch.zeros(1, *shape)))[0]
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(f'The model "{part}" does not take images of {"x".join(map(str, shape))}: {reason}.') from error
+    found = list(getattr(scores, "shape", [type(scores).__name__]))
+    if found != [1, classes]:
+        raise UsageError(f'Expected the model "{part}" to give scores of shape [1, {classes}] for one image, received {found}.')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from goodfit.core.catalog import spell
 from goodfit.core.device import choose, cores
-from goodfit.core.errors import DataError, UsageError
+from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write
 from goodfit.core.run import Run
+from goodfit.data.decode import BrokenImage
 from goodfit.data.preprocess import Preprocess
 from goodfit.recipe.build import catalog, make_model
 from goodfit.training.gradient import heads
@@ -71,12 +73,12 @@ class Classifier:
                 rows: Iterator[Tensor] = iter(self.probabilities(torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2)) if good else [])
                 for image, x in zip(some, decoded, strict=True):
                     name = str(image) if isinstance(image, (str, Path)) else getattr(image, "filename", "") or "image"
-                    yield self._say(name, next(rows), top) if isinstance(x, np.ndarray) else Prediction(name, problem=str(x))
+                    yield self._say(name, next(rows), top) if isinstance(x, np.ndarray) else Prediction(name, problem=x.reason)
 
-    def _decode(self, image: Any) -> np.ndarray | DataError:
+    def _decode(self, image: Any) -> np.ndarray | BrokenImage:
         try:
             return self.preprocess.decode(Path(image) if isinstance(image, str) else image)
-        except DataError as error:
+        except BrokenImage as error:
             return error
 
     def _say(self, name: str, probabilities: Tensor, top: int) -> Prediction:
@@ -104,16 +106,21 @@ def load_run(path: str | Path, device: str = "auto") -> Classifier:
 
     Raises:
         UsageError: there is no run, or it has no finished model yet.
+        GoodfitError: its model is damaged.
     """
     run = Run.open(path)
-    config = run.read("config.json")
-    if not config:
-        raise UsageError(f'The run "{run.path}" has no model yet: finish it with --resume auto --out {run.path}.')
-    known = catalog([str(run.path / "use" / name) for name in config["use"]])
-    preprocess = Preprocess.from_dict(config["preprocess"])
-    classes = tuple(config["label_names"])
-    model = make_model(known.make(config["model"], "model"), len(classes), preprocess.channels, preprocess.size)
-    model.load_state_dict(load((run.path / "model.safetensors").read_bytes()))
+    try:
+        config = run.read("config.json")
+        if not config:
+            raise UsageError(f'The run "{run.path}" has no model yet: train it to its end with --resume auto --out "{run.path}".')
+        known = catalog([str(run.path / "use" / name) for name in config["use"]])
+        preprocess = Preprocess.from_dict(config["preprocess"])
+        classes = tuple(config["label_names"])
+        model = make_model(known.make(config["model"], "model"), len(classes), preprocess.channels, preprocess.size)
+        model.load_state_dict(load((run.path / "model.safetensors").read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0].rstrip(".:")
+        raise GoodfitError(f'The model in "{run.path}" does not read ({reason}): train it anew, or take a copy of the run.') from error
     there = choose(device)
     model = model.eval().to(there, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Classifier(model, classes, preprocess, known.make(config["loss"], "loss"), there)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from goodfit.core.catalog import Part, spell
 from goodfit.core.errors import UsageError, one_of
+from goodfit.core.progress import Length
 from goodfit.core.settings import MISFIT, Count, Natural, NonNegative, Positive, Share, check_settings, read, said, settings_of
 
 AUTO: Any = "auto"
@@ -30,7 +31,8 @@ class Recipe:
     limit: Natural = says("Take at most this many images per class and split; 0 takes all.", 0)
     size: int | str = says('Size the model sees: "96" or "128x96" (height x width).', AUTO)
     aspect: Literal["crop", "pad", "stretch"] = says("How images come to that shape: crop, pad or stretch.", "crop")
-    validation: Share | str = says("Share of the training images held out for validation, or a CSV with the columns name,split.", 0.15)
+    channels: Literal["auto", 1, 3, 4] = says("1 gray, 3 RGB, 4 RGB with alpha.", AUTO)
+    validation: Share | str = says("Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15)
     cache: Positive = says("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
     model: str | Part = says("The network.", AUTO)
     augment: str | Part = says("What is done to the training images.", AUTO)
@@ -58,6 +60,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_settings(self, "recipe")
+        for key in ("budget", "evaluate_every", "save_every"):
+            if (text := getattr(self, key)) != "auto":
+                Length.read(text, "budget" if key == "budget" else "length")
 
     def but(self, **changes: Any) -> Recipe:
         """The same recipe with some fields changed.

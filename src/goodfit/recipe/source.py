@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import DataError, UsageError
 from goodfit.data.dataset import Dataset, prepare
 from goodfit.data.index import find
 from goodfit.data.pack import Progress
@@ -18,18 +19,35 @@ def look(recipe: Recipe) -> Survey:
     """Find the images of a recipe and read their headers.
 
     Raises:
-        UsageError: the recipe names no data.
+        UsageError: the recipe names no data, or its validation file is not there.
         DataError: the data is not there, or not what training needs.
     """
     if not recipe.data:
         raise UsageError('Expected the images to train on, such as "photos/" or "digits", received nothing.')
     index = find(recipe.data, recipe.limit, recipe.split_seed)
     if isinstance(recipe.validation, str):
+        if not Path(recipe.validation).is_file():
+            raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')
         index = assign(index, Path(recipe.validation))
-    return survey(index)
+    seen = survey(index)
+    return seen if recipe.channels == "auto" else dataclasses.replace(seen, wanted=recipe.channels)
 
 
 def open_data(recipe: Recipe, seen: Survey, progress: Progress | None = None) -> Dataset:
-    """Pack, split and measure the images of a recipe whose size is chosen."""
+    """Pack, split and measure the images of a recipe whose size is chosen.
+
+    Raises:
+        UsageError: the recipe holds no validation images out.
+        DataError: there are too few images, or every one is broken.
+        GoodfitError: no space is left.
+    """
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
-    return prepare(seen, parse_size(recipe.size), recipe.aspect, share, recipe.split_seed, int(recipe.cache * 1e9), progress=progress)
+    data = prepare(seen, parse_size(recipe.size), recipe.aspect, share, recipe.split_seed, int(recipe.cache * 1e9), progress=progress)
+    if not len(data.splits.validation):
+        if recipe.validation == 0:
+            raise UsageError(
+                f'"{data.name}" has no validation images of its own, and validation = 0 takes none: give a share such as 0.15, for a model '
+                "cannot be judged on the images it learned."
+            )
+        raise DataError(f'"{data.name}" has too few images to hold some out for validation: a class needs 3 good ones or more.')
+    return data

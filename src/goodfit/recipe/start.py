@@ -46,12 +46,16 @@ def earlier(asked: Recipe, out: Path | None, resume: str) -> Run | None:
         run = Run(out)
         refuse_changes(run, asked)
         return run
-    same = (
-        run
-        for run in reversed(runs(Path("runs")))
-        if (about := run.read("about.json")).get("state") in OPEN and about["asked"] == asked.plain()
-    )
-    return next(same, None)
+    return next((run for run in reversed(runs(Path("runs"))) if unfinished(run, asked)), None)
+
+
+def unfinished(run: Run, asked: Recipe) -> bool:
+    """Whether a run was asked for the same and did not end; one whose about.json does not read is passed over."""
+    try:
+        about = run.read("about.json")
+    except ValueError:
+        return False
+    return about.get("state") in OPEN and about.get("asked") == asked.plain()
 
 
 def refuse_changes(run: Run, asked: Recipe) -> None:

@@ -40,7 +40,8 @@ class Checkpoints:
         tree = pack({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": _average(state)}, tensors)
         content = save(tensors)
         write(self._tensors(state.step), content)
-        about = {"state": state.scalars(), "tree": tree, "sha256": hashlib.sha256(content).hexdigest()}
+        about = {"state": state.scalars(), "tree": tree}
+        about["sha256"] = checksum(about, content)
         write(self._about(state.step), json.dumps(about))
         kept = [*self.steps()[-KEPT:], state.best.get("step")]
         for step in self.steps():
@@ -58,7 +59,9 @@ class Checkpoints:
         for number in [step] if step is not None else reversed(self.steps()):
             try:
                 about, tensors = self._read(number)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+                    self._set_aside(number)
                 passed.append(f"The checkpoint of step {number} is damaged ({error}); falling back to the one before.")
                 continue
             tree = unpack(about["tree"], tensors)
@@ -74,15 +77,27 @@ class Checkpoints:
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads(self._about(step).read_text())
         content = self._tensors(step).read_bytes()
-        if hashlib.sha256(content).hexdigest() != about["sha256"]:
+        if checksum(about, content) != about["sha256"]:
             raise ValueError("its checksum differs")
         return about, load(content)
+
+    def _set_aside(self, step: int) -> None:
+        """Count a damaged checkpoint no more, so that its step is saved anew and it takes no good one's place among those kept."""
+        about = self._about(step)
+        if about.is_file():
+            about.replace(about.with_suffix(".damaged"))
 
     def _tensors(self, step: int) -> Path:
         return self.folder / f"{step:08d}.safetensors"
 
     def _about(self, step: int) -> Path:
         return self.folder / f"{step:08d}.json"
+
+
+def checksum(about: dict[str, Any], content: bytes) -> str:
+    """SHA-256 of a checkpoint's plain values and tensors."""
+    plain = json.dumps([about["state"], about["tree"]])
+    return hashlib.sha256(plain.encode() + content).hexdigest()
 
 
 def _average(state: State) -> dict[str, Tensor] | None:

@@ -17,8 +17,8 @@ from goodfit.training.state import Plan
 def blame(model: nn.Module, pieces: Iterable[Batch], plan: Plan, step: int) -> Diverged:
     """The error that names the step, the images and the first non-finite tensor, found by running the step's pieces again."""
     images: list[str] = []
-    first = ""
-    for piece in pieces:
+    first = next((f"the parameter {name}" for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), "")
+    for piece in pieces if not first else ():
         places = _first_in_forward(model, piece, plan)
         first = first or places[0]
         images += [str(int(i)) for i in piece.ids[places[1]]]
@@ -42,8 +42,6 @@ def _first_in_forward(model: nn.Module, piece: Batch, plan: Plan) -> tuple[str, 
             bad = ~torch.isfinite(x).flatten(1).all(1) if per_image and x.dim() > 1 else torch.ones(len(piece), dtype=torch.bool)
             found.append((name, bad.cpu()))
 
-    for name, parameter in model.named_parameters():
-        look(f"the parameter {name}", parameter.detach())
     look("the input", piece.images)
     hooks = [
         module.register_forward_hook(lambda _, __, out, name=name: look(f"the output of {name}", out))

@@ -50,9 +50,9 @@ def gradient(
         before_piece(place, device)
         with autocast(device, precision):
             logits, extras = heads(model(batch.images))
-        each = loss(logits.float(), batch.targets)
+        each = loss(wide(logits), batch.targets)
         for extra, weight in extras:
-            each = each + weight * loss(extra.float(), batch.targets)
+            each = each + weight * loss(wide(extra), batch.targets)
         share = each.sum() / examples
         share.backward()  # type: ignore[no-untyped-call]
         total = total.to(device) + share.detach()
@@ -72,6 +72,11 @@ def gradient(
 def heads(output: Tensor | tuple[Tensor, list[tuple[Tensor, float]]]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
     """The logits, and the (logits, weight) pairs of auxiliary heads where a model has them."""
     return output if isinstance(output, tuple) else (output, [])
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Logits as float32, or float64 where a model computes in it."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def cut(n: int, pieces: int) -> list[slice]:
@@ -109,8 +114,9 @@ class Objective:
             return outcome.loss
         self.outcome = outcome
         if self.plan.device.type == "cpu" and not torch.isfinite(outcome.norm + outcome.loss):
+            error = blame(model, self.pieces(), self.plan, self.state.step)
             put_back(model, before)
-            raise blame(model, self.pieces(), self.plan, self.state.step)
+            raise error
         return outcome.loss
 
     def pieces(self) -> Iterator[Batch]:
@@ -156,8 +162,9 @@ class Objective:
         self.state.pieces *= 2
         if self.plan.device.type == "cuda":
             torch.cuda.empty_cache()
-        per = -(-len(self.batch) // self.state.pieces)
+        made = cut(len(self.batch), self.state.pieces)
+        per = made[0].stop
         self.events.append(
-            f"Memory ran out: going on in {self.state.pieces} pieces of about {per} images, with the same {len(self.batch)} images a step;"
+            f"Memory ran out: going on in {len(made)} pieces of up to {per} images, with the same {len(self.batch)} images a step;"
             f" batch norm, if the model has it, now takes its statistics from {per} images."
         )

@@ -61,6 +61,8 @@ def fit(
     source = batches.stream(state.step)
     clock = Clock(state)
     state.model.train()
+    if state.step == 0 and plan.evaluate_every:  # the start-up's share of a budget in minutes asks for no evaluation
+        state.evaluations = plan.evaluate_every.number(0, state.elapsed, plan.t(state))
     while (t := plan.t(state)) < 1 and not (halt() or state.stopped):
         # the batch, and its chance
         epoch, places = batches.places(state.step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from goodfit.core.errors import UsageError
 
@@ -15,7 +15,7 @@ class Events:
         UsageError: the extra is not installed.
     """
 
-    names = {"validation": "val", "clean_train": "clean_train", "accuracy": "acc1"}
+    names: ClassVar = {"validation": "val", "clean_train": "clean_train", "accuracy": "acc1"}
 
     def __init__(self, folder: Path) -> None:
         try:

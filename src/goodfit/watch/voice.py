@@ -105,5 +105,11 @@ def evaluation_line(row: dict[str, Any]) -> str:
     held_out, clean = row["validation"], row["clean_train"]
     return (
         f"{percent(row['t'], 0):>5}  step {row['step']:>6,}  {duration(row['elapsed']):>12}"
-        f"  train {clean['loss']:.3f} {percent(clean['accuracy'])}  validation {held_out['loss']:.3f} {percent(held_out['accuracy'])}"
+        f"  train {_loss_and_accuracy(clean)}  validation {_loss_and_accuracy(held_out)}"
     )
+
+
+def _loss_and_accuracy(scores: dict[str, Any]) -> str:
+    """`0.412 88.5 %`, with words for what is not a finite number."""
+    loss, accuracy = scores["loss"], scores["accuracy"]
+    return f"{'not finite' if loss is None else f'{loss:.3f}'} {'-' if accuracy is None else percent(accuracy)}"

@@ -1,0 +1,87 @@
+"""Writes docs/parts.md from the parts' own cards and docs/recipe.md from the recipe's own sentences: `make docs`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from goodfit.core import contracts
+from goodfit.core.settings import said, settings_of
+from goodfit.recipe.build import catalog
+from goodfit.recipe.cards import cards
+from goodfit.recipe.recipe import Recipe, presets
+
+HERE = Path(__file__).parent
+MADE = "<!-- Made by docs/make_parts.py from the code: change the sentence there, then run `make docs`. -->\n"
+LINES = ("Helps", "Hurts", "Cost", "Source")  # of a card, after what the part does
+
+
+def parts_page() -> str:
+    """Every part with its settings and card, by kind."""
+    known = cards(catalog())
+    kinds = sorted({card["kind"] for card in known})
+    menu = " · ".join(f"[{kind}](#{kind})" for kind in kinds)
+    text = f"{MADE}# Parts\n\nEvery part there is, as `goodfit parts KIND` prints it. Defaults are in the spelling.\n\n{menu}\n"
+    for kind in kinds:
+        text += f"\n## {kind}\n\n{_plain(_seat(kind))}\n"
+        text += "".join(_part(card) for card in known if card["kind"] == kind)
+    return text
+
+
+def recipe_page() -> str:
+    """Every field of the recipe with its type, default and sentence; and the presets."""
+    text = (
+        f"{MADE}# The recipe\n\n"
+        "What decides a training, one field a line. On the command line each is an option (`batch_size` is `--batch-size`), in Python an\n"
+        'argument of `goodfit.Recipe`, in a file a TOML key. "auto" is chosen from the data and the machine, said before training starts,\n'
+        "and written into the run's own recipe.toml. An unknown key is an error.\n\n"
+    )
+    sentences = {field.name: field.metadata["says"] for field in dataclasses.fields(Recipe)}
+    for setting in settings_of(Recipe):
+        default = json.dumps(list(setting.default) if isinstance(setting.default, tuple) else setting.default)
+        text += f"- **`{setting.name}`** = `{default}`: {_plain(sentences[setting.name])} Type: {_plain(said(setting.hint))}.\n"
+    text += "\n## Presets\n\n`--recipe NAME` starts from one; other options still win.\n"
+    for name in presets():
+        content = (resources.files("goodfit.recipe") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+        text += f"\n### {name}\n\n```toml\n{content}```\n"
+    return text
+
+
+def _seat(kind: str) -> str:
+    """What a kind of part takes and gives, from its contract."""
+    found = [cls for cls in vars(contracts).values() if isinstance(cls, type) and cls.__dict__.get("kind") == kind]
+    return inspect.getdoc(found[0]) or "" if found else ""
+
+
+def _part(card: dict[str, Any]) -> str:
+    told, _, rest = card["card"].partition("\nHelps:")
+    lines = "".join(
+        f"- **{name}:** {_plain(' '.join(found.group(1).split()))}\n"
+        for name in LINES
+        if (found := re.search(rf"^{name}: (.*?)(?=^(?:{'|'.join(LINES)}): |\Z)", f"Helps:{rest}", re.DOTALL | re.MULTILINE))
+    )
+    types = "; ".join(f"`{s['name']}` {_plain(s['type'])}" for s in card["settings"])
+    settings = f"- **Settings:** {types}.\n" if types else ""
+    return f"\n### {card['name']}\n\n`{card['spelling']}`\n\n{_plain(told.strip())}\n\n{lines}{settings}"
+
+
+def _plain(text: str) -> str:
+    """Text whose stars and angle brackets mean themselves."""
+    pieces = text.split("`")
+    return "`".join(piece if i % 2 else re.sub(r"([*<])", r"\\\1", piece) for i, piece in enumerate(pieces))
+
+
+def main() -> None:
+    """Write both pages."""
+    for name, text in (("parts.md", parts_page()), ("recipe.md", recipe_page())):
+        (HERE / name).write_text(text, encoding="utf-8")
+        print(f"docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""What goes wrong on the way (a full disk, Ctrl-C while packing, damaged or vanished files): said in a sentence, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from command import copied, goodfit, refused, train
+from conftest import make_photos
+from goodfit.core import files
+from goodfit.core.run import Run
+from goodfit.data import journal, pack
+
+_piece = pack._piece
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with nothing packed."""
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert train(photos, out).code == 0
+    return out
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# ---- packing -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_no_space_seen_before_packing(photos: Path, finished: Path, tmp_path: Path, fresh_cache: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+        refused(train(photos, tmp_path / "run"), 1, "No space is left for the prepared images", "GOODFIT_CACHE")
+    assert not (tmp_path / "run").exists()
+    assert train(photos, tmp_path / "run").code == 0
+    assert same_weights(finished, tmp_path / "run")
+
+
+def test_no_space_while_packing(photos: Path, finished: Path, tmp_path: Path, fresh_cache: Path) -> None:
+    """The disk fills after the first piece: the second try goes on from there."""
+    added = []
+
+    def add(self: journal.Journal, *words: Any) -> None:
+        if added:
+            full()
+        added.append(words)
+        real(self, *words)
+
+    real = journal.Journal.add
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal.Journal, "add", add)
+        refused(train(photos, tmp_path / "run"), 1, "No space is left to write", "run the same command again, nothing is lost")
+    assert not (tmp_path / "run").exists()
+    made: list[range] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "_piece", lambda *words: made.append(words[-1]) or _piece(*words))
+        assert train(photos, tmp_path / "run").code == 0
+    assert min(rows.start for rows in made) == pack.PIECE, "the first piece was kept"
+    assert same_weights(finished, tmp_path / "run")
+
+
+def test_ctrl_c_while_packing(photos: Path, finished: Path, tmp_path: Path, fresh_cache: Path) -> None:
+    """A real SIGINT in the middle: exit 130, and the same command goes on with what is left."""
+
+    def add(self: journal.Journal, *words: Any) -> None:
+        real(self, *words)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    real = journal.Journal.add
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal.Journal, "add", add)
+        refused(train(photos, tmp_path / "run"), 130, "what was packed or trained so far is kept", "the same command goes on")
+    assert not (tmp_path / "run").exists()
+    made: list[range] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "_piece", lambda *words: made.append(words[-1]) or _piece(*words))
+        assert train(photos, tmp_path / "run").code == 0
+    assert min(rows.start for rows in made) == pack.PIECE
+    assert same_weights(finished, tmp_path / "run")
+
+
+# ---- training ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the open file's name is asked of /proc")
+def test_no_space_while_checkpointing(photos: Path, finished: Path, tmp_path: Path) -> None:
+    """The second checkpoint does not fit: exit 1, the first is whole, and the run goes on to the weights of one never stopped."""
+    fsync = os.fsync
+
+    def sync(handle: int) -> None:
+        if f".{name}." in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            full()
+        fsync(handle)
+
+    steps = len(Run(finished).log("train"))
+    name = f"{steps:08d}.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.os, "fsync", sync)
+        refused(
+            train(photos, tmp_path / "run"), 1, f'No space is left to write "{tmp_path / "run" / "checkpoints" / name}"', "nothing is lost"
+        )
+    run = Run(tmp_path / "run")
+    assert run.read("about.json")["state"] == "failed"
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == [f"{steps // 2:08d}.{kind}" for kind in ("json", "safetensors")]
+    said = train(photos, run.path, "--resume", "auto")
+    assert said.code == 0, said
+    assert f"at step {steps // 2}" in said.err
+    assert same_weights(finished, run.path)
+
+
+def test_no_space_for_the_log(photos: Path, tmp_path: Path) -> None:
+    def append(self: Run, lines: list[dict[str, Any]]) -> None:
+        with files.full_disk_said(self.path / "log.jsonl"):
+            full()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "append", append)
+        refused(train(photos, tmp_path / "run"), 1, "No space is left to write", "log.jsonl")
+    assert train(photos, tmp_path / "run", "--resume", "auto").code == 0
+
+
+def test_an_end_cut_short_is_made_up_for(photos: Path, finished: Path, tmp_path: Path) -> None:
+    """Killed after the last step and before the model is written: --resume auto only finishes."""
+    run = copied(finished, tmp_path / "run")
+    for name in ("model.safetensors", "config.json", "scores.json", "report.html"):
+        (run / name).unlink()
+    refused(goodfit("evaluate", run), 2, "has no model yet", f'--resume auto --out "{run}"')
+    refused(goodfit("predict", run, photos / "red" / "000.png"), 2, "has no model yet")
+    assert goodfit("report", run).code == 0, "a report of what there is"
+    assert train(photos, run, "--resume", "auto").code == 0
+    assert same_weights(finished, run)
+
+
+def test_every_checkpoint_damaged(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    for file in (run / "checkpoints").glob("*.safetensors"):
+        file.write_bytes(b"zz")
+    refused(train(photos, run, "--resume", "auto", budget="3 epochs"), 1, "No good checkpoint is left", "start the run anew")
+
+
+def test_a_rate_far_too_high_ends_with_4(photos: Path, tmp_path: Path) -> None:
+    refused(train(photos, tmp_path / "run", optimizer="sgd(1e30)"), 4, "diverged")
+    assert Run(tmp_path / "run").read("about.json")["state"] == "diverged"
+
+
+def test_a_bug_is_not_hidden(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a person can act on becomes a sentence; the run says that it failed."""
+    monkeypatch.setattr("goodfit.api.fit", lambda *words: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(photos, tmp_path / "run")
+    assert Run(tmp_path / "run").read("about.json")["state"] == "failed"
+
+
+# ---- afterwards --------------------------------------------------------------------------------------------------------------------
+
+
+def test_data_changed_or_gone_after_training(tmp_path: Path) -> None:
+    data, run = make_photos(tmp_path / "data", each=8), tmp_path / "run"
+    assert train(data, run).code == 0
+    before = (run / "scores.json").read_bytes()
+    shutil.move(data / "red" / "000.png", tmp_path / "kept.png")
+    refused(goodfit("evaluate", run), 3, "have changed since", "another --out")
+    shutil.copyfile(data / "blue" / "000.png", data / "red" / "000.png")
+    refused(goodfit("evaluate", run, "--test"), 3, "have changed since")
+    assert Run(run).read("about.json")["openings"] == [], "nothing was opened"
+    shutil.move(tmp_path / "kept.png", data / "red" / "000.png")
+    assert goodfit("evaluate", run).code == 0, "put back, it is the same again"
+    shutil.move(data, tmp_path / "moved")
+    refused(goodfit("evaluate", run), 3, f'Expected images at "{data}", found nothing there')
+    assert json.loads((run / "scores.json").read_text())["validation"]["accuracy"] == json.loads(before)["validation"]["accuracy"]
+    assert goodfit("report", run).code == 0
+    assert goodfit("predict", run, tmp_path / "moved" / "red").code == 0
+
+
+def test_evaluate_test_without_a_test_split(photos: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for split in ("train", "validation"):
+        shutil.copytree(photos, data / split)
+    assert train(data, tmp_path / "run", limit="6").code == 0
+    refused(goodfit("evaluate", tmp_path / "run", "--test"), 2, "has no test images")
+    assert Run(tmp_path / "run").read("about.json")["openings"] == []
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "report"])
+def test_what_is_no_run(finished: Path, photos: Path, verb: str) -> None:
+    more = [photos / "red" / "000.png"] if verb == "predict" else []
+    refused(goodfit(verb, photos, *more), 2, f'Expected a run folder at "{photos}", found none.')
+    refused(goodfit(verb, finished.parent, *more), 2, f"There is: {finished}.")
+    refused(goodfit(verb, finished.parent / "finishd", *more), 2, f"There is: {finished}.")
+    refused(goodfit(verb), 2, "RUN requires an argument")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_a_damaged_model(finished: Path, photos: Path, tmp_path: Path, verb: str) -> None:
+    more = [photos / "red" / "000.png"] if verb == "predict" else []
+    for place, (name, content) in enumerate(
+        [("model.safetensors", b"zz"), ("config.json", b"{"), ("config.json", b"[1]"), ("model.safetensors", None)]
+    ):
+        run = copied(finished, tmp_path / f"{place}")
+        if content is None:
+            (run / name).unlink()
+        else:
+            (run / name).write_bytes(content)
+        refused(goodfit(verb, run, *more), 1, f'The model in "{run}" does not read')
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """`goodfit describe ... | head -1`."""
+    words = f"{sys.executable} -m goodfit describe 'resnet(152)' | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1

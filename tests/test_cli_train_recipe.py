@@ -1,0 +1,241 @@
+"""`goodfit train` with options, recipes and run folders that cannot be: exit code 2, one sentence, nothing trained, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from command import FAST, copied, goodfit, refused, train
+from goodfit.core.run import Run
+
+LENGTH = 'like "30 epochs"'
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("size", "0", 'Expected a size like "96" or "128x96"'),
+        ("size", "abc", 'received "abc"'),
+        ("size", "1x2x3", 'received "1x2x3"'),
+        ("size", "-4", 'received "-4"'),
+        ("size", "100000", "at most 8192 pixels a side"),
+        ("budget", "soon", 'received "soon"'),
+        ("budget", "0 epochs", LENGTH),
+        ("budget", "0.5", LENGTH),
+        ("budget", "10", LENGTH),
+        ("budget", "1e999 epochs", LENGTH),
+        ("evaluate_every", "never", 'received "never"'),
+        ("evaluate_every", "2", 'received "2"'),
+        ("evaluate_every", "0", "above 0"),
+        ("save_every", "0", "above 0"),
+        ("precision", "fp16", 'expected precision to be "auto" or "fp32" or "bf16", received "fp16"'),
+        ("aspect", "fit", 'expected aspect to be "crop" or "pad" or "stretch"'),
+        ("batch_size", "0", "expected batch_size to be a whole number from 1"),
+        ("batch_size", "8.5", "expected batch_size to be a whole number from 1"),
+        ("limit", "-1", "expected limit to be a whole number from 0"),
+        ("workers", "many", "expected workers to be a whole number"),
+        ("cache", "0", "expected cache to be a number above 0"),
+        ("clip", "nan", "expected clip to be a number from 0"),
+        ("device", "nowhere", 'The device "nowhere" is not there: expected auto, cpu, cuda'),
+        ("device", "meta", "holds no numbers"),
+        ("model", "linaer", 'Unknown model "linaer". Did you mean "linear"?'),
+        ("model", "linear(", "does not read as a model"),
+        ("model", "adam", 'Unknown model "adam"'),
+        ("model", "resnet(19)", "expected depth to be 18 or 34 or 50 or 101 or 152, received 19"),
+        ("model", "resnet(dept=18)", 'Unknown setting of resnet "dept". Did you mean "depth"?'),
+        ("model", "resnet(18, depth=18)", "twice"),
+        ("model", "none", "Expected one model"),
+        ("model", "linear | linear", "Expected one model"),
+        ("model", "nowhere.Net()", '"nowhere.Net" does not import'),
+        ("model", "math.pi", "cannot be called"),
+        ("model", "json.dumps", "cannot be called"),
+        ("model", "os.getcwd", "Expected"),
+        ("model", "torch.nn.Flatten()", "to give scores of shape [1, 3] for one image, received [1, 768]"),
+        ("model", "torch.nn.Linear(5, 3)", "does not take images of 3x16x16"),
+        ("loss", "softmax | mse", "Expected one loss"),
+        ("loss", "none", "Expected one loss"),
+        ("optimizer", "none", "Expected one optimizer"),
+        ("optimizer", "sgd(lr=fast)", "expected lr to be a number above 0"),
+        ("optimizer", "torch.optim.SGD(lrr=1)", "cannot be called: got an unexpected keyword argument 'lrr'"),
+        ("optimizer", "os.getcwd()", "cannot be called"),
+        ("augment", "flip |", "does not read as a"),
+        ("augment", "flip(p=2)", "expected p to be a number from 0 to 1, received 2"),
+        ("augment", "flip(*x)", "not by * or **"),
+        ("augment", "__import__('os')", "Unknown augment"),
+        ("schedule", "none", "Expected a schedule"),
+        ("schedule", "warmup('5 min') | cosine", 'A length of "5 min" is not known under a budget in epochs'),
+        ("penalty", "l3(1)", 'Unknown penalty "l3". Did you mean "l2"?'),
+        ("probes", "xyz", 'Unknown probe "xyz"'),
+        ("stop", "patience(0)", "from 1, received 0"),
+    ],
+)  # fmt: skip
+def test_wrong_values(photos: Path, tmp_path: Path, key: str, text: str, said: str) -> None:
+    refused(train(photos, tmp_path / "run", **{key: text}), 2, said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--set", "modell=linear"), 'Unknown recipe key "modell". Did you mean "model"?'),
+        (("--set", "seed"), 'Expected --set key=value, received "seed"'),
+        (("--set", "seed=abc"), 'expected seed to be a whole number from 0, received "abc"'),
+        (("--modl", "linear"), "Unknown option: --modl. Did you mean --model?"),
+        (("--recipe", "nope"), 'found none at "nope". Presets: '),
+        (("--recipe", "nope.toml"), 'found none at "nope.toml"'),
+        (("--use", "nope.py"), 'Expected a Python file with your parts at "nope.py"'),
+        (("--epochs", "3"), "Expected one of --epochs and --budget"),
+        (("--seeds", "0"), "Expected --seeds to be 1 or more, received 0"),
+        (("--seeds", "x"), '"x" into int'),
+        (("--lr", "abc"), '"abc" into float'),
+        (("--lr", "-1"), "expected lr to be a number above 0"),
+        (("--resume", "sometimes"), 'Expected --resume to be auto or never, received "sometimes"'),
+        (("min",), 'Expected no more, found "min": put a value with spaces in quotes'),
+    ],
+)  # fmt: skip
+def test_wrong_options(photos: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    refused(train(photos, tmp_path / "run", *words), 2, said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('modell = "linear"', 'Unknown recipe key "modell"'),
+        ('seed = "x"', "expected seed to be a whole number from 0"),
+        ("seed = ", "is no TOML"),
+        ("seed = true", "expected seed to be a whole number from 0"),
+        ('[model]\nname = "linear"', "expected model to be"),
+        ('budget = "soon"', 'received "soon"'),
+    ],
+)
+def test_wrong_recipe_files(photos: Path, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "my.toml").write_text(text)
+    refused(goodfit("train", photos, "--out", tmp_path / "run", "--recipe", tmp_path / "my.toml"), 2, said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_do_not_import(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import nowhere_at_all\n")
+    refused(train(photos, tmp_path / "run", "--use", tmp_path / "mine.py"), 2, "do not import", "nowhere_at_all")
+    (tmp_path / "mine.py").write_text("def (:\n")
+    refused(train(photos, tmp_path / "run", "--use", tmp_path / "mine.py"), 2, "do not import", "SyntaxError")
+
+
+def test_recipe_file_then_set_then_options(photos: Path, tmp_path: Path) -> None:
+    """Each later way wins: a file, --set, an option; --lr changes the optimizer's rate alone; a preset is a file by name."""
+    lines = {**FAST, "optimizer": "sgd(0.5, momentum=0.8)", "budget": "3 epochs"}
+    numbers = ("size", "batch_size", "threads")
+    (tmp_path / "my.toml").write_text("".join(f"{k} = {v if k in numbers else repr(v)}\n" for k, v in lines.items()))
+    words = ("--recipe", tmp_path / "my.toml", "--set", "seed=5", "--set", "budget=4 epochs", "--budget", "1 epochs", "--lr", "0.02")
+    said = goodfit("train", photos, "--out", tmp_path / "run", *words)
+    assert said.code == 0, said
+    asked = Run(tmp_path / "run").read("about.json")["asked"]
+    assert (asked["seed"], asked["budget"], asked["model"]) == (5, "1 epochs", "linear")
+    assert asked["optimizer"].startswith("sgd(0.02, momentum=0.8")
+    assert train(photos, tmp_path / "preset", "--recipe", "linear", "--dry").code == 0
+    assert not (tmp_path / "preset").exists(), "--dry leaves nothing"
+
+
+def test_lr_needs_an_optimizer_with_a_rate(photos: Path, tmp_path: Path) -> None:
+    refused(train(photos, tmp_path / "run", "--lr", "0.1", optimizer="torch.optim.Adadelta(lr=0.5)"), 2, "has no setting lr to replace")
+
+
+# ---- where the run goes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert train(photos, out).code == 0
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_out_is_a_file(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    said = train(photos, tmp_path / "run")
+    refused(said, 2, "Expected a folder for the run", "found a file")
+    assert len(said.err.splitlines()) == 1, "it is said before any work"
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_out_holds_something_else(photos: Path, tmp_path: Path, resume: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    said = train(photos, tmp_path / "run", "--resume", resume)
+    refused(said, 2, "is not empty: choose another --out.")
+    assert len(said.err.splitlines()) == 1
+    assert contents(tmp_path / "run") == {"thesis.txt": b"mine"}
+
+
+def test_out_is_another_run(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    before = contents(run)
+    refused(train(photos, run), 2, "is not empty", "--resume auto")
+    refused(train(photos, run, "--resume", "auto", optimizer="sgd(0.5)"), 2, "another optimizer", "only budget,", "may change")
+    refused(train(photos, run, "--resume", "auto", size="12", seed="3"), 2, "another size, seed")
+    assert contents(run) == before
+
+
+def test_resume_with_other_images_is_refused(photos: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(photos, tmp_path / "data"))
+    assert train(data, tmp_path / "run").code == 0
+    (data / "red" / "000.png").unlink()
+    before = contents(tmp_path / "run")
+    refused(train(data, tmp_path / "run", "--resume", "auto", budget="3 epochs"), 3, "have changed", "another --out")
+    assert contents(tmp_path / "run") == before
+
+
+def test_resume_of_a_pruned_run_is_refused(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "runs" / "run")
+    assert goodfit("runs", tmp_path / "runs", "--prune", "--yes").code == 0
+    before = contents(run)
+    refused(train(photos, run, "--resume", "auto", budget="3 epochs"), 2, "The checkpoints of", "are gone")
+    assert contents(run) == before
+
+
+def test_resume_passes_over_a_run_that_does_not_read(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word for key, value in FAST.items() for word in (f"--{key.replace('_', '-')}", value)]
+    assert goodfit("train", photos, *words).code == 0
+    first = Run((tmp_path / "runs" / "latest").resolve())
+    (first.path / "about.json").write_text("{")
+    said = goodfit("train", photos, *words, "--resume", "auto")
+    assert said.code == 0, said
+    assert (tmp_path / "runs" / "latest").resolve() != first.path
+
+
+def test_runs_folder_that_cannot_be_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = Path.mkdir
+
+    def denied(self: Path, *args: int, **named: bool) -> None:
+        if tmp_path / "runs" in self.parents:
+            raise OSError(errno.EROFS, "Read-only file system")
+        mkdir(self, *args, **named)
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    refused(train(photos, tmp_path / "runs" / "run"), 1, "cannot be written (Read-only file system); choose another folder")
+
+
+def test_relative_paths_work_from_elsewhere(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained with relative data, validation and parts from one folder; evaluated and trained again from another."""
+    home = tmp_path / "a home"
+    shutil.copytree(photos, home / "my photos")
+    (home / "mine.py").write_text("")
+    monkeypatch.chdir(home)
+    assert train("my photos", "first").code == 0
+    shutil.copyfile("first/splits.csv", "mine.csv")
+    said = train("my photos", "run", "--use", "mine.py", validation="mine.csv")
+    assert said.code == 0, said
+    monkeypatch.chdir("/")
+    assert goodfit("evaluate", home / "run", "--json").code == 0
+    again = goodfit("train", "--recipe", home / "run" / "recipe.toml", "--out", tmp_path / "again")
+    assert again.code == 0, again

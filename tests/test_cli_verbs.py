@@ -1,0 +1,258 @@
+"""The other verbs and what all verbs share: --help at once, JSON alone on stdout, runs, parts and describe."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from command import FAST, copied, goodfit, refused, train
+from goodfit.cli import VERBS
+from goodfit.core.run import Run
+
+BARE = (
+    "import sys; before = set(sys.modules); {}; print(sorted({{'torch', 'numpy', 'PIL'}} & (set(sys.modules) - before)), file=sys.stderr)"
+)
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert train(photos, out).code == 0
+    return out
+
+
+# ---- at once -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["", "train", "predict", "describe"])
+def test_help_is_quick_and_loads_no_torch(verb: str) -> None:
+    call = f"sys.argv = ['goodfit', {verb!r}, '--help'] if {verb!r} else ['goodfit', '--help']; from goodfit.cli import main; main()"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", BARE.format(call)], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "Usage: goodfit" in done.stdout
+    assert done.stderr.strip() == "[]", "nothing heavy was imported"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_import_goodfit_loads_no_torch() -> None:
+    call = "import goodfit; goodfit.Recipe(model='resnet(18)').but(seed=3).to_toml()"
+    done = subprocess.run([sys.executable, "-c", BARE.format(call)], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(verb: str) -> None:
+    said = goodfit(verb, "--help")
+    assert (said.code, said.err) == (0, "")
+    assert VERBS[verb] or said.out
+    assert "[default: False]" not in said.out
+    assert '[default: ""]' not in said.out
+
+
+def test_no_words_and_wrong_words() -> None:
+    assert "Usage: goodfit COMMAND" in goodfit().out
+    refused(goodfit("trian", "digits"), 2, 'Did you mean "train"?', "goodfit --help")
+    assert goodfit("--version").out.strip()
+
+
+# ---- streams -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_json_is_all_there_is_on_stdout(photos: Path, finished: Path, tmp_path: Path) -> None:
+    """Everything else goes to stderr; off a terminal there is no bar and no color there, with or without NO_COLOR."""
+    image = photos / "red" / "000.png"
+    commands = [
+        ("evaluate", finished, "--json"),
+        ("evaluate", copied(finished, tmp_path / "copy"), "--test", "--json"),
+        ("predict", finished, image, "--json"),
+        ("parts", "--json"),
+        ("describe", "linear", "--json"),
+        ("runs", finished.parent, "--json"),
+    ]
+    for said in [train(photos, tmp_path / "run", "--json"), *(goodfit(*words) for words in commands)]:
+        assert said.code == 0, said
+        assert said.out.count("\n") == 1
+        json.loads(said.out)
+        assert "\x1b" not in said.err
+        assert "\r" not in said.err
+    for words in commands:
+        assert not goodfit(*words[:-1]).out.startswith(("{", "["))
+
+
+def test_train_json_has_the_run_and_its_scores(photos: Path, tmp_path: Path) -> None:
+    said = train(photos, tmp_path / "run", "--json")
+    result = json.loads(said.out)
+    assert result["run"] == str(tmp_path / "run")
+    assert {"accuracy", "loss", "balanced_accuracy", "interval", "images"} <= result["validation"].keys()
+    assert json.loads(goodfit("evaluate", tmp_path / "run", "--json").out)["accuracy"] == result["validation"]["accuracy"]
+    assert "packing" not in said.err
+    assert sum("validation" in line and line.lstrip()[0].isdigit() for line in said.err.splitlines()) == 2, "a line for each evaluation"
+    assert json.loads(train(photos, tmp_path / "dry", "--dry", "--json").out) == {}
+
+
+def test_no_color_on_a_terminal(photos: Path, tmp_path: Path) -> None:
+    """A real terminal: the bar is drawn there; with NO_COLOR without colors, and the words are whole lines."""
+    import pty
+
+    options = [word for key, value in FAST.items() for word in (f"--{key.replace('_', '-')}", value)]
+    words = [sys.executable, "-m", "goodfit", "train", str(photos), "--out", str(tmp_path / "run"), *options]
+    head, tail = pty.openpty()
+    process = subprocess.Popen(words, stderr=tail, stdout=subprocess.PIPE, env={**os.environ, "NO_COLOR": "1", "TERM": "xterm-256color"})
+    os.close(tail)
+    seen = b""
+    while True:
+        try:
+            some = os.read(head, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not some:
+            break
+        seen += some
+    assert process.wait() == 0
+    os.close(head)
+    assert process.stdout is not None
+    assert process.stdout.read() == b""
+    process.stdout.close()
+    assert b"\x1b[3" not in seen, "no color"
+    assert b"Validation accuracy" in seen
+
+
+# ---- runs --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def house(finished: Path, tmp_path: Path) -> Path:
+    """A folder of runs: finished, interrupted, killed long ago, training now, and one whose about.json does not read."""
+    for name, state in (("done", "finished"), ("stopped", "interrupted"), ("killed", "running"), ("now", "running"), ("odd", "finished")):
+        run = Run(copied(finished, tmp_path / "runs" / name))
+        run.update("about.json", {"state": state})
+    (run.path / "about.json").write_text("{")
+    for path in (tmp_path / "runs" / "killed", *(tmp_path / "runs" / "killed").iterdir()):
+        os.utime(path, (time.time() - 86400,) * 2)
+    (tmp_path / "runs" / "latest").symlink_to("done")
+    return tmp_path / "runs"
+
+
+def test_runs_lists_states_and_sizes(house: Path) -> None:
+    rows = {Path(row["path"]).name: row for row in json.loads(goodfit("runs", house, "--json").out)}
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "done": "finished", "stopped": "interrupted", "killed": "running", "now": "running", "odd": "damaged",
+    }  # fmt: skip
+    assert rows["done"]["bytes"] == sum(file.stat().st_size for file in (house / "done").rglob("*") if file.is_file())
+    assert rows["done"]["accuracy"] == Run(house / "done").read("scores.json")["validation"]["accuracy"]
+    lines = goodfit("runs", house).out.splitlines()
+    assert len(lines) == 5
+    assert sum("finished" in line and "linear" in line and "%" in line for line in lines) == 1
+
+
+def test_prune_says_then_deletes(house: Path, photos: Path) -> None:
+    before = {file for file in house.rglob("*") if file.is_file()}
+    said = goodfit("runs", house, "--prune")
+    assert said.code == 0
+    assert f"would delete {house / 'stopped'} (" in said.out
+    assert f"would delete {house / 'done' / 'checkpoints'} (" in said.out
+    assert "run again with --yes" in said.out
+    assert {file for file in house.rglob("*") if file.is_file()} == before
+    said = goodfit("runs", house, "--prune", "--yes")
+    assert "freed" in said.out
+    assert {path.name for path in house.iterdir()} == {"done", "now", "odd", "latest"}
+    assert f"kept {house / 'now'}: it may still be running" in said.out
+    assert f"kept {house / 'odd'}" in said.out
+    assert not (house / "done" / "checkpoints").exists()
+    assert {f for f in before if "odd" in f.parts or "now" in f.parts} <= {file for file in house.rglob("*") if file.is_file()}
+    assert goodfit("predict", house / "latest", photos / "red" / "000.png").code == 0, "the model stays"
+    assert goodfit("runs", house, "--prune", "--yes").out.startswith("kept"), "nothing more to free"
+
+
+def test_runs_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(goodfit("runs", tmp_path / "none"), 3, "Expected a folder of runs", "found none")
+    monkeypatch.chdir(tmp_path)
+    refused(goodfit("runs"), 3, 'Expected a folder of runs at "runs"')
+    (tmp_path / "runs").mkdir()
+    assert json.loads(goodfit("runs", "--json").out) == []
+    assert goodfit("runs").code == 0
+
+
+# ---- parts and describe ------------------------------------------------------------------------------------------------------------
+
+
+def test_parts_by_kind_and_name(tmp_path: Path) -> None:
+    everything = json.loads(goodfit("parts", "--json").out)
+    kinds = {card["kind"] for card in everything}
+    assert {"augment", "loss", "optimizer", "schedule", "model"} <= kinds
+    said = goodfit("parts").out
+    assert all(f"  {card['spelling']}\n" in said for card in everything)
+    assert [line for line in said.splitlines() if line and line[0] != " "] == sorted(kinds), "kinds stand at the margin, nothing else"
+    augment = json.loads(goodfit("parts", "augment", "--json").out)
+    assert {card["kind"] for card in augment} == {"augment"}
+    assert "Hurts:" in goodfit("parts", "flip").out
+    refused(goodfit("parts", "flop"), 2, 'Unknown kind or part "flop". Did you mean "flip"?')
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import dataclasses\nfrom goodfit.core.contracts import Loss\n\n"
+        '@dataclasses.dataclass(frozen=True)\nclass MyOwn(Loss):\n    """Mine."""\n    def __call__(self, logits, targets):\n        return logits.sum(1)\n'
+    )
+    assert "my_own\n      Mine." in goodfit("parts", "loss", "--use", mine).out
+
+
+def test_describe_counts_resnet18() -> None:
+    totals = json.loads(goodfit("describe", "resnet(18)", "--json").out)["totals"]
+    assert totals["parameters"] == 11_689_512
+    small = json.loads(goodfit("describe", "resnet(18)", "--classes", "10", "--size", "32x48", "--channels", "1", "--json").out)
+    assert small["input"] == [1, 1, 32, 48]
+    assert "11,689,512" in goodfit("describe", "resnet(18)").out
+
+
+def test_describe_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By dotted name from the folder one stands in, and as a part with --use."""
+    (tmp_path / "mynets_here.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Module):\n    def __init__(self, classes, depth=1):\n        super().__init__()\n"
+        "        self.body = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 1) for _ in range(depth)])\n"
+        "        self.head = torch.nn.Linear(3, classes)\n\n    def forward(self, x):\n        return self.head(self.body(x).mean((2, 3)))\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses, torch\nfrom goodfit.core.contracts import Model\n\n"
+        '@dataclasses.dataclass(frozen=True)\nclass Flat(Model):\n    """Flat."""\n    def __call__(self, classes, channels, size):\n'
+        "        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(channels * size[0] * size[1], classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    said = goodfit("describe", "mynets_here.Net(depth=2)", "--classes", "5", "--json")
+    assert said.code == 0, said
+    assert json.loads(said.out)["totals"]["parameters"] == 2 * 12 + 20
+    said = goodfit("describe", "flat", "--use", "mine.py", "--size", "4", "--classes", "2", "--json")
+    assert json.loads(said.out)["totals"]["parameters"] == (48 + 1) * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("resnet(19)",), "expected depth to be"),
+        (("resnot",), 'Did you mean "resnet"?'),
+        (("linear", "--size", "0"), "Expected a size"),
+        (("linear", "--classes", "0"), "--classes and --channels to be 1 or more, received 0 and 3"),
+        (("linear", "--channels", "0"), "received 1000 and 0"),
+        (("torch.nn.Linear(3, 4)",), "does not take images of 3x224x224"),
+        (("nowhere.Net",), "does not import"),
+        ((), "MODEL requires an argument"),
+    ],
+)
+def test_describe_refuses(words: tuple[str, ...], said: str) -> None:
+    refused(goodfit("describe", *words), 2, said)
+
+
+def test_tensorboard_events(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the extra, events; without it, one sentence before anything is trained."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    refused(train(photos, tmp_path / "none", "--tensorboard"), 2, 'pip install "goodfit[tensorboard]"')
+    monkeypatch.undo()
+    pytest.importorskip("tensorboard")
+    assert train(photos, tmp_path / "run", "--tensorboard").code == 0
+    assert any(path.name.startswith("events.") for path in (tmp_path / "run" / "tensorboard").iterdir())

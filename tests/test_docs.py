@@ -1,0 +1,216 @@
+"""What the pages say is true: their code runs, their commands are understood, their files are there, the made pages are as made now."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import goodfit
+import test_augment_laws as laws
+from goodfit.cli import VERBS, application
+from goodfit.cli.options import assemble
+from goodfit.core.catalog import spell
+from goodfit.recipe.build import PACKAGES, catalog, parts
+from goodfit.recipe.cards import cards
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", "docs/parts.md", "docs/recipe.md", "bench/README.md"]
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> list[str]:
+    return [line for block in blocks(page, "console") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The part that CONTRIBUTING.md shows, in a file of its own."""
+    (code,) = blocks("CONTRIBUTING.md", "python")
+    file = tmp_path_factory.mktemp("mine") / "my_parts.py"
+    file.write_text(code)
+    return file
+
+
+# ---- code ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    code = "\n".join(blocks("README.md", "python"))
+    assert all(word in code for word in ("goodfit.train(", "fit(ready(", "gradient(", "evaluate("))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOODFIT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/*-digits/model.safetensors"))) == 1
+    assert done.stdout.count("hardest: digits#") == 10
+
+
+def test_the_part_of_the_guide_has_a_card_and_a_text(example: Path) -> None:
+    known = catalog([str(example)])
+    assert "negative" not in catalog().kinds["augment"], "the example has become a part: show another"
+    (card,) = [card for card in cards(known) if card["name"] == "negative"]
+    assert (card["kind"], card["spelling"]) == ("augment", "negative(p=0.1)")
+    assert all(f"\n{line}: " in card["card"] for line in ("Helps", "Hurts", "Cost", "Source"))
+    for text in ("negative", "negative(0.2)", "crop(2) | negative(0.3)"):
+        part = known.make(text, "augment")
+        assert spell(part) == text
+        assert known.make(spell(part, full=True), "augment") == part
+
+
+def test_the_part_of_the_guide_trains_and_predicts(example: Path, photos: Path, tmp_path: Path) -> None:
+    changes = {"use": (str(example),), "augment": "crop(2) | negative(0.2)", "model": "convnet(4)", "size": 16}
+    recipe = goodfit.Recipe(budget="1 epoch", precision="fp32", layout="channels_last", threads=1).but(**changes)
+    run = goodfit.train(photos, recipe, out=tmp_path / "run", quiet=True)
+    assert str(goodfit.Recipe.from_toml(run.path / "recipe.toml").augment).endswith("| negative(0.2)")
+    assert (run.path / "use" / "my_parts.py").read_text() == example.read_text()
+    assert goodfit.load(run).predict(next((photos / "red").iterdir()))[0].classes
+
+
+def test_the_part_of_the_guide_keeps_the_laws(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laws, "CATALOG", catalog([str(example)]))
+    run = {name: law for name, law in vars(laws).items() if name.startswith("test_") and called_with(law) & {"name", "text"}}
+    assert len(run) >= 8
+    for law in run.values():
+        for channels in (1, 3, 4) if "channels" in called_with(law) else (None,):
+            given = {word: "negative" for word in ("name", "text") if word in called_with(law)}
+            law(**given, **({"channels": channels} if channels else {}))
+
+
+def called_with(law: Any) -> set[str]:
+    return set(inspect.signature(law).parameters)
+
+
+def test_the_part_of_the_guide_turns_colors_and_leaves_alpha(example: Path) -> None:
+    part: Any = catalog([str(example)]).make("negative(1.0)", "augment")
+    before = laws.batch(channels=4).images
+    after = part(laws.batch(channels=4), laws.chance(), 0.5).images
+    assert ((after[:, :3].int() + before[:, :3].int()) == 255).all()
+    assert (after[:, 3] == before[:, 3]).all()
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------------------
+
+
+def test_quickstart_is_the_first_make_command_and_test_the_second() -> None:
+    made = re.findall(r"^\s*(make .*)$", read("README.md"), re.MULTILINE)
+    assert made[:2] == ["make quickstart", "make test"]
+    targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
+    for page in PAGES:
+        for target in re.findall(r"(?:^    |`)make ([a-z-]+)", read(page), re.MULTILINE):
+            assert target in targets, f"{page}: make {target}"
+
+
+@pytest.mark.parametrize(("page", "command"), [(page, command) for page in ("README.md", "CONTRIBUTING.md") for command in commands(page)])
+def test_every_command_is_understood(page: str, command: str, example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(example.parent)
+    words = shlex.split(command)
+    assert words[0] == "goodfit"
+    function, bound, _ = application().parse_args(words[1:], exit_on_error=False, print_error=False)
+    assert function.__name__ in VERBS
+    if function.__name__ == "train":
+        given = bound.arguments
+        shorts = given.get("shorts")
+        file = "" if shorts is None or shorts.recipe.startswith("runs/") else shorts.recipe
+        recipe = assemble(given.get("data", ""), file, given.get("options"), shorts.set if shorts else [], shorts.use if shorts else [])
+        assert parts(recipe, catalog(recipe.use))
+    if function.__name__ == "parts":
+        known = catalog(bound.arguments.get("use") or [])
+        assert bound.arguments["kind_or_name"] in {word for kind, named in known.kinds.items() for word in (kind, *named)}
+
+
+def test_every_verb_is_shown() -> None:
+    shown = {command.split()[1] for command in commands("README.md")}
+    assert shown == set(VERBS)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_and_file_named_is_there(page: str) -> None:
+    text = read(page)
+    for link in re.findall(r"\]\((?!#|http)([^)#]+)\)", text):
+        assert ((ROOT / page).parent / link).exists(), link
+    roots = (ROOT, ROOT / "src" / "goodfit", ROOT / "bench")
+    for path in re.findall(r"`([a-z_/]+(?:/|\.py))(?:[ `:])", text):
+        assert any((root / path).exists() for root in roots) or path in IN_EXAMPLES, path
+
+
+IN_EXAMPLES = ("train/", "val/", "valid/", "validation/", "test/", "use/", "my_parts.py", "src/goodfit/augment/negative.py")
+
+
+def test_the_map_shows_every_package_and_every_bench() -> None:
+    packages = {path.parent.name for path in (ROOT / "src" / "goodfit").glob("*/__init__.py")}
+    for page in ("README.md", "docs/design.md"):
+        assert not {name for name in packages if f"{name}/" not in read(page)}, page
+    assert not {path.name for path in (ROOT / "bench").glob("*.py") if f"`{path.name}" not in read("bench/README.md")}
+    assert {package.partition(".")[0] for package in PACKAGES} <= packages
+
+
+def test_the_run_folder_holds_what_the_readme_says(photos: Path, tmp_path: Path) -> None:
+    recipe = goodfit.Recipe(model="linear", budget="1 epoch", size=16, augment="none", precision="fp32", layout="channels_last", threads=1)
+    run = goodfit.train(photos, recipe, out=tmp_path / "run", quiet=True)
+    there = {path.name for path in run.path.iterdir()}
+    section = read("README.md").partition("## What a run folder holds")[2].partition("## ")[0]
+    assert not {name for name in there if name not in section}
+    for name in re.findall(r"[a-z]+\.(?:toml|json|csv|jsonl|html|safetensors)\b", section):
+        assert name in there
+
+
+def test_the_readme_is_short_and_has_its_place_for_figures() -> None:
+    assert len(read("README.md").splitlines()) < 250
+    assert "## Measured" in read("README.md")
+
+
+def test_the_license_is_whole() -> None:
+    text = read("LICENSE")
+    assert text.lstrip().startswith("Apache License") and "END OF TERMS AND CONDITIONS" in text
+
+
+# ---- made pages ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_parts", ROOT / "docs" / "make_parts.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("page", "make"), [("docs/parts.md", "parts_page"), ("docs/recipe.md", "recipe_page")])
+def test_made_pages_are_as_made_now(maker: ModuleType, page: str, make: str) -> None:
+    assert read(page) == getattr(maker, make)(), f"{page} is not what the code says now: run `make docs` and look at the difference."
+
+
+def test_the_page_of_parts_has_every_part_and_its_card(maker: ModuleType) -> None:
+    text = maker.parts_page()
+    for card in cards(catalog()):
+        assert f"`{card['spelling']}`" in text
+        assert text.count(f"### {card['name']}\n") == sum(other["name"] == card["name"] for other in cards(catalog()))
+    assert all(text.count(f"- **{line}:**") == len(cards(catalog())) for line in ("Helps", "Hurts", "Cost", "Source"))
+
+
+def test_the_page_of_the_recipe_has_every_field_and_preset(maker: ModuleType) -> None:
+    text = maker.recipe_page()
+    for name in goodfit.Recipe().plain():
+        assert text.count(f"**`{name}`**") == 1
+    for preset in goodfit.recipe.recipe.presets():
+        assert f"### {preset}\n" in text
