@@ -83,9 +83,8 @@ def main() -> None:
     best = max(trials, key=lambda trial: trial["validation"])
     lead = best["test"] - auto["test"]
     print(f"\n{Path(arguments.data).name}, {common} on {cpu_name()}")
-    print(
-        f"best of {len(trials)} random recipes: test {best['test']:.2%}; auto: {auto['test']:.2%}; behind by {100 * lead:.1f} points (goal at most 2)"
-    )
+    print(f"best of {len(trials)} random recipes: test {best['test']:.2%}; auto: test {auto['test']:.2%}")
+    print(f"auto is behind by {100 * lead:.1f} points (goal at most 2)")
     if arguments.json:
         arguments.json.write_text(json.dumps({"auto": auto, "trials": trials}, indent=1))
 

@@ -16,9 +16,7 @@ from command import FAST, copied, goodfit, refused, train
 from goodfit.cli import VERBS
 from goodfit.core.run import Run
 
-BARE = (
-    "import sys; before = set(sys.modules); {}; print(sorted({{'torch', 'numpy', 'PIL'}} & (set(sys.modules) - before)), file=sys.stderr)"
-)
+BARE = "import sys; {}; print(sorted({{'torch', 'numpy', 'PIL'}} & set(sys.modules)), file=sys.stderr)"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def test_import_goodfit_loads_no_torch() -> None:
 def test_help_of_every_verb(verb: str) -> None:
     said = goodfit(verb, "--help")
     assert (said.code, said.err) == (0, "")
-    assert VERBS[verb] or said.out
+    assert said.out.startswith(f"Usage: goodfit {verb} ")
     assert "[default: False]" not in said.out
     assert '[default: ""]' not in said.out
 
@@ -198,7 +196,8 @@ def test_parts_by_kind_and_name(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(
         "import dataclasses\nfrom goodfit.core.contracts import Loss\n\n"
-        '@dataclasses.dataclass(frozen=True)\nclass MyOwn(Loss):\n    """Mine."""\n    def __call__(self, logits, targets):\n        return logits.sum(1)\n'
+        '@dataclasses.dataclass(frozen=True)\nclass MyOwn(Loss):\n    """Mine."""\n'
+        "    def __call__(self, logits, targets):\n        return logits.sum(1)\n"
     )
     assert "my_own\n      Mine." in goodfit("parts", "loss", "--use", mine).out
 
@@ -216,7 +215,8 @@ def test_describe_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "mynets_here.py").write_text(
         "import torch\n\nclass Net(torch.nn.Module):\n    def __init__(self, classes, depth=1):\n        super().__init__()\n"
         "        self.body = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 1) for _ in range(depth)])\n"
-        "        self.head = torch.nn.Linear(3, classes)\n\n    def forward(self, x):\n        return self.head(self.body(x).mean((2, 3)))\n"
+        "        self.head = torch.nn.Linear(3, classes)\n\n"
+        "    def forward(self, x):\n        return self.head(self.body(x).mean((2, 3)))\n"
     )
     (tmp_path / "mine.py").write_text(
         "import dataclasses, torch\nfrom goodfit.core.contracts import Model\n\n"
@@ -252,6 +252,7 @@ def test_tensorboard_events(photos: Path, tmp_path: Path, monkeypatch: pytest.Mo
     """With the extra, events; without it, one sentence before anything is trained."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     refused(train(photos, tmp_path / "none", "--tensorboard"), 2, 'pip install "goodfit[tensorboard]"')
+    assert not (tmp_path / "none").exists()
     monkeypatch.undo()
     pytest.importorskip("tensorboard")
     assert train(photos, tmp_path / "run", "--tensorboard").code == 0

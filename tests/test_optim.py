@@ -150,7 +150,7 @@ FORMULAS: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.item("S072", "S078", "S080", "S084")
-@pytest.mark.parametrize(("part", "formula"), FORMULAS, ids=str)
+@pytest.mark.parametrize(("part", "formula"), FORMULAS, ids=[str(part) for part, _ in FORMULAS])
 def test_equals_the_formula(part: Optimizer, formula: Any) -> None:
     expected = formula(START, lambda w: STEEP * w, 50, part)
     np.testing.assert_allclose(descend(part, 50), expected, rtol=1e-12, atol=1e-14)

@@ -265,7 +265,8 @@ def test_dotted_names_and_torch_optimizers(photos: Path, tmp_path: Path, monkeyp
     (tmp_path / "theirpkg").mkdir()
     (tmp_path / "theirpkg" / "nets.py").write_text(
         "import torch\ndef flat(classes, channels, size, hidden=4):\n"
-        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(channels * size[0] * size[1], hidden), torch.nn.Linear(hidden, classes))\n"
+        "    flat = torch.nn.Linear(channels * size[0] * size[1], hidden)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), flat, torch.nn.Linear(hidden, classes))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     run = train(photos, tmp_path / "run", model="theirpkg.nets.flat(hidden=5)", optimizer="torch.optim.Adadelta(lr=0.5)")

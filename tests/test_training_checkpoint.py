@@ -32,10 +32,10 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
-def net(seed: int = 0) -> nn.Module:
+def net(seed: int = 0, layout: torch.memory_format = torch.channels_last) -> nn.Module:
     torch.manual_seed(seed)
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(4 * 36, 5))
-    return layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return layers.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 def train(state: State, steps: int) -> None:
@@ -58,7 +58,8 @@ def train(state: State, steps: int) -> None:
 
 
 def fresh(name: str = "sgd", seed: int = 0, average: bool = False) -> State:
-    model = net(seed)
+    # torch's LBFGS cannot flatten gradients of channels_last filters
+    model = net(seed, torch.contiguous_format if name == "lbfgs" else torch.channels_last)
     return ready(model, OPTIMIZERS[name](model.parameters()), Ema() if average else None)
 
 

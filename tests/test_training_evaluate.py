@@ -13,6 +13,7 @@ from sklearn import metrics
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
+from goodfit.data.preprocess import Preprocess
 from goodfit.losses.softmax import Softmax
 from goodfit.training.evaluate import Answers, balanced_interval, evaluate, scores, wilson
 
@@ -121,6 +122,16 @@ def normalize(images: Tensor) -> Tensor:
 def model(k: int = 4) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.BatchNorm1d(75), nn.Linear(75, k))
+
+
+@pytest.mark.item("S012")
+def test_pixels_are_numbers_from_0_to_1_before_the_mean_is_taken_off() -> None:
+    images = torch.arange(256, dtype=torch.uint8).repeat(12).view(1, 32, 32, 3).permute(0, 3, 1, 2)
+    seen = Preprocess((32, 32), (32, 32)).normalize(images)
+    assert seen.shape == (1, 3, 32, 32)
+    assert seen.dtype == torch.float32
+    assert torch.allclose(seen.double(), images.double() / 255, atol=1e-7)
+    assert (float(seen.min()), float(seen.max())) == (0.0, 1.0)
 
 
 @pytest.mark.item("S006")

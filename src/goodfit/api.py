@@ -29,7 +29,7 @@ from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.evaluate import scores
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
-from goodfit.watch.tensorboard import Events
+from goodfit.watch.tensorboard import Events, writer
 from goodfit.watch.voice import Silent, Terminal, Voice
 
 
@@ -73,6 +73,8 @@ def load(run: str | Path | Run, device: str = "auto") -> Classifier:
 
 def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
     """Train what a recipe asks for; None under `dry`."""
+    if manner.tensorboard:
+        writer()  # a missing extra is said before any work
     asked = plain_paths(asked)
     run = start.earlier(asked, manner.out, manner.resume)
     if run is None and manner.out is not None and not manner.dry:
@@ -214,7 +216,7 @@ def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
     }
 
 
-def evaluate(run: str | Path | Run, test: bool = False, voice: Voice | None = None) -> dict[str, Any]:
+def evaluate(run: str | Path | Run, test: bool = False, device: str = "auto", voice: Voice | None = None) -> dict[str, Any]:
     """Scores of a run's classifier on its validation images, or on its test images: each opening of those is logged in the run.
 
     Raises:
@@ -224,7 +226,7 @@ def evaluate(run: str | Path | Run, test: bool = False, voice: Voice | None = No
     folder = run if isinstance(run, Run) else Run.open(run)
     voice = voice or Silent()
     recipe = Recipe.from_toml(folder.path / "recipe.toml")
-    classifier = load_run(folder.path, recipe.device)
+    classifier = load_run(folder.path, device)
     torch.set_num_threads(int(recipe.threads))
     data = open_data(recipe, look(recipe), voice.packing)
     start.same_data(folder, data)

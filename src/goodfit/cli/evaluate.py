@@ -13,6 +13,7 @@ def evaluate(
     *,
     test: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "auto",
 ) -> None:
     """Score a run's classifier on its validation images, or once and for all on its test images.
 
@@ -24,6 +25,8 @@ def evaluate(
         Open the test split. Each opening is logged in the run and shown in its report.
     json
         Print the scores as JSON on stdout.
+    device
+        auto, cpu, cuda, ...
     """
     from json import dumps
 
@@ -32,7 +35,7 @@ def evaluate(
     from goodfit.watch.voice import Terminal
 
     voice = Terminal()
-    scores = api.evaluate(run, test, voice)
+    scores = api.evaluate(run, test, device, voice)
     if json:
         print(dumps(scores))
         return

@@ -54,7 +54,7 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts |
     if shorts.epochs is not None:
         if options is not None and options.budget is not None:
             raise UsageError("Expected one of --epochs and --budget, received both.")
-        options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epochs")
+        options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
     asked = assemble(data, shorts.recipe, options, shorts.set, shorts.use)
     if manners.seeds < 1:
         raise UsageError(f"Expected --seeds to be 1 or more, received {manners.seeds}.")

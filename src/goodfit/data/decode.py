@@ -56,8 +56,8 @@ def header(source: BinaryIO | Array) -> Header:
         BrokenImage: it is no image, or has too many pixels.
     """
     if isinstance(source, np.ndarray):
-        channels = 1 if source.ndim == 2 else source.shape[2]
-        if source.ndim not in (2, 3) or channels not in MODES:
+        channels = {2: 1, 3: source.shape[-1] if source.ndim else 0}.get(source.ndim, 0)
+        if channels not in MODES:
             raise BrokenImage(f"expected an array [H, W] or [H, W, 1, 3 or 4], found {list(source.shape)}")
         return Header(source.shape[1], source.shape[0], channels, 16 if source.dtype == np.uint16 else 8)
     if (facts := _jpeg_header(source)) is not None:

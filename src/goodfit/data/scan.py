@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 @dataclasses.dataclass(frozen=True, eq=False)
 class Survey:
     """What the headers say: `widths`, `heights`, `channels` (1, 3 or 4) and `bits` (8 or 16), each [N], 0 where an image is broken;
-    `broken` gives the reason for each broken row; `white` is the value that counts as white (255, for 16-bit images more).
+    `broken` gives the reason for each broken row; `white` is the value that counts as white in 16-bit images.
     `wanted` channels, if not 0, are what all images are brought to.
     """
 
@@ -100,9 +100,11 @@ def _headers(store: Store, n: int, workers: int) -> list[Header | str]:
 
 
 def _white(store: Store, deep: NDArray[np.int64]) -> int:
-    """255 without 16-bit images; else the smallest usual white that covers the largest value of a sample."""
+    """The smallest usual white that covers the largest value of a sample; without 16-bit images the largest there can be, for those
+    that may come to be predicted.
+    """
     if not len(deep):
-        return 255
+        return WHITES[-1]
     sample = deep[np.unique(np.linspace(0, len(deep) - 1, SAMPLE).astype(int))]
     largest = max((_largest(store, int(row)) for row in sample), default=0)
     return next((white for white in WHITES if largest <= white), WHITES[-1])
@@ -126,8 +128,7 @@ def _notes(found: Survey) -> tuple[str, ...]:
         words = {1: "gray", 3: "color", 4: "with alpha"}
         shares = ", ".join(f"{n:,} {words[kind]}" for kind, n in sorted(kinds.items()))
         notes.append(f"The images are mixed: {shares}.")
-    if found.white != 255:
-        deep = int((found.bits == 16).sum())
+    if deep := int((found.bits == 16).sum()):
         notes.append(f"{count(deep, '16-bit image')}: values from 0 to {found.white} become 0 to 255.")
     return tuple(notes)
 

@@ -201,5 +201,7 @@ def _precision(chooser: Chooser, data: Dataset, model: Part) -> None:
         rule = "the fastest of those measured with this model on this machine"
         chooser.choose("precision", found.precision, rule, found.evidence)
         chooser.choose("layout", found.layout, rule, found.evidence)
-        chooser.choose("threads", found.threads, "one for each core, or one alone where that is as fast", found.evidence)
+        chooser.choose(
+            "threads", found.threads, "one for each core; one alone for small steps that several would hardly speed up", found.evidence
+        )
         torch.set_num_threads(int(chooser.recipe.threads))

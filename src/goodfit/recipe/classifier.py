@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from goodfit.recipe.build import catalog, make_model
 from goodfit.training.gradient import heads
 
 BATCH = 64
+IMAGES = (str, Path, bytes, Image.Image)  # and arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +59,15 @@ class Classifier:
         return probabilities.cpu()
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
-        """Predictions for paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); one alone or any sequence.
+        """Predictions for paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); one alone or any sequence (an array [N, H, W, C] too).
 
         An image that cannot be read gives a prediction with its `problem`, and the others go on.
+
+        Raises:
+            UsageError: something is no path, image or array.
         """
-        return list(self.stream([images] if isinstance(images, (str, Path, np.ndarray)) or hasattr(images, "getexif") else images, top))  # type: ignore[arg-type]
+        alone = isinstance(images, (*IMAGES, np.ndarray)) and not (isinstance(images, np.ndarray) and images.ndim == 4)
+        return list(self.stream([images] if alone else images, top))  # type: ignore[arg-type]
 
     def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
         """`predict`, one batch after the other, for more images than memory holds."""
@@ -76,6 +82,8 @@ class Classifier:
                     yield self._say(name, next(rows), top) if isinstance(x, np.ndarray) else Prediction(name, problem=x.reason)
 
     def _decode(self, image: Any) -> np.ndarray | BrokenImage:
+        if not isinstance(image, (*IMAGES, np.ndarray)):
+            raise UsageError(f"Expected a path, PIL image or array to predict, received a {type(image).__name__}.")
         try:
             return self.preprocess.decode(Path(image) if isinstance(image, str) else image)
         except BrokenImage as error:

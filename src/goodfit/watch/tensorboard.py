@@ -9,26 +9,31 @@ from goodfit.core.errors import UsageError
 
 
 class Events:
-    """Writes rows as TensorBoard events: train/loss, val/acc1, ...
-
-    Raises:
-        UsageError: the extra is not installed.
-    """
+    """Writes rows as TensorBoard events: train/loss, val/acc1, ..."""
 
     names: ClassVar = {"validation": "val", "clean_train": "clean_train", "accuracy": "acc1"}
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError('--tensorboard needs the extra: pip install "goodfit[tensorboard]".') from error
-        self.writer = SummaryWriter(str(folder))
+        self.writer = writer()(str(folder))
 
     def __call__(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             for name, value in numbers(row, "train" if row["kind"] == "train" else ""):
                 self.writer.add_scalar(name, value, row["step"])
         self.writer.flush()
+
+
+def writer() -> Any:
+    """TensorBoard's class that writes events.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError('--tensorboard needs the extra: pip install "goodfit[tensorboard]".') from error
+    return SummaryWriter
 
 
 def numbers(row: dict[str, Any], prefix: str) -> list[tuple[str, float]]:

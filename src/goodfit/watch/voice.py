@@ -87,6 +87,7 @@ class Terminal:
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.bar.add_task(what, total=1.0, text="")
             self.bar.start()
+            self.shown = 0.0
         if time.monotonic() - self.shown > 0.1 or share >= 1:
             self.bar.update(self.bar.task_ids[0], completed=share, text=text)
             self.shown = time.monotonic()

@@ -1,0 +1,225 @@
+"""`goodfit predict` and `goodfit.load(run).predict` on every kind of image and on what is none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import goodfit as package
+from command import goodfit, refused, train
+from conftest import picture
+from goodfit.core.errors import UsageError
+from goodfit.recipe.classifier import Classifier
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "a run"
+    assert train(photos, out, optimizer="sgd(0.002)").code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def classifier(run: Path) -> Classifier:
+    return package.load(run)
+
+
+@pytest.fixture
+def image(photos: Path) -> Path:
+    return photos / "red" / "000.png"
+
+
+def said_json(*words: str | Path) -> list[dict[str, object]]:
+    said = goodfit("predict", *words, "--json")
+    assert said.code == 0, said
+    rows: list[dict[str, object]] = json.loads(said.out)
+    return rows
+
+
+def test_files_folders_and_patterns_mean_the_same(photos: Path, run: Path, tmp_path: Path) -> None:
+    files = sorted((photos / "red").glob("00*.png"))
+    folder = tmp_path / "a folder" / "deeper"
+    folder.mkdir(parents=True)
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    (folder / "notes.txt").write_text("no image by its name")
+    plain = [(row["classes"], row["probabilities"]) for row in said_json(run, *files)]
+    for words in ((folder,), (folder.parent,), (f"{folder}/*.png",), (f"{tmp_path}/**/*.png",), (files[0], f"{folder}/00[1-9].png")):
+        rows = said_json(run, *words)
+        assert [Path(str(row["name"])).name for row in rows] == [file.name for file in files]
+        for row, (classes, probabilities) in zip(rows, plain, strict=True):
+            assert row["classes"] == classes
+            assert np.allclose(np.array(row["probabilities"], dtype=float), np.array(probabilities, dtype=float), atol=1e-6)
+
+
+def test_a_name_with_brackets_is_a_file_first(run: Path, image: Path, tmp_path: Path) -> None:
+    shutil.copyfile(image, tmp_path / "a[1].png")
+    shutil.copyfile(image, tmp_path / "a1.png")
+    assert [row["name"] for row in said_json(run, tmp_path / "a[1].png")] == [str(tmp_path / "a[1].png")]
+
+
+@pytest.mark.parametrize(("top", "n"), [("1", 1), ("2", 2), ("99", 3)])
+def test_top(run: Path, image: Path, top: str, n: int) -> None:
+    row = said_json(run, image, "--top", top)[0]
+    probabilities = np.array(row["probabilities"], dtype=float)
+    assert len(row["classes"]) == len(probabilities) == n  # type: ignore[arg-type]
+    assert (np.diff(probabilities) <= 0).all()
+    assert n < 3 or probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_csv_and_plain_say_what_json_says(run: Path, photos: Path) -> None:
+    files = sorted((photos / "blue").iterdir())[:3]
+    rows = said_json(run, *files)
+    table = list(csv.DictReader(io.StringIO(goodfit("predict", run, *files, "--csv").out)))
+    assert [(r["name"], r["class"], float(r["probability"])) for r in table] == [
+        (row["name"], c, p)
+        for row in rows
+        for c, p in zip(row["classes"], row["probabilities"], strict=True)  # type: ignore[call-overload]
+    ]
+    lines = goodfit("predict", run, *files).out.splitlines()
+    for line, row in zip(lines, rows, strict=True):
+        assert line.startswith(f"{row['name']}: {row['classes'][0]} ")  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((), 2, "Expected images to predict"),
+        (("nothere.jpg",), 3, 'found no image at "nothere.jpg"'),
+        (("nothere*.jpg",), 3, 'found no image at "nothere*.jpg"'),
+        (("EMPTY",), 3, "found no image at"),
+        (("IMAGE", "nothere.jpg"), 3, 'found no image at "nothere.jpg"'),
+        (("IMAGE", "--top", "0"), 2, "Expected --top to be 1 or more, received 0"),
+        (("IMAGE", "--top", "x"), 2, '"x" into int'),
+        (("IMAGE", "--json", "--csv"), 2, "one of --json and --csv"),
+        (("IMAGE", "--device", "nowhere"), 2, 'The device "nowhere" is not there'),
+    ],
+)
+def test_refuses(run: Path, image: Path, tmp_path: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    places = {"IMAGE": str(image), "EMPTY": str(tmp_path)}
+    refused(goodfit("predict", run, *(places.get(word, word) for word in words)), code, said)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> list[Path]:
+    (tmp_path / "text.jpg").write_text("text")
+    (tmp_path / "empty.png").write_bytes(b"")
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    return [tmp_path / name for name in ("text.jpg", "empty.png", "bomb.png")]
+
+
+def test_broken_images_among_good_ones(run: Path, image: Path, broken: list[Path]) -> None:
+    """They are said in their places; the good ones are the same as without them."""
+    alone = said_json(run, image)[0]
+    said = goodfit("predict", run, broken[0], image, broken[1], image, broken[2], "--json")
+    assert said.code == 0
+    assert said.err == f"goodfit: 3 of 5 images cannot be read; {broken[0]}: it is not an image, or of a format not known here.\n"
+    rows = json.loads(said.out)
+    assert [row["name"] for row in rows] == [str(x) for x in (broken[0], image, broken[1], image, broken[2])]
+    assert [sorted(row) for row in rows] == [["name", "problem"], ["classes", "name", "probabilities"]] * 2 + [["name", "problem"]]
+    assert "bomb" in rows[4]["problem"]
+    assert rows[1]["classes"] == alone["classes"]
+    table = list(csv.DictReader(io.StringIO(goodfit("predict", run, broken[2], image, "--csv", "--top", "1").out)))
+    assert [(row["class"], row["probability"] == "") for row in table] == [("", True), (alone["classes"][0], False)]  # type: ignore[index]
+    assert "bomb" in table[0]["problem"]
+
+
+def test_all_broken_is_an_error(run: Path, broken: list[Path]) -> None:
+    said = goodfit("predict", run, *broken, "--json")
+    assert said.code == 3
+    assert [row["name"] for row in json.loads(said.out)] == [str(file) for file in broken]
+    assert said.sentence == f"goodfit: Not one image can be read; {broken[0]}: it is not an image, or of a format not known here."
+
+
+def test_a_file_that_cannot_be_read(run: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(image, tmp_path / "locked.png")
+    real = Path.read_bytes
+
+    def read(self: Path) -> bytes:
+        if self.name == "locked.png":
+            raise PermissionError(13, "Permission denied")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    said = goodfit("predict", run, tmp_path / "locked.png", image)
+    assert said.code == 0
+    assert "locked.png: it cannot be read (Permission denied)." in said.err
+
+
+# ---- kinds of images ---------------------------------------------------------------------------------------------------------------
+
+
+def probabilities(classifier: Classifier, image: object) -> np.ndarray:
+    found = classifier.predict(image, top=9)
+    assert len(found) == 1
+    assert not found[0].problem
+    return np.array([dict(zip(found[0].classes, found[0].probabilities, strict=True))[name] for name in classifier.classes])
+
+
+def test_every_way_to_hand_over_an_image_is_the_same(classifier: Classifier, image: Path, tmp_path: Path) -> None:
+    """Path, text, Pillow image, array, RGBA that is opaque, and the same image turned with its EXIF orientation."""
+    expected = probabilities(classifier, image)
+    pixels = np.asarray(Image.open(image))
+    opaque = Image.fromarray(np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]))
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(pixels, 1)))  # orientation 6: to be turned a quarter clockwise
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    float_pixels = pixels.astype(np.float32) / 255
+    for same in (str(image), image.read_bytes(), Image.open(image), pixels, opaque, float_pixels):
+        assert np.allclose(probabilities(classifier, same), expected, atol=1e-6), same
+    for same in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):  # resized before it is turned: to rounding
+        assert np.allclose(probabilities(classifier, same), expected, atol=1e-3), same
+    plain = Image.fromarray(np.asarray(turned))
+    assert not np.allclose(probabilities(classifier, plain), expected, atol=1e-2), "without the tag it is another picture"
+
+
+def test_gray_and_sixteen_bits(classifier: Classifier, tmp_path: Path) -> None:
+    gray = picture((90, 90, 90), 7)[..., 0]
+    expected = probabilities(classifier, np.dstack([gray] * 3))
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    for same in (gray, gray[..., None], tmp_path / "gray.png", tmp_path / "deep.png", gray.astype(np.uint16) * 257):
+        assert np.allclose(probabilities(classifier, same), expected, atol=1e-6)
+
+
+def test_many_at_once_and_none(classifier: Classifier, photos: Path) -> None:
+    files = sorted(photos.rglob("*.png"))
+    assert len(files) > 64, "more than a batch"
+    found = classifier.predict(files, top=1)
+    assert [x.name for x in found] == [str(file) for file in files]
+    for place in (0, 63, 64, len(files) - 1):
+        alone = classifier.predict(files[place], top=1)[0]
+        assert (alone.classes, alone.probabilities) == (found[place].classes, pytest.approx(found[place].probabilities, abs=1e-5))
+    assert classifier.predict([]) == []
+    assert [x.name for x in classifier.predict(iter([np.zeros((5, 9, 3), np.uint8), files[0]]))] == ["image", str(files[0])]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [*(np.zeros(shape, np.uint8) for shape in ((4, 4, 2), (7,), (), (0, 4))), np.zeros((4, 4), np.int64), Path("nowhere.png"), b"text"],
+)
+def test_what_is_no_image_has_a_problem(classifier: Classifier, image: Path, wrong: object) -> None:
+    bad, good = classifier.predict([wrong, image])
+    assert bad.problem
+    assert not bad.classes
+    assert good.classes
+
+
+def test_what_cannot_be_meant_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(UsageError, match="Expected a path, PIL image or array to predict, received a int"):
+        classifier.predict([3])
+
+
+def test_a_batch_of_images_in_one_array(classifier: Classifier, photos: Path) -> None:
+    """[N, H, W, 3] is N images."""
+    files = sorted((photos / "green").iterdir())[:3]
+    stack = np.stack([np.asarray(Image.open(file)) for file in files])
+    assert [x.probabilities for x in classifier.predict(stack)] == [x.probabilities for x in classifier.predict(files)]

@@ -1,0 +1,423 @@
+"""The loop with plain torch things: rates, brake, evaluations, stopping, saving, and a training that diverges."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import goodfit
+from goodfit.core.batch import Batch, one_hot
+from goodfit.core.errors import Diverged
+from goodfit.core.progress import Every, Length, Lengths
+from goodfit.core.run import Run
+from goodfit.losses.softmax import Softmax
+from goodfit.schedules.compose import compose
+from goodfit.schedules.shapes import Cosine, Warmup
+from goodfit.training.average import Ema, Polyak
+from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.journal import KEEP, Journal
+from goodfit.training.loop import fit, set_rates
+from goodfit.training.state import Plan, State, ready
+from goodfit.training.stop import Patience
+
+K = 3
+
+
+@dataclasses.dataclass
+class Listed:
+    """Batches from a plain list, over and over; `epoch_steps` of them make an epoch."""
+
+    batches: list[Batch]
+    begun: list[int] = dataclasses.field(default_factory=list)
+
+    def stream(self, start: int) -> Iterator[Batch]:
+        self.begun.append(start)
+        while True:
+            yield self.batches[start % len(self.batches)]
+            start += 1
+
+    def places(self, step: int) -> tuple[int, Tensor]:
+        epoch, within = divmod(step, len(self.batches))
+        first = sum(map(len, self.batches[:within]))
+        return epoch, torch.arange(first, first + len(self.batches[within]))
+
+
+def listed(sizes: tuple[int, ...] = (16, 16, 16, 16, 7)) -> Listed:
+    generator = torch.Generator().manual_seed(0)
+    made, start = [], 0
+    for n in sizes:
+        labels = torch.randint(0, K, (n,), generator=generator)
+        images = torch.randn(n, 2, 3, 3, generator=generator) + labels[:, None, None, None]
+        made.append(Batch(images, one_hot(labels, K), torch.arange(start, start + n)))
+        start += n
+    return Listed(made)
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(18, 8), nn.ReLU(), nn.Linear(8, K))
+
+
+def plan(budget: str = "4 epochs", every: str = "", **changes: Any) -> Plan:
+    lengths = Lengths(5, 16, Length.read(budget))
+    if every:
+        changes["evaluate_every"] = Every(Length.read(every, "length"), lengths)
+    defaults: dict[str, Any] = {"schedule": lambda t: 1.0, "augment": lambda batch, chance, t: batch, "normalize": lambda images: images}
+    return Plan(**{"loss": Softmax(), "lengths": lengths, **defaults, **changes})
+
+
+def sgd(model: nn.Module, lr: float = 0.1) -> State:
+    return ready(model, torch.optim.SGD(model.parameters(), lr=lr))
+
+
+def run(state: State, used: Plan, source: Listed | None = None, **named: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    journal = Journal((rows.extend,))
+    fit(state, source or listed(), used, journal=journal, **named)
+    return rows
+
+
+def told(rows: list[dict[str, Any]], key: str, kind: str = "train") -> list[Any]:
+    return [row[key] for row in rows if row["kind"] == kind]
+
+
+# ---- steps ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_is_the_loop_a_user_would_write() -> None:
+    """A plain module, a plain optimizer, batches from a list: the weights of the plain loop, short last batches included."""
+    state, source = sgd(net()), listed()
+    rows = run(state, plan())
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses, accuracies = [], []
+    for _ in range(4):
+        for batch in source.batches:
+            optimizer.zero_grad()
+            logits = model(batch.images)
+            loss = nn.functional.cross_entropy(logits, batch.targets)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            accuracies.append((logits.argmax(1) == batch.targets.argmax(1)).double().mean().item())
+    for found, expected in zip(state.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+    assert told(rows, "loss") == pytest.approx(losses, rel=1e-5)
+    assert told(rows, "accuracy") == pytest.approx(accuracies, rel=1e-5)
+    assert told(rows, "step") == list(range(1, 21))
+    assert told(rows, "epoch") == [n // 5 for n in range(20)]
+    assert told(rows, "t") == pytest.approx([n / 20 for n in range(20)])
+    assert all(0 < share < 1 for share in told(rows, "data_share"))
+    assert told(rows, "elapsed") == sorted(told(rows, "elapsed"))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "Adam": {"lr": 0.02},
+    "Adagrad": {"lr": 0.1},
+    "RMSprop": {"lr": 0.01},
+    "LBFGS": {"lr": 1.0, "max_iter": 3, "line_search_fn": "strong_wolfe"},
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_torch_optimizers_are_welcome(name: str) -> None:
+    """On the whole set at once, so that those with line searches are at home too."""
+    model = net()
+    state = ready(model, getattr(torch.optim, name)(model.parameters(), **PLAIN[name]))
+    rows = run(state, plan("40 steps"), listed((71,)))
+    assert told(rows, "loss")[-1] < told(rows, "loss")[0] / 2
+    assert state.step == 40
+
+
+def test_the_schedule_and_the_brake_reach_every_group() -> None:
+    model = net()
+    groups = [{"params": model[1].parameters(), "lr": 0.4}, {"params": model[3].parameters(), "lr": 0.1}]
+    state = ready(model, torch.optim.SGD(groups))
+    state.brake = 0.5
+    seen: list[list[float]] = []
+    step = state.optimizer.step
+
+    def noted(closure: Any) -> Any:
+        seen.append([group["lr"] for group in state.optimizer.param_groups])
+        return step(closure)
+
+    state.optimizer.step = noted  # type: ignore[method-assign, assignment]
+    rows = run(state, plan(schedule=compose(Warmup(0.25) | Cosine())))
+    factors = [4 * n / 20 if n < 5 else (1 + math.cos(math.pi * (n - 5) / 15)) / 2 for n in range(20)]
+    assert told(rows, "lr") == pytest.approx([0.4 * 0.5 * f for f in factors], abs=1e-6)
+    assert [rates[0] for rates in seen] == pytest.approx([0.2 * f for f in factors])
+    assert [rates[1] for rates in seen] == pytest.approx([0.05 * f for f in factors])
+
+
+def test_set_rates_multiplies_the_peak_not_the_last_rate() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    assert [set_rates(optimizer, f) for f in (0.5, 0.5, 0.0, 1.0)] == pytest.approx([0.15, 0.15, 0.0, 0.3])
+
+
+@pytest.mark.item("S126")
+@pytest.mark.parametrize("average", [Ema(0.9), Polyak(0.5)])
+def test_the_average_is_what_is_judged(average: Any) -> None:
+    weights: list[Tensor] = []
+    judged: list[nn.Module] = []
+
+    def evaluate(model: nn.Module) -> dict[str, Any]:
+        judged.append(model)
+        weights.append(state.model[1].weight.detach().double().clone())  # type: ignore[index]
+        return {"score": 0.0}
+
+    model = net()
+    start = model[1].weight.detach().double().clone()
+    state = ready(model, torch.optim.SGD(model.parameters(), lr=0.3), average)
+    run(state, plan(every="1 step", average=average, evaluate=evaluate))
+    assert state.average is not None
+    assert all(model is state.average for model in judged)
+    expected = start
+    if isinstance(average, Ema):
+        for n, w in enumerate(weights):
+            keep = min(0.9, (1 + n) / (10 + n))
+            expected = keep * expected + (1 - keep) * w
+    else:
+        expected = torch.stack(weights[9:]).mean(0)
+    assert torch.allclose(state.average[1].weight.double(), expected, atol=1e-6)  # type: ignore[index]
+    assert not torch.allclose(state.average[1].weight, model[1].weight, atol=1e-4)  # type: ignore[index]
+    assert not any(p.requires_grad for p in state.average.parameters())
+    assert not state.average.training
+
+
+# ---- evaluating, stopping, saving -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [
+        ("1 epoch", [5, 10, 15, 20]),
+        ("2 epochs", [10, 20]),
+        ("3 epochs", [15, 20]),
+        ("8 steps", [8, 16, 20]),
+        ("128 examples", [8, 16, 20]),
+        ("0.25", [5, 10, 15, 20]),
+        ("0.3", [6, 12, 18, 20]),
+        ("1 h", [20]),
+    ],
+)
+def test_evaluations_come_as_often_as_asked_and_at_the_end(every: str, steps: list[int]) -> None:
+    state = sgd(net())
+    modes: list[bool] = []
+    used = plan(every=every, evaluate=lambda model: {"score": 0.5, "validation": {"loss": 1.0}})
+    model = state.model
+    model.register_forward_hook(lambda *_: modes.append(model.training))
+    rows = run(state, used)
+    assert told(rows, "step", "evaluate") == steps
+    assert told(rows, "validation", "evaluate") == [{"loss": 1.0}] * len(steps)
+    assert all(modes)
+    assert state.history == [0.5] * len(steps)
+
+
+def test_evaluations_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that moves a quarter of a second at each look: half a second a step, and the evaluation's own."""
+    now = iter(n / 4 for n in range(10_000))
+    monkeypatch.setattr("goodfit.training.loop.time.perf_counter", lambda: next(now))
+    state = sgd(net())
+    rows = run(state, plan("12 s", every="3 s", evaluate=lambda model: {"score": 0.0}))
+    elapsed = told(rows, "elapsed", "evaluate")
+    assert [int(x // 3) for x in elapsed[:-1]] == list(range(1, len(elapsed)))
+    assert told(rows, "t")[-1] < 1
+    assert state.elapsed + state.reserve >= 12, "time for the final evaluation is kept"
+    assert state.reserve == pytest.approx(3 * 0.25), "three times what an evaluation took"
+    assert state.elapsed <= 12 - state.reserve + 0.75, "at most one more step, and its evaluation"
+
+
+@pytest.mark.item("S136")
+def test_a_budget_in_seconds_is_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(n / 4 for n in range(10_000))
+    monkeypatch.setattr("goodfit.training.loop.time.perf_counter", lambda: next(now))
+    state = sgd(net())
+    state.elapsed = 4.0  # start-up and packing
+    rows = run(state, plan("10 s", schedule=lambda t: 1 - t))
+    assert state.step == 12
+    assert told(rows, "t")[0] == pytest.approx(0.4)
+    assert told(rows, "lr") == pytest.approx([0.1 * (1 - 0.4 - 0.05 * n) for n in range(12)])
+
+
+def test_patience_stops_and_the_best_weights_can_be_had_back(tmp_path: Path) -> None:
+    state, scores = sgd(net()), [0.2, 0.5, 0.8, 0.7, 0.8, 0.6, 0.1, 0.9]
+    kept: dict[int, Tensor] = {}
+
+    def evaluate(model: nn.Module) -> dict[str, Any]:
+        kept[state.step] = model[1].weight.detach().clone()  # type: ignore[index]
+        return {"score": scores[len(state.history)]}
+
+    rows = run(state, plan("100 epochs", every="1 epoch", evaluate=evaluate, stop=Patience(4)), save=Checkpoints(tmp_path).save)
+    assert state.step == 35, "four evaluations after the third, which was the first of the best"
+    assert state.stopped == "no better score for 4 evaluations"
+    assert state.best == {"step": 25, "score": 0.8}, "of equals the later one, trained for longer"
+    assert len(told(rows, "step", "evaluate")) == 7
+    back = sgd(net(1))
+    Checkpoints(tmp_path).restore(back, state.best["step"])
+    assert torch.equal(back.model[1].weight, kept[25])  # type: ignore[index]
+
+
+def test_patience_counts_evaluations_since_the_first_best() -> None:
+    stop = Patience(2)
+    assert [stop(list(scores)) for scores in ([], [1], [1, 0], [1, 0, 0], [0, 1, 1, 1], [0, 1, 2, 1])] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_saves_come_between_evaluations_and_at_the_end() -> None:
+    state = sgd(net())
+    saved: list[int] = []
+    used = plan(save_every=Every(Length.read("3 steps"), Lengths(5, 16, Length.read("4 epochs"))))
+    run(state, used, save=lambda state: saved.append(state.step))
+    assert saved == [3, 6, 9, 12, 15, 18, 20]
+
+
+def test_halting_saves_and_going_on_starts_at_the_step() -> None:
+    state, source, saved = sgd(net()), listed(), []
+    rows = run(state, plan(), source, halt=lambda: state.step == 7, save=lambda state: saved.append(state.step))
+    assert (state.step, saved) == (7, [7])
+    rows += run(state, plan(), source)
+    assert source.begun == [0, 7]
+    assert told(rows, "step") == list(range(1, 21))
+    whole = sgd(net())
+    run(whole, plan())
+    assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), whole.model.parameters(), strict=True))
+
+
+# ---- the journal ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_journal_hands_on_plain_numbers_in_order() -> None:
+    batches: list[list[dict[str, Any]]] = []
+    journal = Journal((batches.append,))
+    for step in range(KEEP + 3):
+        journal.add({"kind": "train", "step": step, "loss": torch.tensor(1 / 3), "grad_norm": 0.1, "nested": {"a": torch.tensor(2.0)}})
+    assert [len(rows) for rows in batches] == [KEEP]
+    journal.event(99, "said")
+    assert journal.flush() is None
+    assert journal.flush() is None
+    assert [len(rows) for rows in batches] == [KEEP, 4]
+    rows = [row for rows in batches for row in rows]
+    assert [row["step"] for row in rows] == [*range(KEEP + 3), 99]
+    assert rows[0]["loss"] == 0.3333333
+    assert rows[0]["nested"] == {"a": 2.0}
+    assert rows[-1] == {"kind": "event", "step": 99, "text": "said"}
+    json.dumps(rows)
+
+
+@pytest.mark.parametrize("key", ["loss", "grad_norm"])
+def test_the_journal_finds_the_first_step_that_is_not_finite(key: str) -> None:
+    seen: list[dict[str, Any]] = []
+    journal = Journal((seen.extend,))
+    for step in range(8):
+        row = {"kind": "train", "step": step, "loss": torch.tensor(1.0), "grad_norm": torch.tensor(1.0)}
+        journal.add({**row, key: torch.tensor(float("inf" if step == 5 else "nan"))} if step >= 5 else row)
+    assert journal.flush() == 5
+    assert seen[5][key] is None
+    assert "NaN" not in json.dumps(seen)
+
+
+def test_the_loop_hands_nothing_to_save_once_a_row_is_not_finite() -> None:
+    """As on a GPU, where steps are not asked one by one."""
+    journal = Journal()
+    journal.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
+    state, saved = sgd(net()), []
+    with pytest.raises(Diverged, match=r"diverged at step 3: its loss or gradient is not finite"):
+        fit(state, listed(), plan(), journal=journal, save=saved.append, halt=lambda: state.step == 2)
+    assert saved == []
+
+
+# ---- divergence ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_that_explodes_is_noticed_and_nothing_of_it_is_saved(tmp_path: Path) -> None:
+    state = sgd(net(), lr=1e10)
+    used = plan("40 epochs", save_every=Every(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs"))))
+    with pytest.raises(Diverged, match=r"Training diverged (at|by) step \d+: .* not finite") as error:
+        run(state, used, save=Checkpoints(tmp_path).save)
+    assert "lower learning rate" in str(error.value) or "last checkpoint" in str(error.value)
+    back = sgd(net(1))
+    if Checkpoints(tmp_path).steps():
+        Checkpoints(tmp_path).restore(back)
+    assert all(bool(torch.isfinite(p).all()) for p in back.model.parameters())
+
+
+WORDS = ["--size", "16", "--model", "mlp((16,))", "--batch-size", "24", "--precision", "fp32", "--threads", "1"]
+WORDS += [
+    "--layout",
+    "contiguous",
+    "--schedule",
+    "constant",
+    "--save-every",
+    "1 step",
+    "--evaluate-every",
+    "1 step",
+    "--budget",
+    "3 epochs",
+]
+MINE = '''
+import dataclasses
+import torch
+from goodfit.core.contracts import Augment
+
+@dataclasses.dataclass(frozen=True)
+class Spoil(Augment):
+    """Makes one pixel of some images not a number from half of the budget on."""
+    def __call__(self, batch, chance, t):
+        images = batch.images.float() / 255
+        images[(batch.ids < 6).nonzero().flatten(), 0, 0, 0] = float("nan") if t >= 0.5 else 0.0
+        return batch.but(images=images)
+'''
+
+
+def goodfit_train(photos: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "goodfit", "train", str(photos), "--out", str(out), *WORDS, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_diverging_on_the_command_line(photos: Path, tmp_path: Path) -> None:
+    """Exit code 4, one sentence, the state said, the last checkpoint finite, also when validation's loss is no number by then."""
+    done = goodfit_train(photos, tmp_path / "run", "--optimizer", "sgd(1e10, momentum=0.0)", "--augment", "flip", "--probes", "none")
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("goodfit: Training diverged ")
+    left = Run(tmp_path / "run")
+    assert left.read("about.json")["state"] == "diverged"
+    assert not (left.path / "model.safetensors").exists()
+    for file in left.checkpoints.glob("*.safetensors"):
+        assert all(bool(torch.isfinite(x).all()) for x in load_file(file).values() if x.is_floating_point())
+
+
+def test_a_spoiled_image_ends_the_run_at_its_step_and_the_checkpoint_before_is_good(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    done = goodfit_train(photos, tmp_path / "run", "--use", str(tmp_path / "mine.py"), "--augment", "spoil", "--optimizer", "sgd(0.01)")
+    assert done.returncode == 4, done.stderr
+    last = done.stderr.splitlines()[-1]
+    left = Run(tmp_path / "run")
+    saved = max(int(path.stem) for path in left.checkpoints.glob("*.json"))
+    named = re.search(rf"Training diverged at step {saved}: the input is not finite\. Images: ([0-5, ]+)\. The last checkpoint", last)
+    assert named is not None, last
+    assert saved >= 4
+    assert [row["step"] for row in left.log("train")] == list(range(1, saved + 1)), "the log is whole up to there"
+    weights = load_file(left.checkpoints / f"{saved:08d}.safetensors")
+    assert all(bool(torch.isfinite(x).all()) for x in weights.values() if x.is_floating_point())
+    again = goodfit.Recipe.from_toml(left.path / "recipe.toml").but(augment="flip", use=())
+    assert goodfit.train(recipe=again, out=tmp_path / "again", quiet=True).read("about.json")["state"] == "finished"
