@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--json", type=Path, help="also write all trials to this file")
     parser.add_argument("settings", nargs="*", help="key=value of both, such as budget='30 s' limit=200 size=32")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     common = {"budget": "30 s", "threads": "1", **dict(word.split("=", 1) for word in arguments.settings)}
     with tempfile.TemporaryDirectory() as folder:
         auto = score(arguments.data, common, Path(folder) / "auto")

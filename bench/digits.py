@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("settings", nargs="*", help="key=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     settings = dict(word.split("=", 1) for word in arguments.settings)
     found, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:
