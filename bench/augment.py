@@ -100,7 +100,7 @@ def cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-AIMS = {"flip": 1.0, "crop": 1.0, "normalize": 1.0, "flip | crop | normalize": 1.0, "jitter(0.4)": 5.0}
+AIMS = {"flip": 1.0, "crop": 1.0, "normalize": 1.0, "flip | crop | normalize": 1.0, "jitter(0.4, hue=0.1)": 5.0}
 
 
 def compare(n: int, box: tuple[int, int], size: tuple[int, int], rounds: int, aims: dict[str, float]) -> bool:

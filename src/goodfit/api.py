@@ -156,6 +156,7 @@ def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float])
     """Train, and leave the run in a state that can be taken up again whatever happens."""
     state, checkpoints = built.state, Checkpoints(run.checkpoints)
     readers = (run.append, manner.voice.rows, *((Events(run.path / "tensorboard"),) if manner.tensorboard else ()))
+    journal = Journal(readers)
     began = time.time()
 
     def leave(word: str) -> None:
@@ -165,14 +166,15 @@ def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float])
 
     with halting() as halt:
         try:
-            fit(state, built.loader, built.plan, built.watch, Journal(readers), checkpoints.save, halt)
+            fit(state, built.loader, built.plan, built.watch, journal, checkpoints.save, halt)
         except BaseException as error:
+            journal.flush()
             leave("diverged" if isinstance(error, Diverged) else "failed")
             raise
     if halt.signal and built.plan.t(state) < 1:
         leave("interrupted" if halt.signal == "SIGINT" else "terminated")
         raise halt_error(halt, run, state.step)
-    leave("stopped early" if state.stopped else "finished")
+    leave("running")  # finished only when its model is written, too
 
 
 def halt_error(halt: Halt, run: Run, step: int) -> GoodfitError:
@@ -187,7 +189,9 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     result = finish(run, built, data, recipe, catalog(str(p) for p in sorted((run.path / "use").glob("*.py"))))
     seconds = run.read("about.json").get("seconds", {})
     parameters = sum(p.numel() for p in built.state.model.parameters())
-    run.update("about.json", {"parameters": parameters, "seconds": {**seconds, "evaluation": time.time() - began}})
+    spent = {**seconds, "evaluation": time.time() - began}
+    state = "stopped early" if built.state.stopped else "finished"
+    run.update("about.json", {"state": state, "finished": start.now(), "parameters": parameters, "seconds": spent})
     page = write_report(run)
     low, high = result["interval"]
     voice.say(
