@@ -204,7 +204,7 @@ def test_many_at_once_and_none(classifier: Classifier, photos: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [*(np.zeros(shape, np.uint8) for shape in ((4, 4, 2), (7,), (), (0, 4))), np.zeros((4, 4), np.int64), Path("nowhere.png"), b"text"],
+    [*(np.zeros(shape, np.uint8) for shape in ((5, 5, 2), (7,), (), (0, 4))), np.zeros((4, 4), complex), Path("nowhere.png"), b"text"],
 )
 def test_what_is_no_image_has_a_problem(classifier: Classifier, image: Path, wrong: object) -> None:
     bad, good = classifier.predict([wrong, image])

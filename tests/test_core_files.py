@@ -164,6 +164,7 @@ def test_new_runs_have_folders_of_their_own_and_latest_follows(tmp_path: Path, m
     made = [Run.new(None, "digits", tmp_path / "runs") for _ in range(3)]
     assert [one.name for one in made] == ["20260101-000000-digits", "20260101-000000-digits-1", "20260101-000000-digits-2"]
     latest = tmp_path / "runs" / "latest"
+    made[2].point_latest()
     assert latest.resolve() == made[2].path.resolve()
     made[0].point_latest()
     assert latest.resolve() == made[0].path.resolve()
@@ -173,13 +174,15 @@ def test_new_runs_have_folders_of_their_own_and_latest_follows(tmp_path: Path, m
 
 def test_latest_of_the_users_own_is_left(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
-    Run.new(tmp_path / "one", "x")
+    Run.new(tmp_path / "one", "x").point_latest()
     assert not (tmp_path / "latest").is_symlink()
 
 
 def test_out_must_be_a_new_or_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    Run.new(tmp_path / "empty", "x")
+    run = Run.new(tmp_path / "empty", "x")
+    Run.new(tmp_path / "empty", "x")  # one that was killed before it was written down is no obstacle
+    (run.path / "recipe.toml").write_text("")
     with pytest.raises(UsageError, match="is not empty: choose another --out"):
         Run.new(tmp_path / "empty", "x")
     (tmp_path / "file").write_text("precious")

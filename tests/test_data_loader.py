@@ -113,6 +113,16 @@ def test_splits_are_written_and_read(tmp_path: Path, photos: Path) -> None:
         assign(index, tmp_path / "bad.csv")
 
 
+def test_a_file_of_splits_moves_only_what_it_names(tmp_path: Path) -> None:
+    index = index_of([0, 1] * 6, [TRAIN] * 6 + [TEST] * 4 + [UNASSIGNED] * 2)
+    (tmp_path / "held.csv").write_text("path,split\n0.png,val\n1.png,validation\n3.png,\nelsewhere.png,test\n")
+    found = assign(index, tmp_path / "held.csv")
+    assert found.splits.tolist() == [VALIDATION] * 2 + [TRAIN] * 4 + [TEST] * 4 + [TRAIN] * 2
+    assert len(found.notes) == 1 and "2 of 12 images" in found.notes[0] and "stay where they were" in found.notes[0]
+    made = split(found, np.ones(12, bool), 0.5, 0)
+    assert made.test.tolist() == [6, 7, 8, 9] and made.validation.tolist() == [0, 1] and not made.made
+
+
 # ---- statistics ----------------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +167,22 @@ def test_statistics_of_very_many_rows_use_a_sample(tmp_path: Path, monkeypatch: 
 @pytest.fixture
 def pixels(tmp_path: Path) -> RawPixels:
     return raw(tmp_path / "pixels", 50, 3)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "sizes"), [(9, 4, [4, 5]), (9, 8, [9]), (10, 4, [4, 4, 2]), (3, 2, [3]), (3, 1, [1, 1, 1]), (1, 8, [1])]
+)
+def test_one_image_left_over_joins_the_batch_before_it(pixels: RawPixels, n: int, batch: int, sizes: list[int]) -> None:
+    one = Loader(pixels, torch.arange(50) % 4, torch.arange(n), 4, batch, 0)
+    assert one.epoch_steps == len(sizes)
+    for epoch in range(3):
+        batches = [one.batch(epoch * len(sizes) + k) for k in range(len(sizes))]
+        places = [one.places(epoch * len(sizes) + k) for k in range(len(sizes))]
+        assert [len(b) for b in batches] == [len(p) for _, p in places] == sizes
+        assert {e for e, _ in places} == {epoch} and torch.cat([p for _, p in places]).tolist() == list(range(n))
+        assert torch.equal(torch.cat([b.ids for b in batches]), one.order(epoch))
+    streamed = [len(b) for b in itertools.islice(one.stream(), 2 * len(sizes))]
+    assert streamed == sizes * 2
 
 
 def loader(pixels: Pixels, batch: int = 8, workers: int = 1, seed: int = 0) -> Loader:

@@ -14,15 +14,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
 from conftest import make_photos
 from goodfit.core.errors import DataError, GoodfitError
-from goodfit.core.files import cache_home
+from goodfit.core.files import alone, cache_home
 from goodfit.data import journal
 from goodfit.data.dataset import prepare
+from goodfit.data.decode import DECODERS
 from goodfit.data.index import find
 from goodfit.data.pack import Packed, pack
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
@@ -241,3 +244,35 @@ def test_a_constant_channel_does_not_divide_by_zero(own: Path) -> None:
     assert data.preprocess.channels == 4 and data.preprocess.std[3] == 1.0
     images = data.pixels.rows(data.splits.train).permute(0, 3, 1, 2)
     assert torch.isfinite(data.preprocess.normalize(images)).all()
+
+
+# ---- what a pack is known by -----------------------------------------------------------------------------------------------------
+
+
+def test_other_decoders_make_another_pack(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PIL.__version__ in DECODERS and simplejpeg.__version__ in DECODERS
+    first = pack(survey(find(str(photos))), HERE, LARGE)
+    monkeypatch.setattr("goodfit.data.pack.DECODERS", "Pillow 0.1")
+    assert pack(survey(find(str(photos))), HERE, LARGE).folder != first.folder
+
+
+def test_other_labels_use_the_same_pack_and_give_another_digest(own: Path, photos: Path) -> None:
+    index = find(str(photos))
+    turned = dataclasses.replace(index, labels=(index.labels + 1) % 3)
+    renamed = dataclasses.replace(index, classes=("a", "b", "c"))
+    packs = [pack(survey(x), HERE, LARGE) for x in (index, turned, renamed)]
+    assert len({x.folder for x in packs}) == 1 and len({x.digest for x in packs}) == 3
+    assert [pack(survey(x), HERE, LARGE).digest for x in (index, turned, renamed)] == [x.digest for x in packs]
+
+
+def test_abandoned_packings_are_removed_and_others_kept(own: Path, photos: Path) -> None:
+    home = cache_home() / "packed"
+    for key, age in (("aa", 2 * 86400), ("bb", 3600), ("cc", 2 * 86400)):
+        folder = home / f"{key}-raw.partial"
+        folder.mkdir(parents=True)
+        (folder / journal.BLOB).write_bytes(b"x")
+        for path in (folder / journal.BLOB, folder):
+            os.utime(path, (time.time() - age,) * 2)
+    with alone(home / "cc.lock"):  # another process packs there, however slowly
+        pack(survey(find(str(photos))), HERE, LARGE)
+    assert sorted(path.name for path in home.glob("*partial")) == ["bb-raw.partial", "cc-raw.partial"]

@@ -74,6 +74,17 @@ def test_split_folders_and_their_other_names(tmp_path: Path) -> None:
     assert "train/a/deep/1.png" in index.names
 
 
+def test_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
+    for where in ("train/a", "train/b", "test/a", "test/b", "extra/a/deep", "more", "val"):
+        write_image(tmp_path / where / "1.png")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "x.txt").write_text("x")
+    index = find(str(tmp_path))
+    assert len(index) == 4
+    (note,) = index.notes
+    assert all(f'"{name}"' in note for name in ("extra", "more", "val", "train", "test")) and "docs" not in note
+
+
 def test_a_class_called_train(tmp_path: Path) -> None:
     write_image(tmp_path / "train" / "1.png")
     write_image(tmp_path / "plane" / "1.png")
@@ -235,6 +246,27 @@ def test_parquet_folder_with_class_names(tmp_path: Path) -> None:
         for k in range(n):
             found = pairs[f"data/{prefix}-00000-of-00001.parquet#{k}"]
             assert found[0] == split and np.array_equal(found[1], images[first + k])
+
+
+def test_files_that_parquet_points_to_are_stamped(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    for k in range(6):
+        write_image(tmp_path / "images" / f"{k}.png", k)
+    rows = [{"bytes": None if k % 2 else png(np.full((4, 4), k, np.uint8)), "path": f"images/{k}.png"} for k in range(6)]
+    column = pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": column, "label": [0, 1] * 3}), tmp_path / "x.parquet", row_group_size=2)
+
+    def stamp() -> str:
+        return find(str(tmp_path / "x.parquet")).stamp()
+
+    first = stamp()
+    assert find(str(tmp_path / "x.parquet")).store.read(3) == (tmp_path / "images" / "3.png").read_bytes()
+    write_image(tmp_path / "images" / "2.png", 77)  # its row has bytes of its own
+    assert stamp() == first
+    write_image(tmp_path / "images" / "3.png", 77)
+    assert stamp() != first
 
 
 def test_parquet_without_names_and_without_columns(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from goodfit.core.run import Run
 from goodfit.report.figures import MOST, Points, picture, script_data, smoothed, thin
 from goodfit.report.markup import Html, tag
 from goodfit.report.page import render, write_report
-from goodfit.report.reading import Gap, findings, gap, gap_said
+from goodfit.report.reading import Gap, findings, gap, gap_said, state_said
 from goodfit.report.record import read_record
 
 
@@ -147,13 +147,46 @@ def test_an_opened_test_split_gives_the_headline(run: Run) -> None:
 
 @pytest.mark.item("S006")
 def test_gap_is_that_of_the_kept_weights(run: Run) -> None:
+    run.update("scores.json", {"kept": 1000})
     record = read_record(run)
-    line = next(e for e in record.evaluations if e["step"] == 2200)
+    line = next(e for e in record.evaluations if e["step"] == 1000)
     found = gap(record)
     assert found is not None and found.size == pytest.approx(line["clean_train"]["accuracy"] - line["validation"]["accuracy"])
     assert (
         f"gap between clean training accuracy and validation is {100 * found.size:.0f} points: overfitting" in Page(render(run)).visible()
     )
+
+
+@pytest.mark.parametrize("kept", [None, 17, 2400, "x"])
+def test_gap_is_that_of_the_last_evaluation_where_the_kept_weights_have_none(run: Run, kept: object) -> None:
+    run.update("scores.json", {"kept": kept})  # the best one, at step 2200, is of no matter
+    record = read_record(run)
+    line, found = record.evaluations[-1], gap(record)
+    assert found is not None and found.size == pytest.approx(line["clean_train"]["accuracy"] - line["validation"]["accuracy"])
+
+
+STATES = {
+    "running": "still running",
+    "stopped early": "stopped early",
+    "interrupted": "was interrupted",
+    "terminated": "by a signal",
+    "diverged": "stopped being finite",
+    "failed": "with an error",
+}
+
+
+@pytest.mark.parametrize("state", ["finished", *STATES])
+def test_each_end_of_a_run_is_said(run: Run, state: str) -> None:
+    run.update("about.json", {"state": state})
+    said = state_said(read_record(run))
+    assert "does not say" not in said and STATES.get(state, "") in said and bool(said) == (state != "finished")
+    assert ("chose which weights to keep" in " ".join(findings(read_record(run)))) == (state == "stopped early")
+
+
+def test_seconds_are_shown_as_given(run: Run) -> None:
+    run.update("about.json", {"seconds": {"startup": 2.0, "training": 3700.0, "evaluation": 22.0}})
+    text = Page(render(run)).visible()
+    assert "in 1 h 01 min" in text and re.search(r"Training 1 h 01 min 99 %", text) and "Together 1 h 02 min" in text
 
 
 @pytest.mark.item("S006")
@@ -186,7 +219,7 @@ def test_trend_tells_overconfidence_from_decline_and_from_growth(run: Run) -> No
 
 
 def test_a_model_no_better_than_the_majority_is_called_so(run: Run) -> None:
-    run.update("about.json", {"baselines": {"majority": 0.9}})
+    run.update("about.json", {"data": run.read("about.json")["data"] | {"majority": 0.9}})
     assert "not clearly better" in Page(render(run)).visible()
 
 

@@ -26,7 +26,7 @@ def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
     assert "accuracy not measured" in text and "No training step was logged." in text and "Not opened." in text
 
 
-@pytest.mark.parametrize("state", ["running", "interrupted", "stopped early", "diverged"])
+@pytest.mark.parametrize("state", ["running", "interrupted", "stopped early", "diverged", "failed"])
 def test_an_unfinished_run_renders_what_it_has(run: Run, state: str) -> None:
     (run.path / "scores.json").unlink()
     (run.path / "worst.json").unlink()

@@ -273,7 +273,7 @@ def test_nothing_non_finite_is_saved(tmp_path: Path, where: str) -> None:
     train(state, 1)
     with torch.no_grad():
         state.model.state_dict()[where][0] = float("nan")
-    with pytest.raises(Diverged, match=r"diverged by step 3: a weight is not finite\. The last checkpoint is from before"):
+    with pytest.raises(Diverged, match=r"diverged by step 3: a weight is not finite\. What is saved is from before"):
         Checkpoints(tmp_path).save(state)
     assert Checkpoints(tmp_path).steps() == [1, 2]
 

@@ -413,7 +413,7 @@ def test_a_spoiled_image_ends_the_run_at_its_step_and_the_checkpoint_before_is_g
     last = done.stderr.splitlines()[-1]
     left = Run(tmp_path / "run")
     saved = max(int(path.stem) for path in left.checkpoints.glob("*.json"))
-    named = re.search(rf"Training diverged at step {saved}: the input is not finite\. Images: ([0-5, ]+)\. The last checkpoint", last)
+    named = re.search(rf"Training diverged at step {saved}: the input is not finite\. Images: ([0-5, ]+)\. What is saved", last)
     assert named is not None, last
     assert saved >= 4
     assert [row["step"] for row in left.log("train")] == list(range(1, saved + 1)), "the log is whole up to there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import statistics
@@ -13,8 +14,9 @@ import psutil
 import torch
 
 from goodfit.core.errors import Diverged, GoodfitError, Interrupted, Terminated, UsageError
+from goodfit.core.files import write
 from goodfit.core.run import Run, refuse_taken
-from goodfit.core.words import count, percent
+from goodfit.core.words import count, duration, percent
 from goodfit.data.dataset import SPLITS, Dataset
 from goodfit.recipe import start
 from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training_choices
@@ -77,6 +79,12 @@ def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
         writer()  # a missing extra is said before any work
     asked = plain_paths(asked)
     run = start.earlier(asked, manner.out, manner.resume)
+    with start.owned(run) if run else contextlib.nullcontext():
+        return run_owned(asked, run, manner)
+
+
+def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
+    """Train a recipe anew, or go on with `run`."""
     if run is None and manner.out is not None and not manner.dry:
         refuse_taken(manner.out)  # said before any work
     recipe = start.continued(run, asked) if run else asked
@@ -84,14 +92,16 @@ def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
     asked_parts = parts(recipe, known)  # a misspelled part is said before any work
     chooser = Chooser(recipe)
     machine_choices(chooser)
-    seen = look(chooser.recipe)
+    seen = look(chooser.recipe, manner.voice.say)
     data_choices(chooser, seen)
     data = open_data(chooser.recipe, seen, manner.voice.packing)
     packed = time.time()
     if "model" in asked_parts:
         check_model(asked_parts["model"], data)
     if run is None:
-        training_choices(chooser, data, known)
+        training_choices(chooser, data, known, packed - manner.started)
+    elif manner.out is None and not start.is_same_data(run, data):
+        return run_owned(asked, None, dataclasses.replace(manner, resume="never"))
     else:
         start.same_data(run, data)
     recipe = start.spelled(chooser.recipe, parts(chooser.recipe, known))
@@ -99,16 +109,29 @@ def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
     tell_plan(manner.voice, recipe, data, chooser, built)
     if manner.dry:
         return None
-    if run is None:
-        run = Run.new(manner.out, data.name)
-        start.begin(run, asked, recipe, data, seen.index, chooser.choices)
-    else:
-        go_on(run, recipe, built, manner.voice)
-    built.state.elapsed += time.time() - manner.started
     seconds = {"data": packed - manner.started, "startup": time.time() - packed}
+    if run is not None:
+        go_on(run, asked, recipe, built, manner.voice)
+        train_run(run, built, data, recipe, manner, seconds)
+        return run
+    if built.plan.lengths.t(0, time.time() - manner.started) >= 1:
+        raise GoodfitError(
+            f"The budget of {recipe.budget} was over before the first step: packing the images took {duration(seconds['data'])}."
+            " They are packed now: run the same command again, or give a longer budget."
+        )
+    run = Run.new(manner.out, data.name)
+    with start.owned(run):
+        start.begin(run, asked, recipe, data, seen.index, chooser.choices)
+        run.point_latest()
+        train_run(run, built, data, recipe, manner, seconds)
+    return run
+
+
+def train_run(run: Run, built: Built, data: Dataset, recipe: Recipe, manner: Manner, seconds: dict[str, float]) -> None:
+    """Train a run that is written down, to its end."""
+    built.state.elapsed += time.time() - manner.started
     carry_out(run, built, manner, seconds)
     finished(run, built, data, recipe, manner.voice)
-    return run
 
 
 def plain_paths(recipe: Recipe) -> Recipe:
@@ -136,20 +159,25 @@ def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, bui
     voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {recipe.batch_size}")
 
 
-def go_on(run: Run, recipe: Recipe, built: Built, voice: Voice) -> None:
+def go_on(run: Run, asked: Recipe, recipe: Recipe, built: Built, voice: Voice) -> None:
     """Bring a run back to its last good checkpoint, and its log with it."""
+    before = Recipe.from_toml(run.path / "recipe.toml")
+    state, plan = built.state, built.plan
     checkpoints = Checkpoints(run.checkpoints)
     if not checkpoints.steps() and (run.path / "model.safetensors").exists():
         raise UsageError(f'The checkpoints of "{run.path}" are gone, so it cannot go on: start anew with another --out.')
     if checkpoints.steps():
-        for sentence in checkpoints.restore(built.state):
+        for sentence in checkpoints.restore(state):
             voice.say(sentence)
-    (run.path / "recipe.toml").write_text(recipe.to_toml())
-    run.cut_log(built.state.step)
+    if (before.budget, before.evaluate_every) != (recipe.budget, recipe.evaluate_every) and plan.evaluate_every:
+        state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))
+    if (before.budget, before.stop) != (recipe.budget, recipe.stop):
+        state.stopped = ""
+    run.cut_log(state.step)
     run.point_latest()
-    run.update("about.json", {"state": "running"})
-    built.state.stopped = ""
-    voice.say(f"Going on with {run.path} at step {built.state.step:,}.")
+    run.update("about.json", {"state": "running", "asked": asked.plain()})
+    write(run.path / "recipe.toml", recipe.to_toml())
+    voice.say(f"Going on with {run.path} at step {state.step:,}.")
 
 
 def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float]) -> None:
@@ -158,11 +186,12 @@ def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float])
     readers = (run.append, manner.voice.rows, *((Events(run.path / "tensorboard"),) if manner.tensorboard else ()))
     journal = Journal(readers)
     began = time.time()
+    before = run.read("about.json").get("seconds", {})
 
     def leave(word: str) -> None:
         manner.voice.hush()
-        spent = {**seconds, "training": time.time() - began}
-        run.update("about.json", {"state": word, "finished": start.now(), "seconds": spent})
+        spent = {name: before.get(name, 0.0) + x for name, x in {**seconds, "training": time.time() - began}.items()}
+        run.update("about.json", {"state": word, "finished": start.now(), "seconds": {**before, **spent}})
 
     with halting() as halt:
         try:
@@ -189,7 +218,7 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     result = finish(run, built, data, recipe, catalog(str(p) for p in sorted((run.path / "use").glob("*.py"))))
     seconds = run.read("about.json").get("seconds", {})
     parameters = sum(p.numel() for p in built.state.model.parameters())
-    spent = {**seconds, "evaluation": time.time() - began}
+    spent = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
     state = "stopped early" if built.state.stopped else "finished"
     run.update("about.json", {"state": state, "finished": start.now(), "parameters": parameters, "seconds": spent})
     page = write_report(run)
@@ -232,7 +261,7 @@ def evaluate(run: str | Path | Run, test: bool = False, device: str = "auto", vo
     recipe = Recipe.from_toml(folder.path / "recipe.toml")
     classifier = load_run(folder.path, device)
     torch.set_num_threads(int(recipe.threads))
-    data = open_data(recipe, look(recipe), voice.packing)
+    data = open_data(recipe, look(recipe, voice.say), voice.packing)
     start.same_data(folder, data)
     rows = data.rows("test" if test else "validation")
     if not len(rows):

@@ -102,7 +102,7 @@ def recolor(images: Tensor, matrix: Tensor) -> Tensor:
     pixels.copy_(images.permute(0, 2, 3, 1))
     count = height * width
     at_once, wide = (next(k for k in few if count % k == 0) for few in ((4, 1), (64, 16, 4, 1)))
-    linear, offset = _own_matrix(matrix, channels, _mean(pixels.view(n, count // wide, wide * channels), channels).cpu() * scale)
+    linear, offset = _own_matrix(matrix, channels, _mean(pixels.view(n, count // wide, wide * channels), channels) * scale)
     linear, offset = (linear * scale).float().to(images.device), offset.float().to(images.device).repeat(1, wide)[:, None]
     blocks = torch.zeros(n, at_once, channels, at_once, channels, device=images.device)
     blocks.diagonal(dim1=1, dim2=3).copy_(linear.mT[..., None].expand(-1, -1, -1, at_once))
@@ -117,7 +117,7 @@ def recolor(images: Tensor, matrix: Tensor) -> Tensor:
 def _mean(rows: Tensor, channels: int) -> Tensor:
     """Mean color [B, C] float64 of rows of several pixels each [B, P, k * C]: longer rows are summed faster."""
     n, count, values = rows.shape
-    return rows.sum(1).double().view(n, values // channels, channels).sum(1) / (count * values // channels)
+    return rows.sum(1).cpu().double().view(n, values // channels, channels).sum(1) / (count * values // channels)
 
 
 def _own_matrix(matrix: Tensor, channels: int, mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,8 @@ def choose(name: str) -> torch.device:
         if reason.startswith("Expected one of"):  # torch's list of every device type there ever was
             reason = "expected auto, cpu, cuda, cuda:1, mps or another that torch knows"
         raise UsageError(f'The device "{name}" is not there: {reason}.') from error
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; who wants speed takes bf16
     if device.type == "meta":
         raise UsageError('The device "meta" holds no numbers: expected auto, cpu, cuda, cuda:1, mps or another that computes.')
     return device
@@ -82,7 +84,10 @@ def seed_noise(seed: int, device: torch.device) -> None:
     """Seed the generators that noise layers draw from (the default one directly: `torch.manual_seed` costs eighty times more)."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def free_memory(device: torch.device) -> int:

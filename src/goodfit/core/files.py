@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -60,6 +61,34 @@ def full_disk_said(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise GoodfitError(f'"{path}" cannot be written ({error.strerror}); choose another folder.') from error
         raise
+
+
+@contextlib.contextmanager
+def alone(path: Path, wait: bool = True) -> Iterator[bool | None]:
+    """Hold the lock file at `path`; the system frees it when a process dies, however it dies.
+
+    Yields whether it is held (with `wait` another process that has it is waited for), and None where the system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        held: bool | None = False
+        while not held:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                if not wait:
+                    break
+                time.sleep(0.1)
+            except OSError:  # a network disk without locks
+                held = None
+                break
+        yield held
 
 
 def cache_home() -> Path:

@@ -45,10 +45,10 @@ class Length:
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Turns lengths into steps and shares for one run: `epoch_steps` steps an epoch, `batch` images a step, a `budget`."""
+    """Turns lengths into steps and shares for one run: `epoch_steps` steps an epoch, on the mean `batch` images a step, a `budget`."""
 
     epoch_steps: int
-    batch: int
+    batch: float
     budget: Length
 
     @property

@@ -26,15 +26,13 @@ class Run:
 
     @staticmethod
     def new(path: Path | None, name: str, root: Path = Path("runs")) -> Run:
-        """A new folder at `path`, else `runs/<time>-<name>`; `runs/latest` then points to it."""
+        """A new folder at `path`, else `runs/<time>-<name>`."""
         if path is None:
             path = _fresh(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
         refuse_taken(path)
         with full_disk_said(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        run = Run(path)
-        run.point_latest()
-        return run
+        return Run(path)
 
     @staticmethod
     def open(path: str | Path) -> Run:
@@ -119,7 +117,8 @@ def refuse_taken(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
-    if path.exists() and any(path.iterdir()):
+    begun = {"checkpoints", "splits.csv", "about.json", "use", ".lock"}  # a run killed before its recipe was written has no more
+    if path.exists() and (any(path.glob("checkpoints/*")) or any(file.name not in begun for file in path.iterdir())):
         there = ", or continue that run with --resume auto" if (path / "recipe.toml").is_file() else ""
         raise UsageError(f'"{path}" is not empty: choose another --out{there}.')
 

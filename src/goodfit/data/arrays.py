@@ -6,7 +6,7 @@ import functools
 import gzip
 import importlib.util
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,18 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
+from goodfit.data.levels import Scale, channels_last, scale_of, to_pixels
 from goodfit.data.store import TEST, TRAIN, UNASSIGNED, VALIDATION, Array, Arrays, File, Index, files_stamp, hashed, numbered
 
 SETS = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
 MNIST_FILES = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte", TRAIN), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", TEST))
 
 
-def stacked(parts: Sequence[Array]) -> Array:
-    """One array of the images of several splits, as uint8 or uint16, channels last."""
-    return np.concatenate([_as_pixels(part) for part in parts]) if len(parts) > 1 else _as_pixels(parts[0])
-
-
-def _as_pixels(images: Array) -> Array:
-    if images.ndim == 4 and images.shape[1] in (1, 3, 4) and images.shape[3] not in (1, 3, 4):
-        images = images.transpose(0, 2, 3, 1)
-    if images.dtype.kind == "f":  # 0..1, or 0..255 written as floats
-        images = np.clip(np.rint(images * (255.0 if images.max(initial=0) <= 1 else 1.0)), 0, 255).astype(np.uint8)
-    elif images.dtype.kind in "iu" and images.dtype != np.uint8:
-        high = images.max(initial=0)
-        if images.min(initial=0) < 0 or high > 65535:
-            raise DataError(f"Expected pixels from 0 to 255 or 65535, found {images.min()} to {high}.")
-        images = images.astype(np.uint8 if high <= 255 else np.uint16)
-    elif images.dtype == bool:
-        images = images.astype(np.uint8) * np.uint8(255)
-    return images
+def stacked(parts: Sequence[Array], scale: Scale | None = None) -> Array:
+    """One array of the images of several splits, as uint8 or uint16, channels last, all on one scale."""
+    scale = scale or scale_of(parts)
+    made = [to_pixels(channels_last(part) if part.ndim == 4 else part, scale) for part in parts]
+    return np.concatenate(made) if len(made) > 1 else made[0]
 
 
 # ---- .npz ----------------------------------------------------------------------------------------------------------------------
@@ -55,10 +43,10 @@ def from_npz(path: Path) -> Index:
             keys = _npz_keys(path, file.files)
             labels = [_flat(path, y, file[y]) for _, y, _ in keys]
             names = [str(name) for name in file["classes"]] if "classes" in file.files else []
-        shapes = [_npy_shape(path, x) for x, _, _ in keys]
+        heads = [_npy_head(path, x) for x, _, _ in keys]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f'"{path}" cannot be read as an .npz file: {error}.') from error
-    for (x, y, _), shape, values in zip(keys, shapes, labels, strict=True):
+    for (x, y, _), (shape, _), values in zip(keys, heads, labels, strict=True):
         if len(shape) not in (3, 4) or shape[0] != len(values):
             raise DataError(
                 f'"{path}": expected images [N, H, W(, C)] and as many labels, found {x} {list(shape)} and {y} [{len(values)}].'
@@ -69,9 +57,10 @@ def from_npz(path: Path) -> Index:
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(names):
             raise DataError(f'"{path}" names {len(names)} classes, but has labels from {rows.min()} to {rows.max()}.')
     splits = np.concatenate([np.full(len(values), split, dtype=np.int8) for values, (_, _, split) in zip(labels, keys, strict=True)])
-    load = functools.partial(_load_npz, path, tuple(x for x, _, _ in keys))
+    load, notes = _npz_images(path, tuple(x for x, _, _ in keys), [kind for _, kind in heads])
     image_names = [f"{x}#{k}" for (x, _, _), values in zip(keys, labels, strict=True) for k in range(len(values))]
-    return Index(path.stem, classes, rows, splits, image_names, Arrays(load, files_stamp(path.parent, [File.of(path.name, path.parent)])))
+    stamp = files_stamp(path.parent, [File.of(path.name, path.parent)])
+    return Index(path.stem, classes, rows, splits, image_names, Arrays(load, stamp), notes)
 
 
 def _npz_keys(path: Path, there: list[str]) -> list[tuple[str, str, int]]:
@@ -92,16 +81,29 @@ def _flat(path: Path, name: str, labels: Array) -> Array:
     return flat
 
 
-def _npy_shape(path: Path, name: str) -> tuple[int, ...]:
+def _npy_head(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         version = npy.read_magic(file)
-        shape: tuple[int, ...] = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)[0]
-        return shape
+        shape, _, kind = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+        return shape, kind
 
 
-def _load_npz(path: Path, keys: tuple[str, ...]) -> Array:
-    with np.load(path, allow_pickle=False) as file:
-        return stacked([file[key] for key in keys])
+def _npz_images(path: Path, keys: tuple[str, ...], kinds: list[np.dtype[Any]]) -> tuple[Callable[[], Array], tuple[str, ...]]:
+    """What loads the images, and notes; floats are read at once, since only all of them together tell what they mean."""
+    if not any(kind.kind == "f" for kind in kinds):
+        return lambda: stacked(_read_npz(path, keys)), ()
+    parts = _read_npz(path, keys)
+    scale = scale_of(parts)
+    images = stacked(parts, scale)
+    return lambda: images, (scale.note,) if scale.note else ()
+
+
+def _read_npz(path: Path, keys: tuple[str, ...]) -> list[Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file[key] for key in keys]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f'"{path}" cannot be read as an .npz file: {error}.') from error
 
 
 # ---- IDX -----------------------------------------------------------------------------------------------------------------------

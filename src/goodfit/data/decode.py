@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -21,6 +22,7 @@ JPEG_START, JPEG_HEAD = b"\xff\xd8\xff", 1 << 16
 UNREADABLE = "it cannot be read"
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 COLORSPACES = {1: "GRAY", 3: "RGB", 4: "RGBA"}
+DECODERS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"  # others may give other pixels
 MOST_BUFFER = 1 << 26  # bytes
 _memory = threading.local()
 

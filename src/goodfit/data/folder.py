@@ -24,7 +24,7 @@ def from_folder(root: Path) -> Index:
     """
     homes = _homes(root)
     per_class: dict[str, list[tuple[int, File]]] = {}
-    notes: list[str] = []
+    notes = _left_out(root, homes)
     strange: Counter[str] = Counter()
     empty: list[tuple[str, str]] = []
     for split, home in homes:
@@ -64,6 +64,16 @@ def _homes(root: Path) -> list[tuple[int, Path]]:
         if folder.name.lower() in SPLIT_WORDS and _subfolders(Path(folder.path))
     ]
     return splits or [(UNASSIGNED, root)]
+
+
+def _left_out(root: Path, homes: list[tuple[int, Path]]) -> list[str]:
+    """A note on folders with images beside those of the splits."""
+    used = {home for _, home in homes}
+    others = [] if root in used else [folder for folder in _subfolders(root) if Path(folder.path) not in used]
+    named = [f'"{folder.name}"' for folder in others if next(_walk(folder.path, root, Counter(), set()), None)]
+    splits = ", ".join(f'"{home.name}"' for _, home in homes)
+    has = "has" if len(named) == 1 else "have"
+    return [f"Left out, because only {splits} are read: {some(named)}, which {has} images."] if named else []
 
 
 def _nothing(root: Path, classes: dict[str, list[tuple[int, File]]]) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,29 +67,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return piece if line.endswith(b"\n") and isinstance(piece, dict) and {"bytes", "crc", "facts"} <= piece.keys() else None
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[bool]:
-    """Hold the lock file at `path`, waiting for another process that has it; the system frees it when a process dies.
-
-    Yields whether the lock is held: False where the system has no such locks.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield False
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        held = True
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.1)
-            except OSError:  # a network disk without locks
-                held = False
-                break
-        yield held

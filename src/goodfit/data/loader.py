@@ -21,13 +21,14 @@ ORDERS_KEPT = 2  # epochs: at the end of one the next is being read
 class Loader:
     """The training images, shuffled anew each epoch.
 
-    `labels` [N] int64 for all rows of `pixels`; `rows` are those to train on. The last batch of an epoch may be short.
+    `labels` [N] int64 for all rows of `pixels`; `rows` are those to train on. The last batch of an epoch may be short,
+    but a single image left over joins the batch before it: alone it has no batch statistics.
     """
 
     def __init__(self, pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch: int, seed: int, workers: int = 1) -> None:
         self.pixels, self.labels, self.rows, self.classes = pixels, labels, torch.as_tensor(rows), classes
         self.size, self.seed, self.workers = batch, seed, workers
-        self.epoch_steps = -(-len(self.rows) // batch)
+        self.epoch_steps = max(-(-len(self.rows) // batch) - (len(self.rows) % batch == 1), min(len(self.rows), 1))
         self._orders: dict[int, Tensor] = {}
         self._lock = threading.Lock()
 
@@ -45,7 +46,8 @@ class Loader:
     def places(self, step: int) -> tuple[int, Tensor]:
         """The epoch of a step, and the positions [B] int64 in its order."""
         epoch, within = divmod(step, self.epoch_steps)
-        return epoch, torch.arange(within * self.size, min((within + 1) * self.size, len(self.rows)))
+        end = (within + 1) * self.size if within + 1 < self.epoch_steps else len(self.rows)
+        return epoch, torch.arange(within * self.size, end)
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from the start of training."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,19 +18,20 @@ from typing import Any, Literal
 import numpy as np
 
 from goodfit.core.errors import DataError, GoodfitError
-from goodfit.core.files import cache_home, full_disk_said, sync_folder, write
+from goodfit.core.files import alone, cache_home, full_disk_said, sync_folder, write
 from goodfit.core.words import size as said_size
-from goodfit.data.decode import BrokenImage, said
-from goodfit.data.journal import BLOB, Journal, alone
+from goodfit.data.decode import DECODERS, BrokenImage, said
+from goodfit.data.journal import BLOB, Journal
 from goodfit.data.pixels import FilePixels, JpegPixels, Pixels, RawPixels, encode
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scan import Survey
 from goodfit.data.store import Index, hashed
 
-VERSION = "1"  # raise it when decoding changes: old packs are then not used
+VERSION = "2"  # raise it when decoding changes: old packs are then not used
 PIECE = 32  # images a journal line
 SAMPLE = 64  # images that tell how large re-encoded ones are
 HASH = 16  # bytes of SHA-256 kept for an image
+STALE = 24 * 3600  # seconds after which an unfinished pack is taken for abandoned
 SPARE = 64_000_000  # bytes left free on the disk
 
 Kind = Literal["raw", "jpeg", "files"]
@@ -59,7 +62,7 @@ def pack(survey: Survey, preprocess: Preprocess, cache_limit: int, workers: int 
         GoodfitError: no space is left.
     """
     workers = workers or os.cpu_count() or 1
-    key = hashed(VERSION, survey.index.stamp(), json.dumps([_settings(preprocess), sorted(survey.broken)]))
+    key = hashed(VERSION, DECODERS, survey.index.store.stamp(), json.dumps([_settings(preprocess), sorted(survey.broken)]))
     home = cache_home() / "packed"
     with full_disk_said(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,8 @@ def pack(survey: Survey, preprocess: Preprocess, cache_limit: int, workers: int 
         if not (folder / "pack.json").is_file():
             with alone(home / f"{key}.lock") as held:
                 if not (folder / "pack.json").is_file():
-                    _fill(survey, preprocess, kind, _Place(folder, held), workers, progress)
+                    _clear(home)
+                    _fill(survey, preprocess, kind, _Place(folder, bool(held)), workers, progress)
     return _open(survey.index, preprocess, kind, folder, workers, notes)
 
 
@@ -109,6 +113,17 @@ def _jpeg_bytes(survey: Survey, preprocess: Preprocess, path: Path) -> float:
     return mean
 
 
+def _clear(home: Path) -> None:
+    """Remove the unfinished packs that nobody has worked on for a day: left by killed runs of other data or settings."""
+    for folder in home.glob("*partial"):
+        with contextlib.suppress(OSError):  # it was finished, or removed by another process, just now
+            touched = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - touched > STALE:
+                with alone(home / f"{folder.name.partition('-')[0]}.lock", wait=False) as held:
+                    if held is not False:  # False: another process has it
+                        shutil.rmtree(folder)
+
+
 # ---- filling -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +155,7 @@ def _fill(survey: Survey, preprocess: Preprocess, kind: Kind, place: _Place, wor
         sizes = np.array([size for piece in journal.pieces for size in piece["sizes"]], dtype=np.int64)
         np.save(place.partial / "hashes.npy", hashes)
         np.save(place.partial / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
-        facts = {"version": VERSION, "kind": kind, "n": n, "broken": list(broken.items()), "digest": _digest(survey.index, hashes, broken)}
+        facts = {"version": VERSION, "kind": kind, "n": n, "broken": list(broken.items())}
         write(place.partial / "pack.json", json.dumps(facts))
         journal.finish()
     finally:
@@ -213,12 +228,18 @@ def _content_hash(source: Any) -> bytes:
     return hashlib.sha256(content).digest()[:HASH]
 
 
-def _digest(index: Index, hashes: Any, broken: dict[int, str]) -> str:
+def _digest(index: Index, folder: Path, broken: dict[int, str]) -> str:
+    """The data's digest: the pack knows the content, the index the names and labels; kept for the next time."""
+    path = folder / f"digest-{index.stamp()}.txt"
+    if path.is_file():
+        return path.read_text()
+    hashes = np.load(folder / "hashes.npy")
     total = hashlib.sha256("\0".join(index.classes).encode())
     for row, name in enumerate(index.names):
         if row not in broken:
             total.update(f"\0{name}\0{index.labels[row]}\0".encode("utf-8", "surrogateescape"))
             total.update(hashes[row].tobytes())
+    write(path, total.hexdigest())
     return total.hexdigest()
 
 
@@ -239,4 +260,4 @@ def _open(index: Index, preprocess: Preprocess, kind: Kind, folder: Path, worker
         pixels = JpegPixels(folder / BLOB, np.load(folder / "offsets.npy"), (index.store, preprocess), workers)
     else:
         pixels = FilePixels(index.store, preprocess, n, workers)
-    return Packed(pixels, facts["digest"], broken, folder, notes)
+    return Packed(pixels, _digest(index, folder, broken), broken, folder, notes)

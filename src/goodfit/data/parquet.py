@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ class ParquetRows(Store):
         self._ends = np.cumsum([n for groups in sizes for n in groups])
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
+        self._stamp = ""
 
     def read(self, row: int) -> bytes:
         group = int(np.searchsorted(self._ends, row, side="right"))
@@ -133,4 +134,19 @@ class ParquetRows(Store):
             return self._kept[group]
 
     def stamp(self) -> str:
-        return files_stamp(self.root, self.files)
+        self._stamp = self._stamp or files_stamp(self.root, [*self.files, *(File.of(path, self.root) for path in self._pointed())])
+        return self._stamp
+
+    def _pointed(self) -> Iterator[str]:
+        """The files that rows without bytes point to; row groups whose statistics count no such row are not read."""
+        parquet = _pyarrow(self.root)
+        readers = [parquet.ParquetFile(self.root / file.name) for file in self.files]
+        for group, (place, k) in enumerate(self._groups):
+            facts = readers[place].metadata.row_group(k)
+            columns = [facts.column(j) for j in range(facts.num_columns)]
+            counted = [c.statistics for c in columns if c.path_in_schema in (self.column, f"{self.column}.bytes")]
+            if not all(found is not None and found.has_null_count and found.null_count == 0 for found in counted):
+                contents, paths = self._columns(group)
+                for row in np.flatnonzero(contents.is_null().to_numpy(zero_copy_only=False)) if paths is not None else ():
+                    if path := paths[int(row)].as_py():
+                        yield path

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import DataError, UsageError
 from goodfit.data.decode import (
     JPEG_START,
     BrokenImage,
@@ -30,6 +30,7 @@ from goodfit.data.decode import (
     upright,
     whole,
 )
+from goodfit.data.levels import channels_last, scale_of, to_pixels
 
 Aspect = Literal["crop", "pad", "stretch"]
 CROP_MODES: dict[Aspect, str] = {"crop": "center", "pad": "border", "stretch": "squash"}  # timm's words
@@ -58,8 +59,9 @@ class Preprocess:
     # ---- pixels ------------------------------------------------------------------------------------------------------------------
 
     def decode(self, source: bytes | str | Path | NDArray[Any] | Image.Image) -> NDArray[np.uint8]:
-        """uint8 [box height, box width, channels] of an encoded image, a file, an array ([H, W(, C)], uint8, uint16 or float 0..1) or a
-        Pillow image; EXIF orientation applied.
+        """uint8 [box height, box width, channels] of an encoded image, a file, an array ([H, W], [H, W, C] or [C, H, W]) or a Pillow
+        image; EXIF orientation applied. The numbers of an array mean what they mean in training (`levels.scale_of`): floats are 0..1, or
+        0..255 if one is above 1; whole numbers are 8-bit ones, or 16-bit ones if one is above 255.
 
         Raises:
             BrokenImage: it cannot be decoded; a DataError whose `reason` says why.
@@ -92,12 +94,12 @@ class Preprocess:
     def _from_array(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         if pixels.dtype == np.uint8 and pixels.shape == (*self.box, self.channels):
             return pixels
-        if pixels.dtype.kind == "f":
-            pixels = np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
-        elif pixels.dtype == np.uint16:
-            pixels = eight_bits(pixels, self.white)
-        elif pixels.dtype != np.uint8:
-            raise BrokenImage(f"expected an array of uint8, uint16 or floats from 0 to 1, found {pixels.dtype}")
+        try:
+            pixels = to_pixels(channels_last(pixels) if pixels.ndim == 3 else pixels, scale_of([pixels], self.white))
+        except DataError as error:
+            text = str(error).rstrip(".")
+            raise BrokenImage(text[:1].lower() + text[1:]) from error
+        pixels = eight_bits(pixels, self.white) if pixels.dtype == np.uint16 else pixels
         facts = header(pixels)
         check_size(facts.width, facts.height)
         return self._boxed(plain(from_array(np.ascontiguousarray(pixels)), self.channels, self.white), 1)

@@ -18,7 +18,7 @@ from PIL import Image
 from goodfit.core.errors import DataError
 from goodfit.core.files import cache_home, writing
 from goodfit.core.words import count
-from goodfit.data.decode import UNREADABLE, BrokenImage, Header, header, is_deep, said
+from goodfit.data.decode import DECODERS, UNREADABLE, BrokenImage, Header, header, is_deep, said
 from goodfit.data.store import Index, Store, hashed
 
 VERSION = "1"
@@ -64,7 +64,7 @@ def survey(index: Index, workers: int = 0) -> Survey:
     Raises:
         DataError: every image is broken.
     """
-    path = cache_home() / "surveys" / f"{hashed(VERSION, index.stamp())}.npz"
+    path = cache_home() / "surveys" / f"{hashed(VERSION, DECODERS, index.stamp())}.npz"
     kept = _kept(path, len(index))
     if kept is None:
         headers = _headers(index.store, len(index), workers)

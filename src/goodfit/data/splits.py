@@ -84,7 +84,7 @@ def write_csv(path: Path, index: Index, splits: Splits) -> None:
 
 
 def assign(index: Index, path: Path) -> Index:
-    """The index with the splits that a file of `write_csv` gives its images; images it does not name are for training.
+    """The index with the splits that a file of `write_csv` gives its images; the others keep their own. A note says how many it names.
 
     Raises:
         DataError: the file has no columns path and split, or names none of the images.
@@ -102,7 +102,11 @@ def assign(index: Index, path: Path) -> Index:
     wrong = sorted({word for word in words.values() if word and word.lower() not in SPLIT_WORDS})
     if wrong:
         raise DataError(f'Expected splits of train, validation or test in "{path}", found: {some(wrong)}.')
-    if not any(name in words for name in index.names):
+    given = np.array([SPLIT_WORDS.get(words.get(name, "").lower(), UNASSIGNED) for name in index.names], dtype=np.int8)
+    named = int((given != UNASSIGNED).sum())
+    if not named:
         raise DataError(f'"{path}" names none of the images, such as {index.names[0]}.')
-    given = [SPLIT_WORDS.get(words.get(name, "").lower(), TRAIN) for name in index.names]
-    return dataclasses.replace(index, splits=np.array(given, dtype=np.int8))
+    own = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
+    note = f'"{path}" gives the split of {named:,} of {count(len(index), "image")}'
+    note += "." if named == len(index) else ": the others stay where they were, those that were nowhere are for training."
+    return dataclasses.replace(index, splits=np.where(given == UNASSIGNED, own, given).astype(np.int8), notes=(*index.notes, note))

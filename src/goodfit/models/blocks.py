@@ -41,7 +41,7 @@ def conv(n_in: int, n_out: int, kernel: int = 3, *, stride: int = 1, norm: Norm)
 
 
 def conv_norm_act(n_in: int, n_out: int, *, kernel: int = 3, stride: int = 1, pool: int = 1, norm: Norm, act: Activation) -> nn.Sequential:
-    """Conv, max pool, norm, activation; the pool before the activation gives the same as after it for less work."""
+    """Conv, max pool, norm, activation; the pool comes before norm and activation, which then have less to do."""
     wide = n_out * width_of(act)
     parts: dict[str, nn.Module] = {"conv": conv(n_in, wide, kernel, stride=stride, norm=norm)}
     if pool > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -81,17 +82,16 @@ def data_choices(chooser: Chooser, survey: Survey) -> None:
     chooser.choose("channels", survey.model_channels, rule, kinds)
 
 
-def training_choices(chooser: Chooser, data: Dataset, known: Catalog) -> None:
-    """Augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate."""
+def training_choices(chooser: Chooser, data: Dataset, known: Catalog, spent: float = 0.0) -> None:
+    """Augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate; `spent` seconds are over already."""
     images = len(data.splits.train)
     if chooser.open("augment"):
         chooser.choose("augment", *_augment(data))
     batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
     chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count(images, "training image"))
-    _model(chooser, data, known)
+    _model(chooser, data, known, spent)
     model = parts(chooser.recipe, known)["model"]
-    with torch.device("meta"):
-        shape = make_model(model, len(data.classes), data.preprocess.channels, data.preprocess.size)
+    shape = make_model(model, len(data.classes), data.preprocess.channels, data.preprocess.size)
     chooser.choose("optimizer", *_optimizer(int(chooser.recipe.batch_size), shape))
     _fit_memory(chooser, data, shape)
     _precision(chooser, data, model)
@@ -126,8 +126,8 @@ def _mirror_keeps_class(data: Dataset, most: int = 1500, side: int = 12) -> tupl
     """
     rows = data.rows("train")
     rows = rows[Chance.of(0, torch.arange(len(rows)), "mirror").permutation()[:most]].sort().values
-    pixels = data.pixels.rows(rows).permute(0, 3, 1, 2).float()
-    small = torch.nn.functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+    boxes = (data.pixels.rows(some).permute(0, 3, 1, 2).float() for some in torch.split(rows, 64))
+    small = torch.cat([torch.nn.functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True) for x in boxes])
     labels = data.labels[rows]
 
     def agreement(queries: torch.Tensor) -> float:
@@ -151,7 +151,7 @@ def _optimizer(batch: int, model: nn.Module) -> tuple[str, str, str]:
     )
 
 
-def _model(chooser: Chooser, data: Dataset, known: Catalog) -> None:
+def _model(chooser: Chooser, data: Dataset, known: Catalog, spent: float) -> None:
     """A small conv net: under a budget in minutes the widest that sees every image often enough, by the measured speed of one."""
     images, budget = len(data.splits.train), chooser.recipe.budget
     if budget == "auto" or Length.read(budget).unit != "second":
@@ -163,7 +163,7 @@ def _model(chooser: Chooser, data: Dataset, known: Catalog) -> None:
         speed = fastest(known.make(f"convnet({middle})", "model"), data, chooser.recipe)
         work = {width: _macs(known.make(f"convnet({width})", "model"), data) for width in WIDTHS}
         taken = (
-            speed.seconds_per_image * images / (0.8 * Length.read(budget).amount)
+            speed.seconds_per_image * images / max(0.9 * Length.read(budget).amount - spent, 1.0)
         )  # by one pass at the middle width, as a share of the budget
         seen = {width: (work[middle] / work[width]) ** 0.8 / taken for width in WIDTHS}  # small nets use the machine less well
         width = next((width for width in WIDTHS if seen[width] >= passes), WIDTHS[-1])
@@ -183,16 +183,18 @@ def _macs(part: Part, data: Dataset) -> int:
 def _fit_memory(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
     """Cut the step into pieces when the activations would not fit."""
     recipe, pre = chooser.recipe, data.preprocess
-    totals = account(model, pre.channels, pre.size).to_dict()["totals"]
+    try:
+        totals = account(copy.deepcopy(model).to("meta"), pre.channels, pre.size).totals
+    except (RuntimeError, NotImplementedError):  # a net of the user's own that makes tensors in its forward pass
+        chooser.choose("pieces", 1, "the whole step at once", "what it needs cannot be told without running it")
+        return
     need = 2 * 4 * totals["activations"] * int(recipe.batch_size) + 16 * totals["parameters"]
     free = free_memory(choose(recipe.device))
-    pieces = recipe.pieces
+    pieces = 1
     while need / pieces > 0.6 * free and pieces * 16 < int(recipe.batch_size):
         pieces *= 2
-    if pieces > recipe.pieces:
-        chooser.recipe = recipe.but(pieces=pieces)
-        evidence = f"a step needs about {size(need)}, {size(free)} are free"
-        chooser.choices.append(Choice("pieces", str(pieces), "pieces that fit in 60 % of the free memory", evidence))
+    evidence = f"a step needs about {size(need)}, {size(free)} are free"
+    chooser.choose("pieces", pieces, "as few as fit in 60 % of the free memory", evidence)
 
 
 def _precision(chooser: Chooser, data: Dataset, model: Part) -> None:

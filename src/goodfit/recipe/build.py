@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.augment.apply import Pipeline
+from goodfit.core.batch import one_hot
 from goodfit.core.catalog import Catalog, Foreign, Part, spell, steps
 from goodfit.core.chance import MASK, fold
 from goodfit.core.contracts import Facts
@@ -117,7 +118,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     size = data.preprocess.size
     train = data.rows("train")
     loader = Loader(data.pixels, data.labels, train, len(data.classes), int(recipe.batch_size), recipe.seed, recipe.workers)
-    lengths = Lengths(loader.epoch_steps, int(recipe.batch_size), Length.read(recipe.budget))
+    lengths = Lengths(loader.epoch_steps, len(train) / loader.epoch_steps, Length.read(recipe.budget))
     facts = Facts(
         data.classes, data.counts(), data.preprocess.channels, size,
         data.statistics.mean, data.statistics.std, data.statistics.covariance, lengths,
@@ -143,14 +144,19 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         evaluate=validator(judge, data, recipe),
         evaluate_every=Every(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Every(Length.read(recipe.save_every, "length"), lengths),
+        judged=len(data.rows("validation")) + len(clean_rows(data)),
     )
-    state = ready(model, optimizer(seats["optimizer"], model), plan.average, recipe.pieces)
+    check_loss(seats["loss"], len(data.classes))
+    state = ready(model, optimizer(seats["optimizer"], model), plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
     return Built(state, loader, plan, Telemetry(steps(seats["probes"])), judge)  # type: ignore[arg-type]
 
 
 def optimizer(part: Any, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a part, or of any class of torch's, over the model's parameter groups."""
-    made = optimizer_for(model, part)
+    try:
+        made = optimizer_for(model, part)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f'The optimizer "{part}" does not take this model\'s parameters: {error}.') from error
     if not isinstance(made, torch.optim.Optimizer):
         where = f'"{part.path}"' if isinstance(part, Foreign) else f'"{part}"'
         raise UsageError(f"Expected {where} to make a torch optimizer, received a {type(made).__name__}.")
@@ -164,11 +170,31 @@ def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor
     return lambda images: preprocess.normalize(images).contiguous()
 
 
+def check_loss(loss: Any, classes: int) -> None:
+    """Try a loss of the user's own on two examples.
+
+    Raises:
+        UsageError: it does not give one number per example.
+    """
+    logits = torch.zeros(2, classes)
+    try:
+        found = list(loss(logits, one_hot(torch.zeros(2), classes)).shape)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(f'The loss "{loss}" does not take scores and targets of shape [B, {classes}]: {reason}.') from error
+    if found != [2]:
+        raise UsageError(f'Expected the loss "{loss}" to give one number per example, of shape [B], received shape {found} for 2 examples.')
+
+
+def clean_rows(data: Dataset) -> Tensor:
+    """Some training rows, evenly spread, to judge as they are beside the validation images."""
+    train = data.rows("train")
+    return train[torch.linspace(0, len(train) - 1, min(CLEAN_TRAIN, len(data.rows("validation")), len(train))).long()]
+
+
 def validator(judge: Judge, data: Dataset, recipe: Recipe) -> Callable[[nn.Module], dict[str, Any]]:
     """What an evaluation on the way asks: the validation images, and some training images as they are."""
-    validation = data.rows("validation")
-    train = data.rows("train")
-    some = train[torch.linspace(0, len(train) - 1, min(CLEAN_TRAIN, len(validation), len(train))).long()]
+    validation, some = data.rows("validation"), clean_rows(data)
 
     def validate(model: nn.Module) -> dict[str, Any]:
         held_out, clean = judge(model, validation, recipe.precision), judge(model, some, recipe.precision)

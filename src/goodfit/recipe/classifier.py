@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from goodfit.core.catalog import spell
+from goodfit.core.contracts import Loss
 from goodfit.core.device import choose, cores
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write
@@ -55,8 +56,7 @@ class Classifier:
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box."""
         there = self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
-        probabilities: Tensor = self.loss.probabilities(heads(self.model(there))[0].float())
-        return probabilities.cpu()
+        return probabilities_of(self.loss, heads(self.model(there))[0].float()).cpu()
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
         """Predictions for paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); one alone or any sequence (an array [N, H, W, C] too).
@@ -92,6 +92,11 @@ class Classifier:
     def _say(self, name: str, probabilities: Tensor, top: int) -> Prediction:
         best = probabilities.topk(min(top, len(self.classes)))
         return Prediction(name, tuple(self.classes[i] for i in best.indices.tolist()), tuple(best.values.tolist()))
+
+
+def probabilities_of(loss: Any, logits: Tensor) -> Tensor:
+    """Probabilities [B, K] as the loss means its scores [B, K]; the softmax for a function of the user's own."""
+    return loss.probabilities(logits) if isinstance(loss, Loss) else logits.softmax(dim=1)
 
 
 def keep(run: Run, model: nn.Module, recipe_model: Any, loss: Any, classes: Sequence[str], preprocess: Preprocess) -> None:

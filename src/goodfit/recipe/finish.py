@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from goodfit.core.catalog import Catalog
+from goodfit.core.errors import GoodfitError
 from goodfit.core.files import write, writing
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import Built, parts
-from goodfit.recipe.classifier import keep
+from goodfit.recipe.classifier import keep, probabilities_of
 from goodfit.recipe.recipe import Recipe
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.evaluate import Answers, scores
@@ -25,16 +27,19 @@ THUMBNAIL = 64
 def finish(run: Run, built: Built, data: Dataset, recipe: Recipe, known: Catalog) -> dict[str, Any]:
     """Score the kept model on the validation images and write everything about it; returns the validation scores.
 
-    The last weights are kept, or the best when training stopped early.
+    The last weights are kept, or the best where a stop rule watches.
     """
     state = built.state
-    if state.stopped:
+    kept = state.step
+    if built.plan.stop is not None and state.best:
         last = state.step, state.stopped
-        Checkpoints(run.checkpoints).restore(state, state.best["step"])
+        with contextlib.suppress(GoodfitError):  # a damaged best leaves the last
+            Checkpoints(run.checkpoints).restore(state, state.best["step"])
+            kept = state.step
         state.step, state.stopped = last
     answers = built.judge(state.judged, data.rows("validation"))
     result = scores(answers, data.classes)
-    run.update("scores.json", {"validation": result, "best": state.best})
+    run.write("scores.json", {"validation": result, "best": state.best, "kept": kept})  # a test score was of other weights
     worst(run, answers, built, data)
     made = parts(recipe, known)
     keep(run, state.judged, made["model"], made["loss"], data.classes, data.preprocess)
@@ -45,7 +50,7 @@ def worst(run: Run, answers: Answers, built: Built, data: Dataset) -> None:
     """Write the validation images with the highest loss that the model got wrong, as thumbnails in the run."""
     wrong = (answers.logits.argmax(1) != answers.labels).nonzero().flatten()
     rows = wrong[answers.losses[wrong].argsort(descending=True)][:WORST]
-    probabilities = built.plan.loss.probabilities(answers.logits[rows])
+    probabilities = probabilities_of(built.plan.loss, answers.logits[rows])
     pixels: Any = data.pixels.exact(answers.ids[rows]).numpy() if len(rows) else []
     listed = []
     for place, (row, p, picture) in enumerate(zip(rows.tolist(), probabilities, pixels, strict=True)):

@@ -44,7 +44,7 @@ class Recipe:
     budget: str = says('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
     stop: str | Part = says("When to stop early: none or patience(10).", "none")
     batch_size: Count | Literal["auto"] = says("Images a step.", AUTO)
-    pieces: Count = says("Pieces a step's images are computed in, to save memory; the step stays the same.", 1)
+    pieces: Count | Literal["auto"] = says("Pieces a step's images are computed in, to save memory; the step stays the same.", AUTO)
     clip: NonNegative = says("Largest norm of the gradient; 0 does not clip.", 0.0)
     seed: Natural = says("Seed of everything random.", 0)
     split_seed: Natural = says("Seed of the splits that are made, apart from seed, so that copies differ in their training alone.", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import DataError, UsageError
@@ -15,8 +16,8 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.size import parse_size
 
 
-def look(recipe: Recipe) -> Survey:
-    """Find the images of a recipe and read their headers.
+def look(recipe: Recipe, say: Callable[[str], None] = lambda text: None) -> Survey:
+    """Find the images of a recipe and read their headers; `say` hears of a download.
 
     Raises:
         UsageError: the recipe names no data, or its validation file is not there.
@@ -24,7 +25,7 @@ def look(recipe: Recipe) -> Survey:
     """
     if not recipe.data:
         raise UsageError('Expected the images to train on, such as "photos/" or "digits", received nothing.')
-    index = find(recipe.data, recipe.limit, recipe.split_seed)
+    index = find(recipe.data, recipe.limit, recipe.split_seed, say)
     if isinstance(recipe.validation, str):
         if not Path(recipe.validation).is_file():
             raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')

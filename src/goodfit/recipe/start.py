@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
+import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import torch
 from goodfit.core.catalog import spell
 from goodfit.core.device import choose, machine
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.files import write
+from goodfit.core.files import alone, write
 from goodfit.core.run import Run, runs
 from goodfit.core.words import some
 from goodfit.data.dataset import SPLITS, Dataset
@@ -27,6 +30,7 @@ from goodfit.recipe.auto import Choice
 from goodfit.recipe.recipe import Recipe
 
 CHANGEABLE = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
+LOCK = ".lock"
 OPEN = ("running", "interrupted", "terminated", "diverged", "failed")
 
 
@@ -46,7 +50,26 @@ def earlier(asked: Recipe, out: Path | None, resume: str) -> Run | None:
         run = Run(out)
         refuse_changes(run, asked)
         return run
-    return next((run for run in reversed(runs(Path("runs"))) if unfinished(run, asked)), None)
+    return next((run for run in reversed(runs(Path("runs"))) if unfinished(run, asked) and not busy(run)), None)
+
+
+def busy(run: Run) -> bool:
+    """Whether another process is training this run."""
+    with alone(run.path / LOCK, wait=False) as held:
+        return held is False
+
+
+@contextlib.contextmanager
+def owned(run: Run) -> Iterator[None]:
+    """Own the run while it is trained: two processes must not write one log.
+
+    Raises:
+        UsageError: another process has it.
+    """
+    with alone(run.path / LOCK, wait=False) as held:
+        if held is False:
+            raise UsageError(f'The run "{run.path}" is being trained by another process: wait for it, or choose another --out.')
+        yield
 
 
 def unfinished(run: Run, asked: Recipe) -> bool:
@@ -78,10 +101,15 @@ def continued(run: Run, asked: Recipe) -> Recipe:
     )
 
 
+def is_same_data(run: Run, data: Dataset) -> bool:
+    """Whether the images and their splits are those the run began with."""
+    before = run.read("about.json")["data"]
+    return bool((before["digest"], before["split_digest"]) == (data.digest, data.splits.digest))
+
+
 def same_data(run: Run, data: Dataset) -> None:
     """Refuse to go on with other images than the run began with."""
-    before = run.read("about.json")["data"]
-    if (before["digest"], before["split_digest"]) != (data.digest, data.splits.digest):
+    if not is_same_data(run, data):
         raise DataError(
             f'The images of "{data.name}" or their splits have changed since "{run.path}" began; start anew with another --out.'
         )
@@ -89,15 +117,15 @@ def same_data(run: Run, data: Dataset) -> None:
 
 def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, choices: list[Choice]) -> None:
     """Write down what the run is, before its first step: copies of the user's files, splits, about.json, and recipe.toml last."""
-    for file in recipe.use:
+    for place, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
         (run.path / "use").mkdir(exist_ok=True)
-        shutil.copyfile(file, run.path / "use" / Path(file).name)
+        shutil.copyfile(file, run.path / "use" / f"{place:02d}-{Path(file).name}")
     write_csv(run.path / "splits.csv", index, data.splits)
     about = {
         "goodfit": version("goodfit"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "machine": machine(choose(recipe.device)),
-        "command": " ".join(Path(word).name if i == 0 else word for i, word in enumerate(sys.argv)),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": now(),
         "state": "running",
         "asked": asked.plain(),

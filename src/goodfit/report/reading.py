@@ -34,8 +34,8 @@ def gap(record: Record) -> Gap | None:
     ]
     if not both:
         return None
-    best = at(record.scores, "best", "step")
-    line = next((e for e in both if best is not None and e.get("step") == best), both[-1])
+    kept = number(record.scores, "kept")
+    line = next((e for e in both if kept is not None and number(e, "step") == kept), both[-1])
     train, validation = number(line, "clean_train", "accuracy"), number(line, "validation", "accuracy")
     assert train is not None and validation is not None
     low, high = interval(at(record.scores, "validation", "interval"))
@@ -81,6 +81,10 @@ def state_said(record: Record) -> str:
             return f"The run says it is still running; this page shows it{where}. If it was killed, continue it with `--resume auto`."
         case "interrupted":
             return f"The run was interrupted{where}; continue it with `--resume auto`."
+        case "terminated":
+            return f"The run was told to end by a signal{where}; continue it with `--resume auto`."
+        case "failed":
+            return f"The run failed{where} with an error; once its cause is gone, continue it with `--resume auto`."
         case "stopped early":
             return f"The run was stopped early{where}, because validation no longer improved."
         case "diverged":
@@ -147,7 +151,8 @@ def honesty_said(record: Record) -> str:
             return f"The test split has been opened {times}: each look that led to a change makes its figure lean higher."
         return ""
     images = number(record.about, "data", "splits", "test")
-    best = " Validation also chose which weights to keep, so its figure may lean a little high." if at(record.scores, "best") else ""
+    chosen = record.state == "stopped early"
+    best = " Validation also chose which weights to keep, so its figure may lean a little high." if chosen else ""
     waiting = (
         f" {words.count(int(images), 'test image')} are untouched: `goodfit evaluate RUN --test` measures on them, once." if images else ""
     )

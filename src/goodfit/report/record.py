@@ -58,7 +58,7 @@ class Record:
 
     @property
     def state(self) -> str:
-        """`running`, `finished`, `interrupted`, `stopped early`, `diverged`, or empty where it was never written."""
+        """`running`, `finished`, `stopped early`, `interrupted`, `terminated`, `diverged`, `failed`; empty where none was written."""
         return str(at(self.about, "state") or "")
 
     @property
@@ -77,8 +77,7 @@ class Record:
     @property
     def majority(self) -> float | None:
         """The accuracy of always answering the most common class."""
-        baseline = number(self.about, "baselines", "majority")
-        return number(self.about, "data", "majority") if baseline is None else baseline
+        return number(self.about, "data", "majority")
 
     @property
     def model(self) -> str:

@@ -35,7 +35,7 @@ class Checkpoints:
         if state.step in self.steps():
             return
         if not finite(state):
-            raise Diverged(f"Training diverged by step {state.step}: a weight is not finite. The last checkpoint is from before.")
+            raise Diverged(f"Training diverged by step {state.step}: a weight is not finite. What is saved is from before.")
         tensors: dict[str, Tensor] = {}
         tree = pack({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": _average(state)}, tensors)
         content = save(tensors)
@@ -48,6 +48,11 @@ class Checkpoints:
             if step not in kept:
                 self._about(step).unlink()
                 self._tensors(step).unlink()
+        for path in self.folder.glob("*.safetensors"):  # left by a save that was killed before its JSON
+            if not path.with_suffix(".json").exists() and not path.with_suffix(".damaged").exists():
+                path.unlink()
+        for path in self.folder.glob(".*.partial"):
+            path.unlink(missing_ok=True)
 
     def restore(self, state: State, step: int | None = None) -> list[str]:
         """Bring the state to the last good checkpoint, or the one of `step`; returns sentences on what was damaged.

@@ -28,7 +28,7 @@ def blame(model: nn.Module, pieces: Iterable[Batch], plan: Plan, step: int) -> D
     whose = f" Images: {some(images, 8)}." if images else ""
     return Diverged(
         f"Training diverged at step {step}: {first} is not finite.{whose}"
-        f" The last checkpoint is from before; a lower learning rate, clip=1 or a longer warmup usually helps."
+        f" What is saved is from before; a lower learning rate, clip=1 or a longer warmup usually helps."
     )
 
 

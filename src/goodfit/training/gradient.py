@@ -80,10 +80,13 @@ def wide(logits: Tensor) -> Tensor:
 
 
 def cut(n: int, pieces: int) -> list[slice]:
-    """`pieces` slices of n places, each of whole blocks, so that mixing partners stay together."""
+    """`pieces` slices of n places, of whole blocks, so that mixing partners stay together; a last one of one image joins the one before."""
     blocks = -(-n // BLOCK)
     length = -(-blocks // pieces) * BLOCK
-    return [slice(start, min(start + length, n)) for start in range(0, n, length)]
+    ends = [*range(length, n, length), n]
+    if len(ends) > 1 and n - ends[-2] == 1:  # one image alone has no batch statistics
+        del ends[-2]
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def put_back(model: nn.Module, buffers: list[Tensor]) -> None:

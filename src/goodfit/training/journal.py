@@ -19,11 +19,10 @@ class Journal:
         self.readers = readers
         self._rows: list[Row] = []
 
-    def add(self, row: Row) -> None:
-        """Take a row; its tensors must be scalars that nobody will change."""
+    def add(self, row: Row) -> int | None:
+        """Take a row, its tensors scalars that nobody will change; returns what `flush` does, when it is time for that."""
         self._rows.append(row)
-        if len(self._rows) >= KEEP:
-            self.flush()
+        return self.flush() if len(self._rows) >= KEEP else None
 
     def event(self, step: int, text: str) -> None:
         """Take a sentence worth keeping."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.errors import Diverged
 from goodfit.training.average import follow
+from goodfit.training.finite import blame
 from goodfit.training.gradient import Objective
 from goodfit.training.journal import Journal
 from goodfit.training.state import Plan, State
@@ -59,10 +61,8 @@ def fit(
     """
     watch, journal = watch or Blind(), journal or Journal()
     source = batches.stream(state.step)
-    clock = Clock(state)
+    clock = Clock(state, plan)
     state.model.train()
-    if state.step == 0 and plan.evaluate_every:  # the start-up's share of a budget in minutes asks for no evaluation
-        state.evaluations = plan.evaluate_every.number(0, state.elapsed, plan.t(state))
     while (t := plan.t(state)) < 1 and not (halt() or state.stopped):
         # the batch, and its chance
         epoch, places = batches.places(state.step)
@@ -81,18 +81,22 @@ def fit(
             follow(state.average, state.model, keep)
             state.updates = state.updates + 1 if keep else 1
         clock.worked()
+        clock.keep_reserve(plan, len(batch))
 
         # what it came to
         for event in objective.events:
             journal.event(state.step, event)
         row = {"kind": "train", "step": state.step, "t": t, "epoch": epoch, "lr": rate}
-        journal.add({**row, **objective.numbers(), **seen, **clock.row(len(batch))})
+        bad = journal.add({**row, **objective.numbers(), **seen, **clock.row(len(batch))})
+        if bad is not None:  # on a GPU numbers arrive late; the weights tell what is left to tell
+            raise blame(state.model, objective.pieces(), plan, bad - 1)
 
         # once in a while: evaluate, save
         if due(plan, state):
             score(state, plan, journal)
             checkpoint(state, journal, save)
-            clock.forget()
+            clock.worked()
+            state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))  # type: ignore[union-attr]
         elif plan.save_every and plan.save_every.number(state.step, state.elapsed, t) > clock.saves:
             clock.saves = plan.save_every.number(state.step, state.elapsed, t)
             checkpoint(state, journal, save)
@@ -123,32 +127,36 @@ def score(state: State, plan: Plan, journal: Journal) -> None:
     scores = plan.evaluate(state.judged)
     state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, t)
     state.history.append(scores.pop("score"))
-    if state.history[-1] >= max(state.history):
+    if state.history[-1] >= max(state.history):  # of equals the later one, trained for longer
         state.best = {"step": state.step, "score": state.history[-1]}
     if plan.stop and plan.stop(state.history):
         state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
     state.model.train()
     seconds = time.perf_counter() - started
-    state.elapsed += seconds
-    state.reserve = max(state.reserve, FINAL * seconds) if plan.lengths.timed else 0.0
-    journal.add({"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed, "seconds": seconds, **scores})
+    state.reserve = FINAL * seconds if plan.lengths.timed else 0.0
+    journal.add({"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed + seconds, "seconds": seconds, **scores})
 
 
 def checkpoint(state: State, journal: Journal, save: Callable[[State], None]) -> None:
     """Write down what is held, then save: but never anything that is not finite."""
     bad = journal.flush()
     if bad is not None:
-        raise Diverged(f"Training diverged at step {bad}: its loss or gradient is not finite. The last checkpoint is from before.")
+        raise Diverged(f"Training diverged at step {bad}: its loss or gradient is not finite. What is saved is from before.")
     save(state)
 
 
 class Clock:
     """Where the seconds go: waiting for data, or computing; `state.elapsed` advances by both."""
 
-    def __init__(self, state: State) -> None:
-        self.state, self.saves = state, 0
+    def __init__(self, state: State, plan: Plan) -> None:
+        self.state = state
+        now = state.step, state.elapsed, plan.t(state)
+        self.saves = plan.save_every.number(*now) if plan.save_every else 0
+        if state.step == 0 and plan.evaluate_every:  # the start-up's share of a budget in minutes asks for no evaluation
+            state.evaluations = plan.evaluate_every.number(*now)
         self.mark = time.perf_counter()
         self.wait = self.work = 0.0
+        self.fastest = math.inf
 
     def _lap(self) -> float:
         now = time.perf_counter()
@@ -162,9 +170,11 @@ class Clock:
     def worked(self) -> None:
         self.work = self._lap()
 
-    def forget(self) -> None:
-        """Start anew after time that was counted elsewhere."""
-        self.mark = time.perf_counter()
+    def keep_reserve(self, plan: Plan, images: int) -> None:
+        """Until an evaluation has told, keep time for the last one by the speed of the steps: a forward pass is about a third of one."""
+        self.fastest = min(self.fastest, self.work / images)
+        if plan.lengths.timed and not self.state.history:
+            self.state.reserve = FINAL * self.fastest * plan.judged / 3
 
     def row(self, images: int) -> dict[str, float]:
         seconds = self.wait + self.work

@@ -58,7 +58,7 @@ class Plan:
     """What a training does, fixed before its first step.
 
     `augment` (Batch, Chance, t) -> Batch ends at the model's size; `normalize` turns its images into what the model takes.
-    `evaluate` (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged.
+    `evaluate` (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `judged` images.
     """
 
     loss: Loss
@@ -75,6 +75,7 @@ class Plan:
     precision: str = "fp32"
     evaluate: Callable[[nn.Module], dict[str, Any]] | None = None
     evaluate_every: Every | None = None
+    judged: int = 0
     save_every: Every | None = None
 
     def t(self, state: State) -> float:
