@@ -30,7 +30,7 @@ from goodfit.training.state import Plan, State, ready
 from goodfit.watch.telemetry import Telemetry
 
 PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training", "watch.probes")
-EVALUATION_BATCH = 256
+EVALUATION_PIXELS = 256 * 64 * 64  # a batch that is judged has at most so many, and 256 images
 CLEAN_TRAIN = 1000  # training images judged without augmentation at each evaluation
 
 
@@ -104,7 +104,8 @@ class Judge:
 
     def __call__(self, model: nn.Module, rows: Tensor, precision: str = "fp32") -> Answers:
         data, pre = self.dataset, self.dataset.preprocess
-        batches = (b.but(images=pre.center(b.images)) for b in sweep(data.pixels, data.labels, rows, len(data.classes), EVALUATION_BATCH))
+        batch = max(1, min(256, EVALUATION_PIXELS // (pre.box[0] * pre.box[1])))
+        batches = (b.but(images=pre.center(b.images)) for b in sweep(data.pixels, data.labels, rows, len(data.classes), batch))
         return evaluate(model, batches, self.loss, pre.normalize, self.device, precision)
 
 

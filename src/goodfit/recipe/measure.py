@@ -21,7 +21,7 @@ from goodfit.recipe.build import make_model
 from goodfit.recipe.recipe import Recipe
 from goodfit.training.gradient import heads
 
-IMAGES = 32
+IMAGES, PIXELS = 32, 32 * 128 * 128  # of a step that is timed, at most
 GAIN = 1.15  # how much faster than plain fp32 a setting must be to be taken
 TOGETHER = 1.5  # how much faster than one thread several must be: on a busy machine they wait for each other
 SMALL_STEP = 0.02  # seconds; in shorter steps threads may cost more than they bring
@@ -72,18 +72,19 @@ def step_seconds(model: nn.Module, pre: Preprocess, device: torch.device, settin
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     model = model.to(device, memory_format=memory_format(layout)).train()  # type: ignore[call-overload]
-    images = torch.randn(IMAGES, pre.channels, *pre.size, generator=torch.Generator().manual_seed(0))
+    count = max(2, min(IMAGES, PIXELS // (pre.size[0] * pre.size[1])))
+    images = torch.randn(count, pre.channels, *pre.size, generator=torch.Generator().manual_seed(0))
     images = images.to(device, memory_format=memory_format(layout))
     seconds: list[float] = []
     while len(seconds) < 4 or (sum(seconds[1:]) < 0.2 and len(seconds) < 100):
         started = time.perf_counter()
         with autocast(device, precision):
             logits = heads(model(images))[0]
-        targets = one_hot(torch.zeros(IMAGES, dtype=torch.int64, device=device), logits.shape[1])
+        targets = one_hot(torch.zeros(count, dtype=torch.int64, device=device), logits.shape[1])
         torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
         model.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
     torch.set_num_threads(before)
-    return min(seconds[1:]) / IMAGES
+    return min(seconds[1:]) / count
