@@ -155,7 +155,7 @@ def test_a_plain_module_and_a_plain_optimizer_by_name(photos: Path, tmp_path: Pa
 
 def test_gradient_in_a_loop_of_ones_own(photos: Path) -> None:
     """The fourth level: build the parts, then call `gradient` and step in a plain for loop."""
-    recipe = SMALL.but(data=str(photos))
+    recipe = SMALL.but(data=str(photos), schedule="constant")
     data = open_data(recipe, look(recipe))
     built = build(recipe, data, catalog())
     model = built.state.model

@@ -101,7 +101,7 @@ def test_parts_as_objects_are_spelled_out(tmp_path: Path) -> None:
     [
         ({"optimiser": "sgd"}, r'Unknown recipe key "optimiser"\. Did you mean "optimizer"\? There is: data, limit'),
         ({"batchsize": 3}, 'Did you mean "batch_size"'),
-        ({"batch_size": 0}, 'recipe: expected batch_size to be a whole number from 1 or "auto", received 0'),
+        ({"batch_size": 0}, 'recipe: expected batch_size to be a whole number from 1 or "auto" or "all", received 0'),
         ({"batch_size": "many"}, "expected batch_size to be"),
         ({"clip": -1}, "expected clip to be a number from 0, received -1"),
         ({"aspect": "zoom"}, 'expected aspect to be "crop" or "pad" or "stretch"'),

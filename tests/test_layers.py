@@ -209,7 +209,8 @@ def test_noise_is_seeded_by_torch_and_off_in_evaluation(name: str) -> None:
     first = module(x)
     torch.manual_seed(7)
     assert torch.equal(module(x), first)
-    assert torch.equal(module.eval()(x), x)
+    kept = 0.8 if name == "stochastic_depth" else 1.0  # the mean over its masks
+    torch.testing.assert_close(module.eval()(x), kept * x)
 
 
 # ---- initialization --------------------------------------------------------------------------------------------------------------
@@ -274,4 +275,4 @@ def test_init_is_seeded_and_the_head_starts_small(name: str) -> None:
     assert torch.equal(small[0].weight, whole[0].weight)  # type: ignore[arg-type]
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), again.parameters(), strict=True))
     assert small[2].weight.square().mean().sqrt().item() * math.sqrt(8) <= HEAD * 1.0001  # type: ignore[union-attr, operator]
-    assert F.cosine_similarity(small[2].weight.flatten(), whole[2].weight.flatten(), dim=0) > 0.9999  # type: ignore[union-attr, operator, arg-type]
+    assert name == "zero" or F.cosine_similarity(small[2].weight.flatten(), whole[2].weight.flatten(), dim=0) > 0.9999  # type: ignore[union-attr, operator, arg-type]

@@ -79,10 +79,15 @@ def test_fits_twenty_images(part: Optimizer) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 4))
     optimizer = optimizer_for(model, part)
-    for _ in range(150):
+
+    def closure() -> Tensor:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    for _ in range(30 if part.full_batch else 150):
+        optimizer.step(closure)
     assert (model(x).argmax(dim=1) == y).all()
 
 
@@ -94,9 +99,13 @@ def test_loaded_state_is_laid_out_as_the_weights_are(part: Optimizer) -> None:
     x = torch.randn(2, 4, 6, 6)
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        optimizer.step()
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)
 
     optimizer = optimizer_for(first, part)
     step(first, optimizer)

@@ -87,6 +87,7 @@ KILLED = {
     "sgd": {},
     "adam": {"optimizer": "adam(0.003)", "average": "polyak(0.3)", "augment": "flip | crop(2) | cutmix | smooth(0.1)"},
     "dropout": {"model": "mlp((32,), drop=dropout(0.5))", "clip": "1.0", "pieces": "2", "average": "none"},
+    "noise": {"model": "convnet(4, pool=fractional_max(1.5), drop=dropconnect(0.3, ramp=linear), act=prelu, init=lsuv)"},
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 
+from goodfit.core.chance import MASK, fold
 from goodfit.core.errors import Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write
 from goodfit.core.run import Run, refuse_taken
@@ -28,9 +29,10 @@ from goodfit.recipe.signals import Halt, halting
 from goodfit.recipe.source import look, open_data
 from goodfit.report.page import write_report
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.evaluate import scores
+from goodfit.training.evaluate import Answers, judged, mean_of_passes, scores
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
+from goodfit.training.noise import noise_layers
 from goodfit.watch.tensorboard import Events, writer
 from goodfit.watch.voice import Silent, Terminal, Voice
 
@@ -156,7 +158,9 @@ def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, bui
         before = choice.evidence
         voice.say(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
     numbers = sum(p.numel() for p in built.state.model.parameters())
-    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {recipe.batch_size}")
+    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {built.plan.lengths.batch}")
+    for warning in built.warnings:
+        voice.say(f"Warning: {warning}")
 
 
 def go_on(run: Run, asked: Recipe, recipe: Recipe, built: Built, voice: Voice) -> None:
@@ -249,17 +253,25 @@ def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
     }
 
 
-def evaluate(run: str | Path | Run, test: bool = False, device: str = "auto", voice: Voice | None = None) -> dict[str, Any]:
+def evaluate(
+    run: str | Path | Run, test: bool = False, device: str = "auto", voice: Voice | None = None, marginalize: int = 0
+) -> dict[str, Any]:
     """Scores of a run's classifier on its validation images, or on its test images: each opening of those is logged in the run.
 
+    With `marginalize` N, the key "marginalized" has what the mean of the probabilities over 1, 2, 4, ... N passes with the model's
+    noise at work comes to, beside the "deterministic" rule without noise; the passes are seeded by the recipe, so they repeat.
+
     Raises:
-        UsageError: there is no such run, it is not finished, or its data has no test split.
+        UsageError: there is no such run, it is not finished, its data has no test split, or its model no noise to average over.
         DataError: the data is gone or has changed.
     """
     folder = run if isinstance(run, Run) else Run.open(run)
     voice = voice or Silent()
     recipe = Recipe.from_toml(folder.path / "recipe.toml")
     classifier = load_run(folder.path, device)
+    if marginalize < 0 or (marginalize and not noise_layers(classifier.model)):
+        found = f"{marginalize}" if marginalize < 0 else f'the model "{recipe.model}", which has no noise layer'
+        raise UsageError(f"marginalize averages noisy passes, 1 or more, of a model trained with noise such as dropout; received {found}.")
     torch.set_num_threads(int(recipe.threads))
     data = open_data(recipe, look(recipe, voice.say), voice.packing)
     start.same_data(folder, data)
@@ -269,10 +281,23 @@ def evaluate(run: str | Path | Run, test: bool = False, device: str = "auto", vo
     if test:
         open_test(folder, voice)
     judge = Judge(data, classifier.loss, classifier.device)
-    result = scores(judge(classifier.model, rows), data.classes)
+    answers = judge(classifier.model, rows)
+    result = scores(answers, data.classes)
+    if marginalize:
+        result["marginalized"] = averaged(judge, classifier.model, answers, marginalize, recipe.seed)
     folder.update("scores.json", {"test" if test else "validation": result})
     write_report(folder)
     return result
+
+
+def averaged(judge: Judge, model: torch.nn.Module, answers: Answers, passes: int, seed: int) -> dict[str, Any]:
+    """Accuracy and log loss of the mean of noisy passes by their number, and those of the deterministic `answers` to the same images."""
+
+    def ask(place: int) -> Answers:
+        return judge(model, answers.ids, seed=fold(seed & MASK, "marginalize", place))
+
+    rule = judged(judge.loss.probabilities(answers.logits), answers.labels)
+    return {"deterministic": rule, "passes": mean_of_passes(ask, passes, judge.loss.probabilities)}
 
 
 def open_test(run: Run, voice: Voice) -> None:

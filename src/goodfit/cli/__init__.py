@@ -19,6 +19,7 @@ VERBS = {
     "runs": "List and prune runs.",
     "parts": "List every part there is.",
     "describe": "Account for a network layer by layer.",
+    "gradcheck": "Check gradients against central differences.",
 }
 
 

@@ -12,6 +12,7 @@ def evaluate(
     /,
     *,
     test: Annotated[bool, Parameter(negative="")] = False,
+    marginalize: int = 0,
     json: Annotated[bool, Parameter(negative="")] = False,
     device: str = "auto",
 ) -> None:
@@ -23,6 +24,9 @@ def evaluate(
         The run folder, such as runs/latest.
     test
         Open the test split. Each opening is logged in the run and shown in its report.
+    marginalize
+        Also average the answers of this many passes with the model's noise layers (dropout and its like) at work, and show the
+        accuracy against the number of passes beside that of the one pass without noise.
     json
         Print the scores as JSON on stdout.
     device
@@ -31,11 +35,11 @@ def evaluate(
     from json import dumps
 
     from goodfit import api
-    from goodfit.core.words import percent
+    from goodfit.core.words import count, percent
     from goodfit.watch.voice import Terminal
 
     voice = Terminal()
-    scores = api.evaluate(run, test, device, voice)
+    scores = api.evaluate(run, test, device, voice, marginalize)
     if json:
         print(dumps(scores))
         return
@@ -49,6 +53,11 @@ def evaluate(
         f"  balanced accuracy {percent(scores['balanced_accuracy'])} ({percent(balanced_low)} to {percent(balanced_high)}),"
         f" top-5 {percent(scores['top5'])}, loss {scores['loss']:.4f}"
     )
+    if marginalize:
+        rule = scores["marginalized"]["deterministic"]
+        voice.say(f"  without noise: accuracy {percent(rule['accuracy'])}, log loss {rule['log_loss']:.4f}")
+        for row in scores["marginalized"]["passes"]:
+            voice.say(f"  {count(row['passes'], 'noisy pass', 'noisy passes')}: {percent(row['accuracy'])}, log loss {row['log_loss']:.4f}")
     for row in scores["classes"]:
         said = percent(row["accuracy"]) if row["images"] else "-"
         voice.say(f"  {said:>8}  {row['name']} ({row['images']:,} images)")

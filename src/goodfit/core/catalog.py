@@ -22,7 +22,7 @@ from goodfit.core.settings import check_settings, settings_of
 from goodfit.core.words import a
 
 USED = "goodfit_use_"  # modules made from the files given with --use
-PIPED = ("augment", "penalty", "schedule", "probe")  # kinds whose seat takes several parts, one after the other
+PIPED = ("augment", "penalty", "schedule", "probe", "trainable")  # kinds whose seat takes several parts, one after the other
 
 
 class Part(ABC):  # noqa: B024  each kind adds its own abstract __call__

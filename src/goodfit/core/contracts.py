@@ -70,9 +70,13 @@ class Penalty(Part):
 
 
 class Optimizer(Part):
-    """(parameter groups) -> torch.optim.Optimizer; its `lr` is the peak that the schedule multiplies."""
+    """(parameter groups) -> torch.optim.Optimizer; its `lr` is the peak that the schedule multiplies.
+
+    One that is `full_batch` needs the same loss at every call: all training images in each step, no noise, all parameters in one group.
+    """
 
     kind: ClassVar[str] = "optimizer"
+    full_batch: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer: ...
@@ -149,6 +153,16 @@ class Noise(Part):
     def __call__(self) -> nn.Module: ...
 
 
+class Pool(Part):
+    """() -> nn.Module that makes the sides of maps [B, C, H, W] `factor` times smaller."""
+
+    kind: ClassVar[str] = "pool"
+    factor: float
+
+    @abstractmethod
+    def __call__(self) -> nn.Module: ...
+
+
 class Average(Part):
     """(weights in it so far, t) -> the share of itself the running average of the weights keeps at this step; 0 starts it anew."""
 
@@ -165,6 +179,33 @@ class Stop(Part):
 
     @abstractmethod
     def __call__(self, scores: list[float]) -> bool: ...
+
+
+class Brake(Part):
+    """(scores so far, oldest first) -> the factor that multiplies the learning rate from now on, beside the schedule."""
+
+    kind: ClassVar[str] = "brake"
+
+    @abstractmethod
+    def __call__(self, scores: list[float]) -> float: ...
+
+
+class Trainable(Part):
+    """(model) -> the names of the parameters that learn; the others stay as they are, bit for bit."""
+
+    kind: ClassVar[str] = "trainable"
+
+    @abstractmethod
+    def __call__(self, model: nn.Module) -> set[str]: ...
+
+
+class Rates(Part):
+    """(model) -> {start of parameter names: factor of the learning rate}; names without one learn at the full rate."""
+
+    kind: ClassVar[str] = "rates"
+
+    @abstractmethod
+    def __call__(self, model: nn.Module) -> dict[str, float]: ...
 
 
 class Probe(Part):

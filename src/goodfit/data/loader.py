@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from goodfit.core.chance import Chance
 from goodfit.data.pixels import Pixels, Rows
 
 AHEAD = 2  # batches a reader keeps ready
+LARGE = 2**28  # bytes of images; those of a larger batch are read piece by piece, each time a piece is asked for
 ORDERS_KEPT = 2  # epochs: at the end of one the next is being read
 
 
@@ -52,7 +55,10 @@ class Loader:
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from the start of training."""
         epoch, places = self.places(step)
-        return gather(self.pixels.rows, self.labels, self.order(epoch)[places], self.classes)
+        rows = self.order(epoch)[places]
+        if len(rows) * math.prod(self.pixels.shape[1:]) > LARGE:
+            return Unread.of(self.pixels, self.labels, rows, self.classes)
+        return gather(self.pixels.rows, self.labels, rows, self.classes)
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
         """Batches from a step on, without end; close it (or let go of it) to stop the threads."""
@@ -70,6 +76,24 @@ class Loader:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread(Batch):
+    """A batch, such as all of the training images, whose pixels are read when a slice of it is asked for; its own are without storage."""
+
+    pixels: Pixels
+    classes: int
+    labels: Tensor
+
+    @staticmethod
+    def of(pixels: Pixels, labels: Tensor, rows: Tensor, classes: int) -> Unread:
+        """The batch of rows; nothing is read."""
+        images = torch.empty(len(rows), *pixels.shape[1:], dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
+        return Unread(images, one_hot(labels[rows], classes), rows, pixels, classes, labels)
+
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        return gather(self.pixels.rows, self.labels, self.ids[rows], self.classes)
 
 
 def gather(read: Callable[[Rows], Tensor], labels: Tensor, rows: Tensor, classes: int) -> Batch:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Annotated
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from goodfit.core.contracts import Activation
-from goodfit.core.settings import NonNegative, Positive
+from goodfit.core.settings import NonNegative, Positive, Range
 
 
 def width_of(act: Activation) -> int:
@@ -57,6 +60,56 @@ class LeakyRelu(Activation):
 
     def __call__(self) -> nn.Module:
         return nn.LeakyReLU(self.slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prelu(Activation):
+    """max(alpha x, x) with a learned alpha, one for each place in the net; `slope` is where it starts. Weight decay spares it.
+
+    Helps: lets the net choose how leaky each of its layers is.
+    Hurts: overfits a little more on small data.
+    Cost: as relu, and a sum over the negative numbers in the backward pass.
+    Source: He et al. 2015; CS231n, activation functions.
+    """
+
+    slope: NonNegative = 0.25
+
+    def __call__(self) -> nn.Module:
+        return nn.PReLU(init=self.slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Maxout(Activation):
+    """max(w1 x + b1, w2 x + b2): the largest of `pieces` linear functions, so the layer before it is that many times as wide.
+
+    Helps: holds relu and leaky_relu as cases; does not saturate, no unit dies; goes well with dropout.
+    Hurts: a net of the same width has `pieces` times the parameters, and overfits the sooner.
+    Cost: the layer before it does `pieces` times the work.
+    Source: Goodfellow et al. 2013; CS231n, activation functions.
+    """
+
+    pieces: Annotated[int, Range(2)] = 2
+
+    @property
+    def width(self) -> int:
+        return self.pieces
+
+    def __call__(self) -> nn.Module:
+        return LargestPiece(self.pieces)
+
+
+class LargestPiece(nn.Module):
+    """[B, pieces * C, ...] -> [B, C, ...]: channel c becomes the largest of channels c, C + c, 2 C + c, ..."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def extra_repr(self) -> str:
+        return f"pieces={self.pieces}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functools.reduce(torch.maximum, x.chunk(self.pieces, dim=1))
 
 
 @dataclasses.dataclass(frozen=True)

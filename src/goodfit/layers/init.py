@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from goodfit.core.contracts import Init
+from goodfit.core.settings import Positive
 
 HEAD = 0.1  # how large the first scores are for inputs of size 1: near zero, so that the first loss is near ln K
 Layer = nn.Linear | nn.modules.conv._ConvNd
@@ -27,14 +29,23 @@ def fans(layer: Layer) -> tuple[int, int]:
     return layer.weight.shape[1] * field, layer.weight.shape[0] * field
 
 
+def calibrate(init: DataInit, model: nn.Module, images: Tensor) -> None:
+    """Let an initialization that learns from data, such as lsuv, see normalized training images [B, C, H, W] once.
+
+    The model is in evaluation mode meanwhile: no noise, no batch statistics; its buffers stay as they are.
+    """
+    training = model.training
+    with torch.no_grad():
+        init.calibrate(model.eval(), images)
+    model.train(training)
+
+
 def normal(module: nn.Module, fan: Literal["in", "out", "average"], gain: float) -> None:
     """Fill every layer with zero-mean normal weights of variance gain / fan, biases with zero."""
-    for layer in layers(module):
+    for layer in no_biases(module):
         n_in, n_out = fans(layer)
         n = {"in": n_in, "out": n_out, "average": (n_in + n_out) / 2}[fan]
         nn.init.normal_(layer.weight, 0.0, math.sqrt(gain / n))
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
 
 
 def start(model: nn.Module, init: Init, head: nn.Linear) -> None:
@@ -45,6 +56,22 @@ def start(model: nn.Module, init: Init, head: nn.Linear) -> None:
         head.weight.mul_((HEAD / math.sqrt(head.in_features) / size.clamp(min=1e-30)).clamp(max=1.0))
     if head.bias is not None:
         nn.init.zeros_(head.bias)
+
+
+def no_biases(module: nn.Module) -> Iterator[Layer]:
+    """The layers, their biases at zero."""
+    for layer in layers(module):
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+        yield layer
+
+
+class DataInit(Init):
+    """An initialization that, once the model is whole, also looks at training images."""
+
+    @abstractmethod
+    def calibrate(self, model: nn.Module, images: Tensor) -> None:
+        """Change the weights by normalized training images [B, C, H, W]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,3 +118,87 @@ class Xavier(Init):
 
     def __call__(self, module: nn.Module) -> None:
         normal(module, self.fan, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Init):
+    """Normal weights of one standard deviation, whatever the layer's width.
+
+    Helps: to see what scale does: 0.01 lets the signal of a deep net die out, 1 lets it explode or saturate.
+    Hurts: deep nets, for any std: what keeps a layer's signal depends on its width.
+    Cost: none.
+    Source: CS231n, weight initialization (small random numbers).
+    """
+
+    std: Positive = 0.01
+
+    def __call__(self, module: nn.Module) -> None:
+        for layer in no_biases(module):
+            nn.init.normal_(layer.weight, 0.0, self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Init):
+    """Every weight the same number.
+
+    Helps: to see what symmetry does: all units of a layer compute the same, and their gradients keep it so.
+    Hurts: everything else.
+    Cost: none.
+    Source: CS231n, weight initialization.
+    """
+
+    value: float = 0.01
+
+    def __call__(self, module: nn.Module) -> None:
+        for layer in no_biases(module):
+            nn.init.constant_(layer.weight, self.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Zero(Init):
+    """Every weight zero.
+
+    Helps: the linear classifier, whose loss is convex; in deeper nets to see that only the last biases learn.
+    Hurts: every net with hidden layers.
+    Cost: none.
+    Source: CS231n, weight initialization.
+    """
+
+    def __call__(self, module: nn.Module) -> None:
+        for layer in no_biases(module):
+            nn.init.zeros_(layer.weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Orthogonal(Init):
+    """Weights with orthogonal rows (or columns, whichever are fewer), of length `gain`.
+
+    Helps: keeps lengths and angles through linear layers of any depth; deep nets without normalization.
+    Hurts: relu nets with gain 1: they halve the variance at every layer, as with xavier; 1.414 keeps it.
+    Cost: a QR decomposition per layer, once.
+    Source: Saxe et al. 2013.
+    """
+
+    gain: Positive = 1.0
+
+    def __call__(self, module: nn.Module) -> None:
+        for layer in no_biases(module):
+            nn.init.orthogonal_(layer.weight, self.gain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dirac(Init):
+    """Layers that hand their input channels on as they are, as far as there are channels; further outputs start at zero.
+
+    Helps: very deep plain nets; to look at what a net does before it learns.
+    Hurts: layers with more outputs than inputs: the further ones wake up slowly, and all alike.
+    Cost: none.
+    Source: Zagoruyko & Komodakis 2017 (DiracNets); torch.nn.init.dirac_.
+    """
+
+    def __call__(self, module: nn.Module) -> None:
+        for layer in no_biases(module):
+            if isinstance(layer, nn.Linear):
+                nn.init.eye_(layer.weight)
+            else:
+                nn.init.dirac_(layer.weight, layer.groups)

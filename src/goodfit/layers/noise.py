@@ -3,11 +3,150 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar, Literal, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from goodfit.core.contracts import Noise
-from goodfit.core.settings import Share
+from goodfit.core.settings import NonNegative, Share
+
+Ramp = Literal["none", "linear"]  # how the strength follows progress: always full, or from 0 at the start to full at the end
+
+Masked = TypeVar("Masked", nn.Linear, nn.Conv2d)
+
+
+class Noisy(nn.Module):
+    """What noise layers have in common: they draw while in training mode, and their strength may follow progress.
+
+    `noisy` is what `goodfit.training.noise` looks for; `progress(t)` is called before each step. The strength is a buffer, so that it
+    is saved with the weights it belongs to; without a ramp there is none.
+    """
+
+    noisy: ClassVar[bool] = True
+    strength: Tensor | None
+
+    def ramped(self, ramp: Ramp) -> None:
+        """Make ready for a ramp."""
+        self.register_buffer("strength", torch.ones(()) if ramp == "linear" else None)
+
+    def progress(self, t: float) -> None:
+        """Take the strength of progress t in 0..1."""
+        if self.strength is not None:
+            self.strength.fill_(t)
+
+    def now(self, amount: float) -> Tensor | float:
+        """How much of `amount` there is now."""
+        return amount if self.strength is None else amount * self.strength
+
+
+# ---- the layers ------------------------------------------------------------------------------------------------------------------
+
+
+class DropUnits(Noisy):
+    """Each number set to zero with probability p; `inverted` scales what is kept in training, else evaluation scales everything."""
+
+    def __init__(self, p: float, inverted: bool, ramp: Ramp) -> None:
+        super().__init__()
+        self.p, self.inverted = p, inverted
+        self.ramped(ramp)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, inverted={self.inverted}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.now(self.p)
+        if not self.training:
+            return x if self.inverted else x * (1 - p)
+        kept = x * (torch.rand_like(x, dtype=torch.float32) >= p)
+        return kept / torch.as_tensor(1 - p).clamp(min=1e-12) if self.inverted else kept
+
+
+class DropImages(Noisy):
+    """All numbers of an image set to zero with probability p; evaluation scales by the probability of being kept."""
+
+    def __init__(self, p: float, ramp: Ramp) -> None:
+        super().__init__()
+        self.p = p
+        self.ramped(ramp)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.now(self.p)
+        if not self.training:
+            return x * (1 - p)
+        draws = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device)
+        return x * (draws >= p).to(x.dtype)
+
+
+class AddGaussian(Noisy):
+    """Adds zero-mean normal noise."""
+
+    def __init__(self, std: float, ramp: Ramp) -> None:
+        super().__init__()
+        self.std = std
+        self.ramped(ramp)
+
+    def extra_repr(self) -> str:
+        return f"std={self.std}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.now(self.std) * torch.randn_like(x) if self.training else x
+
+
+class DropLinear(Noisy, nn.Linear):
+    """A linear layer whose weights are set to zero with probability p, one mask for the whole batch; evaluation takes their mean."""
+
+    def __init__(self, like: nn.Linear, p: float, ramp: Ramp) -> None:
+        super().__init__(like.in_features, like.out_features, like.bias is not None, like.weight.device, like.weight.dtype)
+        self.p = p
+        self.ramped(ramp)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        return F.linear(input, dropped(self.weight, self.now(self.p), self.training), self.bias)
+
+
+class DropConv(Noisy, nn.Conv2d):
+    """A conv layer whose weights are set to zero with probability p, one mask for the whole batch; evaluation takes their mean."""
+
+    def __init__(self, like: nn.Conv2d, p: float, ramp: Ramp) -> None:
+        super().__init__(
+            like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,  # type: ignore[arg-type]
+            like.dilation, like.groups, like.bias is not None, like.padding_mode,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.p = p
+        self.ramped(ramp)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        maps: Tensor = self._conv_forward(input, dropped(self.weight, self.now(self.p), self.training), self.bias)
+        return maps
+
+
+def dropped(weight: Tensor, p: Tensor | float, random: bool) -> Tensor:
+    """The weights with a share p of them at zero, or the mean of that over all masks."""
+    return weight * (torch.rand_like(weight) >= p) if random else weight * (1 - p)
+
+
+def mask_weights(noise: Noise, layer: Masked) -> Masked:
+    """The layer with this noise on its weights, where the noise is of that kind; else the layer as it is."""
+    if isinstance(noise, Dropconnect) and isinstance(layer, nn.Linear):
+        return DropLinear(layer, noise.p, noise.ramp)
+    if isinstance(noise, Dropconnect) and isinstance(layer, nn.Conv2d):
+        return DropConv(layer, noise.p, noise.ramp)
+    return layer
+
+
+def at_depth(noise: Noise, share: float) -> Noise:
+    """The noise of a block at `share` of a net's depth (1: the last): stochastic depth grows with it, others stay."""
+    if isinstance(noise, StochasticDepth) and noise.rule == "linear":
+        return dataclasses.replace(noise, p=noise.p * share)
+    return noise
+
+
+# ---- the parts -------------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +165,76 @@ class None_(Noise):  # noqa: N801  spelled `none`
 
 @dataclasses.dataclass(frozen=True)
 class Dropout(Noise):
-    """Sets each number to zero with probability p and divides the others by 1 - p (inverted dropout: nothing to do in evaluation).
+    """Sets each number to zero with probability p; inverted: divides the others by 1 - p; not inverted (vanilla): evaluation scales.
 
     Helps: wide fully connected layers on little data.
     Hurts: slows training; between conv layers with batch norm it often costs accuracy.
     Cost: one random number per unit.
-    Source: Srivastava et al. 2014; CS231n, dropout (in its code p is the share kept).
+    Source: Srivastava et al. 2014; CS231n, dropout (in its code p is the share kept; scaling "by the dropout probability", as a slide
+        says, is right for 0.5 only).
     """
 
     p: Share = 0.5
+    inverted: bool = True
+    ramp: Ramp = "none"
 
     def __call__(self) -> nn.Module:
-        return nn.Dropout(self.p)
+        return nn.Dropout(self.p) if self.inverted and self.ramp == "none" else DropUnits(self.p, self.inverted, self.ramp)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropconnect(Noise):
+    """Sets each weight of the layer it is given to to zero with probability p; evaluation uses all connections, at their mean.
+
+    In an mlp that is every hidden layer, in convnet and resnet the head, and as `branch` of a resnet the convs of its blocks. One mask
+    serves the batch, or each piece of it.
+
+    Helps: wide fully connected layers on little data; more kinds of thinned nets than dropout has.
+    Hurts: slows training; usually close to dropout.
+    Cost: one random number per weight and piece.
+    Source: Wan et al. 2013; CS231n, dropout family. (What timm and Keras call drop_connect is stochastic depth.)
+    """
+
+    p: Share = 0.5
+    ramp: Ramp = "none"
+
+    def __call__(self) -> nn.Module:
+        return nn.Identity()  # it acts through `mask_weights`
+
+
+@dataclasses.dataclass(frozen=True)
+class StochasticDepth(Noise):
+    """Drops the whole branch of a residual block with probability p, image by image; evaluation scales by the probability of keeping.
+
+    Made for the `branch` of a resnet: a block whose branch is dropped is the identity. With the rule linear, p is that of the last
+    block, and earlier ones drop less in proportion to their depth.
+
+    Helps: very deep residual nets.
+    Hurts: shallow nets and short trainings.
+    Cost: next to nothing; the dropped branches are still computed.
+    Source: Huang et al. 2016; CS231n, dropout family.
+    """
+
+    p: Share = 0.2
+    rule: Literal["linear", "uniform"] = "linear"
+    ramp: Ramp = "none"
+
+    def __call__(self) -> nn.Module:
+        return DropImages(self.p, self.ramp)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianNoise(Noise):
+    """Adds normal noise of standard deviation `std`.
+
+    Helps: smooths what the net computes; small data.
+    Hurts: activations that are small next to it; a norm after it hides its size.
+    Cost: one normal number per unit.
+    Source: Bishop 1995; CS231n, a common pattern of regularization.
+    """
+
+    std: NonNegative = 0.1
+    ramp: Ramp = "none"
+
+    def __call__(self) -> nn.Module:
+        return AddGaussian(self.std, self.ramp)

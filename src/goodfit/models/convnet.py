@@ -6,13 +6,15 @@ import dataclasses
 
 from torch import nn
 
-from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
+from goodfit.core.contracts import Activation, Init, Model, Noise, Norm, Pool
 from goodfit.core.settings import Count
 from goodfit.layers import noise
 from goodfit.layers.activation import Gelu
 from goodfit.layers.init import He, start
+from goodfit.layers.noise import mask_weights
 from goodfit.layers.norm import Batch
-from goodfit.models.blocks import conv_norm_act, named, needs_size, pooled
+from goodfit.layers.pool import Max, factor_of
+from goodfit.models.blocks import Look, Order, conv_norm_act, named, needs_size, pooled
 
 FINEST = 48  # the stem strides until the shorter side of its map is at most this
 COARSEST = 4  # stages halve the map until it is at most this
@@ -21,7 +23,7 @@ WIDTHS = (1, 4, 4, 8)  # of the stages, in stem widths; the last for all further
 
 @dataclasses.dataclass(frozen=True)
 class Convnet(Model):
-    """A stem, then stages of two 3x3 convs with a max pool between them, the mean over the map, and a linear head.
+    """A stem, then stages of two 3x3 convs with a pool between them, the mean over the map, and a linear head.
 
     The stem and first stage have `width` channels, later stages a multiple of it. There are as many stages as it takes to bring the
     map to 4 pixels; larger images get a stem with a stride.
@@ -37,24 +39,25 @@ class Convnet(Model):
     norm: Norm = Batch()
     init: Init = He()
     drop: Noise = noise.None_()
+    pool: Pool = Max()
+    order: Order = "norm_act"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         needs_size(self, size, 4)
         stride, side = 1, min(size)
         while side > FINEST:
             stride, side = stride * 2, -(-side // 2)
-        stem = conv_norm_act(channels, self.width, kernel=2 * stride + 1, stride=stride, norm=self.norm, act=self.act)
-        parts: dict[str, nn.Module] = {"stem": stem}
+        look = Look(self.norm, self.act, self.order)
+        parts: dict[str, nn.Module] = {"stem": conv_norm_act(channels, self.width, look, kernel=2 * stride + 1, stride=stride)}
         widths = [self.width]
         while side > COARSEST or len(widths) == 1:
             widths.append(self.width * WIDTHS[min(len(widths), len(WIDTHS)) - 1])
-            parts[f"stage{len(widths) - 1}"] = self._stage(widths[-2], widths[-1])
-            side //= 2
-        head = nn.Linear(widths[-1], classes)
+            parts[f"stage{len(widths) - 1}"] = self._stage(widths[-2], widths[-1], look)
+            side = int(side / factor_of(self.pool))
+        head = mask_weights(self.drop, nn.Linear(widths[-1], classes))
         net = named({**parts, "pool": pooled(), "drop": self.drop(), "head": head})
         start(net, self.init, head)
         return net
 
-    def _stage(self, n_in: int, n_out: int) -> nn.Module:
-        first = conv_norm_act(n_in, n_out, pool=2, norm=self.norm, act=self.act)
-        return named({"first": first, "second": conv_norm_act(n_out, n_out, norm=self.norm, act=self.act)})
+    def _stage(self, n_in: int, n_out: int, look: Look) -> nn.Module:
+        return named({"first": conv_norm_act(n_in, n_out, look, pool=self.pool), "second": conv_norm_act(n_out, n_out, look)})

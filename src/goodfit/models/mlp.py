@@ -12,7 +12,7 @@ from goodfit.core.settings import Count
 from goodfit.layers import noise, norm
 from goodfit.layers.activation import Relu
 from goodfit.layers.init import He, start
-from goodfit.models.blocks import linear_norm_act, named
+from goodfit.models.blocks import Look, Order, linear_norm_act, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Mlp(Model):
     norm: Norm = norm.None_()
     init: Init = He()
     drop: Noise = noise.None_()
+    order: Order = "norm_act"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         widths = (channels * math.prod(size), *self.hidden)
-        look = {"norm": self.norm, "act": self.act, "drop": self.drop}
-        layers = {f"layer{i}": linear_norm_act(widths[i - 1], widths[i], **look) for i in range(1, len(widths))}  # type: ignore[arg-type]
+        look = Look(self.norm, self.act, self.order)
+        layers = {f"layer{i}": linear_norm_act(widths[i - 1], widths[i], look, self.drop) for i in range(1, len(widths))}
         head = nn.Linear(widths[-1], classes)
         net = named({"flatten": nn.Flatten(), **layers, "head": head})
         start(net, self.init, head)

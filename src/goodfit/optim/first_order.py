@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import NonNegative, Positive, Range
+from goodfit.optim.formulas import AlmostAdam, Velocity
 
 Groups = Iterable[dict[str, Any]]
 Decay = Annotated[float, Range(0, below=1)]  # of a running average
@@ -43,6 +44,9 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 class Sgd(Optimizer):
     """v = momentum v + g, W = W - lr v, with g the gradient plus weight_decay W; `nesterov` takes the gradient at the look-ahead.
 
+    With form=velocity the rate goes into the velocity, v = momentum v - lr g, W = W + v: the same while lr is constant, but a change of
+    lr then reaches the steps only as fast as the velocity forgets.
+
     Helps: the best final accuracy for conv nets when the learning rate is tuned and annealed.
     Hurts: sensitive to the learning rate; slow where the loss is steep in one direction and flat in another.
     Cost: one number per weight (none without momentum).
@@ -53,6 +57,7 @@ class Sgd(Optimizer):
     momentum: Decay = 0.9
     nesterov: bool = False
     weight_decay: NonNegative = 5e-4
+    form: Literal["step", "velocity"] = "step"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,15 +66,58 @@ class Sgd(Optimizer):
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
-        settings = dataclasses.asdict(self)
-        return safe_to_load(torch.optim.SGD(groups, **settings, fused=fusible(groups)))
+        if self.form == "velocity":
+            return safe_to_load(Velocity(groups, self.lr, self.momentum, self.nesterov, self.weight_decay))
+        made = torch.optim.SGD(
+            groups, self.lr, self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=fusible(groups)
+        )
+        return safe_to_load(made)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """h = h + g^2, W = W - lr g / (sqrt(h) + eps): every weight has its own rate, which only falls.
+
+    Helps: sparse or badly scaled gradients, and convex problems.
+    Hurts: long trainings: h only grows, so the steps shrink until nothing moves.
+    Cost: one number per weight.
+    Source: Duchi et al. 2011; CS231n, AdaGrad (eps as on the slide; the worked steps lose a term and a root there).
+    """
+
+    lr: Positive = 0.01
+    eps: Positive = 1e-7
+    weight_decay: NonNegative = 0.0
+
+    def __call__(self, groups: Groups) -> torch.optim.Optimizer:
+        groups = list(groups)
+        return safe_to_load(torch.optim.Adagrad(groups, self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fusible(groups)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rmsprop(Optimizer):
+    """h = alpha h + (1 - alpha) g^2, W = W - lr g / (sqrt(h) + eps): adagrad that forgets.
+
+    Helps: badly scaled gradients, in trainings of any length.
+    Hurts: the first steps are large, as h starts at zero; momentum and its correction make adam of it.
+    Cost: one number per weight, a second with momentum.
+    Source: Tieleman & Hinton 2012; CS231n, RMSProp (eps as on the slide).
+    """
+
+    lr: Positive = 0.001
+    alpha: Decay = 0.99
+    eps: Positive = 1e-7
+    momentum: Decay = 0.0
+    weight_decay: NonNegative = 0.0
+
+    def __call__(self, groups: Groups) -> torch.optim.Optimizer:
+        return safe_to_load(torch.optim.RMSprop(list(groups), **dataclasses.asdict(self)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimizer):
     """Running averages m of g and v of g^2, both corrected for their start at zero; W = W - lr m / (sqrt(v) + eps).
 
-    Its weight_decay is the classic one, added to the gradient and so rescaled with it; see adamw.
+    With bias_correction=False it is the slides' "almost" Adam, whose first step is 3.16 times as long as the rate. Its weight_decay is the classic one, added to the gradient and so rescaled with it; see adamw.
 
     Helps: works over a wide range of learning rates; sparse or badly scaled gradients.
     Hurts: often a little behind tuned sgd on conv nets.
@@ -81,11 +129,14 @@ class Adam(Optimizer):
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
+    bias_correction: bool = True
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
-        settings = dataclasses.asdict(self)
-        return safe_to_load(torch.optim.Adam(groups, **settings, fused=fusible(groups)))
+        if not self.bias_correction:
+            return safe_to_load(AlmostAdam(groups, self.lr, self.betas, self.eps, self.weight_decay))
+        made = torch.optim.Adam(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=fusible(groups))
+        return safe_to_load(made)
 
 
 @dataclasses.dataclass(frozen=True)

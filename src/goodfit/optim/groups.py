@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from goodfit.core.contracts import Optimizer
+from goodfit.core.errors import UsageError
 from goodfit.core.weights import weights
 
 ALL_ALIKE: Mapping[str, float] = {}
@@ -19,8 +20,15 @@ def groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = 
 
     `rates` gives stages, by the start of their names, a share of the peak learning rate ({"stem": 0.1}); every rate makes a group of
     its own. Each group has "params", "weight_decay" and, where the optimizer says its lr, "lr" and "peak" (what the schedule
-    multiplies). The order is the model's own, empty groups are left out.
+    multiplies). The order is the model's own, empty groups are left out. A full-batch optimizer gets all parameters in one group.
+
+    Raises:
+        UsageError: rates by stage for a full-batch optimizer.
     """
+    if getattr(optimizer, "full_batch", False):
+        if rates:
+            raise UsageError(f'"{optimizer}" moves all weights as one vector: expected no rates by stage, received {dict(rates)}.')
+        return [_group(optimizer, 1.0, True, list(model.parameters()))]
     decaying = weights(model)
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for rate in dict.fromkeys([1.0, *rates.values()]):
@@ -56,3 +64,28 @@ def with_peaks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
             group["lr"] = group["lr"] * group.get("rate", 1.0)
             group["peak"] = group["lr"]
     return optimizer
+
+
+class Flat:
+    """Parameters as one vector [N], in the order of their indices whatever their layout in memory; those that are frozen stay put."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.sizes = [p.numel() for p in self.parameters]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def read(self) -> Tensor:
+        """The values [N], a copy."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def write(self, vector: Tensor) -> None:
+        """Take the values of a vector [N]."""
+        for p, values in zip(self.parameters, torch.split(vector, self.sizes), strict=True):
+            if p.requires_grad:
+                p.detach().copy_(values.view(p.shape))
+
+    def gradient(self) -> Tensor:
+        """The gradient [N], a copy; zero where there is none."""
+        return torch.cat([p.detach().new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters])

@@ -21,6 +21,7 @@ from goodfit.data.scan import Survey
 from goodfit.models.account import account
 from goodfit.recipe.build import make_model, parts
 from goodfit.recipe.measure import fastest
+from goodfit.recipe.quiet import CHOICES
 from goodfit.recipe.recipe import Recipe
 
 SMALL = 64  # images up to this side are taken as they are,
@@ -85,6 +86,8 @@ def data_choices(chooser: Chooser, survey: Survey) -> None:
 def training_choices(chooser: Chooser, data: Dataset, known: Catalog, spent: float = 0.0) -> None:
     """Augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate; `spent` seconds are over already."""
     images = len(data.splits.train)
+    _full_batch(chooser, known)
+    chooser.choose("schedule", "warmup(0.05) | cosine", "a short warmup, then down to zero at the budget's end", chooser.recipe.budget)
     if chooser.open("augment"):
         chooser.choose("augment", *_augment(data))
     batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
@@ -92,7 +95,7 @@ def training_choices(chooser: Chooser, data: Dataset, known: Catalog, spent: flo
     _model(chooser, data, known, spent)
     model = parts(chooser.recipe, known)["model"]
     shape = make_model(model, len(data.classes), data.preprocess.channels, data.preprocess.size)
-    chooser.choose("optimizer", *_optimizer(int(chooser.recipe.batch_size), shape))
+    chooser.choose("optimizer", *_optimizer(chooser.recipe.images_a_step(images), shape))
     _fit_memory(chooser, data, shape)
     _precision(chooser, data, model)
     epochs = min(max(round(SEEN / images), PASSES[0]), PASSES[1])
@@ -104,6 +107,13 @@ def training_choices(chooser: Chooser, data: Dataset, known: Catalog, spent: flo
     chooser.choose(
         "evaluate_every", often, "each epoch; 40 times over a longer budget, 10 times over one in minutes", chooser.recipe.budget
     )
+
+
+def _full_batch(chooser: Chooser, known: Catalog) -> None:
+    """Beside an optimizer that needs the same loss at every call: no noise, and all images in each step."""
+    optimizer = parts(chooser.recipe, known).get("optimizer")
+    for field, value, rule in CHOICES if getattr(optimizer, "full_batch", False) and chooser.recipe.noise == "refuse" else ():
+        chooser.choose(field, value, rule, f"the optimizer is {optimizer}")
 
 
 def _augment(data: Dataset) -> tuple[str, str, str]:
@@ -188,10 +198,11 @@ def _fit_memory(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
     except (RuntimeError, NotImplementedError):  # a net of the user's own that makes tensors in its forward pass
         chooser.choose("pieces", 1, "the whole step at once", "what it needs cannot be told without running it")
         return
-    need = 2 * 4 * totals["activations"] * int(recipe.batch_size) + 16 * totals["parameters"]
+    batch = recipe.images_a_step(len(data.splits.train))
+    need = 2 * 4 * totals["activations"] * batch + 16 * totals["parameters"]
     free = free_memory(choose(recipe.device))
     pieces = 1
-    while need / pieces > 0.6 * free and pieces * 16 < int(recipe.batch_size):
+    while need / pieces > 0.6 * free and pieces * 16 < batch:
         pieces *= 2
     evidence = f"a step needs about {size(need)}, {size(free)} are free"
     chooser.choose("pieces", pieces, "as few as fit in 60 % of the free memory", evidence)

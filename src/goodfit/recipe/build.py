@@ -20,7 +20,9 @@ from goodfit.core.progress import Every, Length, Lengths
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader, sweep
 from goodfit.data.preprocess import Preprocess
+from goodfit.layers.init import DataInit, calibrate
 from goodfit.optim.groups import optimizer_for
+from goodfit.recipe.quiet import hear
 from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
 from goodfit.training import average, stop
@@ -31,6 +33,7 @@ from goodfit.watch.telemetry import Telemetry
 
 PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training", "watch.probes")
 EVALUATION_PIXELS = 256 * 64 * 64  # a batch that is judged has at most so many, and 256 images
+SAMPLE = 512  # training images that an initialization from data looks at
 CLEAN_TRAIN = 1000  # training images judged without augmentation at each evaluation
 
 
@@ -85,13 +88,14 @@ def check_model(part: Part, data: Dataset) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What `fit` takes, and the judge of any set of rows of the data."""
+    """What `fit` takes, the judge of any set of rows of the data, and what the user should be warned of."""
 
     state: State
     loader: Loader
     plan: Plan
     watch: Telemetry
     judge: Judge
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +106,12 @@ class Judge:
     loss: Any
     device: torch.device
 
-    def __call__(self, model: nn.Module, rows: Tensor, precision: str = "fp32") -> Answers:
+    def __call__(self, model: nn.Module, rows: Tensor, precision: str = "fp32", seed: int | None = None) -> Answers:
+        """The answers to rows of the data; with a `seed`, those of one pass with the model's noise at work."""
         data, pre = self.dataset, self.dataset.preprocess
         batch = max(1, min(256, EVALUATION_PIXELS // (pre.box[0] * pre.box[1])))
         batches = (b.but(images=pre.center(b.images)) for b in sweep(data.pixels, data.labels, rows, len(data.classes), batch))
-        return evaluate(model, batches, self.loss, pre.normalize, self.device, precision)
+        return evaluate(model, batches, self.loss, pre.normalize, self.device, precision, seed)
 
 
 def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
@@ -118,7 +123,8 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     device = choose(recipe.device)
     size = data.preprocess.size
     train = data.rows("train")
-    loader = Loader(data.pixels, data.labels, train, len(data.classes), int(recipe.batch_size), recipe.seed, recipe.workers)
+    batch = recipe.images_a_step(len(train))
+    loader = Loader(data.pixels, data.labels, train, len(data.classes), batch, recipe.seed, recipe.workers)
     lengths = Lengths(loader.epoch_steps, len(train) / loader.epoch_steps, Length.read(recipe.budget))
     facts = Facts(
         data.classes, data.counts(), data.preprocess.channels, size,
@@ -128,6 +134,9 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     seed_noise(fold(recipe.seed & MASK, "init") >> 1, torch.device("cpu"))
     model = make_model(seats["model"], len(data.classes), facts.channels, size)
     model = model.to(device, memory_format=memory_format(recipe.layout))  # type: ignore[call-overload]
+    warnings = hear(recipe, seats, model, len(train))
+    if isinstance(init := getattr(seats["model"], "init", None), DataInit):
+        calibrate(init, model, sample(data, device))
     judge = Judge(data, seats["loss"], device)
     plan = Plan(
         loss=seats["loss"],
@@ -149,7 +158,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     )
     check_loss(seats["loss"], len(data.classes))
     state = ready(model, optimizer(seats["optimizer"], model), plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
-    return Built(state, loader, plan, Telemetry(steps(seats["probes"])), judge)  # type: ignore[arg-type]
+    return Built(state, loader, plan, Telemetry(steps(seats["probes"])), judge, warnings)  # type: ignore[arg-type]
 
 
 def optimizer(part: Any, model: nn.Module) -> torch.optim.Optimizer:
@@ -162,6 +171,14 @@ def optimizer(part: Any, model: nn.Module) -> torch.optim.Optimizer:
         where = f'"{part.path}"' if isinstance(part, Foreign) else f'"{part}"'
         raise UsageError(f"Expected {where} to make a torch optimizer, received a {type(made).__name__}.")
     return made
+
+
+def sample(data: Dataset, device: torch.device) -> Tensor:
+    """Normalized training images [B, C, H, W] from all over the split, without augmentation: what weights may be fitted to at the start."""
+    train, pre = data.rows("train"), data.preprocess
+    rows = train[torch.linspace(0, len(train) - 1, min(SAMPLE, len(train))).long()]
+    batch = next(sweep(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
+    return pre.normalize(pre.center(batch.images))
 
 
 def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor]:

@@ -39,12 +39,15 @@ class Recipe:
     loss: str | Part = says("What training makes small.", "softmax")
     penalty: str | Part = says("Penalties on the weights, added to the loss.", "none")
     optimizer: str | Part = says("How the weights move; its lr is the peak rate.", AUTO)
-    schedule: str | Part = says("The learning rate over the budget, as a factor of the peak.", "warmup(0.05) | cosine")
+    schedule: str | Part = says("The learning rate over the budget, as a factor of the peak.", AUTO)
     average: str | Part = says("Running average of the weights: none, ema or polyak.", "none")
     budget: str = says('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
     stop: str | Part = says("When to stop early: none or patience(10).", "none")
-    batch_size: Count | Literal["auto"] = says("Images a step.", AUTO)
+    batch_size: Count | Literal["auto", "all"] = says("Images a step; all takes every training image in each.", AUTO)
     pieces: Count | Literal["auto"] = says("Pieces a step's images are computed in, to save memory; the step stays the same.", AUTO)
+    noise: Literal["refuse", "allow"] = says(
+        "What to do with augmentation, dropout, batch norm, mini-batches or clipping beside newton, bfgs or lbfgs.", "refuse"
+    )
     clip: NonNegative = says("Largest norm of the gradient; 0 does not clip.", 0.0)
     seed: Natural = says("Seed of everything random.", 0)
     split_seed: Natural = says("Seed of the splits that are made, apart from seed, so that copies differ in their training alone.", 0)
@@ -84,6 +87,10 @@ class Recipe:
             if value is MISFIT:
                 raise UsageError(f'recipe: expected {key} to be {said(hints[key])}, received "{texts[key]}".')
         return self.but(**values)
+
+    def images_a_step(self, images: int) -> int:
+        """The images of a step when there are so many to train on; batch_size must be chosen."""
+        return images if self.batch_size == "all" else int(self.batch_size)
 
     def plain(self) -> dict[str, Any]:
         """The fields as TOML and JSON have them: parts are spelled out with all their settings."""

@@ -7,6 +7,7 @@ import dataclasses
 from goodfit.core.catalog import Foreign, Part, spell, steps
 from goodfit.core.contracts import Schedule
 from goodfit.core.errors import UsageError
+from goodfit.schedules.span import Shape
 
 ROUNDING = 1e-12
 
@@ -38,6 +39,14 @@ class Composed:
                     found[start + t * (end - start)] = factor
         return tuple(sorted(found.items()))
 
+    def ends(self) -> tuple[float, ...]:
+        """The t at which cycles end, where the factor is lowest."""
+        found: set[float] = set()
+        for place, part in enumerate(self.parts):
+            start, end = self._stretch(place)
+            found |= {start + t * (end - start) for t in (part.ends() if isinstance(part, Shape) else ())}
+        return tuple(sorted(found))
+
 
 def compose(schedule: Part) -> Composed:
     """One function of t for a schedule or a pipe of them: each part takes its share of the budget, the last what remains.
@@ -48,15 +57,24 @@ def compose(schedule: Part) -> Composed:
     parts = steps(schedule)
     if not parts:
         raise UsageError("Expected a schedule such as constant, received none.")
-    starts = [0.0]
-    for part in parts[:-1]:
-        share = part.share if isinstance(part, Schedule) else 1.0
-        starts.append(starts[-1] + share)
-        if starts[-1] >= 1 - ROUNDING:
-            raise UsageError(
-                f'"{spell(schedule)}": {spell(part)} ends with the budget, so nothing follows it; give it a length (a share of the budget).'
-            )
+    starts = starts_of(schedule)
     ends = [*starts[1:], 1.0]
     kept = [(start, end, part) for start, end, part in zip(starts, ends, parts, strict=True) if end > start]
     fitted = [part if isinstance(part, Foreign) else part.within(end - start) for start, end, part in kept]  # type: ignore[attr-defined]
     return Composed(tuple(start for start, _, _ in kept), tuple(fitted))
+
+
+def starts_of(pipe: Part) -> list[float]:
+    """Where each part of a pipe starts, as a share of the budget: after the lengths of those before it.
+
+    Raises:
+        UsageError: a part before the last leaves nothing for those after it.
+    """
+    starts = [0.0]
+    for part in steps(pipe)[:-1]:
+        starts.append(starts[-1] + float(getattr(part, "share", 1.0)))
+        if starts[-1] >= 1 - ROUNDING:
+            raise UsageError(
+                f'"{spell(pipe)}": {spell(part)} ends with the budget, so nothing follows it; give it a length (a share of the budget).'
+            )
+    return starts

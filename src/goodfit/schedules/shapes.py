@@ -7,7 +7,7 @@ import math
 from typing import Literal
 
 from goodfit.core.settings import Share
-from goodfit.schedules.span import Shape, Span, share_of
+from goodfit.schedules.span import ROUNDING, Shape, Span, share_of
 
 Landmarks = tuple[tuple[float, float], ...]
 
@@ -34,22 +34,31 @@ class Constant(Shape):
 
 @dataclasses.dataclass(frozen=True)
 class Warmup(Shape):
-    """Rises on a straight line from `start` to 1 over `length`, then stays: for the front of a pipe, as in warmup(0.05) | cosine.
+    """Before the peak: rises on a straight line from `start` to 1 over `length`, as in warmup(0.05) | cosine.
+
+    `rise` is gradual (the line), constant (`start` throughout, then 1 at once) or none (1 from the first step).
 
     Helps: large learning rates and batches, adaptive optimizers, fresh heads on pretrained nets.
-    Hurts: very short trainings lose some of their steps.
+    Hurts: very short trainings lose some of their steps; the jump at the end of a constant one can throw the loss back.
     Cost: none.
-    Source: Goyal et al. 2017 (gradual warm-up); CS231n, warm-up.
+    Source: Goyal et al. 2017 (constant and gradual warm-up); CS231n, warm-up.
     """
 
     length: Span = 0.05
     start: Share = 0.0
+    rise: Literal["gradual", "constant", "none"] = "gradual"
 
     def __call__(self, t: float) -> float:
-        return self.start + (1 - self.start) * self.run(t)
+        run = self.run(t)
+        if self.rise == "gradual":
+            return self.start + (1 - self.start) * run
+        return self.start if self.rise == "constant" and run < 1 - ROUNDING else 1.0
 
     def landmarks(self) -> Landmarks:
-        return ((0.0, self.start if self.share else 1.0), (self.share / 2, (self.start + 1) / 2 if self.share else 1.0), (self.share, 1.0))
+        if not self.share or self.rise == "none":
+            return ((0.0, 1.0), (self.share, 1.0))
+        middle = (self.start + 1) / 2 if self.rise == "gradual" else self.start
+        return ((0.0, self.start), (self.share / 2, middle), (self.share, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +77,11 @@ class Step(Shape):
 
     def __call__(self, t: float) -> float:
         passed, every = min(t, self.share), share_of(self.every)
-        return self.factor ** math.floor(passed / every + 1e-9) if every else 1.0
+        return self.factor ** math.floor(passed / every + ROUNDING) if every else 1.0
 
     def landmarks(self) -> Landmarks:
         every = share_of(self.every)
-        drops = math.floor(self.share / every + 1e-9) if every else 0
+        drops = math.floor(self.share / every + ROUNDING) if every else 0
         at_drops = [(n * every, self.factor**n) for n in range(drops + 1)]
         before = [(n * every - every / 1000, self.factor ** (n - 1)) for n in range(1, drops + 1)]
         return tuple(sorted([*at_drops, *before]))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Container, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from goodfit.core.contracts import Average
+from goodfit.core.errors import UsageError
 from goodfit.core.settings import Share
+from goodfit.core.weights import is_norm
+from goodfit.schedules.span import ROUNDING, Span, Spanned, share_of
+from goodfit.training.state import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,56 @@ class Polyak(Average):
         return 0.0 if t < self.start else updates / (updates + 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Swa(Spanned, Average):
+    """The mean of the weights at the ends of the schedule's cycles, from `start` (a share of the budget) on.
+
+    Under a schedule without cycles it takes the weights at every `every` of the budget instead.
+
+    Helps: cyclic rates and sgdr: each low point is a model of its own, and their mean lies in a wider valley.
+    Hurts: with few cycles, of which the early ones are still poor.
+    Cost: one more copy of the weights.
+    Source: Izmailov et al. 2018 (stochastic weight averaging); Huang et al. 2017 (snapshots).
+    """
+
+    start: Share = 0.3
+    every: Span = 0.05
+    _points: tuple[float, ...] = ()
+
+    @property
+    def length(self) -> float:  # type: ignore[override]
+        return 1.0
+
+    def at(self, ends: tuple[float, ...]) -> Swa:
+        """The same, taking weights when training reaches these points, or every `every` where there are none."""
+        every = share_of(self.every)
+        if not ends and every < ROUNDING:
+            raise UsageError('swa: expected every to be a length above 0, such as "1 epoch", received 0.')
+        points = ends or (*(n * every for n in range(1, math.ceil(1 / every - ROUNDING))), 1.0)
+        return dataclasses.replace(self, _points=tuple(point for point in points if point >= self.start - ROUNDING))
+
+    def __call__(self, updates: int, t: float) -> float:
+        """When training is at one of its points: a plain mean."""
+        return 0.0 if self.reached(t) <= 1 else updates / (updates + 1)
+
+    def reached(self, t: float) -> int:
+        """How many of its points lie at or before t."""
+        return sum(point <= t + ROUNDING for point in self._points)
+
+
+def advance(state: State, average: Average, before: float, after: float) -> None:
+    """Let the state's average take in the weights after a step that went from progress `before` to `after`."""
+    assert state.average is not None
+    keep = average(state.updates, before)
+    if isinstance(average, Swa):
+        keep = average(state.updates, after)
+        if 0 < average.reached(state.averaged) == average.reached(after):
+            return
+        state.averaged = after
+    follow(state.average, state.model, keep)
+    state.updates = state.updates + 1 if keep else 1
+
+
 @torch.no_grad()
 def follow(average: nn.Module, model: nn.Module, keep: float) -> None:
     """average = keep * average + (1 - keep) * model, for weights and batch statistics; counters are copied."""
@@ -66,3 +123,40 @@ def follow(average: nn.Module, model: nn.Module, keep: float) -> None:
     for a, m in pairs:
         if not a.is_floating_point():
             a.copy_(m)
+
+
+# ---- batch statistics ---------------------------------------------------------------------------------------------------------------
+
+IMAGES = 1000  # training images that the statistics of averaged weights are taken from
+
+
+def with_statistics(model: nn.Module, fixed: Container[str] = ()) -> list[nn.Module]:
+    """The norms that keep running statistics, without those named in `fixed`."""
+    found = ((name, m) for name, m in model.named_modules() if is_norm(m) and name not in fixed)
+    return [m for _, m in found if getattr(m, "running_mean", None) is not None]
+
+
+@torch.no_grad()
+def take_statistics(model: nn.Module, images: Iterable[Tensor], fixed: Container[str] = ()) -> None:
+    """Give a model's batch norms the statistics of these batches [B, C, h, w], their plain mean; nothing else changes.
+
+    Averaged weights give activations that no step has seen, so the running statistics of the steps, averaged too, do not belong to them
+    (Izmailov et al. 2018). All else is in evaluation mode, as it will be when the model is judged.
+    """
+    norms: list[Any] = with_statistics(model, fixed)
+    if not norms:
+        return
+    training, momenta = {m: m.training for m in model.modules()}, [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch: the plain mean over the batches
+        norm.train()
+    try:
+        for batch in images:
+            model(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in training.items():
+            module.training = mode

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
+from goodfit.core.chance import fold
 from goodfit.core.contracts import Loss
-from goodfit.core.device import autocast
+from goodfit.core.device import autocast, seed_noise
 from goodfit.training.gradient import heads
+from goodfit.training.noise import evaluating
 
 Z = 1.959963984540054  # two-sided 95 %
 
@@ -41,20 +43,44 @@ def evaluate(
     normalize: Callable[[Tensor], Tensor],
     device: torch.device,
     precision: str = "fp32",
+    seed: int | None = None,
 ) -> Answers:
-    """Ask the model, in evaluation mode, about uint8 or 0..1 images [B, C, h, w] of its size."""
-    training = model.training
-    model.eval()
+    """Ask the model, in evaluation mode, about uint8 or 0..1 images [B, C, h, w] of its size.
+
+    With a `seed` its noise layers stay at work, and draw the same for the same seed and batches.
+    """
     parts: list[tuple[Tensor, ...]] = []
-    try:
-        for batch in batches:
+    with evaluating(model, noisy=seed is not None):
+        for place, batch in enumerate(batches):
             there = batch.to(device, non_blocking=True)
+            if seed is not None:
+                seed_noise(fold(seed, place) >> 1, device)
             with autocast(device, precision):
                 logits = heads(model(normalize(there.images)))[0].float()
             parts.append((batch.ids, batch.targets.argmax(1), logits.cpu(), loss(logits, there.targets).cpu()))
-    finally:
-        model.train(training)
     return Answers(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def mean_of_passes(ask: Callable[[int], Answers], passes: int, probabilities: Callable[[Tensor], Tensor]) -> list[dict[str, Any]]:
+    """What the mean of the probabilities over the first 1, 2, 4, ... and all `passes` answers of the same images comes to.
+
+    `ask(i)` gives the answers of pass i, random in any way: noise layers now, other views of an image as well. Each row has "passes",
+    "accuracy" and "log_loss", the mean of -log of the probability of the right class.
+    """
+    total, rows = torch.zeros(()), []
+    for place in range(passes):
+        answers = ask(place)
+        total = total + probabilities(answers.logits).double()
+        n = place + 1
+        if n == passes or n & place == 0:
+            rows.append({"passes": n, **judged(total / n, answers.labels)})
+    return rows
+
+
+def judged(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy and log loss of probabilities [N, K]."""
+    right = probabilities.gather(1, labels[:, None]).clamp(min=torch.finfo(torch.float32).tiny)
+    return {"accuracy": float((probabilities.argmax(1) == labels).double().mean()), "log_loss": float(-right.log().mean())}
 
 
 def scores(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from goodfit.core.device import autocast, out_of_memory, seed_noise
 from goodfit.core.errors import GoodfitError
 from goodfit.training.finite import blame
 from goodfit.training.state import Plan, State
+
+ROWS = 256  # of a Hessian that are computed at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +50,7 @@ def gradient(
     for place, batch in enumerate(pieces):
         device = batch.images.device
         before_piece(place, device)
-        with autocast(device, precision):
-            logits, extras = heads(model(batch.images))
-        each = loss(wide(logits), batch.targets)
-        for extra, weight in extras:
-            each = each + weight * loss(wide(extra), batch.targets)
-        share = each.sum() / examples
+        share, each, logits = share_of(model, batch, examples, loss, precision)
         share.backward()  # type: ignore[no-untyped-call]
         total = total.to(device) + share.detach()
         losses.append(each.detach())
@@ -67,6 +64,16 @@ def gradient(
     if clip > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip, norm)
     return Outcome(total, torch.cat(losses), torch.cat(correct), norm)
+
+
+def share_of(model: nn.Module, batch: Batch, examples: int, loss: Loss, precision: str = "fp32") -> tuple[Tensor, Tensor, Tensor]:
+    """What one piece adds to the mean loss over `examples` examples, its losses [B], and its logits [B, K]."""
+    with autocast(batch.images.device, precision):
+        logits, extras = heads(model(batch.images))
+    each = loss(wide(logits), batch.targets)
+    for extra, weight in extras:
+        each = each + weight * loss(wide(extra), batch.targets)
+    return each.sum() / examples, each, logits
 
 
 def heads(output: Tensor | tuple[Tensor, list[tuple[Tensor, float]]]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
@@ -87,6 +94,11 @@ def cut(n: int, pieces: int) -> list[slice]:
     if len(ends) > 1 and n - ends[-2] == 1:  # one image alone has no batch statistics
         del ends[-2]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Tensors as one vector, in the order of their indices whatever their layout in memory."""
+    return torch.cat([x.reshape(-1) for x in tensors])
 
 
 def put_back(model: nn.Module, buffers: list[Tensor]) -> None:
@@ -135,14 +147,59 @@ class Objective:
                 self._kept = piece
             yield piece
 
+    def hvp(self, vector: Tensor) -> Tensor:
+        """The Hessian of the loss times a vector [N], at the weights of now; N are the optimizer's parameters, one after the other."""
+        return self._second(lambda turn: turn(vector), torch.zeros_like(vector))
+
+    def hessian(self) -> Tensor:
+        """The Hessian [N, N] of the loss, at the weights of now; for small models."""
+        parameters = self._parameters()
+        n = sum(p.numel() for p in parameters)
+        units = torch.eye(n, dtype=parameters[0].dtype, device=parameters[0].device)
+        found = self._second(lambda turn: torch.func.vmap(turn, chunk_size=ROWS)(units), torch.zeros_like(units))
+        return (found + found.T) / 2
+
     def numbers(self) -> dict[str, Tensor]:
         """What the step came to, as scalars on the device."""
         assert self.outcome is not None, "the optimizer did not call its objective"
         return {"loss": self.outcome.loss, "accuracy": self.outcome.correct.float().mean(), "grad_norm": self.outcome.norm}
 
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.state.optimizer.param_groups for p in group["params"]]
+
+    @torch.enable_grad()
+    def _second(self, of: Callable[[Callable[[Tensor], Tensor]], Tensor], total: Tensor) -> Tensor:
+        """The sum, over pieces and penalties, of what `of` makes of the products of their Hessians with vectors [N].
+
+        Images and noise are those of every other call in the step; buffers are put back.
+        """
+        model, parameters = self.state.model, self._parameters()
+        before = [b.clone() for b in model.buffers()]
+        moving = [p for p in parameters if p.requires_grad]
+
+        def spread(gradients: Iterable[Tensor]) -> Tensor:
+            found = dict(zip(map(id, moving), gradients, strict=True))
+            return flat(found.get(id(p), torch.zeros_like(p)) for p in parameters)
+
+        def add(term: Tensor) -> None:
+            gradient = spread(torch.autograd.grad(term, moving, create_graph=True, materialize_grads=True))
+            if gradient.requires_grad:  # else the term is linear here, and its Hessian zero
+                total.add_(of(lambda v: spread(torch.autograd.grad(gradient, moving, v, retain_graph=True, materialize_grads=True))))
+
+        for place, piece in enumerate(self.pieces()):
+            seed_noise(fold(self._noise(), place) >> 1, piece.images.device)
+            add(share_of(model, piece, len(self.batch), self.plan.loss, self.plan.precision)[0])
+        for penalty in self.plan.penalties:
+            add(penalty(model))
+        put_back(model, before)
+        return total
+
+    def _noise(self) -> int:
+        return fold(self.plan.seed & MASK, "noise", self.state.step)
+
     def _with_room(self, before: list[Tensor]) -> Outcome:
         plan, state = self.plan, self.state
-        seed = fold(plan.seed & MASK, "noise", state.step)
+        seed = self._noise()
         while True:
             state.optimizer.zero_grad(set_to_none=True)
             try:

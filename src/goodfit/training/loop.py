@@ -19,6 +19,7 @@ from goodfit.training.average import follow
 from goodfit.training.finite import blame
 from goodfit.training.gradient import Objective
 from goodfit.training.journal import Journal
+from goodfit.training.noise import set_progress
 from goodfit.training.state import Plan, State
 
 FINAL = 3.0  # the final evaluation, in fp32 and with its pictures, takes about three times one on the way
@@ -72,6 +73,7 @@ def fit(
 
         # one step: the optimizer calls the objective as often as it likes
         rate = set_rates(state.optimizer, plan.schedule(t) * state.brake)
+        set_progress(state.model, t)
         objective = Objective(state, batch, plan, chance, t)
         with watch.during(state, objective) as seen:
             state.optimizer.step(objective)  # type: ignore[arg-type]

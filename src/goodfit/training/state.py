@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Average, Loss, Penalty, Stop
+from goodfit.core.contracts import Average, Brake, Loss, Penalty, Stop
 from goodfit.core.progress import Every, Lengths
+from goodfit.training.trainable import Phase
 
 
 @dataclasses.dataclass
@@ -21,7 +22,8 @@ class State:
     """All that a checkpoint has to hold.
 
     `elapsed` is seconds since the command started, over all sessions; `reserve` seconds of it are kept for the final evaluation.
-    `brake` multiplies the learning rate; `history` holds the validation score of each evaluation.
+    `brake` multiplies the learning rate, what a person does to it included (`lever`); `history` holds the validation score of each
+    evaluation; `updates` counts the weights in the average, which were last taken in at progress `averaged`.
     """
 
     model: nn.Module
@@ -31,8 +33,10 @@ class State:
     elapsed: float = 0.0
     reserve: float = 0.0
     brake: float = 1.0
+    lever: float = 1.0
     pieces: int = 1
     updates: int = 0
+    averaged: float = 0.0
     evaluations: int = 0
     history: list[float] = dataclasses.field(default_factory=list)
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -69,6 +73,8 @@ class Plan:
     penalties: tuple[Penalty, ...] = ()
     average: Average | None = None
     stop: Stop | None = None
+    brake: Brake | None = None
+    trainable: tuple[Phase, ...] = ()
     clip: float = 0.0
     seed: int = 0
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))

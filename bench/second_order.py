@@ -1,0 +1,86 @@
+"""L-BFGS, BFGS and Newton against SGD on a linear softmax of the digits: wall time to the same training loss, each through the same loop.
+
+The loss is that of all training images with the penalty, fp32, one process; SGD's time does not count the evaluations of that loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from goodfit.core.device import cpu_name
+from goodfit.recipe.build import Built, build, catalog
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.source import look, open_data
+from goodfit.training.loop import fit
+
+LAYOUT = {
+    "size": 16,
+    "channels": 1,
+    "model": "linear",
+    "augment": "none",
+    "penalty": "l2(0.001)",
+    "precision": "fp32",
+    "layout": "contiguous",
+}
+REST = {"threads": 1, "device": "cpu", "probes": "none", "workers": 0, "evaluate_every": "1.0", "save_every": "1 h"}
+FULL = ["lbfgs", "bfgs", "newton(exact=3000)", "newton(exact=0)"]
+SGD = "sgd({}, momentum=0.9, nesterov=True, weight_decay=0)"
+STOCHASTIC = [(SGD.format(lr), "constant", 100_000) for lr in (0.01, 0.03, 0.1)] + [(SGD.format(0.1), "cosine", n) for n in (1000, 4000)]
+CHECKS = 20  # steps of SGD between two looks at the loss
+
+
+def made(optimizer: str, batch: int | str, schedule: str = "constant", steps: int = 100_000) -> Built:
+    """A training that is ready for its first step."""
+    recipe = Recipe().but(
+        **LAYOUT, **REST, data="digits", optimizer=optimizer, batch_size=batch, schedule=schedule, budget=f"{steps} steps"
+    )
+    data = open_data(recipe, look(recipe))
+    return build(recipe, data, catalog())
+
+
+def loss_now(built: Built) -> float:
+    """The mean loss over all training images, and the penalty."""
+    rows = built.loader.rows
+    answers = built.judge(built.state.model, rows)
+    return float(answers.losses.double().mean()) + sum(float(p(built.state.model).detach()) for p in built.plan.penalties)
+
+
+def race(built: Built, goal: float, every: int, limit: float) -> tuple[float | None, int, float]:
+    """Seconds of training until the loss is at most `goal` (None when it never was), the steps, and the last loss."""
+    seconds, total = 0.0, built.plan.lengths.total_steps
+    while (loss := loss_now(built)) > goal and built.state.step < total and seconds < limit:
+        stop = built.state.step + every
+        started = time.perf_counter()
+        fit(built.state, built.loader, built.plan, halt=lambda stop=stop: built.state.step >= stop)  # type: ignore[misc]
+        seconds += time.perf_counter() - started
+    return (seconds if loss <= goal else None), built.state.step, loss
+
+
+def main() -> None:
+    """Find the optimum with L-BFGS, then time everyone on the way to within shares of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds one training may take")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    best = made("lbfgs", "all", steps=400)
+    race(best, -1.0, 400, 120)
+    least = loss_now(best)
+    print(f"linear softmax on the digits, {len(best.loader.rows):,} images, least loss {least:.6f}, on {cpu_name()}")
+    for share in (0.1, 0.01, 0.001):
+        goal = least * (1 + share)
+        print(f"\nto within {share:.1%} of it ({goal:.5f}), median of {arguments.repeats}:")
+        rows = [(x, "all", "constant", 100_000, 1) for x in FULL] + [(x, 128, schedule, n, CHECKS) for x, schedule, n in STOCHASTIC]
+        for optimizer, batch, schedule, steps, every in rows:
+            runs = [race(made(optimizer, batch, schedule, steps), goal, every, arguments.limit) for _ in range(arguments.repeats)]
+            times = [seconds for seconds, _, _ in runs if seconds is not None]
+            said = f"{statistics.median(times):7.3f} s" if times else f"not reached (loss {runs[0][2]:.5f})"
+            print(f"  {optimizer:<54} {schedule:<8} {said:>12}  {runs[0][1]:>6,} steps", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Optimizers of the lecture that torch lacks, and how one optimizer is put around another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Closure = Callable[[], Tensor]
+
+
+def moving(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters of a group that have a gradient, and their gradients plus weight_decay times themselves."""
+    params = [p for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in params]
+    if group["weight_decay"] and params:
+        grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+    return params, grads
+
+
+def called(closure: Closure | None) -> Tensor | None:
+    """The loss of the closure, with gradients, where there is one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+class Velocity(torch.optim.Optimizer):
+    """Momentum with the rate in the velocity: v = momentum v - lr g, W = W + v; with Nesterov W = W + momentum v - lr g."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, nesterov: bool, weight_decay: float) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
+        """One step, after calling the closure where there is one; returns its loss."""
+        loss = called(closure)
+        for group in self.param_groups:
+            params, grads = moving(group)
+            if not params:
+                continue
+            for p in params:
+                if "velocity" not in self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+            velocities = [self.state[p]["velocity"] for p in params]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, grads, alpha=-group["lr"])
+            if group["nesterov"]:
+                torch._foreach_add_(params, velocities, alpha=group["momentum"])
+                torch._foreach_add_(params, grads, alpha=-group["lr"])
+            else:
+                torch._foreach_add_(params, velocities)
+        return loss
+
+
+class AlmostAdam(torch.optim.Optimizer):
+    """Adam without the correction of its averages: W = W - lr m / (sqrt(v) + eps)."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
+        """One step, after calling the closure where there is one; returns its loss."""
+        loss = called(closure)
+        for group in self.param_groups:
+            params, grads = moving(group)
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] |= {"mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+            means, squares = [self.state[p]["mean"] for p in params], [self.state[p]["square"] for p in params]
+            first, second = group["betas"]
+            torch._foreach_lerp_(means, grads, 1 - first)
+            torch._foreach_mul_(squares, second)
+            torch._foreach_addcmul_(squares, grads, grads, 1 - second)
+            sizes = torch._foreach_sqrt(squares)
+            torch._foreach_add_(sizes, group["eps"])
+            torch._foreach_addcdiv_(params, means, sizes, -group["lr"])
+        return loss
+
+
+class Around(torch.optim.Optimizer):
+    """An optimizer that has another within: the groups and state of both are its own, so rates and checkpoints reach the inner one too.
+
+    `own` groups come first; the inner optimizer (None: there is none) has the rest.
+    """
+
+    def __init__(self, own: list[dict[str, Any]], inner: torch.optim.Optimizer | None) -> None:
+        super().__init__([*own, *(inner.param_groups if inner else [])], {})
+        self.inner, self.owned = inner, len(own)
+        if inner is not None:
+            self.state.update(inner.state)  # some optimizers make their state at once
+        self._share()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share()
+
+    def _share(self) -> None:
+        if self.inner is not None:
+            self.inner.state = self.state
+            self.inner.param_groups = self.param_groups[self.owned :]

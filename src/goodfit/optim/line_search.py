@@ -1,0 +1,167 @@
+"""Line search: a step along a direction that lowers the loss enough and flattens its slope, and the optimizers that move by it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goodfit.core.errors import UsageError
+from goodfit.optim.groups import Flat
+
+ENOUGH, FLATTER = 1e-4, 0.9  # the two constants of the strong Wolfe conditions, as for quasi-Newton directions
+MOST = 25  # calls of the loss in one search
+ROUNDING = 1e-6  # a change of the loss by a smaller share of it may be rounding, so the slopes decide
+INNER = 0.1  # a bracket shrinks by this share of its width at least
+NEAREST, FARTHEST = 2.0, 10.0  # times as far to look next while the loss still falls
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A place on the line: its `step` along the direction, the loss there, its slope along the line, and the whole gradient [N]."""
+
+    step: float
+    loss: float
+    slope: float
+    gradient: Tensor
+
+
+def strong_wolfe(at: Callable[[float], Point], start: Point, first: float) -> Point:
+    """A point that lowers the loss in proportion to the slope at `start` and has at most 0.9 of its slope, trying the step `first` first.
+
+    Where no such point is found within its calls it is the lowest one found: `start` itself when none is lower. A loss that is not
+    finite counts as too high. (Nocedal & Wright 2006, algorithms 3.5 and 3.6; where rounding hides the fall of the loss the slopes
+    decide, as in Hager & Zhang 2005.)
+    """
+
+    def low(p: Point) -> bool:
+        hidden = 0 <= start.loss - p.loss <= ROUNDING * abs(start.loss) and p.slope <= (2 * ENOUGH - 1) * start.slope
+        return hidden or p.loss <= start.loss + ENOUGH * p.step * start.slope
+
+    def good(p: Point) -> bool:
+        return low(p) and abs(p.slope) <= FLATTER * abs(start.slope)
+
+    before, step = start, first
+    for calls in range(1, MOST + 1):
+        point = at(step)
+        if good(point):
+            return point
+        if not low(point) or (calls > 1 and point.loss >= before.loss):
+            return _zoom(at, (before, point), (low, good), MOST - calls)
+        if point.slope >= 0:
+            return _zoom(at, (point, before), (low, good), MOST - calls)
+        before, step = point, min(max(_lowest(before, point), NEAREST * step), FARTHEST * step)
+    return before
+
+
+def _zoom(at: Callable[[float], Point], bracket: tuple[Point, Point], tests: tuple[Callable[[Point], bool], ...], calls: int) -> Point:
+    """Narrow a bracket, whose first point is the lowest so far, down to a good point."""
+    (best, other), (low, good) = bracket, tests
+    for _ in range(calls):
+        near, far = sorted((best.step, other.step))
+        inner = INNER * (far - near)
+        step = min(max(_lowest(best, other), near + inner), far - inner)
+        if not near < step < far:
+            break
+        point = at(step)
+        if good(point):
+            return point
+        if not low(point) or point.loss >= best.loss:
+            other = point
+        else:
+            other = best if point.slope * (other.step - best.step) >= 0 else other
+            best = point
+    return best
+
+
+def _lowest(a: Point, b: Point) -> float:
+    """Where the cubic through two points and their slopes is lowest; their middle where it is nowhere."""
+    middle = (a.step + b.step) / 2
+    if not all(map(math.isfinite, (a.loss, b.loss, a.slope, b.slope))):
+        return middle
+    first = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.step - b.step)
+    square = first * first - a.slope * b.slope
+    if square < 0:
+        return middle
+    second = math.copysign(math.sqrt(square), b.step - a.step)
+    bottom = b.slope - a.slope + 2 * second
+    return b.step - (b.step - a.step) * (b.slope + second - first) / bottom if bottom else middle
+
+
+def flat_of(optimizer: torch.optim.Optimizer) -> Flat:
+    """The parameters of an optimizer that moves one vector.
+
+    Raises:
+        UsageError: it has several groups.
+    """
+    if len(optimizer.param_groups) != 1:
+        name = type(optimizer).__name__
+        raise UsageError(f"{name} moves all weights as one vector: expected one parameter group, received {len(optimizer.param_groups)}.")
+    return Flat(optimizer.param_groups[0]["params"])
+
+
+def again(closure: Callable[[], Any] | None, optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """The closure with gradients on.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if closure is None:
+        raise UsageError(f"{type(optimizer).__name__} asks for the loss more than once a step: call step(closure), received no closure.")
+    return torch.enable_grad()(closure)
+
+
+class QuasiNewton(torch.optim.Optimizer):
+    """One iteration a step: a direction from what earlier steps taught, a line search along it, and what this step teaches.
+
+    What is learned is kept in `state` of the first parameter, so that it is saved and restored with the rest.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
+        super().__init__(groups, {"lr": lr})
+        self.flat = flat_of(self)
+
+    @abstractmethod
+    def direction(self, memory: dict[str, Any], gradient: Tensor) -> Tensor:
+        """The direction [N] to move along, from the gradient [N]; with an empty memory the way down."""
+
+    @abstractmethod
+    def learn(self, memory: dict[str, Any], step: Tensor, change: Tensor) -> None:
+        """Take in a step [N] and the change [N] of the gradient that it made; their product is positive."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move once; the rate is the first step that the line search tries, 1 being that of the model it has of the loss."""
+        evaluate = again(closure, self)
+        flat, rate = self.flat, float(self.param_groups[0]["lr"])
+        memory = self.state[flat.parameters[0]]
+        loss = evaluate()
+        gradient, origin = flat.gradient(), flat.read()
+        if not rate or not float(gradient @ gradient):
+            return loss
+        direction = self.direction(memory, gradient)
+        if not float(direction @ gradient) < 0:  # rounding, or a loss that changed under --noise allow: begin anew
+            memory.clear()
+            direction = -gradient
+        first = rate if memory else rate * min(1.0, 1.0 / float(gradient.norm()))
+
+        def at(step: float) -> Point:
+            flat.write(origin + step * direction)
+            there = float(evaluate())
+            slope = flat.gradient()
+            return Point(step, there, float(slope @ direction), slope)
+
+        found = strong_wolfe(at, Point(0.0, float(loss), float(gradient @ direction), gradient), first)
+        flat.write(origin + found.step * direction if found.step else origin)
+        if not found.step:
+            memory.clear()
+            return loss
+        step, change = flat.read() - origin, found.gradient - gradient
+        if float(step @ change) > torch.finfo(step.dtype).eps * float(step.norm() * change.norm()):
+            self.learn(memory, step, change)
+        return loss

@@ -1,0 +1,93 @@
+"""Muon: momentum, made orthogonal, for the weights that are matrices."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goodfit.core.contracts import Optimizer
+from goodfit.core.settings import Count, NonNegative, Positive
+from goodfit.optim.first_order import Adamw, Decay, Groups, safe_to_load
+from goodfit.optim.formulas import Around, Closure, called
+
+QUINTIC = (3.4445, -4.7750, 2.0315)  # x -> a x + b x^3 + c x^5 five times brings 0.01..1 to about 0.7..1.2
+SAID_BY_PART = ("lr", "peak", "weight_decay")  # what the rest takes from its own part
+
+
+@dataclasses.dataclass(frozen=True)
+class Muon(Optimizer):
+    """The momentum of each weight matrix, replaced by the nearest orthogonal one: all its directions get a step of the same length.
+
+    Filters of a conv count as rows of a matrix [out, in * height * width]. Everything else (biases, norms) moves by `rest`.
+
+    Helps: fewer epochs than tuned sgd or adamw to the same loss, on conv nets too.
+    Hurts: very thin or small layers, where all directions matter little and steps never shrink by themselves: anneal the rate.
+    Cost: one number per weight, and five rounds of three matrix products per matrix and step.
+    Source: Jordan et al. 2024 (Muon).
+    """
+
+    lr: Positive = 0.02
+    momentum: Decay = 0.95
+    nesterov: bool = True
+    weight_decay: NonNegative = 0.0
+    rounds: Count = 5
+    rest: Optimizer = dataclasses.field(default_factory=Adamw)
+
+    def __call__(self, groups: Groups) -> torch.optim.Optimizer:
+        own, others = [], []
+        settings = {name: getattr(self, name) for name in ("lr", "momentum", "nesterov", "weight_decay", "rounds")}
+        for group in groups:
+            matrices = [p for p in group["params"] if group.get("weights", True) and p.ndim >= 2]
+            rest = [p for p in group["params"] if not any(p is m for m in matrices)]
+            if matrices:
+                own.append({**settings, **group, "params": matrices})
+            if rest:
+                others.append(_for_rest(group, rest))
+        return safe_to_load(Orthogonal(own, self.rest(others) if others else None))
+
+
+def _for_rest(group: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
+    """The group's other parameters, with the rate and decay that their own optimizer says; what must not decay still does not."""
+    kept = {name: value for name, value in group.items() if name not in SAID_BY_PART}
+    spared = {} if group.get("weights", True) else {"weight_decay": 0.0}
+    return {**kept, **spared, "params": params}
+
+
+class Orthogonal(Around):
+    """The torch optimizer of `muon`."""
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
+        """One step, after calling the closure where there is one; returns its loss."""
+        loss = called(closure)
+        for group in self.param_groups[: self.owned]:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"]
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                ahead = p.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                matrix = ahead.reshape(len(p), -1)
+                longer = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(orthogonal(matrix, group["rounds"]).reshape(p.shape), alpha=-group["lr"] * longer)
+        if self.inner is not None:
+            self.inner.step()
+        return loss
+
+
+def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
+    """A matrix [n, m] with the same singular vectors and all singular values near 1, by Newton-Schulz iterations (in bfloat16 on CUDA)."""
+    a, b, c = QUINTIC
+    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(rounds):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)

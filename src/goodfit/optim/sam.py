@@ -1,0 +1,63 @@
+"""Sharpness-aware minimization, around any other optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from goodfit.core.contracts import Optimizer
+from goodfit.core.errors import UsageError
+from goodfit.core.settings import Positive
+from goodfit.optim.first_order import Groups, Sgd, safe_to_load
+from goodfit.optim.formulas import Around, Closure
+
+
+@dataclasses.dataclass(frozen=True)
+class Sam(Optimizer):
+    """Climbs by `rho` along the gradient, takes the gradient there, and from the weights it came from steps by that with `around`.
+
+    Helps: generalization, most with few images or noisy labels: it looks for weights whose neighbors are good too.
+    Hurts: with a budget of time, since it sees half the steps.
+    Cost: a second gradient per step, and one more copy of the weights meanwhile.
+    Source: Foret et al. 2020.
+    """
+
+    rho: Positive = 0.05
+    around: Optimizer = dataclasses.field(default_factory=lambda: Sgd(0.1))
+
+    def __call__(self, groups: Groups) -> torch.optim.Optimizer:
+        return safe_to_load(Climbing(self.around(groups), self.rho))
+
+
+class Climbing(Around):
+    """The torch optimizer of `sam`; all that it remembers from step to step is the inner optimizer's."""
+
+    def __init__(self, inner: torch.optim.Optimizer, rho: float) -> None:
+        super().__init__([], inner)
+        self.rho = rho
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """One step; returns the loss at the weights as they were, which is the closure's first.
+
+        Raises:
+            UsageError: there is no closure.
+        """
+        if closure is None or self.inner is None:
+            raise UsageError("sam needs the gradient twice a step: expected step(closure), received no closure.")
+        with torch.enable_grad():
+            loss = closure()
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not params:
+            return loss
+        grads = [p.grad for p in params if p.grad is not None]
+        climb = self.rho / (torch.nn.utils.get_total_norm(grads) + 1e-12)
+        before = [p.clone() for p in params]
+        torch._foreach_add_(params, torch._foreach_mul(grads, climb))
+        with torch.enable_grad():
+            closure()
+        torch._foreach_copy_(params, before)  # put back, rather than subtracted: exact
+        self.inner.step()
+        return loss

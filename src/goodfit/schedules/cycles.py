@@ -1,0 +1,106 @@
+"""Schedules that rise again: triangles, and cosines with warm restarts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Annotated
+
+from goodfit.core.errors import UsageError
+from goodfit.core.settings import Count, Range, Share
+from goodfit.schedules.span import ROUNDING, Shape, Span, share_of
+
+Landmarks = tuple[tuple[float, float], ...]
+Growth = Annotated[float, Range(low=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cyclic(Shape):
+    """Triangles: rises from `floor` to 1 over the share `up` of each `period` and falls back over the rest.
+
+    Every cycle's height above the floor is `shrink` times that of the one before.
+
+    Helps: high rates lift training off saddle points and plateaus; the low points are snapshots to average (swa).
+    Hurts: the last cycle should end with the budget, or training stops at a high rate.
+    Cost: none.
+    Source: Smith 2015 (triangular; shrink 0.5 is triangular2); CS231n, cyclic learning rates.
+    """
+
+    period: Span = 0.2
+    floor: Share = 0.05
+    up: Share = 0.5
+    shrink: Share = 1.0
+    length: Span = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.period, float) and not self.period:
+            raise UsageError('cyclic: expected period to be a length above 0, such as "5 epochs", received 0.')
+
+    def __call__(self, t: float) -> float:
+        cycles = min(t, self.share) / share_of(self.period)
+        n = math.floor(cycles + ROUNDING)
+        place = max(0.0, cycles - n)
+        height = place / self.up if place < self.up else (1 - place) / (1 - self.up) if self.up < 1 else 1.0
+        return self.floor + (1 - self.floor) * float(self.shrink**n) * (height if place > ROUNDING or self.up == 0 else 0.0)
+
+    def ends(self) -> tuple[float, ...]:
+        period = share_of(self.period)
+        return tuple(min(1.0, (n + 1) * period) for n in range(math.floor(self.share / period + ROUNDING)))
+
+    def landmarks(self) -> Landmarks:
+        period, found = share_of(self.period), []
+        for n, end in enumerate(self.ends()):
+            top = self.floor + (1 - self.floor) * self.shrink**n
+            if 0 < self.up < 1:
+                found += [(end - period, self.floor), (end - period + self.up * period, top)]
+                found += [(end - period * (1 - self.up) / 2, (self.floor + top) / 2)]
+        return tuple(sorted(found)) or ((0.0, self(0.0)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgdr(Shape):
+    """Cosines with warm restarts: eta = floor + (1 - floor) (1 + cos(pi T / Ti)) / 2, T the time since the restart, Ti the cycle's length.
+
+    Each cycle is `growth` times as long as the one before. The first is `period` long; 0 makes it as long as it must be for `cycles`
+    of them to fill the length. A cycle cut by the end of the budget stops halfway, at a high rate.
+
+    Helps: a good model at the end of every cycle, to stop at or to average; restarts leave poor regions.
+    Hurts: one long cosine is usually a little better at the end of a known budget.
+    Cost: none.
+    Source: Loshchilov & Hutter 2016; CS231n, SGDR.
+    """
+
+    cycles: Count = 3
+    growth: Growth = 2.0
+    floor: Share = 0.0
+    period: Span = 0.0
+    length: Span = 1.0
+
+    def starts(self) -> list[float]:
+        """Where each cycle starts, and where the last would end."""
+        first = share_of(self.period) or self.share / sum(self.growth**n for n in range(self.cycles))
+        found = [0.0]
+        while found[-1] < self.share - ROUNDING:
+            found.append(found[-1] + first * self.growth ** (len(found) - 1))
+        return found
+
+    def __call__(self, t: float) -> float:
+        starts, passed = self.starts(), min(t, self.share)
+        if len(starts) == 1 or (passed >= self.share - ROUNDING and abs(starts[-1] - self.share) <= ROUNDING):
+            return self.floor  # its length is over, and with it its last cycle
+        n = max(i for i, start in enumerate(starts) if start <= passed + ROUNDING)
+        x = min(1.0, max(0.0, (passed - starts[n]) / (starts[n + 1] - starts[n])))
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * x)) / 2
+
+    def ends(self) -> tuple[float, ...]:
+        return tuple(min(1.0, start) for start in self.starts()[1:] if start <= self.share + ROUNDING)
+
+    def landmarks(self) -> Landmarks:
+        if not self.share:
+            return ((0.0, self.floor),)
+        found, start = [(0.0, 1.0)], 0.0
+        for end in self.ends():
+            found += [((start + end) / 2, (1 + self.floor) / 2), (end, self.floor if abs(end - self.share) <= ROUNDING else 1.0)]
+            start = end
+        return tuple(found)

@@ -1,0 +1,75 @@
+"""Every item of the lecture has a test: a table of items, their kind and owner, against the marks in the tests' own source."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ITEMS: dict[str, dict[str, str]] = json.loads((HERE / "items.json").read_text())
+FINISHED = ("house", "parts")  # owners whose work is done: each of their checks and features has a test
+TESTED = ("check", "feature")
+
+
+def marks(source: str) -> Iterator[tuple[str, str]]:
+    """(test, item) for each `@pytest.mark.item("S0xx", ...)` on a test function, or on a class or in a `pytest.param` of one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith(("test_", "Test")):
+            for decorator in node.decorator_list:
+                yield from ((node.name, item) for call in ast.walk(decorator) for item in items_of(call))
+
+
+def items_of(node: ast.AST) -> list[str]:
+    """The items that a call of `pytest.mark.item` names; [] for any other node."""
+    match node:
+        case ast.Call(ast.Attribute(ast.Attribute(ast.Name("pytest"), "mark"), "item"), words):
+            return [str(word.value) if isinstance(word, ast.Constant) else ast.unparse(word) for word in words]
+    return []
+
+
+def found() -> dict[str, list[str]]:
+    """The tests of each item."""
+    tests: dict[str, list[str]] = {}
+    for file in sorted(HERE.glob("test_*.py")):
+        for test, item in marks(file.read_text()):
+            tests.setdefault(item, []).append(f"{file.name}::{test}")
+    return tests
+
+
+FOUND = found()
+
+
+@pytest.mark.parametrize("owner", FINISHED)
+def test_every_item_of_a_finished_owner_has_a_test(owner: str) -> None:
+    mine = [item for item, about in ITEMS.items() if about["owner"] == owner and about["kind"] in TESTED]
+    assert mine, f'no item has the owner "{owner}"'
+    assert [item for item in mine if item not in FOUND] == []
+
+
+def test_every_mark_names_an_item_there_is() -> None:
+    assert {item: tests for item, tests in FOUND.items() if item not in ITEMS} == {}
+
+
+def test_marks_are_read_from_source() -> None:
+    source = """
+import pytest
+@pytest.mark.item("S001", "S002")
+@pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.item("S003"))])
+def test_one(x): ...
+@pytest.mark.slow
+def test_none(): ...
+@pytest.mark.item("S004")
+def not_a_test(): ...
+"""
+    assert sorted(marks(source)) == [("test_one", "S001"), ("test_one", "S002"), ("test_one", "S003")]
+
+
+def test_the_table_is_whole() -> None:
+    assert list(ITEMS) == sorted(ITEMS)
+    assert len(ITEMS) == 192
+    assert {about["kind"] for about in ITEMS.values()} == {"check", "feature", "claim", "out"}
+    assert sum(about["owner"] == "parts" and about["kind"] in TESTED for about in ITEMS.values()) == 71
