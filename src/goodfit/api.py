@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import torch
 
-from goodfit.core.chance import MASK, fold
 from goodfit.core.errors import Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write
 from goodfit.core.run import Run, refuse_taken
@@ -24,15 +23,15 @@ from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training
 from goodfit.recipe.build import Built, Judge, build, catalog, check_model, parts
 from goodfit.recipe.classifier import Classifier, load_run
 from goodfit.recipe.finish import finish
+from goodfit.recipe.marginalize import averaged, needs_noise
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.signals import Halt, halting
 from goodfit.recipe.source import look, open_data
 from goodfit.report.page import write_report
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.evaluate import Answers, judged, mean_of_passes, scores
+from goodfit.training.evaluate import scores
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
-from goodfit.training.noise import noise_layers
 from goodfit.watch.tensorboard import Events, writer
 from goodfit.watch.voice import Silent, Terminal, Voice
 
@@ -177,6 +176,7 @@ def go_on(run: Run, asked: Recipe, recipe: Recipe, built: Built, voice: Voice) -
         state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))
     if (before.budget, before.stop) != (recipe.budget, recipe.stop):
         state.stopped = ""
+    start.refuse_shorter(run, recipe.budget, state.step, plan.lengths)
     run.cut_log(state.step)
     run.point_latest()
     run.update("about.json", {"state": "running", "asked": asked.plain()})
@@ -269,9 +269,7 @@ def evaluate(
     voice = voice or Silent()
     recipe = Recipe.from_toml(folder.path / "recipe.toml")
     classifier = load_run(folder.path, device)
-    if marginalize < 0 or (marginalize and not noise_layers(classifier.model)):
-        found = f"{marginalize}" if marginalize < 0 else f'the model "{recipe.model}", which has no noise layer'
-        raise UsageError(f"marginalize averages noisy passes, 1 or more, of a model trained with noise such as dropout; received {found}.")
+    needs_noise(classifier.model, marginalize)
     torch.set_num_threads(int(recipe.threads))
     data = open_data(recipe, look(recipe, voice.say), voice.packing)
     start.same_data(folder, data)
@@ -288,16 +286,6 @@ def evaluate(
     folder.update("scores.json", {"test" if test else "validation": result})
     write_report(folder)
     return result
-
-
-def averaged(judge: Judge, model: torch.nn.Module, answers: Answers, passes: int, seed: int) -> dict[str, Any]:
-    """Accuracy and log loss of the mean of noisy passes by their number, and those of the deterministic `answers` to the same images."""
-
-    def ask(place: int) -> Answers:
-        return judge(model, answers.ids, seed=fold(seed & MASK, "marginalize", place))
-
-    rule = judged(judge.loss.probabilities(answers.logits), answers.labels)
-    return {"deterministic": rule, "passes": mean_of_passes(ask, passes, judge.loss.probabilities)}
 
 
 def open_test(run: Run, voice: Voice) -> None:

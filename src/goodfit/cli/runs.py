@@ -31,7 +31,7 @@ def runs(
     folder
         The folder that holds the runs.
     prune
-        Say what could go: runs that never finished, and the checkpoints of finished ones (their models stay).
+        Say what could go: runs that failed, and the checkpoints of finished ones (their models stay, but they cannot be extended).
     yes
         With --prune: delete it.
     json
@@ -84,6 +84,9 @@ def _prune(found: list[Run], yes: bool) -> None:
             continue
         if state == "running" and time.time() - last_change(run) < STILL:
             print(f"kept {path}: it may still be running")
+            continue
+        if state in ("interrupted", "terminated"):
+            print(f"kept {path}: it can go on with --resume auto")
             continue
         if not path.exists() or (done and not any(path.iterdir())):
             continue

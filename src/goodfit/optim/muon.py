@@ -90,4 +90,5 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     for _ in range(rounds):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+    upright: Tensor = x.T if matrix.shape[0] > matrix.shape[1] else x
+    return upright.to(matrix.dtype)

@@ -21,6 +21,7 @@ CHOICES = (
     ("batch_size", "all", "a full-batch optimizer needs all training images in each step"),
     ("model", "linear", "a small model without noise or batch statistics, for each step passes over all images several times"),
     ("schedule", "constant", "a full-batch optimizer finds the length of its steps by itself"),
+    ("layout", "contiguous", "second derivatives are taken in that layout"),
     ("precision", "fp32", "rounding to bf16 would hide how the loss falls along a step"),
 )
 

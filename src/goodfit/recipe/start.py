@@ -21,6 +21,7 @@ from goodfit.core.catalog import spell
 from goodfit.core.device import choose, machine
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.files import alone, write
+from goodfit.core.progress import Lengths
 from goodfit.core.run import Run, runs
 from goodfit.core.words import some
 from goodfit.data.dataset import SPLITS, Dataset
@@ -89,6 +90,19 @@ def refuse_changes(run: Run, asked: Recipe) -> None:
         raise UsageError(
             f'The run "{run.path}" was started with another {some(changed)}; on a resume only {", ".join(CHANGEABLE)} may change.'
             f" Give another --out to start anew."
+        )
+
+
+def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
+    """Refuse a budget that ended before the step a run has reached: its rate would never come down.
+
+    Raises:
+        UsageError: it did.
+    """
+    if not lengths.timed and lengths.total_steps < step:
+        raise UsageError(
+            f'The run "{run.path}" is at step {step:,} already, past the budget of {budget} ({lengths.total_steps:,} steps):'
+            " give a longer one, or another --out to start anew."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 from typing import Self
 
 from goodfit.core.catalog import name_of
@@ -38,7 +39,7 @@ class MultiStep(Shape):
 
     def landmarks(self) -> Landmarks:
         edges = [0.0, *sorted({share_of(place) for place in self.at if 0 < share_of(place) <= self.share})]
-        between = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+        between = [(a + b) / 2 for a, b in pairwise(edges)]
         return tuple((t, self.factor ** sum(share_of(place) <= t for place in self.at)) for t in sorted([*edges, *between]))
 
 
