@@ -155,13 +155,13 @@ def test_prune_says_then_deletes(house: Path, photos: Path) -> None:
     before = {file for file in house.rglob("*") if file.is_file()}
     said = goodfit("runs", house, "--prune")
     assert said.code == 0
-    assert f"would delete {house / 'stopped'} (" in said.out
+    assert f"kept {house / 'stopped'}: it can go on with --resume auto" in said.out
     assert f"would delete {house / 'done' / 'checkpoints'} (" in said.out
     assert "run again with --yes" in said.out
     assert {file for file in house.rglob("*") if file.is_file()} == before
     said = goodfit("runs", house, "--prune", "--yes")
     assert "freed" in said.out
-    assert {path.name for path in house.iterdir()} == {"done", "now", "odd", "latest"}
+    assert {path.name for path in house.iterdir()} == {"done", "now", "odd", "stopped", "latest"}
     assert f"kept {house / 'now'}: it may still be running" in said.out
     assert f"kept {house / 'odd'}" in said.out
     assert not (house / "done" / "checkpoints").exists()
