@@ -117,7 +117,8 @@ class Rmsprop(Optimizer):
 class Adam(Optimizer):
     """Running averages m of g and v of g^2, both corrected for their start at zero; W = W - lr m / (sqrt(v) + eps).
 
-    With bias_correction=False it is the slides' "almost" Adam, whose first step is 3.16 times as long as the rate. Its weight_decay is the classic one, added to the gradient and so rescaled with it; see adamw.
+    With bias_correction=False it is the slides' "almost" Adam, whose first step is 3.16 times as long as the rate. Its weight_decay is
+    the classic one, added to the gradient and so rescaled with it; see adamw.
 
     Helps: works over a wide range of learning rates; sparse or badly scaled gradients.
     Hurts: often a little behind tuned sgd on conv nets.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Self
 
@@ -38,7 +39,7 @@ class MultiStep(Shape):
 
     def landmarks(self) -> Landmarks:
         edges = [0.0, *sorted({share_of(place) for place in self.at if 0 < share_of(place) <= self.share})]
-        between = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+        between = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
         return tuple((t, self.factor ** sum(share_of(place) <= t for place in self.at)) for t in sorted([*edges, *between]))
 
 
