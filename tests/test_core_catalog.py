@@ -19,7 +19,8 @@ from goodfit.recipe.cards import cards
 
 KNOWN = catalog()
 ALL = [(kind, name, cls) for kind, found in sorted(KNOWN.kinds.items()) for name, cls in sorted(found.items())]
-SEATS = {"activation", "augment", "average", "init", "loss", "model", "noise", "norm", "optimizer", "penalty", "probe", "schedule", "stop"}
+SEATS = {"activation", "augment", "average", "brake", "init", "loss", "model", "noise", "norm", "optimizer", "penalty", "pool"}
+SEATS |= {"probe", "rates", "sampler", "schedule", "stop", "trainable"}
 LITERALS = (int, float, str, bool, tuple, type(None))
 
 

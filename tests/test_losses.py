@@ -9,15 +9,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from goodfit.core.batch import one_hot
+from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
-from goodfit.core.contracts import Loss
+from goodfit.core.chance import Chance
+from goodfit.core.contracts import Facts, Loss
+from goodfit.core.errors import UsageError
+from goodfit.core.progress import Length, Lengths
 from goodfit.losses.binary import Binary
 from goodfit.losses.kl import Kl
 from goodfit.losses.mse import Mse
 from goodfit.losses.penalty import L1, L2, ElasticNet
 from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
+from goodfit.losses.weighted import Weighted, class_weights, weighted
+from goodfit.optim.first_order import Sgd
+from goodfit.optim.groups import optimizer_for
+from goodfit.training.gradient import Objective, cut, gradient
+from goodfit.training.state import Plan, ready
 
 CATALOG = Catalog(["goodfit.losses"])
 LOSSES = [pytest.param(cls(), id=name) for name, cls in CATALOG.kinds["loss"].items()] + [pytest.param(Svm(0.5, True), id="svm squared")]
@@ -78,11 +86,10 @@ def test_soft_targets_weigh_the_hard_losses(loss: Loss) -> None:
     s, t = scores(), soft()
     hard = torch.stack([loss(s, one_hot(torch.full((5,), k), 4)) for k in range(4)], dim=1)
     gap = loss(s, t) - (t * hard).sum(dim=1)
-    # Every loss but mse is linear in the targets; mse differs by the variance of the target, which no score can change.
-    # kl differs by the entropy of the target.
-    entropy = -(t * t.log()).sum(dim=1) if isinstance(loss, Kl) else torch.zeros(5)
+    # Every loss is linear in the targets but for a term that no score can change: mse their variance, kl their entropy.
     variance = (t * (1 - t)).mean(dim=1) if isinstance(loss, Mse) else torch.zeros(5)
-    torch.testing.assert_close(gap, -(variance + entropy).double())
+    variance = -(t * t.log()).sum(dim=1) if isinstance(loss, Kl) else variance
+    torch.testing.assert_close(gap, -variance.double())
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -228,3 +235,156 @@ def test_penalty_is_a_scalar_that_counts_only_weights(name: str) -> None:
     assert penalty(with_weights([0.0] * 4)).item() == 0
     value = penalty(with_weights([1.0] * 4))
     assert value.shape == () and value.item() > 0
+
+
+def three_layers() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("stem", nn.Conv2d(3, 4, 3))
+    model.add_module("stage1", nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
+    model.add_module("stage10", nn.Conv2d(4, 4, 1))
+    model.add_module("head", nn.Linear(4, 2))
+    return model.double()
+
+
+@pytest.mark.parametrize("name", CATALOG.kinds["penalty"])
+def test_penalties_on_chosen_layers(name: str) -> None:
+    cls, model = CATALOG.kinds["penalty"][name], three_layers()
+    alone = {layer: cls(layers=layer)(model).item() for layer in ("stem", "stage1", "stage10", "head")}
+    assert cls()(model).item() == pytest.approx(sum(alone.values()))
+    assert cls(layers=("stem", "head"))(model).item() == pytest.approx(alone["stem"] + alone["head"])
+    cls(layers="stage1")(model).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is not None] == ["stage1.0.weight"], "stage10 is another layer"
+    with pytest.raises(UsageError, match=r'none in "stage2"\. There is: stem\.weight, stage1\.0\.weight'):
+        cls(layers=("head", "stage2"))(model)
+    with pytest.raises(UsageError, match="none in"):
+        cls(layers="stage1.1")(model)
+
+
+@pytest.mark.item("S023")
+def test_l2_is_weight_decay_of_twice_the_strength_for_sgd() -> None:
+    """The penalty as a term of the loss and as decay: the same steps for sgd, with momentum too."""
+    x, y = torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 3
+    found = []
+    for decay, penalties in ((0.2, ()), (0.0, (L2(0.1),))):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3).double()
+        optimizer = optimizer_for(model, Sgd(0.1, weight_decay=decay))
+        for _ in range(10):
+            optimizer.zero_grad()
+            gradient(model, iter([Batch(x, one_hot(y, 3).double(), torch.arange(20))]), 20, Softmax(), penalties)
+            optimizer.step()
+        found.append(model.weight.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)
+
+
+# ---- class weights ---------------------------------------------------------------------------------------------------------------
+
+GIVEN = (0.5, 3.0, 1.0, 2.0)
+
+
+def facts(counts: tuple[int, ...] = (30, 5, 15, 10)) -> Facts:
+    lengths = Lengths(1, 1, Length.read("1 epoch"))
+    return Facts(("cat", "dog", "red fox", "owl"), counts, 3, (2, 2), (0.5,) * 3, (0.2,) * 3, ((1.0,) * 3,) * 3, lengths)
+
+
+def unequal(n: int = 50, soft_share: float = 0.0) -> tuple[nn.Module, Batch]:
+    torch.manual_seed(0)
+    labels = torch.arange(n) ** 2 % 4
+    targets = (1 - soft_share) * one_hot(labels, 4).double() + soft_share * soft(n, 4)
+    return nn.Linear(6, 4).double(), Batch(torch.randn(n, 6, dtype=torch.float64), targets, torch.arange(n))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [64, 50, 17])
+def test_class_weights_in_pieces_give_torchs_weighted_mean(n: int, number: int) -> None:
+    """The sum of weighted losses over the sum of the weights of the whole batch, whatever the pieces; penalties are not weighed."""
+    model, batch = unequal(n)
+    plain = nn.functional.cross_entropy(model(batch.images), batch.targets.argmax(1), weight=torch.tensor(GIVEN).double())
+    (plain + L2(0.1)(model)).backward()  # type: ignore[no-untyped-call]
+    expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    pieces = (batch[rows] for rows in cut(n, number))
+    outcome = gradient(model, pieces, n, Weighted(Softmax(), GIVEN), (L2(0.1),))  # type: ignore[arg-type]
+    for p, wanted in zip(model.parameters(), expected, strict=True):
+        assert p.grad is not None
+        torch.testing.assert_close(p.grad, wanted, rtol=1e-12, atol=1e-14)
+    assert float(outcome.loss) == pytest.approx(float(plain) + 0.1 * float(model.weight.square().sum()), rel=1e-12)  # type: ignore[union-attr, operator]
+    each = Softmax()(model(batch.images), batch.targets)
+    torch.testing.assert_close(outcome.losses, each.detach())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_class_weights_go_with_every_loss_and_soft_targets(loss: Loss) -> None:
+    model, batch = unequal(40, 0.3)
+    w = batch.targets.numpy() @ np.array(GIVEN)
+    each = loss(model(batch.images), batch.targets).detach().numpy()
+    made = Weighted(loss, GIVEN)
+    outcome = gradient(model, iter([batch]), 40, made)  # type: ignore[arg-type]
+    assert float(outcome.loss) == pytest.approx((w * each).sum() / w.sum(), rel=1e-12)
+    assert torch.equal(made.probabilities(scores()), loss.probabilities(scores()))
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    gradient(model, iter([batch]), 40, Weighted(loss, tuple(7 * x for x in GIVEN)))  # type: ignore[arg-type]
+    for p, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.grad, old)  # only ratios count
+
+
+def test_weighted_hessian_is_that_of_the_weighted_mean() -> None:
+    model, batch = unequal(40)
+
+    def plan(loss: Loss) -> Plan:
+        lengths = Lengths(1, 40, Length.read("1 epoch"))
+        return Plan(loss, lengths, lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0, (L2(0.1),))
+
+    state = ready(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=2)
+    objective = Objective(state, batch, plan(Weighted(Softmax(), GIVEN)), Chance.of(0, torch.arange(40)), 0.0)  # type: ignore[arg-type]
+    parameters = tuple(p.detach().clone() for p in model.parameters())
+
+    def plain(weight: Tensor, bias: Tensor) -> Tensor:
+        logits = batch.images @ weight.T + bias
+        weights = torch.tensor(GIVEN).double()
+        return nn.functional.cross_entropy(logits, batch.targets.argmax(1), weight=weights) + 0.1 * weight.square().sum()
+
+    blocks = torch.autograd.functional.hessian(plain, parameters)
+    sizes = [p.numel() for p in parameters]
+    rows = [torch.cat([b.reshape(n, m) for b, m in zip(row, sizes, strict=True)], 1) for row, n in zip(blocks, sizes, strict=True)]
+    torch.testing.assert_close(objective.hessian(), torch.cat(rows), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("norm", "value"), [(0.0, 0.003), (0.05, 0.0), (0.05, 0.004)])
+def test_the_objective_clips_by_norm_and_then_by_value(norm: float, value: float) -> None:
+    model, batch = unequal(40)
+    gradient(model, iter([batch]), 40, Softmax())
+    parameters = list(model.parameters())
+    if norm:
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
+    expected = [p.grad.clamp(-value, value) if value else p.grad.clone() for p in parameters if p.grad is not None]
+    lengths = Lengths(1, 40, Length.read("1 epoch"))
+    plan = Plan(Softmax(), lengths, lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0, clip=norm, clip_value=value)
+    Objective(ready(model, torch.optim.SGD(parameters, lr=0.1)), batch, plan, Chance.of(0, torch.arange(40)), 0.0)()
+    for p, wanted in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(p.grad, wanted)
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.repeat(np.arange(4), [30, 5, 15, 10])
+    made = weighted(Softmax(), "balanced", facts())
+    assert isinstance(made, Weighted)
+    np.testing.assert_allclose(made.weights, compute_class_weight("balanced", classes=np.arange(4), y=labels))
+
+
+def test_class_weights_by_name_and_number() -> None:
+    known, counts = facts().classes, facts().counts
+    assert weighted(Softmax(), "none", facts()) == Softmax()
+    assert class_weights("red fox = 2, dog=0.5", known, counts) == (1.0, 0.5, 2.0, 1.0)
+    assert class_weights((1, 2, 3, 4), known, counts) == (1.0, 2.0, 3.0, 4.0)
+    for wrong in ("dog", "dog=0", "dog=-1", "dog=x", "=2"):
+        with pytest.raises(UsageError, match="class_weights to be none, balanced"):
+            class_weights(wrong, known, counts)
+    with pytest.raises(UsageError, match=r'Unknown class "dgo"\. Did you mean "dog"'):
+        class_weights("dgo=2", known, counts)
+    with pytest.raises(UsageError, match="each of the 4 classes, received 2"):
+        class_weights((1.0, 2.0), known, counts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from goodfit.core.contracts import Facts
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Length, Lengths
 from goodfit.schedules.compose import Composed, compose
+from goodfit.schedules.cycles import Sgdr
+from goodfit.schedules.decays import Exponential, Inverse, MultiStep, Polynomial
 from goodfit.schedules.shapes import Cosine, OneCycle, Step, Warmup
 
 CATALOG = Catalog(["goodfit.schedules"])
@@ -162,3 +166,112 @@ def test_warmup_none_constant_gradual() -> None:
     assert [made("constant")(t) for t in steps] == [1, 1, 1, 1, 1]
     assert [made("constant(0.1, factor=0.1) | constant")(t) for t in steps] == [0.1, 0.1, 1, 1, 1]
     assert [made("warmup(0.1) | constant")(t) for t in steps] == [0, 0.5, 1, 1, 1]
+
+
+@pytest.mark.item("S103")
+def test_warmup_says_its_three_kinds_itself() -> None:
+    steps = [i / 20 for i in range(5)]
+    assert [made("warmup(0.1, rise=none) | constant")(t) for t in steps] == [1, 1, 1, 1, 1]
+    assert [made("warmup(0.1, start=0.1, rise=constant) | constant")(t) for t in steps] == [0.1, 0.1, 1, 1, 1]
+    assert [made("warmup(0.1, start=0.5) | constant")(t) for t in steps] == pytest.approx([0.5, 0.75, 1, 1, 1])
+
+
+@pytest.mark.item("S099")
+def test_exponential_is_the_slides() -> None:
+    """alpha0 e^(-kt), k = 0.1 an epoch: after ten epochs 0.367879 alpha0."""
+    schedule = compose(Exponential(0.1, per="1 epoch").bind(facts("20 epochs")))
+    assert schedule(10 / 20) == pytest.approx(0.367879, abs=5e-7)
+    expected = rates(lambda o: torch.optim.lr_scheduler.ExponentialLR(o, math.exp(-0.1)), 20)
+    assert [schedule(e / 20) for e in range(20)] == pytest.approx(expected)
+
+
+@pytest.mark.item("S100")
+def test_inverse_is_the_slides() -> None:
+    """alpha0 / (1 + kt), k = 0.1 an epoch: after ten epochs half of alpha0."""
+    schedule = compose(Inverse(0.1, per="1 epoch").bind(facts("20 epochs")))
+    assert schedule(10 / 20) == pytest.approx(0.5)
+    assert [schedule(e / 20) for e in range(21)] == pytest.approx([1 / (1 + 0.1 * e) for e in range(21)])
+
+
+@pytest.mark.parametrize("text", ["exponential(0.1, per='1 epoch')", "inverse(0.1, per='1 epoch')"])
+def test_decays_fall_at_their_own_pace_after_a_warmup(text: str) -> None:
+    """Ten epochs after the start of its stretch it is where it would be ten epochs after the start of training."""
+    alone = compose(CATALOG.make(text, "schedule").bind(facts("20 epochs")))
+    piped = compose(CATALOG.make(f"warmup('4 epochs') | {text}", "schedule").bind(facts("20 epochs")))
+    assert [piped((4 + e) / 20) for e in range(17)] == pytest.approx([alone(e / 20) for e in range(17)])
+
+
+def test_multi_step_equals_torch() -> None:
+    schedule = compose(MultiStep(at=("8 epochs", "12 epochs"), factor=0.1).bind(facts("20 epochs")))
+    expected = rates(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [8, 12], 0.1), 20)
+    assert [schedule(e / 20) for e in range(20)] == pytest.approx(expected)
+    piped = compose((Warmup("4 epochs") | MultiStep(at=("8 epochs", "12 epochs", "19 epochs"))).bind(facts("20 epochs")))
+    assert [piped(e / 20) for e in (11, 12, 15, 16, 20)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("power", [0.9, 1.0, 2.0])
+def test_polynomial_equals_torch(power: float) -> None:
+    expected = rates(lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 50, power), 50)
+    assert [Polynomial(power)(i / 50) for i in range(50)] == pytest.approx(expected)
+    assert Polynomial(power, floor=0.2)(1.0) == pytest.approx(0.2)
+
+
+@pytest.mark.item("S104")
+@pytest.mark.parametrize(("mode", "shrink"), [("triangular", 1.0), ("triangular2", 0.5)])
+def test_cyclic_is_a_triangle(mode: str, shrink: float) -> None:
+    def torchs(optimizer: torch.optim.Optimizer) -> object:
+        return torch.optim.lr_scheduler.CyclicLR(optimizer, 0.1, 1.0, step_size_up=8, step_size_down=12, mode=mode, cycle_momentum=False)
+
+    schedule = made(f"cyclic(0.2, floor=0.1, up=0.4, shrink={shrink})")
+    assert [schedule(i / 100) for i in range(101)] == pytest.approx(rates(torchs, 101))
+    assert schedule.ends() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+@pytest.mark.item("S104")
+def test_a_higher_rate_leaves_a_saddle_sooner() -> None:
+    """On x^2 - y^2 from beside the saddle: steps until it is left, at the low rate and at a cycle between it and ten times it."""
+
+    def steps_to_leave(schedule: Composed, peak: float) -> int:
+        at = torch.tensor([1.0, 1e-6], dtype=torch.float64)
+        for step in range(2000):
+            if at[1].abs() > 1:
+                return step
+            at = at - peak * schedule(step / 2000) * torch.tensor([2.0, -2.0], dtype=torch.float64) * at
+        return 2000
+
+    low, cycle = steps_to_leave(made("constant"), 0.01), steps_to_leave(made("cyclic(0.05, floor=0.1)"), 0.1)
+    assert cycle < low / 3
+
+
+@pytest.mark.item("S105")
+def test_sgdr_is_the_papers_formula() -> None:
+    """eta = min + (max - min) (1 + cos(pi T / Ti)) / 2 in cycles that double, against torch's."""
+    schedule = compose(Sgdr(period="10 epochs", growth=2.0, floor=0.01).bind(facts("70 epochs")))
+    assert schedule(5 / 70) == pytest.approx(0.01 + 0.99 * 0.5)
+    assert schedule(20 / 70) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi * 10 / 20)) / 2)
+    expected = rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 10, 2, eta_min=0.01), 70)
+    assert [schedule(e / 70) for e in range(70)] == pytest.approx(expected)
+    assert schedule(1.0) == pytest.approx(0.01), "the last cycle ends with the budget"
+
+
+def test_sgdr_fills_its_length_with_whole_cycles() -> None:
+    for cycles, growth in ((1, 2.0), (3, 2.0), (4, 1.0), (5, 1.5)):
+        schedule = made(f"warmup(0.1) | sgdr({cycles}, growth={growth})")
+        assert len(schedule.ends()) == cycles
+        assert schedule.ends()[-1] == pytest.approx(1.0)
+        assert schedule(1.0) == pytest.approx(0.0)
+        for end in schedule.ends()[:-1]:
+            assert schedule(end - 1e-7) < 1e-6
+            assert schedule(end + 1e-7) > 0.999
+
+
+def test_a_cycle_that_the_budget_cuts_stops_halfway() -> None:
+    schedule = made("sgdr(period=0.4, growth=1.0)")
+    assert schedule.ends() == pytest.approx((0.4, 0.8))
+    assert schedule(1.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("text", ["cyclic(0)", "exponential(per=0)", "inverse(per=0)", "sgdr(growth=0.5)", "multi_step(at=(1.5,))"])
+def test_settings_that_make_no_schedule(text: str) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        made(text)

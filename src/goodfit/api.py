@@ -17,13 +17,13 @@ from goodfit.core.errors import Diverged, GoodfitError, Interrupted, Terminated,
 from goodfit.core.files import write
 from goodfit.core.run import Run, refuse_taken
 from goodfit.core.words import count, duration, percent
-from goodfit.data.dataset import SPLITS, Dataset
+from goodfit.data.dataset import Dataset
 from goodfit.recipe import start
-from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training_choices
-from goodfit.recipe.build import Built, Judge, build, catalog, check_model, parts
+from goodfit.recipe.build import Built, Judge, catalog
 from goodfit.recipe.classifier import Classifier, load_run
 from goodfit.recipe.finish import finish
 from goodfit.recipe.marginalize import averaged, needs_noise
+from goodfit.recipe.plan import drawn, plain_paths, plan_of
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.signals import Halt, halting
 from goodfit.recipe.source import look, open_data
@@ -32,21 +32,26 @@ from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.evaluate import scores
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
+from goodfit.training.lr_range import Trace, Verdict, judge, sweep
+from goodfit.training.steering import Lever
 from goodfit.watch.tensorboard import Events, writer
 from goodfit.watch.voice import Silent, Terminal, Voice
+
+LEVER = "lever"  # folder of a run: the pulls of a person
 
 
 @dataclasses.dataclass(frozen=True)
 class Manner:
     """How a training is carried out, beside what it trains: where it is written, whether it goes on with an earlier run, who hears of it.
 
-    `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` prints the plan and stops;
-    `started` is the clock time that a budget in minutes counts from.
+    `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` prints the plan and stops; `plot`
+    draws the learning rate; `started` is the clock time that a budget in minutes counts from.
     """
 
     out: Path | None = None
     resume: str = "never"
     dry: bool = False
+    plot: bool = False
     tensorboard: bool = False
     voice: Voice = dataclasses.field(default_factory=Silent)
     started: float = dataclasses.field(default_factory=time.time)
@@ -88,26 +93,14 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
     """Train a recipe anew, or go on with `run`."""
     if run is None and manner.out is not None and not manner.dry:
         refuse_taken(manner.out)  # said before any work
-    recipe = start.continued(run, asked) if run else asked
-    known = catalog([str(path) for path in sorted((run.path / "use").glob("*.py"))] if run else recipe.use)
-    asked_parts = parts(recipe, known)  # a misspelled part is said before any work
-    chooser = Chooser(recipe)
-    machine_choices(chooser)
-    seen = look(chooser.recipe, manner.voice.say)
-    data_choices(chooser, seen)
-    data = open_data(chooser.recipe, seen, manner.voice.packing)
-    packed = time.time()
-    if "model" in asked_parts:
-        check_model(asked_parts["model"], data)
-    if run is None:
-        training_choices(chooser, data, known, packed - manner.started)
-    elif manner.out is None and not start.is_same_data(run, data):
-        return run_owned(asked, None, dataclasses.replace(manner, resume="never"))
-    else:
-        start.same_data(run, data)
-    recipe = start.spelled(chooser.recipe, parts(chooser.recipe, known))
-    built = build(recipe, data, known)
-    tell_plan(manner.voice, recipe, data, chooser, built)
+    try:
+        recipe, built, data, chooser, survey, packed = plan_of(asked, manner.voice, run, manner.started)
+    except start.Changed:
+        if manner.out is not None:
+            raise
+        return run_owned(asked, None, manner)
+    if manner.plot:
+        manner.voice.say(drawn(built))
     if manner.dry:
         return None
     seconds = {"data": packed - manner.started, "startup": time.time() - packed}
@@ -122,7 +115,7 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
         )
     run = Run.new(manner.out, data.name)
     with start.owned(run):
-        start.begin(run, asked, recipe, data, seen.index, chooser.choices)
+        start.begin(run, asked, recipe, data, survey.index, chooser.choices)
         run.point_latest()
         train_run(run, built, data, recipe, manner, seconds)
     return run
@@ -135,31 +128,23 @@ def train_run(run: Run, built: Built, data: Dataset, recipe: Recipe, manner: Man
     finished(run, built, data, recipe, manner.voice)
 
 
-def plain_paths(recipe: Recipe) -> Recipe:
-    """The recipe with its data, validation and use files as absolute paths where they are paths, so that it replays from anywhere."""
-
-    def plain(text: Any) -> Any:
-        path = Path(text).expanduser() if isinstance(text, str) and text else None
-        return str(path.resolve()) if path is not None and path.exists() else text
-
-    return recipe.but(data=plain(recipe.data), validation=plain(recipe.validation), use=tuple(plain(file) for file in recipe.use))
+def lr_range(asked: Recipe, manner: Manner, low: float, high: float, steps: int) -> tuple[Trace, Verdict]:
+    """The learning-rate range test of a recipe: its model, data and optimizer, at rates from `low` to `high`; no run is made."""
+    built = plan_of(plain_paths(asked), manner.voice)[1]
+    trace = sweep(built.state, built.loader, built.plan, low, high, steps)
+    return trace, judge(trace)
 
 
-def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, built: Built) -> None:
-    """Say the data, each choice with its rule and evidence, and the size of the network."""
-    counts = ", ".join(f"{len(data.rows(name)):,} {name}" for name in SPLITS)
-    voice.say(f"{data.name}: {len(data.classes)} classes, {counts} images")
-    for note in data.notes:
-        voice.say(f"  {note}")
-    before = ""
-    for choice in chooser.choices:
-        evidence = f": {choice.evidence}" if choice.evidence != before else ""  # one measurement may decide several fields
-        before = choice.evidence
-        voice.say(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
-    numbers = sum(p.numel() for p in built.state.model.parameters())
-    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {built.plan.lengths.batch}")
-    for warning in built.warnings:
-        voice.say(f"Warning: {warning}")
+def steer(run: str | Path | Run, factor: float) -> Path:
+    """Multiply the learning rate of a training that is running, from its next step on; returns the file that asks for it.
+
+    Raises:
+        UsageError: there is no such run, or it is not running.
+    """
+    folder = run if isinstance(run, Run) else Run.open(run)
+    if (state := folder.read("about.json").get("state")) != "running":
+        raise UsageError(f'Expected "{folder.path}" to be a run that is training now, but it is {state}.')
+    return Lever(folder.path / LEVER).pull(factor)
 
 
 def go_on(run: Run, asked: Recipe, recipe: Recipe, built: Built, voice: Voice) -> None:
@@ -199,7 +184,7 @@ def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float])
 
     with halting() as halt:
         try:
-            fit(state, built.loader, built.plan, built.watch, journal, checkpoints.save, halt)
+            fit(state, built.loader, built.plan, built.watch, journal, checkpoints.save, halt, Lever(run.path / LEVER))
         except BaseException as error:
             journal.flush()
             leave("diverged" if isinstance(error, Diverged) else "failed")

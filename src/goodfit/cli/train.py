@@ -25,6 +25,9 @@ class Manners:
     ] = "never"
     seeds: Annotated[int, Parameter(help="Train this many copies that differ in their seed; say the mean and its standard error.")] = 1
     dry: Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")] = False
+    plot_schedule: Annotated[
+        bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.", negative="")
+    ] = False
     tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.", negative="")] = False
     json: Annotated[bool, Parameter(help="Print the run and its scores as JSON on stdout.", negative="")] = False
 
@@ -64,7 +67,7 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts |
     from goodfit.watch.voice import Terminal
 
     asked = with_rate(asked, shorts.lr)
-    manner = api.Manner(manners.out, manners.resume, manners.dry, manners.tensorboard, Terminal(), started())
+    manner = api.Manner(manners.out, manners.resume, manners.dry, manners.plot_schedule, manners.tensorboard, Terminal(), started())
     if manners.seeds > 1:
         result = api.train_seeds(asked, manner, manners.seeds)
         if not manners.dry:

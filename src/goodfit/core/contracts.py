@@ -60,6 +60,19 @@ class Loss(Part):
         return logits.softmax(dim=1)
 
 
+class Sampler(Part):
+    """(labels [n] of the training images, chance of n places) -> int64 [length]: which images an epoch shows, in its order."""
+
+    kind: ClassVar[str] = "sampler"
+
+    @abstractmethod
+    def length(self, labels: Tensor) -> int:
+        """The images of an epoch."""
+
+    @abstractmethod
+    def __call__(self, labels: Tensor, chance: Chance) -> Tensor: ...
+
+
 class Penalty(Part):
     """(model) -> scalar, added to the mean loss; on weights only, never on biases or norms."""
 

@@ -14,33 +14,42 @@ from torch import Tensor
 
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
+from goodfit.core.contracts import Sampler
 from goodfit.data.pixels import Pixels, Rows
+from goodfit.data.sampler import Shuffle
 
 AHEAD = 2  # batches a reader keeps ready
 LARGE = 2**28  # bytes of images; those of a larger batch are read piece by piece, each time a piece is asked for
 ORDERS_KEPT = 2  # epochs: at the end of one the next is being read
+SHUFFLE = Shuffle()
 
 
 class Loader:
-    """The training images, shuffled anew each epoch.
+    """The training images, in the order that a sampler gives each epoch anew.
 
     `labels` [N] int64 for all rows of `pixels`; `rows` are those to train on. The last batch of an epoch may be short,
-    but a single image left over joins the batch before it: alone it has no batch statistics.
+    but a single image left over joins the batch before it: alone it has no batch statistics. A batch of the epoch's length keeps the
+    order of the first epoch, so that sums over it round the same at every step.
     """
 
-    def __init__(self, pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch: int, seed: int, workers: int = 1) -> None:
+    def __init__(
+        self, pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch: int, seed: int, workers: int = 1, sampler: Sampler = SHUFFLE
+    ) -> None:
         self.pixels, self.labels, self.rows, self.classes = pixels, labels, torch.as_tensor(rows), classes
-        self.size, self.seed, self.workers = batch, seed, workers
-        self.epoch_steps = max(-(-len(self.rows) // batch) - (len(self.rows) % batch == 1), min(len(self.rows), 1))
+        self.size, self.seed, self.workers, self.sampler = batch, seed, workers, sampler
+        self.epoch_images = n = sampler.length(labels[self.rows])
+        self.epoch_steps = max(-(-n // batch) - (n % batch == 1), min(n, 1))
         self._orders: dict[int, Tensor] = {}
         self._lock = threading.Lock()
 
     def order(self, epoch: int) -> Tensor:
         """The rows in the order of an epoch."""
+        epoch = 0 if self.size == self.epoch_images else epoch
         with self._lock:
             order = self._orders.get(epoch)
             if order is None:
-                order = self.rows[Chance.of(self.seed, torch.arange(len(self.rows)), "order", epoch).permutation()]
+                chance = Chance.of(self.seed, torch.arange(len(self.rows)), "order", epoch)
+                order = self.rows[self.sampler(self.labels[self.rows], chance)]
                 self._orders[epoch] = order
                 while len(self._orders) > ORDERS_KEPT:
                     del self._orders[next(iter(self._orders))]
@@ -49,7 +58,7 @@ class Loader:
     def places(self, step: int) -> tuple[int, Tensor]:
         """The epoch of a step, and the positions [B] int64 in its order."""
         epoch, within = divmod(step, self.epoch_steps)
-        end = (within + 1) * self.size if within + 1 < self.epoch_steps else len(self.rows)
+        end = (within + 1) * self.size if within + 1 < self.epoch_steps else self.epoch_images
         return epoch, torch.arange(within * self.size, end)
 
     def batch(self, step: int) -> Batch:

@@ -19,8 +19,9 @@ def groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = 
     """The parameters of a model in groups: weights first, which decay, then norms and biases, which do not.
 
     `rates` gives stages, by the start of their names, a share of the peak learning rate ({"stem": 0.1}); every rate makes a group of
-    its own. Each group has "params", "weight_decay" and, where the optimizer says its lr, "lr" and "peak" (what the schedule
-    multiplies). The order is the model's own, empty groups are left out. A full-batch optimizer gets all parameters in one group.
+    its own. Each group has "params", "weights" (whether these are weights), "weight_decay" and, where the optimizer says its lr, "lr"
+    and "peak" (what the schedule multiplies). The order is the model's own, empty groups are left out. A full-batch optimizer gets all
+    parameters in one group.
 
     Raises:
         UsageError: rates by stage for a full-batch optimizer.
@@ -42,7 +43,7 @@ def groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = 
 def _group(optimizer: Optimizer, rate: float, decays: bool, params: list[nn.Parameter]) -> dict[str, Any]:
     # A user's own optimizer by dotted name keeps its settings to itself: torch's defaults for the group then hold.
     said = {name: getattr(optimizer, name) for name in ("lr", "weight_decay") if hasattr(optimizer, name)}
-    group: dict[str, Any] = {"params": params, "rate": rate}
+    group: dict[str, Any] = {"params": params, "rate": rate, "weights": decays}
     if "lr" in said:
         group |= {"lr": said["lr"] * rate, "peak": said["lr"] * rate}
     if not decays:

@@ -84,7 +84,7 @@ class Orthogonal(Around):
 def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     """A matrix [n, m] with the same singular vectors and all singular values near 1, by Newton-Schulz iterations (in bfloat16 on CUDA)."""
     a, b, c = QUINTIC
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x: Tensor = matrix.bfloat16() if matrix.is_cuda else matrix
     x = x.T if x.shape[0] > x.shape[1] else x
     x = x / (x.norm() + 1e-7)
     for _ in range(rounds):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from goodfit.augment.apply import Pipeline
 from goodfit.core.batch import one_hot
 from goodfit.core.catalog import Catalog, Foreign, Part, spell, steps
 from goodfit.core.chance import MASK, fold
-from goodfit.core.contracts import Facts
+from goodfit.core.contracts import Facts, Sampler
 from goodfit.core.device import choose, memory_format, seed_noise
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Every, Length, Lengths
@@ -21,17 +21,18 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader, sweep
 from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate
+from goodfit.losses.weighted import weighted
 from goodfit.optim.groups import optimizer_for
 from goodfit.recipe.quiet import hear
 from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
-from goodfit.training import average, stop
+from goodfit.training import average, steering, stop, trainable
 from goodfit.training.evaluate import Answers, evaluate
 from goodfit.training.gradient import heads
 from goodfit.training.state import Plan, State, ready
 from goodfit.watch.telemetry import Telemetry
 
-PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training", "watch.probes")
+PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training", "watch.probes", "data.sampler")
 EVALUATION_PIXELS = 256 * 64 * 64  # a batch that is judged has at most so many, and 256 images
 SAMPLE = 512  # training images that an initialization from data looks at
 CLEAN_TRAIN = 1000  # training images judged without augmentation at each evaluation
@@ -51,7 +52,7 @@ def parts(recipe: Recipe, known: Catalog) -> dict[str, Part]:
     Raises:
         UsageError: a part or setting is unknown or wrong.
     """
-    seats = ("model", "augment", "loss", "penalty", "optimizer", "schedule", "average", "stop")
+    seats = ("model", "augment", "loss", "penalty", "optimizer", "schedule", "brake", "average", "trainable", "rates", "stop", "sampler")
     made = {seat: known.make(getattr(recipe, seat), seat) for seat in seats if getattr(recipe, seat) != "auto"}
     return {**made, "probes": known.make(recipe.probes, "probe")}
 
@@ -123,31 +124,43 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     device = choose(recipe.device)
     size = data.preprocess.size
     train = data.rows("train")
-    batch = recipe.images_a_step(len(train))
-    loader = Loader(data.pixels, data.labels, train, len(data.classes), batch, recipe.seed, recipe.workers)
-    lengths = Lengths(loader.epoch_steps, len(train) / loader.epoch_steps, Length.read(recipe.budget))
+    made = parts(recipe, known)
+    sampler: Any = made["sampler"]
+    if not isinstance(sampler, Sampler):
+        raise UsageError(f'Expected a part of the kind sampler, received "{sampler}": derive yours from goodfit.core.contracts.Sampler.')
+    images = sampler.length(data.labels[train])
+    batch = recipe.images_a_step(images)
+    loader = Loader(data.pixels, data.labels, train, len(data.classes), batch, recipe.seed, recipe.workers, sampler)
+    lengths = Lengths(loader.epoch_steps, images / loader.epoch_steps, Length.read(recipe.budget))
     facts = Facts(
         data.classes, data.counts(), data.preprocess.channels, size,
         data.statistics.mean, data.statistics.std, data.statistics.covariance, lengths,
     )  # fmt: skip
-    seats: dict[str, Any] = {seat: part.bind(facts) for seat, part in parts(recipe, known).items()}
+    seats: dict[str, Any] = {seat: part.bind(facts) for seat, part in made.items()}
     seed_noise(fold(recipe.seed & MASK, "init") >> 1, torch.device("cpu"))
     model = make_model(seats["model"], len(data.classes), facts.channels, size)
     model = model.to(device, memory_format=memory_format(recipe.layout))  # type: ignore[call-overload]
-    warnings = hear(recipe, seats, model, len(train))
+    warnings = hear(recipe, seats, model, images)
     if isinstance(init := getattr(seats["model"], "init", None), DataInit):
         calibrate(init, model, sample(data, device))
-    judge = Judge(data, seats["loss"], device)
+    judge, schedule = Judge(data, seats["loss"], device), compose(seats["schedule"])
+    loss: Any = weighted(seats["loss"], recipe.class_weights, facts)
+    penalties: Any = steps(seats["penalty"])
+    for penalty in penalties:
+        penalty(model)  # one on layers that are not there is said now
     plan = Plan(
-        loss=seats["loss"],
+        loss=loss,
         lengths=lengths,
         augment=Pipeline(steps(seats["augment"]), size),  # type: ignore[arg-type]
         normalize=normalizer(data.preprocess, recipe.layout),
-        schedule=compose(seats["schedule"]),
-        penalties=steps(seats["penalty"]),  # type: ignore[arg-type]
-        average=None if isinstance(seats["average"], average.None_) else seats["average"],
+        schedule=schedule,
+        penalties=penalties,
+        average=average.along(seats["average"], schedule.ends()),
         stop=None if isinstance(seats["stop"], stop.None_) else seats["stop"],
+        brake=None if isinstance(seats["brake"], steering.None_) else seats["brake"],
+        trainable=trainable.phases(seats["trainable"], model),
         clip=recipe.clip,
+        clip_value=recipe.clip_value,
         seed=recipe.seed,
         device=device,
         precision=recipe.precision,
@@ -157,14 +170,17 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         judged=len(data.rows("validation")) + len(clean_rows(data)),
     )
     check_loss(seats["loss"], len(data.classes))
-    state = ready(model, optimizer(seats["optimizer"], model), plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
+    moves = optimizer(seats["optimizer"], model, seats["rates"](model))
+    if plan.trainable:
+        trainable.unfuse(moves)
+    state = ready(model, moves, plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
     return Built(state, loader, plan, Telemetry(steps(seats["probes"])), judge, warnings)  # type: ignore[arg-type]
 
 
-def optimizer(part: Any, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a part, or of any class of torch's, over the model's parameter groups."""
+def optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> torch.optim.Optimizer:
+    """The optimizer of a part, or of any class of torch's, over the model's parameter groups; `rates` are factors by stage."""
     try:
-        made = optimizer_for(model, part)
+        made = optimizer_for(model, part, rates)
     except (TypeError, ValueError) as error:
         raise UsageError(f'The optimizer "{part}" does not take this model\'s parameters: {error}.') from error
     if not isinstance(made, torch.optim.Optimizer):

@@ -67,6 +67,8 @@ def sources(recipe: Recipe, seats: dict[str, Any], model: nn.Module, images: int
         found.append(Source(f"mini-batches of {batch:,} of {images:,} images", "--batch-size all"))
     if recipe.clip:
         found.append(Source(f"clipping at {recipe.clip:g}", "--clip 0"))
+    if recipe.clip_value:
+        found.append(Source(f"clipping of values at {recipe.clip_value:g}", "--clip-value 0"))
     return found
 
 

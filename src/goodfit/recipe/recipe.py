@@ -37,18 +37,26 @@ class Recipe:
     model: str | Part = says("The network.", AUTO)
     augment: str | Part = says("What is done to the training images.", AUTO)
     loss: str | Part = says("What training makes small.", "softmax")
+    class_weights: str | tuple[Positive, ...] = says(
+        'How much each class counts in the mean loss: none, balanced, "cat=2, dog=0.5" (the others 1), or a number for each class.', "none"
+    )
     penalty: str | Part = says("Penalties on the weights, added to the loss.", "none")
     optimizer: str | Part = says("How the weights move; its lr is the peak rate.", AUTO)
     schedule: str | Part = says("The learning rate over the budget, as a factor of the peak.", AUTO)
-    average: str | Part = says("Running average of the weights: none, ema or polyak.", "none")
+    brake: str | Part = says("What lowers the rate further when validation stops improving: none or plateau.", "none")
+    average: str | Part = says("Running average of the weights: none, ema, polyak or swa.", "none")
+    trainable: str | Part = says("What learns: all, head, last(2), or one after the other as in head(0.2) | all.", "all")
+    rates: str | Part = says("Learning rates by layer: none, layer_decay, backbone or by_stage.", "none")
     budget: str = says('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
     stop: str | Part = says("When to stop early: none or patience(10).", "none")
     batch_size: Count | Literal["auto", "all"] = says("Images a step; all takes every training image in each.", AUTO)
+    sampler: str | Part = says("Which images an epoch shows: shuffle, or balanced (every class as often as the largest).", "shuffle")
     pieces: Count | Literal["auto"] = says("Pieces a step's images are computed in, to save memory; the step stays the same.", AUTO)
     noise: Literal["refuse", "allow"] = says(
         "What to do with augmentation, dropout, batch norm, mini-batches or clipping beside newton, bfgs or lbfgs.", "refuse"
     )
     clip: NonNegative = says("Largest norm of the gradient; 0 does not clip.", 0.0)
+    clip_value: NonNegative = says("Largest size of any number in the gradient, after clip; 0 does not clip.", 0.0)
     seed: Natural = says("Seed of everything random.", 0)
     split_seed: Natural = says("Seed of the splits that are made, apart from seed, so that copies differ in their training alone.", 0)
     evaluate_every: str = says('How often to evaluate: "1 epoch", "200 steps", "1 min", or a share of the budget such as "0.1".', AUTO)

@@ -115,18 +115,15 @@ def continued(run: Run, asked: Recipe) -> Recipe:
     )
 
 
-def is_same_data(run: Run, data: Dataset) -> bool:
-    """Whether the images and their splits are those the run began with."""
-    before = run.read("about.json")["data"]
-    return bool((before["digest"], before["split_digest"]) == (data.digest, data.splits.digest))
+class Changed(DataError):
+    """The images or their splits are not those the run began with."""
 
 
 def same_data(run: Run, data: Dataset) -> None:
     """Refuse to go on with other images than the run began with."""
-    if not is_same_data(run, data):
-        raise DataError(
-            f'The images of "{data.name}" or their splits have changed since "{run.path}" began; start anew with another --out.'
-        )
+    before = run.read("about.json")["data"]
+    if (before["digest"], before["split_digest"]) != (data.digest, data.splits.digest):
+        raise Changed(f'The images of "{data.name}" or their splits have changed since "{run.path}" began; start anew with another --out.')
 
 
 def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, choices: list[Choice]) -> None:

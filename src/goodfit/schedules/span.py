@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from goodfit.core.catalog import Part, name_of
 from goodfit.core.contracts import Facts, Schedule
@@ -32,27 +32,27 @@ def share_of(span: float | str) -> float:
     return length.amount
 
 
-class Spanned(Part):
-    """A part whose settings of type Span are lengths: `bind` turns them into shares of the budget."""
+class Spanned:
+    """What a part is, beside its kind, whose settings of type Span are lengths: `bind` turns them into shares of the budget."""
 
     length: Span
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[misc]  # of the part's kind, which comes after this class
         for value in self.spans().values():
             for span in value if isinstance(value, tuple) else (value,):
                 Length.read(span, "length")
 
     def spans(self) -> dict[str, Any]:
         """The settings that are lengths, or tuples of them, by name."""
-        found = [s.name for s in settings_of(type(self)) if s.hint in (Span, tuple[Span, ...])]
+        found = [s.name for s in settings_of(cast(Any, type(self))) if s.hint in (Span, tuple[Span, ...])]
         return {name: getattr(self, name) for name in found}
 
     def bind(self, facts: Facts) -> Self:
         shares = {name: each(facts.lengths.share, value) for name, value in self.spans().items()}
         for name, share in shares.items():
             if max(share, default=0.0) > 1 if isinstance(share, tuple) else share > 1:
-                raise UsageError(f'{name_of(self)}: expected {name} to fit into the budget, received "{getattr(self, name)}".')
+                raise UsageError(f'{name_of(cast(Part, self))}: expected {name} to fit into the budget, received "{getattr(self, name)}".')
         return dataclasses.replace(self, **shares)  # type: ignore[type-var]
 
     @property

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.contracts import Average
+from goodfit.core.device import autocast
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Share
 from goodfit.core.weights import is_norm
@@ -101,17 +102,26 @@ class Swa(Spanned, Average):
         return sum(point <= t + ROUNDING for point in self._points)
 
 
-def advance(state: State, average: Average, before: float, after: float) -> None:
-    """Let the state's average take in the weights after a step that went from progress `before` to `after`."""
-    assert state.average is not None
+def along(average: Average, ends: tuple[float, ...]) -> Average | None:
+    """The average for a training whose schedule's cycles end at `ends`; None for none."""
+    if isinstance(average, None_):
+        return None
+    return average.at(ends) if isinstance(average, Swa) else average
+
+
+def advance(state: State, average: Average | None, before: float, after: float) -> bool:
+    """Let the average, if there is one, take in the weights after a step from progress `before` to `after`; returns whether it did."""
+    if state.average is None or average is None:
+        return False
     keep = average(state.updates, before)
     if isinstance(average, Swa):
         keep = average(state.updates, after)
         if 0 < average.reached(state.averaged) == average.reached(after):
-            return
+            return False
         state.averaged = after
     follow(state.average, state.model, keep)
     state.updates = state.updates + 1 if keep else 1
+    return True
 
 
 @torch.no_grad()
@@ -137,7 +147,7 @@ def with_statistics(model: nn.Module, fixed: Container[str] = ()) -> list[nn.Mod
 
 
 @torch.no_grad()
-def take_statistics(model: nn.Module, images: Iterable[Tensor], fixed: Container[str] = ()) -> None:
+def take_statistics(model: nn.Module, images: Iterable[Tensor], fixed: Container[str] = (), precision: str = "fp32") -> None:
     """Give a model's batch norms the statistics of these batches [B, C, h, w], their plain mean; nothing else changes.
 
     Averaged weights give activations that no step has seen, so the running statistics of the steps, averaged too, do not belong to them
@@ -154,7 +164,8 @@ def take_statistics(model: nn.Module, images: Iterable[Tensor], fixed: Container
         norm.train()
     try:
         for batch in images:
-            model(batch)
+            with autocast(batch.device, precision):
+                model(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

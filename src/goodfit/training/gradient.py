@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,18 @@ from goodfit.training.state import Plan, State
 ROWS = 256  # of a Hessian that are computed at once
 
 
+@runtime_checkable
+class Weighing(Protocol):
+    """A loss in whose mean some examples count more than others."""
+
+    def weigh(self, targets: Tensor) -> Tensor:
+        """How much each example counts [B], by its target [B, K]."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What one gradient came to: `loss` the mean with its penalties, `losses` [B] and `correct` [B] per example, `norm` of the gradient
-    before clipping. Tensors stay on the device.
+    before clipping. Losses per example are without their weights. Tensors stay on the device.
     """
 
     loss: Tensor
@@ -44,22 +53,31 @@ def gradient(
     """Fill `.grad` with the gradient of the mean loss over `examples` examples, given in pieces, plus the penalties.
 
     Each piece holds normalized images; `clip` > 0 limits the gradient's norm. The mean is over the whole logical batch, so pieces
-    of any size add up to the same gradient (batch statistics, if the model has them, are taken piece by piece).
+    of any size add up to the same gradient (batch statistics, if the model has them, are taken piece by piece). A loss that weighs
+    its examples is divided by the sum of their weights, also over the whole; `.grad` has to be empty or zero before.
     """
-    total, losses, correct = torch.zeros(()), [], []
+    total, counted, losses, correct = torch.zeros(()), torch.zeros(()), [], []
     for place, batch in enumerate(pieces):
         device = batch.images.device
         before_piece(place, device)
         share, each, logits = share_of(model, batch, examples, loss, precision)
         share.backward()  # type: ignore[no-untyped-call]
         total = total.to(device) + share.detach()
+        if isinstance(loss, Weighing):
+            counted = counted.to(device) + mean_weight(loss, batch, examples)
         losses.append(each.detach())
         correct.append(logits.detach().argmax(1) == batch.targets.argmax(1))
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    if isinstance(loss, Weighing):
+        total = total / counted
+        for grad in grads:
+            grad.div_(counted)
     for penalty in penalties:
         term = penalty(model)
-        term.backward()  # type: ignore[no-untyped-call]
+        if term.requires_grad:  # else it is on frozen weights alone
+            term.backward()  # type: ignore[no-untyped-call]
         total = total + term.detach()
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    grads = [p.grad for p in model.parameters() if p.grad is not None]  # a penalty may have brought one
     norm = torch.nn.utils.get_total_norm(grads)
     if clip > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip, norm)
@@ -67,13 +85,22 @@ def gradient(
 
 
 def share_of(model: nn.Module, batch: Batch, examples: int, loss: Loss, precision: str = "fp32") -> tuple[Tensor, Tensor, Tensor]:
-    """What one piece adds to the mean loss over `examples` examples, its losses [B], and its logits [B, K]."""
+    """What one piece adds to the mean loss over `examples` examples, its losses [B], and its logits [B, K].
+
+    Where the loss weighs its examples the sum of all shares is still to be divided by that of `mean_weight`.
+    """
     with autocast(batch.images.device, precision):
         logits, extras = heads(model(batch.images))
     each = loss(wide(logits), batch.targets)
     for extra, weight in extras:
         each = each + weight * loss(wide(extra), batch.targets)
-    return each.sum() / examples, each, logits
+    weighed = each * loss.weigh(batch.targets) if isinstance(loss, Weighing) else each
+    return weighed.sum() / examples, each, logits
+
+
+def mean_weight(loss: Weighing, batch: Batch, examples: int) -> Tensor:
+    """What one piece adds to the mean weight of `examples` examples."""
+    return loss.weigh(batch.targets).sum() / examples
 
 
 def heads(output: Tensor | tuple[Tensor, list[tuple[Tensor, float]]]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
@@ -186,9 +213,14 @@ class Objective:
             if gradient.requires_grad:  # else the term is linear here, and its Hessian zero
                 total.add_(of(lambda v: spread(torch.autograd.grad(gradient, moving, v, retain_graph=True, materialize_grads=True))))
 
+        counted = torch.zeros((), device=total.device)
         for place, piece in enumerate(self.pieces()):
             seed_noise(fold(self._noise(), place) >> 1, piece.images.device)
             add(share_of(model, piece, len(self.batch), self.plan.loss, self.plan.precision)[0])
+            if isinstance(self.plan.loss, Weighing):
+                counted = counted + mean_weight(self.plan.loss, piece, len(self.batch))
+        if isinstance(self.plan.loss, Weighing):
+            total.div_(counted)
         for penalty in self.plan.penalties:
             add(penalty(model))
         put_back(model, before)
@@ -203,10 +235,13 @@ class Objective:
         while True:
             state.optimizer.zero_grad(set_to_none=True)
             try:
-                return gradient(
+                outcome = gradient(
                     state.model, self.pieces(), len(self.batch), plan.loss, plan.penalties, plan.clip, plan.precision,
                     lambda place, device: seed_noise(fold(seed, place) >> 1, device),
                 )  # fmt: skip
+                if plan.clip_value:
+                    torch.nn.utils.clip_grad_value_(state.model.parameters(), plan.clip_value)
+                return outcome
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

@@ -15,14 +15,17 @@ from torch import Tensor
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.errors import Diverged
-from goodfit.training.average import follow
+from goodfit.training.average import IMAGES, advance, take_statistics
 from goodfit.training.finite import blame
 from goodfit.training.gradient import Objective
 from goodfit.training.journal import Journal
 from goodfit.training.noise import set_progress
 from goodfit.training.state import Plan, State
+from goodfit.training.steering import said
+from goodfit.training.trainable import phase_at, set_trainable
 
 FINAL = 3.0  # the final evaluation, in fp32 and with its pictures, takes about three times one on the way
+PIECE = 256  # images at once, where there is no step to be cut
 
 
 class Batches(Protocol):
@@ -54,8 +57,9 @@ def fit(
     journal: Journal | None = None,
     save: Callable[[State], None] = lambda state: None,
     halt: Callable[[], bool] = lambda: False,
+    lever: Callable[[int], float] = lambda step: 1.0,
 ) -> State:
-    """Train until the budget ends, the plan's stop rule says so, or `halt()` is true; returns the state.
+    """Train until the budget ends, the plan's stop rule says so, or `halt()` is true, at rates times `lever(step)`; returns the state.
 
     Raises:
         Diverged: a loss or gradient was not finite; nothing non-finite is ever handed to `save`.
@@ -72,17 +76,16 @@ def fit(
         chance = Chance.of(plan.seed, places, "augment", epoch)
 
         # one step: the optimizer calls the objective as often as it likes
-        rate = set_rates(state.optimizer, plan.schedule(t) * state.brake)
+        rate = set_rates(state.optimizer, plan.schedule(t) * state.brake * pulled(state, journal, lever(state.step)))
+        set_trainable(state.model, plan.trainable, t)
         set_progress(state.model, t)
         objective = Objective(state, batch, plan, chance, t)
         with watch.during(state, objective) as seen:
             state.optimizer.step(objective)  # type: ignore[arg-type]
         state.step += 1
-        if state.average is not None and plan.average is not None:
-            keep = plan.average(state.updates, t)
-            follow(state.average, state.model, keep)
-            state.updates = state.updates + 1 if keep else 1
         clock.worked()
+        if advance(state, plan.average, t, plan.t(state)):
+            clock.worked()
         clock.keep_reserve(plan, len(batch))
 
         # what it came to
@@ -95,6 +98,7 @@ def fit(
 
         # once in a while: evaluate, save
         if due(plan, state):
+            refresh(state, plan, batches)
             score(state, plan, journal)
             checkpoint(state, journal, save)
             clock.worked()
@@ -102,6 +106,8 @@ def fit(
         elif plan.save_every and plan.save_every.number(state.step, state.elapsed, t) > clock.saves:
             clock.saves = plan.save_every.number(state.step, state.elapsed, t)
             checkpoint(state, journal, save)
+    if plan.evaluate is None:  # else the last evaluation did
+        refresh(state, plan, batches)
     checkpoint(state, journal, save)
     return state
 
@@ -111,6 +117,37 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("peak", group["lr"]) * factor
     return float(optimizer.param_groups[0]["lr"])
+
+
+def pulled(state: State, journal: Journal, factor: float) -> float:
+    """Take over what a person multiplies the learning rate by, and return it."""
+    if factor != state.lever:
+        journal.event(state.step, said(factor, state.lever, "by hand"))
+        state.lever = factor
+    return factor
+
+
+def refresh(state: State, plan: Plan, batches: Batches) -> None:
+    """Give averaged weights batch statistics of their own, from the first training batches, always the same; see `take_statistics`."""
+    if state.average is None:
+        return
+    t = plan.t(state)
+    phase = phase_at(plan.trainable, t)
+    take_statistics(state.average, some_images(plan, batches, t), phase.fixed if phase else (), plan.precision)
+
+
+def some_images(plan: Plan, batches: Batches, t: float) -> Iterator[Tensor]:
+    """About IMAGES training images as the model sees them at t, in batches of at most PIECE."""
+    seen = 0
+    for step, batch in zip(range(plan.lengths.epoch_steps), batches.stream(0), strict=False):
+        epoch, places = batches.places(step)
+        for first in range(0, min(len(batch), IMAGES - seen), PIECE):
+            rows = slice(first, first + PIECE)
+            made = plan.augment(batch[rows].to(plan.device), Chance.of(plan.seed, places[rows], "statistics", epoch), t)
+            seen += len(made)
+            yield plan.normalize(made.images)
+        if seen >= IMAGES:
+            return
 
 
 def due(plan: Plan, state: State) -> bool:
@@ -131,6 +168,9 @@ def score(state: State, plan: Plan, journal: Journal) -> None:
     state.history.append(scores.pop("score"))
     if state.history[-1] >= max(state.history):  # of equals the later one, trained for longer
         state.best = {"step": state.step, "score": state.history[-1]}
+    if plan.brake and (brake := plan.brake(state.history)) != state.brake:
+        journal.event(state.step, said(brake, state.brake, "plateau"))
+        state.brake = brake
     if plan.stop and plan.stop(state.history):
         state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
     state.model.train()
@@ -167,10 +207,10 @@ class Clock:
         return seconds
 
     def waited(self) -> None:
-        self.wait = self._lap()
+        self.wait, self.work = self._lap(), 0.0
 
     def worked(self) -> None:
-        self.work = self._lap()
+        self.work += self._lap()
 
     def keep_reserve(self, plan: Plan, images: int) -> None:
         """Until an evaluation has told, keep time for the last one by the speed of the steps: a forward pass is about a third of one."""

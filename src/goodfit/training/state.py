@@ -22,7 +22,7 @@ class State:
     """All that a checkpoint has to hold.
 
     `elapsed` is seconds since the command started, over all sessions; `reserve` seconds of it are kept for the final evaluation.
-    `brake` multiplies the learning rate, what a person does to it included (`lever`); `history` holds the validation score of each
+    `brake` (of a plateau) and `lever` (a person's) multiply the learning rate; `history` holds the validation score of each
     evaluation; `updates` counts the weights in the average, which were last taken in at progress `averaged`.
     """
 
@@ -76,6 +76,7 @@ class Plan:
     brake: Brake | None = None
     trainable: tuple[Phase, ...] = ()
     clip: float = 0.0
+    clip_value: float = 0.0
     seed: int = 0
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"

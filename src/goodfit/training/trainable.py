@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
+import torch
 from torch import nn
 
 from goodfit.core.catalog import Part, spell, steps
@@ -155,6 +156,16 @@ def set_trainable(model: nn.Module, found: tuple[Phase, ...], t: float) -> None:
     for name, module in model.named_modules():
         if is_norm(module):
             module.training = model.training and name not in phase.fixed
+
+
+def unfuse(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer with momentum take a group of which some parameters have learned before and some have not.
+
+    Torch's fused SGD wants momentum of all or of none of them and stops with a TypeError; the other kernels take what there is.
+    """
+    for group in optimizer.param_groups:
+        if "momentum" in group and group.get("fused"):
+            group["fused"] = False
 
 
 # ---- rates by layer -----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""goodfit lr: the range of learning rates that a recipe trains well at."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from goodfit.cli.options import Options, assemble
+from goodfit.core.errors import UsageError
+
+
+def lr(
+    data: str = "",
+    /,
+    *,
+    recipe: str = "",
+    use: Annotated[list[str] | None, Parameter(negative="")] = None,
+    low: float = 1e-5,
+    high: float = 10.0,
+    steps: int = 150,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    options: Options | None = None,
+) -> None:
+    """Train for some steps at an ever larger learning rate, and say which rates are good. No run is made.
+
+    Parameters
+    ----------
+    data
+        The images, as for train.
+    recipe
+        A recipe file or the name of a preset to start from.
+    use
+        A Python file with your own parts.
+    low
+        The rate of the first step.
+    high
+        The rate of the last step; the test ends early when the loss explodes.
+    steps
+        How many steps to make, at least 20.
+    json
+        Print rates, losses and the range as JSON on stdout.
+    """
+    if not 0 < low < high or steps < 20:
+        raise UsageError(f"Expected 0 < --low < --high and --steps of 20 or more, received {low:g}, {high:g} and {steps}.")
+    asked = assemble(data, recipe, options, [], use or [])
+    from dataclasses import asdict
+    from json import dumps
+
+    from goodfit import api
+    from goodfit.watch.sketch import sketch
+    from goodfit.watch.voice import Terminal
+
+    voice = Terminal()
+    trace, verdict = api.lr_range(asked, api.Manner(voice=voice), low, high, steps)
+    if json:
+        losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have
+        print(dumps({"tested": {"rates": trace.rates, "losses": losses}, **asdict(verdict)}))
+        return
+    voice.say(sketch(verdict.rates, verdict.smoothed, "loss, smoothed", "learning rate", log_x=True))
+    if verdict.low is None or verdict.high is None:
+        voice.say(f"{verdict.reasons[0][0].upper()}{verdict.reasons[0][1:]}.")
+        voice.say("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")
+        return
+    voice.say(f"Good peak learning rates: {verdict.low:.2g} to {verdict.high:.2g}.")
+    for reason in verdict.reasons:
+        voice.say(f"  {reason}")

@@ -1,0 +1,56 @@
+"""Which images an epoch shows, and in which order: functions of the labels and of chance."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from goodfit.core.chance import Chance
+from goodfit.core.contracts import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Shuffle(Sampler):
+    """Every training image once an epoch, in a new order each time.
+
+    Helps: the default: the data as they are.
+    Hurts: rare classes, which few batches hold.
+    Cost: nothing.
+    Source: CS231n, mini-batch gradient descent.
+    """
+
+    def length(self, labels: Tensor) -> int:
+        return len(labels)
+
+    def __call__(self, labels: Tensor, chance: Chance) -> Tensor:
+        return chance.permutation()
+
+
+@dataclasses.dataclass(frozen=True)
+class Balanced(Sampler):
+    """Every class as often as the largest, by repeating images: an epoch is classes times the images of the largest class.
+
+    Within a class every image comes equally often, give or take one; the odd ones are drawn anew each epoch. Repeats are augmented
+    differently, as chance goes by the place in the epoch.
+
+    Helps: balanced accuracy when some classes are rare.
+    Hurts: accuracy on test images as unbalanced as the training ones; few images repeated often are overfitted.
+    Cost: longer epochs.
+    Source: Buda, Maki & Mazurowski 2018.
+    """
+
+    def length(self, labels: Tensor) -> int:
+        images = torch.bincount(labels)
+        return int(images.max() * (images > 0).sum())
+
+    def __call__(self, labels: Tensor, chance: Chance) -> Tensor:
+        shuffled = chance.permutation()
+        by_class = shuffled[labels[shuffled].argsort(stable=True)]
+        images = torch.bincount(labels)
+        images = images[images > 0]
+        first = images.cumsum(0) - images
+        drawn = torch.arange(int(images.max())) % images[:, None] + first[:, None]  # [classes, images of the largest]
+        mixed = Chance(chance.at("mixed").key, torch.arange(drawn.numel())).permutation()
+        return by_class[drawn.flatten()[mixed]]

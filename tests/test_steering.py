@@ -1,0 +1,300 @@
+"""The brake on a plateau, a person's lever, what learns when, rates by layer; and that a resume does not change any of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from command import goodfit, refused, train
+from goodfit.core.catalog import Catalog, Foreign, spell
+from goodfit.core.contracts import Penalty
+from goodfit.core.errors import UsageError
+from goodfit.core.progress import Every, Length, Lengths
+from goodfit.core.run import Run
+from goodfit.losses.penalty import L2
+from goodfit.models.convnet import Convnet
+from goodfit.optim.first_order import Adam, Sgd
+from goodfit.optim.groups import optimizer_for
+from goodfit.recipe.build import catalog
+from goodfit.schedules.compose import compose
+from goodfit.training.average import along
+from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.state import State, ready
+from goodfit.training.steering import Lever, Plateau
+from goodfit.training.trainable import phase_at, phases, set_trainable, unfuse
+from test_average import normed
+from test_training_loop import net, plan, run, sgd, told
+
+KNOWN: Catalog = catalog()
+
+
+# ---- the brake ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.item("S101")
+@pytest.mark.parametrize(
+    ("patience", "least", "cooldown", "lowest"), [(1, 0.0, 0, 0.0), (2, 0.0, 0, 0.0), (3, 0.05, 2, 0.0), (2, 0.01, 1, 0.02)]
+)
+def test_plateau_equals_torch(patience: int, least: float, cooldown: int, lowest: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = (torch.linspace(0, 1, 60).sqrt() + 0.05 * torch.randn(60, generator=generator)).clamp(max=0.8).tolist()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max", 0.1, patience - 1, threshold=least, threshold_mode="abs", cooldown=cooldown, min_lr=lowest, eps=0
+    )
+    ours = Plateau(0.1, patience, least=least, cooldown=cooldown, lowest=lowest)
+    for n, score in enumerate(scores, start=1):
+        theirs.step(score)
+        assert ours(scores[:n]) == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert ours(scores) < 0.2
+
+
+@pytest.mark.item("S101")
+def test_the_brake_divides_the_rate_by_ten_and_says_so() -> None:
+    """Validation stands still from the second epoch on: AlexNet's policy."""
+    state = sgd(net(), lr=1e-2)
+    used = plan("8 epochs", every="1 epoch", brake=Plateau(0.1, patience=2), evaluate=lambda model: {"score": 0.5})
+    rows = run(state, used)
+    assert told(rows, "lr") == pytest.approx([1e-2] * 15 + [1e-3] * 10 + [1e-4] * 10 + [1e-5] * 5)
+    events = [(row["step"], row["text"]) for row in rows if row["kind"] == "event"]
+    assert [step for step, _ in events] == [15, 25, 35]
+    assert events[0][1] == "The learning rate is multiplied by 0.1: validation stopped improving; by 0.1 in all."
+
+
+@pytest.mark.item("S101")
+def test_the_lever_pulls_at_the_next_step_and_again_on_a_resume(tmp_path: Path) -> None:
+    state, lever = sgd(net(), lr=1e-2), Lever(tmp_path / "lever")
+
+    def halt() -> bool:
+        if state.step == 7 and not list((tmp_path / "lever").glob("*.json")):
+            Lever(tmp_path / "lever").pull(0.1)
+        return False
+
+    rows = run(state, plan(), halt=halt, lever=lever)
+    assert told(rows, "lr") == pytest.approx([1e-2] * 7 + [1e-3] * 13)
+    assert [(row["step"], row["text"]) for row in rows if row["kind"] == "event"] == [
+        (7, "The learning rate is multiplied by 0.1: by hand; by 0.1 in all.")
+    ]
+    assert json.loads((tmp_path / "lever" / "0000.json").read_text()) == {"factor": 0.1, "step": 7}
+    again = sgd(net(), lr=1e-2)
+    assert told(run(again, plan(), lever=Lever(tmp_path / "lever")), "lr") == told(rows, "lr")
+    assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_steer_on_the_command_line(photos: Path, tmp_path: Path) -> None:
+    assert train(photos, tmp_path / "run").code == 0
+    refused(goodfit("steer", tmp_path / "run", "--rate", "0.1"), 2, "training now", "it is finished")
+    refused(goodfit("steer", tmp_path / "run", "--rate", "0"), 2, "factor above 0")
+    Run(tmp_path / "run").update("about.json", {"state": "running"})
+    assert "will be multiplied by 0.1" in goodfit("steer", tmp_path / "run", "--rate", "0.1").err
+    assert Lever(tmp_path / "run" / "lever")(3) == 0.1
+
+
+# ---- what learns ----------------------------------------------------------------------------------------------------------------------
+
+
+def frozen_of(text: str, model: nn.Module, t: float = 0.0) -> set[str]:
+    phase = phase_at(phases(KNOWN.make(text, "trainable"), model), t)
+    return set() if phase is None else {name for name, _ in model.named_parameters()} - phase.learning
+
+
+def test_which_parameters_learn() -> None:
+    model = Convnet(4)(3, 3, (16, 16))
+    names = [name for name, _ in model.named_parameters()]
+    stems = {"stem": {n for n in names if n.startswith("stem.")}, "stage1": {n for n in names if n.startswith("stage1.")}}
+    body = {n for n in names if not n.startswith("head.")}
+    assert frozen_of("all", model) == set()
+    assert frozen_of("head", model) == frozen_of("last(0)", model) == body
+    assert frozen_of("since(stage2)", model) == frozen_of("last(1)", model) == stems["stem"] | stems["stage1"]
+    assert frozen_of("since(stem)", model) == set()
+    pipe = "head(0.2) | last(1, length=0.3) | all"
+    assert [len(frozen_of(pipe, model, t)) for t in (0, 0.19, 0.2, 0.49, 0.5, 1)] == [
+        len(body), len(body), *[len(stems["stem"] | stems["stage1"])] * 2, 0, 0,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("last(9)", "at most 3 stages"), ("since(stage8)", 'Did you mean "stage'), ("all | head", "nothing follows")]
+)
+def test_what_cannot_learn_is_said(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        phases(KNOWN.make(text, "trainable"), Convnet(4)(3, 3, (16, 16)))
+
+
+def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goodfit.models.stages.mine", lambda model: {"1.bias"}, raising=False)
+    assert frozen_of("goodfit.models.stages.mine", net()) == {"1.weight", "3.weight", "3.bias"}
+    monkeypatch.setattr("goodfit.models.stages.mine", lambda model: (), raising=False)
+    with pytest.raises(UsageError, match="nothing would learn"):
+        phases(Foreign("goodfit.models.stages.mine"), net())
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(0.1, weight_decay=0.1), Adam(0.01, weight_decay=0.1)])
+@pytest.mark.parametrize("penalties", [(), (L2(0.1),)])
+def test_what_is_frozen_stays_bit_for_bit(optimizer: Any, penalties: tuple[Penalty, ...]) -> None:
+    """No decay, no momentum from before, no batch statistics: frozen in the middle, with all of them at work before and after."""
+    model = normed()
+    state = ready(model, optimizer_for(model, optimizer))
+    kept: dict[int, dict[str, Tensor]] = {}
+
+    def save(state: State) -> None:
+        kept[state.step] = {name: x.detach().clone() for name, x in model.state_dict().items()}
+
+    pipe = KNOWN.make("since('1', 0.25) | head(0.5) | all", "trainable")
+    often = Every(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs")))
+    run(state, plan(penalties=penalties, trainable=phases(pipe, model), save_every=often), save=save)
+    body = [name for name in kept[20] if not name.startswith("5.")]
+    for name in body:
+        for step in range(6, 16):
+            assert torch.equal(kept[step][name], kept[5][name]), (name, step)
+        assert not torch.equal(kept[4][name], kept[5][name])
+        assert not torch.equal(kept[16][name], kept[15][name])
+    for step in range(1, 20):
+        assert not torch.equal(kept[step]["5.weight"], kept[step + 1]["5.weight"])
+
+
+def test_statistics_of_frozen_layers_move_when_asked() -> None:
+    model = normed()
+    used = phases(KNOWN.make("head(statistics=moving)", "trainable"), model)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    run(ready(model, torch.optim.SGD(model.parameters(), lr=0.1)), plan(trainable=used))
+    assert not torch.equal(model[2].running_mean, before["2.running_mean"])  # type: ignore[index, arg-type]
+    assert torch.equal(model[2].weight, before["2.weight"])  # type: ignore[index, arg-type]
+
+
+def test_an_evaluation_on_the_way_does_not_wake_frozen_statistics() -> None:
+    model = normed()
+    used = phases(KNOWN.make("head", "trainable"), model)
+    mean = model[2].running_mean.clone()  # type: ignore[index, union-attr, operator]
+    run(
+        ready(model, torch.optim.SGD(model.parameters(), lr=0.1)),
+        plan(every="1 step", trainable=used, evaluate=lambda model: {"score": 0.0}),
+    )
+    assert torch.equal(model[2].running_mean, mean)  # type: ignore[index, arg-type]
+
+
+def test_dropout_of_frozen_layers_stays_at_work() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(18, 8), nn.Dropout(0.5), nn.Linear(8, 3)).train()
+    set_trainable(model, phases(KNOWN.make("head", "trainable"), model), 0.0)
+    assert model[2].training
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+
+
+# ---- rates by layer -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "factors"),
+    [
+        ("none", {"stem": 1, "stage1": 1, "stage2": 1, "head": 1}),
+        ("layer_decay(0.5)", {"stem": 0.125, "stage1": 0.25, "stage2": 0.5, "head": 1}),
+        ("backbone(0.1)", {"stem": 0.1, "stage1": 0.1, "stage2": 0.1, "head": 1}),
+        ("by_stage(('stem', 'head'), (0.5, 2.0))", {"stem": 0.5, "stage1": 1, "stage2": 1, "head": 2}),
+    ],
+)
+def test_rates_reach_each_stage(text: str, factors: dict[str, float]) -> None:
+    model = Convnet(4)(3, 3, (16, 16))
+    part: Any = KNOWN.make(text, "rates")
+    optimizer = optimizer_for(model, Sgd(0.2), part(model))
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: group["peak"] for group in optimizer.param_groups for p in group["params"]}
+    assert found.keys() == set(names.values())
+    for name, rate in found.items():
+        assert rate == pytest.approx(0.2 * factors[name.split(".")[0]]), name
+
+
+def test_rates_that_do_not_fit() -> None:
+    with pytest.raises(UsageError, match="a factor for each of 2 stages, received 1"):
+        KNOWN.make("by_stage(('stem', 'head'), (0.5,))", "rates")
+    part: Any = KNOWN.make("by_stage(('stam',), (0.5,))", "rates")
+    with pytest.raises(UsageError, match='Did you mean "stem"'):
+        part(Convnet(4)(3, 3, (16, 16)))
+
+
+# ---- in a run, and resumed ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_s_fields_reach_the_run(photos: Path, tmp_path: Path) -> None:
+    words = {
+        "model": "convnet(4)",
+        "trainable": "head(0.5) | all",
+        "rates": "backbone(0.1)",
+        "brake": "plateau(patience=1)",
+        "average": "swa",
+    }
+    said = train(photos, tmp_path / "run", **words, schedule="sgdr(2)", budget="4 epochs")
+    assert said.code == 0, said
+    recipe = (tmp_path / "run" / "recipe.toml").read_text()
+    for word in ("head(0.5, statistics='fixed') | all(1.0)", "backbone(0.1)", "plateau(0.1, patience=1"):
+        assert word in recipe
+    updates = [row["update_ratio"] for row in Run(tmp_path / "run").log("train") if "update_ratio" in row]
+    assert updates[0]["stem.conv.weight"] == 0 < updates[0]["head.weight"]
+
+
+TEXTS = {
+    "schedule": [f"warmup(0.2) | {name}" for name in KNOWN.kinds["schedule"]],
+    "average": [*KNOWN.kinds["average"], "swa(0.0, every=0.1)"],
+    "brake": ["none", "plateau(0.5, patience=1)"],
+    "trainable": ["head(0.3) | last(1, length=0.3) | all", "head", "head(0.3, statistics=moving) | all"],
+    "rates": ["layer_decay", "backbone", "by_stage(('1',), (0.5,))"],
+}
+
+
+def checksum(model: nn.Module) -> float:
+    return float(sum(x.double().sum() for x in model.state_dict().values()))
+
+
+def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
+    parts: dict[str, Any] = {
+        "schedule": "constant",
+        "average": "ema(0.9)",
+        "brake": "none",
+        "trainable": "all",
+        "rates": "none",
+        kind: text,
+    }
+    made: dict[str, Any] = {kind: KNOWN.make(text, kind) for kind, text in parts.items()}
+    model, scores = normed(), [0.1, 0.4, 0.3, 0.5, 0.4, 0.3, 0.6, 0.5, 0.4, 0.3]
+    schedule = compose(made["schedule"])
+    average = along(made["average"], schedule.ends())
+    optimizer = optimizer_for(model, Sgd(0.1), made["rates"](model))
+    unfuse(optimizer)
+    state = ready(model, optimizer, average)
+    used = plan(
+        every="2 steps", schedule=schedule, average=average, brake=made["brake"], trainable=phases(made["trainable"], model),
+        evaluate=lambda model: {"score": scores[len(state.history)], "seen": checksum(model)},
+    )  # fmt: skip
+    return state, used
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in TEXTS.items() for text in texts])
+def test_a_resume_is_bit_equal(kind: str, text: str, tmp_path: Path) -> None:
+    whole, used = state_and_plan(kind, text)
+    expected = run(whole, used)
+    first, used = state_and_plan(kind, text)
+    rows = run(first, used, halt=lambda: first.step == 9, save=Checkpoints(tmp_path).save)
+    second, used = state_and_plan(kind, text)
+    Checkpoints(tmp_path).restore(second)
+    rows += run(second, used)
+    for state in (second.model, second.average):
+        other = whole.model if state is second.model else whole.average
+        if state is not None and other is not None:
+            assert all(torch.equal(x, other.state_dict()[name]) for name, x in state.state_dict().items())
+    for key in ("lr", "loss"):
+        assert told(rows, key) == told(expected, key)
+    for key in ("seen", "step"):
+        assert told(rows, key, "evaluate") == told(expected, key, "evaluate")
+    assert told(rows, "text", "event") == told(expected, "text", "event")
+    assert second.brake == whole.brake
+
+
+def test_spelled_and_read_back() -> None:
+    for kind, texts in TEXTS.items():
+        for text in texts:
+            part = KNOWN.make(text, kind)
+            assert KNOWN.make(spell(part, full=True), kind) == part
