@@ -48,6 +48,7 @@ AROUND: dict[Any, dict[str, Any]] = {
     "trainable": {"model": "convnet(2)"},
     ("noise", "stochastic_depth"): {"model": "resnet(18)", "budget": "2 steps"},
     ("average", "swa"): {"schedule": "constant"},
+    ("brake", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
 }
 SLOT = {("noise", "stochastic_depth"): "branch"}  # which setting of the model, where several take the kind
 
@@ -102,6 +103,7 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
 # Parts that give the same numbers as another, and why.
 ALIKE: dict[tuple[str, str, str], str] = {
     ("loss", "kl", "softmax"): "for hard targets the divergence is the cross-entropy, and nothing here makes targets soft",
+    ("trainable", "since", "last"): "stage1 is the last of the net's two stages",
 }
 
 

@@ -311,7 +311,7 @@ def test_the_journal_hands_on_plain_numbers_in_order() -> None:
     for step in range(KEEP + 3):
         journal.add({"kind": "train", "step": step, "loss": torch.tensor(1 / 3), "grad_norm": 0.1, "nested": {"a": torch.tensor(2.0)}})
     assert [len(rows) for rows in batches] == [KEEP]
-    journal.event(99, "said")
+    journal.events(99, ["said"])
     assert journal.flush() is None
     assert journal.flush() is None
     assert [len(rows) for rows in batches] == [KEEP, 4]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goodfit.core.errors import UsageError
+
 Closure = Callable[[], Tensor]
 
 
@@ -26,6 +28,12 @@ def called(closure: Closure | None) -> Tensor | None:
         return None
     with torch.enable_grad():
         return closure()
+
+
+def refuse_within(outer: str, inner: Any) -> None:
+    """Refuse, within another, an optimizer that asks for the loss itself: the one around it has done that."""
+    if getattr(inner, "full_batch", False) or getattr(inner, "asks", False):
+        raise UsageError(f'{outer}: expected an optimizer that takes the gradient as it is, such as sgd, received "{inner}".')
 
 
 class Velocity(torch.optim.Optimizer):
@@ -105,3 +113,5 @@ class Around(torch.optim.Optimizer):
         if self.inner is not None:
             self.inner.state = self.state
             self.inner.param_groups = self.param_groups[self.owned :]
+            if isinstance(self.inner, Around):
+                self.inner._share()

@@ -11,7 +11,7 @@ from torch import Tensor
 from goodfit.core.contracts import Optimizer
 from goodfit.core.settings import Count, NonNegative, Positive
 from goodfit.optim.first_order import Adamw, Decay, Groups, safe_to_load
-from goodfit.optim.formulas import Around, Closure, called
+from goodfit.optim.formulas import Around, Closure, called, refuse_within
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # x -> a x + b x^3 + c x^5 five times brings 0.01..1 to about 0.7..1.2
 SAID_BY_PART = ("lr", "peak", "weight_decay")  # what the rest takes from its own part
@@ -35,6 +35,10 @@ class Muon(Optimizer):
     weight_decay: NonNegative = 0.0
     rounds: Count = 5
     rest: Optimizer = dataclasses.field(default_factory=Adamw)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_within("muon", self.rest)
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         own, others = [], []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Positive
 from goodfit.optim.first_order import Groups, Sgd, safe_to_load
-from goodfit.optim.formulas import Around, Closure
+from goodfit.optim.formulas import Around, Closure, refuse_within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,13 @@ class Sam(Optimizer):
     Source: Foret et al. 2020.
     """
 
+    asks: ClassVar[bool] = True  # for the loss, twice a step
     rho: Positive = 0.05
     around: Optimizer = dataclasses.field(default_factory=lambda: Sgd(0.1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_within("sam", self.around)
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         return safe_to_load(Climbing(self.around(groups), self.rho))

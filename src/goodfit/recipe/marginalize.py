@@ -21,7 +21,7 @@ def needs_noise(model: nn.Module, passes: int) -> None:
         UsageError: `passes` is negative, or the model has no noise layer.
     """
     if passes < 0 or (passes and not noise_layers(model)):
-        found = f"{passes}" if passes < 0 else "a model without noise layers"
+        found = f"{passes}" if passes < 0 else "one that has no noise layer"
         raise UsageError(f"marginalize averages noisy passes, 1 or more, of a model trained with noise such as dropout; received {found}.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -24,9 +24,10 @@ class Journal:
         self._rows.append(row)
         return self.flush() if len(self._rows) >= KEEP else None
 
-    def event(self, step: int, text: str) -> None:
-        """Take a sentence worth keeping."""
-        self.add({"kind": "event", "step": step, "text": text})
+    def events(self, step: int, texts: Iterable[str]) -> None:
+        """Take sentences worth keeping."""
+        for text in texts:
+            self.add({"kind": "event", "step": step, "text": text})
 
     def flush(self) -> int | None:
         """Hand on what is held; returns the first step whose loss or gradient norm is not finite, if there is one."""

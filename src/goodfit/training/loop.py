@@ -89,8 +89,7 @@ def fit(
         clock.keep_reserve(plan, len(batch))
 
         # what it came to
-        for event in objective.events:
-            journal.event(state.step, event)
+        journal.events(state.step, objective.events)
         row = {"kind": "train", "step": state.step, "t": t, "epoch": epoch, "lr": rate}
         bad = journal.add({**row, **objective.numbers(), **seen, **clock.row(len(batch))})
         if bad is not None:  # on a GPU numbers arrive late; the weights tell what is left to tell
@@ -122,7 +121,7 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:
 def pulled(state: State, journal: Journal, factor: float) -> float:
     """Take over what a person multiplies the learning rate by, and return it."""
     if factor != state.lever:
-        journal.event(state.step, said(factor, state.lever, "by hand"))
+        journal.events(state.step, [said(factor, state.lever, "by hand")])
         state.lever = factor
     return factor
 
@@ -169,7 +168,7 @@ def score(state: State, plan: Plan, journal: Journal) -> None:
     if state.history[-1] >= max(state.history):  # of equals the later one, trained for longer
         state.best = {"step": state.step, "score": state.history[-1]}
     if plan.brake and (brake := plan.brake(state.history)) != state.brake:
-        journal.event(state.step, said(brake, state.brake, "plateau"))
+        journal.events(state.step, [said(brake, state.brake, "plateau")])
         state.brake = brake
     if plan.stop and plan.stop(state.history):
         state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
