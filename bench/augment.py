@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import kornia
 import kornia.augmentation as K
@@ -27,7 +26,7 @@ from goodfit.augment.apply import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog, steps
 from goodfit.core.chance import Chance
-from goodfit.core.device import prepare
+from goodfit.core.device import cpu_name, prepare
 from goodfit.data.preprocess import Preprocess
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -94,12 +93,6 @@ def medians(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, flo
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 AIMS = {"flip": 1.0, "crop": 1.0, "normalize": 1.0, "flip | crop | normalize": 1.0, "jitter(0.4, hue=0.1)": 5.0}
 
 
@@ -129,7 +122,7 @@ def main() -> int:
     parser.add_argument("--large", action="store_true", help="also 64 images from 256 to 128 pixels")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{cpu()}, 1 thread, torch {torch.__version__}, kornia {kornia.__version__}, Python {platform.python_version()}")
+    print(f"{cpu_name()}, 1 thread, torch {torch.__version__}, kornia {kornia.__version__}, Python {platform.python_version()}")
     good = True
     with torch.inference_mode():
         for allocator, aims in (("the default allocator", AIMS), ("goodfit's allocator settings", {})):

@@ -28,6 +28,15 @@ def test_an_extended_run_goes_on_evaluating(photos: Path, tmp_path: Path) -> Non
     assert evaluated(run) == [per_epoch * n for n in (1, 2, 3, 4, 6, 8)]
 
 
+def test_a_budget_behind_the_step_of_a_run_is_refused(photos: Path, tmp_path: Path) -> None:
+    run = train(photos, tmp_path / "run", budget="4 epochs")
+    recipe_before, model_before = ((run.path / file).read_bytes() for file in ("recipe.toml", "model.safetensors"))
+    with pytest.raises(UsageError, match=r"is at step \d+ already, past the budget of 2 epochs"):
+        goodfit.train(photos, recipe(budget="2 epochs"), out=run.path, resume="auto", quiet=True)
+    assert (run.path / "recipe.toml").read_bytes() == recipe_before
+    assert (run.path / "model.safetensors").read_bytes() == model_before
+
+
 def test_an_extended_run_forgets_the_test_score_of_other_weights(photos: Path, tmp_path: Path) -> None:
     run = train(photos, tmp_path / "run", budget="2 epochs")
     goodfit.evaluate(run, test=True)

@@ -15,7 +15,7 @@ import torch
 
 from goodfit.core.errors import Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write
-from goodfit.core.run import Run, refuse_taken
+from goodfit.core.run import Run, refuse_taken, used
 from goodfit.core.words import count, duration, percent
 from goodfit.data.dataset import Dataset
 from goodfit.recipe import start
@@ -204,7 +204,7 @@ def halt_error(halt: Halt, run: Run, step: int) -> GoodfitError:
 def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice) -> None:
     """Score, keep, report."""
     began = time.time()
-    result = finish(run, built, data, recipe, catalog(str(p) for p in sorted((run.path / "use").glob("*.py"))))
+    result = finish(run, built, data, recipe, catalog(used(run)))
     seconds = run.read("about.json").get("seconds", {})
     parameters = sum(p.numel() for p in built.state.model.parameters())
     spent = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}

@@ -109,6 +109,11 @@ class Run:
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
 
 
+def used(run: Run) -> list[Path]:
+    """The run's own copies of the user's files of parts, in the order they are read."""
+    return sorted((run.path / "use").glob("*.py"))
+
+
 def refuse_taken(path: Path) -> None:
     """Refuse a place for a new run that holds something.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ SAMPLE = 512  # training images that an initialization from data looks at
 CLEAN_TRAIN = 1000  # training images judged without augmentation at each evaluation
 
 
-def catalog(use: Iterable[str] = ()) -> Catalog:
+def catalog(use: Iterable[str | Path] = ()) -> Catalog:
     """All our parts, and those of the user's files."""
     known = Catalog([f"goodfit.{package}" for package in PACKAGES])
     for file in use:

@@ -22,7 +22,7 @@ from goodfit.core.contracts import Loss
 from goodfit.core.device import choose, cores
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write
-from goodfit.core.run import Run
+from goodfit.core.run import Run, used
 from goodfit.data.decode import BrokenImage
 from goodfit.data.preprocess import Preprocess
 from goodfit.recipe.build import catalog, make_model
@@ -108,7 +108,7 @@ def keep(run: Run, model: nn.Module, recipe_model: Any, loss: Any, classes: Sequ
         "num_classes": len(classes),
         "label_names": list(classes),
         "preprocess": preprocess.to_dict(),
-        "use": sorted(path.name for path in (run.path / "use").glob("*.py")),
+        "use": [path.name for path in used(run)],
     }
     write(run.path / "model.safetensors", save(tensors))
     write(run.path / "config.json", json.dumps(config, indent=1) + "\n")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.run import Run
+from goodfit.core.run import Run, used
 from goodfit.data.dataset import SPLITS, Dataset
 from goodfit.data.scan import Survey
 from goodfit.recipe import start
@@ -28,7 +28,7 @@ def plan_of(
     A budget in minutes counts from the clock time `started`.
     """
     recipe = start.continued(run, asked) if run else asked
-    known = catalog([str(path) for path in sorted((run.path / "use").glob("*.py"))] if run else recipe.use)
+    known = catalog(used(run) if run else recipe.use)
     asked_parts = parts(recipe, known)  # a misspelled part is said before any work
     chooser = Chooser(recipe)
     machine_choices(chooser)
