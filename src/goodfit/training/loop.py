@@ -84,9 +84,9 @@ def fit(
             state.optimizer.step(objective)  # type: ignore[arg-type]
         state.step += 1
         clock.worked()
+        clock.keep_reserve(plan, len(batch))
         if advance(state, plan.average, t, plan.t(state)):
             clock.worked()
-        clock.keep_reserve(plan, len(batch))
 
         # what it came to
         journal.events(state.step, objective.events)
