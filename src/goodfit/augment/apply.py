@@ -41,20 +41,20 @@ class Pipeline:
     def __init__(self, parts: tuple[Augment, ...], size: Frame) -> None:
         self.parts = parts
         self.size = size
-        self._runs = _runs(parts)
-        self._last = max((k for k, run in enumerate(self._runs) if isinstance(run[0].part, Geometry)), default=-1)
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         """The batch augmented at progress `t`; its own tensors are left as they are."""
         height, width = batch.images.shape[2:]
         if height < self.size[0] or width < self.size[1]:
             raise DataError(f"Expected images of at least {self.size[0]}x{self.size[1]} to augment, received {height}x{width}.")
-        if self._last < 0:
+        runs = _runs(tuple(part.now(t) for part in self.parts))
+        last = max((k for k, run in enumerate(runs) if isinstance(run[0].part, Geometry)), default=-1)
+        if last < 0:
             batch = batch.but(images=self._middle(batch))
-        for k, run in enumerate(self._runs):
+        for k, run in enumerate(runs):
             match run[0].part:
                 case Geometry():
-                    batch = self._place(run, batch, chance, t, last=k == self._last)
+                    batch = self._place(run, batch, chance, t, last=k == last)
                 case Color():
                     matrices = [step.part.draw(step.chance(chance), t) for step in run if isinstance(step.part, Color)]
                     batch = batch.but(images=recolor(batch.images, functools.reduce(compose, matrices)))

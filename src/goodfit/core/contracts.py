@@ -46,6 +46,10 @@ class Augment(Part):
         """The same part, milder: 0 changes nothing, 1 is this part; by default its probability `p` is scaled."""
         return dataclasses.replace(self, p=getattr(self, "p", 1.0) * strength)  # type: ignore[type-var]
 
+    def now(self, t: float) -> Augment:
+        """The part to use at progress `t`: itself, unless its strength follows progress."""
+        return self
+
 
 class Loss(Part):
     """(logits [B, K], targets [B, K]) -> [B]: one number per example."""
