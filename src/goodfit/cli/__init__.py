@@ -13,6 +13,7 @@ from goodfit.core.errors import GoodfitError, Interrupted, UsageError
 
 VERBS = {
     "train": "Train a classifier on images.",
+    "show": "Draw what augmentation makes of images.",
     "lr": "Find a learning rate: a range test from the first weights.",
     "steer": "Multiply the learning rate of a training that is running.",
     "evaluate": "Score a run's classifier on its validation images, or once on its test images.",

@@ -176,7 +176,7 @@ class Objective:
             return
         for rows in cut(len(self.batch), self.state.pieces):
             raw = self.batch[rows].to(self.plan.device, non_blocking=True)
-            made = self.plan.augment(raw, Chance(self.chance.key, self.chance.places[rows]), self.t)
+            made = self.plan.augment(raw, self.chance[rows], self.t)
             piece = made.but(images=self.plan.normalize(made.images))
             if self.state.pieces == 1:
                 self._kept = piece
