@@ -25,6 +25,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.settings import MISFIT, Range, Setting, fit, settings_of
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build, catalog
+from goodfit.recipe.marginalize import scored
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
 from goodfit.training import loop
@@ -92,6 +93,7 @@ THEN = {
 # Values that no type tells.
 VALUES: dict[str, tuple[Any, ...]] = {
     "layers": ("head",),
+    "scales": ((SIDE + 4,),),
     "stages": (("head",), 0),
     "stage": ("head",),
     "exact": (100,),
@@ -166,7 +168,7 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
         for name, tensor in module.state_dict().items() if module is not None else ():
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
-    seen = scored(built.judge, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"), look(recipe).index.store)
+    seen = scored(built.judge, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"))
     digest.update(seen.probabilities.numpy().tobytes())
     timed = ("elapsed", "seconds", "images_per_s", "data_share")
     digest.update(repr([{k: v for k, v in row.items() if k not in timed} for row in rows]).encode())

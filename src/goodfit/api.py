@@ -259,8 +259,7 @@ def evaluate(
     classifier = load_run(folder.path, device, views)
     needs_noise(classifier.model, marginalize)
     torch.set_num_threads(int(recipe.threads))
-    seen = look(recipe, voice.say)
-    data = open_data(recipe, seen, voice.packing)
+    data = open_data(recipe, look(recipe, voice.say), voice.packing)
     start.same_data(folder, data)
     rows = data.rows("test" if test else "validation")
     if not len(rows):
@@ -268,7 +267,7 @@ def evaluate(
     if test:
         open_test(folder, voice)
     judge = Judge(data, classifier.loss, classifier.device)
-    found = scored(judge, classifier.model, rows, classifier.views, lambda: seen.index.store)
+    found = scored(judge, classifier.model, rows, classifier.views)
     result = found.scores
     if marginalize:
         result["marginalized"] = averaged(judge, classifier.model, found.center, marginalize, recipe.seed)

@@ -17,6 +17,7 @@ from goodfit.data.preprocess import Aspect, Preprocess, box_size
 from goodfit.data.scan import Survey
 from goodfit.data.splits import Splits, split
 from goodfit.data.statistics import Statistics, statistics
+from goodfit.data.store import Store
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -24,9 +25,9 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """`labels` [N] int64, `names` and the `extents` [N, 2] int64 (height, width of the originals, upright) for all N rows; broken rows
-    are in no split. `preprocess` has the training split's mean and std, `digest` hashes the content, names and labels of all good images,
-    `broken` gives the reason by name.
+    """`labels` [N] int64, `names` and `extents` [N, 2] int64 (height, width of the originals, upright) are of all N rows, which `store`
+    reads; broken rows are in no split. `preprocess` has the training split's mean and std, `digest` hashes the content, names and
+    labels of all good images, `broken` gives the reason by name.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Dataset:
     labels: Tensor
     names: Sequence[str]
     extents: Tensor
+    store: Store
     pixels: Pixels
     splits: Splits
     statistics: Statistics
@@ -86,6 +88,7 @@ def prepare(
         labels=torch.from_numpy(index.labels),
         names=index.names,
         extents=torch.from_numpy(np.stack([survey.heights, survey.widths], axis=1)),
+        store=index.store,
         pixels=packed.pixels,
         splits=splits,
         statistics=measured,

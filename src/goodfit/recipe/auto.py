@@ -115,17 +115,16 @@ def _full_batch(chooser: Chooser, known: Catalog) -> None:
         chooser.choose(field, value, rule, f"the optimizer is {optimizer}")
 
 
-<<<<<<< HEAD
 def _schedule(recipe: Recipe) -> tuple[str, str, str]:
     if str(recipe.brake) != "none":
         return "warmup(0.05) | constant", "a short warmup, then the peak: the brake is what lowers it", f"the brake is {recipe.brake}"
     return "warmup(0.05) | cosine", "a short warmup, then down to zero at the budget's end", recipe.budget
-=======
+
+
 def augment_choice(chooser: Chooser, data: Dataset) -> None:
     """The augmentation, by the images' size and whether their mirror images keep the class."""
     if chooser.open("augment"):
         chooser.choose("augment", *_augment(data))
->>>>>>> views
 
 
 def _augment(data: Dataset) -> tuple[str, str, str]:

@@ -18,7 +18,6 @@ from goodfit.recipe.build import Built, parts
 from goodfit.recipe.classifier import keep
 from goodfit.recipe.marginalize import Scored, scored
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look
 from goodfit.training.checkpoint import Checkpoints
 
 WORST = 24
@@ -39,7 +38,7 @@ def finish(run: Run, built: Built, data: Dataset, recipe: Recipe, known: Catalog
             kept = state.step
         state.step, state.stopped = last
     made = parts(recipe, known)
-    found = scored(built.judge, state.judged, data.rows("validation"), made["views"], lambda: look(recipe).index.store)
+    found = scored(built.judge, state.judged, data.rows("validation"), made["views"])
     run.write("scores.json", {"validation": found.scores, "best": state.best, "kept": kept})  # a test score was of other weights
     worst(run, found, data)
     keep(run, state.judged, made, data.classes, data.preprocess)

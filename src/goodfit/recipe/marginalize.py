@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +18,6 @@ from goodfit.core.device import cores
 from goodfit.core.errors import UsageError
 from goodfit.data.dataset import Dataset
 from goodfit.data.scaled import picture
-from goodfit.data.store import Store
 from goodfit.recipe.build import Judge
 from goodfit.recipe.views import Pictures, Viewer, probabilities_of
 from goodfit.training.evaluate import Answers, judged, mean_of_passes, scores
@@ -40,8 +38,8 @@ class Scored:
     losses: Tensor
 
 
-def scored(judge: Judge, model: nn.Module, rows: Tensor, part: Any, store: Callable[[], Store]) -> Scored:
-    """Score a model on rows of the judge's data by the views of a part; `store` gives the original images where views need them.
+def scored(judge: Judge, model: nn.Module, rows: Tensor, part: Any) -> Scored:
+    """Score a model on rows of the judge's data by the views of a part.
 
     Unless that is the center alone, the scores have the key "viewed": the part's "spelling", and "accuracy", "log_loss" and
     "milliseconds" an image (reading the pixels included) of the "center" crop and of the mean over the first 1, 2, 4, ... and all "views".
@@ -54,7 +52,7 @@ def scored(judge: Judge, model: nn.Module, rows: Tensor, part: Any, store: Calla
     if isinstance(part, Center):
         return Scored(center, scores(center, data.classes), alone, center.losses)
     viewer = Viewer(model, part, data.preprocess, judge.loss, judge.device)
-    means, table = by_views(viewer, data, rows, store)
+    means, table = by_views(viewer, data, rows)
     final = viewer.in_probabilities(means)
     if viewer.by_logits:
         logits, losses = means, judge.loss(means, one_hot(center.labels, len(data.classes)))
@@ -66,15 +64,14 @@ def scored(judge: Judge, model: nn.Module, rows: Tensor, part: Any, store: Calla
     return Scored(center, {**result, "viewed": {"spelling": spell(part), "center": rule, "views": table}}, final, losses)
 
 
-def by_views(viewer: Viewer, data: Dataset, rows: Tensor, store: Callable[[], Store]) -> tuple[Tensor, list[dict[str, Any]]]:
+def by_views(viewer: Viewer, data: Dataset, rows: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
     """The mean [N, K] float32 of the logits or probabilities of all views, and a line for the mean of the first 1, 2, 4, ... and all."""
     found: dict[int, list[Tensor]] = {}
     seconds: dict[int, float] = {}
-    originals = store() if any(view.scale for view in viewer.views) else None
     with ThreadPoolExecutor(cores()) as pool:
         for piece in torch.split(rows, PIECE):
             began = time.perf_counter()
-            for n, mean in viewer.means(pictures_of(data, piece, originals, pool)):
+            for n, mean in viewer.means(pictures_of(data, piece, pool)):
                 found.setdefault(n, []).append(mean.float())
                 seconds[n] = seconds.get(n, 0.0) + time.perf_counter() - began
     table, labels = [], data.labels[rows]
@@ -84,13 +81,13 @@ def by_views(viewer: Viewer, data: Dataset, rows: Tensor, store: Callable[[], St
     return torch.cat(found[len(viewer.views)]), table
 
 
-def pictures_of(data: Dataset, rows: Tensor, originals: Store | None, pool: ThreadPoolExecutor) -> Pictures:
+def pictures_of(data: Dataset, rows: Tensor, pool: ThreadPoolExecutor) -> Pictures:
     """The pictures of some rows at any scale: their stored boxes, or decoded from the originals."""
 
     def pictures(scale: int) -> Any:
-        if originals is None or not scale:
+        if not scale:
             return data.pixels.exact(rows).numpy()
-        return list(pool.map(lambda row: picture(data.preprocess, originals.read(row), scale), rows.tolist()))
+        return list(pool.map(lambda row: picture(data.preprocess, data.store.read(row), scale), rows.tolist()))
 
     return pictures
 
