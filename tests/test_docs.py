@@ -24,7 +24,16 @@ from goodfit.recipe.build import PACKAGES, catalog, parts
 from goodfit.recipe.cards import cards
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", "docs/python.md", "docs/parts.md", "docs/recipe.md", "bench/README.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/design.md",
+    "docs/python.md",
+    "docs/parts.md",
+    "docs/recipe.md",
+    "bench/README.md",
+]
 
 
 def read(page: str) -> str:

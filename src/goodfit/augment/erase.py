@@ -104,12 +104,16 @@ def centered(chance: Chance, size: tuple[int, int], tall: Tensor, wide: Tensor) 
 def paste(images: Tensor, cover: Tensor, box: Box) -> Tensor:
     """Images [B, C, H, W] with the rectangles `box` taken from `cover`, broadcast to [B, H, W * C]."""
     n, channels, height, width = images.shape
-    top, bottom, left, right = (edge.to(images.device)[:, None] for edge in box)
-    y = torch.arange(height, device=images.device)
-    x = torch.arange(width * channels, device=images.device) // channels
-    inside = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :]
-    pixels = images.permute(0, 2, 3, 1).reshape(n, height, width * channels)
-    return torch.where(inside, cover, pixels).view(n, height, width, channels).permute(0, 3, 1, 2)
+    top, bottom, left, right = (edge.cpu()[:, None] for edge in box)
+    y, x = torch.arange(height), torch.arange(width * channels) // channels
+    inside = ((y >= top) & (y < bottom)).flatten().nonzero()[:, 0]  # the rows that change: most do not
+    image = inside // height
+    mask = ((x >= left[image]) & (x < right[image])).to(images.device)
+    rows, image = inside.to(images.device), image.to(images.device)
+    pixels = images.permute(0, 2, 3, 1).reshape(n * height, width * channels).clone()
+    hidden = cover if cover.shape[:2] == (1, 1) else cover.expand(n, height, -1)[image, rows % height]
+    pixels[rows] = torch.where(mask, hidden.view(-1, width * channels), pixels[rows])
+    return pixels.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 # ---- what hides the pixels -----------------------------------------------------------------------------------------------------

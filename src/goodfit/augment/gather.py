@@ -40,6 +40,11 @@ def gather(pixels: Tensor, matrix: Tensor, size: Frame, border: Border, color: T
     return out
 
 
+def unit(pixels: Tensor) -> Tensor:
+    """Pixels as float 0..1."""
+    return pixels.div(255) if pixels.dtype == torch.uint8 else pixels
+
+
 def bordered(index: Tensor, n: int, border: Border) -> Tensor:
     """Indices into 0..n-1 for int64 positions on an axis of length n; with "zero" and "mean" those outside are merely brought inside."""
     if border == "reflect" and n > 1:

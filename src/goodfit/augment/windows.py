@@ -15,6 +15,8 @@ from goodfit.augment.maps import Border, Frame, Map, along_axes, center
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
 
+LARGE = 64  # pixels a side from which on windows are of whole pixels, which are resized the faster
+
 
 @dataclasses.dataclass(frozen=True)
 class Windowed(Geometry):
@@ -33,10 +35,13 @@ class Windowed(Geometry):
 
     def window(self, chance: Chance, extents: Tensor, middle: Tensor, size: Frame) -> Tensor:
         """The windows [B, 4] float64 (top, left, height, width) in pixels of images of (height, width) `extents` [B, 2] float64;
-        `middle` [B, 4] are those of the images that are not cropped at random.
+        `middle` [B, 4] are those of the images that are not cropped at random. Large ones are of whole pixels.
         """
         own = torch.minimum(self.sides(chance, extents, size), extents)  # rounding may have made one longer
-        start = torch.stack([chance.at(axis).double() for axis in ("y", "x")], dim=1) * (extents - own)
+        at = torch.stack([chance.at(axis).double() for axis in ("y", "x")], dim=1)
+        start, whole = at * (extents - own), own.round()
+        large = (own >= LARGE).all(dim=1, keepdim=True)
+        own, start = torch.where(large, whole, own), torch.where(large, (at * (extents - whole + 1)).floor(), start)
         chosen = chance.at("p").chosen(getattr(self, "p", 1.0))
         return torch.where(chosen[:, None], torch.cat([start, own], dim=1), middle)
 
