@@ -207,3 +207,26 @@ def test_slots_one_after_the_other_against_pillow(policy: Policy) -> None:
         difference = np.abs(got - np.stack([np.asarray(image, dtype=float) for image in want]))
         assert difference.mean() < bound and np.median(difference) <= 1
         assert np.abs(got - b.images.permute(0, 2, 3, 1).double().numpy()).mean() > 5 * bound  # and there was something to do
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("border", ["reflect", "edge", "zero", "mean"])
+@pytest.mark.parametrize("op", ["shear_x", "shear_y"])
+def test_shears_read_bilinearly_with_every_border(op: Op, border: Any, channels: int) -> None:
+    """Each row or column read at its own distance, in float64 NumPy, within half a level."""
+    b, policy = batch(24, channels), TrivialAugment(ops=(op,), border=border)
+    (slot,) = policy.draw(chance(24))
+    got = policy(b, chance(24), 0.0).images.permute(0, 2, 3, 1).double().numpy()
+    pixels = b.images.permute(0, 2, 3, 1).double().numpy()
+    if op == "shear_y":
+        got, pixels = got.swapaxes(1, 2), pixels.swapaxes(1, 2)
+    height, width = pixels.shape[1:3]
+    mode = {"reflect": "reflect", "edge": "edge"}.get(border, "constant")
+    fill = {"constant_values": 128.0 * (border == "mean")} if mode == "constant" else {}
+    wide = np.pad(pixels, ((0, 0), (0, 0), (60, 60), (0, 0)), mode=mode, **fill)  # type: ignore[call-overload]
+    at = np.arange(-60, width + 60)
+    for k, slope in enumerate(slot.level * slot.sign * 0.99):
+        for y in range(height):
+            x = np.arange(width) + slope * (y + 0.5)
+            want = np.stack([np.interp(x, at, wide[k, y, :, c]) for c in range(channels)], axis=1)
+            assert np.abs(got[k, y] - want).max() <= 0.501

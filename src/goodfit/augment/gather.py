@@ -1,4 +1,4 @@
-"""Gather: flips and whole-pixel shifts, exactly."""
+"""Gather: flips, whole-pixel shifts and other stretches of rows, exactly."""
 
 from __future__ import annotations
 
@@ -14,35 +14,49 @@ def gather(pixels: Tensor, matrix: Tensor, size: Frame, border: Border, color: T
 
     Each output row is a stretch of an input row, so rows are gathered whole, from any pixel on; mirrored images are then turned round.
     """
-    n, height, width, channels = pixels.shape
     whole = matrix.round().long()
     turn, offset = torch.stack([whole[:, 0, 0], whole[:, 1, 1]], dim=1), whole[:, :, 2]
-    ends = offset, offset + turn * torch.tensor([size[1] - 1, size[0] - 1])
-    low, high = torch.minimum(*ends), torch.maximum(*ends)
-    (left, top), (right, bottom) = low.amin(dim=0).tolist(), high.amax(dim=0).tolist()
-    before, after, inside = max(0, -left), max(0, right + 1 - width), top >= 0 and bottom < height
+    y = turn[:, 1:] * torch.arange(size[0]) + offset[:, 1:]
+    left = torch.minimum(offset[:, 0], offset[:, 0] + turn[:, 0] * (size[1] - 1))
     beyond = torch.zeros_like(color) if border == "zero" else color
     beyond = beyond if pixels.is_floating_point() else (beyond * 255).round().to(pixels.dtype)
-    if before or after:
-        pixels = _widened(pixels, before, after, border, beyond)
-    full = width + before + after
-    y = turn[:, 1:] * torch.arange(size[0]) + offset[:, 1:]
-    rows = y if inside else bordered(y, height, border)
-    starts = rows * full + (torch.arange(n) * (height * full) + low[:, 0] + before)[:, None]
-    stretches = pixels.as_strided((n * height * full - size[1] + 1, size[1] * channels), (channels, 1))
-    out = stretches.index_select(0, starts.flatten().to(pixels.device)).view(n, *size, channels)
+    out = stretches(pixels, y, left[:, None].expand(y.shape), size[1], border, beyond)
     mirrored = (turn[:, 0] < 0).nonzero()[:, 0].to(pixels.device)
     for part in chunks(out[: len(mirrored)]):
         turned = out.index_select(0, mirrored[part]).flip(2)
         words(out).index_copy_(0, mirrored[part], words(turned))
-    if border in ("zero", "mean") and not inside:
-        out.view(-1, size[1] * channels)[((y < 0) | (y >= height)).flatten().to(out.device)] = beyond.repeat(size[1])
     return out
+
+
+def stretches(pixels: Tensor, y: Tensor, x: Tensor, width: int, border: Border, beyond: Tensor) -> Tensor:
+    """Stretches of rows, each `width` pixels of row `y` from column `x` on: pixels [B, H, W, C], y and x int64 [B, h] -> [B, h, width, C].
+
+    `beyond` [C] is what lies outside with "zero" and "mean".
+    """
+    n, height, own, channels = pixels.shape
+    filled = border in ("zero", "mean")
+    if filled:
+        x = x.clamp(-width, own)  # further out there is nothing else
+    before, after = max(0, -int(x.min())), max(0, int(x.max()) + width - own)
+    if before or after:
+        pixels = _widened(pixels, before, after, border, beyond)
+    full = own + before + after
+    starts = bordered(y, height, border) * full + x + (torch.arange(n) * (height * full) + before)[:, None]
+    every = pixels.as_strided((n * height * full - width + 1, width * channels), (channels, 1))
+    out = every.index_select(0, starts.flatten().to(pixels.device))
+    if filled and (int(y.min()) < 0 or int(y.max()) >= height):
+        out[((y < 0) | (y >= height)).flatten().to(out.device)] = beyond.repeat(width)
+    return out.view(*y.shape, width, channels)
 
 
 def unit(pixels: Tensor) -> Tensor:
     """Pixels as float 0..1."""
     return pixels.div(255) if pixels.dtype == torch.uint8 else pixels
+
+
+def to_bytes(values: Tensor) -> Tensor:
+    """Floats from 0 to below 256 as uint8, their fractions cut: by way of int16, as straight ahead takes three times as long."""
+    return values.to(torch.int16).to(torch.uint8)
 
 
 def bordered(index: Tensor, n: int, border: Border) -> Tensor:

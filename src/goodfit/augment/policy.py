@@ -75,8 +75,7 @@ class Policy(Augment):
         reach, outside = self.reach((batch.images.shape[2], batch.images.shape[3])), Outside(self.border, self._mean)
         drawn = self.draw(chance)
         images = batch.images if batch.images.dtype == torch.uint8 else (batch.images * 255).round().to(torch.uint8)
-        for slot in drawn:
-            images = done(images, slot, reach, outside)
+        images = done(images, drawn, reach, outside)
         if batch.images.is_floating_point():
             changed = torch.from_numpy(np.any([slot.op != CODE["identity"] for slot in drawn], axis=0)).to(images.device)
             images = torch.where(changed[:, None, None, None], images.float() / 255, batch.images)

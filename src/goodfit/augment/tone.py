@@ -39,7 +39,8 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     first, never = threshold.round().clamp(max=255).to(torch.uint8), threshold.round() > 255
     ones = torch.where(never, 0, 255).to(torch.uint8)
     first, ones = (x.to(images.device)[:, None, None, None] for x in (first, ones))
-    return _on_levels(images, lambda pixels: (pixels >= first).view(torch.uint8).mul_(ones).bitwise_xor_(pixels))
+    # into bytes: comparing to bool is ten times as slow
+    return _on_levels(images, lambda pixels: torch.ge(pixels, first, out=torch.empty_like(pixels)).mul_(ones).bitwise_xor_(pixels))
 
 
 def autocontrast(images: Tensor) -> Tensor:
@@ -60,19 +61,21 @@ def equalize(images: Tensor) -> Tensor:
 
     Pillow leaves images of fewer than 256 pixels as they are; here they are spread by the same formula without its rounded step.
     """
-    small = images.shape[2] * images.shape[3] < 256
+    count = images.shape[2] * images.shape[3]
+    small, exact = count < 256, torch.float32 if count < 1 << 22 else torch.float64  # every quotient is cut down right
 
     def flattened(lines: Tensor, index: Tensor, channels: int) -> Tensor:
         one = torch.ones((), dtype=torch.int32, device=index.device)
         counts = torch.zeros((len(index), channels * 256), dtype=torch.int32, device=index.device)
-        counts = counts.scatter_add_(1, index, one.expand(index.shape)).view(-1, channels, 256).double()
-        levels = torch.arange(256, device=index.device)
-        last = counts.gather(-1, ((counts > 0) * levels).amax(-1, keepdim=True))
+        counts = counts.scatter_add_(1, index, one.expand(index.shape)).view(-1, channels, 256).to(exact)
         total = counts.cumsum(-1)
-        below, spread = total - counts, total[..., -1:] - last
-        step = (spread / 255).floor_()  # whole numbers far below 2^53: every quotient is rounded down right
-        table = below * 255 / spread if small else (below + (step / 2).floor_()) / step
-        return torch.where((spread if small else step) > 0, table.floor_().clamp_(max=255), levels.double())
+        below, less = total - counts, torch.lt(total, total[..., -1:], out=torch.empty_like(total))
+        spread = less.mul_(total).amax(-1, keepdim=True)  # all but those of the highest level there is
+        step = (spread / 255).floor_()
+        some = spread.clamp(max=1) if small else step.clamp(max=1)
+        table = below * 255 / spread.clamp(min=1) if small else (below + (step / 2).floor_()) / step.clamp(min=1)
+        levels = torch.arange(256, dtype=exact, device=index.device).expand_as(table)
+        return torch.lerp(levels, table.floor_().clamp_(max=255), some)  # either one or the other: `where` is slower
 
     return _on_levels(images, lambda pixels: look_up(pixels, flattened))
 
@@ -91,14 +94,12 @@ def look_up(pixels: Tensor, tables: Tensor | Tables) -> Tensor:
     n, channels, height, width = pixels.shape
     lines = pixels.permute(0, 2, 3, 1).contiguous().view(n, height, width * channels)
     out = torch.empty_like(lines)
-    starts = (torch.arange(channels, device=pixels.device) * 256).repeat(width)
+    starts = (torch.arange(channels, dtype=torch.int32, device=pixels.device) * 256).repeat(width)
     room = torch.empty(0, dtype=torch.int64, device=pixels.device)
     for part in chunks(lines):
         room = room if len(room) else torch.empty(lines[part].shape, dtype=torch.int64, device=pixels.device)
-        index = room[: len(lines[part])].copy_(lines[part])
-        if not isinstance(tables, Tensor):
-            index += starts
-        index = index.flatten(1)
+        where = lines[part] if isinstance(tables, Tensor) else lines[part].int().add_(starts)
+        index = room[: len(where)].copy_(where).flatten(1)
         table = tables[part] if isinstance(tables, Tensor) else tables(lines[part], index, channels).to(torch.uint8).flatten(1)
         torch.gather(table, 1, index, out=out[part].view(index.shape))
     return out.view(n, height, width, channels).permute(0, 3, 1, 2)
