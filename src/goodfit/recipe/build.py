@@ -59,8 +59,11 @@ def parts(recipe: Recipe, known: Catalog) -> dict[str, Part]:
 
 
 def make_model(part: Any, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-    """The network of a model part, or of the user's own class (given those of classes, channels, size that it asks for)."""
-    facts = {"classes": classes, "channels": channels, "size": size}
+    """The network of a model part, or of the user's own class, given those of classes, channels and size that it asks for by our names,
+    timm's or torchvision's.
+    """
+    facts = {"classes": classes, "num_classes": classes, "channels": channels, "in_chans": channels, "in_channels": channels}
+    facts |= {"size": size, "img_size": size}
     made = part.knowing(facts)() if isinstance(part, Foreign) else part(classes, channels, size)
     if not isinstance(made, nn.Module):
         raise UsageError(f'Expected "{part}" to make a torch nn.Module, received a {type(made).__name__}.')
