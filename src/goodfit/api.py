@@ -115,7 +115,7 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
         )
     run = Run.new(manner.out, data.name)
     with start.owned(run):
-        start.begin(run, asked, recipe, data, survey.index, chooser.choices)
+        start.begin(run, asked, recipe, data, survey.index, chooser.choices, built.source)
         run.point_latest()
         train_run(run, built, data, recipe, manner, seconds)
     return run

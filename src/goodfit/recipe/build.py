@@ -62,7 +62,13 @@ def make_model(part: Any, classes: int, channels: int, size: tuple[int, int]) ->
     """The network of a model part, or of the user's own class, given those of classes, channels and size that it asks for by our names,
     timm's or torchvision's.
     """
-    facts = {"classes": classes, "num_classes": classes, "channels": channels, "in_chans": channels, "in_channels": channels}
+    facts: dict[str, Any] = {
+        "classes": classes,
+        "num_classes": classes,
+        "channels": channels,
+        "in_chans": channels,
+        "in_channels": channels,
+    }
     facts |= {"size": size, "img_size": size}
     made = part.knowing(facts)() if isinstance(part, Foreign) else part(classes, channels, size)
     if not isinstance(made, nn.Module):
@@ -93,7 +99,9 @@ def check_model(part: Part, data: Dataset) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What `fit` takes, the judge of any set of rows of the data, and what the user should be warned of."""
+    """What `fit` takes, the judge of any set of rows of the data, and what the user should be warned of; what was taken from which source,
+    and the lines that say so.
+    """
 
     state: State
     loader: Loader
@@ -101,6 +109,8 @@ class Built:
     watch: Telemetry
     judge: Judge
     warnings: tuple[str, ...] = ()
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +184,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         judged=len(data.rows("validation")) + len(clean_rows(data)),
     )
     check_loss(seats["loss"], len(data.classes))
-    moves = optimizer(seats["optimizer"], model, seats["rates"](model))
+    moves = optimizer(seats["optimizer"], model, seats["rates"](model) if "rates" in seats else {})
     if plan.trainable:
         trainable.unfuse(moves)
     state = ready(model, moves, plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
