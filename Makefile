@@ -25,8 +25,8 @@ format: $(VENV)/.developed
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 
-bench: $(VENV)/.developed  ## timings as ratios in one run; see bench/README.md for those that need photos
-	$(BIN)/python bench/augment.py
+bench: $(VENV)/.benched  ## timings as ratios in one run; see bench/README.md for those that need photos
+	$(BIN)/python bench/augment.py --with albumentations
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/digits.py
 
@@ -42,6 +42,10 @@ $(VENV)/.developed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.benched: $(VENV)/.developed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """L-BFGS, BFGS and Newton against SGD on a linear softmax of the digits: wall time to the same training loss, each through the same loop.
 
-The loss is that of all training images with the penalty, fp32, one process; SGD's time does not count the evaluations of that loss.
+Then what a step costs against the number of weights. The loss is that of all training images with the penalty, fp32, one
+process; SGD's time does not count the evaluations of that loss.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from goodfit.recipe.source import look, open_data
 from goodfit.training.loop import fit
 
 LAYOUT = {
-    "size": 16,
     "channels": 1,
     "model": "linear",
     "augment": "none",
@@ -33,10 +33,10 @@ STOCHASTIC = [(SGD.format(lr), "constant", 100_000) for lr in (0.01, 0.03, 0.1)]
 CHECKS = 20  # steps of SGD between two looks at the loss
 
 
-def made(optimizer: str, batch: int | str, schedule: str = "constant", steps: int = 100_000) -> Built:
+def made(optimizer: str, batch: int | str, schedule: str = "constant", steps: int = 100_000, size: int = 16) -> Built:
     """A training that is ready for its first step."""
     recipe = Recipe().but(
-        **LAYOUT, **REST, data="digits", optimizer=optimizer, batch_size=batch, schedule=schedule, budget=f"{steps} steps"
+        **LAYOUT, **REST, size=size, data="digits", optimizer=optimizer, batch_size=batch, schedule=schedule, budget=f"{steps} steps"
     )
     data = open_data(recipe, look(recipe))
     return build(recipe, data, catalog())
@@ -53,11 +53,34 @@ def race(built: Built, goal: float, every: int, limit: float) -> tuple[float | N
     """Seconds of training until the loss is at most `goal` (None when it never was), the steps, and the last loss."""
     seconds, total = 0.0, built.plan.lengths.total_steps
     while (loss := loss_now(built)) > goal and built.state.step < total and seconds < limit:
-        stop = built.state.step + every
-        started = time.perf_counter()
-        fit(built.state, built.loader, built.plan, halt=lambda stop=stop: built.state.step >= stop)  # type: ignore[misc]
-        seconds += time.perf_counter() - started
+        seconds += timed(built, every)
     return (seconds if loss <= goal else None), built.state.step, loss
+
+
+def timed(built: Built, steps: int) -> float:
+    """Seconds that so many steps take."""
+    stop = built.state.step + steps
+    started = time.perf_counter()
+    fit(built.state, built.loader, built.plan, halt=lambda: built.state.step >= stop)
+    return time.perf_counter() - started
+
+
+def costs(sides: tuple[int, ...] = (4, 8, 16, 20)) -> None:
+    """Milliseconds of a step against the number of weights N: Newton's N x N Hessian and its factors, BFGS's N x N matrix, L-BFGS's few
+    vectors.
+    """
+    print("\nmilliseconds a step, all images (median of 5 after 2 steps), and the numbers kept between steps:")
+    print(f"  {'weights N':>10}" + "".join(f"{name:>24}" for name in ("newton(exact=10000)", "bfgs", "lbfgs")))
+    for side in sides:
+        cells = []
+        for optimizer in ("newton(exact=10000)", "bfgs", "lbfgs"):
+            built = made(optimizer, "all", size=side)
+            taken = [timed(built, 1) for _ in range(7)]
+            values = [x for state in built.state.optimizer.state_dict()["state"].values() for x in state.values()]
+            kept = sum(t.numel() for x in values for t in (x if isinstance(x, list) else [x]) if isinstance(t, torch.Tensor))
+            cells.append(f"{1e3 * statistics.median(taken[2:]):10.1f} {kept:>13,}")
+        parameters = sum(p.numel() for p in built.state.model.parameters())
+        print(f"  {parameters:>10,}" + "".join(cells), flush=True)
 
 
 def main() -> None:
@@ -80,6 +103,7 @@ def main() -> None:
             times = [seconds for seconds, _, _ in runs if seconds is not None]
             said = f"{statistics.median(times):7.3f} s" if times else f"not reached (loss {runs[0][2]:.5f})"
             print(f"  {optimizer:<54} {schedule:<8} {said:>12}  {runs[0][1]:>6,} steps", flush=True)
+    costs()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from goodfit.augment.apply import Pipeline
 from goodfit.augment.color import Color
 from goodfit.augment.geometry import Geometry
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.catalog import Catalog, spell, steps
+from goodfit.core.catalog import Catalog, name_of, steps
 from goodfit.core.chance import Chance
 
 CATALOG = Catalog(["goodfit.augment"])
@@ -21,8 +21,16 @@ OTHERS = [
     "crop(3, border=edge)",
     "crop(50, border=reflect)",
     "crop(3, border=zero, p=0.5)",
+    "crop(40, border=mean)",
+    "flip(axes=vertical)",
+    "flip(axes=both, alternate=True)",
+    "scale_crop((30, 90), patch=24, p=0.7)",
+    "rotate(40, border=zero) | crop(3, border=zero) | shear(20, border=zero)",
+    "stretch(2, border=mean, p=0.6) | rotate(180, border=mean, p=0.5) | flip(axes=both)",
+    "stretch(3, p=0.8) | rotate(20, p=0.8)",
+    "lens((-0.3, 0.9)) | stretch(2.5) | crop(2) | perspective(0.5)",
     "resized_crop((0.1, 0.5), p=0.5)",
-    "jitter(0.3, hue=0.1, order=random, p=0.7)",
+    "jitter(0.3, hue=0.1, p=0.7)",
     "erase(1, fill=noise)",
     "erase(1, fill=black)",
     "cutmix(p=1)",
@@ -147,7 +155,7 @@ def test_a_part_alone_is_a_function_of_the_batch(name: str) -> None:
     b = batch()
     out = part(b, chance(), 0.5)
     assert out.images.shape == b.images.shape
-    inside = Pipeline((part,), (29, 33))(b, _For(chance(), spell(part).partition("(")[0]), 0.5)  # type: ignore[arg-type]
+    inside = Pipeline((part,), (29, 33))(b, _For(chance(), name_of(part.now(0.5))), 0.5)  # type: ignore[arg-type]
     assert torch.equal(out.images, inside.images) and torch.equal(out.targets, inside.targets)
 
 

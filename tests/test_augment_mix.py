@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from goodfit.augment.apply import Pipeline
-from goodfit.augment.erase import Erase
+from goodfit.augment.erase import Cutout, Erase
 from goodfit.augment.mix import Cutmix, Mixup, Smooth
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import BLOCK, Chance
@@ -118,6 +119,49 @@ def test_erase_reaches_the_corners_alike() -> None:
     hidden = (Erase(1.0, (0.1, 0.2), fill="black")(b, chance(4000), 0.0).images[:, 0] == 0).double().mean(0)
     assert torch.allclose(hidden, hidden.flip(0), atol=0.03) and torch.allclose(hidden, hidden.flip(1), atol=0.03)
     assert hidden[0, 0] > 0.01
+
+
+@pytest.mark.parametrize("fill", ["mean", "black", "noise"])
+@pytest.mark.parametrize("side", [0.35, 0.5])
+def test_cutout_hides_a_square_centered_anywhere(side: float, fill: str) -> None:
+    """Against NumPy: a square of the side rounded, about each pixel alike, cut at the border."""
+    n, length = 6000, round(side * SIZE[0])
+    b = Batch(torch.full((n, 3, *SIZE), 200, dtype=torch.uint8), torch.eye(2).repeat(n // 2, 1), torch.arange(n))
+    out = Pipeline((Cutout(side, fill=fill),), SIZE)(b, chance(n), 0.0)  # type: ignore[arg-type]
+    hidden = (out.images != 200).any(1).numpy()
+    assert out.images.dtype == torch.uint8 and torch.equal(out.targets, b.targets)
+    y, x = ((chance(n).at("cutout", 0).at(axis).double().numpy() * k).astype(int) for axis, k in (("y", SIZE[0]), ("x", SIZE[1])))
+    assert len(np.unique(y)) == SIZE[0] and len(np.unique(x)) == SIZE[1]
+    down, across = np.arange(SIZE[0])[:, None], np.arange(SIZE[1])
+    top, left = (y - length // 2)[:, None, None], (x - length // 2)[:, None, None]
+    want = (down >= top) & (down < top + length) & (across >= left) & (across < left + length)
+    assert (hidden <= want).all() and (want & ~hidden).mean() < (1e-4 if fill == "noise" else 1e-12)  # noise may be 200 too
+    assert hidden.sum((1, 2)).max() == length**2 and hidden.sum((1, 2)).min() >= (length // 2) ** 2
+
+
+def test_cutout_rate_and_color() -> None:
+    b = batch()
+    out = Cutout(p=0.3).bind(SimpleNamespace(mean=(0.2, 0.4, 0.6)))(b, chance(), 0.0).images
+    hit = (out != b.images).any(1).flatten(1).any(1)
+    assert 0.2 < hit.double().mean() < 0.4
+    k = int(hit.nonzero()[0])
+    place = (out[k] != b.images[k]).any(0).nonzero()[0]
+    assert out[k, :, place[0], place[1]].tolist() == [51, 102, 153]
+
+
+@pytest.mark.parametrize("part", [Erase(1.0), Cutout(), Mixup(), Cutmix(p=1.0), Smooth()])
+def test_strength_is_a_rate_and_none_mixes_nothing(part: Any) -> None:
+    """At strength s what changes at full strength changes for a share s of the images, the same way; smoothing is s times as much."""
+    b = batch()
+    b = b.but(images=b.images.float() / 255)
+    none, half, full = (part.scaled(strength)(b, chance(), 0.0) for strength in (0.0, 0.5, 1.0))
+    assert torch.equal(none.images, b.images) and torch.equal(none.targets, b.targets)
+    if isinstance(part, Smooth):
+        assert torch.allclose(half.targets, (b.targets + full.targets) / 2, atol=1e-7)
+        return
+    changed = [(x.images != b.images).flatten(1).any(1) | (x.targets != b.targets).any(1) for x in (half, full)]
+    assert (changed[0] <= changed[1]).all() and 0.35 < changed[0].sum() / changed[1].sum() < 0.65
+    assert torch.equal(half.images[changed[0]], full.images[changed[0]]) and torch.equal(half.targets[changed[0]], full.targets[changed[0]])
 
 
 def test_erase_learns_the_mean_color() -> None:

@@ -239,3 +239,9 @@ def test_relative_paths_work_from_elsewhere(photos: Path, tmp_path: Path, monkey
     assert goodfit("evaluate", home / "run", "--json").code == 0
     again = goodfit("train", "--recipe", home / "run" / "recipe.toml", "--out", tmp_path / "again")
     assert again.code == 0, again
+
+
+def test_a_brake_of_its_own_gets_a_rate_that_stays(photos: Path) -> None:
+    """A plateau beside a cosine would anneal twice."""
+    assert "schedule = warmup(0.05) | constant  (" in goodfit("train", photos, "--dry", "--brake", "plateau").err
+    assert "schedule = warmup(0.05) | cosine  (" in goodfit("train", photos, "--dry").err

@@ -53,10 +53,12 @@ def test_help_of_every_verb(verb: str) -> None:
     assert said.out.startswith(f"Usage: goodfit {verb} ")
     assert "[default: False]" not in said.out
     assert '[default: ""]' not in said.out
+    assert goodfit("help", verb) == said
 
 
 def test_no_words_and_wrong_words() -> None:
     assert "Usage: goodfit COMMAND" in goodfit().out
+    assert goodfit("help") == goodfit("--help")
     refused(goodfit("trian", "digits"), 2, 'Did you mean "train"?', "goodfit --help")
     assert goodfit("--version").out.strip()
 

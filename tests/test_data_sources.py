@@ -85,6 +85,16 @@ def test_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
     assert all(f'"{name}"' in note for name in ("extra", "more", "val", "train", "test")) and "docs" not in note
 
 
+def test_images_beside_class_folders_and_runs_among_them_are_no_class(tmp_path: Path) -> None:
+    for where in ("a/1.png", "b/1.png", "loose.png", "runs/first/worst/1.png", "model/worst/1.png"):
+        write_image(tmp_path / where)
+    for run in ("runs/first", "model"):
+        (tmp_path / run / "recipe.toml").write_text("")
+    index = find(str(tmp_path))
+    assert index.classes == ("a", "b")
+    assert index.notes == ("Left out 1 image beside the class folders.",)
+
+
 def test_a_class_called_train(tmp_path: Path) -> None:
     write_image(tmp_path / "train" / "1.png")
     write_image(tmp_path / "plane" / "1.png")

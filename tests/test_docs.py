@@ -24,7 +24,16 @@ from goodfit.recipe.build import PACKAGES, catalog, parts
 from goodfit.recipe.cards import cards
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", "docs/parts.md", "docs/recipe.md", "bench/README.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/design.md",
+    "docs/python.md",
+    "docs/parts.md",
+    "docs/recipe.md",
+    "bench/README.md",
+]
 
 
 def read(page: str) -> str:
@@ -52,7 +61,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
-    code = "\n".join(blocks("README.md", "python"))
+    code = "\n".join(blocks("README.md", "python") + blocks("docs/python.md", "python"))
     assert all(word in code for word in ("goodfit.train(", "fit(ready(", "gradient(", "evaluate("))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOODFIT_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)

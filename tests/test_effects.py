@@ -25,6 +25,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.settings import MISFIT, Range, Setting, fit, settings_of
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build, catalog
+from goodfit.recipe.marginalize import scored
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
 from goodfit.training import loop
@@ -46,6 +47,7 @@ AROUND: dict[Any, dict[str, Any]] = {
     "init": {"model": "convnet(2)"},
     "activation": {"model": "mlp((5, 4))"},
     "trainable": {"model": "convnet(2)"},
+    "views": {"model": "convnet(2)", "budget": "2 steps"},
     ("noise", "stochastic_depth"): {"model": "resnet(18)", "budget": "2 steps"},
     ("average", "swa"): {"schedule": "constant"},
     ("brake", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
@@ -60,6 +62,8 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("rates", "by_stage"): {"stages": ("layer1",), "factors": (0.5,)},
     ("trainable", "since"): {"stage": "stage1"},
     ("probe", "update_ratio"): {"every": 5},
+    ("views", "five_crop"): {"scales": (SIDE + 2,)},
+    ("views", "ten_crop"): {"scales": (SIDE + 2,)},
 }
 # ... and those that one setting needs.
 WITH_FOR: dict[tuple[str, str, str], dict[str, Any]] = {
@@ -89,6 +93,7 @@ THEN = {
 # Values that no type tells.
 VALUES: dict[str, tuple[Any, ...]] = {
     "layers": ("head",),
+    "scales": ((SIDE + 4,),),
     "stages": (("head",), 0),
     "stage": ("head",),
     "exact": (100,),
@@ -97,9 +102,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 # Settings without an effect here, and why. Each entry is checked to be needed still.
-EXCEPTIONS: dict[tuple[str, str, str], str] = {
-    ("augment", "jitter", "order"): "brightness, contrast, saturation and hue commute, as nothing is clamped between them",
-}
+EXCEPTIONS: dict[tuple[str, str, str], str] = {}
 # Parts that give the same numbers as another, and why.
 ALIKE: dict[tuple[str, str, str], str] = {
     ("loss", "kl", "softmax"): "for hard targets the divergence is the cross-entropy, and nothing here makes targets soft",
@@ -165,6 +168,8 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
         for name, tensor in module.state_dict().items() if module is not None else ():
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
+    seen = scored(built.judge, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"))
+    digest.update(seen.probabilities.numpy().tobytes())
     timed = ("elapsed", "seconds", "images_per_s", "data_share")
     digest.update(repr([{k: v for k, v in row.items() if k not in timed} for row in rows]).encode())
     return digest.hexdigest()

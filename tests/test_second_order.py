@@ -399,6 +399,21 @@ def test_resume_is_bit_equal(part: Optimizer, tmp_path: Path) -> None:
         assert not torch.equal(forgetful.model[0].weight, second.model[0].weight), "what was learned matters"
 
 
+def test_a_hessian_through_max_pooling_of_channels_last_maps() -> None:
+    """torch has no rule for many of its backward passes at once; the rows come one by one, and are the same."""
+
+    def hessian(layout: torch.memory_format) -> Tensor:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 2), nn.Flatten(), nn.LazyLinear(2)).double()
+        images = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+        net(images)
+        net = net.to(memory_format=layout)  # type: ignore[call-overload]
+        batch = Batch(images.contiguous(memory_format=layout), F.one_hot(torch.arange(8) % 2, 2).double(), torch.arange(8))
+        return objective(state_of(net, Newton()), batch).hessian()
+
+    assert torch.allclose(hessian(torch.channels_last), hessian(torch.contiguous_format), atol=1e-12)
+
+
 @pytest.mark.item("S092")
 def test_memory_grows_with_the_square_of_n_or_with_n() -> None:
     """BFGS keeps N^2 numbers, Newton makes a Hessian of N^2, L-BFGS keeps 2 history N and no matrix."""

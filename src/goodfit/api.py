@@ -22,14 +22,13 @@ from goodfit.recipe import start
 from goodfit.recipe.build import Built, Judge, catalog
 from goodfit.recipe.classifier import Classifier, load_run
 from goodfit.recipe.finish import finish
-from goodfit.recipe.marginalize import averaged, needs_noise
+from goodfit.recipe.marginalize import averaged, needs_noise, scored
 from goodfit.recipe.plan import drawn, plain_paths, plan_of
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.signals import Halt, halting
 from goodfit.recipe.source import look, open_data
 from goodfit.report.page import write_report
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.evaluate import scores
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
 from goodfit.training.lr_range import Trace, Verdict, judge, sweep
@@ -74,9 +73,9 @@ def train(
     return run
 
 
-def load(run: str | Path | Run, device: str = "auto") -> Classifier:
-    """The classifier of a run: `load(run).predict(paths, PIL images or arrays)`."""
-    return load_run(run.path if isinstance(run, Run) else run, device)
+def load(run: str | Path | Run, device: str = "auto", views: str = "") -> Classifier:
+    """The classifier of a run: `load(run).predict(paths, PIL images or arrays)`; `views` such as "ten_crop" in place of the run's own."""
+    return load_run(run.path if isinstance(run, Run) else run, device, views)
 
 
 def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
@@ -239,21 +238,25 @@ def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
 
 
 def evaluate(
-    run: str | Path | Run, test: bool = False, device: str = "auto", voice: Voice | None = None, marginalize: int = 0
+    run: str | Path | Run, test: bool = False, device: str = "auto", voice: Voice | None = None, marginalize: int = 0, views: str = ""
 ) -> dict[str, Any]:
     """Scores of a run's classifier on its validation images, or on its test images: each opening of those is logged in the run.
+
+    They are by the run's own views of an image, or by `views`, such as "ten_crop"; the key "viewed" then has what the mean over the first
+    1, 2, 4, ... and all of them comes to, with its cost, beside the center crop.
 
     With `marginalize` N, the key "marginalized" has what the mean of the probabilities over 1, 2, 4, ... N passes with the model's
     noise at work comes to, beside the "deterministic" rule without noise; the passes are seeded by the recipe, so they repeat.
 
     Raises:
-        UsageError: there is no such run, it is not finished, its data has no test split, or its model no noise to average over.
+        UsageError: there is no such run, it is not finished, its data has no test split, or its model no noise to average over or
+            no use for the views.
         DataError: the data is gone or has changed.
     """
     folder = run if isinstance(run, Run) else Run.open(run)
     voice = voice or Silent()
     recipe = Recipe.from_toml(folder.path / "recipe.toml")
-    classifier = load_run(folder.path, device)
+    classifier = load_run(folder.path, device, views)
     needs_noise(classifier.model, marginalize)
     torch.set_num_threads(int(recipe.threads))
     data = open_data(recipe, look(recipe, voice.say), voice.packing)
@@ -264,10 +267,10 @@ def evaluate(
     if test:
         open_test(folder, voice)
     judge = Judge(data, classifier.loss, classifier.device)
-    answers = judge(classifier.model, rows)
-    result = scores(answers, data.classes)
+    found = scored(judge, classifier.model, rows, classifier.views)
+    result = found.scores
     if marginalize:
-        result["marginalized"] = averaged(judge, classifier.model, answers, marginalize, recipe.seed)
+        result["marginalized"] = averaged(judge, classifier.model, found.center, marginalize, recipe.seed)
     folder.update("scores.json", {"test" if test else "validation": result})
     write_report(folder)
     return result

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 
 from goodfit.augment.color import Color, compose, recolor
-from goodfit.augment.geometry import Frame, Geometry, center, sample
+from goodfit.augment.geometry import Geometry
+from goodfit.augment.maps import Border, Frame, Map, center
+from goodfit.augment.sampling import sample
 from goodfit.core.batch import Batch
 from goodfit.core.catalog import name_of
 from goodfit.core.chance import Chance
@@ -35,26 +37,25 @@ class Pipeline:
     pixels are only moved or replaced, else they become float 0..1.
 
     Each part draws from the chance of its name and position, image by image, so a batch may be cut into pieces (of whole blocks of 16
-    where images are mixed) without changing a bit.
+    where images are mixed) without changing a bit. The part at position `cut`, a crop, is left out: it was done as the images were read.
     """
 
-    def __init__(self, parts: tuple[Augment, ...], size: Frame) -> None:
-        self.parts = parts
-        self.size = size
-        self._runs = _runs(parts)
-        self._last = max((k for k, run in enumerate(self._runs) if isinstance(run[0].part, Geometry)), default=-1)
+    def __init__(self, parts: tuple[Augment, ...], size: Frame, cut: int | None = None) -> None:
+        self.parts, self.size, self.cut = parts, size, cut
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         """The batch augmented at progress `t`; its own tensors are left as they are."""
         height, width = batch.images.shape[2:]
         if height < self.size[0] or width < self.size[1]:
             raise DataError(f"Expected images of at least {self.size[0]}x{self.size[1]} to augment, received {height}x{width}.")
-        if self._last < 0:
+        runs = _runs(tuple(part.now(t) for part in self.parts), self.cut)
+        last = max((k for k, run in enumerate(runs) if isinstance(run[0].part, Geometry)), default=-1)
+        if last < 0:
             batch = batch.but(images=self._middle(batch))
-        for k, run in enumerate(self._runs):
+        for k, run in enumerate(runs):
             match run[0].part:
                 case Geometry():
-                    batch = self._place(run, batch, chance, t, last=k == self._last)
+                    batch = self._place(run, batch, chance, t, last=k == last)
                 case Color():
                     matrices = [step.part.draw(step.chance(chance), t) for step in run if isinstance(step.part, Color)]
                     batch = batch.but(images=recolor(batch.images, functools.reduce(compose, matrices)))
@@ -70,20 +71,27 @@ class Pipeline:
     def _place(self, run: list[Step], batch: Batch, chance: Chance, t: float, last: bool) -> Batch:
         """One sampling for a run of geometry."""
         frame: Frame = (batch.images.shape[2], batch.images.shape[3])
-        maps, border, exact = [], None, True
+        maps: list[Map] = []
+        border: Border | None = None
+        fill: tuple[float, ...] = (0.0,)
+        exact = True
         for step in run:
             assert isinstance(step.part, Geometry)
             maps.append(step.part.draw(step.chance(chance), t, frame, self.size))
-            frame, border, exact = maps[-1].size, border or step.part.border, exact and step.part.exact
+            if step.part.border and not border:
+                border, fill = step.part.border, step.part.fill
+            frame, exact = maps[-1].size, exact and step.part.exact
         if last and frame != self.size:
             maps.append(center(len(batch), frame, self.size))
-        return batch.but(images=sample(batch.images, maps, border, exact))
+        return batch.but(images=sample(batch.images, maps, border, fill, exact))
 
 
-def _runs(parts: tuple[Augment, ...]) -> list[list[Step]]:
-    """Cut a pipe into runs that are done at once."""
+def _runs(parts: tuple[Augment, ...], cut: int | None) -> list[list[Step]]:
+    """Cut a pipe, without the part at position `cut`, into runs that are done at once."""
     runs: list[list[Step]] = []
     for position, part in enumerate(parts):
+        if position == cut:
+            continue
         if not (runs and _joins(part, [step.part for step in runs[-1]])):
             runs.append([])
         runs[-1].append(Step(part, position))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -16,7 +13,6 @@ from goodfit.augment.chunks import chunks
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
-from goodfit.core.settings import NonNegative, Range, Share
 
 GRAY = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)  # ITU-R BT.601 luma, as in Pillow
 YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64)
@@ -71,6 +67,13 @@ def hue(turns: Tensor) -> Tensor:
     turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = cos, -sin, sin, cos
     matrix = torch.zeros(len(turns), 3, 7, dtype=torch.float64)
     matrix[:, :, :3] = torch.linalg.inv(YIQ) @ turn @ YIQ
+    return matrix
+
+
+def shift(offset: Tensor) -> Tensor:
+    """Colors plus `offset` [B, 3], on a scale of 0 to 1."""
+    matrix = identity(len(offset))
+    matrix[:, :, 6] = offset
     return matrix
 
 
@@ -133,52 +136,3 @@ def _own_matrix(matrix: Tensor, channels: int, mean: Tensor) -> tuple[Tensor, Te
         padded[:, :3, :3] = linear
         return padded, torch.cat([offset, offset.new_zeros(n, 1)], dim=1)
     return linear, offset
-
-
-# ---- parts ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Jitter(Color):
-    """Random brightness, contrast, saturation and hue: factors from 1 - strength to 1 + strength, hue in turns either way.
-
-    `strength` stands for brightness, contrast and saturation where those are not given; they are applied in this order, or each image in
-    an order of its own.
-
-    Helps: when light, exposure or white balance differ between photos of the same thing.
-    Hurts: when color is what tells the classes apart.
-    Cost: one pass over the pixels, whatever the number of ops.
-    Source: CS231n, training neural networks II (color jitter: contrast and brightness); Krizhevsky et al. 2012.
-    """
-
-    strength: NonNegative = 0.4
-    brightness: NonNegative | None = None
-    contrast: NonNegative | None = None
-    saturation: NonNegative | None = None
-    hue: Annotated[float, Range(0, 0.5)] = 0.0
-    order: Literal["fixed", "random"] = "fixed"
-    p: Share = 1.0
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        given = {name: value * strength for name in ("brightness", "contrast", "saturation") if (value := getattr(self, name)) is not None}
-        return dataclasses.replace(self, strength=self.strength * strength, hue=self.hue * strength, **given)
-
-    def draw(self, chance: Chance, t: float) -> Tensor:
-        chosen, *factors, turns = chance.uniform(n=5).unbind(1)  # in one call: its cost is per call
-        changed = chosen < self.p
-        ops = []
-        for factor, own, op in zip(
-            factors, (self.brightness, self.contrast, self.saturation), (brightness, contrast, saturation), strict=True
-        ):
-            reach = self.strength if own is None else own
-            low, high = max(0.0, 1 - reach), 1 + reach
-            if reach:
-                ops.append(op(torch.where(changed, low + factor * (high - low), 1.0)))
-        if self.hue:
-            ops.append(hue((2 * turns - 1) * self.hue * changed))
-        if self.order == "random" and ops:
-            order = chance.at("order").bits(len(ops)).argsort(dim=1)
-            every = torch.stack(ops, dim=1)
-            ops = [every[torch.arange(len(order)), place] for place in order.unbind(1)]
-        return functools.reduce(compose, ops) if ops else identity(len(chosen))

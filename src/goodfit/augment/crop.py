@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goodfit.augment.geometry import Border, Frame, Geometry, Map, along_axes, center
+from goodfit.augment.geometry import Geometry
+from goodfit.augment.maps import Border, Frame, Map, along_axes
+from goodfit.augment.windows import Windowed
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
-from goodfit.core.settings import Natural, Positive, Share
+from goodfit.core.settings import Count, Natural, Positive, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Crop(Geometry):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResizedCrop(Geometry):
+class ResizedCrop(Windowed):
     """A window of random area and shape, resized to the model's size (torchvision's RandomResizedCrop).
 
     `area` is the range of the window's share of the image, drawn evenly; `ratio` the range of its width over height, drawn evenly in the
@@ -67,21 +69,8 @@ class ResizedCrop(Geometry):
                 most = " and at most 1" if name == "area" else ""
                 raise UsageError(f"resized_crop: expected {name} to be (low, high) with low <= high{most}, received {(low, high)}.")
 
-    @property
-    def border(self) -> Border:
-        return "edge"  # windows lie inside the image; only the filter's taps can reach beyond
-
-    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
-        height, width = self._window(chance, frame)
-        top, left = (chance.at(axis).double() * (n - own) for axis, n, own in zip(("y", "x"), frame, (height, width), strict=True))
-        x, y = ((own / n, start + own / n / 2 - 0.5) for own, start, n in ((width, left, size[1]), (height, top, size[0])))
-        drawn = along_axes(size, x, y)
-        chosen = chance.at("p").chosen(self.p)[:, None, None]
-        return dataclasses.replace(drawn, matrix=torch.where(chosen, drawn.matrix, center(len(chosen), frame, size).matrix))
-
-    def _window(self, chance: Chance, frame: Frame) -> tuple[Tensor, Tensor]:
-        """Height and width [B] of the windows, in pixels of the frame."""
-        height, width = frame
+    def sides(self, chance: Chance, extents: Tensor, size: Frame) -> Tensor:
+        height, width = extents.numpy().T
         share = chance.at("area").double().numpy() * (self.area[1] - self.area[0]) + self.area[0]
         # the window fits while its ratio is between share * width / height and width / (share * height)
         low = np.clip(share * width / height, *self.ratio)
@@ -89,4 +78,37 @@ class ResizedCrop(Geometry):
         ratio = low * (high / low) ** chance.at("ratio").double().numpy()
         shrink = np.minimum(1, np.minimum(width / height / (share * ratio), ratio * height / width / share))
         pixels = share * shrink * (height * width)
-        return torch.from_numpy(np.sqrt(pixels / ratio)), torch.from_numpy(np.sqrt(pixels * ratio))
+        return torch.from_numpy(np.sqrt(np.stack([pixels / ratio, pixels * ratio], axis=1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleCrop(Windowed):
+    """ResNet's training crop: the image resized to a random short side, then a random patch of the model's size; not resized_crop.
+
+    The short side is drawn evenly from the integers of `short`, in pixels of an image of which `patch` pixels are taken; the model's
+    smaller side takes the place of `patch`, and the numbers scale with it. So a model that sees 224 gets ResNet's crop, and one that
+    sees 32 the same share of the image. (resized_crop draws area and shape of the window; here its shape is the model's own.) Where
+    the patch would not fit, as in a long image for a wide model, it is the largest that does. A share 1 - p of the images gets the middle.
+
+    Helps: photos, where objects come in all sizes and places; milder than resized_crop.
+    Hurts: small images; where size is the answer.
+    Cost: one antialiased resampling.
+    Source: CS231n, CNN architectures and training (ResNet: L in [256, 480], a random 224 patch); He et al. 2016; Simonyan & Zisserman 2015.
+    """
+
+    short: tuple[Count, Count] = (256, 480)
+    patch: Count = 224
+    p: Share = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.patch <= self.short[0] <= self.short[1]:
+            raise UsageError(
+                f"scale_crop: expected short to be (low, high) with patch <= low <= high, received {self.short} with patch {self.patch}."
+            )
+
+    def sides(self, chance: Chance, extents: Tensor, size: Frame) -> Tensor:
+        short = chance.at("short").integers(self.short[0], self.short[1] + 1).double()
+        patch = torch.tensor(size, dtype=torch.float64)
+        scale = extents.amin(dim=1) * self.patch / min(size) / short  # pixels of the image for each of the patch
+        return torch.minimum(scale, (extents / patch).amin(dim=1))[:, None] * patch

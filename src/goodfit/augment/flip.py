@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
-from goodfit.augment.geometry import Frame, Geometry, Map, along_axes
+from goodfit.augment.geometry import Geometry
+from goodfit.augment.maps import Frame, Map, along_axes
 from goodfit.core.chance import Chance
 from goodfit.core.settings import Share
 
 
 @dataclasses.dataclass(frozen=True)
 class Flip(Geometry):
-    """Mirrors a share `p` of the images left to right; the targets stay.
+    """Mirrors a share `p` of the images left to right (`axes=vertical`: top to bottom; `both`: each on its own); the targets stay.
 
-    Helps: when left and right mean nothing, as in most photos.
-    Hurts: digits, text, and whatever has a handedness.
+    With `alternate` the first epoch mirrors images at random, and from then on, at p = 0.5, every image is mirrored in every other
+    epoch, so that two epochs in a row show each image both ways. (At another p the share is p in every epoch, as evenly as it can be.)
+
+    Helps: when left and right mean nothing, as in most photos; alternating, in short trainings.
+    Hurts: digits, text, and whatever has a handedness; vertically, whatever has an upright.
     Cost: almost none; composed with its neighbours into one gather.
-    Source: CS231n, training neural networks II (data augmentation: horizontal flips); Krizhevsky et al. 2012.
+    Source: CS231n, training neural networks II (data augmentation: horizontal flips); Krizhevsky et al. 2012; alternating: Jordan 2024,
+    94% on CIFAR-10 in 3.29 seconds on a single GPU (airbench).
     """
 
     p: Share = 0.5
+    axes: Literal["horizontal", "vertical", "both"] = "horizontal"
+    alternate: bool = False
     exact: ClassVar[bool] = True
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
-        chosen = chance.chosen(self.p).double()
-        one = torch.ones_like(chosen)
-        return along_axes(frame, (1 - 2 * chosen, chosen * (frame[1] - 1)), (one, 0 * one))
+        x, y = (
+            self._mirrored(own) if self.axes in (axis, "both") else torch.zeros(len(chance.places), dtype=torch.float64)
+            for axis, own in (("horizontal", chance), ("vertical", chance.at("vertical")))
+        )
+        return along_axes(frame, (1 - 2 * x, x * (frame[1] - 1)), (1 - 2 * y, y * (frame[0] - 1)))
+
+    def _mirrored(self, chance: Chance) -> Tensor:
+        """1 for the images to mirror, else 0, [B] float64."""
+        if not self.alternate:
+            return chance.chosen(self.p).double()
+        steady = chance if chance.steady is None else chance.steady
+        return ((steady.uniform() + 0.5 * (chance.epoch % 2)).remainder(1) < self.p).double()

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from goodfit.augment.erase import paste
+from goodfit.augment.erase import centered, paste
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
@@ -60,15 +60,11 @@ class Cutmix(Augment):
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         n, channels, height, width = batch.images.shape
         side = (1 - _share(chance, self.alpha, self.p).double()).sqrt()
-        y, x = ((chance.at(axis).double() * length).floor() for axis, length in (("y", height), ("x", width)))
-        tall, wide = (side * height).floor(), (side * width).floor()
-        top, left = (y - (tall / 2).floor()).clamp(min=0), (x - (wide / 2).floor()).clamp(min=0)
-        bottom, right = (y - (tall / 2).floor() + tall).clamp(max=height), (x - (wide / 2).floor() + wide).clamp(max=width)
+        box = centered(chance, (height, width), (side * height).floor(), (side * width).floor())
         partners = chance.at("partners").partners()
         cover = batch.images.permute(0, 2, 3, 1)[partners.to(batch.images.device)].reshape(n, height, width * channels)
-        share = (1 - (bottom - top) * (right - left) / (height * width)).float()
-        images = paste(batch.images, cover, (top, bottom, left, right))
-        return batch.but(images=images, targets=_mixed_targets(batch.targets, partners, share))
+        share = (1 - (box[1] - box[0]) * (box[3] - box[2]) / (height * width)).float()
+        return batch.but(images=paste(batch.images, cover, box), targets=_mixed_targets(batch.targets, partners, share))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from goodfit.core.errors import GoodfitError, Interrupted, UsageError
 
 VERBS = {
     "train": "Train a classifier on images.",
+    "show": "Draw what augmentation makes of images.",
     "lr": "Find a learning rate: a range test from the first weights.",
     "steer": "Multiply the learning rate of a training that is running.",
     "evaluate": "Score a run's classifier on its validation images, or once on its test images.",
@@ -49,8 +50,9 @@ def worth_showing(value: object) -> str | None:
 def main() -> None:
     """Run a command line; every error a person can act on is one sentence on stderr and an exit code."""
     sys.path.insert(0, "")  # the user's own packages, for dotted names
+    words = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
     try:
-        application()(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
+        application()(words, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.UnusedCliTokensError as error:
         left = " ".join(error.unused_tokens or ())
         leave(UsageError(f'Expected no more, found "{left}": put a value with spaces in quotes, such as --budget "10 min".'))

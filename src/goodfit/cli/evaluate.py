@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -12,6 +12,7 @@ def evaluate(
     /,
     *,
     test: Annotated[bool, Parameter(negative="")] = False,
+    views: str = "",
     marginalize: int = 0,
     json: Annotated[bool, Parameter(negative="")] = False,
     device: str = "auto",
@@ -24,6 +25,9 @@ def evaluate(
         The run folder, such as runs/latest.
     test
         Open the test split. Each opening is logged in the run and shown in its report.
+    views
+        Views of each image whose answers are averaged, in place of the run's own: center, flip_pair, five_crop, ten_crop, multi_scale,
+        such as "ten_crop((224, 256, 384))". Shows the accuracy and cost against the number of views beside those of the center crop.
     marginalize
         Also average the answers of this many passes with the model's noise layers (dropout and its like) at work, and show the
         accuracy against the number of passes beside that of the one pass without noise.
@@ -35,29 +39,40 @@ def evaluate(
     from json import dumps
 
     from goodfit import api
-    from goodfit.core.words import count, percent
     from goodfit.watch.voice import Terminal
 
     voice = Terminal()
-    scores = api.evaluate(run, test, device, voice, marginalize)
+    scores = api.evaluate(run, test, device, voice, marginalize, views)
     if json:
         print(dumps(scores))
         return
+    for line in told(scores, "Test" if test else "Validation"):
+        voice.say(line)
+
+
+def told(scores: dict[str, Any], split: str) -> list[str]:
+    """The scores as lines of text."""
+    from goodfit.core.words import count, percent
+
     low, high = scores["interval"]
     balanced_low, balanced_high = scores["balanced_interval"]
-    voice.say(
-        f"{'Test' if test else 'Validation'} accuracy {percent(scores['accuracy'])}"
-        f" (95 % interval {percent(low)} to {percent(high)}, {scores['images']:,} images)"
-    )
-    voice.say(
+    lines = [
+        f"{split} accuracy {percent(scores['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, {scores['images']:,} images)",
         f"  balanced accuracy {percent(scores['balanced_accuracy'])} ({percent(balanced_low)} to {percent(balanced_high)}),"
-        f" top-5 {percent(scores['top5'])}, loss {scores['loss']:.4f}"
-    )
-    if marginalize:
-        rule = scores["marginalized"]["deterministic"]
-        voice.say(f"  without noise: accuracy {percent(rule['accuracy'])}, log loss {rule['log_loss']:.4f}")
-        for row in scores["marginalized"]["passes"]:
-            voice.say(f"  {count(row['passes'], 'noisy pass', 'noisy passes')}: {percent(row['accuracy'])}, log loss {row['log_loss']:.4f}")
+        f" top-5 {percent(scores['top5'])}, loss {scores['loss']:.4f}",
+    ]
+
+    def judged(name: str, row: dict[str, Any]) -> str:
+        cost = f", {row['milliseconds']:.2f} ms an image" if "milliseconds" in row else ""
+        return f"    {name}: accuracy {percent(row['accuracy'])}, log loss {row['log_loss']:.4f}{cost}"
+
+    if viewed := scores.get("viewed"):
+        lines += [f"  by {viewed['spelling']}:", judged("center crop alone", viewed["center"])]
+        lines += [judged(count(row["views"], "view"), row) for row in viewed["views"]]
+    if found := scores.get("marginalized"):
+        lines += ["  by noisy passes:", judged("without noise", found["deterministic"])]
+        lines += [judged(count(row["passes"], "noisy pass", "noisy passes"), row) for row in found["passes"]]
     for row in scores["classes"]:
         said = percent(row["accuracy"]) if row["images"] else "-"
-        voice.say(f"  {said:>8}  {row['name']} ({row['images']:,} images)")
+        lines.append(f"  {said:>8}  {row['name']} ({row['images']:,} images)")
+    return lines

@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from goodfit.core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from goodfit.recipe.classifier import Prediction
 
 
 def predict(
@@ -19,6 +22,7 @@ def predict(
     top: int = 5,
     json: Annotated[bool, Parameter(negative="")] = False,
     csv: Annotated[bool, Parameter(negative="")] = False,
+    views: str = "",
     device: str = "auto",
 ) -> None:
     """Predict the classes of images: files, folders (searched for images), or patterns such as "photos/*.jpg".
@@ -35,6 +39,8 @@ def predict(
         Print one JSON list: name, classes, probabilities, or the problem with the image.
     csv
         Print CSV: name, class, probability, problem; a line for each class said.
+    views
+        Views of each image whose answers are averaged, in place of the run's own, such as flip_pair or "ten_crop((224, 256))".
     device
         auto, cpu, cuda, ...
     """
@@ -42,13 +48,25 @@ def predict(
         raise UsageError(f"Expected --top to be 1 or more, received {top}.")
     if json and csv:
         raise UsageError("Expected one of --json and --csv, received both.")
-    from goodfit import api
-    from goodfit.core.words import percent
+    from goodfit.recipe.classifier import load_run
 
     files = find(images)
-    classifier = api.load(run, device)
+    classifier = load_run(run, device, views)
     predictions = list(classifier.stream(files, top))
-    if json:
+    show(predictions, "json" if json else "csv" if csv else "text")
+    broken = [p for p in predictions if p.problem]
+    if broken and len(broken) == len(predictions):
+        raise DataError(f"Not one image can be read; {broken[0].name}: {broken[0].problem}.")
+    if broken:
+        first = f"{broken[0].name}: {broken[0].problem}"
+        print(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read; {first}.", file=sys.stderr)
+
+
+def show(predictions: list[Prediction], form: str) -> None:
+    """Print predictions as text, json or csv."""
+    from goodfit.core.words import percent
+
+    if form == "json":
         from json import dumps
 
         rows = [
@@ -56,7 +74,7 @@ def predict(
             for p in predictions
         ]
         print(dumps(rows))
-    elif csv:
+    elif form == "csv":
         from csv import writer
 
         table = writer(sys.stdout, lineterminator="\n")
@@ -66,12 +84,6 @@ def predict(
     else:
         for p in predictions:
             print(f"{p.name}: " + (p.problem or ", ".join(f"{c} {percent(x)}" for c, x in zip(p.classes, p.probabilities, strict=True))))
-    broken = [p for p in predictions if p.problem]
-    if broken and len(broken) == len(predictions):
-        raise DataError(f"Not one image can be read; {broken[0].name}: {broken[0].problem}.")
-    if broken:
-        first = f"{broken[0].name}: {broken[0].problem}"
-        print(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read; {first}.", file=sys.stderr)
 
 
 def find(images: tuple[str, ...]) -> list[Path]:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from goodfit.core.errors import UsageError, one_of
-from goodfit.core.settings import check_settings, settings_of
+from goodfit.core.settings import check_settings, many, settings_of
 from goodfit.core.words import a
 
 USED = "goodfit_use_"  # modules made from the files given with --use
@@ -213,6 +213,8 @@ class Catalog:
 
     def _own(self, cls: type[Part], name: str, arguments: list[ast.expr], named: dict[str, ast.expr]) -> Part:
         settings = {setting.name: setting for setting in settings_of(cls)}
+        if arguments and many(next(iter(settings.values()), None)) and not isinstance(arguments[0], (ast.Tuple, ast.List)):
+            arguments = [ast.Tuple(arguments)]  # ten_crop(224, 256) for ten_crop((224, 256))
         if len(arguments) > len(settings):
             raise UsageError(f"{name} takes {len(settings)} settings ({', '.join(settings)}), received {len(arguments)}.")
         given = dict(zip(settings, arguments, strict=False))

@@ -46,23 +46,33 @@ class Chance:
 
     `key` folds the seed, the purpose and its position in the pipe, the epoch and the view; `places` [B] int64 are positions in the
     epoch's order. The same places draw the same numbers in any batch, piece, worker, rank or resumed run.
+
+    What goes by epochs finds their number, from 0, in `epoch`, and in `steady` a chance that is the same in all of them: its places
+    are the images' ids. None where nobody said which images they are.
     """
 
     key: int
     places: Tensor
+    epoch: int = 0
+    steady: Chance | None = None
 
     @staticmethod
     def of(seed: int, places: Tensor, *words: int | str) -> Chance:
         """The chance of `seed` at `places`, for a purpose named by `words`."""
         return Chance(fold(seed & MASK, *words), places)
 
+    def __getitem__(self, rows: slice | Tensor) -> Chance:
+        """The chance of some of the places."""
+        return Chance(self.key, self.places[rows], self.epoch, None if self.steady is None else self.steady[rows])
+
     def at(self, *words: int | str) -> Chance:
         """An independent chance for a named purpose: `chance.at("flip", 2)`."""
-        return Chance(fold(self.key, *words), self.places)
+        steady = None if self.steady is None else self.steady.at(*words)
+        return Chance(fold(self.key, *words), self.places, self.epoch, steady)
 
     def on(self, device: torch.device | str) -> Chance:
         """The same chance, drawn on `device` (for per-pixel noise; parameters are drawn on the host)."""
-        return Chance(self.key, self.places.to(device))
+        return Chance(self.key, self.places.to(device), self.epoch, None if self.steady is None else self.steady.on(device))
 
     def bits(self, n: int = 1) -> Tensor:
         """64 random bits as int64 [B, n]."""
@@ -113,3 +123,8 @@ class Chance:
         keys[:n] = self.bits()[:, 0] >> 1
         order = torch.argsort(keys.view(rows, block), dim=1, stable=True)
         return (order + torch.arange(rows, device=keys.device)[:, None] * block).flatten()[:n]
+
+
+def of_epoch(seed: int, purpose: str, epoch: int, places: Tensor, ids: Tensor) -> Chance:
+    """`Chance.of(seed, places, purpose, epoch)` that knows the epoch, and the images whose `ids` [B] are at the places."""
+    return dataclasses.replace(Chance.of(seed, places, purpose, epoch), epoch=epoch, steady=Chance.of(seed, ids, purpose))

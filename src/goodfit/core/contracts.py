@@ -46,6 +46,10 @@ class Augment(Part):
         """The same part, milder: 0 changes nothing, 1 is this part; by default its probability `p` is scaled."""
         return dataclasses.replace(self, p=getattr(self, "p", 1.0) * strength)  # type: ignore[type-var]
 
+    def now(self, t: float) -> Augment:
+        """The part to use at progress `t`: itself, unless its strength follows progress."""
+        return self
+
 
 class Loss(Part):
     """(logits [B, K], targets [B, K]) -> [B]: one number per example."""
@@ -234,3 +238,20 @@ class Probe(Part):
     @abstractmethod
     def read(self, view: Any) -> dict[str, Any]:
         """Named numbers (or scalar tensors, or dictionaries of them) from `watch.View`."""
+
+
+class Views(Part):
+    """(model's size, stored box), both (height, width) -> the views of an image (`augment.views.View`) that a trained model is asked about.
+
+    Its answers are averaged in the `average` space: the probabilities, or the logits that then become probabilities.
+    """
+
+    kind: ClassVar[str] = "views"
+    average: str
+
+    @abstractmethod
+    def __call__(self, size: tuple[int, int], box: tuple[int, int]) -> tuple[Any, ...]: ...
+
+    def bind(self, facts: Facts) -> Self:
+        self(facts.size, facts.size)  # scales too small for the model are said before it is trained
+        return super().bind(facts)

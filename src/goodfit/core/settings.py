@@ -56,6 +56,11 @@ def settings_of(cls: Any) -> tuple[Setting, ...]:
     return tuple(Setting(f.name, hints[f.name], _default(f), _kind(hints[f.name])) for f in fields)
 
 
+def many(setting: Setting | None) -> bool:
+    """Whether a setting is a tuple of any length: as the first of a part, its values may be written one by one."""
+    return setting is not None and typing.get_origin(setting.hint) is tuple and typing.get_args(setting.hint)[-1] is Ellipsis
+
+
 def _default(field: dataclasses.Field[Any]) -> object:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from goodfit.core.words import count, some
 from goodfit.data.pack import Packed, Progress, pack
-from goodfit.data.pixels import Pixels
+from goodfit.data.pixels import Kind, Pixels
 from goodfit.data.preprocess import Aspect, Preprocess, box_size
 from goodfit.data.scan import Survey
 from goodfit.data.splits import Splits, split
 from goodfit.data.statistics import Statistics, statistics
+from goodfit.data.store import Store
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -24,14 +25,17 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """`labels` [N] int64 and `names` for all N rows; broken rows are in no split. `preprocess` has the training split's mean and std,
-    `digest` hashes the content, names and labels of all good images, `broken` gives the reason by name.
+    """`labels` [N] int64, `names` and `extents` [N, 2] int64 (height, width of the originals, upright) are of all N rows, which `store`
+    reads; broken rows are in no split. `preprocess` has the training split's mean and std, `digest` hashes the content, names and
+    labels of all good images, `broken` gives the reason by name.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: Tensor
     names: Sequence[str]
+    extents: Tensor
+    store: Store
     pixels: Pixels
     splits: Splits
     statistics: Statistics
@@ -56,14 +60,14 @@ def prepare(
     aspect: Aspect,
     validation: float,
     seed: int,
-    cache_limit: int,
+    cache: int | Kind,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Dataset:
     """Pack, split and measure the images of a survey for a model that sees (height, width) `size`.
 
-    `validation` is the share of the training images to hold out where the data has no validation split; `cache_limit` is in bytes;
-    `progress` is called with (images done, images in all) while packing.
+    `validation` is the share of the training images to hold out where the data has no validation split; `cache` is how many bytes
+    may be kept, or the kind of storage; `progress` is called with (images done, images in all) while packing.
 
     Raises:
         DataError: every image is broken, or a class has no training image.
@@ -72,7 +76,7 @@ def prepare(
     index, good = survey.index, survey.good
     box = box_size(size, aspect, survey.widths[good], survey.heights[good])
     preprocess = Preprocess(size, box, survey.model_channels, aspect, survey.white)
-    packed = pack(survey, preprocess, cache_limit, workers, progress)
+    packed = pack(survey, preprocess, cache, workers, progress)
     usable = np.ones(len(index), dtype=bool)
     usable[list(packed.broken)] = False
     splits = split(index, usable, validation, seed)
@@ -83,6 +87,8 @@ def prepare(
         classes=index.classes,
         labels=torch.from_numpy(index.labels),
         names=index.names,
+        extents=torch.from_numpy(np.stack([survey.heights, survey.widths], axis=1)),
+        store=index.store,
         pixels=packed.pixels,
         splits=splits,
         statistics=measured,

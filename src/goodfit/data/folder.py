@@ -28,7 +28,7 @@ def from_folder(root: Path) -> Index:
     strange: Counter[str] = Counter()
     empty: list[tuple[str, str]] = []
     for split, home in homes:
-        for folder in _subfolders(home):
+        for folder in _class_folders(home):
             files = sorted(_walk(folder.path, root, strange, set()), key=lambda file: file.name)
             per_class.setdefault(folder.name, []).extend((split, file) for file in files)
             if not files:
@@ -41,7 +41,7 @@ def from_folder(root: Path) -> Index:
         notes.append(f'"{where}" has no images.')
     if strange:
         kinds = some([f"{n} x {suffix}" for suffix, n in strange.most_common()], 4)
-        notes.append(f"{count(strange.total(), 'file')} that are no images by their names are left out ({kinds}).")
+        notes.append(f"Left out {count(strange.total(), 'file')} not named like an image ({kinds}).")
     classes = tuple(sorted(per_class))
     rows = [(k, split, file) for k, name in enumerate(classes) for split, file in per_class[name]]
     files = [file for _, _, file in rows]
@@ -67,19 +67,23 @@ def _homes(root: Path) -> list[tuple[int, Path]]:
 
 
 def _left_out(root: Path, homes: list[tuple[int, Path]]) -> list[str]:
-    """A note on folders with images beside those of the splits."""
+    """Notes on images beside the class folders, and on folders with images beside those of the splits."""
+    loose = sum(_is_image(entry.name) for home in {root, *(home for _, home in homes)} for entry in _entries(home) if not entry.is_dir())
+    notes = [f"Left out {count(loose, 'image')} beside the class folders."] if loose else []
     used = {home for _, home in homes}
     others = [] if root in used else [folder for folder in _subfolders(root) if Path(folder.path) not in used]
     named = [f'"{folder.name}"' for folder in others if next(_walk(folder.path, root, Counter(), set()), None)]
     splits = ", ".join(f'"{home.name}"' for _, home in homes)
     has = "has" if len(named) == 1 else "have"
-    return [f"Left out, because only {splits} are read: {some(named)}, which {has} images."] if named else []
+    if named:
+        notes.append(f"Left out, because only {splits} are read: {some(named)}, which {has} images.")
+    return notes
 
 
 def _nothing(root: Path, classes: dict[str, list[tuple[int, File]]]) -> None:
     if classes:
         raise DataError(f'No images in "{root}": its class folders ({some(sorted(classes))}) hold none of {" ".join(sorted(SUFFIXES))}.')
-    loose = sum(Path(entry.name).suffix.lower() in SUFFIXES for entry in _entries(root))
+    loose = sum(_is_image(entry.name) for entry in _entries(root))
     found = f"{count(loose, 'image')} but no class folders" if loose else "nothing to train on"
     raise DataError(
         f'Expected one folder per class in "{root}" (or {"/, ".join(SPLIT_NAMES[k] for k in range(3))}/ with them), found {found}.'
@@ -98,6 +102,20 @@ def _subfolders(folder: Path | str) -> list[os.DirEntry[str]]:
     return [entry for entry in _entries(folder) if entry.is_dir()]
 
 
+def _class_folders(home: Path) -> list[os.DirEntry[str]]:
+    """The subfolders, without those of runs, which have images for their reports."""
+
+    def of_runs(folder: os.DirEntry[str]) -> bool:
+        return any(Path(some.path, "recipe.toml").is_file() for some in (folder, *_subfolders(folder.path)))
+
+    return [folder for folder in _subfolders(home) if not of_runs(folder)]
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file's name is that of an image."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  a Path per file costs more than its stat
+
+
 def _walk(folder: str, root: Path, strange: Counter[str], seen: set[str]) -> Iterator[File]:
     """Image files below a folder; links to folders are followed, once each."""
     here = os.path.realpath(folder)
@@ -107,7 +125,7 @@ def _walk(folder: str, root: Path, strange: Counter[str], seen: set[str]) -> Ite
     for entry in _entries(folder):
         if entry.is_dir():
             yield from _walk(entry.path, root, strange, seen)
-        elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:  # noqa: PTH122  a Path per file costs more than its stat
+        elif _is_image(entry.name):
             name = entry.path[len(str(root)) :].lstrip(os.sep).replace(os.sep, "/")
             try:
                 facts = entry.stat()
@@ -115,4 +133,4 @@ def _walk(folder: str, root: Path, strange: Counter[str], seen: set[str]) -> Ite
             except OSError:  # a link to nothing: named with the broken images when it is read
                 yield File(name, -1, -1)
         else:
-            strange[suffix or "no suffix"] += 1
+            strange[Path(entry.name).suffix.lower() or "no suffix"] += 1

@@ -6,8 +6,9 @@ import dataclasses
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +25,15 @@ ORDERS_KEPT = 2  # epochs: at the end of one the next is being read
 SHUFFLE = Shuffle()
 
 
+class Source(Protocol):
+    """Where training images come from: prepared boxes, or crops cut from the originals; `shape` is (N, H, W, C)."""
+
+    shape: tuple[int, int, int, int]
+
+    def drawn(self, rows: Tensor, places: Tensor, epoch: int) -> Tensor:
+        """uint8 [n, H, W, C] for int64 rows [n], which are at `places` [n] in the order of an epoch; safe to call from several threads."""
+
+
 class Loader:
     """The training images, in the order that a sampler gives each epoch anew.
 
@@ -33,7 +43,7 @@ class Loader:
     """
 
     def __init__(
-        self, pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch: int, seed: int, workers: int = 1, sampler: Sampler = SHUFFLE
+        self, pixels: Source, labels: Tensor, rows: Rows, classes: int, batch: int, seed: int, workers: int = 1, sampler: Sampler = SHUFFLE
     ) -> None:
         self.pixels, self.labels, self.rows, self.classes = pixels, labels, torch.as_tensor(rows), classes
         self.size, self.seed, self.workers, self.sampler = batch, seed, workers, sampler
@@ -65,9 +75,8 @@ class Loader:
         """The batch of a step, counted from the start of training."""
         epoch, places = self.places(step)
         rows = self.order(epoch)[places]
-        if len(rows) * math.prod(self.pixels.shape[1:]) > LARGE:
-            return Unread.of(self.pixels, self.labels, rows, self.classes)
-        return gather(self.pixels.rows, self.labels, rows, self.classes)
+        unread = Unread.of(self.pixels, one_hot(self.labels[rows], self.classes), rows, places, epoch)
+        return unread if len(rows) * math.prod(self.pixels.shape[1:]) > LARGE else unread[:]
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
         """Batches from a step on, without end; close it (or let go of it) to stop the threads."""
@@ -91,26 +100,22 @@ class Loader:
 class Unread(Batch):
     """A batch, such as all of the training images, whose pixels are read when a slice of it is asked for; its own are without storage."""
 
-    pixels: Pixels
-    classes: int
-    labels: Tensor
+    pixels: Source
+    places: Tensor
+    epoch: int
 
     @staticmethod
-    def of(pixels: Pixels, labels: Tensor, rows: Tensor, classes: int) -> Unread:
-        """The batch of rows; nothing is read."""
+    def of(pixels: Source, targets: Tensor, rows: Tensor, places: Tensor, epoch: int) -> Unread:
+        """The batch of rows at `places` of an epoch's order; nothing is read."""
         images = torch.empty(len(rows), *pixels.shape[1:], dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
-        return Unread(images, one_hot(labels[rows], classes), rows, pixels, classes, labels)
+        return Unread(images, targets, rows, pixels, places, epoch)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
-        return gather(self.pixels.rows, self.labels, self.ids[rows], self.classes)
-
-
-def gather(read: Callable[[Rows], Tensor], labels: Tensor, rows: Tensor, classes: int) -> Batch:
-    """A batch of rows: images [B, C, H, W] as a view of channels-last memory, one-hot targets, the rows as ids."""
-    return Batch(read(rows).permute(0, 3, 1, 2), one_hot(labels[rows], classes), rows)
+        images = self.pixels.drawn(self.ids[rows], self.places[rows], self.epoch)
+        return Batch(images.permute(0, 3, 1, 2), self.targets[rows], self.ids[rows])
 
 
 def sweep(pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch: int) -> Iterator[Batch]:
     """The rows once, in order, with exact pixels: for evaluation."""
     for piece in torch.split(torch.as_tensor(rows), batch):
-        yield gather(pixels.exact, labels, piece, classes)
+        yield Batch(pixels.exact(piece).permute(0, 3, 1, 2), one_hot(labels[piece], classes), piece)

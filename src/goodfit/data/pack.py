@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from goodfit.core.files import alone, cache_home, full_disk_said, sync_folder, w
 from goodfit.core.words import size as said_size
 from goodfit.data.decode import DECODERS, BrokenImage, said
 from goodfit.data.journal import BLOB, Journal
-from goodfit.data.pixels import FilePixels, JpegPixels, Pixels, RawPixels, encode
+from goodfit.data.pixels import FilePixels, JpegPixels, Kind, Pixels, RawPixels, encode
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scan import Survey
 from goodfit.data.store import Index, hashed
@@ -34,7 +34,6 @@ HASH = 16  # bytes of SHA-256 kept for an image
 STALE = 24 * 3600  # seconds after which an unfinished pack is taken for abandoned
 SPARE = 64_000_000  # bytes left free on the disk
 
-Kind = Literal["raw", "jpeg", "files"]
 Progress = Callable[[int, int], None]
 
 
@@ -51,11 +50,12 @@ class Packed:
     notes: tuple[str, ...]
 
 
-def pack(survey: Survey, preprocess: Preprocess, cache_limit: int, workers: int = 0, progress: Progress | None = None) -> Packed:
+def pack(survey: Survey, preprocess: Preprocess, cache: int | Kind, workers: int = 0, progress: Progress | None = None) -> Packed:
     """Prepare every image of a survey, or find them prepared by an earlier run with the same files and settings.
 
-    At most `cache_limit` bytes are kept: raw pixels if they fit, else JPEG at the same size, else only the check that all images decode,
-    and they are decoded again whenever they are needed. A killed run goes on where it stopped.
+    At most `cache` bytes are kept: raw pixels if they fit, else JPEG at the same size, else only the check that all images decode,
+    and they are decoded again whenever they are needed. Or `cache` is the kind of storage, whatever it takes. A killed run goes on where
+    it stopped.
 
     Raises:
         DataError: every image is broken.
@@ -66,7 +66,7 @@ def pack(survey: Survey, preprocess: Preprocess, cache_limit: int, workers: int 
     home = cache_home() / "packed"
     with full_disk_said(home):
         home.mkdir(parents=True, exist_ok=True)
-        kind, notes = _storage(survey, preprocess, cache_limit, home / f"{key}.sample")
+        kind, notes = (cache, ()) if isinstance(cache, str) else _storage(survey, preprocess, cache, home / f"{key}.sample")
         folder = home / f"{key}-{kind}"
         if not (folder / "pack.json").is_file():
             with alone(home / f"{key}.lock") as held:

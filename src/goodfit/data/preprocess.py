@@ -94,6 +94,14 @@ class Preprocess:
     def _from_array(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         if pixels.dtype == np.uint8 and pixels.shape == (*self.box, self.channels):
             return pixels
+        return self._boxed(self.image(pixels), 1)
+
+    def image(self, pixels: NDArray[Any]) -> Image.Image:
+        """The Pillow image, in the mode for `channels`, of an array as `decode` takes it.
+
+        Raises:
+            BrokenImage: its shape or numbers are not those of an image.
+        """
         try:
             pixels = to_pixels(channels_last(pixels) if pixels.ndim == 3 else pixels, scale_of([pixels], self.white))
         except DataError as error:
@@ -102,7 +110,7 @@ class Preprocess:
         pixels = eight_bits(pixels, self.white) if pixels.dtype == np.uint16 else pixels
         facts = header(pixels)
         check_size(facts.width, facts.height)
-        return self._boxed(plain(from_array(np.ascontiguousarray(pixels)), self.channels, self.white), 1)
+        return plain(from_array(np.ascontiguousarray(pixels)), self.channels, self.white)
 
     def _from_pillow(self, image: Image.Image) -> NDArray[np.uint8]:
         check_size(*image.size)
@@ -148,6 +156,15 @@ class Preprocess:
         (high, wide), (height, width) = images.shape[-2:], self.size
         top, left = (high - height) // 2, (wide - width) // 2
         return images[..., top : top + height, left : left + width]
+
+    def middle(self, extents: Tensor) -> Tensor:
+        """What `center` shows of upright images of (height, width) `extents` [B, 2] float64, for "crop": windows [B, 4] float64
+        (top, left, height, width) in their own pixels.
+        """
+        box, size = (torch.tensor(x, dtype=torch.float64) for x in (self.box, self.size))
+        scale = (box / extents).amax(dim=1, keepdim=True)  # of the box to the image
+        start = (extents - box / scale) / 2 + torch.floor((box - size) / 2) / scale
+        return torch.cat([start, size / scale], dim=1)
 
     # ---- numbers -----------------------------------------------------------------------------------------------------------------
 

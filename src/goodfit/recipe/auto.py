@@ -87,9 +87,8 @@ def training_choices(chooser: Chooser, data: Dataset, known: Catalog, spent: flo
     """Augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate; `spent` seconds are over already."""
     images = len(data.splits.train)
     _full_batch(chooser, known)
-    chooser.choose("schedule", "warmup(0.05) | cosine", "a short warmup, then down to zero at the budget's end", chooser.recipe.budget)
-    if chooser.open("augment"):
-        chooser.choose("augment", *_augment(data))
+    chooser.choose("schedule", *_schedule(chooser.recipe))
+    augment_choice(chooser, data)
     batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
     chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count(images, "training image"))
     _model(chooser, data, known, spent)
@@ -114,6 +113,18 @@ def _full_batch(chooser: Chooser, known: Catalog) -> None:
     optimizer = parts(chooser.recipe, known).get("optimizer")
     for field, value, rule in CHOICES if getattr(optimizer, "full_batch", False) and chooser.recipe.noise == "refuse" else ():
         chooser.choose(field, value, rule, f"the optimizer is {optimizer}")
+
+
+def _schedule(recipe: Recipe) -> tuple[str, str, str]:
+    if str(recipe.brake) != "none":
+        return "warmup(0.05) | constant", "a short warmup, then the peak: the brake is what lowers it", f"the brake is {recipe.brake}"
+    return "warmup(0.05) | cosine", "a short warmup, then down to zero at the budget's end", recipe.budget
+
+
+def augment_choice(chooser: Chooser, data: Dataset) -> None:
+    """The augmentation, by the images' size and whether their mirror images keep the class."""
+    if chooser.open("augment"):
+        chooser.choose("augment", *_augment(data))
 
 
 def _augment(data: Dataset) -> tuple[str, str, str]:

@@ -24,8 +24,10 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate
 from goodfit.losses.weighted import weighted
 from goodfit.optim.groups import optimizer_for
+from goodfit.recipe.cuts import cut_early
 from goodfit.recipe.quiet import hear
 from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.views import Viewer, at_once
 from goodfit.schedules.compose import compose
 from goodfit.training import average, steering, stop, trainable
 from goodfit.training.evaluate import Answers, evaluate
@@ -34,7 +36,9 @@ from goodfit.training.state import Plan, State, ready
 from goodfit.watch.telemetry import Telemetry
 
 PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training", "watch.probes", "data.sampler")
-EVALUATION_PIXELS = 256 * 64 * 64  # a batch that is judged has at most so many, and 256 images
+SEATS = (
+    "model", "augment", "views", "loss", "penalty", "optimizer", "schedule", "brake", "average", "trainable", "rates", "stop", "sampler",
+)  # fmt: skip
 SAMPLE = 512  # training images that an initialization from data looks at
 CLEAN_TRAIN = 1000  # training images judged without augmentation at each evaluation
 
@@ -53,8 +57,7 @@ def parts(recipe: Recipe, known: Catalog) -> dict[str, Part]:
     Raises:
         UsageError: a part or setting is unknown or wrong.
     """
-    seats = ("model", "augment", "loss", "penalty", "optimizer", "schedule", "brake", "average", "trainable", "rates", "stop", "sampler")
-    made = {seat: known.make(getattr(recipe, seat), seat) for seat in seats if getattr(recipe, seat) != "auto"}
+    made = {seat: known.make(getattr(recipe, seat), seat) for seat in SEATS if getattr(recipe, seat) != "auto"}
     return {**made, "probes": known.make(recipe.probes, "probe")}
 
 
@@ -124,9 +127,14 @@ class Judge:
     def __call__(self, model: nn.Module, rows: Tensor, precision: str = "fp32", seed: int | None = None) -> Answers:
         """The answers to rows of the data; with a `seed`, those of one pass with the model's noise at work."""
         data, pre = self.dataset, self.dataset.preprocess
-        batch = max(1, min(256, EVALUATION_PIXELS // (pre.box[0] * pre.box[1])))
-        batches = (b.but(images=pre.center(b.images)) for b in sweep(data.pixels, data.labels, rows, len(data.classes), batch))
+        batches = (b.but(images=pre.center(b.images)) for b in sweep(data.pixels, data.labels, rows, len(data.classes), at_once(*pre.box)))
         return evaluate(model, batches, self.loss, pre.normalize, self.device, precision, seed)
+
+
+def facts_of(data: Dataset, lengths: Lengths) -> Facts:
+    """What parts may know of the data."""
+    pre, measured = data.preprocess, data.statistics
+    return Facts(data.classes, data.counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
 
 
 def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
@@ -144,16 +152,15 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         raise UsageError(f'Expected a part of the kind sampler, received "{sampler}": derive yours from goodfit.core.contracts.Sampler.')
     images = sampler.length(data.labels[train])
     batch = recipe.images_a_step(images)
-    loader = Loader(data.pixels, data.labels, train, len(data.classes), batch, recipe.seed, recipe.workers, sampler)
+    pixels, cut = cut_early(steps(made["augment"]), data, recipe.seed)
+    loader = Loader(pixels, data.labels, train, len(data.classes), batch, recipe.seed, recipe.workers, sampler)
     lengths = Lengths(loader.epoch_steps, images / loader.epoch_steps, Length.read(recipe.budget))
-    facts = Facts(
-        data.classes, data.counts(), data.preprocess.channels, size,
-        data.statistics.mean, data.statistics.std, data.statistics.covariance, lengths,
-    )  # fmt: skip
+    facts = facts_of(data, lengths)
     seats: dict[str, Any] = {seat: part.bind(facts) for seat, part in made.items()}
     seed_noise(fold(recipe.seed & MASK, "init") >> 1, torch.device("cpu"))
     model = make_model(seats["model"], len(data.classes), facts.channels, size)
     model = model.to(device, memory_format=memory_format(recipe.layout))  # type: ignore[call-overload]
+    Viewer(model, seats["views"], data.preprocess, seats["loss"], device).check()
     warnings = hear(recipe, seats, model, images)
     if isinstance(init := getattr(seats["model"], "init", None), DataInit):
         calibrate(init, model, sample(data, device))
@@ -165,7 +172,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     plan = Plan(
         loss=loss,
         lengths=lengths,
-        augment=Pipeline(steps(seats["augment"]), size),  # type: ignore[arg-type]
+        augment=Pipeline(steps(seats["augment"]), size, cut),  # type: ignore[arg-type]
         normalize=normalizer(data.preprocess, recipe.layout),
         schedule=schedule,
         penalties=penalties,

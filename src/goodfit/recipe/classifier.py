@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -17,15 +17,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from goodfit.core.catalog import spell
-from goodfit.core.contracts import Loss
+from goodfit.augment.views import Center
+from goodfit.core.catalog import Part, spell
 from goodfit.core.device import choose, cores
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write
 from goodfit.core.run import Run, used
 from goodfit.data.decode import BrokenImage
 from goodfit.data.preprocess import Preprocess
+from goodfit.data.scaled import contents, picture
 from goodfit.recipe.build import catalog, make_model
+from goodfit.recipe.views import Viewer, probabilities_of
 from goodfit.training.gradient import heads
 
 BATCH = 64
@@ -44,17 +46,25 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model in evaluation mode with its classes, preprocessing and the loss that says how scores become probabilities."""
+    """A model in evaluation mode with its classes, preprocessing, the loss that says how scores become probabilities, and the views of an
+    image that `predict` averages over.
+    """
 
     model: nn.Module
     classes: tuple[str, ...]
     preprocess: Preprocess
     loss: Any
     device: torch.device
+    views: Any = Center()
+
+    @property
+    def viewer(self) -> Viewer:
+        """What shows images to the model."""
+        return Viewer(self.model, self.views, self.preprocess, self.loss, self.device)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box."""
+        """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box, by their center alone."""
         there = self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
         return probabilities_of(self.loss, heads(self.model(there))[0].float()).cpu()
 
@@ -71,21 +81,24 @@ class Classifier:
 
     def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
         """`predict`, one batch after the other, for more images than memory holds."""
-        left = iter(images)
+        left, viewer = iter(images), self.viewer
+        scales = tuple(dict.fromkeys(view.scale for view in viewer.views))
         with ThreadPoolExecutor(cores()) as pool:
             while some := list(islice(left, BATCH)):
-                decoded = list(pool.map(self._decode, some))
-                good = [x for x in decoded if isinstance(x, np.ndarray)]
-                rows: Iterator[Tensor] = iter(self.probabilities(torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2)) if good else [])
+                decoded = list(pool.map(lambda image: self._decode(image, scales), some))
+                good = [x for x in decoded if isinstance(x, dict)]
+                rows: Iterator[Tensor] = iter(viewer.probabilities(lambda scale, good=good: [x[scale] for x in good]) if good else [])  # type: ignore[misc]
                 for image, x in zip(some, decoded, strict=True):
                     name = str(image) if isinstance(image, (str, Path)) else getattr(image, "filename", "") or "image"
-                    yield self._say(name, next(rows), top) if isinstance(x, np.ndarray) else Prediction(name, problem=x.reason)
+                    yield self._say(name, next(rows), top) if isinstance(x, dict) else Prediction(name, problem=x.reason)
 
-    def _decode(self, image: Any) -> np.ndarray | BrokenImage:
+    def _decode(self, image: Any, scales: tuple[int, ...]) -> dict[int, np.ndarray] | BrokenImage:
+        """The image's pixels at each scale that a view needs."""
         if not isinstance(image, (*IMAGES, np.ndarray)):
             raise UsageError(f"Expected a path, PIL image or array to predict, received a {type(image).__name__}.")
         try:
-            return self.preprocess.decode(Path(image) if isinstance(image, str) else image)
+            source = contents(image)
+            return {scale: picture(self.preprocess, source, scale) for scale in scales}
         except BrokenImage as error:
             return error
 
@@ -94,17 +107,11 @@ class Classifier:
         return Prediction(name, tuple(self.classes[i] for i in best.indices.tolist()), tuple(best.values.tolist()))
 
 
-def probabilities_of(loss: Any, logits: Tensor) -> Tensor:
-    """Probabilities [B, K] as the loss means its scores [B, K]; the softmax for a function of the user's own."""
-    return loss.probabilities(logits) if isinstance(loss, Loss) else logits.softmax(dim=1)
-
-
-def keep(run: Run, model: nn.Module, recipe_model: Any, loss: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
-    """Write model.safetensors and config.json: all that `load` needs."""
+def keep(run: Run, model: nn.Module, made: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess) -> None:
+    """Write model.safetensors and config.json: all that `load` needs; `made` are the recipe's parts by seat."""
     tensors = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in model.state_dict().items()}
     config = {
-        "model": spell(recipe_model, full=True),
-        "loss": spell(loss, full=True),
+        **{seat: spell(made[seat], full=True) for seat in ("model", "loss", "views")},
         "num_classes": len(classes),
         "label_names": list(classes),
         "preprocess": preprocess.to_dict(),
@@ -114,11 +121,11 @@ def keep(run: Run, model: nn.Module, recipe_model: Any, loss: Any, classes: Sequ
     write(run.path / "config.json", json.dumps(config, indent=1) + "\n")
 
 
-def load_run(path: str | Path, device: str = "auto") -> Classifier:
-    """The classifier of a run folder, wherever it lies.
+def load_run(path: str | Path, device: str = "auto", views: str | Part = "") -> Classifier:
+    """The classifier of a run folder, wherever it lies; with other `views` than the run's own, if given.
 
     Raises:
-        UsageError: there is no run, or it has no finished model yet.
+        UsageError: there is no run, it has no finished model yet, or its model does not go with the views.
         GoodfitError: its model is damaged.
     """
     run = Run.open(path)
@@ -136,4 +143,7 @@ def load_run(path: str | Path, device: str = "auto") -> Classifier:
         raise GoodfitError(f'The model in "{run.path}" does not read ({reason}): train it anew, or take a copy of the run.') from error
     there = choose(device)
     model = model.eval().to(there, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Classifier(model, classes, preprocess, known.make(config["loss"], "loss"), there)
+    looks = known.make(views or config.get("views", "center"), "views")  # runs of earlier versions have none
+    classifier = Classifier(model, classes, preprocess, known.make(config["loss"], "loss"), there, looks)
+    classifier.viewer.check()
+    return classifier

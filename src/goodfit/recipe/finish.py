@@ -1,4 +1,4 @@
-"""The end of a run: final scores in fp32, the worst errors with their pictures, the kept model."""
+"""The end of a run: final scores in fp32 by the recipe's views, the worst errors with their pictures, the kept model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from goodfit.core.files import write, writing
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import Built, parts
-from goodfit.recipe.classifier import keep, probabilities_of
+from goodfit.recipe.classifier import keep
+from goodfit.recipe.marginalize import Scored, scored
 from goodfit.recipe.recipe import Recipe
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.evaluate import Answers, scores
 
 WORST = 24
 THUMBNAIL = 64
@@ -37,23 +37,22 @@ def finish(run: Run, built: Built, data: Dataset, recipe: Recipe, known: Catalog
             Checkpoints(run.checkpoints).restore(state, state.best["step"])
             kept = state.step
         state.step, state.stopped = last
-    answers = built.judge(state.judged, data.rows("validation"))
-    result = scores(answers, data.classes)
-    run.write("scores.json", {"validation": result, "best": state.best, "kept": kept})  # a test score was of other weights
-    worst(run, answers, built, data)
     made = parts(recipe, known)
-    keep(run, state.judged, made["model"], made["loss"], data.classes, data.preprocess)
-    return result
+    found = scored(built.judge, state.judged, data.rows("validation"), made["views"])
+    run.write("scores.json", {"validation": found.scores, "best": state.best, "kept": kept})  # a test score was of other weights
+    worst(run, found, data)
+    keep(run, state.judged, made, data.classes, data.preprocess)
+    return found.scores
 
 
-def worst(run: Run, answers: Answers, built: Built, data: Dataset) -> None:
+def worst(run: Run, found: Scored, data: Dataset) -> None:
     """Write the validation images with the highest loss that the model got wrong, as thumbnails in the run."""
-    wrong = (answers.logits.argmax(1) != answers.labels).nonzero().flatten()
-    rows = wrong[answers.losses[wrong].argsort(descending=True)][:WORST]
-    probabilities = probabilities_of(built.plan.loss, answers.logits[rows])
+    answers = found.center
+    wrong = (found.probabilities.argmax(1) != answers.labels).nonzero().flatten()
+    rows = wrong[found.losses[wrong].argsort(descending=True)][:WORST]
     pixels: Any = data.pixels.exact(answers.ids[rows]).numpy() if len(rows) else []
     listed = []
-    for place, (row, p, picture) in enumerate(zip(rows.tolist(), probabilities, pixels, strict=True)):
+    for place, (row, p, picture) in enumerate(zip(rows.tolist(), found.probabilities[rows], pixels, strict=True)):
         file = f"worst/{place:02d}.png"
         thumbnail(run, file, picture)
         listed.append(
@@ -63,7 +62,7 @@ def worst(run: Run, answers: Answers, built: Built, data: Dataset) -> None:
                 "truth": data.classes[int(answers.labels[row])],
                 "predicted": data.classes[int(p.argmax())],
                 "probability": float(p.max()),
-                "loss": float(answers.losses[row]),
+                "loss": float(found.losses[row]),
             }
         )
     write(run.path / "worst.json", json.dumps({"images": listed}, indent=1) + "\n")

@@ -39,6 +39,8 @@ def plan_of(
     pretrained.settle(chooser, weights, known)
     data = open_data(chooser.recipe, seen, voice.packing)
     packed = time.time()
+    rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
+    chooser.choose("storage", data.pixels.kind, rule, f"the cache is {chooser.recipe.cache:g} GB")
     if "model" in asked_parts:
         check_model(asked_parts["model"], data)
     if run is None:

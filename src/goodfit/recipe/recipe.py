@@ -38,11 +38,16 @@ class Recipe:
     std: Literal["auto", "data"] | tuple[Positive, ...] = says("What each channel is then divided by: numbers, or data.", AUTO)
     validation: Share | str = says("Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15)
     cache: Positive = says("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
+    storage: Literal["auto", "raw", "jpeg", "files"] = says(
+        "How prepared images are kept: raw pixels, jpeg, or files (not at all: crops are cut from the originals); auto goes by cache.",
+        "auto",
+    )
     model: str | Part = says("The network.", AUTO)
     source: str = says(
         "Weights to begin from (--from): a run folder, a .safetensors or .pth file, or published ones such as resnet18:imagenet.", ""
     )
     augment: str | Part = says("What is done to the training images.", AUTO)
+    views: str | Part = says("Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", "center")
     loss: str | Part = says("What training makes small.", "softmax")
     class_weights: str | tuple[Positive, ...] = says(
         'How much each class counts in the mean loss: none, balanced, "cat=2, dog=0.5" (the others 1), or a number for each class.', "none"

@@ -44,7 +44,8 @@ def open_data(recipe: Recipe, seen: Survey, progress: Progress | None = None) ->
         GoodfitError: no space is left.
     """
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
-    data = prepare(seen, parse_size(recipe.size), recipe.aspect, share, recipe.split_seed, int(recipe.cache * 1e9), progress=progress)
+    cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage
+    data = prepare(seen, parse_size(recipe.size), recipe.aspect, share, recipe.split_seed, cache, progress=progress)
     if not len(data.splits.validation):
         if recipe.validation == 0:
             raise UsageError(

@@ -17,6 +17,7 @@ from goodfit.core.contracts import Loss
 from goodfit.core.device import autocast, seed_noise
 from goodfit.training.gradient import heads
 from goodfit.training.noise import evaluating
+from goodfit.training.running import running_means
 
 Z = 1.959963984540054  # two-sided 95 %
 
@@ -64,17 +65,17 @@ def evaluate(
 def mean_of_passes(ask: Callable[[int], Answers], passes: int, probabilities: Callable[[Tensor], Tensor]) -> list[dict[str, Any]]:
     """What the mean of the probabilities over the first 1, 2, 4, ... and all `passes` answers of the same images comes to.
 
-    `ask(i)` gives the answers of pass i, random in any way: noise layers now, other views of an image as well. Each row has "passes",
+    `ask(i)` gives the answers of pass i, with the noise layers at work. Each row has "passes",
     "accuracy" and "log_loss", the mean of -log of the probability of the right class.
     """
-    total, rows = torch.zeros(()), []
-    for place in range(passes):
+    labels: list[Tensor] = []
+
+    def asked(place: int) -> Tensor:
         answers = ask(place)
-        total = total + probabilities(answers.logits).double()
-        n = place + 1
-        if n == passes or n & place == 0:
-            rows.append({"passes": n, **judged(total / n, answers.labels)})
-    return rows
+        labels[:] = [answers.labels]
+        return probabilities(answers.logits)
+
+    return [{"passes": n, **judged(mean, labels[0])} for n, mean in running_means(map(asked, range(passes)), passes)]
 
 
 def judged(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

@@ -128,6 +128,14 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([x.reshape(-1) for x in tensors])
 
 
+def rows_of(turn: Callable[[Tensor], Tensor], units: Tensor) -> Tensor:
+    """`turn` of each row of `units` [N, N], many at once where torch can."""
+    try:
+        return torch.func.vmap(turn, chunk_size=ROWS)(units)
+    except RuntimeError:  # a backward pass without a rule for many at once, as max pooling's of channels-last maps
+        return torch.stack([turn(unit) for unit in units])
+
+
 def put_back(model: nn.Module, buffers: list[Tensor]) -> None:
     """Give the model's buffers (batch statistics) their earlier values."""
     for buffer, old in zip(model.buffers(), buffers, strict=True):
@@ -168,7 +176,7 @@ class Objective:
             return
         for rows in cut(len(self.batch), self.state.pieces):
             raw = self.batch[rows].to(self.plan.device, non_blocking=True)
-            made = self.plan.augment(raw, Chance(self.chance.key, self.chance.places[rows]), self.t)
+            made = self.plan.augment(raw, self.chance[rows], self.t)
             piece = made.but(images=self.plan.normalize(made.images))
             if self.state.pieces == 1:
                 self._kept = piece
@@ -183,7 +191,7 @@ class Objective:
         parameters = self._parameters()
         n = sum(p.numel() for p in parameters)
         units = torch.eye(n, dtype=parameters[0].dtype, device=parameters[0].device)
-        found = self._second(lambda turn: torch.func.vmap(turn, chunk_size=ROWS)(units), torch.zeros_like(units))
+        found = self._second(lambda turn: rows_of(turn, units), torch.zeros_like(units))
         return (found + found.T) / 2
 
     def numbers(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from goodfit.core.batch import Batch
-from goodfit.core.chance import Chance
+from goodfit.core.chance import of_epoch
 from goodfit.core.errors import Diverged
 from goodfit.training.average import IMAGES, advance, take_statistics
 from goodfit.training.finite import blame
@@ -73,7 +73,7 @@ def fit(
         epoch, places = batches.places(state.step)
         batch = next(source)
         clock.waited()
-        chance = Chance.of(plan.seed, places, "augment", epoch)
+        chance = of_epoch(plan.seed, "augment", epoch, places, batch.ids)
 
         # one step: the optimizer calls the objective as often as it likes
         rate = set_rates(state.optimizer, plan.schedule(t) * state.brake * pulled(state, journal, lever(state.step)))
@@ -84,9 +84,9 @@ def fit(
             state.optimizer.step(objective)  # type: ignore[arg-type]
         state.step += 1
         clock.worked()
+        clock.keep_reserve(plan, len(batch))
         if advance(state, plan.average, t, plan.t(state)):
             clock.worked()
-        clock.keep_reserve(plan, len(batch))
 
         # what it came to
         journal.events(state.step, objective.events)
@@ -142,7 +142,8 @@ def some_images(plan: Plan, batches: Batches, t: float) -> Iterator[Tensor]:
         epoch, places = batches.places(step)
         for first in range(0, min(len(batch), IMAGES - seen), PIECE):
             rows = slice(first, first + PIECE)
-            made = plan.augment(batch[rows].to(plan.device), Chance.of(plan.seed, places[rows], "statistics", epoch), t)
+            chance = of_epoch(plan.seed, "statistics", epoch, places[rows], batch.ids[rows])
+            made = plan.augment(batch[rows].to(plan.device), chance, t)
             seen += len(made)
             yield plan.normalize(made.images)
         if seen >= IMAGES:

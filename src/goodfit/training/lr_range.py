@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from goodfit.core.chance import Chance
+from goodfit.core.chance import of_epoch
 from goodfit.core.errors import Diverged
 from goodfit.training.gradient import Objective
 from goodfit.training.loop import Batches, set_rates
@@ -73,7 +73,9 @@ def sweep(state: State, batches: Batches, plan: Plan, low: float, high: float, s
             set_trainable(state.model, plan.trainable, 0.0)
             set_progress(state.model, 0.0)
             trial.step = step
-            losses.append(step_loss(trial, Objective(trial, next(source), plan, Chance.of(plan.seed, places, "augment", epoch), 0.0)))
+            batch = next(source)
+            chance = of_epoch(plan.seed, "augment", epoch, places, batch.ids)
+            losses.append(step_loss(trial, Objective(trial, batch, plan, chance, 0.0)))
             if exploded(losses):
                 break
     return Trace(tuple(rates), tuple(losses))

@@ -1,0 +1,63 @@
+"""Lens: radial distortion, barrel and pincushion."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Self
+
+import torch
+from torch import Tensor
+
+from goodfit.augment.geometry import Geometry
+from goodfit.augment.maps import Border, Frame, Map
+from goodfit.core.chance import Chance
+from goodfit.core.errors import UsageError
+from goodfit.core.settings import Range, Share
+
+Bulge = Annotated[float, Range(above=-1 / 3)]  # below, r(1 + k r^2) would turn back before the corner
+
+
+def distorted(points: Tensor, k: Tensor, frame: Frame) -> Tensor:
+    """Points [K, h, w, 2] (x, y) moved along their rays from the frame's center, from radius r to r(1 + k r^2), with `k` [K].
+
+    r is 1 at the image's corner, half a diagonal from its center. Beyond r = 1 the factor stays 1 + k, so that what lies outside the
+    frame stays outside.
+    """
+    away = points - torch.tensor([(frame[1] - 1) / 2, (frame[0] - 1) / 2], device=points.device)
+    x, y = away.unbind(-1)
+    square = (x * x).add_(y * y).mul_(4 / (frame[0] ** 2 + frame[1] ** 2)).clamp_(max=1)
+    return away.mul_(square.mul_(k.to(points)[:, None, None])[..., None]).add_(points)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lens(Geometry):
+    """Bends the image as a lens does: the pixel at radius r from the center is read at r' = r(1 + k r^2), r = 1 at the corners.
+
+    `k` is drawn evenly from its range: above 0 is barrel distortion (the image shrinks towards its corners, as under a wide angle), below
+    0 pincushion distortion (it grows there). The pixels beyond are what `border` says; a share 1 - p of the images stays.
+
+    Helps: photos of several cameras and lenses; straight lines that are not the answer.
+    Hurts: documents, and whatever is measured.
+    Cost: one sampling, shared with its neighbours.
+    Source: CS231n, training neural networks II (data augmentation: lens distortion); Brown 1966, Decentering distortion of lenses
+    (the radial term).
+    """
+
+    k: tuple[Bulge, Bulge] = (-0.2, 0.2)
+    border: Border = "reflect"
+    p: Share = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k[0] > self.k[1]:
+            raise UsageError(f"lens: expected k to be (low, high) with low <= high, received {self.k}.")
+
+    def scaled(self, strength: float) -> Self:
+        """The same part, milder: 0 changes nothing, 1 is this part."""
+        return dataclasses.replace(self, k=(self.k[0] * strength, self.k[1] * strength))
+
+    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
+        chosen, even = chance.double(n=2).unbind(1)
+        k = torch.where(chosen < self.p, self.k[0] + even * (self.k[1] - self.k[0]), 0.0)
+        matrix = torch.eye(2, 3, dtype=torch.float64).repeat(len(k), 1, 1)
+        return Map(matrix, frame, lambda points, rows: distorted(points, k[rows], frame), k != 0)

@@ -1,0 +1,147 @@
+"""Policies: for each image a few ops, drawn from a list, at a strength drawn or given."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from typing import Annotated, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from goodfit.augment.maps import Border, Frame
+from goodfit.augment.policy_ops import CODE, OPS, UNGRADED, Drawn, Op, Outside, Reach, done
+from goodfit.core.batch import Batch
+from goodfit.core.chance import Chance
+from goodfit.core.contracts import Augment
+from goodfit.core.errors import UsageError
+from goodfit.core.settings import Count, Range, Share
+
+HIGHEST = 30  # levels are whole numbers from 0 to this one
+
+
+class Policy(Augment):
+    """An augment that does to each image ops of its own, one after the other.
+
+    `strength` scales the levels; autocontrast and equalize, which have none, are done for that share of the images that draw them.
+    """
+
+    strength: float
+    p: float
+    ops: tuple[Op, ...]
+    border: Border
+    _mean: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ops:
+            raise UsageError("Expected at least one op for a policy to draw from, received none.")
+
+    def bind(self, facts: Any) -> Self:
+        """With the training images' mean color for `border="mean"`."""
+        return dataclasses.replace(self, _mean=tuple(facts.mean))  # type: ignore[type-var]
+
+    def scaled(self, strength: float) -> Self:
+        """The same part, milder: 0 changes nothing, 1 is this part."""
+        return dataclasses.replace(self, strength=self.strength * strength)  # type: ignore[type-var]
+
+    @property
+    @abstractmethod
+    def slots(self) -> int:
+        """How many ops an image gets."""
+
+    @abstractmethod
+    def levels(self, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The levels [B, slots], 0 to HIGHEST, made of even numbers [B, slots] in 0..1."""
+
+    @abstractmethod
+    def reach(self, frame: Frame) -> Reach:
+        """How far the ops go at the highest level, for images of this height and width."""
+
+    def draw(self, chance: Chance) -> list[Drawn]:
+        """What is done with each image, slot after slot."""
+        n, known = self.slots, np.array([CODE[op] for op in self.ops])
+        chosen, *numbers = np.split(chance.double(n=1 + 4 * n).numpy(), [1 + n * k for k in range(4)], axis=1)  # cost is per call
+        op = known[(numbers[0] * len(known)).astype(np.int64)]
+        level = self.levels(numbers[1]) * (self.strength / HIGHEST)
+        sign = np.where(numbers[2] < 0.5, -1.0, 1.0)
+        ungraded = np.isin(op, [CODE[name] for name in UNGRADED])
+        acts = np.where(ungraded, numbers[3] < self.strength, level > 0) & (chosen < self.p)
+        op = np.where(acts, op, CODE["identity"])
+        return [Drawn(op[:, slot], level[:, slot], sign[:, slot]) for slot in range(n)]
+
+    def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
+        reach, outside = self.reach((batch.images.shape[2], batch.images.shape[3])), Outside(self.border, self._mean)
+        drawn = self.draw(chance)
+        images = batch.images if batch.images.dtype == torch.uint8 else (batch.images * 255).round().to(torch.uint8)
+        for slot in drawn:
+            images = done(images, slot, reach, outside)
+        if batch.images.is_floating_point():
+            changed = torch.from_numpy(np.any([slot.op != CODE["identity"] for slot in drawn], axis=0)).to(images.device)
+            images = torch.where(changed[:, None, None, None], images.float() / 255, batch.images)
+        return batch.but(images=images)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrivialAugment(Policy):
+    """One op for each image, drawn evenly from `ops`, at a level drawn evenly from 31: the paper's wide ranges, with nothing to tune.
+
+    The highest levels are slopes of 0.99, 32 pixels, 135 degrees, factors of 1 +- 0.99, 2 of 8 bits, and everything solarized; signs are
+    random. Pixels are read bilinearly, those beyond are what `border` says. Every op gives 8 bits, so float images that are changed have
+    256 values.
+
+    Helps: long training, as a first policy; photos.
+    Hurts: short budgets and underfitting; when color, orientation or position is the answer.
+    Cost: about one pass over the pixels.
+    Source: Müller & Hutter 2021, TrivialAugment (Wide).
+    """
+
+    strength: Share = 1.0
+    p: Share = 1.0
+    ops: tuple[Op, ...] = OPS
+    border: Border = "zero"
+    _mean: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False)
+
+    @property
+    def slots(self) -> int:
+        return 1
+
+    def levels(self, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.floor(drawn * (HIGHEST + 1))
+
+    def reach(self, frame: Frame) -> Reach:
+        return Reach(shear=0.99, x=32, y=32, degrees=135, factor=0.99, bits=6)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment(Policy):
+    """`n` ops for each image, one after the other, drawn evenly from `ops`, all at level `m` of 30.
+
+    The highest level is slopes of 0.3, 150 of 331 of the side, 30 degrees, factors of 1 +- 0.9, 4 of 8 bits, and everything solarized;
+    signs are random. Pixels are read bilinearly, those beyond are what `border` says. Every op gives 8 bits, so float images that are
+    changed have 256 values.
+
+    Helps: photos and long training, once `m` is tuned: more for larger nets and more epochs.
+    Hurts: short budgets and underfitting; when color, orientation or position is the answer.
+    Cost: about one pass over the pixels for each op.
+    Source: Cubuk et al. 2020, RandAugment.
+    """
+
+    n: Count = 2
+    m: Annotated[float, Range(0, HIGHEST)] = 9.0
+    strength: Share = 1.0
+    p: Share = 1.0
+    ops: tuple[Op, ...] = OPS
+    border: Border = "mean"
+    _mean: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False)
+
+    @property
+    def slots(self) -> int:
+        return self.n
+
+    def levels(self, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.full_like(drawn, self.m)
+
+    def reach(self, frame: Frame) -> Reach:
+        return Reach(shear=0.3, x=150 / 331 * frame[1], y=150 / 331 * frame[0], degrees=30, factor=0.9, bits=4)

@@ -1,0 +1,220 @@
+"""Tone: what maps each of the 256 levels of a channel to another: gamma, posterize, solarize, autocontrast and equalize."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from goodfit.augment.chosen import Chosen, on_color
+from goodfit.augment.chunks import chunks
+from goodfit.augment.ranges import check_order, drawn, toward
+from goodfit.core.chance import Chance
+from goodfit.core.settings import Positive, Range, Share
+
+Bits = Annotated[int, Range(1, 8)]
+
+# ---- images [B, C, H, W], uint8 or float, each with its own magnitude --------------------------------------------------------------
+# Float images are taken at the nearest of 256 levels, and stay float; alpha, the fourth channel, is left alone.
+
+
+def gamma(images: Tensor, exponent: Tensor) -> Tensor:
+    """Values (0 to 1) to the power of `exponent` [B]."""
+    levels = torch.linspace(0, 1, 256, dtype=torch.float64)
+    table = (levels ** exponent.double().cpu()[:, None] * 255).round_().to(torch.uint8).to(images.device)
+    return _on_levels(images, lambda pixels: look_up(pixels, table))
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Only the `bits` [B] highest of the 8 bits of each value, as Pillow does."""
+    mask = (256 - 2 ** (8 - bits.long())).to(torch.uint8).to(images.device)[:, None, None, None]
+    return _on_levels(images, lambda pixels: pixels & mask)
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Values from `threshold` [B] on inverted, as Pillow does: whole levels, 0 inverts everything and 256 nothing."""
+    first, never = threshold.round().clamp(max=255).to(torch.uint8), threshold.round() > 255
+    ones = torch.where(never, 0, 255).to(torch.uint8)
+    first, ones = (x.to(images.device)[:, None, None, None] for x in (first, ones))
+    return _on_levels(images, lambda pixels: (pixels >= first).view(torch.uint8).mul_(ones).bitwise_xor_(pixels))
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Each channel stretched so that its lowest level becomes 0 and its highest 255, as Pillow does."""
+
+    def stretched(lines: Tensor, index: Tensor, channels: int) -> Tensor:
+        values = lines.float()  # in floats, and over whole lines first, it is several times as fast
+        low, high = (f(f(values, 1).view(len(values), -1, channels), 1).double()[..., None] for f in (torch.amin, torch.amax))
+        levels = torch.arange(256, dtype=torch.float64, device=lines.device)
+        scale = 255 / (high - low)
+        return torch.where(high > low, levels * scale + -low * scale, levels).clamp_(0, 255)
+
+    return _on_levels(images, lambda pixels: look_up(pixels, stretched))
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Each channel's levels spread so that all are about as frequent, as Pillow does.
+
+    Pillow leaves images of fewer than 256 pixels as they are; here they are spread by the same formula without its rounded step.
+    """
+    small = images.shape[2] * images.shape[3] < 256
+
+    def flattened(lines: Tensor, index: Tensor, channels: int) -> Tensor:
+        one = torch.ones((), dtype=torch.int32, device=index.device)
+        counts = torch.zeros((len(index), channels * 256), dtype=torch.int32, device=index.device)
+        counts = counts.scatter_add_(1, index, one.expand(index.shape)).view(-1, channels, 256).double()
+        levels = torch.arange(256, device=index.device)
+        last = counts.gather(-1, ((counts > 0) * levels).amax(-1, keepdim=True))
+        total = counts.cumsum(-1)
+        below, spread = total - counts, total[..., -1:] - last
+        step = (spread / 255).floor_()  # whole numbers far below 2^53: every quotient is rounded down right
+        table = below * 255 / spread if small else (below + (step / 2).floor_()) / step
+        return torch.where((spread if small else step) > 0, table.floor_().clamp_(max=255), levels.double())
+
+    return _on_levels(images, lambda pixels: look_up(pixels, flattened))
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------------------
+
+Tables = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def look_up(pixels: Tensor, tables: Tensor | Tables) -> Tensor:
+    """uint8 images [B, C, H, W] through tables: one for each image, [B, 256] uint8, or one for each of its channels.
+
+    Those of channels are made from the pixels, some images at a time: `tables` is called with lines [K, H, W * C] uint8, with where each
+    pixel looks in its image's tables laid end to end, [K, H * W * C] int64, and with C; it gives [K, C, 256], whose fractions are cut.
+    """
+    n, channels, height, width = pixels.shape
+    lines = pixels.permute(0, 2, 3, 1).contiguous().view(n, height, width * channels)
+    out = torch.empty_like(lines)
+    starts = (torch.arange(channels, device=pixels.device) * 256).repeat(width)
+    room = torch.empty(0, dtype=torch.int64, device=pixels.device)
+    for part in chunks(lines):
+        room = room if len(room) else torch.empty(lines[part].shape, dtype=torch.int64, device=pixels.device)
+        index = room[: len(lines[part])].copy_(lines[part])
+        if not isinstance(tables, Tensor):
+            index += starts
+        index = index.flatten(1)
+        table = tables[part] if isinstance(tables, Tensor) else tables(lines[part], index, channels).to(torch.uint8).flatten(1)
+        torch.gather(table, 1, index, out=out[part].view(index.shape))
+    return out.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _on_levels(images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    color = images[:, :3]
+    if images.dtype == torch.uint8:
+        return on_color(images, change(color))
+    return on_color(images, change((color * 255).round_().to(torch.uint8)).float().div_(255))
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma(Chosen):
+    """Raises values (0 to 1) to a power drawn evenly from `exponent`: below 1 shadows open, above 1 they close.
+
+    A share 1 - p of the images stays.
+
+    Helps: when exposure or the camera's tone curve differ; black and white stay, where brightness would clip.
+    Hurts: when how bright it is tells the classes apart.
+    Cost: a table of 256 levels for each image.
+    Source: Poynton 1998, The rehabilitation of gamma.
+    """
+
+    exponent: tuple[Positive, Positive] = (0.7, 1.4)
+    p: Share = 1.0
+    whole: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order(self, "exponent")
+
+    def scaled(self, strength: float) -> Self:
+        """The same part, milder: 0 changes nothing, 1 is this part."""
+        return dataclasses.replace(self, exponent=toward(1.0, self.exponent, strength))
+
+    def change(self, images: Tensor, chance: Chance) -> Tensor:
+        return gamma(images, drawn(chance, self.exponent))
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterize(Chosen):
+    """Keeps only the highest bits of each value in a share `p` of the images; how many is drawn evenly from `bits`, both ends included.
+
+    Helps: when fine shades mean nothing; in policies.
+    Hurts: few bits on small images; when shades are the answer.
+    Cost: almost none.
+    Source: Cubuk et al. 2019, AutoAugment.
+    """
+
+    bits: tuple[Bits, Bits] = (3, 7)
+    p: Share = 0.2
+    whole: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order(self, "bits")
+
+    def change(self, images: Tensor, chance: Chance) -> Tensor:
+        return posterize(images, chance.at("bits").integers(self.bits[0], self.bits[1] + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Solarize(Chosen):
+    """Inverts the values at or above a threshold in a share `p` of the images; the threshold is drawn evenly from its range, 0 to 1.
+
+    Helps: when outlines matter more than what is bright and what is dark; in policies.
+    Hurts: when bright and dark tell the classes apart, as in most scans.
+    Cost: almost none.
+    Source: Cubuk et al. 2019, AutoAugment; Grill et al. 2020, Bootstrap your own latent (p 0.2, threshold 0.5).
+    """
+
+    threshold: tuple[Share, Share] = (0.5, 1.0)
+    p: Share = 0.2
+    whole: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order(self, "threshold")
+
+    def change(self, images: Tensor, chance: Chance) -> Tensor:
+        return solarize(images, drawn(chance.at("threshold"), self.threshold) * 256)
+
+
+@dataclasses.dataclass(frozen=True)
+class Autocontrast(Chosen):
+    """Stretches each channel of a share `p` of the images to the whole range, its lowest value to 0 and its highest to 1.
+
+    Helps: when light and haze differ between photos of the same thing.
+    Hurts: little; the color of the light is lost, as each channel is stretched by itself.
+    Cost: one pass for the ends and a table of 256 levels for each channel.
+    Source: Cubuk et al. 2019, AutoAugment.
+    """
+
+    p: Share = 0.5
+    whole: ClassVar[bool] = True
+
+    def change(self, images: Tensor, chance: Chance) -> Tensor:
+        return autocontrast(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Equalize(Chosen):
+    """Spreads the levels of each channel of a share `p` of the images so that all are about as frequent.
+
+    Helps: when light and contrast differ a lot, as in scans and microscopy.
+    Hurts: it strengthens noise in flat regions, and changes colors.
+    Cost: one pass for the histogram and a table of 256 levels for each channel.
+    Source: Cubuk et al. 2019, AutoAugment.
+    """
+
+    p: Share = 0.2
+    whole: ClassVar[bool] = True
+
+    def change(self, images: Tensor, chance: Chance) -> Tensor:
+        return equalize(images)

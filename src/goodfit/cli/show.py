@@ -1,0 +1,64 @@
+"""goodfit show: what augmentation makes of the images, as a contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from goodfit.cli.options import Options, assemble
+from goodfit.core.errors import UsageError
+
+
+def show(
+    data: str = "",
+    /,
+    *,
+    out: Path = Path("augment.png"),
+    images: int = 8,
+    draws: int = 6,
+    each: Annotated[bool, Parameter(negative="")] = False,
+    progress: float = 1.0,
+    use: Annotated[list[str] | None, Parameter(negative="")] = None,
+    options: Options | None = None,
+) -> None:
+    """Write a contact sheet: training images beside what --augment makes of them, with their targets.
+
+    Parameters
+    ----------
+    data
+        The images, as for train.
+    out
+        The PNG file to write.
+    images
+        How many images, the classes in turn.
+    draws
+        How many draws of each image.
+    each
+        Show each part of the pipe alone, at several strengths of the same draw.
+    progress
+        Where in the training, from 0 to 1, for strengths that follow progress.
+    use
+        A Python file with your own parts.
+    """
+    if images < 1 or draws < 1 or not 0 <= progress <= 1:
+        raise UsageError(
+            f"Expected --images and --draws of 1 or more and --progress from 0 to 1, received {images}, {draws} and {progress:g}."
+        )
+    asked = assemble(data, "", options, [], use or [])
+    from io import BytesIO
+
+    from goodfit.core.files import write
+    from goodfit.recipe.show import shown
+    from goodfit.watch.sheet import sheet
+    from goodfit.watch.voice import Terminal
+
+    voice = Terminal()
+    rows, titles = shown(asked, voice, images, draws, progress, each)
+    if not rows:
+        raise UsageError("Expected augmentation to show, received none: give it as --augment.")
+    content = BytesIO()
+    sheet(rows, titles).save(content, "PNG")
+    write(out, content.getvalue())
+    voice.say(f"{len(rows)} rows of {len(titles)} pictures: {out}")
