@@ -2,7 +2,8 @@
 
 The other half of the classes is the similar target, another data set the different one. For each number of images per class (of which
 the usual share is held out) the table has training from scratch, the linear probe at each stage, training of the last stages and of
-all, and says which of these rows the advisor would take. All are judged on the same test images, which neither has seen.
+all, at a tenth of the rate below the head and at the full one, and says which of these rows the advisor would take. All are judged on
+the same test images, which none has seen.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from goodfit.data.dataset import Dataset
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
 from goodfit.study.advise import advice
-from goodfit.study.features import features, of_run, places
+from goodfit.study.features import HEAD, features, places
+from goodfit.study.origin import Origin, origin
 from goodfit.study.probe import probe
 
 GOAL, CELLS = 1.0, 6  # points behind the best row, and in how many of eight cells the advisor may be no further
@@ -63,7 +65,7 @@ class Cell:
         for row in self.rows:
             marks = f"{'best' if row == best else '':6}{f'advised {self.chosen.count(row)}x' if row in self.chosen else ''}"
             seconds = statistics.fmean(s for _, s in self.rows[row])
-            lines.append(f"  {row:16} {self.mean(row):7.2%} ± {self.error(row):6.2%}  {seconds:7.1f} s  {marks}".rstrip())
+            lines.append(f"  {row:24} {self.mean(row):7.2%} ± {self.error(row):6.2%}  {seconds:7.1f} s  {marks}".rstrip())
         return "\n".join([*lines, f"  the advisor's choice is behind the best row by {self.behind:.2f} points"])
 
 
@@ -100,42 +102,47 @@ def compare(name: str, files: list[Path], recipe: Recipe, source: Path, folder: 
     """All rows of a cell: one file for each seed."""
     cell = Cell(name, {}, [])
     for seed, file in enumerate(files):
-        net = of_run(source, recipe.device)
-        data = opened(str(file), net.preprocess.size[0])
-        names = places(net.model)
-
-        def note(row: str, result: tuple[float, float]) -> None:
-            cell.rows.setdefault(row, []).append(result)
-            print(f"    {cell.name}, seed {len(cell.rows[row]) - 1}: {row} {result[0]:.2%} ({result[1]:.1f} s)", flush=True)  # noqa: B023
-
-        asked = recipe.but(seed=seed)
-        note("scratch", trained(file, asked, folder / f"{file.stem}-scratch"))
-        for place in names:
-            note(f"probe {place}", probed(net, data, place))
-        for row in [*(f"last({k})" for k in range(1, len(names) - 1)), "all"]:
-            fine = asked.but(source=str(source), trainable=row, rates="backbone(0.1)")
-            note(row, trained(file, fine, folder / f"{file.stem}-{row.strip(')').replace('(', '')}"))
+        fine = recipe.but(seed=seed, source=str(source), data=str(file))
+        there = origin(fine)
+        names = places(there.learned.model)
+        few, many = max(1, (len(names) - 1) // 2), range(1, len(names) - 1)
+        trainings = [*((f"last({k})", "backbone(0.1)") for k in many), ("all", "backbone(0.1)"), (f"last({few})", "none"), ("all", "none")]
         began = time.perf_counter()
-        found = advice(net, data)
-        cell.chosen.append(f"probe {found.probe}" if found.probe else found.trainable)
-        print(f"    advice in {time.perf_counter() - began:.1f} s: {cell.chosen[-1]}; {' '.join(found.reasons)}", flush=True)
+        found = advice(there)
+        chosen = f"probe {HEAD}" if found.trainable == HEAD else label(found.trainable, found.rates)
+        print(f"    {name}, seed {seed}: advice in {time.perf_counter() - began:.1f} s: {chosen}. {' '.join(found.reasons)}", flush=True)
+        cell.chosen.append(chosen)
+        results = {"scratch": trained(file, recipe.but(seed=seed), folder / f"{file.stem}-scratch")}
+        results |= {f"probe {place}": probed(there, place) for place in names}
+        for place, (trainable, rates) in enumerate(trainings):
+            made = fine.but(trainable=trainable, rates=rates)
+            results[label(trainable, rates)] = trained(file, made, folder / f"{file.stem}-{place}")
+        for row, result in results.items():
+            cell.rows.setdefault(row, []).append(result)
     return cell
 
 
-def probed(net: object, data: Dataset, place: str) -> tuple[float, float]:
+def label(trainable: str, rates: str) -> str:
+    """The name of a row."""
+    return f"{trainable}, {'full rate' if rates == 'none' else rates}"
+
+
+def probed(there: Origin, place: str) -> tuple[float, float]:
     """Test accuracy and seconds of the linear probe of a place."""
     began = time.perf_counter()
-    train, test = data.rows("train"), data.rows("test")
-    fitted = probe(features(net, data, train, [place])[place], data.labels[train], len(data.classes))
+    data, train, test = there.data, there.data.rows("train"), there.data.rows("test")
+    fitted = probe(features(there.learned, data, train, [place])[place], data.labels[train], len(data.classes))
     seconds = time.perf_counter() - began
-    scores = fitted(features(net, data, test, [place])[place])
+    scores = fitted(features(there.learned, data, test, [place])[place])
     return float((scores.argmax(1) == data.labels[test]).double().mean()), seconds
 
 
 def main() -> None:
     """Pretrain, transfer, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", required=True, help="data whose first half of the classes is learned first; the others are the similar target")
+    parser.add_argument(
+        "--source", required=True, help="data whose first half of the classes is learned first; the others are the similar target"
+    )
     parser.add_argument("--different", required=True, help="data of another kind")
     parser.add_argument("--images", type=int, nargs="+", default=[10, 50, 200, 0], help="images per class; 0 takes all")
     parser.add_argument("--seeds", type=int, default=2)
@@ -148,7 +155,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("settings", nargs="*", help="key=value of all trainings, such as budget='20 epochs'")
     arguments = parser.parse_intermixed_args()
-    recipe = Recipe().but_text({"model": arguments.model, "size": str(arguments.size), "threads": "1", **dict(word.split("=", 1) for word in arguments.settings)})
+    recipe = Recipe().but_text(
+        {"model": arguments.model, "size": str(arguments.size), "threads": "1", **dict(word.split("=", 1) for word in arguments.settings)}
+    )
     prepare(int(recipe.threads))
     began = time.time()
     with tempfile.TemporaryDirectory() as name:
@@ -161,10 +170,14 @@ def main() -> None:
             accuracy, seconds = trained(file, recipe.but(budget=arguments.pretraining), source)
             print(f"{arguments.model} learned {', '.join(similar.classes[:half])}: test {accuracy:.2%}, {seconds:.0f} s", flush=True)
         cells = []
-        for kind, data, classes in (("similar", similar, range(half, len(similar.classes))), ("different", different, range(len(different.classes)))):
+        for kind, data, classes in (
+            ("similar", similar, range(half, len(similar.classes))),
+            ("different", different, range(len(different.classes))),
+        ):
             for each in arguments.images:
                 files = [
-                    part_of(data, classes, each, arguments.test, seed, folder / f"{kind}-{each}-{seed}.npz") for seed in range(arguments.seeds)
+                    part_of(data, classes, each, arguments.test, seed, folder / f"{kind}-{each}-{seed}.npz")
+                    for seed in range(arguments.seeds)
                 ]
                 title = f"{kind}: {data.name}, {f'{each} images per class' if each else 'all images'}"
                 cells.append(compare(title, files, recipe, source, folder))

@@ -18,6 +18,8 @@ VERBS = {
     "steer": "Multiply the learning rate of a training that is running.",
     "evaluate": "Score a run's classifier on its validation images, or once on its test images.",
     "predict": "Say what a run's classifier sees in images.",
+    "advise": "Say which stages of a trained net to train on new images, and at what rate.",
+    "features": "Write what a stage of a trained net puts out for images to a file.",
     "report": "Write a run's story as one HTML file.",
     "runs": "List and prune runs.",
     "parts": "List every part there is.",

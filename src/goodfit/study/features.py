@@ -15,23 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from goodfit.core.catalog import Part, spell
 from goodfit.core.errors import UsageError, one_of
 from goodfit.core.files import cache_home, writing
-from goodfit.core.run import Run, used
-from goodfit.core.weights import is_norm
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import sweep
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.store import hashed
 from goodfit.models.stages import head, stages
-from goodfit.recipe.build import catalog, make_model
-from goodfit.recipe.classifier import load_run
 from goodfit.training.noise import evaluating
 
-HEAD = "head"  # the name of what the head takes in
-PIXELS = 256 * 64 * 64  # of a batch, at most, and 256 images
-SETTLING = 256  # images that a net of random weights takes its batch statistics from
+HEAD = "head"  # the name of the place where the head takes in what is before it
+PIXELS = 256 * 64 * 64  # a batch has at most so many, and 256 images
 
 Vectors = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -39,131 +33,82 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Net:
-    """A net that has learned something, and how images come to it: `part` makes the same net anew, for `classes` classes."""
+    """A net on its device, what it is called, and how images come to it."""
 
     name: str
     model: nn.Module
-    part: Part
-    classes: int
     preprocess: Preprocess
     device: torch.device
 
     @functools.cached_property
     def digest(self) -> str:
-        """A hash of the architecture and of every weight and buffer."""
-        words: list[str | bytes] = [spell(self.part, full=True)]
-        for name, x in self.model.state_dict().items():
-            words += [name, str(x.dtype), x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
+        """A hash of how the net is built and of its weights and buffers, without its head: no feature depends on that."""
+        name, last = head(self.model)
+        words: list[str | bytes] = [str(self.model).replace(str(last), "")]
+        for key, x in self.model.state_dict().items():
+            if not key.startswith(f"{name}."):
+                words += [key, str(x.dtype), x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
         return hashed(*words)
-
-    def seeing(self, data: Dataset) -> Preprocess:
-        """How the net sees the images of a data set: as they were packed, with the mean and std that the net has learned with.
-
-        Raises:
-            UsageError: the images have another number of channels than the net takes.
-        """
-        if data.preprocess.channels != self.preprocess.channels:
-            raise UsageError(
-                f'Expected images of {self.preprocess.channels} channels for "{self.name}", received {data.preprocess.channels}.'
-            )
-        return data.preprocess.but(mean=self.preprocess.mean, std=self.preprocess.std)
-
-    def fresh(self, data: Dataset, seed: int = 0) -> Net:
-        """The same net with random weights; its batch statistics, if it has any, are those of training images of `data`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = make_model(self.part, self.classes, self.preprocess.channels, self.preprocess.size)
-        model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        net = dataclasses.replace(self, name=f"{self.name}, random", model=model)
-        train = data.rows("train")
-        settle(net, data, train[torch.linspace(0, len(train) - 1, min(SETTLING, len(train))).long()])
-        return net
-
-
-def of_run(path: str | Path, device: str = "auto") -> Net:
-    """The net of a finished run.
-
-    Raises:
-        UsageError: there is no run, or it has no finished model yet.
-        GoodfitError: its model is damaged.
-    """
-    run = Run.open(path)
-    classifier = load_run(run.path, device)
-    part = catalog(used(run)).make(run.read("config.json")["model"], "model")
-    return Net(run.name, classifier.model, part, len(classifier.classes), classifier.preprocess, classifier.device)
-
-
-@torch.no_grad()
-def settle(net: Net, data: Dataset, rows: Tensor) -> None:
-    """Replace the batch statistics of a net by those of rows of the data."""
-    norms: list[Any] = [m for m in net.model.modules() if is_norm(m) and getattr(m, "running_mean", None) is not None]
-    if not norms:
-        return
-    before = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # the mean over all batches
-        m.train()
-    for batch in sweep(data.pixels, data.labels, rows, len(data.classes), SETTLING):
-        pre = net.seeing(data)
-        net.model(pre.normalize(pre.center(batch.images.to(net.device))))
-    for m, momentum in zip(norms, before, strict=True):
-        m.momentum = momentum
-        m.eval()
 
 
 def places(model: nn.Module) -> list[str]:
-    """Where features can be taken: the stages, first to last, and "head", which is what the head takes in."""
+    """Where features can be taken: the stages, first to last, then "head", which stands for what the head takes in."""
     return [*(stage.name for stage in stages(model)), HEAD]
 
 
 def pooled(output: Any) -> Tensor:
     """A stage's output as vectors [B, D] in float32: maps [B, D, H, W] and tokens [B, T, D] by their mean."""
     x: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-    x = x.float()
+    x = x.detach().float()
     return x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x.flatten(1)
 
 
 class Listener:
-    """Takes down, while a model runs, what comes out of some of its stages and goes into its head."""
+    """Takes down, while a model runs, what comes out of some of its stages and what goes into its head."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Listen at places; `heard` has the vectors of the last images.
+
+        Raises:
+            UsageError: a place is not there.
+        """
         self.heard: dict[str, Tensor] = {}
-        self.handles = []
         modules = {stage.name: stage.modules[-1] for stage in stages(model)}
         for name in names:
-            if name == HEAD:
-                self.handles.append(head(model)[1].register_forward_pre_hook(self._enters))
-            else:
-                self.handles.append(model.get_submodule(modules[name]).register_forward_hook(functools.partial(self._leaves, name)))
+            if name not in (*modules, HEAD):
+                raise UsageError(one_of("stage", name, [*modules, HEAD]))
+        self._handles = [
+            head(model)[1].register_forward_pre_hook(lambda module, inputs: self._hear(HEAD, inputs))
+            if name == HEAD
+            else model.get_submodule(modules[name]).register_forward_hook(functools.partial(self._leaves, name))
+            for name in names
+        ]
 
-    # Pooled at once, before a later layer may work in place.
-    def _enters(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.heard[HEAD] = pooled(inputs)
+    def _leaves(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._hear(name, output)
 
-    def _leaves(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.heard[name] = pooled(output)
+    def _hear(self, name: str, output: Any) -> None:
+        self.heard[name] = pooled(output)  # at once, before a later layer works in place
 
     def leave(self) -> None:
-        for handle in self.handles:
+        """Listen no more."""
+        for handle in self._handles:
             handle.remove()
 
 
-def features(net: Net, data: Dataset, rows: Tensor, names: Sequence[str], progress: Progress = lambda done, total: None) -> dict[str, Vectors]:
-    """The features [n, D] float32 of rows [n] of the data, by place; memory-mapped from the cache, where they are kept for the next time.
+def features(
+    net: Net, data: Dataset, rows: Tensor, names: Sequence[str], progress: Progress = lambda done, total: None
+) -> dict[str, Vectors]:
+    """The features [n, D] float32 of rows [n] of the data, by place; mapped into memory from the cache, where they are kept.
 
-    They are kept by the weights, the images, their rows, the preprocessing and the place; all that are missing come of one pass.
+    They are kept by the weights, the images, their rows, the preprocessing and the place; all that are missing come of one pass, of
+    whose images `progress` hears (done, total).
 
     Raises:
         UsageError: a place is not there, or the net does not take such images.
         GoodfitError: no space is left.
     """
-    known = places(net.model)
-    for name in names:
-        if name not in known:
-            raise UsageError(one_of("stage", name, known))
-    seen = json.dumps(net.seeing(data).to_dict())
-    about = (net.digest, data.digest, seen, rows.numpy().tobytes())
+    about = (net.digest, data.digest, json.dumps(net.preprocess.to_dict()), rows.numpy().tobytes())
     files = {name: cache_home() / "features" / f"{hashed(*about, name)}.npy" for name in names}
     missing = {name: file for name, file in files.items() if not file.is_file()}
     if missing:
@@ -173,18 +118,16 @@ def features(net: Net, data: Dataset, rows: Tensor, names: Sequence[str], progre
 
 @torch.no_grad()
 def compute(net: Net, data: Dataset, rows: Tensor, files: dict[str, Path], progress: Progress) -> None:
-    """Write the features of rows, by place, batch by batch, to .npy files."""
-    pre = net.seeing(data)
-    batch_size = max(1, min(256, PIXELS // (pre.box[0] * pre.box[1])))
+    """Write the features of rows, by place, to .npy files, batch by batch."""
+    pre, done = net.preprocess, 0
+    size = max(1, min(256, PIXELS // (pre.box[0] * pre.box[1])))
     listener = Listener(net.model, list(files))
-    done = 0
     try:
         with contextlib.ExitStack() as stack, evaluating(net.model):
-            open_files = {name: stack.enter_context(writing(file)) for name, file in files.items()}
-            for batch in sweep(data.pixels, data.labels, rows, len(data.classes), batch_size):
-                listener.heard.clear()
-                run(net, pre.normalize(pre.center(batch.images.to(net.device))))
-                for name, file in open_files.items():
+            opened = {name: stack.enter_context(writing(file)) for name, file in files.items()}
+            for batch in sweep(data.pixels, data.labels, rows, len(data.classes), size):
+                run(net, batch.images)
+                for name, file in opened.items():
                     append(file, listener.heard[name].cpu().numpy(), len(rows) if not done else 0)
                 done += len(batch)
                 progress(done, len(rows))
@@ -193,24 +136,24 @@ def compute(net: Net, data: Dataset, rows: Tensor, files: dict[str, Path], progr
 
 
 def run(net: Net, images: Tensor) -> None:
-    """One forward pass.
+    """One forward pass on stored images [B, C, H, W].
 
     Raises:
         UsageError: the net does not take images of that shape.
     """
+    there = net.preprocess.normalize(net.preprocess.center(images.to(net.device)))
     try:
-        net.model(images)
+        net.model(there)
     except RuntimeError as error:
         if "memory" in str(error):
             raise
-        shape, reason = "x".join(map(str, images.shape[1:])), str(error).splitlines()[0].rstrip(".")
+        shape, reason = "x".join(map(str, there.shape[1:])), str(error).splitlines()[0].rstrip(".")
         raise UsageError(f'"{net.name}" does not take images of {shape}: {reason}.') from error
 
 
 def append(file: BinaryIO, vectors: Vectors, total: int) -> None:
-    """Add vectors [B, D] to an .npy file; the first call says how many rows there will be in `total`, later ones 0."""
+    """Add vectors [B, D] to an .npy file; the first call says in `total` how many rows there will be, later ones 0."""
     if total:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": vectors.dtype.str, "fortran_order": False, "shape": (total, vectors.shape[1])}
-        )
+        about = {"descr": vectors.dtype.str, "fortran_order": False, "shape": (total, vectors.shape[1])}
+        np.lib.format.write_array_header_1_0(file, about)
     file.write(np.ascontiguousarray(vectors).tobytes())
