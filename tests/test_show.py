@@ -61,6 +61,11 @@ def test_each_part_alone_at_rising_strength(photos: Path) -> None:
     assert moved == sorted(moved) and moved[-1] > moved[1] > 0
 
 
+def test_parts_that_change_color_say_so_of_gray_images() -> None:
+    said = goodfit("train", "digits", "--limit", "20", "--dry", "--augment", "crop(2) | hue | brightness | hue | grayscale").err
+    assert "Warning: Gray images have no color that hue and grayscale could change." in said
+
+
 def test_on_the_command_line(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     said = goodfit("show", photos, "--size", "16", "--images", "3", "--draws", "2", "--out", out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -82,6 +82,8 @@ class Saturation(Factor):
     Source: Howard 2013, Some improvements on deep convolutional neural network based image classification (color manipulations).
     """
 
+    tint: ClassVar[bool] = True
+
     def draw(self, chance: Chance, t: float) -> Tensor:
         return saturation(self.factors(chance))
 
@@ -99,6 +101,7 @@ class Hue(Color):
     Source: Szegedy et al. 2015, Going deeper with convolutions (photometric distortions of Howard 2013).
     """
 
+    tint: ClassVar[bool] = True
     turns: tuple[Turn, Turn] = (-0.1, 0.1)
     p: Share = 1.0
 
@@ -124,6 +127,7 @@ class Grayscale(Color):
     Source: Chen et al. 2020, A simple framework for contrastive learning (p 0.2).
     """
 
+    tint: ClassVar[bool] = True
     p: Share = 0.2
 
     def draw(self, chance: Chance, t: float) -> Tensor:

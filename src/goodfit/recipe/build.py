@@ -25,7 +25,7 @@ from goodfit.layers.init import DataInit, calibrate
 from goodfit.losses.weighted import weighted
 from goodfit.optim.groups import optimizer_for
 from goodfit.recipe.cuts import cut_early
-from goodfit.recipe.quiet import hear
+from goodfit.recipe.quiet import hear, idle
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.views import Viewer, at_once
 from goodfit.schedules.compose import compose
@@ -161,7 +161,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     model = make_model(seats["model"], len(data.classes), facts.channels, size)
     model = model.to(device, memory_format=memory_format(recipe.layout))  # type: ignore[call-overload]
     Viewer(model, seats["views"], data.preprocess, seats["loss"], device).check()
-    warnings = hear(recipe, seats, model, images)
+    warnings = (*hear(recipe, seats, model, images), *idle(seats["augment"], facts.channels))
     if isinstance(init := getattr(seats["model"], "init", None), DataInit):
         calibrate(init, model, sample(data, device))
     judge, schedule = Judge(data, seats["loss"], device), compose(seats["schedule"])

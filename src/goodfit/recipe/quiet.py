@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from goodfit.augment.color import Color
 from goodfit.augment.mix import Smooth
-from goodfit.core.catalog import Part, spell, steps
+from goodfit.core.catalog import Part, name_of, spell, steps
 from goodfit.core.contracts import Noise
 from goodfit.core.errors import UsageError
 from goodfit.layers import noise, norm, pool
@@ -54,6 +55,12 @@ def hear(recipe: Recipe, seats: dict[str, Any], model: nn.Module, images: int) -
     raise UsageError(
         f"{name} needs the same loss at every call, found {what}: turn that off with {remedies}; --noise allow trains in spite of it."
     )
+
+
+def idle(augment: Part, channels: int) -> tuple[str, ...]:
+    """What to warn of when a pipe has parts that do nothing to such images."""
+    tints = [name_of(part) for part in steps(augment) if isinstance(part, Color) and part.tint] if channels == 1 else []
+    return (f"Gray images have no color that {' and '.join(dict.fromkeys(tints))} could change.",) if tints else ()
 
 
 def sources(recipe: Recipe, seats: dict[str, Any], model: nn.Module, images: int) -> list[Source]:
