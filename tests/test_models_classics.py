@@ -358,7 +358,7 @@ def taught(text: str, x: Tensor, labels: Tensor, classes: int = 4) -> Neighbors:
     net = small(text, classes, x.shape[1], (x.shape[2], x.shape[3])).get_submodule("neighbors")
     assert isinstance(net, Neighbors)
     net.memorize(x, labels)
-    return net
+    return net.eval()
 
 
 @pytest.mark.item("S001")
@@ -411,9 +411,9 @@ def test_what_was_memorized_is_saved_and_loaded() -> None:
     net, other = small("nearest(3)"), small("nearest(3)")
     net.get_submodule("neighbors").memorize(x, labels)  # type: ignore[operator]
     other.load_state_dict(net.state_dict())
-    assert torch.equal(net(images(5, seed=1)), other(images(5, seed=1)))
+    assert torch.equal(net.eval()(images(5, seed=1)), other.eval()(images(5, seed=1)))
     other.load_state_dict(small("nearest(3)").state_dict())
-    assert not other.eval()(x).any()  # forgotten
+    assert not other(x).any()  # forgotten
     with pytest.raises(RuntimeError, match="size mismatch"):
         small("nearest(3)", size=(8, 8)).load_state_dict(net.state_dict())
 
@@ -421,8 +421,8 @@ def test_what_was_memorized_is_saved_and_loaded() -> None:
 def test_before_it_has_memorized_all_classes_are_alike() -> None:
     scores = small("nearest").eval()(images(3))
     assert scores.shape == (3, 4) and not scores.any()
-    with pytest.raises(UsageError, match="memorize the training images"):
-        small("nearest")(images(3))
+    with pytest.raises(UsageError, match="nothing to train: it memorizes the training images"):
+        small("nearest").train()(images(3))
     assert build("nearest", size=(32, 32)).eval()(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 1000)
 
 

@@ -83,10 +83,10 @@ class Neighbors(nn.Module):
         """The scores.
 
         Raises:
-            UsageError: it is to be trained, though it has nothing to train, and has not memorized anything either.
+            UsageError: it is to be trained, though it has nothing to train.
         """
-        if self.training and not len(self.labels):
-            raise UsageError("nearest is not trained by steps: expected it to memorize the training images, received none.")
+        if self.training:
+            raise UsageError("nearest has nothing to train: it memorizes the training images and is judged as it is.")
         return self.scores(images)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -78,7 +78,7 @@ def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, bui
         before = choice.evidence
         voice.say(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
     numbers = sum(p.numel() for p in built.state.model.parameters())
-    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {built.plan.lengths.batch}")
+    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {round(built.plan.lengths.batch, 1):g}")
     for note in built.notes:
         voice.say(f"  {note}")
     for warning in built.warnings:

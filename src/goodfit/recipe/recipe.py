@@ -57,7 +57,9 @@ class Recipe:
     schedule: str | Part = says("The learning rate over the budget, as a factor of the peak.", AUTO)
     brake: str | Part = says("What lowers the rate further when validation stops improving: none or plateau.", "none")
     average: str | Part = says("Running average of the weights: none, ema, polyak or swa.", "none")
-    trainable: str | Part = says("What learns: all, head, last(2), or one after the other as in head(0.2) | all.", "all")
+    trainable: str | Part = says(
+        "What learns: all, head, last(2), or one after the other as in head(0.2) | all; auto as `advise` says of --from.", "all"
+    )
     rates: str | Part = says("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
     budget: str = says('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
     stop: str | Part = says("When to stop early: none or patience(10).", "none")

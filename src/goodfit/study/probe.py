@@ -15,10 +15,11 @@ from goodfit.core.errors import DataError
 from goodfit.optim.lbfgs import LbfgsSteps
 
 FOLDS = 5
-PENALTIES = tuple(10.0 ** (1 - i / 2) for i in range(15))  # 10 down to 1e-6: half a power of ten changes the loss by less than its error
-RISES = 2  # of the held-out loss, one after the other, that end the path: it falls, then rises
+PENALTIES = tuple(10.0 ** (1 - i / 2) for i in range(13))  # 10 down to 1e-5: half a power of ten changes the loss by less than its error
+GAIN, STALE = 0.01, 2  # the path ends when so many penalties lowered the held-out loss by less than that share: it falls, then rises
 NEAR, ROUGH = 1e-6, 1e-4  # how far above its minimum the loss of a fit may be; for the folds, whose losses are only compared
-MOST = 500  # steps of one fit
+SLOW = 10  # steps that together lower the loss by less than that: it is as near as it will get
+MOST = 1000  # steps of one fit
 HISTORY = 10
 
 
@@ -38,7 +39,12 @@ class Probe:
 
     def __call__(self, features: NDArray[np.float32] | Tensor) -> Tensor:
         """Scores [n, K]."""
-        return torch.as_tensor(np.array(features)) @ self.weight.T + self.bias
+        return tensor(features) @ self.weight.T + self.bias
+
+
+def tensor(features: NDArray[np.float32] | Tensor) -> Tensor:
+    """Features as a float32 tensor in memory of its own; those of the cache are mapped read-only."""
+    return features.float() if isinstance(features, Tensor) else torch.from_numpy(np.array(features, dtype=np.float32))
 
 
 class Softmax:
@@ -69,18 +75,17 @@ class Softmax:
     def minimize(self, near: float) -> Tensor:
         """theta [K, D + 1] where the loss is at most about `near` above its minimum.
 
-        A loss with curvature of l2 or more is within |gradient|^2 / (2 l2) of its minimum.
+        Where the curvature is l2 or more the loss is within |gradient|^2 / (2 l2) of its minimum; where steps no longer lower it, too.
         """
         steps = LbfgsSteps([{"params": [self.theta]}], history=HISTORY)
+        losses: list[float] = []
         for _ in range(MOST):
-            self()
+            losses.append(float(self()))
             assert self.theta.grad is not None
-            if float(self.theta.grad.square().sum()) <= 2 * self.l2 * near:
+            sure = float(self.theta.grad.square().sum()) <= 2 * self.l2 * near
+            if sure or (len(losses) > SLOW and losses[-SLOW - 1] - losses[-1] < near / SLOW):
                 break
-            before = self.theta.detach().clone()
             steps.step(self)
-            if torch.equal(before, self.theta):  # no lower point can be told from this one
-                break
         return self.theta.detach()
 
 
@@ -103,14 +108,14 @@ def probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: int, 
     """
     if len(labels) < 2:
         raise DataError(f"Expected two images or more to fit a linear probe to, received {len(labels)}.")
-    x = torch.as_tensor(np.array(features), dtype=torch.float32)
+    x = tensor(features)
     mean, std = x.mean(0), x.std(0, correction=0)
     std[std < 1e-6 * (1 + mean.abs())] = 1.0  # a feature that never changes stays out
     x = (x - mean) / std
     fold = fold_of(labels, min(FOLDS, len(labels)), seed)
     path: list[tuple[float, float]] = []
     best = Chosen(torch.zeros(classes, x.shape[1] + 1), torch.zeros_like(labels), 0.0)
-    starts = [best.theta] * (int(fold.max()) + 1)
+    stale, starts = 0, [best.theta] * (int(fold.max()) + 1)
     for l2 in PENALTIES:
         loss, held = 0.0, torch.zeros_like(labels)
         for k, start in enumerate(starts):
@@ -119,10 +124,11 @@ def probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: int, 
             scores = torch.addmm(theta[:, -1], x[outside], theta[:, :-1].T)
             loss += float(F.cross_entropy(scores, labels[outside], reduction="sum")) / len(labels)
             held[outside] = scores.argmax(1)
+        stale = 0 if not path or loss < (1 - GAIN) * min(other for _, other in path) else stale + 1
         path.append((l2, loss))
         if loss <= min(other for _, other in path):
             best = Chosen(starts[0], held, l2)
-        if len(path) > RISES and all(path[-i][1] > path[-i - 1][1] for i in range(1, RISES + 1)):
+        if stale == STALE:
             break
     theta = Softmax(x, labels, best.theta, best.l2).minimize(NEAR)
     weight = theta[:, :-1] / std
