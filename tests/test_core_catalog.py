@@ -244,7 +244,7 @@ def test_snake_case() -> None:
         ("sgd(-0.1)", "optimizer", "expected lr to be a number above 0, received -0.1"),
         ("sgd(1e999)", "optimizer", "expected lr to be a number above 0, received inf"),
         ("sgd(nesterov=1)", "optimizer", "expected nesterov to be True or False, received 1"),
-        ("resnet(20)", "model", "expected depth to be 18 or 34 or 50 or 101 or 152, received 20"),
+        ("resnet(21)", "model", "expected depth to be 18 or 20 or 32 or 34 or 44 or 50 or 56 or 101 or 110 or 152, received 21"),
         ("mlp(act=flip)", "model", 'Unknown activation "flip"'),
         ("mlp(act=3)", "model", "expected act to be an activation, received 3"),
         ("sgd(*(1, 2))", "optimizer", r"one by one, not by \* or \*\*"),

@@ -242,7 +242,7 @@ def test_variances() -> None:
     He()(conv)
     moments(conv, 2 / (16 * 9))
     He("out")(conv)
-    moments(conv, 2 / (64 * 9))
+    moments(conv, 2 / (32 * 9))  # of 64 outputs an input reaches those of its group; torch's own initializations count all
 
 
 @pytest.mark.item("S062")

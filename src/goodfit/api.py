@@ -28,6 +28,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.signals import Halt, halting
 from goodfit.recipe.source import look, open_data
 from goodfit.report.page import write_report
+from goodfit.study.advise import resolved
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
@@ -93,7 +94,9 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
     if run is None and manner.out is not None and not manner.dry:
         refuse_taken(manner.out)  # said before any work
     try:
-        recipe, built, data, chooser, survey, packed = plan_of(asked, manner.voice, run, manner.started)
+        recipe, built, data, chooser, survey, packed = plan_of(
+            resolved(asked, manner.voice) if run is None else asked, manner.voice, run, manner.started
+        )
     except start.Changed:
         if manner.out is not None:
             raise
@@ -114,7 +117,7 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
         )
     run = Run.new(manner.out, data.name)
     with start.owned(run):
-        start.begin(run, asked, recipe, data, survey.index, chooser.choices)
+        start.begin(run, asked, recipe, data, survey.index, chooser.choices, built.source)
         run.point_latest()
         train_run(run, built, data, recipe, manner, seconds)
     return run
@@ -129,7 +132,7 @@ def train_run(run: Run, built: Built, data: Dataset, recipe: Recipe, manner: Man
 
 def lr_range(asked: Recipe, manner: Manner, low: float, high: float, steps: int) -> tuple[Trace, Verdict]:
     """The learning-rate range test of a recipe: its model, data and optimizer, at rates from `low` to `high`; no run is made."""
-    built = plan_of(plain_paths(asked), manner.voice)[1]
+    built = plan_of(resolved(plain_paths(asked), manner.voice), manner.voice)[1]
     trace = sweep(built.state, built.loader, built.plan, low, high, steps)
     return trace, judge(trace)
 

@@ -18,10 +18,12 @@ VERBS = {
     "steer": "Multiply the learning rate of a training that is running.",
     "evaluate": "Score a run's classifier on its validation images, or once on its test images.",
     "predict": "Say what a run's classifier sees in images.",
+    "advise": "Say which stages of a trained net to train on new images, and at what rate.",
+    "features": "Write what a stage of a trained net puts out for images to a file.",
     "report": "Write a run's story as one HTML file.",
     "runs": "List and prune runs.",
     "parts": "List every part there is.",
-    "describe": "Account for a network layer by layer.",
+    "describe": "Account for a network layer by layer, or set several side by side.",
     "gradcheck": "Check gradients against central differences.",
 }
 
@@ -49,7 +51,7 @@ def worth_showing(value: object) -> str | None:
 
 def main() -> None:
     """Run a command line; every error a person can act on is one sentence on stderr and an exit code."""
-    sys.path.insert(0, "")  # the user's own packages, for dotted names
+    sys.path.append("")  # the user's own packages, for dotted names; last, so that no file of theirs hides a library
     words = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
     try:
         application()(words, exit_on_error=False, print_error=False, result_action="return_value")

@@ -11,6 +11,7 @@ from goodfit.core.errors import UsageError
 from goodfit.recipe.recipe import Recipe
 
 RECIPE = Parameter(name="*", group="Recipe")
+NAMES = {"source": "--from"}  # from is a word of Python's, so its field has another name
 
 
 def _options() -> type:
@@ -21,7 +22,7 @@ def _options() -> type:
             fields.append(
                 (
                     field.name,
-                    Annotated[str | None, Parameter(help=field.metadata["says"] + default)],
+                    Annotated[str | None, Parameter(name=NAMES.get(field.name), help=field.metadata["says"] + default)],
                     dataclasses.field(default=None, kw_only=True),
                 )
             )

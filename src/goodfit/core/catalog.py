@@ -81,7 +81,7 @@ class Foreign(Part):
         return target(*first, *self.arguments, **dict(self.settings))
 
     def knowing(self, facts: Mapping[str, object]) -> Foreign:
-        """The same, with those of `facts` (classes, channels, size) that its signature names and its settings leave open."""
+        """The same, with those of `facts` (classes, channels, size, ...) that its signature names and its settings leave open."""
         try:
             wanted = inspect.signature(_import_dotted(self.path)).parameters
         except (TypeError, ValueError) as error:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
+from goodfit.core.fetch import Say
 from goodfit.core.words import some
 from goodfit.data.arrays import from_idx, from_npz, idx_files
 from goodfit.data.folder import SUFFIXES, from_folder
-from goodfit.data.named import NAMES, Say, from_name
+from goodfit.data.named import NAMES, from_name
 from goodfit.data.parquet import from_parquet
 from goodfit.data.pickles import from_cifar, is_cifar
 from goodfit.data.store import SPLIT_NAMES, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, Store, name_scores

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import tarfile
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import DataError
-from goodfit.core.files import cache_home, writing
+from goodfit.core.fetch import Say, fetch
+from goodfit.core.files import cache_home
 from goodfit.data.arrays import digits, from_idx, idx_files
 from goodfit.data.pickles import from_cifar
 from goodfit.data.store import Index
 
-Say = Callable[[str], None]
 CIFAR = "https://www.cs.toronto.edu/~kriz/"
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -62,27 +58,11 @@ def from_name(name: str, say: Say) -> Index:
     if name in UNPACKED and (folder / UNPACKED[name]).is_dir():
         return from_cifar(folder / UNPACKED[name], name)
     for file, checksum in files.items():
-        _fetch(address + file, folder / file, checksum, say)
+        fetch(address + file, folder / file, checksum, "md5", say)
     if name not in UNPACKED:
         return from_idx(folder, idx_files(folder), name)
     _unpack(folder / next(iter(files)), folder / UNPACKED[name])
     return from_cifar(folder / UNPACKED[name], name)
-
-
-def _fetch(url: str, path: Path, checksum: str, say: Say) -> None:
-    if not path.is_file():
-        say(f"Fetching {url}")
-        try:
-            with urllib.request.urlopen(url, timeout=60) as reply, writing(path) as file:
-                while piece := reply.read(1 << 20):
-                    file.write(piece)
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            raise DataError(f'"{url}" cannot be fetched ({reason}): put that file at "{path}" and run the same command again.') from error
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != checksum:
-        raise DataError(f'"{path}" is damaged (MD5 {found}, expected {checksum}): remove it and fetch it again from {url}.')
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -24,9 +24,9 @@ def layers(module: nn.Module) -> Iterator[Layer]:
 
 
 def fans(layer: Layer) -> tuple[int, int]:
-    """(inputs per output, outputs per input) of a layer, a conv's kernel counted."""
+    """(inputs per output, outputs per input) of a layer, a conv's kernel and groups counted."""
     field = math.prod(layer.weight.shape[2:])
-    return layer.weight.shape[1] * field, layer.weight.shape[0] * field
+    return layer.weight.shape[1] * field, layer.weight.shape[0] * field // getattr(layer, "groups", 1)
 
 
 def calibrate(init: DataInit, model: nn.Module, images: Tensor) -> None:

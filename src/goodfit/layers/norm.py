@@ -37,6 +37,8 @@ class InstanceNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         if input.ndim == 2:
             raise UsageError("norm=instance needs maps of pixels, but this layer gives one number per channel: use norm=layer or batch.")
+        if input.shape[2:].numel() == 1:  # torch refuses one image of one pixel; what such a map has beside its mean is nothing
+            return self.bias[:, None, None] + 0 * (input + self.weight[:, None, None])
         return super().forward(input)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import nn
 
 from goodfit.core.catalog import Part, name_of
@@ -15,6 +16,14 @@ from goodfit.core.errors import UsageError
 from goodfit.layers.activation import width_of
 from goodfit.layers.noise import mask_weights
 from goodfit.layers.norm import normalizes
+
+
+class Net(nn.Sequential):
+    """Modules one after the other, by name, and which of them make up which stage (see `goodfit.models.stages`)."""
+
+    def __init__(self, children: Mapping[str, nn.Module], stage_groups: Mapping[str, tuple[str, ...]]) -> None:
+        super().__init__(OrderedDict(children))
+        self.stage_groups = dict(stage_groups)
 
 
 def named(children: Mapping[str, nn.Module]) -> nn.Sequential:
@@ -33,17 +42,40 @@ def needs_size(model: Part, size: tuple[int, int], least: int) -> None:
         raise UsageError(f"{name_of(model)}: expected images of at least {least}x{least} pixels, received {received}; use a larger --size.")
 
 
+Stem = Literal["auto", "imagenet", "small"]  # how a net begins: as for ImageNet, or with fewer strides; auto goes by the images
+SMALL = 96  # images below this side get the small stem, where the stem is to be chosen
+
+
+def small_stem(stem: Stem, size: tuple[int, int]) -> bool:
+    """Whether images of this size get the small stem."""
+    return min(size) < SMALL if stem == "auto" else stem == "small"
+
+
+def soften(lasts: Sequence[nn.Conv2d]) -> None:
+    """Without normalization every residual block would double the variance: make its branch, by the last conv, as much smaller as there
+    are blocks.
+    """
+    with torch.no_grad():
+        for last in lasts:
+            last.weight.mul_(len(lasts) ** -0.5)
+
+
 def pooled() -> nn.Sequential:
     """The mean of every channel over its pixels: [B, C, H, W] -> [B, C]."""
     return named({"mean": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()})
 
 
 Order = Literal["norm_act", "act_norm"]  # whether the norm comes before the activation, as in the paper, or after it
+Kernel = int | tuple[int, int]  # the sides of a conv's kernel, rows and columns
 
 
-def conv(n_in: int, n_out: int, kernel: int = 3, *, stride: int = 1, norm: Norm, order: Order = "norm_act") -> nn.Conv2d:
-    """A conv layer that keeps the size (divided by its stride), with biases only where no norm follows."""
-    return nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=biased(norm, order))
+def conv(
+    n_in: int, n_out: int, kernel: Kernel = 3, *, stride: int = 1, norm: Norm, order: Order = "norm_act", pad: bool = True, groups: int = 1
+) -> nn.Conv2d:
+    """A conv layer with biases only where no norm follows; with `pad` it keeps the size (divided by its stride)."""
+    rows, columns = (kernel, kernel) if isinstance(kernel, int) else kernel
+    padding = (rows // 2, columns // 2) if pad else (0, 0)
+    return nn.Conv2d(n_in, n_out, (rows, columns), stride, padding, groups=groups, bias=biased(norm, order))
 
 
 def biased(norm: Norm, order: Order) -> bool:

@@ -1,12 +1,13 @@
-"""Residual nets, with the parameter names of torchvision."""
+"""Residual nets, with the parameter names of torchvision, and the nets to compare them with."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.layers import noise
@@ -14,22 +15,29 @@ from goodfit.layers.activation import Relu, width_of
 from goodfit.layers.init import He, start
 from goodfit.layers.noise import at_depth, mask_weights
 from goodfit.layers.norm import Batch, normalizes
-from goodfit.models.blocks import Look, Order, conv, named, needs_size
+from goodfit.models.blocks import Look, Net, Order, Stem, conv, needs_size, small_stem, soften
 
-DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-SMALL = 96  # images below this side get the small stem, where the stem is to be chosen
+BLOCKS = {  # in each stage, by depth
+    18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
+    20: (3, 3, 3), 32: (5, 5, 5), 44: (7, 7, 7), 56: (9, 9, 9), 110: (18, 18, 18),
+}  # fmt: skip
+BOTTLENECKS = (50, 101, 152)
+Shortcut = Literal["projection", "pad", "none"]
 
 
 class Block(nn.Module):
     """A residual block: y = act(branch(x) + shortcut(x)), two 3x3 convs, or 1x1, 3x3, 1x1 with `bottleneck` (the 3x3 has the stride).
 
-    An activation that wants a wider input gets it from every conv before it and from the shortcut. `noise` acts on the branch's output
-    or on its weights. With norms after the activations, the last norm is the block's last step.
+    Where the map or its channels change, the shortcut is a 1x1 conv with a norm ("projection"), or skips pixels and pads with channels
+    of zeros ("pad"); "none" leaves only the branch. An activation that wants a wider input gets it from every conv before it and from
+    the shortcut. `noise` acts on the branch's output or on its weights. With norms after the activations, the last norm is the block's
+    last step.
     """
 
     expansion = 4
+    preact = False
 
-    def __init__(self, n_in: int, n: int, stride: int, look: Look, noise: Noise, bottleneck: bool) -> None:
+    def __init__(self, n_in: int, n: int, stride: int, look: Look, noise: Noise, bottleneck: bool, shortcut: Shortcut) -> None:
         super().__init__()
         wide = width_of(look.act)
         kernels = (1, 3, 1) if bottleneck else (3, 3)
@@ -39,90 +47,165 @@ class Block(nn.Module):
         inputs = (n_in, *widths)
         for i in range(self.length):
             made = conv(inputs[i], widths[i] * wide, kernels[i], stride=strides[i], norm=look.norm, order=look.order)
-            after = look.after(widths[i])
+            after = look.after(inputs[i] if self.preact else widths[i])
             for name, module in (("conv", mask_weights(noise, made)), ("bn", after["norm"]), ("act", after["act"])):
                 self.add_module(f"{name}{i + 1}", module)
         out = widths[-1] * wide
-        self.noise = noise()
+        self.noise, self.plain = noise(), shortcut == "none"
         self.downsample: nn.Module | None = None
-        if stride != 1 or n_in != out:
-            self.downsample = nn.Sequential(conv(n_in, out, 1, stride=stride, norm=look.norm), look.norm(out))
+        if not self.plain and (stride != 1 or (n_in * wide if self.preact else n_in) != out):
+            self.downsample = Padding(stride, out) if shortcut == "pad" else self._projection(n_in, out, stride, look)
+
+    def _projection(self, n_in: int, out: int, stride: int, look: Look) -> nn.Module:
+        return nn.Sequential(conv(n_in, out, 1, stride=stride, norm=look.norm), look.norm(out))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, n_in, H, W] -> [B, n_out, H / stride, W / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        first, second = ("bn", "act") if self.order == "norm_act" else ("act", "bn")
+        first, second = self._after()
         for i in range(1, self.length):
             for name in ("conv", first, second):
                 x = self._do(name, i, x)
         x = self._do("conv", self.length, x)
         if self.order == "norm_act":
-            return self._do("act", self.length, self.noise(self._do("bn", self.length, x)) + shortcut)
-        return self._do("bn", self.length, self._do("act", self.length, self.noise(x) + shortcut))
+            return self._do("act", self.length, self._sum(self._do("bn", self.length, x), shortcut))
+        return self._do("bn", self.length, self._do("act", self.length, self._sum(x, shortcut)))
+
+    def _sum(self, branch: Tensor, shortcut: Tensor) -> Tensor:
+        noisy: Tensor = self.noise(branch)
+        return noisy if self.plain else noisy + shortcut
+
+    def _after(self) -> tuple[str, str]:
+        return ("bn", "act") if self.order == "norm_act" else ("act", "bn")
 
     def _do(self, name: str, i: int, x: Tensor) -> Tensor:
         y: Tensor = self.get_submodule(f"{name}{i}")(x)
         return y
 
 
-def soften(net: nn.Module) -> None:
-    """Without normalization every block would double the variance: make each branch as much smaller as there are blocks."""
-    blocks = [m for m in net.modules() if isinstance(m, Block)]
-    with torch.no_grad():
-        for block in blocks:
-            last = block.get_parameter(f"conv{block.length}.weight")
-            last.mul_(len(blocks) ** -0.5)
+class PreactBlock(Block):
+    """A residual block with norm and activation before each conv: y = branch(x) + x, so nothing stands in the way from block to block.
+
+    A projection takes the first activation's output, and has no norm of its own.
+    """
+
+    preact = True
+
+    def _projection(self, n_in: int, out: int, stride: int, look: Look) -> nn.Module:
+        return conv(n_in, out, 1, stride=stride, norm=look.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, n_in * width, H, W] -> [B, n_out * width, H / stride, W / stride], the width that of the activation."""
+        first, second = self._after()
+        y = self._do(second, 1, self._do(first, 1, x))
+        shortcut = x if self.downsample is None else self.downsample(x if isinstance(self.downsample, Padding) else y)
+        y = self._do("conv", 1, y)
+        for i in range(2, self.length + 1):
+            for name in (first, second, "conv"):
+                y = self._do(name, i, y)
+        return self._sum(y, shortcut)
+
+
+class Padding(nn.Module):
+    """A shortcut without parameters: every `stride`-th pixel, and channels of zeros behind those there are, to `n_out` of them."""
+
+    def __init__(self, stride: int, n_out: int) -> None:
+        super().__init__()
+        self.stride, self.n_out = stride, n_out
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, n_out={self.n_out}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.n_out - x.shape[1]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Resnet(Model):
-    """A deep conv net whose blocks add to their input; depth 18, 34, 50, 101 or 152.
+    """A deep conv net whose blocks add to their input; depth 18, 34, 50, 101, 152, or 20, 32, 44, 56, 110 as made for CIFAR.
 
-    The imagenet stem is a 7x7 conv of stride 2 and a max pool; the small one a 3x3 conv of stride 1 and no pool; auto takes the
-    small one below 96 pixels. Parameters have torchvision's names and shapes, so its published weights fit.
+    Depths from 50 on, but 56 and 110, have bottlenecks. The nets for CIFAR have three stages of 16, 32 and 64 channels, the others four
+    of 64 to 512 (of 256 to 2048 behind bottlenecks). The imagenet stem is a conv of stride 2 with a 7x7 kernel, and a max pool; the
+    small one a 3x3 conv of stride 1 and no pool; auto takes the small one below 96 pixels. With projections and without `preact`,
+    depths 18 to 152 have torchvision's names and shapes, so its published weights fit.
 
-    `drop` is noise before the head, `branch` noise on the branch of each block, such as stochastic_depth.
+    `shortcut` is where the map changes: a 1x1 conv (projection), zeros for the channels that are missing (pad); none takes all
+    shortcuts out, which leaves the plain net of the same depth; auto pads in the nets for CIFAR and projects in others. `preact` has
+    norm and activation before each conv instead of after it. `drop` is noise before the head, `branch` noise on the branch of each
+    block, such as stochastic_depth.
 
     Helps: the workhorse from a thousand images up, and the usual start for transfer.
     Hurts: on a CPU a training of minutes gets further with a smaller net.
-    Cost: depth 18 at 224 pixels 1.8 billion multiply-adds; the small stem 0.56 billion at 32 pixels.
-    Source: He et al. 2015; the stride on the 3x3 conv of bottlenecks as in torchvision ("v1.5"); CS231n, CNN architectures.
+    Cost: depth 18 at 224 pixels 1.8 billion multiply-adds; the small stem 0.56 billion at 32 pixels; depth 20 there 0.041 billion.
+    Source: He et al. 2015 (the nets, shortcuts A: pad, and B: projection); He et al. 2016 (preact); the stride on the 3x3 conv of
+        bottlenecks as in torchvision ("v1.5"); CS231n, CNN architectures.
     """
 
-    depth: Literal[18, 34, 50, 101, 152] = 18
-    stem: Literal["auto", "imagenet", "small"] = "auto"
+    depth: Literal[18, 20, 32, 34, 44, 50, 56, 101, 110, 152] = 18
+    stem: Stem = "auto"
     act: Activation = Relu()
     norm: Norm = Batch()
     init: Init = He("out")
     drop: Noise = noise.None_()
     branch: Noise = noise.None_()
     order: Order = "norm_act"
+    shortcut: Literal["auto", "projection", "pad", "none"] = "auto"
+    preact: bool = False
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = min(size) < SMALL if self.stem == "auto" else self.stem == "small"
+        small = small_stem(self.stem, size)
         needs_size(self, size, 8 if small else 32)
         look = Look(self.norm, self.act, self.order)
-        wide = 64 * width_of(self.act)
         kernel, stride = (3, 1) if small else (7, 2)
-        parts: dict[str, nn.Module] = {
-            "conv1": conv(channels, wide, kernel, stride=stride, norm=self.norm, order=self.order),
-            **{"bn1" if name == "norm" else name: module for name, module in look.after(64).items()},
+        width = 16 if len(BLOCKS[self.depth]) == 3 else 64
+        layers, n_out = self._layers(width, look)
+        parts = {
+            "conv1": conv(channels, width * width_of(self.act), kernel, stride=stride, norm=self.norm, order=self.order),
+            **({} if self.preact else names(look, width)),
             "maxpool": nn.Identity() if small else nn.MaxPool2d(3, 2, padding=1),
+            **layers,
+            **(names(look, n_out) if self.preact else {}),
         }
-        n_in, total = 64, sum(DEPTHS[self.depth])
-        shares = iter((i + 1) / total for i in range(total))  # of the depth, block by block
-        for i, blocks in enumerate(DEPTHS[self.depth], start=1):
-            noises = [at_depth(self.branch, next(shares)) for _ in range(blocks)]
-            parts[f"layer{i}"], n_in = self._layer(n_in, 32 * 2**i, 1 if i == 1 else 2, look, noises)
-        head = mask_weights(self.drop, nn.Linear(n_in, classes))
-        net = named({**parts, "avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "drop": self.drop(), "fc": head})
+        head = mask_weights(self.drop, nn.Linear(n_out, classes))
+        tail = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "drop": self.drop(), "fc": head}
+        net = Net({**parts, **tail}, groups(list(parts)))
         start(net, self.init, head)
-        if not normalizes(self.norm):
-            soften(net)
+        if not normalizes(self.norm) and self.shortcut != "none":
+            soften([m.get_submodule(f"conv{m.length}") for m in net.modules() if isinstance(m, Block)])  # type: ignore[misc]
         return net
 
-    def _layer(self, n_in: int, n: int, stride: int, look: Look, noises: list[Noise]) -> tuple[nn.Module, int]:
-        bottleneck = self.depth >= 50
-        n_out = n * Block.expansion if bottleneck else n
-        made = [Block(n_out if i else n_in, n, 1 if i else stride, look, each, bottleneck) for i, each in enumerate(noises)]
-        return nn.Sequential(*made), n_out
+    def _layers(self, width: int, look: Look) -> tuple[dict[str, nn.Module], int]:
+        """The stages of blocks by name, and the width of what they put out, before a wider activation."""
+        bottleneck, made = self.depth in BOTTLENECKS, PreactBlock if self.preact else Block
+        layers: dict[str, nn.Module] = {}
+        n_in, noises = width, self._noises()
+        for i, length in enumerate(BLOCKS[self.depth]):
+            n = width * 2**i
+            blocks = []
+            for j in range(length):
+                blocks.append(made(n_in, n, 2 if i and not j else 1, look, next(noises), bottleneck, self._shortcut()))
+                n_in = n * Block.expansion if bottleneck else n
+            layers[f"layer{i + 1}"] = nn.Sequential(*blocks)
+        return layers, n_in
+
+    def _noises(self) -> Iterator[Noise]:
+        """The noise of each branch, by the block's share of the depth."""
+        total = sum(BLOCKS[self.depth])
+        return (at_depth(self.branch, (i + 1) / total) for i in range(total))
+
+    def _shortcut(self) -> Shortcut:
+        if self.shortcut != "auto":
+            return self.shortcut
+        return "pad" if len(BLOCKS[self.depth]) == 3 else "projection"
+
+
+def names(look: Look, n: int) -> dict[str, nn.Module]:
+    """Norm and activation outside of the blocks, by torchvision's names."""
+    return {"bn1" if name == "norm" else name: module for name, module in look.after(n).items()}
+
+
+def groups(parts: list[str]) -> dict[str, tuple[str, ...]]:
+    """The stages by the names of the parts: what comes before the blocks, each layer of blocks, and what comes after with the last."""
+    first = next(i for i, name in enumerate(parts) if name.startswith("layer"))
+    last = max(i for i, name in enumerate(parts) if name.startswith("layer"))
+    return {"stem": tuple(parts[:first]), **{name: (name,) for name in parts[first:last]}, parts[last]: tuple(parts[last:])}

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
 from torch import nn
 
 from goodfit.core.errors import UsageError
+
+
+class Stage(NamedTuple):
+    """A stage: its name, and the dotted names of its modules; what the last of them puts out is what the stage puts out."""
+
+    name: str
+    modules: tuple[str, ...]
 
 
 def head(module: nn.Module) -> tuple[str, nn.Linear]:
@@ -19,13 +29,31 @@ def head(module: nn.Module) -> tuple[str, nn.Linear]:
     return found[-1]
 
 
-def stages(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The children of a model by their dotted names, first to last, without the head and without those that learn nothing.
+def stages(module: nn.Module) -> list[Stage]:
+    """The stages of a model, first to last, without the head and without what learns nothing.
 
-    A model that only wraps another in one child is looked through.
+    A model may say them itself by an attribute `stage_groups`, {name: names of modules}, in which names that it lacks are passed over.
+    Otherwise each child is a stage of its own name; one that holds the head among others is looked through.
     """
-    last = head(module)[1]
-    prefix = ""
-    while len(children := list(module.named_children())) == 1 and children[0][1] is not last:
-        prefix, module = f"{prefix}{children[0][0]}.", children[0][1]
-    return [(f"{prefix}{name}", child) for name, child in children if child is not last and any(True for _ in child.parameters())]
+    return list(_stages(module, head(module)[1], ""))
+
+
+def _stages(module: nn.Module, last: nn.Linear, prefix: str) -> Iterator[Stage]:
+    groups = getattr(module, "stage_groups", None)
+    if isinstance(groups, Mapping):
+        there = {name for name, _ in module.named_modules()}
+        for name, names in groups.items():
+            members = [member for member in names if member in there]
+            if any(_learns(module.get_submodule(member)) for member in members):
+                yield Stage(f"{prefix}{name}", tuple(f"{prefix}{member}" for member in members))
+        return
+    for name, child in module.named_children():
+        if any(m is last for m in child.modules()):
+            if child is not last:
+                yield from _stages(child, last, f"{prefix}{name}.")
+        elif _learns(child):
+            yield Stage(f"{prefix}{name}", (f"{prefix}{name}",))
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())

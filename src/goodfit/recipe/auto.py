@@ -19,10 +19,12 @@ from goodfit.core.words import count, percent, size
 from goodfit.data.dataset import Dataset
 from goodfit.data.scan import Survey
 from goodfit.models.account import account
+from goodfit.recipe import memorize
 from goodfit.recipe.build import make_model, parts
 from goodfit.recipe.measure import fastest
 from goodfit.recipe.quiet import CHOICES
 from goodfit.recipe.recipe import Recipe
+from goodfit.training.loop import learns
 
 SMALL = 64  # images up to this side are taken as they are,
 LEAST = 16  # but no smaller than this, so that a conv net has room for its stages
@@ -87,6 +89,7 @@ def training_choices(chooser: Chooser, data: Dataset, known: Catalog, spent: flo
     """Augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate; `spent` seconds are over already."""
     images = len(data.splits.train)
     _full_batch(chooser, known)
+    _memory(chooser, data, known)
     chooser.choose("schedule", *_schedule(chooser.recipe))
     augment_choice(chooser, data)
     batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
@@ -113,6 +116,16 @@ def _full_batch(chooser: Chooser, known: Catalog) -> None:
     optimizer = parts(chooser.recipe, known).get("optimizer")
     for field, value, rule in CHOICES if getattr(optimizer, "full_batch", False) and chooser.recipe.noise == "refuse" else ():
         chooser.choose(field, value, rule, f"the optimizer is {optimizer}")
+
+
+def _memory(chooser: Chooser, data: Dataset, known: Catalog) -> None:
+    """Beside a model that learns nothing by steps: nothing is measured, and all else is as good as anything."""
+    part = parts(chooser.recipe, known).get("model")
+    if part is None or learns(make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size)):
+        return
+    for field, value, rule in memorize.CHOICES:
+        chooser.choose(field, value, rule, f"{part} has nothing to train")
+    chooser.choose("threads", cores(), "one for each core", f"{part} has nothing to train")
 
 
 def _schedule(recipe: Recipe) -> tuple[str, str, str]:

@@ -23,8 +23,9 @@ from goodfit.data.loader import Loader, sweep
 from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate
 from goodfit.losses.weighted import weighted
-from goodfit.optim.groups import optimizer_for
+from goodfit.optim.groups import optimizer_for, with_peaks
 from goodfit.recipe.cuts import cut_early
+from goodfit.recipe.memorize import memorize
 from goodfit.recipe.quiet import hear, idle
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.views import Viewer, at_once
@@ -32,6 +33,7 @@ from goodfit.schedules.compose import compose
 from goodfit.training import average, steering, stop, trainable
 from goodfit.training.evaluate import Answers, evaluate
 from goodfit.training.gradient import heads
+from goodfit.training.loop import learns
 from goodfit.training.state import Plan, State, ready
 from goodfit.watch.telemetry import Telemetry
 
@@ -62,8 +64,17 @@ def parts(recipe: Recipe, known: Catalog) -> dict[str, Part]:
 
 
 def make_model(part: Any, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-    """The network of a model part, or of the user's own class (given those of classes, channels, size that it asks for)."""
-    facts = {"classes": classes, "channels": channels, "size": size}
+    """The network of a model part, or of the user's own class, given those of classes, channels and size that it asks for by our names,
+    timm's or torchvision's.
+    """
+    facts: dict[str, Any] = {
+        "classes": classes,
+        "num_classes": classes,
+        "channels": channels,
+        "in_chans": channels,
+        "in_channels": channels,
+    }
+    facts |= {"size": size, "img_size": size}
     made = part.knowing(facts)() if isinstance(part, Foreign) else part(classes, channels, size)
     if not isinstance(made, nn.Module):
         raise UsageError(f'Expected "{part}" to make a torch nn.Module, received a {type(made).__name__}.')
@@ -93,7 +104,9 @@ def check_model(part: Part, data: Dataset) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What `fit` takes, the judge of any set of rows of the data, and what the user should be warned of."""
+    """What `fit` takes, the judge of any set of rows of the data, and what the user should be warned of; what was taken from which source,
+    and the lines that say so.
+    """
 
     state: State
     loader: Loader
@@ -101,6 +114,8 @@ class Built:
     watch: Telemetry
     judge: Judge
     warnings: tuple[str, ...] = ()
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +166,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     warnings = (*hear(recipe, seats, model, images), *idle(seats["augment"], facts.channels))
     if isinstance(init := getattr(seats["model"], "init", None), DataInit):
         calibrate(init, model, sample(data, device))
+    notes = memorize(seats["model"], model, data)
     judge, schedule = Judge(data, seats["loss"], device), compose(seats["schedule"])
     loss: Any = weighted(seats["loss"], recipe.class_weights, facts)
     penalties: Any = steps(seats["penalty"])
@@ -178,15 +194,20 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         judged=len(data.rows("validation")) + len(clean_rows(data)),
     )
     check_loss(seats["loss"], len(data.classes))
-    moves = optimizer(seats["optimizer"], model, seats["rates"](model))
+    moves = optimizer(seats["optimizer"], model, seats["rates"](model) if "rates" in seats else {})
     if plan.trainable:
         trainable.unfuse(moves)
     state = ready(model, moves, plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
-    return Built(state, loader, plan, Telemetry(steps(seats["probes"])), judge, warnings)  # type: ignore[arg-type]
+    return Built(state, loader, plan, Telemetry(steps(seats["probes"])), judge, warnings, notes=notes)  # type: ignore[arg-type]
 
 
 def optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> torch.optim.Optimizer:
-    """The optimizer of a part, or of any class of torch's, over the model's parameter groups; `rates` are factors by stage."""
+    """The optimizer of a part, or of any class of torch's, over the model's parameter groups; `rates` are factors by stage.
+
+    A model that has nothing to train gets one that moves nothing.
+    """
+    if not learns(model):
+        return with_peaks(torch.optim.SGD([{"params": []}], lr=0.0))
     try:
         made = optimizer_for(model, part, rates)
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 from goodfit.core.run import Run, used
 from goodfit.data.dataset import SPLITS, Dataset
 from goodfit.data.scan import Survey
-from goodfit.recipe import start
+from goodfit.recipe import pretrained, start
 from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training_choices
 from goodfit.recipe.build import Built, build, catalog, check_model, parts
 from goodfit.recipe.recipe import Recipe
@@ -32,8 +32,11 @@ def plan_of(
     asked_parts = parts(recipe, known)  # a misspelled part is said before any work
     chooser = Chooser(recipe)
     machine_choices(chooser)
+    if (weights := pretrained.weights_of(recipe, run, voice.say)) and run is None:
+        known = pretrained.take_over(chooser, weights, known)
     seen = look(chooser.recipe, voice.say)
     data_choices(chooser, seen)
+    pretrained.settle(chooser, weights, known)
     data = open_data(chooser.recipe, seen, voice.packing)
     packed = time.time()
     rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
@@ -46,6 +49,8 @@ def plan_of(
         start.same_data(run, data)
     recipe = start.spelled(chooser.recipe, parts(chooser.recipe, known))
     built = build(recipe, data, known)
+    if weights:
+        built = pretrained.plant(built, weights, data)
     tell_plan(voice, recipe, data, chooser, built)
     return recipe, built, data, chooser, seen, packed
 
@@ -57,7 +62,8 @@ def plain_paths(recipe: Recipe) -> Recipe:
         path = Path(text).expanduser() if isinstance(text, str) and text else None
         return str(path.resolve()) if path is not None and path.exists() else text
 
-    return recipe.but(data=plain(recipe.data), validation=plain(recipe.validation), use=tuple(plain(file) for file in recipe.use))
+    paths = {"data": plain(recipe.data), "validation": plain(recipe.validation), "use": tuple(plain(file) for file in recipe.use)}
+    return recipe.but(**paths, source=pretrained.lasting(recipe.source))
 
 
 def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, built: Built) -> None:
@@ -72,7 +78,9 @@ def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, bui
         before = choice.evidence
         voice.say(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
     numbers = sum(p.numel() for p in built.state.model.parameters())
-    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {built.plan.lengths.batch}")
+    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {round(built.plan.lengths.batch, 1):g}")
+    for note in built.notes:
+        voice.say(f"  {note}")
     for warning in built.warnings:
         voice.say(f"Warning: {warning}")
 

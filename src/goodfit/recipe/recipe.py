@@ -32,6 +32,10 @@ class Recipe:
     size: int | str = says('Size the model sees: "96" or "128x96" (height x width).', AUTO)
     aspect: Literal["crop", "pad", "stretch"] = says("How images come to that shape: crop, pad or stretch.", "crop")
     channels: Literal["auto", 1, 3, 4] = says("1 gray, 3 RGB, 4 RGB with alpha.", AUTO)
+    mean: Literal["auto", "data"] | tuple[float, ...] = says(
+        "What is taken off each channel, on a scale of 0 to 1: numbers, or data for the mean of the training images.", AUTO
+    )
+    std: Literal["auto", "data"] | tuple[Positive, ...] = says("What each channel is then divided by: numbers, or data.", AUTO)
     validation: Share | str = says("Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15)
     cache: Positive = says("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
     storage: Literal["auto", "raw", "jpeg", "files"] = says(
@@ -39,6 +43,9 @@ class Recipe:
         "auto",
     )
     model: str | Part = says("The network.", AUTO)
+    source: str = says(
+        "Weights to begin from (--from): a run folder, a .safetensors or .pth file, or published ones such as resnet18:imagenet.", ""
+    )
     augment: str | Part = says("What is done to the training images.", AUTO)
     views: str | Part = says("Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", "center")
     loss: str | Part = says("What training makes small.", "softmax")
@@ -50,8 +57,10 @@ class Recipe:
     schedule: str | Part = says("The learning rate over the budget, as a factor of the peak.", AUTO)
     brake: str | Part = says("What lowers the rate further when validation stops improving: none or plateau.", "none")
     average: str | Part = says("Running average of the weights: none, ema, polyak or swa.", "none")
-    trainable: str | Part = says("What learns: all, head, last(2), or one after the other as in head(0.2) | all.", "all")
-    rates: str | Part = says("Learning rates by layer: none, layer_decay, backbone or by_stage.", "none")
+    trainable: str | Part = says(
+        "What learns: all, head, last(2), or one after the other as in head(0.2) | all; auto as `advise` says of --from.", "all"
+    )
+    rates: str | Part = says("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
     budget: str = says('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
     stop: str | Part = says("When to stop early: none or patience(10).", "none")
     batch_size: Count | Literal["auto", "all"] = says("Images a step; all takes every training image in each.", AUTO)

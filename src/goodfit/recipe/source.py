@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import DataError, UsageError
+from goodfit.core.words import count
 from goodfit.data.dataset import Dataset, prepare
 from goodfit.data.index import find
 from goodfit.data.pack import Progress
@@ -52,4 +53,17 @@ def open_data(recipe: Recipe, seen: Survey, progress: Progress | None = None) ->
                 "cannot be judged on the images it learned."
             )
         raise DataError(f'"{data.name}" has too few images to hold some out for validation: a class needs 3 good ones or more.')
-    return data
+    return normalized(data, recipe)
+
+
+def normalized(data: Dataset, recipe: Recipe) -> Dataset:
+    """The data with the recipe's mean and std, where those are numbers.
+
+    Raises:
+        UsageError: there are not as many as channels.
+    """
+    numbers = {key: value for key in ("mean", "std") if isinstance(value := getattr(recipe, key), tuple)}
+    for key, values in numbers.items():
+        if len(values) != data.preprocess.channels:
+            raise UsageError(f"Expected {key} to have {count(data.preprocess.channels, 'number')}, one a channel, received {len(values)}.")
+    return dataclasses.replace(data, preprocess=data.preprocess.but(**numbers))

@@ -126,7 +126,7 @@ def same_data(run: Run, data: Dataset) -> None:
         raise Changed(f'The images of "{data.name}" or their splits have changed since "{run.path}" began; start anew with another --out.')
 
 
-def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, choices: list[Choice]) -> None:
+def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, choices: list[Choice], source: dict[str, Any]) -> None:
     """Write down what the run is, before its first step: copies of the user's files, splits, about.json, and recipe.toml last."""
     for place, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
         (run.path / "use").mkdir(exist_ok=True)
@@ -143,6 +143,7 @@ def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, 
         "choices": [vars(choice) for choice in choices],
         "use": {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in recipe.use},
         "data": about_data(data),
+        **({"source": source} if source else {}),
         "openings": [],
     }
     run.write("about.json", about)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
 from goodfit.core.chance import of_epoch
@@ -61,6 +61,8 @@ def fit(
 ) -> State:
     """Train until the budget ends, the plan's stop rule says so, or `halt()` is true, at rates times `lever(step)`; returns the state.
 
+    A model without parameters makes no steps.
+
     Raises:
         Diverged: a loss or gradient was not finite; nothing non-finite is ever handed to `save`.
     """
@@ -68,7 +70,8 @@ def fit(
     source = batches.stream(state.step)
     clock = Clock(state, plan)
     state.model.train()
-    while (t := plan.t(state)) < 1 and not (halt() or state.stopped):
+    trains = learns(state.model)
+    while trains and (t := plan.t(state)) < 1 and not (halt() or state.stopped):
         # the batch, and its chance
         epoch, places = batches.places(state.step)
         batch = next(source)
@@ -107,8 +110,15 @@ def fit(
             checkpoint(state, journal, save)
     if plan.evaluate is None:  # else the last evaluation did
         refresh(state, plan, batches)
+    elif not (trains or state.history):  # nothing to train: judged once, as it is
+        score(state, plan, journal)
     checkpoint(state, journal, save)
     return state
+
+
+def learns(model: nn.Module) -> bool:
+    """Whether a model has anything to train."""
+    return any(True for _ in model.parameters())
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from goodfit.core.contracts import Rates, Trainable
 from goodfit.core.errors import UsageError, one_of
 from goodfit.core.settings import Natural, Positive, Range, Share
 from goodfit.core.weights import is_norm
-from goodfit.models.stages import head, stages
+from goodfit.models.stages import Stage, head, stages
 from goodfit.schedules.compose import ROUNDING, starts_of
 from goodfit.schedules.span import Span, Spanned
 
@@ -71,10 +71,11 @@ class Last(Spanned, Trainable):
     statistics: Statistics = "fixed"
 
     def __call__(self, model: nn.Module) -> set[str]:
-        there = [name for name, _ in stages(model)]
+        there = stages(model)
         if self.stages > len(there):
-            raise UsageError(f"last: expected at most {len(there)} stages ({', '.join(there)}), received {self.stages}.")
-        return under(model, [*there[len(there) - self.stages :], head(model)[0]])
+            names = ", ".join(stage.name for stage in there)
+            raise UsageError(f"last: expected at most {len(there)} stages ({names}), received {self.stages}.")
+        return under(model, [*modules_of(there[len(there) - self.stages :]), head(model)[0]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +93,21 @@ class Since(Spanned, Trainable):
     statistics: Statistics = "fixed"
 
     def __call__(self, model: nn.Module) -> set[str]:
-        there = [name for name, _ in stages(model)]
-        if self.stage not in there:
-            raise UsageError(one_of("stage", self.stage, there))
-        return under(model, [*there[there.index(self.stage) :], head(model)[0]])
+        there = stages(model)
+        names = [stage.name for stage in there]
+        if self.stage not in names:
+            raise UsageError(one_of("stage", self.stage, names))
+        return under(model, [*modules_of(there[names.index(self.stage) :]), head(model)[0]])
 
 
-def under(model: nn.Module, stems: list[str]) -> set[str]:
+def modules_of(some: list[Stage]) -> list[str]:
+    """The modules of some stages, by name."""
+    return [module for stage in some for module in stage.modules]
+
+
+def under(model: nn.Module, modules: list[str]) -> set[str]:
     """The parameters of the modules of those names."""
-    return {name for name, _ in model.named_parameters() if any(name.startswith(f"{stem}.") for stem in stems)}
+    return {name for name, _ in model.named_parameters() if any(name.startswith(f"{module}.") for module in modules)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,8 +205,8 @@ class LayerDecay(Rates):
     factor: Decay = 0.75
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        names = [name for name, _ in stages(model)]
-        return {name: self.factor ** (len(names) - place) for place, name in enumerate(names)}
+        there = stages(model)
+        return {module: self.factor ** (len(there) - place) for place, stage in enumerate(there) for module in stage.modules}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +222,7 @@ class Backbone(Rates):
     factor: Share = 0.1
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        return {name: self.factor for name, _ in stages(model)}
+        return dict.fromkeys(modules_of(stages(model)), self.factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,8 +244,8 @@ class ByStage(Rates):
             raise UsageError(f"by_stage: expected a factor for each of {len(self.stages)} stages, received {len(self.factors)}.")
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        names: list[Any] = [*(name for name, _ in stages(model)), head(model)[0]]
+        modules = {**dict(stages(model)), head(model)[0]: (head(model)[0],)}
         for name in self.stages:
-            if name not in names:
-                raise UsageError(one_of("stage", name, names))
-        return dict(zip(self.stages, self.factors, strict=True))
+            if name not in modules:
+                raise UsageError(one_of("stage", name, modules))
+        return {module: factor for name, factor in zip(self.stages, self.factors, strict=True) for module in modules[name]}

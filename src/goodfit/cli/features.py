@@ -1,0 +1,62 @@
+"""goodfit features: what a net sees in images, as vectors in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from goodfit.cli.options import Options, assemble
+from goodfit.core.errors import UsageError
+
+
+def features(
+    source: str,
+    data: str,
+    /,
+    *,
+    stage: str = "head",
+    out: Path = Path("features.npz"),
+    test: Annotated[bool, Parameter(negative="")] = False,
+    use: Annotated[list[str] | None, Parameter(negative="")] = None,
+    options: Options | None = None,
+) -> None:
+    """Write the features of a stage, with labels, names and splits, to an .npz file.
+
+    Maps are averaged over their pixels. The arrays are features [N, D] float32, labels [N], names [N], splits [N] and classes [K].
+
+    Parameters
+    ----------
+    source
+        A run folder, a file of weights, or the name of published ones, as for --from.
+    data
+        The images, as for train.
+    stage
+        A stage by name, or head for what the head takes in.
+    out
+        The file to write.
+    test
+        The test images, too. For the images that a run was trained on that opens its test split, which is logged in the run.
+    use
+        A Python file with your own parts.
+    """
+    if out.suffix != ".npz":
+        raise UsageError(f'Expected --out to end in .npz, received "{out}".')
+    if options is not None and options.source is not None:
+        raise UsageError("Expected the source in the first place alone, received --from, too.")
+    asked = assemble(data, "", options, [], use or []).but(source=source)
+    from goodfit import api
+    from goodfit.core.run import Run
+    from goodfit.core.words import count
+    from goodfit.study.origin import origin
+    from goodfit.study.vectors import save
+    from goodfit.watch.voice import Terminal
+
+    voice = Terminal()
+    there = origin(asked, voice)
+    run = Run(Path(source).expanduser())
+    if test and run.read("about.json").get("data", {}).get("digest") == there.data.digest:
+        api.open_test(run, voice)
+    shape = save(there.learned, there.data, stage, out, ("train", "validation", "test") if test else ("train", "validation"))
+    voice.say(f"{count(shape[0], 'image')}, {count(shape[1], 'feature')} of {stage}: {out}")

@@ -1,0 +1,79 @@
+"""Network in network: convs with small fully connected nets at every pixel, and the mean over the map in place of large layers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
+from goodfit.layers import norm
+from goodfit.layers.activation import Relu, width_of
+from goodfit.layers.init import He
+from goodfit.layers.noise import Dropout
+from goodfit.models.blocks import Look, Stem, biased, named, needs_size, pooled, small_stem
+from goodfit.models.classic import start_calm
+
+# A stage: filters, kernel, stride, padding of its conv, and the filters of the 1x1 convs after it.
+IMAGENET = (
+    ((96, 11, 4, 0), (96, 96)),
+    ((256, 5, 1, 2), (256, 256)),
+    ((384, 3, 1, 1), (384, 384)),
+    ((1024, 3, 1, 1), (1024,)),
+)
+CIFAR = (((192, 5, 1, 2), (160, 96)), ((192, 5, 1, 2), (192, 192)), ((192, 3, 1, 1), (192,)))
+
+
+class PixelLinear(nn.Linear):
+    """A linear layer at every pixel, a 1x1 conv by another name: [B, C, H, W] -> [B, K, H, W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class Nin(Model):
+    """Stages of a conv and 1x1 convs after it, pools and noise between them; the last 1x1 conv gives a map per class, and their means
+    are the scores. No large fully connected layers.
+
+    The small stem is the paper's net for CIFAR-10, the other the authors' for ImageNet. Those have a relu on the class maps, too; here
+    there is none, so that scores may be negative.
+
+    Helps: few parameters, little overfitting; the class maps show where a class was seen.
+    Hurts: trains slowly without a norm.
+    Cost: 1.0 million parameters and 0.22 billion multiply-adds at 32 pixels; 7.6 million and 1.1 billion at 224.
+    Source: Lin et al. 2014; CS231n, CNN architectures.
+    """
+
+    stem: Stem = "auto"
+    act: Activation = Relu()
+    norm: Norm = norm.None_()
+    init: Init = He()
+    drop: Noise = Dropout()
+
+    def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
+        small = small_stem(self.stem, size)
+        needs_size(self, size, 8 if small else 51)
+        parts: dict[str, nn.Module] = {}
+        stages, n_in = (CIFAR, channels) if small else (IMAGENET, channels)
+        for i, (first, rest) in enumerate(stages, start=1):
+            shapes = (first, *((n, 1, 1, 0) for n in rest))
+            layers = {}
+            for j, shape in enumerate(shapes):
+                layers[f"conv{j + 1}"] = self._conv(n_in, *shape)
+                n_in = shape[0]
+            if i < len(stages):
+                layers["pool"] = nn.MaxPool2d(3, 2, ceil_mode=True)
+            if i < len(stages) and (small or i == len(stages) - 1):
+                layers["drop"] = self.drop()
+            parts[f"mlpconv{i}"] = named(layers)
+        head = PixelLinear(n_in, classes)
+        net = named({**parts, "head": named({"maps": head, **dict(pooled().named_children())})})
+        start_calm(net, self.norm, self.init, head)
+        return net
+
+    def _conv(self, n_in: int, n: int, kernel: int, stride: int, padding: int) -> nn.Module:
+        look = Look(self.norm, self.act)
+        made = nn.Conv2d(n_in, n * width_of(self.act), kernel, stride, padding, bias=biased(self.norm, look.order))
+        return named({"conv": made, **look.after(n)})

@@ -1,0 +1,1 @@
+"""Studies: what several trainings, or the features of one net, say together."""

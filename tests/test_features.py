@@ -1,0 +1,296 @@
+"""Features against the net run by hand, the linear probe against scikit-learn's optimum, and the file they are exported to."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import goodfit as library
+from command import copied, goodfit, refused, train
+from conftest import make_photos
+from goodfit.core.errors import DataError, UsageError
+from goodfit.core.run import Run
+from goodfit.data.dataset import Dataset
+from goodfit.recipe.recipe import Recipe
+from goodfit.study import features as module
+from goodfit.study.features import HEAD, Net, features, places, pooled
+from goodfit.study.origin import Origin, origin
+from goodfit.study.probe import PENALTIES, Probe, Softmax, fold_of, probe
+
+
+@pytest.fixture(scope="module")
+def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "source"
+    assert train(photos, out, model="convnet(4)", optimizer="sgd(0.05, momentum=0.9)").code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def there(source: Path, photos: Path) -> Origin:
+    return origin(Recipe(data=str(photos), source=str(source), device="cpu"))
+
+
+# ---- features ----------------------------------------------------------------------------------------------------------------------
+
+
+def seen(net: Net, data: Dataset, rows: Tensor) -> Tensor:
+    """The images of rows as the net sees them, in float64 NumPy and back."""
+    pre = net.preprocess
+    images = np.stack([np.asarray(data.pixels.exact(rows[i : i + 1]))[0] for i in range(len(rows))]).astype(np.float64)
+    top, left = ((box - side) // 2 for box, side in zip(pre.box, pre.size, strict=True))
+    images = images[:, top : top + pre.size[0], left : left + pre.size[1]] / 255
+    return torch.from_numpy((images - np.array(pre.mean)) / np.array(pre.std)).permute(0, 3, 1, 2).float()
+
+
+def test_features_are_what_the_net_makes_by_hand(there: Origin) -> None:
+    net, data = there.learned, there.data
+    rows = data.rows("train")[3:20]
+    found = features(net, data, rows, places(net.model))
+    assert list(found) == ["stem", "stage1", "stage2", HEAD]
+    x, children = seen(net, data, rows), dict(net.model.named_children())
+    with torch.no_grad():
+        for name in ("stem", "stage1", "stage2"):
+            x = children[name](x)
+            assert found[name].dtype == np.float32
+            np.testing.assert_allclose(found[name], x.numpy().mean(axis=(2, 3)), atol=1e-5)
+    np.testing.assert_allclose(found[HEAD], found["stage2"], atol=1e-5)
+
+
+def test_the_head_on_its_features_answers_as_the_run_does(source: Path, there: Origin) -> None:
+    classifier = library.load(source, "cpu")
+    net = dataclasses.replace(there.learned, model=classifier.model)
+    rows = there.data.rows("validation")
+    scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(features(net, there.data, rows, [HEAD])[HEAD])))
+    expected = classifier.probabilities(there.data.pixels.exact(rows).permute(0, 3, 1, 2))
+    torch.testing.assert_close(scores.softmax(1), expected, atol=1e-5, rtol=0)
+
+
+def test_they_are_computed_once(there: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data, rows = there.learned, there.data, there.data.rows("train")
+    calls: list[tuple[list[str], int]] = []
+    compute = module.compute
+
+    def counted(net: Net, data: Dataset, rows: Tensor, files: dict[str, Path], progress: Any) -> None:
+        calls.append((list(files), len(rows)))
+        compute(net, data, rows, files, progress)
+
+    monkeypatch.setattr(module, "compute", counted)
+    first = features(net, data, rows, ["stage1"])["stage1"]
+    assert isinstance(first, np.memmap)
+    heard: list[tuple[int, int]] = []
+    features(net, data, rows, ["stage1", "stage2"], lambda done, total: heard.append((done, total)))
+    features(net, data, rows, ["stage2", "stage1"])
+    assert calls == [(["stage1"], len(rows)), (["stage2"], len(rows))]
+    assert heard[-1] == (len(rows), len(rows))
+    features(net, data, rows[:-1], ["stage1"])  # other rows
+    features(dataclasses.replace(net, preprocess=net.preprocess.but(mean=(0.1, 0.2, 0.3))), data, rows, ["stage1"])
+    features(net, dataclasses.replace(data, digest="other"), rows, ["stage1"])
+    features(there.random, data, rows, ["stage1"])
+    assert len(calls) == 6
+
+
+def test_weights_are_told_apart_and_heads_are_not(there: Origin) -> None:
+    net = there.learned
+
+    def changed(name: str) -> str:
+        model = copy.deepcopy(net.model)
+        with torch.no_grad():
+            x = model.state_dict()[name]
+            x[(0,) * x.ndim] += 1
+        return dataclasses.replace(net, model=model).digest
+
+    first = next(name for name in net.model.state_dict() if name.startswith("stem"))
+    assert changed("head.weight") == net.digest
+    assert changed(first) != net.digest
+    running = next(name for name in net.model.state_dict() if name.endswith("running_var"))
+    assert changed(running) != net.digest
+    assert net.digest != there.random.digest
+
+
+def test_shapes_that_are_pooled() -> None:
+    x = torch.arange(24.0).reshape(2, 3, 2, 2)
+    assert pooled(x).tolist() == [[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]]
+    assert pooled((x, "aux")).shape == (2, 3)
+    assert pooled(torch.ones(2, 7, 5)).shape == (2, 5)
+    assert pooled(torch.ones(2, 5).half()).dtype == torch.float32
+
+
+def test_a_later_layer_in_place_spoils_nothing(there: Origin) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act, self.end = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(self.act(self.conv(x)).mean((2, 3)))
+
+    net = dataclasses.replace(there.learned, model=InPlace().eval())
+    assert places(net.model) == ["conv", HEAD]
+    found = features(net, there.data, there.data.rows("train"), ["conv", HEAD])
+    assert found["conv"].min() < 0 <= found[HEAD].min()
+
+
+def test_wrong_stages_and_images(there: Origin) -> None:
+    with pytest.raises(UsageError, match=r'Unknown stage "stage3"\. Did you mean "stage2"'):
+        features(there.learned, there.data, there.data.rows("train"), ["stage3"])
+    narrow = dataclasses.replace(there.learned, name="gray", model=nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)))
+    with pytest.raises(UsageError, match='"gray" does not take images of 3x16x16'):
+        features(narrow, there.data, there.data.rows("train"), [HEAD])
+
+
+# ---- the probe ---------------------------------------------------------------------------------------------------------------------
+
+
+def blobs(n: int, length: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features [n, length] of overlapping classes on scales that differ by a thousand, and their labels."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, classes, n)
+    x = draw.normal(size=(classes, length))[labels] * 0.7 + draw.normal(size=(n, length))
+    return torch.from_numpy((x * np.geomspace(0.03, 30, length) + 5).astype(np.float32)), torch.from_numpy(labels)
+
+
+def standardized(x: Tensor) -> np.ndarray:
+    y = x.double().numpy()
+    return (y - y.mean(0)) / y.std(0)
+
+
+def loss_of(x: np.ndarray, labels: Tensor, weight: np.ndarray, bias: np.ndarray, l2: float) -> float:
+    scores = x @ weight.T + bias
+    scores -= scores.max(1, keepdims=True)
+    logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    return float(-logs[np.arange(len(x)), labels.numpy()].mean() + l2 / 2 * (weight**2).sum())
+
+
+def optimum(x: np.ndarray, labels: Tensor, l2: float) -> LogisticRegression:
+    return LogisticRegression(C=1 / (l2 * len(x)), tol=1e-9, max_iter=10000).fit(x, labels.numpy())
+
+
+@pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize(("n", "length", "classes"), [(60, 90, 4), (400, 12, 5)])
+def test_a_fit_is_at_scikit_learns_optimum(n: int, length: int, classes: int, l2: float) -> None:
+    x, labels = blobs(n, length, classes)
+    y = standardized(x)
+    theta = Softmax(torch.from_numpy(y).float(), labels, torch.zeros(classes, length + 1), l2).minimize(1e-6).double().numpy()
+    best = optimum(y, labels, l2)
+    expected = loss_of(y, labels, best.coef_, best.intercept_, l2)
+    assert expected - 1e-6 <= loss_of(y, labels, theta[:, :-1], theta[:, -1], l2) <= expected + 1e-4
+
+
+def test_the_gradient_is_autograds() -> None:
+    x, labels = blobs(40, 6, 3)
+    made = Softmax(x.double(), labels, torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 0.3)
+    loss = made()
+    theta = made.theta.detach().clone().requires_grad_()
+    expected = F.cross_entropy(x.double() @ theta[:, :-1].T + theta[:, -1], labels) + 0.15 * theta[:, :-1].square().sum()
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(made.theta.grad, theta.grad)
+
+
+def test_the_whole_probe_is_the_optimum_of_the_penalty_it_chose() -> None:
+    x, labels = blobs(300, 12, 4)
+    found = probe(x, labels, 4)
+    best = optimum(standardized(x), labels, found.l2)
+    expected = loss_of(standardized(x), labels, best.coef_, best.intercept_, found.l2)
+    raw = found.weight.double().numpy() * x.double().numpy().std(0), found.bias.double().numpy()
+    raw = raw[0], raw[1] + found.weight.double().numpy() @ x.double().numpy().mean(0)
+    assert loss_of(standardized(x), labels, *raw, found.l2) == pytest.approx(expected, abs=1e-4)
+    new, _ = blobs(50, 12, 4, seed=1)
+    y = (new.double().numpy() - x.double().numpy().mean(0)) / x.double().numpy().std(0)
+    agree = found(new).argmax(1).numpy() == best.predict(y)
+    assert agree.mean() > 0.97
+
+
+def test_the_penalty_is_chosen_on_held_out_folds() -> None:
+    x, labels = blobs(200, 30, 3)
+    found, y, fold = probe(x, labels, 3), standardized(x), fold_of(labels, 5).numpy()
+    held, losses = {}, []
+    for l2, _ in found.path:
+        logs = np.zeros((len(y), 3))
+        for k in range(5):
+            logs[fold == k] = optimum(y[fold != k], labels[fold != k], l2).predict_log_proba(y[fold == k])
+        losses.append(-logs[np.arange(len(y)), labels.numpy()].mean())
+        held[l2] = logs.argmax(1)
+    np.testing.assert_allclose([loss for _, loss in found.path], losses, atol=5e-3)
+    assert found.l2 in [l2 for (l2, _), loss in zip(found.path, losses, strict=True) if loss < min(losses) + 5e-3]
+    assert found.path[0][0] > found.l2 > PENALTIES[-1], "the least loss is inside of the grid"
+    assert (found.held.numpy() == held[found.l2]).mean() > 0.98
+
+
+def test_what_is_held_out_is_not_known() -> None:
+    """Labels that have nothing to do with the features can be learned by heart, and still nothing is seen on the held-out folds."""
+    draw = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(300, 200, generator=draw), torch.randint(3, (300,), generator=draw)
+    found = probe(x, labels, 3)
+    assert abs(float((found.held == labels).float().mean()) - 1 / 3) < 0.09
+    assert found.l2 >= 0.1, "so the penalty is strong"
+
+
+def test_folds_are_stratified() -> None:
+    labels = torch.tensor([0] * 33 + [1] * 7 + [2] * 4 + [3])[torch.randperm(45, generator=torch.Generator().manual_seed(0))]
+    fold = fold_of(labels, 5)
+    counts = np.array([[int(((labels == k) & (fold == f)).sum()) for f in range(5)] for k in range(4)])
+    assert (counts.max(1) - counts.min(1) <= 1).all()
+    assert counts.sum(0).max() - counts.sum(0).min() <= 1
+    assert torch.equal(fold, fold_of(labels, 5))
+    assert not torch.equal(fold, fold_of(labels, 5, seed=1))
+
+
+def test_odd_features_and_few_images() -> None:
+    x, labels = blobs(40, 5, 3)
+    x[:, 2] = 7.0
+    assert torch.isfinite(probe(x, labels, 3).weight).all()
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])  # a class of one image, and one without
+    found: Probe = probe(x[:6], labels, 4)
+    assert found(x[:6]).shape == (6, 4)
+    with pytest.raises(DataError, match="two images or more"):
+        probe(x[:1], labels[:1], 3)
+
+
+# ---- the file ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_export(source: Path, photos: Path, there: Origin, tmp_path: Path) -> None:
+    out, data = tmp_path / "f.npz", there.data
+    said = goodfit("features", source, photos, "--stage", "stage1", "--out", out)
+    assert (said.code, said.out) == (0, "")
+    rows = torch.cat([data.rows("train"), data.rows("validation")])
+    assert f"{len(rows)} images, 4 features of stage1: {out}" in said.err
+    with np.load(out, allow_pickle=False) as file:
+        assert file["classes"].tolist() == ["blue", "green", "red"]
+        assert file["names"].tolist() == [data.names[row] for row in rows.tolist()]
+        assert [file["classes"][label] for label in file["labels"]] == [name.split("/")[-2] for name in file["names"]]
+        assert file["splits"].tolist() == ["train"] * len(data.rows("train")) + ["validation"] * len(data.rows("validation"))
+        np.testing.assert_array_equal(
+            file["features"][: len(data.rows("train"))], features(there.learned, data, data.rows("train"), ["stage1"])["stage1"]
+        )
+    assert Run(source).read("about.json")["openings"] == []
+
+
+def test_the_test_images_are_written_when_asked_for_and_that_is_logged(source: Path, photos: Path, tmp_path: Path) -> None:
+    run, out = copied(source, tmp_path / "run"), tmp_path / "f.npz"
+    assert goodfit("features", run, photos, "--test", "--out", out).code == 0
+    with np.load(out) as file:
+        assert set(file["splits"]) == {"train", "validation", "test"}
+        assert len(file["features"]) == 90
+    assert len(Run(run).read("about.json")["openings"]) == 1
+    other = make_photos(tmp_path / "other", each=8)
+    assert goodfit("features", run, other, "--test", "--out", out).code == 0
+    assert len(Run(run).read("about.json")["openings"]) == 1, "those are no test images of the run"
+
+
+def test_features_refuses(source: Path, photos: Path, tmp_path: Path) -> None:
+    refused(goodfit("features", source, photos, "--out", tmp_path / "f.csv"), 2, "to end in .npz")
+    refused(goodfit("features", source, photos, "--from", source), 2, "received --from, too")
+    refused(goodfit("features", source, photos, "--stage", "layer4", "--out", tmp_path / "f.npz"), 2, 'Unknown stage "layer4"')
+    refused(goodfit("features", tmp_path / "none", photos, "--out", tmp_path / "f.npz"), 2, "found nothing at")
+    assert not (tmp_path / "f.npz").exists()

@@ -1,0 +1,309 @@
+"""Published weights: their names, their download over a real connection to this machine; files of weights, whole, broken and malicious."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from goodfit.core.errors import DataError, UsageError
+from goodfit.core.fetch import fetch
+from goodfit.models import hub
+from goodfit.models.hub import HALF, MEAN, PUBLISHED, STD, Published, published
+from goodfit.models.weights import Weights, are_imagenet, from_file, from_published, tensors_in
+from goodfit.recipe.build import catalog
+from goodfit.recipe.pretrained import find
+
+KNOWN = catalog()
+KEYS: dict[str, list[list[Any]]] = json.loads((Path(__file__).parent / "torchvision_keys.json").read_text())
+
+
+def some_tensors() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {"head.weight": torch.randn(40, 300, generator=generator), "head.bias": torch.randn(40, generator=generator)}
+
+
+def equal(one: Any, other: Any) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_names() -> None:
+    assert published("resnet18:imagenet") == published("resnet18") == published("resnet18:imagenet1k_v1") == "resnet18:IMAGENET1K_V1"
+    assert published("resnet50:imagenet") == "resnet50:IMAGENET1K_V2"
+    assert published("resnet50:IMAGENET1K_V1") == "resnet50:IMAGENET1K_V1"
+    assert published("runs/pets") == published("photos:x") == ""
+    with pytest.raises(UsageError, match=r'weights of resnet18 "IMAGENET1K_V2".*There is: imagenet, IMAGENET1K_V1'):
+        published("resnet18:IMAGENET1K_V2")
+
+
+def test_each_file_says_its_hash_and_is_named_once() -> None:
+    assert all(len(about.checksum) == 8 and int(about.checksum, 16) for about in PUBLISHED.values())
+    assert PUBLISHED["resnet18:IMAGENET1K_V1"].url == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert len({about.file for about in PUBLISHED.values()}) == len(PUBLISHED)
+
+
+@pytest.mark.item("S185")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_model_of_published_weights_takes_torchvisions_tensors(name: str) -> None:
+    """At any size: what depends on the size of the images stands behind a mean over windows."""
+    about = PUBLISHED[name]
+    part: Any = KNOWN.make(about.model, "model")
+    found = []
+    for size in (about.size, 96):
+        with torch.device("meta"):
+            net = part(1000, 3, (size, size))
+        found.append({key: tuple(x.shape) for key, x in net.state_dict().items()})
+    theirs = {key: tuple(shape) for key, shape in KEYS[name.partition(":")[0]] if not key.lower().startswith("aux")}
+    assert found[0] == found[1]
+    assert {key: shape for key, shape in found[0].items() if key in theirs or "num_batches" not in key} == theirs
+
+
+def test_inception_nets_see_what_torchvision_makes_of_the_input() -> None:
+    x = np.random.default_rng(0).random((5, 3))
+    theirs = (x - MEAN) / STD * (np.array(STD) / 0.5) + (np.array(MEAN) - 0.5) / 0.5  # transform_input of googlenet and inception_v3
+    for name in ("googlenet:IMAGENET1K_V1", "inception_v3:IMAGENET1K_V1"):
+        assert np.allclose((x - PUBLISHED[name].mean) / PUBLISHED[name].std, theirs, atol=1e-12)
+    assert PUBLISHED["resnet18:IMAGENET1K_V1"].mean != HALF
+
+
+def test_imagenets_classes_are_known_by_their_ids() -> None:
+    ids = ["n01440764", *(f"n02{i:06d}" for i in range(998)), "n15075141"]
+    assert are_imagenet(ids) and Weights("", "", {}, imagenet=True).tell_apart(ids)
+    assert not are_imagenet(ids[:-1]) and not are_imagenet(list(reversed(ids))) and not are_imagenet([*ids[:500], "cat", *ids[501:]])
+    assert not Weights("", "", {}).tell_apart(ids)
+    assert Weights("", "", {}, classes=("a", "b")).tell_apart(["a", "b"]) and not Weights("", "", {}, classes=("a", "b")).tell_apart(
+        ["b", "a"]
+    )
+
+
+# ---- downloads ---------------------------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file; `ranges` says whether it knows of them, `breaks` after how many bytes it hangs up; `asked` has the ranges."""
+
+    content = b""
+    ranges = True
+    breaks = 0
+    asked: list[str]
+
+
+class Reply(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range", "")
+        self.server.asked.append(asked)
+        content, start = self.server.content, 0
+        if asked and self.server.ranges:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start : self.server.breaks or None])
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """A server of the published weights "tiny:V1"."""
+    file = io.BytesIO()
+    torch.save(some_tensors(), file)
+    there = Server(("127.0.0.1", 0), Reply)
+    there.content, there.asked = file.getvalue(), []
+    checksum = hashlib.sha256(there.content).hexdigest()
+    monkeypatch.setitem(PUBLISHED, "tiny:V1", Published(f"tiny-{checksum[:8]}.pth", "linear", 50.0, 90.0, 16, 18))
+    monkeypatch.setattr(hub, "ADDRESS", f"http://127.0.0.1:{there.server_port}/")
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    thread = threading.Thread(target=there.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield there
+    there.shutdown()
+    thread.join()
+    there.server_close()
+
+
+def place() -> Path:
+    return Path(os.environ["GOODFIT_CACHE"]) / "downloads" / "weights" / PUBLISHED["tiny:V1"].file
+
+
+def test_published_weights_are_fetched_once(server: Server) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        weights = find("tiny:imagenet", said.append)
+        assert equal(weights.tensors, some_tensors())
+    assert server.asked == [""] and said == [f"Fetching {PUBLISHED['tiny:V1'].url}"]
+    assert (weights.name, weights.model, weights.size, weights.mean, weights.std) == ("tiny:V1", "linear", (16, 16), MEAN, STD)
+    assert weights.sha256 == hashlib.sha256(server.content).hexdigest() and "50.0 %" in weights.said
+    assert not place().with_name(f"{place().name}.part").exists()
+
+
+def test_a_download_that_broke_off_goes_on(server: Server) -> None:
+    server.breaks = 20_000
+    with pytest.raises(DataError, match=r"connection closed with [\d,]+ bytes to come; 20,000 bytes have arrived and are kept") as error:
+        from_published("tiny:V1", print)
+    assert str(place()) in str(error.value) and not place().exists()
+    server.breaks = 0
+    assert equal(from_published("tiny:V1", print).tensors, some_tensors())
+    assert server.asked == ["", "bytes=20000-"]
+
+
+def test_a_server_without_ranges_sends_all_again(server: Server) -> None:
+    place().parent.mkdir(parents=True)
+    place().with_name(f"{place().name}.part").write_bytes(b"x" * 1000)
+    server.ranges = False
+    assert equal(from_published("tiny:V1", print).tensors, some_tensors())
+    assert server.asked == ["bytes=1000-"]
+
+
+def test_a_part_that_is_too_long_is_fetched_anew(server: Server) -> None:
+    place().parent.mkdir(parents=True)
+    place().with_name(f"{place().name}.part").write_bytes(server.content + b"x")
+    assert equal(from_published("tiny:V1", print).tensors, some_tensors())
+    assert server.asked == [f"bytes={len(server.content) + 1}-", ""]
+
+
+def test_a_wrong_hash_is_refused(server: Server) -> None:
+    server.content = server.content[:-1] + b"?"
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf'"{place()}" is damaged \(SHA-256 \w+, expected \w+\): remove it'):
+            from_published("tiny:V1", print)
+    place().unlink()
+    place().with_name(f"{place().name}.part").write_bytes(b"from another file")
+    with pytest.raises(DataError, match="is damaged"):
+        from_published("tiny:V1", print)
+
+
+def test_offline_says_where_to_put_the_file(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "ADDRESS", "http://127.0.0.1:9/")  # nobody listens there
+    with pytest.raises(DataError, match=r"cannot be fetched .*refused.*put that file at") as error:
+        from_published("tiny:V1", print)
+    assert str(place()) in str(error.value) and "\n" not in str(error.value)
+    place().write_bytes(server.content)
+    assert equal(from_published("tiny:V1", print).tensors, some_tensors())
+
+
+def test_a_server_that_does_not_know_the_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reply, "do_GET", lambda self: self.send_error(404))
+    with pytest.raises(DataError, match=r"cannot be fetched \(Not Found\)"):
+        fetch(f"http://127.0.0.1:{server.server_port}/x", tmp_path / "x", "", "sha256", print)
+
+
+def test_a_file_of_a_published_name_is_that_file(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / PUBLISHED["tiny:V1"].file
+    path.write_bytes(server.content)
+    weights = from_file(path)
+    assert (weights.name, weights.model, server.asked) == (str(path), "linear", [])
+    path.write_bytes(server.content + b"x")
+    with pytest.raises(DataError, match="is not the file of that name"):
+        from_file(path)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "a.pt"])
+def test_files_of_tensors(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if path.suffix == ".safetensors":
+        save_file(some_tensors(), path)
+    else:
+        torch.save(some_tensors(), path)
+    weights = from_file(path)
+    assert equal(weights.tensors, some_tensors()) and weights.name == str(path)
+    assert (weights.model, weights.size, weights.mean, weights.classes) == ("", (), (), ())
+    assert weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_training_scripts_put_around_them(old: bool, tmp_path: Path) -> None:
+    inner = {f"module.{name}": x for name, x in some_tensors().items()}
+    torch.save({"epoch": 3, "state_dict": inner, "optimizer": {"lr": 0.1}}, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
+    assert equal(tensors_in(tmp_path / "a.pth"), some_tensors())
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("echo evil",)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_nothing_but_tensors_is_unpickled(old: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for what, said in (
+        (Evil(), r"holds code \((posix|nt)\.system\)"),
+        (nn.Linear(2, 2), r"holds code \(torch\.nn\.modules\.linear\.Linear\)"),
+    ):
+        torch.save({"head.weight": what}, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
+        with pytest.raises(DataError, match=said) as error:
+            from_file(tmp_path / "a.pth")
+        assert "\n" not in str(error.value) and "state_dict()" in str(error.value)
+    assert "evil" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.pth", b"", "does not read as weights"),
+        ("a.pth", b"not weights at all", "so it is not opened"),
+        ("a.pth", b"PK\x03\x04 torn", "does not read as weights"),
+        ("a.safetensors", b"", "does not read as weights"),
+        ("a.safetensors", b"x" * 100, "does not read as weights"),
+        ("a.onnx", b"x", r"ends in \.safetensors, \.pth, \.pt, received"),
+        ("a.pth", {}, "Expected tensors by name in .* found none"),
+        ("a.pth", [1, 2], "found a list"),
+        ("a.pth", {"weight": 3.0}, "found a float at 'weight'"),
+        ("a.pth", {1: torch.zeros(2)}, "found a Tensor at 1"),
+    ],
+)
+def test_other_files(name: str, content: Any, said: str, tmp_path: Path) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(DataError, match=said) as error:
+        from_file(tmp_path / name)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "a.pth", tmp_path / "a.safetensors"):
+        if path.suffix == ".pth":
+            torch.save(some_tensors(), path)
+        else:
+            save_file(some_tensors(), path)
+        path.write_bytes(path.read_bytes()[:-500])
+        with pytest.raises(DataError, match="does not read as weights"):
+            from_file(path)
+
+
+def test_no_such_weights(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r'resnet18:imagenet; found nothing at "resnet81:imagenet"\. Did you mean "resnet18"\? Published are'
+    ):
+        find("resnet81:imagenet", print)
+    with pytest.raises(UsageError, match="Expected a run folder at"):
+        find(str(tmp_path), print)
