@@ -135,6 +135,7 @@ def test_every_plain_value_is_kept(tmp_path: Path) -> None:
     values = {
         "step": 9, "elapsed": 12.3456789012345, "reserve": 0.1, "brake": 0.25, "lever": 0.1, "pieces": 4, "updates": 7, "averaged": 0.5,
         "evaluations": 3, "history": [0.1, 0.30000000000000004], "best": {"step": 9, "score": 0.3}, "stopped": "no better score",
+        "snapshots": [4, 9], "passed": 2,
     }  # fmt: skip
     assert set(values) == set(state.scalars()), "a new field of State is to be kept too"
     for name, value in values.items():

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-from goodfit.core.errors import Diverged, GoodfitError, Interrupted, Terminated, UsageError
+from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write
-from goodfit.core.run import Run, refuse_taken, used
-from goodfit.core.words import count, duration, percent
+from goodfit.core.predictions import FILE as PREDICTIONS
+from goodfit.core.run import ENSEMBLE, Run, refuse_taken, used
+from goodfit.core.words import duration, percent
 from goodfit.data.dataset import Dataset
 from goodfit.recipe import start
 from goodfit.recipe.build import Built, Judge, catalog
 from goodfit.recipe.classifier import Classifier, load_run
-from goodfit.recipe.finish import finish
+from goodfit.recipe.ensemble import Ensemble, load_any
+from goodfit.recipe.finish import finish, multiply_adds, predictions_of, temperature_of
 from goodfit.recipe.marginalize import averaged, needs_noise, scored
+from goodfit.recipe.opening import open_test
 from goodfit.recipe.plan import drawn, plain_paths, plan_of
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.signals import Halt, halting
+from goodfit.recipe.signals import halt_error, halting
 from goodfit.recipe.source import look, open_data
 from goodfit.report.page import write_report
+from goodfit.study import baselines, copies, crossing, panel
 from goodfit.study.advise import resolved
+from goodfit.training.calibration import calibration
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
 from goodfit.training.lr_range import Trace, Verdict, judge, sweep
+from goodfit.training.snapshots import FOLDER, Snapshots
 from goodfit.training.steering import Lever
 from goodfit.watch.tensorboard import Events, writer
 from goodfit.watch.voice import Silent, Terminal, Voice
@@ -74,9 +77,9 @@ def train(
     return run
 
 
-def load(run: str | Path | Run, device: str = "auto", views: str = "") -> Classifier:
-    """The classifier of a run: `load(run).predict(paths, PIL images or arrays)`; `views` such as "ten_crop" in place of the run's own."""
-    return load_run(run.path if isinstance(run, Run) else run, device, views)
+def load(run: str | Path | Run, device: str = "auto", views: str = "") -> Classifier | Ensemble:
+    """The classifier of a run or ensemble: `load(run).predict(paths, PIL images or arrays)`; `views`, as "ten_crop", replace its own."""
+    return load_any(run.path if isinstance(run, Run) else run, device, views)
 
 
 def run_recipe(asked: Recipe, manner: Manner) -> Run | None:
@@ -173,7 +176,7 @@ def go_on(run: Run, asked: Recipe, recipe: Recipe, built: Built, voice: Voice) -
 
 def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float]) -> None:
     """Train, and leave the run in a state that can be taken up again whatever happens."""
-    state, checkpoints = built.state, Checkpoints(run.checkpoints)
+    state, snapshots = built.state, Snapshots(Checkpoints(run.checkpoints), run.path / FOLDER)
     readers = (run.append, manner.voice.rows, *((Events(run.path / "tensorboard"),) if manner.tensorboard else ()))
     journal = Journal(readers)
     began = time.time()
@@ -186,7 +189,7 @@ def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float])
 
     with halting() as halt:
         try:
-            fit(state, built.loader, built.plan, built.watch, journal, checkpoints.save, halt, Lever(run.path / LEVER))
+            fit(state, built.loader, built.plan, built.watch, journal, snapshots.save, halt, Lever(run.path / LEVER))
         except BaseException as error:
             journal.flush()
             leave("diverged" if isinstance(error, Diverged) else "failed")
@@ -197,12 +200,6 @@ def carry_out(run: Run, built: Built, manner: Manner, seconds: dict[str, float])
     leave("running")  # finished only when its model is written, too
 
 
-def halt_error(halt: Halt, run: Run, step: int) -> GoodfitError:
-    """What to say of a run that was asked to stop."""
-    kind = Interrupted if halt.signal == "SIGINT" else Terminated
-    return kind(f'Stopped at step {step:,}, everything is saved; the same command with "--resume auto --out {run.path}" goes on.')
-
-
 def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice) -> None:
     """Score, keep, report."""
     began = time.time()
@@ -211,7 +208,9 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     parameters = sum(p.numel() for p in built.state.model.parameters())
     spent = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
     state = "stopped early" if built.state.stopped else "finished"
-    run.update("about.json", {"state": state, "finished": start.now(), "parameters": parameters, "seconds": spent})
+    cost = {"parameters": parameters, "multiply_adds": multiply_adds(built.state.model, data.preprocess), "seconds": spent}
+    run.update("about.json", {"state": state, "finished": start.now(), **cost})
+    run.write(baselines.FILE, baselines.baselines(data, baselines.QUICK, cheap=True))
     page = write_report(run)
     low, high = result["interval"]
     voice.say(
@@ -222,26 +221,33 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
 
 def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
     """Train `seeds` copies that differ in their seed alone; returns the mean validation accuracy and its standard error."""
-    runs = []
-    for place in range(seeds):
-        out = manner.out / f"seed-{asked.seed + place}" if manner.out else None
-        run = run_recipe(
-            asked.but(seed=asked.seed + place), dataclasses.replace(manner, out=out, started=time.time() if place else manner.started)
-        )
-        if run is not None:
-            runs.append(run)
-    found = [run.read("scores.json")["validation"]["accuracy"] for run in runs]
-    error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
-    return {
-        "runs": [str(run.path) for run in runs],
-        "accuracies": found,
-        "accuracy": statistics.fmean(found) if found else None,
-        "standard_error": error,
-    }
+    return copies.train_seeds(asked, trainer(manner), manner.out, seeds)
+
+
+def train_folds(asked: Recipe, manner: Manner, folds: int, groups: Path | None = None) -> dict[str, Any]:
+    """Cross-validate: train once for each of so many folds of the training and validation images; see `study.crossing.train_folds`."""
+    train = trainer(dataclasses.replace(manner, resume="auto"))
+    return crossing.train_folds(asked, train, folds, manner.out, manner.resume, manner.dry, groups, manner.voice)
+
+
+def trainer(manner: Manner) -> copies.Train:
+    """What trains one recipe after the other in the same manner; a budget in minutes counts from `manner.started` for the first alone."""
+    first = [manner.started]
+
+    def train_one(recipe: Recipe, out: Path | None) -> Run | None:
+        return run_recipe(recipe, dataclasses.replace(manner, out=out, started=first.pop() if first else time.time()))
+
+    return train_one
 
 
 def evaluate(
-    run: str | Path | Run, test: bool = False, device: str = "auto", voice: Voice | None = None, marginalize: int = 0, views: str = ""
+    run: str | Path | Run,
+    test: bool = False,
+    device: str = "auto",
+    voice: Voice | None = None,
+    marginalize: int = 0,
+    views: str = "",
+    calibrate: bool = False,
 ) -> dict[str, Any]:
     """Scores of a run's classifier on its validation images, or on its test images: each opening of those is logged in the run.
 
@@ -251,6 +257,9 @@ def evaluate(
     With `marginalize` N, the key "marginalized" has what the mean of the probabilities over 1, 2, 4, ... N passes with the model's
     noise at work comes to, beside the "deterministic" rule without noise; the passes are seeded by the recipe, so they repeat.
 
+    The key "calibration" has how well the probabilities are calibrated, before and after a temperature that is fitted to the validation
+    images alone; with `calibrate` it is stored with the model, and `load` and predict apply it from then on.
+
     Raises:
         UsageError: there is no such run, it is not finished, its data has no test split, or its model no noise to average over or
             no use for the views.
@@ -258,6 +267,12 @@ def evaluate(
     """
     folder = run if isinstance(run, Run) else Run.open(run)
     voice = voice or Silent()
+    if calibrate and (test or views):
+        raise UsageError(
+            f"calibrate fits a temperature to the validation images by the run's own views, received {'test' if test else views} too."
+        )
+    if (folder.path / ENSEMBLE).is_file():
+        return panel.evaluate(folder, test, device, voice, views, "marginalize" if marginalize else "calibrate" if calibrate else "")
     recipe = Recipe.from_toml(folder.path / "recipe.toml")
     classifier = load_run(folder.path, device, views)
     needs_noise(classifier.model, marginalize)
@@ -272,20 +287,14 @@ def evaluate(
     judge = Judge(data, classifier.loss, classifier.device)
     found = scored(judge, classifier.model, rows, classifier.views)
     result = found.scores
+    temperature = temperature_of(folder) if test else None  # the test images fit nothing
+    result["calibration"] = calibration(found.probabilities, found.center.labels, temperature)
     if marginalize:
         result["marginalized"] = averaged(judge, classifier.model, found.center, marginalize, recipe.seed)
     folder.update("scores.json", {"test" if test else "validation": result})
+    if not test:
+        predictions_of(found, data).save(folder.path / PREDICTIONS)
+    if calibrate:
+        folder.update("config.json", {"temperature": result["calibration"]["temperature"]})
     write_report(folder)
     return result
-
-
-def open_test(run: Run, voice: Voice) -> None:
-    """Log that the test split is opened; warn from the second time on."""
-    openings = run.read("about.json").get("openings", [])
-    if openings:
-        voice.say(
-            f"Warning: the test split of this run was opened {count(len(openings), 'time')} before,"
-            f" first {openings[0]['time']}; choosing by it makes it a second validation split."
-        )
-    command = " ".join(psutil.Process().cmdline()[1:])
-    run.update("about.json", {"openings": [*openings, {"time": start.now(), "command": command}]})

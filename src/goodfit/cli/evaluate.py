@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+ANSWERED = (0.95, 0.9, 0.8, 0.5)  # shares of the images that are answered, of which the accuracy is said
+
 
 def evaluate(
     run: str,
@@ -14,6 +16,7 @@ def evaluate(
     test: Annotated[bool, Parameter(negative="")] = False,
     views: str = "",
     marginalize: int = 0,
+    calibrate: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     device: str = "auto",
 ) -> None:
@@ -31,6 +34,8 @@ def evaluate(
     marginalize
         Also average the answers of this many passes with the model's noise layers (dropout and its like) at work, and show the
         accuracy against the number of passes beside that of the one pass without noise.
+    calibrate
+        Store the temperature that makes the probabilities fit the validation images with the model; predict applies it from then on.
     json
         Print the scores as JSON on stdout.
     device
@@ -42,7 +47,7 @@ def evaluate(
     from goodfit.watch.voice import Terminal
 
     voice = Terminal()
-    scores = api.evaluate(run, test, device, voice, marginalize, views)
+    scores = api.evaluate(run, test, device, voice, marginalize, views, calibrate)
     if json:
         print(dumps(scores))
         return
@@ -52,6 +57,7 @@ def evaluate(
 
 def told(scores: dict[str, Any], split: str) -> list[str]:
     """The scores as lines of text."""
+    from goodfit.cli.ensemble import gained
     from goodfit.core.words import count, percent
 
     low, high = scores["interval"]
@@ -66,6 +72,9 @@ def told(scores: dict[str, Any], split: str) -> list[str]:
         cost = f", {row['milliseconds']:.2f} ms an image" if "milliseconds" in row else ""
         return f"    {name}: accuracy {percent(row['accuracy'])}, log loss {row['log_loss']:.4f}{cost}"
 
+    if gain := scores.get("gain"):
+        lines.append(f"  {gained(gain)}")
+    lines += calibrated(scores["calibration"])
     if viewed := scores.get("viewed"):
         lines += [f"  by {viewed['spelling']}:", judged("center crop alone", viewed["center"])]
         lines += [judged(count(row["views"], "view"), row) for row in viewed["views"]]
@@ -76,3 +85,16 @@ def told(scores: dict[str, Any], split: str) -> list[str]:
         said = percent(row["accuracy"]) if row["images"] else "-"
         lines.append(f"  {said:>8}  {row['name']} ({row['images']:,} images)")
     return lines
+
+
+def calibrated(found: dict[str, Any]) -> list[str]:
+    """How well the probabilities are calibrated, and what withholding the least sure answers brings."""
+    from goodfit.core.words import percent
+
+    lines = [
+        f"  calibration error {percent(found['ece'])}; at temperature {found['temperature']:.2f}, fitted to validation images,"
+        f" {percent(found['ece_after'])} (log loss {found['log_loss']:.4f} and {found['log_loss_after']:.4f})"
+    ]
+    given = [row for row in found["rejection"] if any(abs(row["coverage"] - share) < 0.01 for share in ANSWERED)]
+    said = [f"{percent(row['accuracy'])} of the surest {percent(row['coverage'], 0)} (calibrated p >= {row['below']:.2f})" for row in given]
+    return lines + ([f"  right: {', '.join(said)}"] if said else [])

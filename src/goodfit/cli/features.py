@@ -46,9 +46,9 @@ def features(
     if options is not None and options.source is not None:
         raise UsageError("Expected the source in the first place alone, received --from, too.")
     asked = assemble(data, "", options, [], use or []).but(source=source)
-    from goodfit import api
     from goodfit.core.run import Run
     from goodfit.core.words import count
+    from goodfit.recipe.opening import open_test
     from goodfit.study.origin import origin
     from goodfit.study.vectors import save
     from goodfit.watch.voice import Terminal
@@ -57,6 +57,6 @@ def features(
     there = origin(asked, voice)
     run = Run(Path(source).expanduser())
     if test and run.read("about.json").get("data", {}).get("digest") == there.data.digest:
-        api.open_test(run, voice)
+        open_test(run, voice)
     shape = save(there.learned, there.data, stage, out, ("train", "validation", "test") if test else ("train", "validation"))
     voice.say(f"{count(shape[0], 'image')}, {count(shape[1], 'feature')} of {stage}: {out}")

@@ -23,6 +23,7 @@ def predict(
     json: Annotated[bool, Parameter(negative="")] = False,
     csv: Annotated[bool, Parameter(negative="")] = False,
     views: str = "",
+    reject_below: float = 0.0,
     device: str = "auto",
 ) -> None:
     """Predict the classes of images: files, folders (searched for images), or patterns such as "photos/*.jpg".
@@ -36,11 +37,14 @@ def predict(
     top
         How many classes to say for each image.
     json
-        Print one JSON list: name, classes, probabilities, or the problem with the image.
+        Print one JSON list: name, classes, probabilities, with --reject-below whether rejected, or the problem with the image.
     csv
-        Print CSV: name, class, probability, problem; a line for each class said.
+        Print CSV: name, class, probability, problem, with --reject-below whether rejected (true, false); a line for each class said.
     views
         Views of each image whose answers are averaged, in place of the run's own, such as flip_pair or "ten_crop((224, 256))".
+    reject_below
+        Mark answers whose likeliest class has a lower probability as rejected: the model is not sure enough. `goodfit evaluate` shows what
+        accuracy which probability buys; calibrate the run first by `goodfit evaluate RUN --calibrate`.
     device
         auto, cpu, cuda, ...
     """
@@ -48,12 +52,14 @@ def predict(
         raise UsageError(f"Expected --top to be 1 or more, received {top}.")
     if json and csv:
         raise UsageError("Expected one of --json and --csv, received both.")
-    from goodfit.recipe.classifier import load_run
+    if not 0 <= reject_below <= 1:
+        raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
+    from goodfit.recipe.ensemble import load_any
 
     files = find(images)
-    classifier = load_run(run, device, views)
+    classifier = load_any(run, device, views)
     predictions = list(classifier.stream(files, top))
-    show(predictions, "json" if json else "csv" if csv else "text")
+    show(predictions, "json" if json else "csv" if csv else "text", reject_below)
     broken = [p for p in predictions if p.problem]
     if broken and len(broken) == len(predictions):
         raise DataError(f"Not one image can be read; {broken[0].name}: {broken[0].problem}.")
@@ -62,15 +68,25 @@ def predict(
         print(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read; {first}.", file=sys.stderr)
 
 
-def show(predictions: list[Prediction], form: str) -> None:
-    """Print predictions as text, json or csv."""
+def show(predictions: list[Prediction], form: str, reject_below: float = 0.0) -> None:
+    """Print predictions as text, json or csv; with a probability to reject below, each says whether it is rejected."""
     from goodfit.core.words import percent
+
+    def rejected(p: Prediction) -> bool:
+        return p.probabilities[0] < reject_below
 
     if form == "json":
         from json import dumps
 
         rows = [
-            {"name": p.name, **({"problem": p.problem} if p.problem else {"classes": p.classes, "probabilities": p.probabilities})}
+            {"name": p.name, "problem": p.problem}
+            if p.problem
+            else {
+                "name": p.name,
+                "classes": p.classes,
+                "probabilities": p.probabilities,
+                **({"rejected": rejected(p)} if reject_below else {}),
+            }
             for p in predictions
         ]
         print(dumps(rows))
@@ -78,12 +94,15 @@ def show(predictions: list[Prediction], form: str) -> None:
         from csv import writer
 
         table = writer(sys.stdout, lineterminator="\n")
-        table.writerow(["name", "class", "probability", "problem"])
+        table.writerow(["name", "class", "probability", "problem", *(["rejected"] if reject_below else [])])
         for p in predictions:
-            table.writerows([[p.name, c, x, ""] for c, x in zip(p.classes, p.probabilities, strict=True)] or [[p.name, "", "", p.problem]])
+            more = [str(rejected(p)).lower()] if reject_below and not p.problem else [""] if reject_below else []
+            lines: list[list[object]] = [[p.name, c, x, "", *more] for c, x in zip(p.classes, p.probabilities, strict=True)]
+            table.writerows(lines or [[p.name, "", "", p.problem, *more]])
     else:
         for p in predictions:
-            print(f"{p.name}: " + (p.problem or ", ".join(f"{c} {percent(x)}" for c, x in zip(p.classes, p.probabilities, strict=True))))
+            said = p.problem or ", ".join(f"{c} {percent(x)}" for c, x in zip(p.classes, p.probabilities, strict=True))
+            print(f"{p.name}: " + ("rejected, " if reject_below and not p.problem and rejected(p) else "") + said)
 
 
 def find(images: tuple[str, ...]) -> list[Path]:

@@ -24,6 +24,12 @@ class Manners:
         str, Parameter(help="auto: go on with --out, or with the newest unfinished run of the same recipe and data; never.")
     ] = "never"
     seeds: Annotated[int, Parameter(help="Train this many copies that differ in their seed; say the mean and its standard error.")] = 1
+    folds: Annotated[
+        int, Parameter(help="Cross-validate: train once for each of so many folds of the training and validation images; 0 does not.")
+    ] = 0
+    groups: Annotated[
+        Path | None, Parameter(help="With --folds: a CSV with the columns path and group (default: a column group of the data's own CSV).")
+    ] = None
     dry: Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")] = False
     plot_schedule: Annotated[
         bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.", negative="")
@@ -61,6 +67,10 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts |
     asked = assemble(data, shorts.recipe, options, shorts.set, shorts.use)
     if manners.seeds < 1:
         raise UsageError(f"Expected --seeds to be 1 or more, received {manners.seeds}.")
+    if manners.folds and manners.seeds > 1:
+        raise UsageError("Expected one of --seeds and --folds, received both.")
+    if manners.groups and not manners.folds:
+        raise UsageError("Expected --folds beside --groups, received none.")
     from goodfit import api
     from goodfit.core.words import percent
     from goodfit.recipe.build import with_rate
@@ -74,6 +84,17 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts |
             manner.voice.say(
                 f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['standard_error'], 2)}"
                 f" (mean and standard error of {manners.seeds} seeds)."
+            )
+    elif manners.folds:
+        result = api.train_folds(asked, manner, manners.folds, manners.groups)
+        if not manners.dry:
+            whole = result["out_of_fold"]
+            low, high = whole["interval"]
+            manner.voice.say(
+                f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['deviation'], 2)}"
+                f" (mean and standard deviation of {manners.folds} folds); of all {whole['images']:,} images, each by the model that did"
+                f" not train on it, {percent(whole['accuracy'], 2)} (95 % interval {percent(low)} to {percent(high)}).\n"
+                f"Folds: {result['folder']}"
             )
     else:
         run = api.run_recipe(asked, manner)

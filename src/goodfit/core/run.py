@@ -15,6 +15,8 @@ from typing import Any
 from goodfit.core.errors import UsageError
 from goodfit.core.files import full_disk_said, write
 
+ENSEMBLE = "ensemble.json"  # of a folder that holds several models, or one made of several
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:

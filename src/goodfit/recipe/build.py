@@ -30,7 +30,7 @@ from goodfit.recipe.quiet import hear, idle
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.views import Viewer, at_once
 from goodfit.schedules.compose import compose
-from goodfit.training import average, steering, stop, trainable
+from goodfit.training import average, snapshots, steering, stop, trainable
 from goodfit.training.evaluate import Answers, evaluate
 from goodfit.training.gradient import heads
 from goodfit.training.loop import learns
@@ -191,6 +191,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         evaluate=validator(judge, data, recipe),
         evaluate_every=Every(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Every(Length.read(recipe.save_every, "length"), lengths),
+        snapshots=snapshots.points(recipe.snapshots, schedule.ends()),
         judged=len(data.rows("validation")) + len(clean_rows(data)),
     )
     check_loss(seats["loss"], len(data.classes))

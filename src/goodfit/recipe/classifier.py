@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from goodfit.augment.views import Center
@@ -22,13 +23,15 @@ from goodfit.core.catalog import Part, spell
 from goodfit.core.device import choose, cores
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write
-from goodfit.core.run import Run, used
+from goodfit.core.run import ENSEMBLE, Run, used
 from goodfit.data.decode import BrokenImage
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scaled import contents, picture
 from goodfit.recipe.build import catalog, make_model
 from goodfit.recipe.views import Viewer, probabilities_of
+from goodfit.training.calibration import tempered
 from goodfit.training.gradient import heads
+from goodfit.training.snapshots import packed
 
 BATCH = 64
 IMAGES = (str, Path, bytes, Image.Image)  # and arrays
@@ -46,8 +49,8 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model in evaluation mode with its classes, preprocessing, the loss that says how scores become probabilities, and the views of an
-    image that `predict` averages over.
+    """A model in evaluation mode with its classes, preprocessing, the loss that says how scores become probabilities, the views of an
+    image that `predict` averages over, and the temperature of its probabilities: 1 unless `goodfit evaluate --calibrate` stored another.
     """
 
     model: nn.Module
@@ -56,6 +59,7 @@ class Classifier:
     loss: Any
     device: torch.device
     views: Any = Center()
+    temperature: float = 1.0
 
     @property
     def viewer(self) -> Viewer:
@@ -66,7 +70,7 @@ class Classifier:
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box, by their center alone."""
         there = self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
-        return probabilities_of(self.loss, heads(self.model(there))[0].float()).cpu()
+        return tempered(probabilities_of(self.loss, heads(self.model(there))[0].float()).cpu(), self.temperature)
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
         """Predictions for paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); one alone or any sequence (an array [N, H, W, C] too).
@@ -76,40 +80,59 @@ class Classifier:
         Raises:
             UsageError: something is no path, image or array.
         """
-        alone = isinstance(images, (*IMAGES, np.ndarray)) and not (isinstance(images, np.ndarray) and images.ndim == 4)
-        return list(self.stream([images] if alone else images, top))  # type: ignore[arg-type]
+        return list(self.stream(one_or_many(images), top))
 
     def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
         """`predict`, one batch after the other, for more images than memory holds."""
-        left, viewer = iter(images), self.viewer
-        scales = tuple(dict.fromkeys(view.scale for view in viewer.views))
+        left = iter(images)
         with ThreadPoolExecutor(cores()) as pool:
             while some := list(islice(left, BATCH)):
-                decoded = list(pool.map(lambda image: self._decode(image, scales), some))
+                decoded = list(pool.map(self.decode, some))
                 good = [x for x in decoded if isinstance(x, dict)]
-                rows: Iterator[Tensor] = iter(viewer.probabilities(lambda scale, good=good: [x[scale] for x in good]) if good else [])  # type: ignore[misc]
+                rows: Iterator[Tensor] = iter(self.answers(good) if good else [])
                 for image, x in zip(some, decoded, strict=True):
-                    name = str(image) if isinstance(image, (str, Path)) else getattr(image, "filename", "") or "image"
-                    yield self._say(name, next(rows), top) if isinstance(x, dict) else Prediction(name, problem=x.reason)
+                    name = name_of(image)
+                    yield prediction(name, self.classes, next(rows), top) if isinstance(x, dict) else Prediction(name, problem=x.reason)
 
-    def _decode(self, image: Any, scales: tuple[int, ...]) -> dict[int, np.ndarray] | BrokenImage:
+    @functools.cached_property
+    def scales(self) -> tuple[int, ...]:
+        """The scales at which its views need an image."""
+        return tuple(dict.fromkeys(view.scale for view in self.viewer.views))
+
+    def answers(self, decoded: Sequence[dict[int, np.ndarray]]) -> Tensor:
+        """Probabilities [n, K] float32 of images that `decode` has decoded."""
+        return tempered(self.viewer.probabilities(lambda scale: [x[scale] for x in decoded]), self.temperature)
+
+    def decode(self, image: Any) -> dict[int, np.ndarray] | BrokenImage:
         """The image's pixels at each scale that a view needs."""
         if not isinstance(image, (*IMAGES, np.ndarray)):
             raise UsageError(f"Expected a path, PIL image or array to predict, received a {type(image).__name__}.")
         try:
             source = contents(image)
-            return {scale: picture(self.preprocess, source, scale) for scale in scales}
+            return {scale: picture(self.preprocess, source, scale) for scale in self.scales}
         except BrokenImage as error:
             return error
 
-    def _say(self, name: str, probabilities: Tensor, top: int) -> Prediction:
-        best = probabilities.topk(min(top, len(self.classes)))
-        return Prediction(name, tuple(self.classes[i] for i in best.indices.tolist()), tuple(best.values.tolist()))
+
+def prediction(name: str, classes: Sequence[str], probabilities: Tensor, top: int) -> Prediction:
+    """The likeliest classes for probabilities [K]."""
+    best = probabilities.topk(min(top, len(classes)))
+    return Prediction(name, tuple(classes[i] for i in best.indices.tolist()), tuple(best.values.tolist()))
+
+
+def name_of(image: object) -> str:
+    """The name of an image: its path, or that of the file it was opened from."""
+    return str(image) if isinstance(image, (str, Path)) else getattr(image, "filename", "") or "image"
+
+
+def one_or_many(images: Any) -> Iterable[Any]:
+    """Images as a sequence of them; one alone is a sequence of one."""
+    alone = isinstance(images, (*IMAGES, np.ndarray)) and not (isinstance(images, np.ndarray) and images.ndim == 4)
+    return [images] if alone else images
 
 
 def keep(run: Run, model: nn.Module, made: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess) -> None:
     """Write model.safetensors and config.json: all that `load` needs; `made` are the recipe's parts by seat."""
-    tensors = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in model.state_dict().items()}
     config = {
         **{seat: spell(made[seat], full=True) for seat in ("model", "loss", "views")},
         "num_classes": len(classes),
@@ -117,7 +140,7 @@ def keep(run: Run, model: nn.Module, made: Mapping[str, Part], classes: Sequence
         "preprocess": preprocess.to_dict(),
         "use": [path.name for path in used(run)],
     }
-    write(run.path / "model.safetensors", save(tensors))
+    write(run.path / "model.safetensors", packed(model))
     write(run.path / "config.json", json.dumps(config, indent=1) + "\n")
 
 
@@ -131,6 +154,8 @@ def load_run(path: str | Path, device: str = "auto", views: str | Part = "") -> 
     run = Run.open(path)
     try:
         config = run.read("config.json")
+        if not config and run.read(ENSEMBLE):
+            raise UsageError(f'Expected one model, found the ensemble "{run.path}": name a member of it, such as {run.path}/members/00.')
         if not config:
             raise UsageError(f'The run "{run.path}" has no model yet: train it to its end with --resume auto --out "{run.path}".')
         known = catalog([str(run.path / "use" / name) for name in config["use"]])
@@ -144,6 +169,7 @@ def load_run(path: str | Path, device: str = "auto", views: str | Part = "") -> 
     there = choose(device)
     model = model.eval().to(there, memory_format=torch.channels_last)  # type: ignore[call-overload]
     looks = known.make(views or config.get("views", "center"), "views")  # runs of earlier versions have none
-    classifier = Classifier(model, classes, preprocess, known.make(config["loss"], "loss"), there, looks)
+    loss, temperature = known.make(config["loss"], "loss"), float(config.get("temperature", 1.0))
+    classifier = Classifier(model, classes, preprocess, loss, there, looks, temperature)
     classifier.viewer.check()
     return classifier

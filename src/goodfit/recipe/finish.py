@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import write, writing
+from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
+from goodfit.data.preprocess import Preprocess
+from goodfit.models.account import account
 from goodfit.recipe.build import Built, parts
 from goodfit.recipe.classifier import keep
 from goodfit.recipe.marginalize import Scored, scored
 from goodfit.recipe.recipe import Recipe
+from goodfit.training.calibration import calibration
 from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.snapshots import FOLDER, Snapshots
 
 WORST = 24
 THUMBNAIL = 64
@@ -32,17 +40,53 @@ def finish(run: Run, built: Built, data: Dataset, recipe: Recipe, known: Catalog
     state = built.state
     kept = state.step
     if built.plan.stop is not None and state.best:
-        last = state.step, state.stopped
+        last = state.step, state.stopped, state.snapshots
         with contextlib.suppress(GoodfitError):  # a damaged best leaves the last
             Checkpoints(run.checkpoints).restore(state, state.best["step"])
             kept = state.step
-        state.step, state.stopped = last
+        state.step, state.stopped, state.snapshots = last
     made = parts(recipe, known)
     found = scored(built.judge, state.judged, data.rows("validation"), made["views"])
+    found.scores["calibration"] = calibration(found.probabilities, found.center.labels)
     run.write("scores.json", {"validation": found.scores, "best": state.best, "kept": kept})  # a test score was of other weights
+    if state.snapshots:
+        run.update("scores.json", {"snapshots": snapshots(run, built, data, made["views"])})
     worst(run, found, data)
+    predictions_of(found, data).save(run.path / FILE)
     keep(run, state.judged, made, data.classes, data.preprocess)
     return found.scores
+
+
+def snapshots(run: Run, built: Built, data: Dataset, views: Any) -> list[dict[str, Any]]:
+    """Ask each snapshot of the training about the validation images, and keep its answers beside its weights; returns its scores."""
+    kept = Snapshots(Checkpoints(run.checkpoints), run.path / FOLDER)
+    kept.prune(built.state)
+    model, rows = copy.deepcopy(built.state.model), []
+    for step in built.state.snapshots:
+        model.load_state_dict(load_file(kept.path(step)))
+        found = scored(built.judge, model, data.rows("validation"), views)
+        predictions_of(found, data).save(kept.path(step).with_suffix(".npz"))
+        rows.append({"step": step, "accuracy": found.scores["accuracy"], "loss": found.scores["loss"]})
+    return rows
+
+
+def predictions_of(found: Scored, data: Dataset) -> Predictions:
+    """The final probabilities with the names of their images."""
+    names = np.array([data.names[row] for row in found.center.ids.tolist()], dtype=np.str_)
+    return Predictions(names, found.center.labels.numpy(), found.probabilities.float().numpy(), data.classes)
+
+
+def multiply_adds(model: nn.Module, preprocess: Preprocess) -> int | None:
+    """Those of one image; None where a model of the user's own cannot be followed."""
+    try:
+        return account(model, preprocess.channels, preprocess.size).totals["macs"]
+    except Exception:  # whatever the user's code raises on tensors without numbers: the run is finished without this figure
+        return None
+
+
+def temperature_of(run: Run) -> float:
+    """The temperature that was fitted to a run's validation images; 1 where none was, as in runs of earlier versions."""
+    return float(run.read("scores.json").get("validation", {}).get("calibration", {}).get("temperature", 1.0))
 
 
 def worst(run: Run, found: Scored, data: Dataset) -> None:

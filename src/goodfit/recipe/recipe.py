@@ -57,6 +57,9 @@ class Recipe:
     schedule: str | Part = says("The learning rate over the budget, as a factor of the peak.", AUTO)
     brake: str | Part = says("What lowers the rate further when validation stops improving: none or plateau.", "none")
     average: str | Part = says("Running average of the weights: none, ema, polyak or swa.", "none")
+    snapshots: Natural | Literal["all"] = says(
+        "Keep the weights at the lowest rate of so many of the schedule's last cycles, or of all, for goodfit ensemble.", 0
+    )
     trainable: str | Part = says(
         "What learns: all, head, last(2), or one after the other as in head(0.2) | all; auto as `advise` says of --from.", "all"
     )

@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from goodfit.core.errors import GoodfitError, Interrupted, Terminated
+from goodfit.core.run import Run
+
 
 class Halt:
     """Called, it says whether a signal has asked for a stop; `signal` is its name."""
@@ -38,3 +41,9 @@ def halting() -> Iterator[Halt]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def halt_error(halt: Halt, run: Run, step: int) -> GoodfitError:
+    """What to say of a run that was asked to stop."""
+    kind = Interrupted if halt.signal == "SIGINT" else Terminated
+    return kind(f'Stopped at step {step:,}, everything is saved; the same command with "--resume auto --out {run.path}" goes on.')

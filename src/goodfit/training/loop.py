@@ -20,6 +20,7 @@ from goodfit.training.finite import blame
 from goodfit.training.gradient import Objective
 from goodfit.training.journal import Journal
 from goodfit.training.noise import set_progress
+from goodfit.training.snapshots import mark, passed
 from goodfit.training.state import Plan, State
 from goodfit.training.steering import said
 from goodfit.training.trainable import phase_at, set_trainable
@@ -67,11 +68,12 @@ def fit(
         Diverged: a loss or gradient was not finite; nothing non-finite is ever handed to `save`.
     """
     watch, journal = watch or Blind(), journal or Journal()
-    source = batches.stream(state.step)
-    clock = Clock(state, plan)
+    source, clock = batches.stream(state.step), Clock(state, plan)
     state.model.train()
     trains = learns(state.model)
     while trains and (t := plan.t(state)) < 1 and not (halt() or state.stopped):
+        if passed(plan, t) > state.passed:  # a snapshot: before its weights move on
+            checkpoint(state, plan, journal, save)
         # the batch, and its chance
         epoch, places = batches.places(state.step)
         batch = next(source)
@@ -102,17 +104,16 @@ def fit(
         if due(plan, state):
             refresh(state, plan, batches)
             score(state, plan, journal)
-            checkpoint(state, journal, save)
+            checkpoint(state, plan, journal, save)
             clock.worked()
             state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))  # type: ignore[union-attr]
-        elif plan.save_every and plan.save_every.number(state.step, state.elapsed, t) > clock.saves:
-            clock.saves = plan.save_every.number(state.step, state.elapsed, t)
-            checkpoint(state, journal, save)
+        elif clock.saving(t):
+            checkpoint(state, plan, journal, save)
     if plan.evaluate is None:  # else the last evaluation did
         refresh(state, plan, batches)
     elif not (trains or state.history):  # nothing to train: judged once, as it is
         score(state, plan, journal)
-    checkpoint(state, journal, save)
+    checkpoint(state, plan, journal, save)
     return state
 
 
@@ -189,11 +190,12 @@ def score(state: State, plan: Plan, journal: Journal) -> None:
     journal.add({"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed + seconds, "seconds": seconds, **scores})
 
 
-def checkpoint(state: State, journal: Journal, save: Callable[[State], None]) -> None:
-    """Write down what is held, then save: but never anything that is not finite."""
+def checkpoint(state: State, plan: Plan, journal: Journal, save: Callable[[State], None]) -> None:
+    """Write down what is held, then save, as a snapshot where one is due: but never anything that is not finite."""
     bad = journal.flush()
     if bad is not None:
         raise Diverged(f"Training diverged at step {bad}: its loss or gradient is not finite. What is saved is from before.")
+    mark(state, plan)
     save(state)
 
 
@@ -201,9 +203,10 @@ class Clock:
     """Where the seconds go: waiting for data, or computing; `state.elapsed` advances by both."""
 
     def __init__(self, state: State, plan: Plan) -> None:
-        self.state = state
+        self.state, self.plan = state, plan
         now = state.step, state.elapsed, plan.t(state)
         self.saves = plan.save_every.number(*now) if plan.save_every else 0
+        state.passed = min(state.passed, passed(plan, plan.t(state)))  # fewer, under a budget made longer
         if state.step == 0 and plan.evaluate_every:  # the start-up's share of a budget in minutes asks for no evaluation
             state.evaluations = plan.evaluate_every.number(*now)
         self.mark = time.perf_counter()
@@ -227,6 +230,12 @@ class Clock:
         self.fastest = min(self.fastest, self.work / images)
         if plan.lengths.timed and not self.state.history:
             self.state.reserve = FINAL * self.fastest * plan.judged / 3
+
+    def saving(self, t: float) -> bool:
+        """Whether a checkpoint is due after a step from progress t."""
+        before, every = self.saves, self.plan.save_every
+        self.saves = max(before, every.number(self.state.step, self.state.elapsed, t)) if every else before
+        return self.saves > before
 
     def row(self, images: int) -> dict[str, float]:
         seconds = self.wait + self.work

@@ -23,7 +23,8 @@ class State:
 
     `elapsed` is seconds since the command started, over all sessions; `reserve` seconds of it are kept for the final evaluation.
     `brake` (of a plateau) and `lever` (a person's) multiply the learning rate; `history` holds the validation score of each
-    evaluation; `updates` counts the weights in the average, which were last taken in at progress `averaged`.
+    evaluation; `updates` counts the weights in the average, which were last taken in at progress `averaged`; `snapshots` are the steps
+    whose weights were kept, at the `passed` first points of the plan's.
     """
 
     model: nn.Module
@@ -41,6 +42,8 @@ class State:
     history: list[float] = dataclasses.field(default_factory=list)
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     stopped: str = ""
+    snapshots: list[int] = dataclasses.field(default_factory=list)
+    passed: int = 0
 
     @property
     def judged(self) -> nn.Module:
@@ -63,6 +66,7 @@ class Plan:
 
     `augment` (Batch, Chance, t) -> Batch ends at the model's size; `normalize` turns its images into what the model takes.
     `evaluate` (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `judged` images.
+    `snapshots` are the t whose weights are kept beside the checkpoints.
     """
 
     loss: Loss
@@ -84,6 +88,7 @@ class Plan:
     evaluate_every: Every | None = None
     judged: int = 0
     save_every: Every | None = None
+    snapshots: tuple[float, ...] = ()
 
     def t(self, state: State) -> float:
         """Progress in 0..1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from goodfit.core import words
 from goodfit.report.markup import NOTHING, THIN, Html, bar, joined, listed, millions, percent, tag, with_code
 from goodfit.report.reading import findings, gap, interval
-from goodfit.report.record import Record, at, number, texts
+from goodfit.report.record import Record, at, number, rows, texts
 
 
 def headline(record: Record) -> Html:
@@ -69,6 +69,20 @@ def _large(accuracy: float) -> Html:
     return tag("p.big", f"{100 * accuracy:.1f}", tag("span", f"{THIN}%"))
 
 
+def baselines(record: Record) -> list[tuple[str, str, float | None, float | None, float | None]]:
+    """The nearest neighbor and the linear softmax on pixels, where the run has them."""
+    try:
+        found = record.run.read("baselines.json")
+    except ValueError:  # damaged, which takes nothing from the run
+        return []
+    named = {"nearest neighbor": "Nearest training image", "linear softmax": "Linear softmax on pixels"}
+    return [
+        (f"{name}, on validation", "", number(row, "accuracy"), *interval(row.get("interval")))
+        for row in rows(at(found, "rows"))
+        if (name := named.get(str(row.get("name"))))
+    ]
+
+
 def measures(record: Record) -> Html:
     """The accuracies under one another on one axis."""
     found = gap(record)
@@ -85,6 +99,7 @@ def measures(record: Record) -> Html:
     if found:
         lines.append(("Clean training, without augmentation", "", found.train, None, None))
     lines.append(("Always answering the most common class", "", record.majority, None, None))
+    lines += baselines(record)
     body = [
         tag(
             f"tr.{kind}" if kind else "tr",

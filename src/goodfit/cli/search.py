@@ -1,0 +1,198 @@
+"""goodfit search: which values of a recipe train best."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from goodfit.cli import started
+from goodfit.cli.options import RECIPE, Options, assemble
+from goodfit.core.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from goodfit.recipe.recipe import Recipe
+    from goodfit.study.search import Search
+    from goodfit.study.trials import Row
+    from goodfit.watch.voice import Voice
+
+TRIALS = 20
+
+
+@Parameter(name="*", group="Search")
+@dataclasses.dataclass(kw_only=True)
+class Manners:
+    """How the search is carried out."""
+
+    space: Annotated[
+        list[str],
+        Parameter(
+            help='What is drawn, as key=text: "lr=log(1e-4, 1)", "model.width=one_of(16, 32)", "optimizer=sgd(log(0.01, 1))", with'
+            " log(a, b), uniform(a, b), integers(a, b) and one_of(...); or a TOML file of them. Default: architecture, rate, weight decay,"
+            " dropout and augmentation around the recipe.",
+            negative="",
+        ),
+    ] = dataclasses.field(default_factory=list)
+    trials: Annotated[int | None, Parameter(help=f"How many trials (default: {TRIALS}, or as many as --budget allows).")] = None
+    budget: Annotated[str, Parameter(help='Time for all of it, such as "30 min": the best so far is then named.')] = ""
+    each: Annotated[str, Parameter(help="Length of a trial's training (default: that of --full).")] = ""
+    full: Annotated[str, Parameter(help="Length of the trainings of the best (default: the budget of --recipe, else chosen).")] = ""
+    method: Annotated[
+        Literal["fine", "random", "tpe", "grid", "halving"],
+        Parameter(help="fine: random, coarse to fine; random; tpe; grid; halving: the best third at three times the length, twice."),
+    ] = "fine"
+    keep: Annotated[int, Parameter(help="How many of the best are trained anew with fresh seeds; 0: none.")] = 3
+    seeds: Annotated[int, Parameter(help="With how many seeds each.")] = 2
+    workers: Annotated[int, Parameter(help="Processes at work on this machine.")] = 1
+    out: Annotated[Path | None, Parameter(help="Folder of the search (default: searches/<time>).")] = None
+    resume: Annotated[
+        Path | None, Parameter(help="Go on with the search in this folder, or help with it from another process or machine.")
+    ] = None
+    json: Annotated[bool, Parameter(help="Print what was found as JSON on stdout.", negative="")] = False
+
+
+def _options() -> Any:
+    """The recipe's fields but the budget, which here is that of the search."""
+    fields = [(f.name, f.type, dataclasses.field(default=None, kw_only=True)) for f in dataclasses.fields(Options) if f.name != "budget"]
+    return RECIPE(dataclasses.make_dataclass("SearchOptions", fields, namespace={"__module__": __name__}))
+
+
+SearchOptions: Any = _options()
+
+
+@Parameter(name="*", group="Short for")
+@dataclasses.dataclass(kw_only=True)
+class Shorts:
+    """Short ways to say parts of the recipe."""
+
+    recipe: Annotated[str, Parameter(help="A recipe file or the name of a preset to start from.")] = ""
+    set: Annotated[list[str], Parameter(help="key=value: any field of the recipe.", negative="")] = dataclasses.field(default_factory=list)
+    use: Annotated[list[str], Parameter(help="A Python file with your own parts.", negative="")] = dataclasses.field(default_factory=list)
+
+
+def search(
+    data: str = "", /, *, manners: Manners | None = None, shorts: Shorts | None = None, options: SearchOptions | None = None
+) -> None:
+    """Search for the values of a recipe that train best: each trial is an ordinary run; the best are trained anew before one wins.
+
+    Parameters
+    ----------
+    data
+        The images, as for train.
+    """
+    manners, shorts = manners or Manners(), shorts or Shorts()
+    for name, low in (("trials", 1), ("keep", 0), ("seeds", 1), ("workers", 1)):
+        if (value := getattr(manners, name)) is not None and value < low:
+            raise UsageError(f"Expected --{name} to be {low} or more, received {value}.")
+    if manners.resume is not None and (data or manners.space or manners.out or manners.each or manners.full):
+        raise UsageError("Expected --resume without images, --space, --out, --each or --full: the search knows them.")
+    from json import dumps
+
+    from goodfit.core.progress import Length
+    from goodfit.study.results import keep, results, table
+    from goodfit.watch.voice import Terminal
+
+    seconds = None
+    if manners.budget:
+        length = Length.read(manners.budget)
+        if length.unit != "second":
+            raise UsageError(
+                f'Expected --budget of a search as a time such as "30 min", received "{manners.budget}"; --each is a training\'s.'
+            )
+        seconds = length.amount
+    voice = Terminal()
+    if manners.resume is not None:
+        there = again(manners)
+    else:
+        there = new(assemble(data, shorts.recipe, options, shorts.set, shorts.use), manners, voice)
+    if manners.resume is None or seconds is not None:
+        there.limit(seconds, started())
+    elif there.spent() >= 1:
+        voice.say("The time of this search is over; --budget gives it more.")
+    try:
+        together(there, manners.workers, voice)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f'Stopped, everything is saved; "goodfit search --resume {there.study}" goes on.') from error
+    finally:
+        found = results(there)
+        keep(there, found)
+        voice.say(table(found))
+        voice.say(f"Search: {there.study}")
+    if manners.json:
+        print(dumps({"search": str(there.study), **found.plain()}))
+
+
+def new(asked: Recipe, manners: Manners, voice: Voice) -> Search:
+    """A new search: what the recipe leaves open is chosen once, for all trials."""
+    import time
+
+    from goodfit.core.device import cores
+    from goodfit.recipe.build import catalog
+    from goodfit.recipe.plan import plain_paths, plan_of
+    from goodfit.study.plan import Plan
+    from goodfit.study.search import begin
+    from goodfit.study.settle import default_texts
+    from goodfit.study.space import read_texts
+
+    asked = plain_paths(asked.but(budget=manners.full) if manners.full else asked)
+    shared = asked.but(threads=max(1, cores() // manners.workers)) if manners.workers > 1 and asked.threads == "auto" else asked
+    texts = read_texts(manners.space)
+    base = plan_of(shared, voice)[0].but(pieces=asked.pieces)  # pieces go by the model
+    texts = texts or default_texts(base, catalog(base.use))
+    voice.say("Space: " + "; ".join(f"{key}={text}" for key, text in texts.items()))
+    trials = manners.trials or (0 if manners.budget else TRIALS)
+    each = manners.each or base.budget
+    plan = Plan(texts, manners.method, trials, each, base.budget, manners.keep, manners.seeds, base.seed)
+    return begin(manners.out or Path("searches") / time.strftime("%Y%m%d-%H%M%S"), plan, base)
+
+
+def again(manners: Manners) -> Search:
+    """An earlier search, to go on with or to help with; --trials or --budget make it longer."""
+    from goodfit.study.search import Search
+
+    assert manners.resume is not None
+    there = Search(manners.resume)
+    if manners.trials is not None or manners.budget:
+        there.reopen(manners.trials or there.plan.trials)
+    return there
+
+
+def together(there: Search, workers: int, voice: Voice) -> None:
+    """Work on a search, with more processes beside this one."""
+    import subprocess
+    import sys
+
+    from goodfit import api
+    from goodfit.core.words import duration, percent
+    from goodfit.study.results import shown
+    from goodfit.study.search import work
+
+    def train(recipe: Recipe, out: Path) -> float:
+        run = api.run_recipe(recipe, api.Manner(out, "auto"))
+        assert run is not None
+        return float(run.read("scores.json")["validation"]["accuracy"])
+
+    def tell(row: Row) -> None:
+        result = percent(row.value, 2) if row.value is not None else row.state
+        why = f"  ({row.why})" if row.why else ""
+        voice.say(f"{row.folder:13} {result:>8}  {duration(row.seconds or 0.0):>12}  {shown(row.values)}{why}")
+
+    logs = [there.study / "workers" / f"{place}.log" for place in range(1, workers)]
+    command = [sys.executable, "-m", "goodfit", "search", "--resume", str(there.study.resolve())]
+    others = []
+    try:
+        for log in logs:
+            log.parent.mkdir(exist_ok=True)
+            with log.open("w") as file:
+                others.append(subprocess.Popen(command, stdout=file, stderr=file))
+        work(there, train, tell)
+    except BaseException:
+        for other in others:
+            other.terminate()  # as by SIGTERM: its training saves and leaves
+        raise
+    finally:
+        for other, log in zip(others, logs, strict=False):
+            if other.wait() not in (0, 130, 143, -15):
+                voice.say(f"Warning: a worker ended with an error; {log} says which.")

@@ -1,0 +1,192 @@
+"""Baselines: what the most common class, the nearest image and a linear softmax come to on the same split; computed once, then kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from goodfit.core.files import cache_home, write
+from goodfit.core.run import Run
+from goodfit.data.dataset import Dataset
+from goodfit.data.store import hashed
+from goodfit.optim.lbfgs import LbfgsSteps
+from goodfit.recipe import start
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.source import look, open_data
+from goodfit.study.probe import Softmax
+from goodfit.training.evaluate import wilson
+from goodfit.watch.voice import Silent, Voice
+
+FILE = "baselines.json"
+SIDE = 32  # pixels along a side that larger images are averaged down to
+MOST = 20_000  # training images that are compared with, or learned from
+CHEAP = 5e9  # multiply-adds that a training may spend on them at its end: below a second, and that once for the same images
+QUICK, PATIENT = 3.0, 60.0  # seconds for each baseline: at the end of a training, and when asked for
+PENALTIES = (1e-1, 1e-2, 1e-3)  # L2 on standardized pixels, chosen by a fifth of the training images
+STEPS = 100  # of L-BFGS for each of them, at most
+NEAR = 1e-2  # how far above its minimum the loss may be
+PIECE = 512  # images at once
+VERSION = 1  # of what is kept
+
+
+def baselines(data: Dataset, seconds: float, cheap: bool = False, cache: Path | None = None) -> dict[str, Any]:
+    """The baselines of the validation images, each within a limit of `seconds`, from the cache where they have been computed.
+
+    "rows" have "name", "accuracy", its 95 % "interval", "judged" (validation images within the limit), "trained" (training images), and
+    "seconds"; "left_out" names those that are not cheap, where only `cheap` ones are wanted. The test images are not read.
+    """
+    pre = data.preprocess
+    facts = (data.digest, data.splits.digest, f"{pre.size} {pre.box} {pre.channels} {pre.aspect} {SIDE} {MOST} {VERSION}")
+    file = (cache or cache_home() / "baselines") / f"{hashed(*facts)}.json"
+    kept: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            kept = json.loads(file.read_text())
+        except ValueError:  # damaged: computed anew
+            kept = {}
+    if kept and (cheap or kept["whole"] or (not kept["left_out"] and kept["limit"] >= seconds)):
+        return kept
+    rows, left_out = [majority(data)], ["nearest neighbor", "linear softmax"]
+    if not cheap or cost(data) <= CHEAP:
+        rows, left_out = [*rows, *learned(data, seconds)], []
+    whole = not left_out and all(row["whole"] for row in rows)
+    found = {"images": len(data.splits.validation), "rows": rows, "left_out": left_out, "limit": seconds, "whole": whole}
+    write(file, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def cost(data: Dataset) -> float:
+    """About how many multiply-adds they take; infinite where the pixels would have to be decoded first."""
+    if data.pixels.kind != "raw":
+        return float("inf")
+    height, width = data.preprocess.size
+    values = data.preprocess.channels * min(height, SIDE) * min(width, SIDE)
+    known, asked = min(MOST, len(data.splits.train)), len(data.splits.validation)
+    reading = len(data.splits.train) + asked
+    fits = (len(PENALTIES) + 1) * STEPS
+    return float(values * known * (asked + 2.5 * fits * len(data.classes)) + 20 * reading * height * width)
+
+
+def majority(data: Dataset) -> dict[str, Any]:
+    """The most common class of the training images for every image."""
+    counts, asked = data.counts("train"), data.counts("validation")
+    right = asked[counts.index(max(counts))]
+    return row("majority class", right, sum(asked), sum(counts), 0.0, True)
+
+
+def row(name: str, right: int, judged: int, trained: int, seconds: float, whole: bool) -> dict[str, Any]:
+    """A baseline in a row; `whole` is false where the limit cut it short."""
+    accuracy, interval = (right / judged, wilson(right, judged)) if judged else (None, None)
+    return {
+        "name": name, "accuracy": accuracy, "interval": interval, "judged": judged, "trained": trained, "seconds": seconds, "whole": whole,
+    }  # fmt: skip
+
+
+def learned(data: Dataset, seconds: float) -> list[dict[str, Any]]:
+    """The nearest neighbor and the linear softmax, on pixels that are standardized by the training images'."""
+    train, asked = data.rows("train"), data.rows("validation")
+    if len(train) > MOST:  # evenly spread: a split is in the order of the data, often class by class
+        train = train[torch.linspace(0, len(train) - 1, MOST).long()]
+    x, y = vectors(data, train), vectors(data, asked)
+    mean = x.mean(0)
+    x -= mean
+    y -= mean
+    scale = float(x.square().mean().sqrt()) or 1.0
+    x /= scale
+    y /= scale
+    labels, truth = data.labels[train], data.labels[asked]
+    order = spread(len(asked))
+    found = []
+    for name, answer in (("nearest neighbor", nearest), ("linear softmax", linear)):
+        began = time.monotonic()
+        guesses = answer(x, labels, y[order], len(data.classes), began + seconds)
+        spent = time.monotonic() - began
+        right = int((guesses == truth[order[: len(guesses)]]).sum())
+        found.append(row(name, right, len(guesses), len(train), spent, len(guesses) == len(truth) and spent <= seconds))
+    return found
+
+
+def spread(n: int) -> Tensor:
+    """An order of n places whose beginnings are spread over all: what a limit cuts off is then like what it leaves."""
+    return torch.from_numpy(np.random.Generator(np.random.PCG64(0)).permutation(n))
+
+
+def vectors(data: Dataset, rows: Tensor) -> Tensor:
+    """The images of some rows as float32 [n, D], averaged down to at most 32 pixels a side."""
+    found = []
+    for piece in torch.split(rows, PIECE):
+        images = data.preprocess.center(data.pixels.rows(piece).permute(0, 3, 1, 2)).float()
+        height, width = images.shape[-2:]
+        if max(height, width) > SIDE:
+            images = F.adaptive_avg_pool2d(images, (min(height, SIDE), min(width, SIDE)))
+        found.append(images.flatten(1))
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def nearest(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float) -> Tensor:
+    """The label [n] of the training image at the least Euclidean distance, by products of matrices; of the first images if time is up."""
+    squares = x.square().sum(1)
+    found: list[Tensor] = []
+    for piece in torch.split(asked, PIECE):
+        if found and time.monotonic() > until:
+            break
+        found.append(labels[torch.addmm(squares, piece, x.T, alpha=-2).argmin(1)])
+    return torch.cat(found)
+
+
+def linear(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float) -> Tensor:
+    """The answer [n] of a softmax classifier, its penalty chosen on a fifth of the training images; less well fitted if time is up."""
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[spread(len(labels))[::5]] = True
+    best, theta, losses = PENALTIES[0], torch.zeros(classes, x.shape[1] + 1), []
+    for l2 in PENALTIES if len(labels) >= 5 else ():
+        theta = fitted(x[~held], labels[~held], theta, l2, until)
+        losses.append(float(F.cross_entropy(scores(theta, x[held]), labels[held])))
+        if losses[-1] > min(losses):
+            break
+        best = l2
+        if time.monotonic() > until:
+            break
+    theta = fitted(x, labels, theta, best, until)
+    return scores(theta, asked).argmax(1)
+
+
+def fitted(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: float) -> Tensor:
+    """The classifier [K, D + 1] after so many steps of L-BFGS from `theta`, fewer where it is there or time is up."""
+    objective = Softmax(x, labels, theta, l2)
+    steps = LbfgsSteps([{"params": [objective.theta]}])
+    for _ in range(STEPS):
+        objective()
+        assert objective.theta.grad is not None
+        if float(objective.theta.grad.square().sum()) <= 2 * l2 * NEAR or time.monotonic() > until:
+            break
+        steps.step(objective)
+    return objective.theta.detach()
+
+
+def scores(theta: Tensor, x: Tensor) -> Tensor:
+    """Scores [n, K]."""
+    return torch.addmm(theta[:, -1], x, theta[:, :-1].T)
+
+
+def ensure(run: Run, seconds: float = PATIENT, voice: Voice | None = None) -> dict[str, Any]:
+    """The baselines of a run's validation images, written to its baselines.json; needs the data.
+
+    Raises:
+        DataError: the data is gone or has changed.
+    """
+    voice = voice or Silent()
+    recipe = Recipe.from_toml(run.path / "recipe.toml")
+    data = open_data(recipe, look(recipe, voice.say), voice.packing)
+    start.same_data(run, data)
+    found = baselines(data, seconds)
+    run.write(FILE, found)
+    return found

@@ -1,0 +1,151 @@
+"""Folds: which images validate in each of K trainings, every class dealt out evenly and no group of images in two folds."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodfit.core.errors import DataError, UsageError
+from goodfit.core.words import count, some
+from goodfit.data.splits import Splits
+from goodfit.data.store import Index, hashed, name_scores
+from goodfit.data.table import COLUMNS
+
+Rows = NDArray[np.int64]
+GROUP = "group"
+FOLDS = "folds.json"  # of a folder of folds: what they come to
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Folds:
+    """The `fold` [n] int64 of each of the `rows` [n] of an index that train or validate; `test` rows stay test rows in every fold."""
+
+    rows: Rows
+    fold: Rows
+    test: Rows
+
+    @property
+    def number(self) -> int:
+        return int(self.fold.max()) + 1
+
+    def splits(self, fold: int) -> Splits:
+        """The splits of one training: the fold validates, the others train."""
+        train, validation = self.rows[self.fold != fold], self.rows[self.fold == fold]
+        return Splits(train, validation, self.test, (), hashed(train.tobytes(), validation.tobytes(), self.test.tobytes()))
+
+
+def deal(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[str, str] | None = None) -> Folds:
+    """Deal the training and validation images of some splits into folds; the test images are not looked at.
+
+    `groups` gives the group of an image by its name, empty or missing where it is a group of its own: images of one group (a patient,
+    a scene, a burst) are in one fold. Which images go where follows from `seed` and their names.
+
+    Raises:
+        UsageError: there are fewer than two folds.
+        DataError: there are fewer images or groups than folds, or a class would be missing from some training.
+    """
+    if folds < 2:
+        raise UsageError(f"Expected 2 folds or more, received {folds}.")
+    rows = np.sort(np.concatenate([splits.train, splits.validation]))
+    names, labels = [index.names[row] for row in rows], index.labels[rows]
+    if groups is None:
+        fold, what = dealt(labels, names, folds, seed), "image"
+    else:
+        group = [groups.get(name) or f"\0{name}" for name in names]  # no text of a table holds a NUL: none meets a group's name
+        fold, what = dealt_in_groups(labels, group, folds, seed), "group"
+    if len(np.unique(fold)) < folds:
+        raise DataError(f"Expected {folds} {what}s or more to train and validate on for {folds} folds, found fewer.")
+    for k in range(folds):
+        missing = np.setdiff1d(labels, labels[fold != k])
+        if len(missing):
+            rule = f"its images must be 2 {what}s or more" + (", which go to different folds" if groups else "")
+            raise DataError(f"Fold {k + 1} holds every image of {some([index.classes[c] for c in missing])}: {rule}.")
+    return Folds(rows, fold, splits.test)
+
+
+def dealt(labels: Rows, names: Sequence[str], folds: int, seed: int) -> Rows:
+    """The fold [n] of each image: every class, in a random order, is dealt out evenly, each starting where the class before it ended."""
+    order = np.lexsort((name_scores(names, seed, "folds"), labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    return fold
+
+
+def dealt_in_groups(labels: Rows, groups: Sequence[str], folds: int, seed: int) -> Rows:
+    """The fold [n] of each image, whole groups at a time: each group, those of the most uneven classes first, goes where the shares of
+    the classes then differ least between the folds.
+
+    Source: the greedy rule of scikit-learn's StratifiedGroupKFold.
+    """
+    found, of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    classes, labels = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(found), len(classes)))
+    np.add.at(counts, (of, labels), 1)
+    shares = counts / counts.sum(0)
+    held = np.zeros((folds, len(classes)))
+    images = np.zeros(folds)
+    fold = np.empty(len(found), dtype=np.int64)
+    for group in np.lexsort((name_scores(found.tolist(), seed, "folds"), -counts.std(1))):
+        tried = held[None] + np.eye(folds)[:, :, None] * shares[group]  # [the fold that takes it, fold, class]
+        uneven = tried.std(1).mean(1)
+        best = min(range(folds), key=lambda k: (round(float(uneven[k]), 12), images[k]))
+        fold[group] = best
+        held[best] += shares[group]
+        images[best] += counts[group].sum()
+    result: Rows = fold[of]
+    return result
+
+
+def read_groups(path: Path) -> dict[str, str] | None:
+    """The group of each image, by name, that a CSV or TSV file with the columns path and group gives; None where it has no such column.
+
+    Raises:
+        DataError: the file does not read, or has no column path.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head = file.readline()
+            file.seek(0)
+            table = csv.DictReader(file, delimiter=max("\t,;", key=head.count))
+            columns = {str(name).strip().lower(): str(name) for name in table.fieldnames or ()}
+            if GROUP not in columns:
+                return None
+            own = next((columns[word] for word in COLUMNS["path"] if word in columns), None)
+            if own is None:
+                raise DataError(f'Expected the columns path and {GROUP} in "{path}", found: {", ".join(columns)}.')
+            return {(row[own] or "").strip(): (row[columns[GROUP]] or "").strip() for row in table}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f'"{path}" cannot be read as a table of groups: {error}.') from error
+
+
+def groups_of(index: Index, data: str, file: Path | None) -> dict[str, str] | None:
+    """The groups that a file, or else the table that lists the images, gives; None where there are none.
+
+    Raises:
+        UsageError: the file is not there.
+        DataError: it has no column group, or names none of the images.
+    """
+    if file is None:
+        table = Path(data).expanduser()
+        return read_groups(table) if table.suffix.lower() in (".csv", ".tsv") and table.is_file() else None
+    if not file.is_file():
+        raise UsageError(f'Expected --groups to be a CSV with the columns path and {GROUP}, found no file "{file}".')
+    groups = read_groups(file)
+    if groups is None:
+        raise DataError(f'Expected the columns path and {GROUP} in "{file}", found no {GROUP}.')
+    if not any(name in groups for name in index.names):
+        raise DataError(f'"{file}" names none of the images, such as {index.names[0]}.')
+    return groups
+
+
+def sizes_said(folds: Folds, groups: Mapping[str, str] | None) -> str:
+    """The folds in a sentence."""
+    sizes = np.bincount(folds.fold)
+    between = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
+    apart = ", no group in two" if groups is not None else ""
+    return f"{folds.number} folds of {between} images, stratified{apart}; {count(len(folds.test), 'test image')} left alone."

@@ -1,0 +1,90 @@
+"""Two classifiers on the same images: how much better one is, and whether that could be luck."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodfit.core.predictions import Predictions
+
+Right = NDArray[np.bool_]  # [copies, images]: whether each copy of a classifier is right about each image
+DRAWS = 10_000
+TOGETHER = 1000  # draws at once: with several copies a side there may be as many patterns as images
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """The accuracy of `one` less that of the `other` on `images` that both judged, its 95 % `interval` (low, high) and the p-value.
+
+    `only_one` and `only_other` are the images that one alone is right about, `p` is McNemar's; None where a side has several copies.
+    """
+
+    images: int
+    difference: float
+    interval: tuple[float, float]
+    only_one: int | None
+    only_other: int | None
+    p: float | None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**vars(self), "interval": list(self.interval)}
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """The exact two-sided p-value of McNemar's test: each image that one alone is right about is a toss of a fair coin.
+
+    Source: McNemar 1947, with the binomial distribution in place of its approximation; computed in whole numbers.
+    """
+    tosses, least = only_one + only_other, min(only_one, only_other)
+    ways = total = 1
+    for k in range(least):
+        ways = ways * (tosses - k) // (k + 1)
+        total += ways
+    return float(min(2**tosses, 2 * total) / 2**tosses)
+
+
+def paired(one: Right, other: Right, seed: int = 0) -> Paired:
+    """Compare classifiers on the same images in the same order; where a side has several copies (seeds), their means are compared.
+
+    The interval is a paired bootstrap: images are drawn anew, the same for both sides, and the copies of a side that has several.
+    Images on which all copies agree alike are drawn together, so a draw costs as many numbers as there are patterns of agreement.
+    """
+    n = one.shape[1]
+    rng = np.random.Generator(np.random.PCG64(seed))
+    patterns, counts = np.unique(np.concatenate([one, other]), axis=1, return_counts=True)
+    signs = np.concatenate([patterns[: len(one)] / len(one), -patterns[len(one) :].astype(np.float64) / len(other)])
+    found = []
+    for start in range(0, DRAWS, TOGETHER):
+        draws = min(TOGETHER, DRAWS - start)
+        shares = rng.multinomial(n, counts / n, size=draws) @ signs.T / n  # [draws, copies]
+        weights = [rng.multinomial(m, np.full(m, 1 / m), size=draws) if m > 1 else np.ones((draws, 1)) for m in (len(one), len(other))]
+        found.append((shares * np.concatenate(weights, axis=1)).sum(1))
+    low, high = np.quantile(np.concatenate(found), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    difference = float(one.mean() - other.mean())
+    if len(one) > 1 or len(other) > 1:
+        return Paired(n, difference, (float(low), float(high)), None, None, None)
+    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    return Paired(n, difference, (float(low), float(high)), only_one, only_other, mcnemar(only_one, only_other))
+
+
+def shared(sides: Sequence[Sequence[Predictions]]) -> list[Right]:
+    """For each side the answers [copies, images] to the images that every copy of every side judged, known by name; none if their classes,
+    or the labels of an image, are not the same.
+    """
+    copies = [copy for side in sides for copy in side]
+    names = sorted(set.intersection(*(set(copy.names.tolist()) for copy in copies)))
+    places = [{name: row for row, name in enumerate(copy.names.tolist())} for copy in copies]
+    rows = [np.array([place[name] for name in names], dtype=np.int64) for place in places]
+    alike = all(
+        copy.classes == copies[0].classes and (copy.labels[some] == copies[0].labels[rows[0]]).all()
+        for copy, some in zip(copies, rows, strict=True)
+    )
+    right = [copy.right[some] if alike else np.zeros(0, dtype=np.bool_) for copy, some in zip(copies, rows, strict=True)]
+    taken = iter(right)
+    return [np.array([next(taken) for _ in side]) for side in sides]

@@ -1,0 +1,86 @@
+"""Snapshots: the weights at the ends of a schedule's cycles, each a model of its own for the price of one training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from goodfit.core.errors import UsageError
+from goodfit.core.files import write
+from goodfit.core.words import count
+from goodfit.schedules.span import ROUNDING
+from goodfit.training.checkpoint import Checkpoints, finite
+from goodfit.training.state import Plan, State
+
+FOLDER = "snapshots"  # of a run
+
+
+def points(asked: int | Literal["all"], ends: tuple[float, ...]) -> tuple[float, ...]:
+    """The t at which snapshots are taken: the last so many of the `ends` of the schedule's cycles, where its factor is lowest.
+
+    A schedule without cycles is cut into equal lengths instead, the control of the claim that cycles make better snapshots.
+    Source: Huang et al. 2017 (snapshot ensembles).
+
+    Raises:
+        UsageError: the schedule has fewer cycles than snapshots are asked for.
+    """
+    if asked == "all":
+        if not ends:
+            raise UsageError(
+                "Snapshots of all cycles need a schedule with cycles, such as sgdr(5, growth=1) or cyclic: choose one, or say how many."
+            )
+        return ends
+    if asked > len(ends) > 0:
+        raise UsageError(f"Expected {count(asked, 'cycle')} for as many snapshots, but the schedule has {len(ends)}.")
+    return (ends or tuple(n / asked for n in range(1, asked + 1)))[-asked:] if asked else ()
+
+
+def passed(plan: Plan, t: float) -> int:
+    """How many snapshots are due by progress t."""
+    return sum(point <= t + ROUNDING for point in plan.snapshots)
+
+
+def mark(state: State, plan: Plan) -> None:
+    """Note that the weights of this step are a snapshot, if one has come due since the last."""
+    due = passed(plan, plan.t(state))
+    if due > state.passed:
+        state.passed = due
+        state.snapshots.append(state.step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshots:
+    """Checkpoints that also keep the weights of each step that is a snapshot, as STEP.safetensors in a folder of the run.
+
+    They are the weights that the steps have come to, not their running average, with the batch statistics of the steps.
+    """
+
+    checkpoints: Checkpoints
+    folder: Path
+
+    def save(self, state: State) -> None:
+        """Write the snapshot, if the step is one, then the checkpoint: a kill in between writes the same snapshot again."""
+        if state.step in state.snapshots and finite(state):
+            write(self.path(state.step), packed(state.model))
+        self.checkpoints.save(state)
+
+    def path(self, step: int) -> Path:
+        """The file of a step's weights."""
+        return self.folder / f"{step:08d}.safetensors"
+
+    def prune(self, state: State) -> None:
+        """Drop what is no snapshot of this training: files of steps that a resume under a budget in minutes has not met again."""
+        kept = {self.path(step) for step in state.snapshots}
+        for file in self.folder.glob("*"):
+            if file.with_suffix(".safetensors") not in kept:
+                file.unlink()
+
+
+def packed(model: nn.Module) -> bytes:
+    """A model's weights and statistics as the content of a safetensors file."""
+    return save({name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in model.state_dict().items()})

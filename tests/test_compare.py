@@ -1,0 +1,232 @@
+"""Comparison of runs and its tests against SciPy and NumPy; baselines against scikit-learn; all of it from run folders alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+import goodfit
+from command import FAST, copied, refused, train
+from command import goodfit as command
+from fake_run import Page
+from goodfit.core.errors import UsageError
+from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.run import Run
+from goodfit.recipe.source import look, open_data
+from goodfit.study import baselines as b
+from goodfit.study.compare import apart, comparison, differences, entries, name
+from goodfit.study.paired import mcnemar, paired, shared
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (5, 5), (12, 3), (3, 12), (400, 333), (7000, 6800)])
+def test_mcnemar_is_scipys_binomial_test(one: int, other: int) -> None:
+    oracle = binomtest(one, one + other, 0.5).pvalue if one + other else 1.0
+    assert mcnemar(one, other) == pytest.approx(oracle, rel=1e-9)
+
+
+def answers(n: int = 400, shares: tuple[float, ...] = (0.8, 0.74), seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    hard = rng.random(n)
+    return [(0.6 * hard + 0.4 * rng.random(n) < share)[None] for share in shares]
+
+
+def test_the_interval_is_that_of_images_drawn_one_by_one() -> None:
+    one, other = answers()
+    found = paired(one, other)
+    rng = np.random.default_rng(7)
+    rows = rng.integers(0, 400, (20_000, 400))
+    drawn = (one[0][rows].mean(1) - other[0][rows].mean(1)).astype(np.float64)
+    assert found.interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.004)
+    assert found.difference == pytest.approx(one.mean() - other.mean())
+    assert (found.only_one, found.only_other) == (int((one & ~other).sum()), int((~one & other).sum()))
+    assert found.p == mcnemar(found.only_one or 0, found.only_other or 0)
+    turned = paired(other, one)
+    assert turned.interval == pytest.approx((-found.interval[1], -found.interval[0]), abs=0.004)
+    assert paired(one, one).interval == (0, 0) and paired(one, one).p == 1
+
+
+def test_copies_of_a_side_are_drawn_as_well() -> None:
+    sides = answers(300, (0.9, 0.7, 0.5, 0.6))
+    one, other = np.concatenate(sides[:3]), sides[3]
+    found = paired(one, other)
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(4000):
+        rows, copies = rng.integers(0, 300, 300), rng.integers(0, 3, 3)
+        drawn.append(one[copies][:, rows].mean() - other[:, rows].mean())
+    assert found.interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+    assert found.p is None and found.difference == pytest.approx(one.mean() - other.mean())
+    assert found.interval[1] - found.interval[0] > paired(one[:1], other).interval[1] - paired(one[:1], other).interval[0]
+
+
+def test_only_images_that_both_judged_are_compared() -> None:
+    p = np.eye(2, dtype=np.float32)
+    one = Predictions(np.array(["a", "b", "c"]), np.array([0, 1, 0]), p[[0, 0, 0]], ("x", "y"))
+    other = Predictions(np.array(["c", "d", "b"]), np.array([0, 1, 1]), p[[1, 1, 1]], ("x", "y"))
+    first, second = shared([[one], [other]])
+    assert (first == [[False, True]]).all() and (second == [[True, False]]).all(), "b, then c"
+    for changed in (
+        Predictions(other.names, other.labels, other.probabilities, ("x", "z")),
+        Predictions(other.names, 1 - other.labels, other.probabilities, ("x", "y")),
+    ):
+        assert shared([[one], [changed]])[0].shape == (1, 0)
+
+
+def test_letters() -> None:
+    assert [name(k) for k in (0, 25, 26, 27, 52, 701, 702)] == ["A", "Z", "AA", "AB", "BA", "ZZ", "AAA"]
+
+
+def test_recipes_are_told_only_where_they_differ() -> None:
+    plain = goodfit.Recipe(optimizer="sgd(0.1, momentum=0.9)", seed=1).plain()
+    other = goodfit.Recipe(optimizer="sgd(0.2, momentum=0.9)", seed=1).plain()
+    assert differences([plain, plain]) == []
+    assert differences([plain, other]) == [{"field": "optimizer", "values": ["sgd(0.1, ...)", "sgd(0.2, ...)"]}]
+    assert apart(["sgd(0.1, momentum=0.9)", "adam(0.1)"]) == ["sgd(0.1, momentum=0.9)", "adam(0.1)"]
+    assert apart(["flip | crop(4)", "flip"]) == ["flip | crop(4)", "flip"]
+    assert apart(["30 epochs", "4 epochs"]) == ["30 epochs", "4 epochs"]
+    assert apart(["net(a=1)", "net(a=1, b=(2, 3))"]) == ["net(...)", "net(b=(2, 3), ...)"]
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def house(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of one recipe, another recipe, and folds."""
+    root = tmp_path_factory.mktemp("compared")
+    assert train(photos, root / "seeds", "--seeds", "2").code == 0
+    assert train(photos, root / "other", optimizer="sgd(0.0001)").code == 0
+    assert train(photos, root / "cv", "--folds", "2").code == 0
+    return root
+
+
+def test_compare_runs(house: Path) -> None:
+    result = json.loads(command("compare", house / "seeds", house / "other", "--json").out)
+    assert [row["letter"] for row in result["runs"]] == ["A", "B", "C"]
+    assert [Path(row["path"]).name for row in result["runs"]] == ["seed-0", "seed-1", "other"]
+    assert [row["field"] for row in result["differences"]] == ["optimizer", "seed"]
+    (seeds, alone) = result["groups"]
+    found = [row["accuracy"] for row in result["runs"]]
+    assert seeds["accuracy"] == pytest.approx(np.mean(found[:2]))
+    assert seeds["standard_error"] == pytest.approx(np.std(found[:2], ddof=1) / math.sqrt(2))
+    assert (alone["runs"], alone["standard_error"]) == (["C"], None)
+    (pair,) = result["pairs"]
+    assert (pair["one"], pair["other"], pair["images"]) == (["A", "B"], ["C"], result["runs"][0]["images"])
+    assert pair["difference"] == pytest.approx(np.mean(found[:2]) - found[2], abs=1e-6)
+    assert result["runs"][0]["parameters"] == 3 * 16 * 16 * 3 + 3 and result["runs"][0]["multiply_adds"] == 3 * 16 * 16 * 3
+    assert len(result["runs"][0]["curve"]) == 2 and result["runs"][0]["seconds"] > 0
+    assert {row["name"] for row in result["baselines"]["rows"]} == {"majority class", "nearest neighbor", "linear softmax"}
+
+
+def test_compare_says_it_in_words_and_as_a_page(house: Path, tmp_path: Path) -> None:
+    said = command("compare", house / "seeds" / "seed-0", house / "other", house / "cv", "--html", tmp_path / "c.html")
+    assert said.code == 0
+    for words in ("the same but for", "sgd(0.0001, ...)", "A less B: ", "McNemar's p = ", "(2 folds)", "Baselines", "validation accuracy"):
+        assert words in said.out, words
+    page = Page((tmp_path / "c.html").read_text())
+    assert page.open == []
+    text = page.visible()
+    assert "3 runs compared" in text and "A less B" in text and "Nearest neighbor" in text
+    assert {series["label"] for series in page.charts()["Validation accuracy"]["series"]} == {"A", "B"}, "folds have no curve of their own"
+    again = command("compare", house / "other")
+    assert again.code == 0 and "differ" not in again.out
+
+
+def test_compare_needs_the_folders_alone_and_no_torch(house: Path, tmp_path: Path) -> None:
+    one, two = copied(house / "seeds" / "seed-0", tmp_path / "one"), copied(house / "other", tmp_path / "two")
+    call = f"sys.argv = ['goodfit', 'compare', {str(one)!r}, {str(two)!r}, '--html', {str(tmp_path / 'c.html')!r}]"
+    code = f"import sys; {call}; from goodfit.cli import main; main(); print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == "False"
+    assert "A less B" in done.stdout
+
+
+def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> None:
+    refused(command("compare"), 2, "runs to compare")
+    refused(command("compare", tmp_path / "none"), 2, "Expected a run folder")
+    bare = Run(copied(house / "other", tmp_path / "bare"))
+    (bare.path / FILE).unlink()
+    assert "kept no predictions" in command("compare", house / "seeds" / "seed-0", bare.path).out
+    (bare.path / "scores.json").unlink()
+    with pytest.raises(UsageError, match="no validation scores"):
+        entries([bare.path])
+    Run(house / "cv").update("folds.json", {"state": "running"})
+    refused(command("compare", house / "cv"), 2, "not finished")
+    Run(house / "cv").update("folds.json", {"state": "finished"})
+
+
+def test_a_run_that_was_repeated_is_no_second_seed(house: Path, tmp_path: Path) -> None:
+    same = copied(house / "seeds" / "seed-0", tmp_path / "same")
+    result = comparison(entries([house / "seeds", same]))
+    assert [group["runs"] for group in result["groups"]] == [["A", "B"], ["C"]]
+    assert comparison(entries([house / "seeds" / "seed-0", same]))["pairs"][0]["interval"] == [0, 0]
+
+
+# ---- baselines -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits() -> b.Dataset:
+    recipe = goodfit.Recipe(data="digits", limit=60, channels=1).but_text({**FAST, "size": "16"})
+    return open_data(recipe, look(recipe))
+
+
+def test_baselines_are_those_of_scikit_learn(digits: b.Dataset, tmp_path: Path) -> None:
+    found = {row["name"]: row for row in b.baselines(digits, 60, cache=tmp_path)["rows"]}
+    train_rows, rows = digits.rows("train"), digits.rows("validation")
+    x, y = (b.vectors(digits, some).numpy() for some in (train_rows, rows))
+    labels, truth = digits.labels[train_rows].numpy(), digits.labels[rows].numpy()
+    assert found["nearest neighbor"]["accuracy"] == KNeighborsClassifier(1).fit(x, labels).score(y, truth)
+    scale = (x - x.mean(0)).std()
+    oracle = LogisticRegression(C=1 / (1e-2 * len(x)), max_iter=2000).fit((x - x.mean(0)) / scale, labels)
+    assert found["linear softmax"]["accuracy"] == pytest.approx(oracle.score((y - x.mean(0)) / scale, truth), abs=0.04)
+    common = np.bincount(labels).argmax()
+    assert found["majority class"]["accuracy"] == (truth == common).mean()
+    assert all(row["judged"] == len(truth) and row["whole"] for row in found.values())
+
+
+def test_baselines_are_computed_once_and_within_their_limit(digits: b.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = b.baselines(digits, 60, cache=tmp_path / "a")
+    monkeypatch.setattr(b, "learned", lambda *_: pytest.fail("they are in the cache"))
+    assert b.baselines(digits, 60, cache=tmp_path / "a") == json.loads(json.dumps(first))
+    monkeypatch.setattr(b, "CHEAP", 0)
+    few = b.baselines(digits, 3, cheap=True, cache=tmp_path / "b")
+    assert few["left_out"] == ["nearest neighbor", "linear softmax"] and len(few["rows"]) == 1
+    monkeypatch.undo()
+    assert len(b.baselines(digits, 60, cache=tmp_path / "b")["rows"]) == 3, "asked for, they are computed"
+    monkeypatch.setattr(b, "PIECE", 16)
+    cut = {row["name"]: row for row in b.baselines(digits, 0, cache=tmp_path / "c")["rows"]}
+    assert cut["nearest neighbor"]["judged"] == 16 and not cut["nearest neighbor"]["whole"]
+    assert not cut["linear softmax"]["whole"]
+
+
+def test_large_images_are_averaged_down(photos: Path) -> None:
+    recipe = goodfit.Recipe(data=str(photos)).but_text({**FAST, "size": "40x20"})
+    data = open_data(recipe, look(recipe))
+    rows = data.rows("validation")[:4]
+    found = b.vectors(data, rows).view(4, 3, 32, 20)
+    images = data.preprocess.center(data.pixels.rows(rows).permute(0, 3, 1, 2)).double()
+    assert found[:, :, 0].double() == pytest.approx((images[:, :, 0] + images[:, :, 1]) / 2, abs=1e-4)
+    assert torch.equal(b.spread(7).sort().values, torch.arange(7))
+
+
+def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> None:
+    run = Run(copied(house / "other", tmp_path / "run"))
+    assert "Linear softmax on pixels, on validation" in (run.path / "report.html").read_text()
+    (run.path / "baselines.json").unlink()
+    assert "Baselines" not in command("compare", run.path).out
+    assert "Baselines" in command("compare", run.path, "--baselines").out
+    assert len(run.read("baselines.json")["rows"]) == 3
+    (run.path / "baselines.json").write_text("{")
+    assert command("report", run.path).code == 0
+    assert "Linear softmax on pixels" not in (run.path / "report.html").read_text()

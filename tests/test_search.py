@@ -1,0 +1,598 @@
+"""Search: spaces in the recipe's language, draws by the trial's place, coarse to fine, workers that die, and what is said of luck."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command import FAST, goodfit, refused
+from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, UsageError
+from goodfit.core.run import Run
+from goodfit.recipe.build import catalog, parts
+from goodfit.recipe.recipe import Recipe
+from goodfit.study import worker as worker_module
+from goodfit.study.plan import Plan, scaled
+from goodfit.study.refine import drawn, edge, grid, refined
+from goodfit.study.results import results, table
+from goodfit.study.search import Search, begin, work
+from goodfit.study.settle import default_texts, settled
+from goodfit.study.space import Axis, Space, read_texts
+from goodfit.study.worker import Worker
+
+KNOWN = catalog()
+BASE = Recipe(model="convnet(8)", optimizer="sgd(0.1)", augment="flip | crop(2)", schedule="cosine", budget="9 epochs", batch_size=8)
+SPACE = {"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)", "model.width": "one_of(8, 16)"}
+PEAK = (0.03, 0.5)  # where the hill is
+
+
+def hill(recipe: Recipe, out: Path) -> float:
+    """A training that is none: its accuracy has one peak over rate and momentum, and a little luck by the seed."""
+    part: Any = parts(recipe, KNOWN)["optimizer"]
+    height = math.exp(-(math.log10(part.lr / PEAK[0]) ** 2) - (part.momentum - PEAK[1]) ** 2)
+    return 0.9 * height + 0.01 * math.sin(1000 * part.lr + recipe.seed)
+
+
+def plan(method: Any = "fine", trials: int = 10, **more: Any) -> Plan:
+    return Plan(**{"space": SPACE, "method": method, "trials": trials, "each": "9 epochs", "full": "9 epochs", "seed": 3, **more})
+
+
+def searched(folder: Path, method: Any = "fine", trials: int = 10, train: Callable[[Recipe, Path], float] = hill, **more: Any) -> Search:
+    search = begin(folder, plan(method, trials, **more), BASE)
+    work(search, train)
+    return search
+
+
+def story(search: Search) -> list[tuple[object, ...]]:
+    """What a search did, apart from who did it when."""
+    return sorted((row.stage, row.place, str(row.values), row.value, row.state, row.origin, row.parent) for row in search.trials.rows())
+
+
+# ---- the space ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_space_is_written_in_the_language_of_recipes() -> None:
+    texts = read_texts(["optimizer=sgd(log(0.01, 1), momentum=one_of(0.9, 0.95))", 'model=one_of("resnet(18)", "swift(64)")',
+                        "augment=flip | crop(integers(1, 4)) | jitter(uniform(0, 0.5))", "batch-size=one_of(32, 64)",
+                        'budget=one_of("5 epochs", "10 epochs")'])  # fmt: skip
+    space = Space.read(texts, KNOWN)
+    assert [str(axis) for axis in space.axes] == [
+        "log(0.01, 1)", "one_of(0.9, 0.95)", "one_of(resnet(18), swift(64))", "integers(1, 4)", "uniform(0, 0.5)", "one_of(32, 64)",
+        "one_of(5 epochs, 10 epochs)",
+    ]  # fmt: skip
+    names = [axis.name for axis in space.axes]
+    assert names[:3] == ["optimizer.lr", "optimizer.momentum", "model"]
+    assert names[3].startswith("augment.crop.") and names[4].startswith("augment.jitter.")
+    values = dict(zip(names, (0.03, "0.95", "swift(64)", 3, 0.25, "64", "5 epochs"), strict=True))
+    recipe = settled(BASE, space, values, KNOWN)
+    assert recipe.optimizer == "sgd(0.03, momentum=0.95)"
+    assert (recipe.model, recipe.augment, recipe.batch_size, recipe.budget) == (
+        "swift(64)",
+        "flip | crop(3) | jitter(0.25)",
+        64,
+        "5 epochs",
+    )
+
+
+def test_settings_of_parts_and_short_words() -> None:
+    texts = {"lr": "log(0.01, 1)", "model.drop": "dropout(uniform(0, 0.5))", "model.width": "one_of(8, 16)", "strength": "uniform(0, 1)"}
+    space = Space.read(texts, KNOWN)
+    recipe = settled(BASE, space, {"lr": 0.2, "model.drop.p": 0.3, "model.width": "16", "strength": 0.5}, KNOWN)
+    made: dict[str, Any] = parts(recipe, KNOWN)
+    assert made["optimizer"].lr == 0.2
+    assert (made["model"].width, made["model"].drop.p) == (16, 0.3)
+    assert [part.p for part in made["augment"].parts] == [part.scaled(0.5).p for part in KNOWN.make(BASE.augment, "augment").parts]  # type: ignore[attr-defined]
+    nested = Space.read({"optimizer.around.lr": "log(0.01, 1)"}, KNOWN)
+    recipe = settled(BASE.but(optimizer="sam(around=sgd(0.1))"), nested, {"optimizer.around.lr": 0.7}, KNOWN)
+    assert parts(recipe, KNOWN)["optimizer"].around.lr == 0.7  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({"lrr": "log(0.1, 1)"}, 'Unknown key of the space "lrr". Did you mean "lr"'),
+        ({"lr": "log(0, 1)"}, "Expected log with two numbers above 0"),
+        ({"lr": "uniform(2, 1)"}, "the lower first"),
+        ({"lr": "uniform(1)"}, "the lower first"),
+        ({"model.width": "integers(1.5, 3)"}, "two whole numbers"),
+        ({"model": "one_of()"}, "different choices"),
+        ({"model": "one_of(swift(integers(8, 16)), convnet)"}, "cannot draw again"),
+        ({"lr": "0.1"}, "draws something"),
+        ({"lr": "log(0.1, 1"}, "does not read"),
+        ({"budget.x": "log(0.1, 1)"}, "holds none"),
+        ({"optimizer": "sgd(log(0.1, 1))", "optimizer.lr": "log(0.1, 1)"}, "twice"),
+    ],
+)
+def test_wrong_spaces_are_refused(texts: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said.replace("(", "\\(")):
+        Space.read(texts, KNOWN)
+
+
+def test_a_space_that_does_not_go_with_the_recipe_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for texts, said in (({"model.depth": "one_of(18, 34)"}, "setting of convnet"), ({"optimizer.momentum": "uniform(1, 2)"}, "momentum")):
+        with pytest.raises(UsageError, match=said):
+            begin(tmp_path / "s", plan(space=texts), BASE)
+    for method in ("grid", "halving"):
+        with pytest.raises(UsageError, match="--trials"):
+            begin(tmp_path / "s", plan(method, 0), BASE)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.item("S128")
+def test_the_default_space_has_what_the_lecture_plays_with() -> None:
+    texts = default_texts(BASE, KNOWN)
+    axes = {axis.name: axis for axis in Space.read(texts, KNOWN).axes}
+    assert {axes[name].law for name in ("lr", "optimizer.weight_decay")} == {"log"}
+    assert axes["lr"].low < 0.1 < axes["lr"].high
+    assert axes["model.width"].choices == ("4", "8", "16")
+    assert (axes["model.drop.p"].law, axes["strength"].law) == ("uniform", "uniform")
+    for model in ("resnet(18)", "linear", "mlp", "mobilenet_v2", "vgg"):
+        for optimizer in ("adamw", "sam(around=sgd(0.1))", "muon", "lbfgs"):
+            base = BASE.but(model=model, optimizer=optimizer)
+            space = Space.read(default_texts(base, KNOWN), KNOWN)
+            for u in (0.0, 0.5, 1.0):
+                settled(base, space, {axis.name: axis.at(u) for axis in space.axes}, KNOWN)
+
+
+# ---- drawing -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.item("S130")
+def test_a_log_axis_draws_each_decade_equally_often() -> None:
+    n = 4000
+    axis = Axis("lr", "log", 1e-4, 1.0)
+    draws = np.array([axis.drawn(0, "coarse", i) for i in range(n)], dtype=float)
+    counts = np.histogram(np.log10(draws), bins=4, range=(-4, 0))[0]
+    assert counts.sum() == n
+    assert ((counts - n / 4) ** 2 / (n / 4)).sum() < 16.27, counts  # chi-square with 3 degrees of freedom, 1 in 1000
+    plain = np.array([Axis("lr", "uniform", 1e-4, 1.0).drawn(0, "coarse", i) for i in range(n)], dtype=float)
+    assert (plain > 0.1).mean() > 0.85, "drawn evenly, the top decade takes nine tenths"
+
+
+@pytest.mark.item("S129")
+def test_nine_random_trials_have_nine_values_of_each_number_and_a_grid_three() -> None:
+    axes = Space.read({"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)"}, KNOWN).axes
+    for seed in range(20):
+        rows = [drawn(axes, seed, "random", place) for place in range(9)]
+        assert all(len({row[axis.name] for row in rows}) == 9 for axis in axes)
+    rows = grid(axes, 9)
+    assert len(rows) == 9
+    assert all(len({row[axis.name] for row in rows}) == 3 for axis in axes)
+    assert [round(math.log10(float(x)), 3) for x in sorted({row["lr"] for row in rows})] == [-3.333, -2.0, -0.667]
+
+
+def test_draws_know_only_seed_stage_place_and_name() -> None:
+    axes = Space.read(SPACE, KNOWN).axes
+    assert drawn(axes, 1, "coarse", 5) == {axis.name: axis.drawn(1, "coarse", 5) for axis in reversed(axes)}
+    assert drawn(axes, 1, "coarse", 5) != drawn(axes, 2, "coarse", 5)
+    whole = Axis("n", "integers", 2, 5)
+    assert Counter(whole.drawn(0, "x", i) for i in range(4000)).keys() == {2, 3, 4, 5}
+    for axis in (*axes, whole):
+        for u in (0.0, 0.3, 1.0):
+            assert axis.at(axis.place(axis.at(u))) == axis.at(u)
+
+
+# ---- coarse to fine ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.item("S131")
+def test_the_fine_stage_draws_inside_the_widened_hull_of_the_best(tmp_path: Path) -> None:
+    search = searched(tmp_path / "s", trials=40)
+    rows = search.trials.rows()
+    coarse = sorted((row for row in rows if row.stage == "coarse"), key=lambda row: -(row.value or 0))[:5]
+    fine = [row for row in rows if row.stage == "fine"]
+    assert len(fine) == 20
+    for axis in search.space.axes[:2]:
+        places = [axis.place(row.values[axis.name]) for row in coarse]
+        pad = 0.1 * (max(places) - min(places)) + 0.021
+        assert all(min(places) - pad <= axis.place(row.values[axis.name]) <= max(places) + pad for row in fine)
+    widths = [
+        max(x) - min(x) for x in ([math.log10(float(row.values["lr"])) for row in rows if row.stage == s] for s in ("coarse", "fine"))
+    ]
+    assert widths[1] < 0.7 * widths[0]
+    assert not search.trials.notes()["warnings"]
+
+
+@pytest.mark.item("S131")
+def test_the_best_at_an_edge_warns_and_extends_the_range_where_a_recipe_takes_it() -> None:
+    axes = (
+        Axis("lr", "log", 1e-3, 0.1),
+        Axis("p", "uniform", 0.0, 0.5),
+        Axis("n", "integers", 1, 9),
+        Axis("act", "one_of", choices=("a", "b", "c")),
+    )
+    best = [{"lr": 0.098, "p": 0.001, "n": 9, "act": "c"}, {"lr": 0.02, "p": 0.2, "n": 7, "act": "a"}]
+    made, warnings = refined(axes, best, lambda axis, value: axis.name != "p")
+    assert made[0].high == pytest.approx(0.1 * 10**0.5) and 0.01 < made[0].low < 0.02
+    assert (made[1].low, made[1].high) == (0.0, pytest.approx(0.22, abs=0.01))
+    assert made[2].low <= 7 and made[2].high > 9
+    assert made[3].choices == ("a", "c")
+    assert [text.split(" of ")[0] for text in warnings] == ["The best lr", "The best p", "The best n"]
+    assert "extended to 0.316" in warnings[0] and "upper edge" in warnings[0]
+    assert "no recipe takes values beyond" in warnings[1]
+    assert not edge(axes[0], 0.01)
+
+
+def test_an_optimum_beyond_the_range_is_reached_by_extending_it(tmp_path: Path) -> None:
+    search = searched(tmp_path / "s", trials=40, space={"lr": "log(1e-5, 0.005)"})
+    assert "lies at the upper edge" in search.trials.notes()["warnings"][0]
+    assert max(float(row.values["lr"]) for row in search.trials.rows()) > 0.005
+    assert "Warning: The best lr" in table(results(search))
+
+
+# ---- methods -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_halving_compares_whole_trainings_at_equal_progress(tmp_path: Path) -> None:
+    lengths: list[str] = []
+
+    def train(recipe: Recipe, out: Path) -> float:
+        lengths.append(recipe.budget)
+        return hill(recipe, out)
+
+    search = searched(tmp_path / "s", "halving", 9, train, keep=1, copies=1)
+    assert lengths == ["1 epoch"] * 9 + ["3 epochs"] * 3 + ["9 epochs"] + ["9 epochs"]
+    rows = search.trials.rows()
+    first = sorted((row for row in rows if row.stage == "rung1"), key=lambda row: -(row.value or 0))
+    assert [row.parent for row in rows if row.stage == "rung2"] == [row.place for row in first[:3]]
+    assert results(search).winner == next(row for row in rows if row.stage == "rung3")
+    assert [scaled(text, 1 / 3) for text in ("9 epochs", "100 steps", "3 min", "2 epochs")] == [
+        "3 epochs",
+        "33 steps",
+        "60 seconds",
+        "0.666667 epochs",
+    ]
+
+
+def test_tpe_draws_within_the_space_and_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+    whole = searched(tmp_path / "whole", "tpe", 14)
+    assert all(1e-4 <= float(row.values["lr"]) <= 1 and row.values["model.width"] in ("8", "16") for row in whole.trials.rows())
+    assert len({row.values["lr"] for row in whole.trials.rows() if row.stage == "tpe"}) == 14
+    stopped = begin(tmp_path / "stopped", plan("tpe", 14), BASE)
+    with pytest.raises(KeyboardInterrupt):
+        work(stopped, stopping(12))
+    work(Search(tmp_path / "stopped"), hill)
+    assert story(Search(tmp_path / "stopped")) == story(whole)
+
+
+def test_a_grid_and_a_random_search_try_what_they_are_to(tmp_path: Path) -> None:
+    search = searched(tmp_path / "grid", "grid", 9, space={"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)"}, keep=0)
+    assert [row.values for row in search.trials.rows()] == grid(search.space.axes, 9)
+    with pytest.raises(UsageError, match="cannot be made longer"):
+        search.reopen(16)
+    search = searched(tmp_path / "random", "random", 6, keep=0)
+    search.reopen(8)
+    work(search, hill)
+    assert [row.values for row in search.trials.rows()] == [drawn(search.space.axes, 3, "random", i) for i in range(8)]
+
+
+# ---- the winner, and luck ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_are_trained_anew_and_luck_is_what_did_not_come_again(tmp_path: Path) -> None:
+    def lucky(recipe: Recipe, out: Path) -> float:
+        """The third trial is lucky with the search's seed alone."""
+        if recipe.seed == BASE.seed:
+            return 0.95 if out.name == "0002" else 0.8 - 0.01 * int(out.name)
+        part: Any = parts(recipe, KNOWN)["optimizer"]
+        return 0.6 if part.lr == lr_of[2] else 0.75 + 0.02 * recipe.seed
+
+    axes = Space.read(SPACE, KNOWN).axes
+    lr_of = [drawn(axes, 3, "random", i)["lr"] for i in range(6)]
+    search = searched(tmp_path / "s", "random", 6, lucky, keep=3, copies=2)
+    found = results(search)
+    assert [row.place for row in found.ranking[:3]] == [2, 0, 1]
+    assert [one.row.place for one in found.finalists] == [0, 1, 2], "equal means stay in the order of the search"
+    assert [one.fresh for one in found.finalists] == [(0.77, 0.79), (0.77, 0.79), (0.6, 0.6)]
+    assert found.finalists[2].luck == pytest.approx(0.35)
+    assert found.winner is not None and found.winner.place == 0
+    assert found.luck == pytest.approx(0.80 - 0.78)
+    assert found.lead == pytest.approx(0.80 - np.median([0.95, 0.8, 0.79, 0.77, 0.76, 0.75]))
+    text = table(found)
+    assert "Luck: of the 2.00 points" in text and "Winner: random/0000" in text
+    finals = [row for row in search.trials.rows() if row.stage == "final"]
+    assert [(row.parent, row.copy) for row in finals] == [(2, 1), (0, 1), (1, 1), (2, 2), (0, 2), (1, 2)]
+    assert [search.recipe(row).seed for row in finals] == [1, 1, 1, 2, 2, 2]
+
+
+def test_importance_finds_the_value_that_matters(tmp_path: Path) -> None:
+    found = results(searched(tmp_path / "s", "random", 30, keep=0))
+    assert next(iter(found.importance)) == "lr"
+    assert found.importance["lr"] > 0.6
+    assert sum(found.importance.values()) == pytest.approx(1)
+    json.dumps(found.plain())
+
+
+def test_trials_that_diverge_or_fail_are_kept_and_said(tmp_path: Path) -> None:
+    def train(recipe: Recipe, out: Path) -> float:
+        if out.name == "0001":
+            raise Diverged("the loss is not finite.")
+        if out.name == "0002":
+            raise RuntimeError("out of memory")
+        return hill(recipe, out)
+
+    search = searched(tmp_path / "s", "random", 5, train, keep=0)
+    states = {row.place: (row.state, row.value) for row in search.trials.rows()}
+    assert (states[1], states[2]) == (("done", 0.0), ("failed", None))
+    assert "out of memory" in table(results(search)) and "(diverged)" in table(results(search))
+
+    def broken(recipe: Recipe, out: Path) -> float:
+        raise UsageError("no such thing")
+
+    with pytest.raises(GoodfitError, match=r"Every trial so far has failed.*no such thing"):
+        searched(tmp_path / "broken", "random", 9, broken)
+
+    def gone(recipe: Recipe, out: Path) -> float:
+        raise DataError("the images are gone")
+
+    with pytest.raises(DataError):
+        searched(tmp_path / "gone", "random", 9, gone)
+    assert [row.state for row in Search(tmp_path / "gone").trials.rows()] == ["waiting"] * 9, "it can go on when they are back"
+
+
+# ---- killed, and many --------------------------------------------------------------------------------------------------------------
+
+
+def stopping(after: int) -> Callable[[Recipe, Path], float]:
+    """`hill` that is stopped by Ctrl-C in the training after so many."""
+    done = []
+
+    def train(recipe: Recipe, out: Path) -> float:
+        if len(done) == after:
+            raise KeyboardInterrupt
+        done.append(out)
+        return hill(recipe, out)
+
+    return train
+
+
+@pytest.mark.parametrize("after", [0, 4, 6, 11])
+def test_a_search_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path, after: int) -> None:
+    whole = searched(tmp_path / "whole")
+    search = begin(tmp_path / "stopped", plan(), BASE)
+    with pytest.raises(KeyboardInterrupt):
+        work(search, stopping(after))
+    again = Search(tmp_path / "stopped")
+    assert sum(row.value is not None for row in again.trials.rows()) == after, "what was done is kept"
+    work(again, hill)
+    assert story(again) == story(whole)
+    assert results(again).plain()["winner"] == results(whole).plain()["winner"]
+
+
+# A worker of its own process: each training says where it is and takes a moment, one of them for ever.
+SCRIPT = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_search import Search, hill, work
+study, stuck = Path(sys.argv[1]), sys.argv[3]
+def train(recipe, out):
+    out.mkdir(parents=True, exist_ok=True)
+    with (study / "said.txt").open("a") as file:
+        file.write(f"{out.parent.name}/{out.name}\\n")
+    if f"{out.parent.name}/{out.name}" == stuck:
+        time.sleep(1000)
+    time.sleep(0.02)
+    return hill(recipe, out)
+work(Search(study), train)
+"""
+
+
+def process(study: Path, stuck: str = "none") -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(study), str(Path(__file__).parent), stuck])
+
+
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def said(study: Path) -> list[str]:
+    return (study / "said.txt").read_text().split() if (study / "said.txt").is_file() else []
+
+
+def test_a_worker_killed_with_9_loses_its_trial_only_and_others_take_it_up(tmp_path: Path) -> None:
+    whole = searched(tmp_path / "whole")
+    search = begin(tmp_path / "s", plan(), BASE)
+    killed = process(search.study, "fine/0002")
+    until(lambda: "fine/0002" in said(search.study))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    again = Search(tmp_path / "s")
+    states = {row.folder: row.state for row in again.trials.rows()}
+    assert states["fine/0002"] == "running", "it says so for ever"
+    assert sum(state == "done" for state in states.values()) == 7
+    with (again.study / "journal.log").open("a") as file:
+        file.write('{"op_code": 5, "tor')  # and the machine went down in the middle of a line
+    work(Search(tmp_path / "s"), hill)
+    assert story(Search(tmp_path / "s")) == story(whole)
+
+
+def test_disks_without_locks_are_shared_by_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goodfit.study.trials.alone", lambda path: contextlib.nullcontext(None))
+    search = searched(tmp_path / "s", "random", 4, keep=0)
+    assert [row.state for row in search.trials.rows()] == ["done"] * 4
+    assert not list(tmp_path.glob("s/*.links.lock*"))
+
+
+def test_a_stop_says_how_to_go_on(tmp_path: Path) -> None:
+    def stopped(recipe: Recipe, out: Path) -> float:
+        raise Interrupted("Stopped at step 3.")
+
+    with pytest.raises(Interrupted, match="goodfit search --resume"):
+        searched(tmp_path / "s", "random", 4, stopped)
+    assert [row.state for row in Search(tmp_path / "s").trials.rows()] == ["waiting"] * 4
+
+
+def test_a_living_worker_keeps_its_trial_and_no_two_run_the_same(tmp_path: Path) -> None:
+    search = begin(tmp_path / "s", plan("random", 16, keep=2, copies=1), BASE)
+    workers = [process(search.study) for _ in range(2)]
+    assert [one.wait(timeout=120) for one in workers] == [0, 0]
+    assert sorted(said(search.study)) == [f"final/{i:04d}" for i in range(2)] + [f"random/{i:04d}" for i in range(16)]
+    assert story(search) == story(searched(tmp_path / "alone", "random", 16, keep=2, copies=1))
+    owners = {trial.user_attrs["worker"] for trial in search.trials.study.get_trials()}
+    assert len(owners) <= 2
+
+
+def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
+    begin(tmp_path / "s", plan("random", 1, keep=0), BASE)
+    for _ in range(3):
+        assert Search(tmp_path / "s").claim() is not None  # by a worker that never lives
+    search = Search(tmp_path / "s")
+    work(search, hill)
+    assert [(row.state, row.why) for row in search.trials.rows()] == [("failed", "its worker died 3 times")]
+    assert "its worker died 3 times" in table(results(search))
+
+
+def test_workers_of_other_machines_live_by_their_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = Worker(tmp_path), Worker(tmp_path)
+    there.name = "1-abc@elsewhere"
+    with there.at_work(), here.at_work():
+        assert here.alive(there.name) and here.alive(here.name)
+        hour_ago = time.time() - 3600
+        os.utime(tmp_path / "workers" / "1-abc@elsewhere.lock", (hour_ago, hour_ago))
+        assert not here.alive(there.name)
+        near = Worker(tmp_path)
+        assert not here.alive(near.name), "it has not begun"
+        with near.at_work():
+            assert here.alive(near.name)
+            os.utime(tmp_path / "workers" / f"{near.name}.lock", (hour_ago, hour_ago))
+            assert here.alive(near.name), "a process of this machine is known by its lock"
+        assert not here.alive(near.name)
+    monkeypatch.setattr(worker_module, "BEAT", 0.02)
+    with there.at_work():
+        file = tmp_path / "workers" / "1-abc@elsewhere.lock"
+        os.utime(file, (hour_ago, hour_ago))
+        until(lambda: file.stat().st_mtime > hour_ago + 1)
+
+
+# ---- time --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path: Path) -> None:
+    """In a process of its own, for the end comes as a signal: trainings without number, the last of them stopped on the way."""
+    search = begin(tmp_path / "s", plan("fine", 0), BASE)
+    code = SCRIPT.replace("time.sleep(0.02)", "wait(out)").replace("from pathlib", WAIT + "from pathlib")
+    code = code.replace("work(Search(study), train)", LIMITED)
+    arguments = [sys.executable, "-c", code, str(search.study), str(Path(__file__).parent), "none"]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
+    span = search.trials.notes()["time"]
+    assert span[1] <= float(ended.stdout) < span[1] + 1.5
+    rows = search.trials.rows()
+    assert {row.stage for row in rows} == {"coarse", "fine", "final"}
+    assert not any(row.state == "running" for row in rows)
+    found = results(search)
+    assert found.winner is not None
+    assert "so far" in table(found) or found.finalists
+    assert search.over() and search.claim() is None
+
+
+LIMITED = """
+search = Search(study)
+search.limit(2.0, time.time())
+work(search, train)
+print(time.time())
+"""
+WAIT = """
+from goodfit.core.errors import Terminated
+from goodfit.recipe.signals import halting
+def wait(out):
+    with halting() as halt:
+        for _ in range(1000 if out.parent.name == "final" else 10):
+            time.sleep(0.01)
+            if halt():
+                raise Terminated("stopped")
+"""
+
+
+# ---- the command -------------------------------------------------------------------------------------------------------------------
+
+QUICK = {**FAST, "size": "8", "augment": "crop(1)", "limit": "20"}
+del QUICK["budget"]
+WORDS = [word for key, value in QUICK.items() for word in (f"--{key.replace('_', '-')}", value)]
+SHORT = ["--each", "1 epoch", "--full", "1 epoch", "--keep", "1", "--seeds", "1"]
+
+
+def test_the_command_searches_resumes_and_leaves_ordinary_runs(tmp_path: Path) -> None:
+    done = goodfit("search", "digits", *WORDS, *SHORT, "--out", tmp_path / "s", "--trials", "4", "--space", "lr=log(0.001, 0.1)", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["winner"]["retrained"]
+    assert [row["run"] for row in found["trials"] if row["stage"] == "coarse"] == ["coarse/0000", "coarse/0001"]
+    for row in found["trials"]:
+        run = Run.open(tmp_path / "s" / row["run"])
+        assert run.read("about.json")["state"] == "finished"
+        assert run.read("about.json")["openings"] == []
+        assert run.read("scores.json")["validation"]["accuracy"] == row["value"]
+        assert list(run.read("scores.json")).count("test") == 0
+    winner = Recipe.from_toml(tmp_path / "s" / "winner.toml")
+    assert f"{found['winner']['values']['lr']}" in str(winner.optimizer)
+    assert json.loads((tmp_path / "s" / "results.json").read_text())["winner"] == found["winner"]
+    assert "Winner: " in done.err
+    again = goodfit("search", "--resume", tmp_path / "s", "--trials", "5", "--json")
+    assert again.code == 0, again.err
+    more = json.loads(again.out)["trials"]
+    assert [row["run"] for row in more if row["stage"] == "fine"] == ["fine/0000", "fine/0001", "fine/0002"]
+    assert [row for row in more if row["stage"] == "coarse"] == [row for row in found["trials"] if row["stage"] == "coarse"]
+
+
+@pytest.mark.item("S004")
+def test_the_test_split_has_no_say_in_a_search(tmp_path: Path) -> None:
+    """Two sets of images that differ in their test split alone, in pixels and labels, give the same search."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    images = (rng.integers(0, 60, (90, 8, 8, 3)) + 60 * labels[:, None, None, None]).astype(np.uint8)
+    stories = []
+    for name, shift in (("a", 0), ("b", 1)):
+        test = (255 - images[:30]) if shift else images[:30]
+        np.savez(tmp_path / f"{name}.npz", x_train=images, y_train=labels, x_test=test, y_test=(labels[:30] + shift) % 3)
+        done = goodfit(
+            "search",
+            tmp_path / f"{name}.npz",
+            *WORDS,
+            *SHORT,
+            "--out",
+            tmp_path / name,
+            "--trials",
+            "2",
+            "--space",
+            "lr=log(0.001, 0.1)",
+            "--json",
+        )
+        assert done.code == 0, done.err
+        stories.append([(row["run"], row["values"], row["value"]) for row in json.loads(done.out)["trials"]])
+    assert stories[0] == stories[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--trials", "0"), "--trials to be 1 or more"),
+        (("--workers", "0"), "--workers to be 1 or more"),
+        (("--budget", "3 epochs"), '"30 min"'),
+        (("--space", "nonsense"), "Expected --space as key=text"),
+        (("--resume", "x", "--each", "1 epoch"), "the search knows them"),
+    ],
+)
+def test_wrong_words_are_refused(words: tuple[str, ...], said: str) -> None:
+    refused(goodfit("search", *(() if "--resume" in words else ("digits",)), *words), 2, said)
+
+
+def test_a_folder_that_is_no_search_and_one_that_is_taken_are_refused(tmp_path: Path) -> None:
+    refused(goodfit("search", "--resume", tmp_path), 2, "Expected the folder of a search")
+    (tmp_path / "file").write_text("x")
+    refused(goodfit("search", "digits", *WORDS, *SHORT, "--out", tmp_path), 2, "is not empty")
