@@ -131,6 +131,9 @@ def _memory(chooser: Chooser, data: Dataset, known: Catalog) -> None:
 def _schedule(recipe: Recipe) -> tuple[str, str, str]:
     if str(recipe.brake) != "none":
         return "warmup(0.05) | constant", "a short warmup, then the peak: the brake is what lowers it", f"the brake is {recipe.brake}"
+    if recipe.snapshots:
+        cycles = 5 if recipe.snapshots == "all" else recipe.snapshots
+        return f"sgdr({cycles}, growth=1)", "a cycle for each snapshot", f"snapshots = {recipe.snapshots}"
     return "warmup(0.05) | cosine", "a short warmup, then down to zero at the budget's end", recipe.budget
 
 

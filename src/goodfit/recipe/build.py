@@ -145,9 +145,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     Raises:
         UsageError: a part or setting is unknown, or does not go with the data.
     """
-    device = choose(recipe.device)
-    size = data.preprocess.size
-    train = data.rows("train")
+    device, size, train = choose(recipe.device), data.preprocess.size, data.rows("train")
     made = parts(recipe, known)
     sampler: Any = made["sampler"]
     if not isinstance(sampler, Sampler):

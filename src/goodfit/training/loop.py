@@ -62,15 +62,12 @@ def fit(
 ) -> State:
     """Train until the budget ends, the plan's stop rule says so, or `halt()` is true, at rates times `lever(step)`; returns the state.
 
-    A model without parameters makes no steps.
-
     Raises:
         Diverged: a loss or gradient was not finite; nothing non-finite is ever handed to `save`.
     """
     watch, journal = watch or Blind(), journal or Journal()
-    source, clock = batches.stream(state.step), Clock(state, plan)
+    source, clock, trains = batches.stream(state.step), Clock(state, plan), learns(state.model)
     state.model.train()
-    trains = learns(state.model)
     while trains and (t := plan.t(state)) < 1 and not (halt() or state.stopped):
         if passed(plan, t) > state.passed:  # a snapshot: before its weights move on
             checkpoint(state, plan, journal, save)
@@ -109,12 +106,17 @@ def fit(
             state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))  # type: ignore[union-attr]
         elif clock.saving(t):
             checkpoint(state, plan, journal, save)
-    if plan.evaluate is None:  # else the last evaluation did
-        refresh(state, plan, batches)
-    elif not (trains or state.history):  # nothing to train: judged once, as it is
-        score(state, plan, journal)
+    end(state, plan, batches, journal)
     checkpoint(state, plan, journal, save)
     return state
+
+
+def end(state: State, plan: Plan, batches: Batches, journal: Journal) -> None:
+    """What the last evaluation has not done: averaged weights get their statistics, a model without parameters its one score."""
+    if plan.evaluate is None:
+        refresh(state, plan, batches)
+    elif not (state.history or learns(state.model)):
+        score(state, plan, journal)
 
 
 def learns(model: nn.Module) -> bool:
