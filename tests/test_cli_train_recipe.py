@@ -44,7 +44,7 @@ LENGTH = 'like "30 epochs"'
         ("model", "linaer", 'Unknown model "linaer". Did you mean "linear"?'),
         ("model", "linear(", "does not read as a model"),
         ("model", "adam", 'Unknown model "adam"'),
-        ("model", "resnet(19)", "expected depth to be 18 or 34 or 50 or 101 or 152, received 19"),
+        ("model", "resnet(19)", "expected depth to be 18 or 20 or 32 or 34 or 44 or 50 or 56 or 101 or 110 or 152, received 19"),
         ("model", "resnet(dept=18)", 'Unknown setting of resnet "dept". Did you mean "depth"?'),
         ("model", "resnet(18, depth=18)", "twice"),
         ("model", "none", "Expected one model"),

@@ -243,7 +243,7 @@ def test_describe_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("linear", "--channels", "0"), "received 1000 and 0"),
         (("torch.nn.Linear(3, 4)",), "does not take images of 3x224x224"),
         (("nowhere.Net",), "does not import"),
-        ((), "MODEL requires an argument"),
+        ((), "Expected a model"),
     ],
 )
 def test_describe_refuses(words: tuple[str, ...], said: str) -> None:
