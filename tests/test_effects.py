@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from goodfit.core.catalog import Part, spell
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.settings import MISFIT, Range, Setting, fit, settings_of
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build, catalog
@@ -67,7 +67,8 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
 }
 # ... and those that one setting needs.
 WITH_FOR: dict[tuple[str, str, str], dict[str, Any]] = {
-    ("model", "mlp", "order"): {"norm": KNOWN.make("batch", "norm")},
+    **{("model", name, "order"): {"norm": KNOWN.make("batch", "norm")} for name in ("alexnet", "mlp", "vgg")},
+    ("model", "nearest", "metric"): {"k": 9},
     ("optimizer", "newton", "products"): {"exact": 0},
     ("optimizer", "rmsprop", "alpha"): {"lr": 0.01},
     ("schedule", "constant", "length"): {"length": 0.25, "factor": 0.5},
@@ -155,13 +156,13 @@ def around(part: Part, kind: str, name: str) -> Recipe:
 
 
 def numbers(recipe: Recipe, data: Dataset) -> str:
-    """A digest of everything a training comes to, or the sentence that refuses it."""
+    """A digest of everything a training comes to, or the sentence that refuses or ends it."""
     rows: list[dict[str, Any]] = []
     torch.manual_seed(0)
     try:
         built = build(recipe, data, KNOWN)
         state = loop.fit(built.state, built.loader, built.plan, built.watch, Journal((rows.extend,)))
-    except UsageError as error:
+    except (UsageError, Diverged) as error:
         return f"refused: {error}"
     digest = hashlib.sha256()
     for module in (state.model, state.average):

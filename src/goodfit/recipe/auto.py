@@ -89,14 +89,15 @@ def training_choices(chooser: Chooser, data: Dataset, known: Catalog, spent: flo
     """Augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate; `spent` seconds are over already."""
     images = len(data.splits.train)
     _full_batch(chooser, known)
-    _memory(chooser, data, known)
+    _model(chooser, data, known, spent)
+    model = parts(chooser.recipe, known)["model"]
+    shape = make_model(model, len(data.classes), data.preprocess.channels, data.preprocess.size)
+    if not learns(shape):
+        _memory(chooser, model)
     chooser.choose("schedule", *_schedule(chooser.recipe))
     augment_choice(chooser, data)
     batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
     chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count(images, "training image"))
-    _model(chooser, data, known, spent)
-    model = parts(chooser.recipe, known)["model"]
-    shape = make_model(model, len(data.classes), data.preprocess.channels, data.preprocess.size)
     chooser.choose("optimizer", *_optimizer(chooser.recipe.images_a_step(images), shape))
     _fit_memory(chooser, data, shape)
     _precision(chooser, data, model)
@@ -118,14 +119,10 @@ def _full_batch(chooser: Chooser, known: Catalog) -> None:
         chooser.choose(field, value, rule, f"the optimizer is {optimizer}")
 
 
-def _memory(chooser: Chooser, data: Dataset, known: Catalog) -> None:
-    """Beside a model that learns nothing by steps: nothing is measured, and all else is as good as anything."""
-    part = parts(chooser.recipe, known).get("model")
-    if part is None or learns(make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size)):
-        return
-    for field, value, rule in memorize.CHOICES:
-        chooser.choose(field, value, rule, f"{part} has nothing to train")
-    chooser.choose("threads", cores(), "one for each core", f"{part} has nothing to train")
+def _memory(chooser: Chooser, model: Part) -> None:
+    """Beside a model that learns nothing by steps nothing is measured."""
+    for field, value, rule in (*memorize.CHOICES, ("threads", cores(), "one for each core")):
+        chooser.choose(field, value, rule, f"{model} has nothing to train")
 
 
 def _schedule(recipe: Recipe) -> tuple[str, str, str]:

@@ -180,7 +180,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         average=average.along(seats["average"], schedule.ends()),
         stop=None if isinstance(seats["stop"], stop.None_) else seats["stop"],
         brake=None if isinstance(seats["brake"], steering.None_) else seats["brake"],
-        trainable=trainable.phases(seats["trainable"], model),
+        trainable=trainable.phases(seats["trainable"], model) if learns(model) else (),
         clip=recipe.clip,
         clip_value=recipe.clip_value,
         seed=recipe.seed,
@@ -206,7 +206,7 @@ def optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> torch.
     A model that has nothing to train gets one that moves nothing.
     """
     if not learns(model):
-        return with_peaks(torch.optim.SGD([{"params": []}], lr=0.0))
+        return with_peaks(torch.optim.SGD([{"params": []}], lr=1.0))
     try:
         made = optimizer_for(model, part, rates)
     except (TypeError, ValueError) as error:
