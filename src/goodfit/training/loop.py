@@ -60,7 +60,6 @@ def fit(
     lever: Callable[[int], float] = lambda step: 1.0,
 ) -> State:
     """Train until the budget ends, the plan's stop rule says so, or `halt()` is true, at rates times `lever(step)`; returns the state.
-
     A model without parameters makes no steps.
 
     Raises:
@@ -70,8 +69,7 @@ def fit(
     source = batches.stream(state.step)
     clock = Clock(state, plan)
     state.model.train()
-    trains = learns(state.model)
-    while trains and (t := plan.t(state)) < 1 and not (halt() or state.stopped):
+    while learns(state.model) and (t := plan.t(state)) < 1 and not (halt() or state.stopped):
         # the batch, and its chance
         epoch, places = batches.places(state.step)
         batch = next(source)
@@ -108,10 +106,7 @@ def fit(
         elif plan.save_every and plan.save_every.number(state.step, state.elapsed, t) > clock.saves:
             clock.saves = plan.save_every.number(state.step, state.elapsed, t)
             checkpoint(state, journal, save)
-    if plan.evaluate is None:  # else the last evaluation did
-        refresh(state, plan, batches)
-    elif not (trains or state.history):  # nothing to train: judged once, as it is
-        score(state, plan, journal)
+    conclude(state, plan, batches, journal)
     checkpoint(state, journal, save)
     return state
 
@@ -158,6 +153,14 @@ def some_images(plan: Plan, batches: Batches, t: float) -> Iterator[Tensor]:
             yield plan.normalize(made.images)
         if seen >= IMAGES:
             return
+
+
+def conclude(state: State, plan: Plan, batches: Batches, journal: Journal) -> None:
+    """What evaluations on the way have not done: batch statistics where there were none, the one score of a model with nothing to train."""
+    if plan.evaluate is None:
+        refresh(state, plan, batches)
+    elif not (learns(state.model) or state.history):
+        score(state, plan, journal)
 
 
 def due(plan: Plan, state: State) -> bool:
