@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -377,6 +378,31 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / name / "failing.py").write_text("raise RuntimeError('no license')\n")
     monkeypatch.syspath_prepend(tmp_path)
     return name
+
+
+def test_a_function_of_keywords_is_told_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As timm.create_model and torchvision's functions hand on what they are called with."""
+    facts = {"classes": 10, "num_classes": 10, "channels": 1, "in_chans": 1, "in_channels": 1, "size": (8, 8), "img_size": (8, 8)}
+
+    def create_model(name: str, depth: int = 1, **given: Any) -> tuple[Any, ...]:
+        return name, depth, given
+
+    def named(classes: int, **given: Any) -> tuple[Any, ...]:
+        return classes, given
+
+    for package, told in (("timm", {"num_classes": 10, "in_chans": 1}), ("theirs", {"num_classes": 10})):
+        module = ModuleType(package)
+        module.create_model, module.named = create_model, named  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, package, module)
+        part = KNOWN.make(f"{package}.create_model('a', depth=2)", "model")
+        assert isinstance(part, Foreign)
+        assert part.knowing(facts)() == ("a", 2, told)
+        chosen = KNOWN.make(f"{package}.create_model('a', num_classes=3)", "model")
+        assert isinstance(chosen, Foreign)
+        assert chosen.knowing(facts)() == ("a", 1, {**told, "num_classes": 3})
+        apart = KNOWN.make(f"{package}.named", "model")
+        assert isinstance(apart, Foreign)
+        assert apart.knowing(facts)() == (10, {})
 
 
 def test_dotted_names(package: str) -> None:

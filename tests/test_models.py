@@ -84,6 +84,15 @@ def test_any_size_and_channels(name: str, channels: int, size: tuple[int, int]) 
     assert net.eval()(images(1, channels, size).to(device)).shape == (1, 7)
 
 
+@pytest.mark.parametrize("name", CATALOG.kinds["model"])
+def test_the_account_equals_the_count(name: str) -> None:
+    net = on_meta(name, size=(32, 32))
+    found = account(net, 3, (32, 32))
+    assert found.totals["parameters"] == sum(p.numel() for p in net.parameters())
+    assert sum(row.parameters for row in found.rows) == found.totals["parameters"]
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("name", "classes", "side"), [(n, k, 12 if n in LARGE else 32) for n in NAMES for k in ((10,) if n in LARGE else (2, 10, 100))]
 )

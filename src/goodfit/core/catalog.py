@@ -81,12 +81,18 @@ class Foreign(Part):
         return target(*first, *self.arguments, **dict(self.settings))
 
     def knowing(self, facts: Mapping[str, object]) -> Foreign:
-        """The same, with those of `facts` (classes, channels, size, ...) that its signature names and its settings leave open."""
+        """The same, with those of `facts` (classes, channels, size, ...) that its signature names and its settings leave open.
+
+        One that takes keywords, but names no classes, is given `num_classes`, and where it is timm's `in_chans` too.
+        """
         try:
             wanted = inspect.signature(_import_dotted(self.path)).parameters
         except (TypeError, ValueError) as error:
             raise UsageError(f'"{self}" cannot be called: {error}.') from error
-        return dataclasses.replace(self, settings=tuple({**{k: v for k, v in facts.items() if k in wanted}, **dict(self.settings)}.items()))
+        names = set(wanted)
+        if any(x.kind is x.VAR_KEYWORD for x in wanted.values()) and not names & {"classes", "num_classes"}:
+            names |= {"num_classes", "in_chans"} if self.path.partition(".")[0] == "timm" else {"num_classes"}
+        return dataclasses.replace(self, settings=tuple({**{k: v for k, v in facts.items() if k in names}, **dict(self.settings)}.items()))
 
 
 def snake_case(name: str) -> str:

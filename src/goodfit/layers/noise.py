@@ -186,8 +186,9 @@ class Dropout(Noise):
 class Dropconnect(Noise):
     """Sets each weight of the layer it is given to to zero with probability p; evaluation uses all connections, at their mean.
 
-    In an mlp that is every hidden layer, in alexnet, vgg, vgg_f, vgg_m, vgg_s and lenet the hidden fully connected layers, in convnet,
-    resnet and swift the head, and as `branch` of a resnet the convs of its blocks. One mask serves the batch, or each piece of it.
+    In an mlp that is every hidden layer, in alexnet, vgg, vgg_f, vgg_m, vgg_s and lenet the hidden fully connected layers, in swift
+    and the other conv nets the head, and as `branch` of a resnet or mobilenet_v2 convs of its blocks. One mask serves the batch, or each
+    piece of it.
 
     Helps: wide fully connected layers on little data; more kinds of thinned nets than dropout has.
     Hurts: slows training; usually close to dropout.

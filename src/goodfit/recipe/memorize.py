@@ -29,7 +29,7 @@ CHOICES = (
 
 
 def memorize(part: Part, model: nn.Module, data: Dataset) -> tuple[str, ...]:
-    """Hand a model without parameters all training images, normalized, without augmentation, where one of its modules has a method
+    """Hand a model without parameters all training images, normalized and without augmentation, where one of its modules has a method
     `memorize(images [N, C, H, W], labels [N])`. Returns what to say of it; nothing for a model that learns by steps.
     """
     if learns(model):

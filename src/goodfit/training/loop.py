@@ -106,17 +106,9 @@ def fit(
             state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))  # type: ignore[union-attr]
         elif clock.saving(t):
             checkpoint(state, plan, journal, save)
-    end(state, plan, batches, journal)
+    conclude(state, plan, batches, journal)
     checkpoint(state, plan, journal, save)
     return state
-
-
-def end(state: State, plan: Plan, batches: Batches, journal: Journal) -> None:
-    """What the last evaluation has not done: averaged weights get their statistics, a model without parameters its one score."""
-    if plan.evaluate is None:
-        refresh(state, plan, batches)
-    elif not (state.history or learns(state.model)):
-        score(state, plan, journal)
 
 
 def learns(model: nn.Module) -> bool:
@@ -161,6 +153,14 @@ def some_images(plan: Plan, batches: Batches, t: float) -> Iterator[Tensor]:
             yield plan.normalize(made.images)
         if seen >= IMAGES:
             return
+
+
+def conclude(state: State, plan: Plan, batches: Batches, journal: Journal) -> None:
+    """What evaluations on the way have not done: batch statistics where there were none, the one score of a model with nothing to train."""
+    if plan.evaluate is None:
+        refresh(state, plan, batches)
+    elif not (learns(state.model) or state.history):
+        score(state, plan, journal)
 
 
 def due(plan: Plan, state: State) -> bool:
