@@ -146,6 +146,7 @@ def main() -> None:
     )
     parser.add_argument("--different", required=True, help="data of another kind")
     parser.add_argument("--images", type=int, nargs="+", default=[10, 50, 200, 0], help="images per class; 0 takes all")
+    parser.add_argument("--kinds", nargs="+", choices=["similar", "different"], default=["similar", "different"], help="half of the table")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--limit", type=int, default=0, help="at most this many images per class of every data set")
@@ -175,7 +176,7 @@ def main() -> None:
             ("similar", similar, range(half, len(similar.classes))),
             ("different", different, range(len(different.classes))),
         ):
-            for each in arguments.images:
+            for each in arguments.images if kind in arguments.kinds else ():
                 files = [
                     part_of(data, classes, each, arguments.test, seed, folder / f"{kind}-{each}-{seed}.npz")
                     for seed in range(arguments.seeds)

@@ -388,7 +388,9 @@ def test_evaluate_prints_the_table_and_opens_the_test_split(run: Path) -> None:
     assert all("accuracy" in line and "log loss" in line and line.endswith(" ms an image") for line in lines[at + 1 : at + 8])
     assert len(Run(run).read("about.json")["openings"]) == 1
     assert Run(run).read("scores.json")["test"]["viewed"]["spelling"] == "ten_crop((16, 20))"
+    own = Run(run).read("scores.json")["validation"]
     both = json.loads(goodfit("evaluate", run, "--views", "flip_pair", "--marginalize", "2", "--json").out)
+    assert Run(run).read("scores.json")["validation"] == own, "other views than its own are no score of the run"
     assert both["marginalized"]["deterministic"]["log_loss"] == pytest.approx(both["viewed"]["center"]["log_loss"], abs=1e-9)
 
 

@@ -261,8 +261,7 @@ def evaluate(
     images alone; with `calibrate` it is stored with the model, and `load` and predict apply it from then on.
 
     Raises:
-        UsageError: there is no such run, it is not finished, its data has no test split, or its model no noise to average over or
-            no use for the views.
+        UsageError: there is no such run, it is not finished, its data has no test split, or its model no noise or no use for the views.
         DataError: the data is gone or has changed.
     """
     folder = run if isinstance(run, Run) else Run.open(run)
@@ -291,8 +290,9 @@ def evaluate(
     result["calibration"] = calibration(found.probabilities, found.center.labels, temperature)
     if marginalize:
         result["marginalized"] = averaged(judge, classifier.model, found.center, marginalize, recipe.seed)
-    folder.update("scores.json", {"test" if test else "validation": result})
-    if not test:
+    if test or not views:  # a validation score by other views than its own is not the run's
+        folder.update("scores.json", {"test" if test else "validation": result})
+    if not (test or views):
         predictions_of(found, data).save(folder.path / PREDICTIONS)
     if calibrate:
         folder.update("config.json", {"temperature": result["calibration"]["temperature"]})

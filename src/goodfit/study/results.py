@@ -108,8 +108,7 @@ def results(search: Search) -> Results:
     warnings = list(search.trials.notes().get("warnings", []))
     if ranking and search.plan.method != "grid":
         best = ranking[0]
-        last = ranges.get(best.stage, search.space.axes)
-        edges = [(axis, end) for axis in last if (end := edge(axis, best.values[axis.name]))]
+        edges = [(axis, end) for axis in search.space.axes if (end := edge(axis, best.values[axis.name]))]
         said = [f"The best {axis.name} of {best.values[axis.name]:.3g} lies at the {end} edge of {axis}." for axis, end in edges]
         warnings += [text for text in said if not any(other.startswith(text[:-1]) for other in warnings)]
     lead = luck = None
@@ -196,10 +195,8 @@ def _finals(found: Results) -> list[str]:
     best = found.finalists[0]
     if found.luck is not None and found.lead is not None:
         points, ahead = 100 * found.luck, 100 * found.lead
-        lines.append(
-            f"Luck: of the {ahead:.2f} points that it was ahead of the median trial in the search, {points:.2f} did not come again with"
-            " fresh seeds."
-        )
+        again = f"{points:.2f} did not come again" if points >= 0 else f"all came again, and {-points:.2f} more,"
+        lines.append(f"Luck: of the {ahead:.2f} points that it was ahead of the median trial in the search, {again} with fresh seeds.")
     else:
         lines.append("Luck: not told, for the retrainings were of another length than the trials.")
     return [*lines, f"Winner: {best.row.folder}  {shown(best.row.values)}"]

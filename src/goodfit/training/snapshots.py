@@ -50,7 +50,7 @@ def mark(state: State, plan: Plan) -> None:
     due = passed(plan, plan.t(state))
     if due > state.passed:
         state.passed = due
-        state.snapshots.append(state.step)
+        state.snapshots += [state.step] if state.step else []  # a budget in minutes may have passed some before the first step
 
 
 @dataclasses.dataclass(frozen=True)
