@@ -83,14 +83,16 @@ class Foreign(Part):
     def knowing(self, facts: Mapping[str, object]) -> Foreign:
         """The same, with those of `facts` (classes, channels, size, ...) that its signature names and its settings leave open.
 
-        One that takes keywords, but names no classes, is given `num_classes`, and where it is timm's `in_chans` too.
+        A function that takes keywords, but names no classes, is given `num_classes`, and where it is timm's `in_chans` too.
         """
+        target = _import_dotted(self.path)
         try:
-            wanted = inspect.signature(_import_dotted(self.path)).parameters
+            wanted = inspect.signature(target).parameters
         except (TypeError, ValueError) as error:
             raise UsageError(f'"{self}" cannot be called: {error}.') from error
         names = set(wanted)
-        if any(x.kind is x.VAR_KEYWORD for x in wanted.values()) and not names & {"classes", "num_classes"}:
+        keywords = inspect.isfunction(target) and any(x.kind is x.VAR_KEYWORD for x in wanted.values())
+        if keywords and not names & {"classes", "num_classes"}:
             names |= {"num_classes", "in_chans"} if self.path.partition(".")[0] == "timm" else {"num_classes"}
         return dataclasses.replace(self, settings=tuple({**{k: v for k, v in facts.items() if k in names}, **dict(self.settings)}.items()))
 
