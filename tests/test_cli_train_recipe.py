@@ -245,3 +245,7 @@ def test_a_brake_of_its_own_gets_a_rate_that_stays(photos: Path) -> None:
     """A plateau beside a cosine would anneal twice."""
     assert "schedule = warmup(0.05) | constant  (" in goodfit("train", photos, "--dry", "--brake", "plateau").err
     assert "schedule = warmup(0.05) | cosine  (" in goodfit("train", photos, "--dry").err
+
+
+def test_snapshots_get_a_cycle_each(photos: Path) -> None:
+    assert "schedule = sgdr(3, growth=1" in goodfit("train", photos, "--dry", "--snapshots", "3").err

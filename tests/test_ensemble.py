@@ -8,6 +8,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from goodfit.study.ensemble import ensemble
 from goodfit.study.selection import average, greedy, greedy_soup, score
 from goodfit.study.soup import blend
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.snapshots import Snapshots, points
+from goodfit.training.snapshots import Snapshots, mark, points
 from goodfit.training.state import State, ready
 from test_average import digits
 from test_training_loop import net as plain_net
@@ -492,3 +493,15 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     refused(command("evaluate", made.path, "--marginalize", "3"), 2, "marginalize is for a single model")
     refused(command("evaluate", made.path, "--calibrate"), 2, "calibrate is for a single model")
     refused(command("describe", made.path), 2, "Expected one model, found the ensemble")
+
+
+def test_cycles_that_were_over_before_the_first_step_leave_no_snapshot() -> None:
+    """As under a budget in minutes, of which the start-up takes its share."""
+    made: Any = SimpleNamespace(snapshots=(0.3, 0.6, 1.0), t=lambda state: 0.4 if state.step == 0 else 0.7)
+    state: Any = SimpleNamespace(step=0, passed=0, snapshots=[])
+    mark(state, made)
+    assert (state.passed, state.snapshots) == (1, [])
+    state.step = 5
+    mark(state, made)
+    mark(state, made)
+    assert (state.passed, state.snapshots) == (2, [5])

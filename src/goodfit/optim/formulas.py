@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,39 +37,14 @@ def refuse_within(outer: str, inner: Any) -> None:
         raise UsageError(f'{outer}: expected an optimizer that takes the gradient as it is, such as sgd, received "{inner}".')
 
 
-class Velocity(torch.optim.Optimizer):
-    """Momentum with the rate in the velocity: v = momentum v - lr g, W = W + v; with Nesterov W = W + momentum v - lr g."""
+class Formula(torch.optim.Optimizer):
+    """An optimizer that is one formula: the tensors it has `kept` of each parameter, zero at first, and how they and it move."""
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, nesterov: bool, weight_decay: float) -> None:
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
+    kept: ClassVar[tuple[str, ...]]
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
-        """One step, after calling the closure where there is one; returns its loss."""
-        loss = called(closure)
-        for group in self.param_groups:
-            params, grads = moving(group)
-            if not params:
-                continue
-            for p in params:
-                if "velocity" not in self.state[p]:
-                    self.state[p]["velocity"] = torch.zeros_like(p)
-            velocities = [self.state[p]["velocity"] for p in params]
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, grads, alpha=-group["lr"])
-            if group["nesterov"]:
-                torch._foreach_add_(params, velocities, alpha=group["momentum"])
-                torch._foreach_add_(params, grads, alpha=-group["lr"])
-            else:
-                torch._foreach_add_(params, velocities)
-        return loss
-
-
-class AlmostAdam(torch.optim.Optimizer):
-    """Adam without the correction of its averages: W = W - lr m / (sqrt(v) + eps)."""
-
-    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+    @abstractmethod
+    def move(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *kept: list[Tensor]) -> None:
+        """Move the parameters of a group, and what is kept of them, by their gradients."""
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
@@ -80,16 +56,47 @@ class AlmostAdam(torch.optim.Optimizer):
                 continue
             for p in params:
                 if not self.state[p]:
-                    self.state[p] |= {"mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-            means, squares = [self.state[p]["mean"] for p in params], [self.state[p]["square"] for p in params]
-            first, second = group["betas"]
-            torch._foreach_lerp_(means, grads, 1 - first)
-            torch._foreach_mul_(squares, second)
-            torch._foreach_addcmul_(squares, grads, grads, 1 - second)
-            sizes = torch._foreach_sqrt(squares)
-            torch._foreach_add_(sizes, group["eps"])
-            torch._foreach_addcdiv_(params, means, sizes, -group["lr"])
+                    self.state[p] |= {name: torch.zeros_like(p) for name in self.kept}
+            self.move(group, params, grads, *([self.state[p][name] for p in params] for name in self.kept))
         return loss
+
+
+class Velocity(Formula):
+    """Momentum with the rate in the velocity: v = momentum v - lr g, W = W + v; with Nesterov W = W + momentum v - lr g."""
+
+    kept = ("velocity",)
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, nesterov: bool, weight_decay: float) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
+
+    def move(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *kept: list[Tensor]) -> None:
+        (velocities,) = kept
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, grads, alpha=-group["lr"])
+        if group["nesterov"]:
+            torch._foreach_add_(params, velocities, alpha=group["momentum"])
+            torch._foreach_add_(params, grads, alpha=-group["lr"])
+        else:
+            torch._foreach_add_(params, velocities)
+
+
+class AlmostAdam(Formula):
+    """Adam without the correction of its averages: W = W - lr m / (sqrt(v) + eps)."""
+
+    kept = ("mean", "square")
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def move(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *kept: list[Tensor]) -> None:
+        means, squares = kept
+        first, second = group["betas"]
+        torch._foreach_lerp_(means, grads, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - second)
+        sizes = torch._foreach_sqrt(squares)
+        torch._foreach_add_(sizes, group["eps"])
+        torch._foreach_addcdiv_(params, means, sizes, -group["lr"])
 
 
 class Around(torch.optim.Optimizer):
