@@ -428,8 +428,10 @@ work(Search(study), train)
 """
 
 
-def process(study: Path, stuck: str = "none") -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(study), str(Path(__file__).parent), stuck])
+def process(study: Path, stuck: str = "none", host: str = "") -> subprocess.Popen[bytes]:
+    """A worker of its own process; with a `host`, one of another machine as far as anybody can tell."""
+    named = f"import socket\nsocket.gethostname = lambda: {host!r}\n" if host else ""
+    return subprocess.Popen([sys.executable, "-c", named + SCRIPT, str(study), str(Path(__file__).parent), stuck])
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -516,6 +518,26 @@ def test_workers_of_other_machines_live_by_their_signs(tmp_path: Path, monkeypat
         file = tmp_path / "workers" / "1-abc@elsewhere.lock"
         os.utime(file, (hour_ago, hour_ago))
         until(lambda: file.stat().st_mtime > hour_ago + 1)
+
+
+def test_a_worker_of_another_machine_that_died_is_missed_after_its_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = searched(tmp_path / "whole", "random", 4, keep=0)
+    search = begin(tmp_path / "s", plan("random", 4, keep=0), BASE)
+    killed = process(search.study, "random/0001", "elsewhere")
+    until(lambda: "random/0001" in said(search.study))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert list(search.study.glob("workers/*@elsewhere.lock")), "nothing tells this machine at once"
+    with search.worker.at_work():
+        taken = [search.claim() for _ in range(2)]
+        assert [row and row.place for row in taken] == [2, 3] and search.claim() is None, "it may still live"
+        for row in taken:
+            assert row is not None
+            search.trials.finish(row, hill(search.recipe(row), search.study / row.folder))
+        monkeypatch.setattr(worker_module, "SILENT", 0.1)
+        until(lambda: not search.worker.alive(next(search.study.glob("workers/*@elsewhere.lock")).stem))
+    work(Search(search.study), hill)
+    assert story(search) == story(whole)
 
 
 # ---- time --------------------------------------------------------------------------------------------------------------------------
