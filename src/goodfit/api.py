@@ -128,6 +128,9 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
 
 def train_run(run: Run, built: Built, data: Dataset, recipe: Recipe, manner: Manner, seconds: dict[str, float]) -> None:
     """Train a run that is written down, to its end."""
+    lengths = built.plan.lengths
+    if lengths.timed:
+        run.write(baselines.FILE, baselines.baselines(data, baselines.SHARE * lengths.budget.amount))
     built.state.elapsed += time.time() - manner.started
     carry_out(run, built, manner, seconds)
     finished(run, built, data, recipe, manner.voice)
@@ -210,7 +213,8 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     state = "stopped early" if built.state.stopped else "finished"
     cost = {"parameters": parameters, "multiply_adds": multiply_adds(built.state.model, data.preprocess), "seconds": spent}
     run.update("about.json", {"state": state, "finished": start.now(), **cost})
-    run.write(baselines.FILE, baselines.baselines(data, baselines.QUICK, cheap=True))
+    if not built.plan.lengths.timed:  # else they have been, within the budget
+        run.write(baselines.FILE, baselines.baselines(data, baselines.limit(spent["training"])))
     page = write_report(run)
     low, high = result["interval"]
     voice.say(
