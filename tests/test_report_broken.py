@@ -10,7 +10,7 @@ import pytest
 
 from fake_run import Page, log_lines, make_run, replace_log
 from goodfit.core.run import Run
-from goodfit.report.page import render
+from goodfit.report.pages.run import render
 
 
 @pytest.fixture

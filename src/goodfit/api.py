@@ -211,12 +211,11 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     cost = {"parameters": parameters, "multiply_adds": multiply_adds(built.state.model, data.preprocess), "seconds": spent}
     run.update("about.json", {"state": state, "finished": start.now(), **cost})
     run.write(baselines.FILE, baselines.baselines(data, baselines.QUICK, cheap=True))
-    page = write_report(run)
     low, high = result["interval"]
     voice.say(
         f"Validation accuracy {percent(result['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, {result['images']:,} images)."
     )
-    voice.say(f"Run: {run.path}\nReport: {page}")
+    voice.say(f"Run: {run.path}\nReport: {write_report(run.path)}")
 
 
 def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
@@ -271,7 +270,9 @@ def evaluate(
             f"calibrate fits a temperature to the validation images by the run's own views, received {'test' if test else views} too."
         )
     if (folder.path / ENSEMBLE).is_file():
-        return panel.evaluate(folder, test, device, voice, views, "marginalize" if marginalize else "calibrate" if calibrate else "")
+        result = panel.evaluate(folder, test, device, voice, views, "marginalize" if marginalize else "calibrate" if calibrate else "")
+        write_report(folder.path)
+        return result
     recipe = Recipe.from_toml(folder.path / "recipe.toml")
     classifier = load_run(folder.path, device, views)
     needs_noise(classifier.model, marginalize)
@@ -286,8 +287,7 @@ def evaluate(
     judge = Judge(data, classifier.loss, classifier.device)
     found = scored(judge, classifier.model, rows, classifier.views)
     result = found.scores
-    temperature = temperature_of(folder) if test else None  # the test images fit nothing
-    result["calibration"] = calibration(found.probabilities, found.center.labels, temperature)
+    result["calibration"] = calibration(found.probabilities, found.center.labels, temperature_of(folder) if test else None)
     if marginalize:
         result["marginalized"] = averaged(judge, classifier.model, found.center, marginalize, recipe.seed)
     if test or not views:  # a validation score by other views than its own is not the run's
@@ -296,5 +296,5 @@ def evaluate(
         predictions_of(found, data).save(folder.path / PREDICTIONS)
     if calibrate:
         folder.update("config.json", {"temperature": result["calibration"]["temperature"]})
-    write_report(folder)
+    write_report(folder.path)
     return result
