@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Iterable
 from importlib import resources
@@ -61,6 +62,7 @@ def scripts() -> tuple[str, ...]:
     return static("uPlot.iife.min.js"), static("report.js")
 
 
+@functools.cache
 def static(name: str) -> str:
     """A file that the package carries."""
     return (resources.files("goodfit.report") / "static" / name).read_text(encoding="utf-8")

@@ -9,21 +9,27 @@ from goodfit.core.run import Run, none_there
 from goodfit.report.frame import FILE
 from goodfit.report.pages import folds, run, search
 
-KINDS = {"recipe.toml": run.render, "search.json": search.render, "folds.json": folds.render}  # what a folder holds, and its page
+PAGES = {"recipe.toml": run.render, "search.json": search.render, "folds.json": folds.render}  # by a file that the folder holds
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into the folder of a run, an ensemble, a search or folds, whole or not at all.
-
-    Returns:
-        The file's path.
+    """Write `report.html` into the folder of a run, an ensemble, a search or folds, whole or not at all; returns the file's path.
 
     Raises:
         UsageError: the folder is none of these.
         GoodfitError: the folder cannot be written.
     """
-    render = next((render for file, render in KINDS.items() if (folder / file).is_file()), None)
-    if render is None:
-        raise none_there("the folder of a run, an ensemble, a search or folds", folder)
-    write(folder / FILE, render(Run(folder)))
+    write(folder / FILE, render(folder))
     return folder / FILE
+
+
+def render(folder: Path) -> str:
+    """The page of a folder as one HTML text.
+
+    Raises:
+        UsageError: the folder is none of a run, an ensemble, a search or folds.
+    """
+    for file, page in PAGES.items():
+        if (folder / file).is_file():
+            return page(Run(folder))
+    raise none_there("the folder of a run, an ensemble, a search or folds", folder)

@@ -168,11 +168,11 @@ def gain_said(record: Record) -> list[str]:
     difference, (low, high) = number(found, "difference"), interval(at(found, "interval"))
     said = []
     if difference is not None and low is not None and high is not None:
-        ahead = f"On {split} it is {points(difference)} {'ahead of' if difference >= 0 else 'behind'} the best single model"
+        far = f"{points(difference)} {'ahead of' if difference > 0 else 'behind'}" if difference else "level with"
         luck = ", which could be luck" if low <= 0 <= high else ""
         p, between = number(found, "p"), f"95{THIN}% interval {100 * low:+.2f} to {100 * high:+.2f}"
         tossed = f", McNemar's p = {significant(p, 2)}" if p is not None else ""
-        said.append(f"{ahead} ({between} points, the same images{tossed}){luck}.")
+        said.append(f"On {split} it is {far} the best single model ({between} points, the same images{tossed}){luck}.")
         if split == "validation" and at(record.ensemble, "select") == "greedy":
             said.append("The models were chosen by these validation images, so the gain is flattered; test images alone tell it.")
     if seen := number(record.ensemble, "tests_seen"):

@@ -31,6 +31,12 @@ def number(tree: object, *keys: str) -> float | None:
     return finite(at(tree, *keys))
 
 
+def share(tree: object, *keys: str) -> float | None:
+    """The number from 0 to 1 under nested keys, None where there is none."""
+    value = number(tree, *keys)
+    return value if value is not None and 0 <= value <= 1 else None
+
+
 def rows(value: object) -> list[dict[str, Any]]:
     """The dictionaries of a list; anything else counts as no rows."""
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []

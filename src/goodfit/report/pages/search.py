@@ -10,7 +10,7 @@ from goodfit.core import words
 from goodfit.core.run import Run
 from goodfit.report.frame import framed
 from goodfit.report.markup import NOTHING, THIN, Column, Html, facts, folded, paragraph, points, section, table, tag
-from goodfit.report.record import Files, at, items, number, rows, texts
+from goodfit.report.record import Files, at, items, number, rows, share, texts
 from goodfit.report.sections.headline import large, result, titled
 from goodfit.report.sections.trials import Trials, diverged, finalists, ranking, value_said
 from goodfit.report.sections.values import importance, scatters
@@ -67,7 +67,7 @@ def figure(trials: Trials, results: dict[str, Any]) -> Html:
             seeds = words.count(len(fresh), "fresh seed") if isinstance(fresh, list) else "fresh seeds"
             more = tag("p.dim", f"± {100 * error:.2f}{THIN}points standard error") if error is not None else None
             return tag("div.figure", large(mean), tag("p", tag("strong", "validation accuracy"), f", mean of {seeds}"), more)
-    best = next((y for row in trials.ranked if (y := number(row, "value")) is not None), None)
+    best = next((y for row in trials.ranked if (y := share(row, "value")) is not None), None)
     if best is None:
         return tag("div.figure", tag("p.big", "–"), tag("p", "no trial has ended yet"))
     return tag("div.figure", large(best), tag("p", tag("strong", "validation accuracy"), " of the best trial, not retrained"))
@@ -75,13 +75,14 @@ def figure(trials: Trials, results: dict[str, Any]) -> Html:
 
 def findings(trials: Trials, results: dict[str, Any], folder: str) -> list[str]:
     """What the search says, in sentences."""
-    open_ = sum(row.get("state") in ("waiting", "running") for row in trials.all.values())
+    going = any(row.get("state") in ("waiting", "running") for row in trials.all.values())
+    done = words.count(len(trials.ranked), "trial")
     failed = sum(row.get("state") == "failed" for row in trials.all.values())
     lost = sum(map(diverged, trials.ranked))
     ended = [f"{words.count(n, 'trial')} {what}" for n, what in ((failed, "failed"), (lost, "diverged")) if n]
     honest = "All figures are of validation images, which chose the winner; the test images were not looked at."
     sentences = [
-        f"{words.count(open_, 'trial')} had not ended; `goodfit search --resume {shlex.quote(folder)}` goes on." if open_ else "",
+        f"The search had not ended, with {done} done; `goodfit search --resume {shlex.quote(folder)}` goes on." if going else "",
         luck(results),
         close(results),
         *texts(at(results, "warnings")),

@@ -8,7 +8,7 @@ from goodfit.core import words
 from goodfit.core.interval import wilson
 from goodfit.report.markup import NOTHING, Column, Html, folded, paragraph, percent, section, significant, table, tag, with_code
 from goodfit.report.plot import Axis, Plot
-from goodfit.report.record import Record, at, number, rows
+from goodfit.report.record import Record, at, number, rows, share
 
 LARGEST, SMALLEST = 11.0, 2.5  # radius of the fullest bin's dot, and the least; their areas go by the images
 NEAR = 0.01  # distance of confidence and accuracy, or of two temperatures, that is not worth a word
@@ -40,16 +40,18 @@ def calibrated(found: object, split: str, kept: str, command: str = "") -> Html:
     is one that withholds answers by it, has a place for the probability `below`.
     """
     bins = [
-        (images, sure, right)
+        (n, sure, right)
         for row in rows(at(found, "bins"))
-        if (images := _whole(row)) and (sure := _share(row, "confidence")) is not None and (right := _share(row, "accuracy")) is not None
+        if (n := number(row, "images") or 0) >= 1
+        and (sure := share(row, "confidence")) is not None
+        and (right := share(row, "accuracy")) is not None
     ]
     given = [
-        (share, right, below)
+        (answered, right, below)
         for row in rows(at(found, "rejection"))
-        if (share := _share(row, "coverage"))
-        and (right := _share(row, "accuracy")) is not None
-        and (below := _share(row, "below")) is not None
+        if (answered := share(row, "coverage"))
+        and (right := share(row, "accuracy")) is not None
+        and (below := share(row, "below")) is not None
     ]
     if not bins and not given:
         return NOTHING
@@ -63,16 +65,6 @@ def calibrated(found: object, split: str, kept: str, command: str = "") -> Html:
         _bins(bins) if bins else None,
         _given(given, command) if given else None,
     )
-
-
-def _share(row: object, key: str) -> float | None:
-    value = number(row, key)
-    return value if value is not None and 0 <= value <= 1 else None
-
-
-def _whole(row: object) -> float | None:
-    images = number(row, "images")
-    return images if images is not None and images >= 1 else None
 
 
 # ---- in words ------------------------------------------------------------------------------------------------------------------
@@ -104,9 +96,9 @@ def scaling(found: object) -> str:
 def withheld(given: list[Given], command: str) -> str:
     """What is gained where the least sure answers are withheld."""
     whole = max(given)[1]
-    share, right, below = min(given, key=lambda row: abs(row[0] - EXAMPLE))
+    answered, right, below = min(given, key=lambda row: abs(row[0] - EXAMPLE))
     said = (
-        f"If the {percent(1 - share, 0)} of images that it is least sure of went to a person, {percent(right)} of the other answers"
+        f"If the {percent(1 - answered, 0)} of images that it is least sure of went to a person, {percent(right)} of the other answers"
         f" would be right instead of {percent(whole)}"
     )
     return f"{said}: {command.format(below=_short(below))}." if command else f"{said}."
@@ -140,11 +132,11 @@ def curve(given: list[Given], command: str) -> Html:
     """The reject-option curve."""
     low = min(right for _, right, _ in given)
     plot = Plot(Axis("share answered, the surest first", share=True), Axis("accuracy on these", max(0.0, low - 0.02), 1.0, share=True))
-    plot.line([(share, right) for share, right, _ in given], "accent")
-    for share, right, below in given:
+    plot.line([(answered, right) for answered, right, _ in given], "accent")
+    for answered, right, below in given:
         limit = f", reject below {_short(below)}" if command else ""
-        plot.dot(share, right, f"{percent(share, 0)} answered: {percent(right)} right{limit}", "accent", 3.5)
-    said = "; ".join(f"{percent(right)} right of the surest {percent(share, 0)}" for share, right, _ in given)
+        plot.dot(answered, right, f"{percent(answered, 0)} answered: {percent(right)} right{limit}", "accent", 3.5)
+    said = "; ".join(f"{percent(right)} right of the surest {percent(answered, 0)}" for answered, right, _ in given)
     return plot.figure("Reject option", f"Reject option: {said}.", "After scaling. The less sure answers are withheld, the further left.")
 
 
@@ -166,9 +158,9 @@ def _bins(bins: list[Bin]) -> Html:
 
 
 def _given(given: list[Given], command: str) -> Html:
-    kept = [row for row in given if any(abs(row[0] - share) < NEAR for share in SHOWN)]
+    kept = [row for row in given if any(abs(row[0] - answered) < NEAR for answered in SHOWN)]
     columns = [Column(title, "number" if title != "Answered" else "text") for title in ("Answered", "Accuracy on these")]
-    body = [[percent(share, 0), percent(right)] for share, right, _ in kept]
+    body = [[percent(answered, 0), percent(right)] for answered, right, _ in kept]
     if command:
         columns.append(Column("--reject-below", "number"))
         body = [[*cells, _short(below)] for cells, (*_, below) in zip(body, kept, strict=True)]

@@ -9,18 +9,19 @@ from typing import Any
 from goodfit.core import words
 from goodfit.report.frame import link
 from goodfit.report.markup import NOTHING, Child, Column, Html, bar, folded, joined, listed, paragraph, percent, section, table, tag
-from goodfit.report.record import at, finite, items, number, rows, texts
+from goodfit.report.record import at, finite, items, number, rows, share, texts
 
 MOST_OPEN = 12  # trials shown at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-    """What the results of a search say of its trials: all of them by their folders, and those that are done, best first."""
+    """What the results of a search say of its trials: all of them by their folders, those that are done, best first, and the winner."""
 
     folder: Path
     all: dict[str, dict[str, Any]]
     ranked: list[dict[str, Any]]
+    winner: str
     ranges: dict[str, dict[str, dict[str, Any]]]  # what each stage draws from: axes by name
 
     @staticmethod
@@ -28,7 +29,7 @@ class Trials:
         found = {str(row.get("run")): row for row in rows(at(results, "trials"))}
         ranked = [found[name] for name in texts(at(results, "ranking")) if name in found]
         ranges = {stage: {str(axis.get("name")): axis for axis in rows(own)} for stage, own in items(at(results, "ranges"))}
-        return Trials(folder, found, ranked, ranges)
+        return Trials(folder, found, ranked, str(at(results, "winner", "trial")), ranges)
 
     @property
     def axes(self) -> dict[str, dict[str, Any]]:
@@ -83,7 +84,7 @@ def ranking(trials: Trials) -> Html:
 
 
 def _line(trials: Trials, rank: int, row: dict[str, Any]) -> list[Child]:
-    accuracy, seconds = number(row, "value"), number(row, "seconds")
+    accuracy, seconds = share(row, "value"), number(row, "seconds")
     said = tag("span", "diverged", attrs={"title": str(row.get("why"))}) if diverged(row) else percent(accuracy, 2)
     values = [value_said(found) if (found := at(row, "values", name)) is not None else "" for name in trials.axes]
     time = words.duration(seconds) if seconds is not None else ""

@@ -8,10 +8,11 @@ from typing import Any
 from goodfit.core import words
 from goodfit.report.markup import NOTHING, Column, Html, bar, paragraph, percent, section, table, tag
 from goodfit.report.plot import Axis, Plot
-from goodfit.report.record import at, finite, items, number, texts
+from goodfit.report.record import at, items, number, share, texts
 from goodfit.report.sections.trials import Trials, diverged, value_said
 
 STYLES = ("faint", "ink", "accent")  # of the dots, by stage; the last stage has the last
+RING = 8.0  # radius of the circle around the winner
 PAD = 0.04  # share of an axis beyond its outermost values
 MATTER = (
     "The share of the variance of the accuracies that each value explains, alone and with others (functional ANOVA over a random forest)."
@@ -22,9 +23,10 @@ SCATTER = "Each dot is a trial; the other values differ from dot to dot, too. Po
 
 def importance(results: dict[str, Any]) -> Html:
     """Bars of how much each value matters."""
-    shares = {name: x for name, value in items(at(results, "importance")) if (x := finite(value)) is not None}
+    found = at(results, "importance")
+    shares = {name: x for name, _ in items(found) if (x := share(found, name)) is not None}
     columns = [Column("Value"), Column("", "wide"), Column("Share of the variance", "number")]
-    body = [[name, bar(share), percent(share, 0)] for name, share in sorted(shares.items(), key=lambda item: -item[1])]
+    body = [[name, bar(x), percent(x, 0)] for name, x in sorted(shares.items(), key=lambda item: -item[1])]
     return section("importance", "Which values matter", paragraph(MATTER), table(columns, body)) if body else NOTHING
 
 
@@ -45,7 +47,7 @@ def _choices(trials: Trials, name: str) -> list[str]:
 def scatter(trials: Trials, name: str, warnings: list[str]) -> Html:
     """The accuracy over one number: stages told apart, their ranges drawn in, trials that diverged as crosses at the foot."""
     points = [(x, row) for row in reversed(trials.ranked) if (x := number(row, "values", name)) is not None]
-    scores = [y for _, row in points if (y := number(row, "value")) is not None and not diverged(row)]
+    scores = [y for _, row in points if (y := share(row, "value")) is not None and not diverged(row)]
     if not scores:
         return NOTHING
     ranges = {stage: span for stage, own in trials.ranges.items() if (span := _span(own.get(name)))}
@@ -56,19 +58,21 @@ def scatter(trials: Trials, name: str, warnings: list[str]) -> Html:
     styles = dict(zip(reversed(stages), reversed(STYLES), strict=False))
     key = [(styles.get(stage, STYLES[0]), stage) for stage in stages]
     for place, (stage, span) in enumerate(ranges.items()):
-        if place == 0 or span not in list(ranges.values())[:place]:
+        if span not in list(ranges.values())[:place]:
             plot.band(*span, "wash" if place else "edge")
             key.append(("wash" if place else "edge", f"range of {stage}"))
     for x, row in points:
-        told = f"{row.get('run')}: {name} {value_said(x)}"
+        told, y = f"{row.get('run')}: {name} {value_said(x)}", share(row, "value")
         if diverged(row):
             plot.cross(x, f"{told}, diverged")
-        elif (y := number(row, "value")) is not None:
+        elif y is not None:
             plot.dot(x, y, f"{told}, {percent(y, 2)}", styles.get(str(row.get("stage")), STYLES[0]))
+            if row.get("run") == trials.winner:
+                plot.dot(x, y, f"{told}, {percent(y, 2)}, the winner", "ring", RING)
+                key.append(("ring", "winner"))
     lost = sum(diverged(row) for _, row in points)
     crosses = f"{words.count(lost, 'trial')} diverged: × at the foot. " if lost else ""
-    best = points[-1][0]
-    said = f"Accuracy over {name}: {words.count(len(points), 'trial')}, the best at {value_said(best)}."
+    said = f"Accuracy over {name}: {words.count(len(points), 'trial')}, the best at {value_said(points[-1][0])}."
     return plot.figure(name, said, crosses + " ".join(text for text in warnings if text.startswith(f"The best {name} of ")), key)
 
 
@@ -90,7 +94,7 @@ def choices(trials: Trials, name: str) -> Html:
     body = []
     for choice in _choices(trials, name):
         own = [row for row in trials.ranked if str(at(row, "values", name)) == choice]
-        scores = [y for row in own if (y := number(row, "value")) is not None]
+        scores = [y for row in own if (y := share(row, "value")) is not None]
         middle = statistics.median(scores) if scores else None
         body.append([tag("code", choice), bar(middle), percent(middle, 2), percent(max(scores, default=None), 2), f"{len(own):,}"])
     columns = [Column(name), Column("", "wide"), *(Column(title, "number") for title in ("Median accuracy", "Best", "Trials"))]
