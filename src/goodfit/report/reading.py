@@ -150,10 +150,10 @@ def honesty_said(record: Record) -> str:
             times = words.count(len(openings), "time")
             return f"The test split has been opened {times}: each look that led to a change makes its figure lean higher."
         return ""
-    images = number(record.about, "data", "splits", "test")
-    chosen = record.state == "stopped early"
     if number(record.ensemble, "tests_seen"):
         return ""
+    images = number(record.about, "data", "splits", "test")
+    chosen = record.state == "stopped early"
     best = " Validation also chose which weights to keep, so its figure may lean a little high." if chosen else ""
     waiting = (
         f" {words.count(int(images), 'test image')} are untouched: `goodfit evaluate RUN --test` measures on them, once." if images else ""

@@ -74,7 +74,7 @@ class Files:
         """The text of a TOML file, and its content."""
         text = ""
         try:
-            text = (self.folder.path / file).read_text()
+            text = (self.folder.path / file).read_text(encoding="utf-8")
             return text, tomllib.loads(text)
         except FileNotFoundError:
             return "", {}

@@ -133,6 +133,7 @@ def space(plan: dict[str, Any], trials: Trials) -> Html:
     seconds = sum(x for row in trials.all.values() if (x := number(row, "seconds")) is not None)
     names = (("method", "Method"), ("trials", "Trials asked for"), ("each", "Length of a trial"), ("full", "Length of the retrainings"))
     counted = (("keep", "Best that are retrained"), ("copies", "With so many seeds each"), ("seed", "Seed of the draws"))
-    known = [(name, str(plan[key])) for key, name in (*names, *counted) if plan.get(key) not in (None, "")]
+    told = {**plan, "trials": plan.get("trials") or "as many as the time allows"} if plan else {}
+    known = [(name, str(told[key])) for key, name in (*names, *counted) if told.get(key) not in (None, "")]
     time = [("Time of all trainings", words.duration(seconds))] if seconds else []
     return section("space", "What was searched", facts([*known, *time]), table([Column("Key"), Column("Drawn")], body) if body else NOTHING)

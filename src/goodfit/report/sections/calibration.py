@@ -59,7 +59,7 @@ def calibrated(found: object, split: str, kept: str, command: str = "") -> Html:
         "calibration",
         "Calibration",
         paragraph(with_code(" ".join(part for part in (balance(bins, split), scaling(found), kept) if part))),
-        paragraph(with_code(withheld(given, command))) if given else None,
+        paragraph(with_code(said)) if given and (said := withheld(given, command)) else None,
         tag("div.charts.large", diagram(bins, split) if bins else NOTHING, curve(given, command) if given else NOTHING),
         _errors(found),
         _bins(bins) if bins else None,
@@ -94,9 +94,11 @@ def scaling(found: object) -> str:
 
 
 def withheld(given: list[Given], command: str) -> str:
-    """What is gained where the least sure answers are withheld."""
+    """What is gained where the least sure answers are withheld; empty where all are equally sure."""
     whole = max(given)[1]
     answered, right, below = min(given, key=lambda row: abs(row[0] - EXAMPLE))
+    if answered > 1 - NEAR:
+        return ""
     said = (
         f"If the {percent(1 - answered, 0)} of images that it is least sure of went to a person, {percent(right)} of the other answers"
         f" would be right instead of {percent(whole)}"
@@ -152,16 +154,19 @@ def _errors(found: object) -> Html:
 
 
 def _bins(bins: list[Bin]) -> Html:
+    """The numbers of the diagram, with how many images each dot stands for."""
     columns = [Column("Confidence"), *(Column(title, "number") for title in ("Share right", "Difference in points", "Images"))]
     body = [[percent(sure), percent(right), f"{100 * (right - sure):+.1f}", f"{n:,.0f}"] for n, sure, right in bins]
     return folded("The bins of the diagram as a table", table(columns, body))
 
 
 def _given(given: list[Given], command: str) -> Html:
-    kept = [row for row in given if any(abs(row[0] - answered) < NEAR for answered in SHOWN)]
-    columns = [Column(title, "number" if title != "Answered" else "text") for title in ("Answered", "Accuracy on these")]
-    body = [[percent(answered, 0), percent(right)] for answered, right, _ in kept]
-    if command:
-        columns.append(Column("--reject-below", "number"))
-        body = [[*cells, _short(below)] for cells, (*_, below) in zip(body, kept, strict=True)]
+    """The accuracy on some shares of the images, and the probability that leaves them, where there is one for predict."""
+    limits = [Column("--reject-below", "number")] if command else []
+    columns = [Column("Answered"), Column("Accuracy on these", "number"), *limits]
+    body = [
+        [percent(answered, 0), percent(right), *([_short(below)] if command else [])]
+        for answered, right, below in given
+        if any(abs(answered - wanted) < NEAR for wanted in SHOWN)
+    ]
     return folded("The reject option as a table", table(columns, body)) if body else NOTHING

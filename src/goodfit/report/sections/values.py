@@ -19,6 +19,7 @@ MATTER = (
     " With few trials it is a rough guess."
 )
 SCATTER = "Each dot is a trial; the other values differ from dot to dot, too. Point at one to see which it is."
+LENGTHS = " Trials of a lower rung are shorter, so they score less for that alone."
 
 
 def importance(results: dict[str, Any]) -> Html:
@@ -37,7 +38,8 @@ def scatters(trials: Trials, results: dict[str, Any]) -> Html:
     chosen = [choices(trials, name) for name in trials.axes if _choices(trials, name)]
     if not any(drawn) and not any(chosen):
         return NOTHING
-    return section("values", "Accuracy over each value", paragraph(SCATTER), tag("div.charts.large", *drawn), *chosen)
+    intro = SCATTER + (LENGTHS if "rung2" in trials.ranges else "")
+    return section("values", "Accuracy over each value", paragraph(intro), tag("div.charts.large", *drawn), *chosen)
 
 
 def _choices(trials: Trials, name: str) -> list[str]:
