@@ -164,7 +164,7 @@ def read() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="as for goodfit train; with test images")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=20, help="0 leaves the searches at equal compute out")
     parser.add_argument("--few", type=int, default=9, help="trials of random against grid")
     parser.add_argument("--many", type=int, default=24, help="trials of coarse to fine, half of them each, against random")
     parser.add_argument("--steps", type=int, default=100, help="length of those trainings")
@@ -211,11 +211,12 @@ def main() -> None:
             found.append(repeat(place, base, trainer, arguments, folder))
             said = "  ".join(f"{names[key]} {best.validation:.2%}" for key, best in found[-1].items())
             print(f"  repeat {place:2d}: {said}", file=sys.stderr, flush=True)
-        seconds = time.perf_counter() - began
-        title = f"best of a search, mean of {arguments.repeats} repeats with 95 % intervals"
-        print(f"\nrandom against grid: {title}\n{table(found, 'random', 'grid', names)}")
-        print(f"\ncoarse to fine against random: {title}\n{table(found, 'fine', 'longer', names)}")
-        print(f"\n{len(trainer.tests):,} trainings in {seconds:.0f} s: {seconds / max(1, len(trainer.tests)):.2f} s each", flush=True)
+        if found:
+            seconds = time.perf_counter() - began
+            title = f"best of a search, mean of {arguments.repeats} repeats with 95 % intervals"
+            print(f"\nrandom against grid: {title}\n{table(found, 'random', 'grid', names)}")
+            print(f"\ncoarse to fine against random: {title}\n{table(found, 'fine', 'longer', names)}")
+            print(f"\n{len(trainer.tests):,} trainings in {seconds:.0f} s: {seconds / len(trainer.tests):.2f} s each", flush=True)
         if arguments.json:
             rows = [{names[key]: dataclasses.asdict(best) for key, best in row.items()} for row in found]
             arguments.json.write_text(json.dumps(rows, indent=1))

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -200,15 +201,30 @@ def test_baselines_are_computed_once_and_within_their_limit(digits: b.Dataset, t
     first = b.baselines(digits, 60, cache=tmp_path / "a")
     monkeypatch.setattr(b, "learned", lambda *_: pytest.fail("they are in the cache"))
     assert b.baselines(digits, 60, cache=tmp_path / "a") == json.loads(json.dumps(first))
-    monkeypatch.setattr(b, "CHEAP", 0)
-    few = b.baselines(digits, 3, cheap=True, cache=tmp_path / "b")
-    assert few["left_out"] == ["nearest neighbor", "linear softmax"] and len(few["rows"]) == 1
     monkeypatch.undo()
-    assert len(b.baselines(digits, 60, cache=tmp_path / "b")["rows"]) == 3, "asked for, they are computed"
     monkeypatch.setattr(b, "PIECE", 16)
     cut = {row["name"]: row for row in b.baselines(digits, 0, cache=tmp_path / "c")["rows"]}
-    assert cut["nearest neighbor"]["judged"] == 16 and not cut["nearest neighbor"]["whole"]
-    assert not cut["linear softmax"]["whole"]
+    assert (cut["nearest neighbor"]["judged"], cut["nearest neighbor"]["trained"]) == (16, 16) and not cut["nearest neighbor"]["whole"]
+    assert not cut["linear softmax"]["whole"] and cut["linear softmax"]["accuracy"] > 0.5
+    assert all(row["whole"] for row in b.baselines(digits, 60, cache=tmp_path / "c")["rows"]), "a longer limit finishes them"
+    assert [b.limit(seconds) for seconds in (1, 1000, 1e6)] == [b.QUICK, 1000 * b.SHARE, b.PATIENT]
+
+
+def test_every_training_leaves_all_three(photos: Path, tmp_path: Path) -> None:
+    """Whatever its images are kept as; under a budget in minutes they are computed within it."""
+    kept = goodfit.train(photos, goodfit.Recipe().but_text({**FAST, "storage": "files"}), out=tmp_path / "files", quiet=True)
+    timed = goodfit.Recipe().but_text({**FAST, "budget": "6 s", "evaluate_every": "3 s"})
+    began = time.time()
+    short = goodfit.train(photos, timed, out=tmp_path / "timed", quiet=True)
+    written = (short.path / "baselines.json").stat().st_mtime
+    assert written < began + 6 and short.read("about.json")["seconds"]["training"] < 6 - (written - began) + 1
+    for run in (kept, short):
+        names = [row["name"] for row in run.read("baselines.json")["rows"]]
+        assert names == ["majority class", "nearest neighbor", "linear softmax"]
+        page = (run.path / "report.html").read_text()
+        assert all(
+            name in page for name in ("Always answering the most common class", "Nearest training image", "Linear softmax on pixels")
+        )
 
 
 def test_large_images_are_averaged_down(photos: Path) -> None:

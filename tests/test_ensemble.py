@@ -456,8 +456,11 @@ def test_folds_have_no_validation_image_in_common(runs: Path, photos: Path, tmp_
             table.writerows((name, "validation" if place % 2 == fold else "train") for place, name in enumerate(pool))
         assert train(photos, tmp_path / f"fold-{fold}", validation=str(tmp_path / f"{fold}.csv")).code == 0
     folds = [tmp_path / f"fold-{fold}" for fold in range(2)]
-    said = command("ensemble", *folds, "--out", tmp_path / "made")
+    said = command("ensemble", tmp_path, "--out", tmp_path / "made")
     assert said.code == 0, said
+    assert [row["source"] for row in Run(tmp_path / "made").read("ensemble.json")["candidates"]] == [
+        f"../fold-{fold}/model.safetensors" for fold in range(2)
+    ]
     assert "test images alone tell" in said.err
     assert Run(tmp_path / "made").read("scores.json") == {}
     refused(command("evaluate", tmp_path / "made"), 2, "no validation image that no member was trained on")

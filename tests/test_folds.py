@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +186,29 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
     assert train(photos, out, "--folds", "3", "--resume", "auto").code == 0
     assert calls == []
     refused(train(photos, out, "--folds", "4", "--resume", "auto"), 3, "changed since")
+
+
+def test_a_fold_that_was_killed_goes_on_as_if_it_never_was(photos: Path, tmp_path: Path) -> None:
+    """The whole command, killed with -9 in the middle of the second fold's training."""
+    changes = {"budget": "60 epochs", "save_every": "5 steps"}
+    assert train(photos, tmp_path / "whole", "--folds", "2", **changes).code == 0
+    options = [word for key, value in {**FAST, **changes}.items() for word in (f"--{key.replace('_', '-')}", value)]
+    words = [sys.executable, "-m", "goodfit", "train", str(photos), "--folds", "2", *options, "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    second = tmp_path / "killed" / "fold-2" / "checkpoints"
+    while not list(second.glob("*.json")):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert Run(tmp_path / "killed").read("folds.json")["state"] == "running"
+    first = (tmp_path / "killed" / "fold-1" / "model.safetensors").stat().st_mtime_ns
+    again = train(photos, tmp_path / "killed", "--folds", "2", "--resume", "auto", **changes)
+    assert again.code == 0 and "Going on with" in again.err, again.err
+    assert (tmp_path / "killed" / "fold-1" / "model.safetensors").stat().st_mtime_ns == first, "the first was not trained again"
+    one, other = (Predictions.read(tmp_path / name / FILE) for name in ("whole", "killed"))
+    assert one is not None and other is not None
+    assert (one.names == other.names).all() and (one.probabilities == other.probabilities).all()
 
 
 def test_groups_of_a_csv_stay_together(tmp_path: Path) -> None:

@@ -21,14 +21,15 @@ import pytest
 from command import FAST, goodfit, refused
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, UsageError
 from goodfit.core.run import Run
-from goodfit.recipe.build import catalog, parts
+from goodfit.recipe.build import SEATS, catalog, parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.study import worker as worker_module
+from goodfit.study.defaults import default_texts, drawn_part, filled, has_default
 from goodfit.study.plan import Plan, scaled
 from goodfit.study.refine import drawn, edge, grid, refined
 from goodfit.study.results import results, table
 from goodfit.study.search import Search, begin, work
-from goodfit.study.settle import default_texts, settled
+from goodfit.study.settle import settled
 from goodfit.study.space import Axis, Space, read_texts
 from goodfit.study.worker import Worker
 
@@ -144,6 +145,43 @@ def test_the_default_space_has_what_the_lecture_plays_with() -> None:
             space = Space.read(default_texts(base, KNOWN), KNOWN)
             for u in (0.0, 0.5, 1.0):
                 settled(base, space, {axis.name: axis.at(u) for axis in space.axes}, KNOWN)
+
+
+def test_every_part_has_a_default_space_that_its_recipe_takes() -> None:
+    """Over the whole catalog: whatever is drawn, at either end and within, makes a part; a part without settings to draw is refused."""
+    searched, plain = 0, 0
+    for seat in SEATS:
+        for name in KNOWN.kinds.get(seat, {}):
+            base = BASE.but(**{seat: name})
+            try:
+                texts = filled({seat: ""}, base, KNOWN)
+            except UsageError as error:
+                assert "nothing that is searched by default" in str(error)
+                plain += 1
+                continue
+            searched += 1
+            space = Space.read(texts, KNOWN)
+            for u in (0.0, 0.37, 0.5, 0.999):
+                settled(base, space, {axis.name: axis.at(u) for axis in space.axes}, KNOWN)
+    assert searched > 70 and plain < 25
+
+
+def test_defaults_go_by_the_types_of_settings() -> None:
+    words = ["lr=log(0.0033, 1)", "momentum=one_of(0.7, 0.9, 0.966667)", "nesterov=one_of(True, False)", "weight_decay=log(1e-05, 0.01)"]
+    assert drawn_part(KNOWN.make("sgd(0.1)", "optimizer")) == f"sgd({', '.join(words)}, form='step')"
+    assert drawn_part(KNOWN.make("flip | crop(2)", "augment")).count(" | ") == 1
+    assert "around=sgd(lr=log(0.0033, 1)" in drawn_part(KNOWN.make("sam(around=sgd(0.1))", "optimizer")), "a part in a part of its kind"
+    assert "eps=1e-08" in drawn_part(KNOWN.make("adam", "optimizer")), "a guard against zero is nothing to search"
+    texts = filled({"optimizer.momentum": "", "lr": "", "strength": "", "model.width": "one_of(4, 8)"}, BASE, KNOWN)
+    assert texts == {
+        "optimizer.momentum": "one_of(0.7, 0.9, 0.966667)",
+        "lr": "log(0.0033, 1)",
+        "strength": "uniform(0, 1)",
+        "model.width": "one_of(4, 8)",
+    }
+    with pytest.raises(UsageError, match=r'setting of sgd "momentun"\. Did you mean "momentum"'):
+        filled({"optimizer.momentun": ""}, BASE, KNOWN)
+    assert has_default("optimizer") and has_default("lr") and not has_default("seed") and not has_default("nonsense")
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------------------------
@@ -390,8 +428,10 @@ work(Search(study), train)
 """
 
 
-def process(study: Path, stuck: str = "none") -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(study), str(Path(__file__).parent), stuck])
+def process(study: Path, stuck: str = "none", host: str = "") -> subprocess.Popen[bytes]:
+    """A worker of its own process; with a `host`, one of another machine as far as anybody can tell."""
+    named = f"import socket\nsocket.gethostname = lambda: {host!r}\n" if host else ""
+    return subprocess.Popen([sys.executable, "-c", named + SCRIPT, str(study), str(Path(__file__).parent), stuck])
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -478,6 +518,26 @@ def test_workers_of_other_machines_live_by_their_signs(tmp_path: Path, monkeypat
         file = tmp_path / "workers" / "1-abc@elsewhere.lock"
         os.utime(file, (hour_ago, hour_ago))
         until(lambda: file.stat().st_mtime > hour_ago + 1)
+
+
+def test_a_worker_of_another_machine_that_died_is_missed_after_its_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = searched(tmp_path / "whole", "random", 4, keep=0)
+    search = begin(tmp_path / "s", plan("random", 4, keep=0), BASE)
+    killed = process(search.study, "random/0001", "elsewhere")
+    until(lambda: "random/0001" in said(search.study))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert list(search.study.glob("workers/*@elsewhere.lock")), "nothing tells this machine at once"
+    with search.worker.at_work():
+        taken = [search.claim() for _ in range(2)]
+        assert [row and row.place for row in taken] == [2, 3] and search.claim() is None, "it may still live"
+        for row in taken:
+            assert row is not None
+            search.trials.finish(row, hill(search.recipe(row), search.study / row.folder))
+        monkeypatch.setattr(worker_module, "SILENT", 0.1)
+        until(lambda: not search.worker.alive(next(search.study.glob("workers/*@elsewhere.lock")).stem))
+    work(Search(search.study), hill)
+    assert story(search) == story(whole)
 
 
 # ---- time --------------------------------------------------------------------------------------------------------------------------

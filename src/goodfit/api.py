@@ -8,29 +8,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write
-from goodfit.core.predictions import FILE as PREDICTIONS
 from goodfit.core.run import ENSEMBLE, Run, refuse_taken, used
 from goodfit.core.words import duration, percent
 from goodfit.data.dataset import Dataset
-from goodfit.recipe import start
-from goodfit.recipe.build import Built, Judge, catalog
-from goodfit.recipe.classifier import Classifier, load_run
+from goodfit.recipe import evaluation, start
+from goodfit.recipe.build import Built, catalog
+from goodfit.recipe.classifier import Classifier
 from goodfit.recipe.ensemble import Ensemble, load_any
-from goodfit.recipe.finish import finish, multiply_adds, predictions_of, temperature_of
-from goodfit.recipe.marginalize import averaged, needs_noise, scored
-from goodfit.recipe.opening import open_test
+from goodfit.recipe.finish import finish, multiply_adds
 from goodfit.recipe.plan import drawn, plain_paths, plan_of
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.signals import halt_error, halting
-from goodfit.recipe.source import look, open_data
 from goodfit.report.page import write_report
 from goodfit.study import baselines, copies, crossing, panel
 from goodfit.study.advise import resolved
-from goodfit.training.calibration import calibration
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
@@ -128,6 +121,9 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
 
 def train_run(run: Run, built: Built, data: Dataset, recipe: Recipe, manner: Manner, seconds: dict[str, float]) -> None:
     """Train a run that is written down, to its end."""
+    lengths = built.plan.lengths
+    if lengths.timed:
+        run.write(baselines.FILE, baselines.baselines(data, baselines.SHARE * lengths.budget.amount))
     built.state.elapsed += time.time() - manner.started
     carry_out(run, built, manner, seconds)
     finished(run, built, data, recipe, manner.voice)
@@ -210,7 +206,8 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     state = "stopped early" if built.state.stopped else "finished"
     cost = {"parameters": parameters, "multiply_adds": multiply_adds(built.state.model, data.preprocess), "seconds": spent}
     run.update("about.json", {"state": state, "finished": start.now(), **cost})
-    run.write(baselines.FILE, baselines.baselines(data, baselines.QUICK, cheap=True))
+    if not built.plan.lengths.timed:  # else they have been, within the budget
+        run.write(baselines.FILE, baselines.baselines(data, baselines.limit(spent["training"])))
     low, high = result["interval"]
     voice.say(
         f"Validation accuracy {percent(result['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, {result['images']:,} images)."
@@ -271,30 +268,7 @@ def evaluate(
         )
     if (folder.path / ENSEMBLE).is_file():
         result = panel.evaluate(folder, test, device, voice, views, "marginalize" if marginalize else "calibrate" if calibrate else "")
-        write_report(folder.path)
-        return result
-    recipe = Recipe.from_toml(folder.path / "recipe.toml")
-    classifier = load_run(folder.path, device, views)
-    needs_noise(classifier.model, marginalize)
-    torch.set_num_threads(int(recipe.threads))
-    data = open_data(recipe, look(recipe, voice.say), voice.packing)
-    start.same_data(folder, data)
-    rows = data.rows("test" if test else "validation")
-    if not len(rows):
-        raise UsageError(f'"{data.name}" has no test images to evaluate on.')
-    if test:
-        open_test(folder, voice)
-    judge = Judge(data, classifier.loss, classifier.device)
-    found = scored(judge, classifier.model, rows, classifier.views)
-    result = found.scores
-    result["calibration"] = calibration(found.probabilities, found.center.labels, temperature_of(folder) if test else None)
-    if marginalize:
-        result["marginalized"] = averaged(judge, classifier.model, found.center, marginalize, recipe.seed)
-    if test or not views:  # a validation score by other views than its own is not the run's
-        folder.update("scores.json", {"test" if test else "validation": result})
-    if not (test or views):
-        predictions_of(found, data).save(folder.path / PREDICTIONS)
-    if calibrate:
-        folder.update("config.json", {"temperature": result["calibration"]["temperature"]})
+    else:
+        result = evaluation.evaluate(folder, test, device, voice, views, marginalize, calibrate)
     write_report(folder.path)
     return result

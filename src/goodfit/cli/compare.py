@@ -135,8 +135,7 @@ def baselines_said(result: dict[str, Any]) -> list[str]:
     if not found:
         return []
     rows = [f"{row['name']} {percent(row['accuracy'])}" for row in found["rows"] if row["accuracy"] is not None]
-    left = f" ({' and '.join(found['left_out'])}: --baselines computes them)" if found["left_out"] else ""
-    return ["", f"Baselines on the validation images: {', '.join(rows)}{left}."]
+    return ["", f"Baselines on the validation images: {', '.join(rows)}."]
 
 
 def curves(result: dict[str, Any]) -> list[str]:

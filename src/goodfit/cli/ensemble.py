@@ -25,8 +25,9 @@ def ensemble(
     Parameters
     ----------
     runs
-        Run folders: copies with other seeds, other recipes, folds. Of a run with snapshots (train --snapshots) those are taken; one of them
-        alone is named by its file. Of a run with an average, such as ema, its averaged weights are.
+        Run folders: copies with other seeds, other recipes; folders of runs, as of train --seeds or --folds. Of a run with snapshots
+        (train --snapshots) those are taken; one of them alone is named by its file. Of a run with an average, such as ema, its averaged
+        weights are.
     out
         Folder of the ensemble (default: runs/<time>-ensemble).
     select

@@ -17,7 +17,7 @@ def parts(
     use: Annotated[list[str] | None, Parameter(negative="")] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """List every part with its settings and defaults; with a kind or a name, print the cards too.
+    """List every part with its settings and defaults; with a kind or a name, print the cards too, with a name also what a search draws.
 
     Parameters
     ----------
@@ -31,7 +31,8 @@ def parts(
     from goodfit.recipe.build import catalog
     from goodfit.recipe.cards import cards
 
-    known = cards(catalog(use or []))
+    there = catalog(use or [])
+    known = cards(there)
     chosen = [card for card in known if kind_or_name in ("", card["kind"], card["name"])]
     if not chosen:
         raise UsageError(one_of("kind or part", kind_or_name, sorted({card["kind"] for card in known} | {card["name"] for card in known})))
@@ -40,8 +41,12 @@ def parts(
 
         print(dumps(chosen))
         return
+    from goodfit.study.defaults import drawn_part, has_default
+
     for kind in sorted({card["kind"] for card in chosen}):
         print(kind)
         for card in chosen:
             if card["kind"] == kind:
                 print(f"  {card['spelling']}\n{indent(card['card'] if kind_or_name else card['summary'], ' ' * 6)}\n")
+            if kind_or_name == card["name"] and has_default(card["kind"]):
+                print(f'      Searched by default: --space "{card["kind"]}={drawn_part(there.make(card["name"], card["kind"]))}"\n')

@@ -30,8 +30,9 @@ class Manners:
         list[str],
         Parameter(
             help='What is drawn, as key=text: "lr=log(1e-4, 1)", "model.width=one_of(16, 32)", "optimizer=sgd(log(0.01, 1))", with'
-            " log(a, b), uniform(a, b), integers(a, b) and one_of(...); or a TOML file of them. Default: architecture, rate, weight decay,"
-            " dropout and augmentation around the recipe.",
+            " log(a, b), uniform(a, b), integers(a, b) and one_of(...); or a TOML file of them; or a key alone, such as optimizer or"
+            " model.width, for the default of that part or setting. Default: architecture, rate, weight decay, dropout and augmentation"
+            " around the recipe.",
             negative="",
         ),
     ] = dataclasses.field(default_factory=list)
@@ -132,16 +133,17 @@ def new(asked: Recipe, manners: Manners, voice: Voice) -> Search:
     from goodfit.core.device import cores
     from goodfit.recipe.build import catalog
     from goodfit.recipe.plan import plain_paths, plan_of
+    from goodfit.study.defaults import default_texts, filled, has_default
     from goodfit.study.plan import Plan
     from goodfit.study.search import begin
-    from goodfit.study.settle import default_texts
     from goodfit.study.space import read_texts
 
     asked = plain_paths(asked.but(budget=manners.full) if manners.full else asked)
     shared = asked.but(threads=max(1, cores() // manners.workers)) if manners.workers > 1 and asked.threads == "auto" else asked
-    texts = read_texts(manners.space)
+    texts = read_texts(manners.space, has_default)
     base = plan_of(shared, voice)[0].but(pieces=asked.pieces)  # pieces go by the model
-    texts = texts or default_texts(base, catalog(base.use))
+    known = catalog(base.use)
+    texts = filled(texts, base, known) or default_texts(base, known)
     voice.say("Space: " + "; ".join(f"{key}={text}" for key, text in texts.items()))
     trials = manners.trials or (0 if manners.budget else TRIALS)
     each = manners.each or base.budget
@@ -195,5 +197,10 @@ def together(there: Search, workers: int, voice: Voice) -> None:
         raise
     finally:
         for other, log in zip(others, logs, strict=False):
-            if other.wait() not in (0, 130, 143, -15):
-                voice.say(f"Warning: a worker ended with an error; {log} says which.")
+            match other.wait():
+                case 0 | 130 | 143 | -15:
+                    continue
+                case int() as code if code < 0:
+                    voice.say(f"Warning: a worker was killed by signal {-code}; another took its trial up.")
+                case _:
+                    voice.say(f"Warning: a worker ended with an error; {log} says which.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,20 @@ from goodfit.watch.voice import Silent, Voice
 FILE = "baselines.json"
 SIDE = 32  # pixels along a side that larger images are averaged down to
 MOST = 20_000  # training images that are compared with, or learned from
-CHEAP = 5e9  # multiply-adds that a training may spend on them at its end: below a second, and that once for the same images
-QUICK, PATIENT = 3.0, 60.0  # seconds for each baseline: at the end of a training, and when asked for
+QUICK, PATIENT = 3.0, 60.0  # seconds for reading and for each baseline: at the end of a training, at least and at most
+SHARE = 0.01  # of a training's seconds, between the two; of a budget in minutes, within which they are computed, whatever that is
 PENALTIES = (1e-1, 1e-2, 1e-3)  # L2 on standardized pixels, chosen by a fifth of the training images
-STEPS = 100  # of L-BFGS for each of them, at most
+LEAST, STEPS = 10, 100  # of L-BFGS for each of them: whatever the time, and at most
 NEAR = 1e-2  # how far above its minimum the loss may be
 PIECE = 512  # images at once
-VERSION = 1  # of what is kept
+VERSION = 2  # of what is kept
 
 
-def baselines(data: Dataset, seconds: float, cheap: bool = False, cache: Path | None = None) -> dict[str, Any]:
+def baselines(data: Dataset, seconds: float = QUICK, cache: Path | None = None) -> dict[str, Any]:
     """The baselines of the validation images, each within a limit of `seconds`, from the cache where they have been computed.
 
     "rows" have "name", "accuracy", its 95 % "interval", "judged" (validation images within the limit), "trained" (training images), and
-    "seconds"; "left_out" names those that are not cheap, where only `cheap` ones are wanted. The test images are not read.
+    "seconds". The test images are not read.
     """
     pre = data.preprocess
     facts = (data.digest, data.splits.digest, f"{pre.size} {pre.box} {pre.channels} {pre.aspect} {SIDE} {MOST} {VERSION}")
@@ -51,27 +52,17 @@ def baselines(data: Dataset, seconds: float, cheap: bool = False, cache: Path | 
             kept = json.loads(file.read_text())
         except ValueError:  # damaged: computed anew
             kept = {}
-    if kept and (cheap or kept["whole"] or (not kept["left_out"] and kept["limit"] >= seconds)):
+    if kept and (kept["whole"] or kept["limit"] >= seconds):
         return kept
-    rows, left_out = [majority(data)], ["nearest neighbor", "linear softmax"]
-    if not cheap or cost(data) <= CHEAP:
-        rows, left_out = [*rows, *learned(data, seconds)], []
-    whole = not left_out and all(row["whole"] for row in rows)
-    found = {"images": len(data.splits.validation), "rows": rows, "left_out": left_out, "limit": seconds, "whole": whole}
+    rows = [majority(data), *learned(data, seconds)]
+    found = {"images": len(data.splits.validation), "rows": rows, "limit": seconds, "whole": all(row["whole"] for row in rows)}
     write(file, json.dumps(found, indent=1) + "\n")
     return found
 
 
-def cost(data: Dataset) -> float:
-    """About how many multiply-adds they take; infinite where the pixels would have to be decoded first."""
-    if data.pixels.kind != "raw":
-        return float("inf")
-    height, width = data.preprocess.size
-    values = data.preprocess.channels * min(height, SIDE) * min(width, SIDE)
-    known, asked = min(MOST, len(data.splits.train)), len(data.splits.validation)
-    reading = len(data.splits.train) + asked
-    fits = (len(PENALTIES) + 1) * STEPS
-    return float(values * known * (asked + 2.5 * fits * len(data.classes)) + 20 * reading * height * width)
+def limit(training: float) -> float:
+    """The seconds for each baseline after a training of so many."""
+    return min(PATIENT, max(QUICK, SHARE * training))
 
 
 def majority(data: Dataset) -> dict[str, Any]:
@@ -90,26 +81,29 @@ def row(name: str, right: int, judged: int, trained: int, seconds: float, whole:
 
 
 def learned(data: Dataset, seconds: float) -> list[dict[str, Any]]:
-    """The nearest neighbor and the linear softmax, on pixels that are standardized by the training images'."""
+    """The nearest neighbor and the linear softmax, on pixels that are standardized by the training images'; by as many of those as can be
+    read within the limit.
+    """
     train, asked = data.rows("train"), data.rows("validation")
-    if len(train) > MOST:  # evenly spread: a split is in the order of the data, often class by class
-        train = train[torch.linspace(0, len(train) - 1, MOST).long()]
-    x, y = vectors(data, train), vectors(data, asked)
+    train, asked = train[spread(len(train))[:MOST]], asked[spread(len(asked))]
+    until = time.monotonic() + seconds
+    y = vectors(data, asked, until)
+    x = vectors(data, train, until)
+    whole = (len(x), len(y)) == (len(train), len(asked))
     mean = x.mean(0)
     x -= mean
     y -= mean
     scale = float(x.square().mean().sqrt()) or 1.0
     x /= scale
     y /= scale
-    labels, truth = data.labels[train], data.labels[asked]
-    order = spread(len(asked))
+    labels, truth = data.labels[train[: len(x)]], data.labels[asked]
     found = []
     for name, answer in (("nearest neighbor", nearest), ("linear softmax", linear)):
         began = time.monotonic()
-        guesses = answer(x, labels, y[order], len(data.classes), began + seconds)
+        guesses = answer(x, labels, y, len(data.classes), began + seconds)
         spent = time.monotonic() - began
-        right = int((guesses == truth[order[: len(guesses)]]).sum())
-        found.append(row(name, right, len(guesses), len(train), spent, len(guesses) == len(truth) and spent <= seconds))
+        right = int((guesses == truth[: len(guesses)]).sum())
+        found.append(row(name, right, len(guesses), len(x), spent, whole and len(guesses) == len(y) and spent <= seconds))
     return found
 
 
@@ -118,8 +112,8 @@ def spread(n: int) -> Tensor:
     return torch.from_numpy(np.random.Generator(np.random.PCG64(0)).permutation(n))
 
 
-def vectors(data: Dataset, rows: Tensor) -> Tensor:
-    """The images of some rows as float32 [n, D], averaged down to at most 32 pixels a side."""
+def vectors(data: Dataset, rows: Tensor, until: float = math.inf) -> Tensor:
+    """The images of some rows as float32 [n, D], averaged down to at most 32 pixels a side; of the first of them, if time is up."""
     found = []
     for piece in torch.split(rows, PIECE):
         images = data.preprocess.center(data.pixels.rows(piece).permute(0, 3, 1, 2)).float()
@@ -127,6 +121,8 @@ def vectors(data: Dataset, rows: Tensor) -> Tensor:
         if max(height, width) > SIDE:
             images = F.adaptive_avg_pool2d(images, (min(height, SIDE), min(width, SIDE)))
         found.append(images.flatten(1))
+        if time.monotonic() > until:
+            break
     return torch.cat(found)
 
 
@@ -160,13 +156,13 @@ def linear(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float)
 
 
 def fitted(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: float) -> Tensor:
-    """The classifier [K, D + 1] after so many steps of L-BFGS from `theta`, fewer where it is there or time is up."""
+    """The classifier [K, D + 1] after steps of L-BFGS from `theta`: until it is there or time is up, but some in any case."""
     objective = Softmax(x, labels, theta, l2)
     steps = LbfgsSteps([{"params": [objective.theta]}])
-    for _ in range(STEPS):
+    for step in range(STEPS):
         objective()
         assert objective.theta.grad is not None
-        if float(objective.theta.grad.square().sum()) <= 2 * l2 * NEAR or time.monotonic() > until:
+        if float(objective.theta.grad.square().sum()) <= 2 * l2 * NEAR or (step >= LEAST and time.monotonic() > until):
             break
         steps.step(objective)
     return objective.theta.detach()

@@ -13,7 +13,7 @@ import torch
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.predictions import FILE, Predictions
-from goodfit.core.run import ENSEMBLE, Run
+from goodfit.core.run import ENSEMBLE, Run, runs
 from goodfit.core.words import some
 from goodfit.recipe.ensemble import MODEL
 from goodfit.training.calibration import tempered
@@ -42,7 +42,8 @@ class Candidate:
 
 
 def candidates(words: Sequence[str | Path], final: bool = False) -> list[Candidate]:
-    """The models of run folders and of files of snapshots: of a run its snapshots, if it has any and not `final`, else its kept model.
+    """The models of run folders, of folders of runs and of files of snapshots: of a run its snapshots, if it has any and not `final`, else
+    its kept model.
 
     Raises:
         UsageError: there is no such run, it is not finished, a model is named twice, there are fewer than two, or their classes differ.
@@ -68,6 +69,8 @@ def _named(path: Path, final: bool) -> list[Candidate]:
     """The models of one word."""
     if path.suffix == ".safetensors" and path.is_file():
         return [_candidate(Run.open(path.parent.parent if path.parent.name == FOLDER else path.parent), path)]
+    if not (path / "recipe.toml").is_file() and (inner := runs(path)):  # such as the folder of --folds, or of --seeds
+        return [candidate for run in inner for candidate in _named(run.path, final)]
     run = Run.open(path)
     snapshots = [] if final else sorted((run.path / FOLDER).glob("*.safetensors"))
     return [_candidate(run, file) for file in snapshots or [run.path / MODEL]]

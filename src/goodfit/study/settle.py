@@ -13,13 +13,6 @@ from goodfit.recipe.build import parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.space import FIELDS, KINDS, SHORT, STRENGTH, Space, Value
 
-# The default space around what the recipe has: the lecture's "hyper-parameters to play with".
-RATES = (1 / 30, 10.0)  # of the learning rate that auto or the preset chose: one and a half decades below, one above
-DECAYS = (1e-5, 1e-2)
-DROPPED = (0.0, 0.5)
-WIDTHS = (0.5, 1, 2)
-DEPTHS = (18, 34, 50)
-
 
 def settled(base: Recipe, space: Space, values: Mapping[str, Value], known: Catalog) -> Recipe:
     """The recipe of a trial: whole fields first, then settings of their parts.
@@ -80,34 +73,3 @@ def with_setting(text: Any, kind: str, path: list[str], value: str, known: Catal
     named[path[0]] = ast.parse(value, mode="eval").body
     left = [] if settings else arguments
     return ast.unparse(ast.Call(function, left, [ast.keyword(name, node) for name, node in named.items()]))
-
-
-def default_texts(base: Recipe, known: Catalog) -> dict[str, str]:
-    """The space around a resolved recipe: architecture, learning rate, weight decay, dropout and strength of augmentation.
-
-    Raises:
-        UsageError: the recipe's parts have none of them.
-    """
-    made: dict[str, Any] = parts(base, known)
-    model, optimizer = made["model"], made["optimizer"]
-    texts: dict[str, str] = {}
-    if width := getattr(model, "width", None):
-        widths = [type(width)(width * share) for share in WIDTHS]
-        texts["model.width"] = f"one_of({', '.join(str(w) for w in dict.fromkeys(widths) if w > 0)})"
-    elif getattr(model, "depth", None) in DEPTHS:
-        texts["model.depth"] = f"one_of({', '.join(map(str, DEPTHS))})"
-    seat, inner = "optimizer", optimizer
-    if not hasattr(inner, "lr") and hasattr(inner, "around"):
-        seat, inner = "optimizer.around", inner.around
-    if rate := getattr(inner, "lr", None):
-        texts["lr" if seat == "optimizer" else f"{seat}.lr"] = f"log({rate * RATES[0]:.2g}, {rate * RATES[1]:.2g})"
-    if hasattr(inner, "weight_decay"):
-        texts[f"{seat}.weight_decay"] = f"log({DECAYS[0]:g}, {DECAYS[1]:g})"
-    if not getattr(optimizer, "full_batch", False):
-        if hasattr(model, "drop"):
-            texts["model.drop"] = f"dropout(uniform({DROPPED[0]:g}, {DROPPED[1]:g}))"
-        if steps(made["augment"]):
-            texts[STRENGTH] = "uniform(0, 1)"
-    if not texts:
-        raise UsageError(f'"{base.model}" with "{base.optimizer}" has no settings that are searched by default: give --space.')
-    return texts

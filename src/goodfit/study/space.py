@@ -125,8 +125,8 @@ class Space:
         return made
 
 
-def read_texts(words: list[str]) -> dict[str, str]:
-    """The texts of `key=text` words, or of a TOML file of them.
+def read_texts(words: list[str], alone: Callable[[str], bool] = lambda key: False) -> dict[str, str]:
+    """The texts of `key=text` words, or of a TOML file of them; empty ones of words that may stand `alone`, as a key.
 
     Raises:
         UsageError: a word is neither.
@@ -134,15 +134,21 @@ def read_texts(words: list[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for word in words:
         key, equals, text = word.partition("=")
+        key = key.strip().replace("-", "_")
         if equals:
-            texts[key.strip().replace("-", "_")] = text.strip()
+            texts[key] = text.strip()
         elif Path(word).is_file():
             try:
                 texts |= {key: str(value) for key, value in tomllib.loads(Path(word).read_text(encoding="utf-8")).items()}
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise UsageError(f'The space "{word}" is no TOML: {error}.') from error
+        elif alone(key):
+            texts[key] = ""
         else:
-            raise UsageError(f'Expected --space as key=text, such as "lr=log(1e-4, 1)", or a TOML file of them, received "{word}".')
+            raise UsageError(
+                f'Expected --space as key=text, such as "lr=log(1e-4, 1)", a part\'s kind such as optimizer, or a TOML file of them,'
+                f' received "{word}".'
+            )
     return texts
 
 
