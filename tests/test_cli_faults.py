@@ -208,10 +208,11 @@ def test_evaluate_test_without_a_test_split(photos: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "report"])
 def test_what_is_no_run(finished: Path, photos: Path, verb: str) -> None:
     more = [photos / "red" / "000.png"] if verb == "predict" else []
-    refused(goodfit(verb, photos, *more), 2, f'Expected a run folder at "{photos}", found none.')
+    what = "the folder of a run, an ensemble, a search or folds" if verb == "report" else "a run folder"
+    refused(goodfit(verb, photos, *more), 2, f'Expected {what} at "{photos}", found none.')
     refused(goodfit(verb, finished.parent, *more), 2, f"There is: {finished}.")
     refused(goodfit(verb, finished.parent / "finishd", *more), 2, f"There is: {finished}.")
-    refused(goodfit(verb), 2, "RUN requires an argument")
+    refused(goodfit(verb), 2, f"{'FOLDER' if verb == 'report' else 'RUN'} requires an argument")
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])

@@ -138,6 +138,7 @@ def test_compare_says_it_in_words_and_as_a_page(house: Path, tmp_path: Path) -> 
     assert page.open == []
     text = page.visible()
     assert "3 runs compared" in text and "A less B" in text and "Nearest neighbor" in text
+    assert page.charts()["Validation accuracy"]["x"] == "share of the budget"
     assert {series["label"] for series in page.charts()["Validation accuracy"]["series"]} == {"A", "B"}, "folds have no curve of their own"
     again = command("compare", house / "other")
     assert again.code == 0 and "differ" not in again.out

@@ -19,12 +19,12 @@ from command import goodfit as command
 from conftest import make_photos
 from goodfit import api
 from goodfit.core.errors import DataError, Interrupted, UsageError
+from goodfit.core.interval import wilson
 from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.splits import split
 from goodfit.data.store import TEST, UNASSIGNED, Arrays, Index
 from goodfit.study.folds import deal, dealt, dealt_in_groups, read_groups
-from goodfit.training.evaluate import wilson
 
 
 def index_of(labels: np.ndarray, splits: np.ndarray | None = None) -> Index:

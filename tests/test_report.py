@@ -18,7 +18,8 @@ from fake_run import Page, log_lines, make_run, replace_log
 from goodfit.core.run import Run
 from goodfit.report.figures import MOST, Points, picture, script_data, smoothed, thin
 from goodfit.report.markup import Html, tag
-from goodfit.report.page import render, write_report
+from goodfit.report.page import write_report
+from goodfit.report.pages.run import render
 from goodfit.report.reading import Gap, findings, gap, gap_said, state_said
 from goodfit.report.record import read_record
 
@@ -37,8 +38,8 @@ def line_of(chart: dict[str, Any], label: str) -> dict[str, Any]:
 
 def test_report_is_written_without_torch_or_numpy(run: Run) -> None:
     code = (
-        "import sys; from pathlib import Path; from goodfit.core.run import Run; from goodfit.report.page import write_report\n"
-        f"print(write_report(Run.open({str(run.path)!r}))); print(sorted({{'torch', 'numpy', 'PIL'}} & set(sys.modules)))"
+        "import sys; from pathlib import Path; from goodfit.report.page import write_report\n"
+        f"print(write_report(Path({str(run.path)!r}))); print(sorted({{'torch', 'numpy', 'PIL'}} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == [str(run.path / "report.html"), "[]"]
@@ -78,9 +79,9 @@ def test_menu_leads_to_sections_that_are_there(run: Run) -> None:
 
 
 def test_writing_again_replaces_the_file(run: Run) -> None:
-    first = write_report(run).read_text()
+    first = write_report(run.path).read_text()
     run.update("about.json", {"state": "interrupted"})
-    assert "interrupted" in write_report(run).read_text() and "interrupted" not in first
+    assert "interrupted" in write_report(run.path).read_text() and "interrupted" not in first
     assert not list(run.path.glob(".*partial"))
 
 

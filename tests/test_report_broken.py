@@ -10,7 +10,7 @@ import pytest
 
 from fake_run import Page, log_lines, make_run, replace_log
 from goodfit.core.run import Run
-from goodfit.report.page import render
+from goodfit.report.pages.run import render
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_an_unfinished_run_renders_what_it_has(run: Run, state: str) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"data": 3, "seconds": [1], "versions": "x", "choices": {"a": 1}, "images": {}}']
 )
-@pytest.mark.parametrize("file", ["about.json", "scores.json", "worst.json"])
+@pytest.mark.parametrize("file", ["about.json", "scores.json", "worst.json", "config.json", "ensemble.json"])
 def test_damaged_files_are_named_and_do_no_harm(run: Run, file: str, content: str) -> None:
     (run.path / file).write_text(content)
     page = Page(render(run))

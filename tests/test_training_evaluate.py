@@ -13,9 +13,10 @@ from sklearn import metrics
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
+from goodfit.core.interval import wilson
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.softmax import Softmax
-from goodfit.training.evaluate import Answers, balanced_interval, evaluate, scores, wilson
+from goodfit.training.evaluate import Answers, balanced_interval, evaluate, scores
 
 
 def answers(n: int, k: int, seed: int = 0) -> Answers:

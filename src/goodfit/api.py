@@ -8,29 +8,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write
-from goodfit.core.predictions import FILE as PREDICTIONS
 from goodfit.core.run import ENSEMBLE, Run, refuse_taken, used
 from goodfit.core.words import duration, percent
 from goodfit.data.dataset import Dataset
-from goodfit.recipe import start
-from goodfit.recipe.build import Built, Judge, catalog
-from goodfit.recipe.classifier import Classifier, load_run
+from goodfit.recipe import evaluation, start
+from goodfit.recipe.build import Built, catalog
+from goodfit.recipe.classifier import Classifier
 from goodfit.recipe.ensemble import Ensemble, load_any
-from goodfit.recipe.finish import finish, multiply_adds, predictions_of, temperature_of
-from goodfit.recipe.marginalize import averaged, needs_noise, scored
-from goodfit.recipe.opening import open_test
+from goodfit.recipe.finish import finish, multiply_adds
 from goodfit.recipe.plan import drawn, plain_paths, plan_of
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.signals import halt_error, halting
-from goodfit.recipe.source import look, open_data
 from goodfit.report.page import write_report
 from goodfit.study import baselines, copies, crossing, panel
 from goodfit.study.advise import resolved
-from goodfit.training.calibration import calibration
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
@@ -215,12 +208,11 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     run.update("about.json", {"state": state, "finished": start.now(), **cost})
     if not built.plan.lengths.timed:  # else they have been, within the budget
         run.write(baselines.FILE, baselines.baselines(data, baselines.limit(spent["training"])))
-    page = write_report(run)
     low, high = result["interval"]
     voice.say(
         f"Validation accuracy {percent(result['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, {result['images']:,} images)."
     )
-    voice.say(f"Run: {run.path}\nReport: {page}")
+    voice.say(f"Run: {run.path}\nReport: {write_report(run.path)}")
 
 
 def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
@@ -275,30 +267,8 @@ def evaluate(
             f"calibrate fits a temperature to the validation images by the run's own views, received {'test' if test else views} too."
         )
     if (folder.path / ENSEMBLE).is_file():
-        return panel.evaluate(folder, test, device, voice, views, "marginalize" if marginalize else "calibrate" if calibrate else "")
-    recipe = Recipe.from_toml(folder.path / "recipe.toml")
-    classifier = load_run(folder.path, device, views)
-    needs_noise(classifier.model, marginalize)
-    torch.set_num_threads(int(recipe.threads))
-    data = open_data(recipe, look(recipe, voice.say), voice.packing)
-    start.same_data(folder, data)
-    rows = data.rows("test" if test else "validation")
-    if not len(rows):
-        raise UsageError(f'"{data.name}" has no test images to evaluate on.')
-    if test:
-        open_test(folder, voice)
-    judge = Judge(data, classifier.loss, classifier.device)
-    found = scored(judge, classifier.model, rows, classifier.views)
-    result = found.scores
-    temperature = temperature_of(folder) if test else None  # the test images fit nothing
-    result["calibration"] = calibration(found.probabilities, found.center.labels, temperature)
-    if marginalize:
-        result["marginalized"] = averaged(judge, classifier.model, found.center, marginalize, recipe.seed)
-    if test or not views:  # a validation score by other views than its own is not the run's
-        folder.update("scores.json", {"test" if test else "validation": result})
-    if not (test or views):
-        predictions_of(found, data).save(folder.path / PREDICTIONS)
-    if calibrate:
-        folder.update("config.json", {"temperature": result["calibration"]["temperature"]})
-    write_report(folder)
+        result = panel.evaluate(folder, test, device, voice, views, "marginalize" if marginalize else "calibrate" if calibrate else "")
+    else:
+        result = evaluation.evaluate(folder, test, device, voice, views, marginalize, calibrate)
+    write_report(folder.path)
     return result

@@ -23,7 +23,7 @@ VERBS = {
     "advise": "Say which stages of a trained net to train on new images, and at what rate.",
     "features": "Write what a stage of a trained net puts out for images to a file.",
     "compare": "Say where runs differ: recipes, scores on the same images, cost.",
-    "report": "Write a run's story as one HTML file.",
+    "report": "Write the story of a run or a study as one HTML file.",
     "runs": "List and prune runs.",
     "parts": "List every part there is.",
     "describe": "Account for a network layer by layer, or set several side by side.",

@@ -51,7 +51,7 @@ def compare(
     result = comparison(found)
     if html:
         from goodfit.core.files import write
-        from goodfit.report.comparison import render
+        from goodfit.report.pages.comparison import render
 
         write(html, render(result))
     if json:

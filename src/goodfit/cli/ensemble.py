@@ -44,15 +44,17 @@ def ensemble(
     """
     from json import dumps
 
+    from goodfit.report.page import write_report
     from goodfit.study.ensemble import ensemble as make
     from goodfit.watch.voice import Terminal
 
     voice = Terminal()
     run = make(runs, out, select, soup, final, device, voice)
+    page = write_report(run.path)
     if json:
         print(dumps({"ensemble": str(run.path), **run.read("ensemble.json"), **run.read("scores.json")}))
         return
-    for line in told(run):
+    for line in [*told(run), f"Report: {page}"]:
         voice.say(line)
 
 

@@ -1,17 +1,20 @@
-"""goodfit report: the run's story as one HTML file."""
+"""goodfit report: the story of a run or a study as one HTML file."""
 
 from __future__ import annotations
 
+from pathlib import Path
 
-def report(run: str, /) -> None:
-    """Write the report of a run anew, finished or not, and print its path. It needs neither the data nor a network.
+
+def report(folder: Path, /) -> None:
+    """Write the report of a run, an ensemble, a search or folds anew, finished or not, and print its path.
+
+    It needs neither the data nor a network.
 
     Parameters
     ----------
-    run
-        The run folder, such as runs/latest.
+    folder
+        The folder, such as runs/latest or that of goodfit search --out.
     """
-    from goodfit.core.run import Run
     from goodfit.report.page import write_report
 
-    print(write_report(Run.open(run)))
+    print(write_report(folder))

@@ -92,6 +92,7 @@ def search(
     from json import dumps
 
     from goodfit.core.progress import Length
+    from goodfit.report.page import write_report
     from goodfit.study.results import keep, results, table
     from goodfit.watch.voice import Terminal
 
@@ -120,7 +121,7 @@ def search(
         found = results(there)
         keep(there, found)
         voice.say(table(found))
-        voice.say(f"Search: {there.study}")
+        voice.say(f"Search: {there.study}\nReport: {write_report(there.study)}")
     if manners.json:
         print(dumps({"search": str(there.study), **found.plain()}))
 

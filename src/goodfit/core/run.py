@@ -46,8 +46,7 @@ class Run:
         folder = Path(path)
         if (folder / "recipe.toml").is_file():
             return Run(folder)
-        there = [str(run.path) for run in runs(folder if folder.is_dir() else folder.parent)]
-        raise UsageError(f'Expected a run folder at "{folder}", found none.' + (f" There is: {', '.join(there[-5:])}." if there else ""))
+        raise none_there("a run folder", folder)
 
     def point_latest(self) -> None:
         """Let `latest` beside this folder point to it, where the system has links."""
@@ -128,6 +127,12 @@ def refuse_taken(path: Path) -> None:
     if path.exists() and (any(path.glob("checkpoints/*")) or any(file.name not in begun for file in path.iterdir())):
         there = ", or continue that run with --resume auto" if (path / "recipe.toml").is_file() else ""
         raise UsageError(f'"{path}" is not empty: choose another --out{there}.')
+
+
+def none_there(what: str, folder: Path) -> UsageError:
+    """The error of a place that does not hold `what` was expected; the sentence lists the runs nearby."""
+    there = [str(run.path) for run in runs(folder if folder.is_dir() else folder.parent)]
+    return UsageError(f'Expected {what} at "{folder}", found none.' + (f" There is: {', '.join(there[-5:])}." if there else ""))
 
 
 def _fresh(root: Path, stem: str) -> Path:

@@ -1,1 +1,1 @@
-"""The report: one HTML file that tells a training run to a person, made from the run folder alone."""
+"""The report: one HTML file that tells a run or a study to a person, made from its folder alone."""

@@ -27,11 +27,14 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Lines over training. `unit` is `percent` or empty; `marks` are (x, label) of vertical lines; `per_epoch` are steps an epoch."""
+    """Lines over training, or over what `x` says. `unit` is `percent` or empty; `marks` are (x, label) of vertical lines; `per_epoch` are
+    steps an epoch.
+    """
 
     title: str
     series: tuple[Series, ...]
     caption: str = ""
+    x: str = "step"
     unit: str = ""
     log: bool = False
     marks: tuple[tuple[float, str], ...] = ()
@@ -79,6 +82,7 @@ def draw(chart: Chart) -> Html:
         return NOTHING
     data = {
         "title": chart.title,
+        "x": chart.x,
         "unit": chart.unit,
         "log": chart.log,
         "perEpoch": chart.per_epoch,

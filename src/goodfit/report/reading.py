@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from goodfit.core import words
-from goodfit.report.markup import percent, points, significant
+from goodfit.report.markup import THIN, percent, points, significant
 from goodfit.report.record import Record, at, number, rows
 
 SMALL, CLEAR, LARGE = 0.02, 0.05, 0.10  # gaps between training and validation accuracy that are worth a word
@@ -150,6 +150,8 @@ def honesty_said(record: Record) -> str:
             times = words.count(len(openings), "time")
             return f"The test split has been opened {times}: each look that led to a change makes its figure lean higher."
         return ""
+    if number(record.ensemble, "tests_seen"):
+        return ""
     images = number(record.about, "data", "splits", "test")
     chosen = record.state == "stopped early"
     best = " Validation also chose which weights to keep, so its figure may lean a little high." if chosen else ""
@@ -159,11 +161,31 @@ def honesty_said(record: Record) -> str:
     return (best + waiting).strip()
 
 
+def gain_said(record: Record) -> list[str]:
+    """What an ensemble is ahead of the best of its models, whether that could be luck, and what flatters it."""
+    split = "test" if at(record.scores, "test") else "validation"
+    found = at(record.scores, split, "gain")
+    difference, (low, high) = number(found, "difference"), interval(at(found, "interval"))
+    said = []
+    if difference is not None and low is not None and high is not None:
+        far = f"{points(difference)} {'ahead of' if difference > 0 else 'behind'}" if difference else "level with"
+        luck = ", which could be luck" if low <= 0 <= high else ""
+        p, between = number(found, "p"), f"95{THIN}% interval {100 * low:+.2f} to {100 * high:+.2f}"
+        tossed = f", McNemar's p = {significant(p, 2)}" if p is not None else ""
+        said.append(f"On {split} it is {far} the best single model ({between} points, the same images{tossed}){luck}.")
+        if split == "validation" and at(record.ensemble, "select") == "greedy":
+            said.append("The models were chosen by these validation images, so the gain is flattered; test images alone tell it.")
+    if seen := number(record.ensemble, "tests_seen"):
+        said.append(f"{words.count(int(seen), 'test image')} had a part in training some of the models: there is no honest test score.")
+    return said
+
+
 def findings(record: Record) -> list[str]:
     """Every sentence that has something to say, the most pressing first."""
     found = gap(record)
     sentences = [
         state_said(record),
+        *gain_said(record),
         gap_said(found) if found else "",
         trend_said(record),
         balance_said(record),

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from goodfit.core.run import Run
+from goodfit.core.run import ENSEMBLE, Run
 
 
 def at(tree: object, *keys: str) -> Any:
@@ -31,6 +31,12 @@ def number(tree: object, *keys: str) -> float | None:
     return finite(at(tree, *keys))
 
 
+def share(tree: object, *keys: str) -> float | None:
+    """The number from 0 to 1 under nested keys, None where there is none."""
+    value = number(tree, *keys)
+    return value if value is not None and 0 <= value <= 1 else None
+
+
 def rows(value: object) -> list[dict[str, Any]]:
     """The dictionaries of a list; anything else counts as no rows."""
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
@@ -41,20 +47,66 @@ def texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
 
 
+def items(value: object) -> list[tuple[str, Any]]:
+    """The keys of a dictionary as text, with their values; anything else counts as none."""
+    return [(str(key), inner) for key, inner in value.items()] if isinstance(value, dict) else []
+
+
+class Files:
+    """The files of a folder as dictionaries: empty where they are missing, and where they do not read, which `damaged` then names."""
+
+    def __init__(self, folder: Run) -> None:
+        self.folder = folder
+        self.damaged: list[str] = []
+
+    def json(self, file: str) -> dict[str, Any]:
+        """The content of a JSON file."""
+        try:
+            found: Any = self.folder.read(file)
+        except (ValueError, OSError):
+            found = None
+        if not isinstance(found, dict):
+            self.damaged.append(file)
+            return {}
+        return found
+
+    def toml(self, file: str) -> tuple[str, dict[str, Any]]:
+        """The text of a TOML file, and its content."""
+        text = ""
+        try:
+            text = (self.folder.path / file).read_text(encoding="utf-8")
+            return text, tomllib.loads(text)
+        except FileNotFoundError:
+            return "", {}
+        except (ValueError, OSError):
+            self.damaged.append(file)
+            return text, {}
+
+    def source(self, what: str, version: object = "") -> str:
+        """The sentence that says what a page was made from."""
+        by = f" by Goodfit {version}" if version else ""
+        damaged = f" Not readable there: {', '.join(self.damaged)}." if self.damaged else ""
+        return f"Made from the {what} {self.folder.name}{by}.{damaged}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a run folder says: its files as dictionaries, its log by kind of line, and the names of files that do not read."""
+    """What the folder of a run or an ensemble says: its files as dictionaries, its log by kind of line, and the files it was read from.
+    `ensemble` is None for a run, which is what tells them apart.
+    """
 
     run: Run
     recipe: dict[str, Any]
     recipe_text: str
     about: dict[str, Any]
     scores: dict[str, Any]
+    config: dict[str, Any]
+    ensemble: dict[str, Any] | None
     worst: list[dict[str, Any]]
     train: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
-    damaged: tuple[str, ...]
+    files: Files
 
     @property
     def state(self) -> str:
@@ -95,30 +147,15 @@ class Record:
 
 
 def read_record(run: Run) -> Record:
-    """Read a run folder; files that are there but do not read are named in `damaged`."""
-    damaged: list[str] = []
-
-    def content(file: str) -> dict[str, Any]:
-        try:
-            found: Any = run.read(file)
-        except (ValueError, OSError):
-            found = None
-        if not isinstance(found, dict):
-            damaged.append(file)
-            return {}
-        return found
-
-    recipe_text, recipe = "", {}
-    try:
-        recipe_text = (run.path / "recipe.toml").read_text()
-        recipe = tomllib.loads(recipe_text)
-    except (ValueError, OSError):
-        damaged.append("recipe.toml")
+    """Read the folder of a run or an ensemble."""
+    files = Files(run)
+    recipe_text, recipe = files.toml("recipe.toml")
+    ensemble = files.json(ENSEMBLE) if (run.path / ENSEMBLE).is_file() else None
     lines = _log(run)
     kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in ("train", "evaluate", "event")}
     return Record(
-        run, recipe, recipe_text, content("about.json"), content("scores.json"), rows(content("worst.json").get("images")),
-        kinds["train"], kinds["evaluate"], kinds["event"], tuple(damaged),
+        run, recipe, recipe_text, files.json("about.json"), files.json("scores.json"), files.json("config.json"), ensemble,
+        rows(files.json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.core.files import cache_home, write
+from goodfit.core.interval import wilson
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.store import hashed
@@ -22,7 +23,6 @@ from goodfit.recipe import start
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
 from goodfit.study.probe import Softmax
-from goodfit.training.evaluate import wilson
 from goodfit.watch.voice import Silent, Voice
 
 FILE = "baselines.json"

@@ -12,6 +12,7 @@ import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write
+from goodfit.core.interval import wilson
 from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run, refuse_taken
 from goodfit.data.dataset import Dataset
@@ -26,7 +27,6 @@ from goodfit.recipe.source import look, open_data
 from goodfit.study.copies import Train, standard_error
 from goodfit.study.folds import FOLDS, Folds, deal, groups_of, sizes_said
 from goodfit.training.calibration import calibration
-from goodfit.training.evaluate import wilson
 from goodfit.watch.voice import Voice
 
 DONE = ("finished", "stopped early")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,11 +14,10 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import fold
 from goodfit.core.contracts import Loss
 from goodfit.core.device import autocast, seed_noise
+from goodfit.core.interval import wilson
 from goodfit.training.gradient import heads
 from goodfit.training.noise import evaluating
 from goodfit.training.running import running_means
-
-Z = 1.959963984540054  # two-sided 95 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +105,6 @@ def scores(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
         ],
         "confusion": confusion.tolist(),
     }
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): honest near 0 and 1, and for few images."""
-    p, z2 = right / n, Z * Z / n
-    center, half = (p + z2 / 2) / (1 + z2), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def balanced_interval(right: np.ndarray, images: np.ndarray, draws: int = 2000) -> tuple[float, float]:

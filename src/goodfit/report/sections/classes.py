@@ -16,20 +16,21 @@ def classes(record: Record) -> Html:
     if not found:
         return NOTHING
     taken = _taken_for(record)
-    counts = at(record.about, "data", "counts")
+    counts = at(record.about, "data", "counts") if record.ensemble is None else None  # its models may have other splits
     lines: list[list[Child]] = []
     for row in sorted(found, key=_accuracy):
         name, accuracy, images = str(row.get("name", "")), number(row, "accuracy"), number(row, "images")
         trained = counts.get(name) if isinstance(counts, dict) else None
         on = finite(trained[0]) if isinstance(trained, list) and trained else None
+        to_train = [f"{on:,.0f}" if on is not None else ""] if counts else []
         lines.append([
             name, bar(accuracy), percent(accuracy) if images != 0 else "no images",
-            f"{images:,.0f}" if images is not None else "", f"{on:,.0f}" if on is not None else "", taken.get(name, ""),
+            f"{images:,.0f}" if images is not None else "", *to_train, taken.get(name, ""),
         ])  # fmt: skip
     shown = record.shown
     columns = [
         Column("Class"), Column("", "wide"), Column("Accuracy", "number"), Column(f"Images in {shown}", "number"),
-        Column("Images to train on", "number"), Column("Most often taken for"),
+        *([Column("Images to train on", "number")] if counts else []), Column("Most often taken for"),
     ]  # fmt: skip
     intro = "The fewer images a class has, the less its figure means: with 50 images it is easily 10 points off."
     if len(lines) <= MOST_OPEN:

@@ -17,18 +17,20 @@ def data(record: Record) -> Html:
     if not isinstance(found, dict) or not found:
         return section("data", "Data", paragraph("The run says nothing about its data."))
     notes = texts(found.get("notes"))
+    alone = record.ensemble is None  # the models of an ensemble may each see the images in a way of their own
     return section(
         "data",
         "Data",
+        None if alone else paragraph("The images and splits of the first of its models."),
         facts([
             ("Name", at(found, "name")),
             ("Images", _images(found)),
             ("Classes", f"{len(texts(found.get('classes'))):,}" if texts(found.get("classes")) else None),
             *((f"In {split}", f"{n:,.0f}") for split in SPLITS if (n := number(found, "splits", split)) is not None),
-            ("Seen by the model at", _box(found.get("size"), found.get("channels"))),
-            ("Stored at", _box(found.get("box"), None)),
-            ("Channel means", _numbers(found.get("mean"))),
-            ("Channel deviations", _numbers(found.get("std"))),
+            ("Seen by the model at", _box(found.get("size"), found.get("channels")) if alone else None),
+            ("Stored at", _box(found.get("box"), None) if alone else None),
+            ("Channel means", _numbers(found.get("mean")) if alone else None),
+            ("Channel deviations", _numbers(found.get("std")) if alone else None),
             ("Digest", tag("code", str(found["digest"])[:16]) if found.get("digest") else None),
             ("Digest of the splits", tag("code", str(found["split_digest"])[:16]) if found.get("split_digest") else None),
         ]),

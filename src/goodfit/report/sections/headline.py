@@ -6,24 +6,35 @@ from goodfit.core import words
 from goodfit.report.markup import NOTHING, THIN, Html, bar, joined, listed, millions, percent, tag, with_code
 from goodfit.report.reading import findings, gap, interval
 from goodfit.report.record import Record, at, number, rows, texts
+from goodfit.report.sections.ensemble import made_of
 
 
 def headline(record: Record) -> Html:
     """The title, the accuracy, the accuracies side by side, and the findings."""
-    data = str(at(record.about, "data", "name") or record.recipe.get("data") or record.run.name)
     state = record.state
     return tag(
         "header",
-        tag("p.eyebrow", "Goodfit training report", tag("span.state", state) if state and state != "finished" else None),
-        tag("h1", data.rstrip("/").rpartition("/")[2] or data),
-        tag("p.subtitle", trained(record)),
         tag(
-            "div.result",
-            figure(record),
-            tag("div.findings", tag("h2", "What this says"), listed([with_code(sentence) for sentence in findings(record)])),
+            "p.eyebrow",
+            f"Goodfit {'training' if record.ensemble is None else 'ensemble'} report",
+            tag("span.state", state) if state and state != "finished" else None,
         ),
+        tag("h1", titled(at(record.about, "data", "name") or record.recipe.get("data") or record.run.name)),
+        tag("p.subtitle", trained(record) if record.ensemble is None else made_of(record)),
+        result(figure(record), findings(record)),
         measures(record),
     )
+
+
+def titled(data: object) -> str:
+    """What the images are called: their path's last name."""
+    return str(data).rstrip("/").rpartition("/")[2] or str(data)
+
+
+def result(figure: Html, sentences: list[str]) -> Html:
+    """The figure in large type, beside what it says."""
+    said = listed([with_code(sentence) for sentence in sentences])
+    return tag("div.result", figure, tag("div.findings", tag("h2", "What this says"), said) if sentences else None)
 
 
 def trained(record: Record) -> str:
@@ -54,18 +65,19 @@ def figure(record: Record) -> Html:
             images = number(record.scores, split, "images")
             return tag(
                 "div.figure",
-                _large(accuracy),
+                large(accuracy),
                 tag("p", tag("strong", f"accuracy on {split}"), f", {words.count(int(images), 'image')}" if images else None),
                 tag("p.dim", f"95{THIN}% interval {percent(low)} to {percent(high)}") if low is not None else None,
             )
     for line in reversed(record.evaluations):
         accuracy = number(line, "validation", "accuracy")
         if accuracy is not None:
-            return tag("div.figure", _large(accuracy), tag("p", f"validation accuracy so far, at {record.when(line.get('step'))}"))
+            return tag("div.figure", large(accuracy), tag("p", f"validation accuracy so far, at {record.when(line.get('step'))}"))
     return tag("div.figure", tag("p.big", "–"), tag("p", "accuracy not measured"))
 
 
-def _large(accuracy: float) -> Html:
+def large(accuracy: float) -> Html:
+    """An accuracy in the largest type there is."""
     return tag("p.big", f"{100 * accuracy:.1f}", tag("span", f"{THIN}%"))
 
 
@@ -94,6 +106,7 @@ def measures(record: Record) -> Html:
         low, high = interval(at(scores, "balanced_interval"))
         lines.append((f"{name}, balanced over classes", "", number(scores, "balanced_accuracy"), low, high))
         lines.append((f"{name}, top five", "", number(scores, "top5"), None, None))
+        lines.append((f"{name}, the best single model", "", number(scores, "gain", "single"), None, None))
     if found and number(record.scores, "validation", "accuracy") is None:
         lines.append(("Validation", "main", found.validation, None, None))
     if found:

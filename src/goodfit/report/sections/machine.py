@@ -31,11 +31,13 @@ def machine(record: Record) -> Html:
 
 def openings(record: Record) -> Html:
     """How often the test split was looked at, and when."""
-    found = rows(at(record.about, "openings"))
+    found, seen = rows(at(record.about, "openings")), number(record.ensemble, "tests_seen")
     if not found:
         images = number(record.about, "data", "splits", "test")
         said = "Not opened." if images is None else "There is no test split, so it was not opened."
-        if images:
+        if images and seen:
+            said = f"Not opened: {words.count(int(seen), 'image')} of it had a part in training some of the models."
+        elif images:
             said = f"Not opened. Its {words.count(int(images), 'image')} had no part in this run, so they can still give one honest figure."
         return section("openings", "Test split", paragraph(said))
     told = f"Opened {words.count(len(found), 'time')}."

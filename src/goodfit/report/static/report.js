@@ -55,11 +55,11 @@
       width, height: spec.height,
       scales: {x: {time: false}, y},
       axes: [
-        {...axis(), grid: {stroke: color("--line"), width: 1}, size: 22, label: scale === 1 ? "step" : "epoch", values: (u, vs) => vs.map((v) => significant(v, 6))},
+        {...axis(), grid: {stroke: color("--line"), width: 1}, size: 22, label: scale === 1 ? spec.x : "epoch", values: (u, vs) => vs.map((v) => significant(v, 6))},
         {...axis(), size: 52, values: (u, vs) => vs.map((v) => tick(spec, v))},
       ],
       series: [
-        {label: scale === 1 ? "step" : "epoch", value: legend((v) => v == null ? "–" : scale === 1 ? String(v) : v.toFixed(1))},
+        {label: scale === 1 ? spec.x : "epoch", value: legend((v) => v == null ? "–" : scale === 1 ? significant(v, 6) : v.toFixed(1))},
         ...spec.series.map((s) => ({label: s.label, ...styles[s.style](), value: legend((v) => value(spec, v)), points: {show: s.x.length < 40 && s.style !== "edge", size: 5, fill: color("--card")}})),
       ],
       legend: {markers: {width: 2, dash: (u, i) => u.series[i].dash ? "dashed" : "solid"}},

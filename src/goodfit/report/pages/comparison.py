@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
-from goodfit.core.run import Run
 from goodfit.report.figures import Chart, Series, draw
+from goodfit.report.frame import framed
 from goodfit.report.markup import NOTHING, Column, Html, listed, millions, paragraph, percent, section, significant, table, tag
-from goodfit.report.page import head, scripts
-from goodfit.report.record import read_record
 
 STYLES = ("accent", "ink", "dashed", "faint", "edge")
 
@@ -20,20 +16,14 @@ def render(found: dict[str, Any]) -> str:
     """The comparison that `goodfit compare --json` prints, as one HTML text."""
     rows = found["runs"]
     title = f"{words.count(len(rows), 'run')} compared"
-    record = dataclasses.replace(read_record(Run(Path(rows[0]["path"]))), about={"data": {"name": title}})
-    body = tag(
-        "body",
-        tag(
-            "main",
-            tag("header", tag("p.eyebrow", "Goodfit comparison"), tag("h1", title)),
-            scores(found),
-            pairs(found),
-            recipes(found),
-            curves(rows),
-        ),
-        *(tag("script", Html(script)) for script in scripts()),
+    parts = (
+        ("scores", "Scores", scores(found)),
+        ("pairs", "Image by image", pairs(found)),
+        ("recipes", "Recipes", recipes(found)),
+        ("curves", "Curves", curves(rows)),
     )
-    return f'<!doctype html>\n<html lang="en">{head(record)}{body}</html>\n'
+    header = tag("header", tag("p.eyebrow", "Goodfit comparison"), tag("h1", title))
+    return framed(f"{title} · Goodfit comparison", header, parts, "Made from the folders of the runs.")
 
 
 def scores(found: dict[str, Any]) -> Html:
@@ -102,5 +92,5 @@ def curves(rows: list[dict[str, Any]]) -> Html:
     """Validation accuracy over the budget, all runs in one chart."""
     drawn = [row for row in rows if row["curve"]]
     series = [Series(row["letter"], [(t, y) for t, y in row["curve"]], STYLES[place % len(STYLES)]) for place, row in enumerate(drawn)]
-    chart = draw(Chart("Validation accuracy", tuple(series), "Over the share of the budget.", unit="percent", height=320))
+    chart = draw(Chart("Validation accuracy", tuple(series), x="share of the budget", unit="percent", height=320))
     return section("curves", "Curves", tag("div.charts.large", chart)) if chart else NOTHING
