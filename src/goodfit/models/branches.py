@@ -44,7 +44,7 @@ class Tapped(nn.Module):
     """Children one after the other, and in training auxiliary heads on what some of them put out.
 
     `heads` are children by the name of the child they tap. [B, C, H, W] -> logits [B, K]; in training, with heads, (logits, pairs of
-    their logits and `weight`), as `goodfit.training.gradient.heads` takes them.
+    their logits and `weight`), as `goodfit.training.heads.heads` takes them.
     """
 
     def __init__(
