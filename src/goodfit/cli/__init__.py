@@ -39,7 +39,7 @@ def application() -> cyclopts.App:
         version_flags=["--version"],
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main says in a sentence what is kept
-        default_parameter=cyclopts.Parameter(show_default=worth_showing),
+        default_parameter=cyclopts.Parameter(show_default=worth_showing, negative=""),  # no --no-json, no --empty-use
         console=None,
     )
     for verb, sentence in VERBS.items():
