@@ -9,6 +9,7 @@ import time
 import cyclopts
 import psutil
 
+from goodfit.cli.faults import fault
 from goodfit.core.errors import GoodfitError, Interrupted, UsageError
 
 VERBS = {
@@ -69,6 +70,11 @@ def main() -> None:
         leave(Interrupted("Stopped; what was packed or trained so far is kept, and the same command goes on from there."))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; nothing to say
+    except Exception as error:
+        said = None if os.environ.get("GOODFIT_TRACEBACK") else fault(error)
+        if said is None:
+            raise
+        leave(said)
 
 
 def leave(error: GoodfitError) -> None:
