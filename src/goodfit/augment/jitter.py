@@ -183,6 +183,7 @@ class PCA(Color):
     Source: Krizhevsky et al. 2012 (AlexNet: sigma 0.1); CS231n, training neural networks II (color jitter by PCA).
     """
 
+    dial: ClassVar[str] = "sigma"
     sigma: NonNegative = 0.1
     p: Share = 1.0
     _components: tuple[tuple[float, ...], ...] = dataclasses.field(default=((0.1, 0.1, 0.1),), repr=False, compare=False)
@@ -190,10 +191,6 @@ class PCA(Color):
     def bind(self, facts: Any) -> Self:
         """With the eigenvectors of the training images' covariance, each times its eigenvalue."""
         return dataclasses.replace(self, _components=principal(facts.covariance))
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, sigma=self.sigma * strength)
 
     def draw(self, chance: Chance, t: float) -> Tensor:
         ways = chance.at("a").normal(std=self.sigma, n=len(self._components)).double() * chance.at("p").chosen(self.p)[:, None]
