@@ -19,6 +19,7 @@ from goodfit.augment.blur import Blur, Sharpness
 from goodfit.augment.noise import Noise
 from goodfit.augment.tone import Autocontrast, Equalize, Gamma, Posterize, Solarize
 from goodfit.core.batch import Batch, one_hot
+from goodfit.core.catalog import Catalog, spell
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
 
@@ -261,6 +262,33 @@ def test_milder_parts(part: Any, milder: Any) -> None:
 def test_ranges_the_wrong_way_round_are_said(make: Any) -> None:
     with pytest.raises(UsageError, match=r"to be \(low, high\) with low <= high, received"):
         make((0.9, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("short", "meant"),
+    [
+        ("noise(0.2)", "noise((0, 0.2))"),
+        ("blur(2)", "blur((0, 2))"),
+        ("hue(0.1)", "hue((-0.1, 0.1))"),
+        ("lens(0.2)", "lens((-0.2, 0.2))"),
+        ("brightness(0.4, p=0.5)", "brightness((0.6, 1.4), p=0.5)"),
+        ("saturation(1.5)", "saturation((0, 2.5))"),
+        ("gamma(exponent=0.3)", "gamma((0.7, 1.3))"),
+        ("posterize(4)", "posterize((4, 4))"),
+        ("solarize(0.5)", "solarize((0.5, 0.5))"),
+    ],
+)
+def test_a_number_stands_for_a_range(short: str, meant: str) -> None:
+    """As far as that from what changes nothing, as jitter(0.4) is; a fixed number where nothing changes nothing."""
+    known = Catalog(["goodfit.augment"])
+    assert known.make(short, "augment") == known.make(meant, "augment")
+    assert known.make(spell(known.make(short, "augment"), full=True), "augment") == known.make(meant, "augment")
+
+
+@pytest.mark.parametrize("text", ["noise(-0.1)", "lens(0.5)", "hue(0.6)", "gamma(1)", "posterize(4.5)", "blur(True)", "solarize(white)"])
+def test_a_number_that_makes_no_range_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=rf"{text.partition('(')[0]}: expected \w+ to be "):
+        Catalog(["goodfit.augment"]).make(text, "augment")
 
 
 def test_drawn_numbers_keep_to_their_ranges() -> None:

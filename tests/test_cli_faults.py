@@ -175,6 +175,54 @@ def test_a_bug_is_not_hidden(photos: Path, tmp_path: Path, monkeypatch: pytest.M
     assert Run(tmp_path / "run").read("about.json")["state"] == "failed"
 
 
+OWN = """
+import dataclasses
+from goodfit.core.contracts import Augment, Model
+from torch import nn
+
+def halved(batch):
+    {fault}
+    return batch
+
+@dataclasses.dataclass(frozen=True)
+class MyShift(Augment):
+    p: float = 1.0
+
+    def __call__(self, batch, chance, t):
+        return halved(batch)
+
+class Net(nn.Linear):
+    def forward(self, x):
+        {fault}
+        return super().forward(x.flatten(1))
+
+@dataclasses.dataclass(frozen=True)
+class MyNet(Model):
+    def __call__(self, classes, channels, size):
+        return Net(channels * size[0] * size[1], classes)
+"""
+
+
+@pytest.mark.parametrize(("seat", "text", "part", "line"), [("augment", "flip | my_shift", "my_shift", 7), ("model", "my_net", "Net", 19)])
+def test_an_error_in_a_part_of_ones_own_is_said(photos: Path, tmp_path: Path, seat: str, text: str, part: str, line: int) -> None:
+    """A sentence with the part, the file and the line; the run says that it failed."""
+    mine = tmp_path / "my_parts.py"
+    mine.write_text(OWN.format(fault="batch = {'images': 1}['targets']" if seat == "augment" else "assert not self.training"))
+    said = train(photos, tmp_path / "run", "--use", mine, **{seat: text})
+    kind = "KeyError: 'targets'" if seat == "augment" else "AssertionError."
+    refused(said, 1, f'Your part "{part}" failed at "{mine}", line {line}: {kind}', "GOODFIT_TRACEBACK=1")
+    assert Run(tmp_path / "run").read("about.json")["state"] == "failed"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises((KeyError, AssertionError)):
+        patch.setenv("GOODFIT_TRACEBACK", "1")
+        train(photos, tmp_path / "again", "--use", mine, **{seat: text})
+
+
+def test_ctrl_c_in_a_part_of_ones_own_is_no_fault_of_it(photos: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "my_parts.py"
+    mine.write_text(OWN.format(fault="raise KeyboardInterrupt"))
+    refused(train(photos, tmp_path / "run", "--use", mine, augment="my_shift"), 130, "Stopped;")
+
+
 # ---- afterwards --------------------------------------------------------------------------------------------------------------------
 
 

@@ -140,6 +140,19 @@ def test_recipe_file_then_set_then_options(photos: Path, tmp_path: Path) -> None
     assert not (tmp_path / "preset").exists(), "--dry leaves nothing"
 
 
+def test_copies_say_the_plan_once(photos: Path, tmp_path: Path) -> None:
+    """--seeds trains copies: the plan stands before the first, a line before each, and a dry run says no more of the others."""
+    said = train(photos, tmp_path / "run", "--seeds", "3", "--plot-schedule")
+    copies = [line for line in said.err.splitlines() if line.startswith("Copy ")]
+    assert said.code == 0 and copies == [f"Copy {k + 1} of 3: seed {k}." for k in range(3)]
+    for words in ("classes, ", "storage = ", "parameters; 2 epochs in steps", "learning rate"):
+        assert said.err.count(words) == 1, words
+    assert said.err.index("parameters; 2 epochs") < said.err.index("Copy 2 of 3")
+    assert said.err.count("100 %  step") == said.err.count("Report: ") == 3
+    dry = train(photos, tmp_path / "dry", "--seeds", "3", "--dry")
+    assert dry.code == 0 and dry.err.count("storage = ") == 1
+
+
 def test_lr_needs_an_optimizer_with_a_rate(photos: Path, tmp_path: Path) -> None:
     refused(train(photos, tmp_path / "run", "--lr", "0.1", optimizer="torch.optim.Adadelta(lr=0.5)"), 2, "has no setting lr to replace")
 

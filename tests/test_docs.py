@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 import os
@@ -135,8 +136,9 @@ def test_every_command_is_understood(page: str, command: str, example: Path, mon
     if function.__name__ == "train":
         given = bound.arguments
         shorts = given.get("shorts")
-        file = "" if shorts is None or shorts.recipe.startswith("runs/") else shorts.recipe
-        recipe = assemble(given.get("data", ""), file, given.get("options"), shorts.set if shorts else [], shorts.use if shorts else [])
+        if shorts is not None and shorts.recipe.startswith("runs/"):
+            shorts = dataclasses.replace(shorts, recipe="")
+        recipe = assemble(given.get("data", ""), shorts, given.get("options"))
         assert parts(recipe, catalog(recipe.use))
     if function.__name__ == "parts":
         known = catalog(bound.arguments.get("use") or [])

@@ -21,7 +21,7 @@ from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear
 from goodfit.models.mlp import Mlp
 from goodfit.models.stages import Stage, head, stages
-from goodfit.training.gradient import heads
+from goodfit.training.heads import heads
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 CASES = [(1, (8, 8)), (3, (32, 24)), (4, (33, 47))]

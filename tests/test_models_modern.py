@@ -25,7 +25,8 @@ from goodfit.models.branches import Branches
 from goodfit.models.mobilenet import InvertedResidual, layer
 from goodfit.models.resnet import Block, Padding, PreactBlock
 from goodfit.models.stages import head, stages
-from goodfit.training.gradient import gradient, heads
+from goodfit.training.gradient import gradient
+from goodfit.training.heads import heads
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 KEYS = json.loads((Path(__file__).parent / "torchvision_keys.json").read_text())

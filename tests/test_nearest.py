@@ -126,6 +126,7 @@ def test_the_command_says_what_it_does(run: tuple[Run, str]) -> None:
     assert "nearest(3) has memorized 56 training images; nothing is to be trained, so no steps are made" in said
     assert "augment = none  (the training images are memorized as they are: nearest(3) has nothing to train)" in said
     assert "images/s" not in said, "nothing is measured"
+    assert "budget" not in said and "in steps of" not in said, "no steps are made"
     assert [row["kind"] for row in rows_of(run[0])] == ["evaluate"]
     assert run[0].read("about.json")["state"] == "finished"
 

@@ -30,7 +30,8 @@ from goodfit.losses.mse import Mse
 from goodfit.losses.penalty import L2
 from goodfit.losses.softmax import Softmax
 from goodfit.optim.bfgs import Bfgs
-from goodfit.optim.groups import Flat, optimizer_for
+from goodfit.optim.flat import Flat
+from goodfit.optim.groups import optimizer_for
 from goodfit.optim.lbfgs import Lbfgs
 from goodfit.optim.line_search import Point, strong_wolfe
 from goodfit.optim.newton import Newton

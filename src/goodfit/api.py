@@ -41,7 +41,7 @@ class Manner:
     """How a training is carried out, beside what it trains: where it is written, whether it goes on with an earlier run, who hears of it.
 
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` prints the plan and stops; `plot`
-    draws the learning rate; `started` is the clock time that a budget in minutes counts from.
+    draws the learning rate; `started` is the clock time that a budget in minutes counts from; with `told` the plan is not said again.
     """
 
     out: Path | None = None
@@ -51,6 +51,7 @@ class Manner:
     tensorboard: bool = False
     voice: Voice = dataclasses.field(default_factory=Silent)
     started: float = dataclasses.field(default_factory=time.time)
+    told: bool = False
 
 
 def train(
@@ -89,16 +90,15 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
     """Train a recipe anew, or go on with `run`."""
     if run is None and manner.out is not None and not manner.dry:
         refuse_taken(manner.out)  # said before any work
+    voice = Silent() if manner.told else manner.voice
     try:
-        recipe, built, data, chooser, survey, packed = plan_of(
-            resolved(asked, manner.voice) if run is None else asked, manner.voice, run, manner.started
-        )
+        recipe, built, data, chooser, survey, packed = plan_of(resolved(asked, voice) if run is None else asked, voice, run, manner.started)
     except start.Changed:
         if manner.out is not None:
             raise
         return run_owned(asked, None, manner)
     if manner.plot:
-        manner.voice.say(drawn(built))
+        voice.say(drawn(built))
     if manner.dry:
         return None
     seconds = {"data": packed - manner.started, "startup": time.time() - packed}
@@ -203,9 +203,8 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     seconds = run.read("about.json").get("seconds", {})
     parameters = sum(p.numel() for p in built.state.model.parameters())
     spent = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
-    state = "stopped early" if built.state.stopped else "finished"
     cost = {"parameters": parameters, "multiply_adds": multiply_adds(built.state.model, data.preprocess), "seconds": spent}
-    run.update("about.json", {"state": state, "finished": start.now(), **cost})
+    run.update("about.json", {"state": "stopped early" if built.state.stopped else "finished", "finished": start.now(), **cost})
     if not built.plan.lengths.timed:  # else they have been, within the budget
         run.write(baselines.FILE, baselines.baselines(data, baselines.limit(spent["training"])))
     low, high = result["interval"]
@@ -217,7 +216,7 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
 
 def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
     """Train `seeds` copies that differ in their seed alone; returns the mean validation accuracy and its standard error."""
-    return copies.train_seeds(asked, trainer(manner), manner.out, seeds)
+    return copies.train_seeds(asked, trainer(manner), manner.out, seeds, manner.voice)
 
 
 def train_folds(asked: Recipe, manner: Manner, folds: int, groups: Path | None = None) -> dict[str, Any]:
@@ -227,11 +226,12 @@ def train_folds(asked: Recipe, manner: Manner, folds: int, groups: Path | None =
 
 
 def trainer(manner: Manner) -> copies.Train:
-    """What trains one recipe after the other in the same manner; a budget in minutes counts from `manner.started` for the first alone."""
-    first = [manner.started]
+    """What trains one recipe after the other; for the first alone the plan is said, and a budget in minutes counts from `started`."""
+    first = [manner]
 
     def train_one(recipe: Recipe, out: Path | None) -> Run | None:
-        return run_recipe(recipe, dataclasses.replace(manner, out=out, started=first.pop() if first else time.time()))
+        own = first.pop() if first else dataclasses.replace(manner, started=time.time(), told=True)
+        return run_recipe(recipe, dataclasses.replace(own, out=out))
 
     return train_one
 

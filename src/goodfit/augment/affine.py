@@ -83,14 +83,11 @@ class Translate(Geometry):
     neural networks.
     """
 
+    dial: ClassVar[str] = "share"
     share: Share = 0.1
     border: Border = "reflect"
     p: Share = 1.0
     exact: ClassVar[bool] = True
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, share=self.share * strength)
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
         x, y = swings(chance, self.p, 2)
@@ -110,13 +107,10 @@ class Rotate(Geometry):
     neural networks.
     """
 
+    dial: ClassVar[str] = "degrees"
     degrees: Annotated[float, Range(0, 180)] = 15.0
     border: Border = "reflect"
     p: Share = 1.0
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, degrees=self.degrees * strength)
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
         (turn,) = swings(chance, self.p, 1)
@@ -163,13 +157,10 @@ class Shear(Geometry):
     document recognition (horizontal shearing).
     """
 
+    dial: ClassVar[str] = "degrees"
     degrees: Annotated[float, Range(0, below=90)] = 10.0
     border: Border = "reflect"
     p: Share = 1.0
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, degrees=self.degrees * strength)
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
         x, y = (torch.from_numpy(np.tan(np.deg2rad(way.numpy() * self.degrees))) for way in swings(chance, self.p, 2))

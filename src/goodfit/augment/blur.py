@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Self
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from goodfit.augment.chosen import Chosen, on_color
 from goodfit.augment.chunks import chunks
 from goodfit.augment.gather import bordered
-from goodfit.augment.ranges import check_order, drawn, toward
+from goodfit.augment.ranges import Ranged, drawn
 from goodfit.augment.taps import weighted
 from goodfit.core.chance import Chance
 from goodfit.core.settings import NonNegative, Range, Share
@@ -84,8 +84,10 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blur(Chosen):
+class Blur(Ranged, Chosen):
     """Blurs a share `p` of the images by a Gaussian whose standard deviation, in pixels, is drawn evenly from `sigma`.
+
+    blur(2) is blur((0, 2)).
 
     Helps: photos out of focus or of mixed resolution; contrastive learning.
     Hurts: small images, and whenever fine texture is the answer.
@@ -96,21 +98,15 @@ class Blur(Chosen):
     sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
     p: Share = 0.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order(self, "sigma")
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, sigma=toward(0.0, self.sigma, strength))
-
     def change(self, images: Tensor, chance: Chance) -> Tensor:
         return blur(images, drawn(chance.at("sigma"), self.sigma))
 
 
 @dataclasses.dataclass(frozen=True)
-class Sharpness(Chosen):
+class Sharpness(Ranged, Chosen):
     """Smooths (below 1) or sharpens (above 1) a share `p` of the images by a factor drawn evenly from its range; 1 changes nothing.
+
+    sharpness(0.5) is sharpness((0.5, 1.5)).
 
     Helps: images of several cameras, whose firmware sharpens more or less; in policies.
     Hurts: little.
@@ -118,16 +114,9 @@ class Sharpness(Chosen):
     Source: Cubuk et al. 2019, AutoAugment.
     """
 
+    neutral: ClassVar[float | None] = 1.0
     factor: tuple[NonNegative, NonNegative] = (0.1, 1.9)
     p: Share = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order(self, "factor")
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, factor=toward(1.0, self.factor, strength))
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:
         return sharpness(images, drawn(chance.at("factor"), self.factor))

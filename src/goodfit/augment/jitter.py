@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goodfit.augment.color import Color, brightness, compose, contrast, hue, identity, saturation, shift
-from goodfit.augment.ranges import check_order, drawn, toward
+from goodfit.augment.ranges import Ranged, drawn
 from goodfit.core.chance import Chance
 from goodfit.core.settings import NonNegative, Range, Share
 
@@ -21,19 +22,12 @@ Turn = Annotated[float, Range(-0.5, 0.5)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Factor(Color):
+class Factor(Ranged, Color):
     """A color op with one factor an image, drawn evenly from its range; 1 changes nothing, and is what a share 1 - p of the images get."""
 
+    neutral: ClassVar[float | None] = 1.0
     factor: tuple[NonNegative, NonNegative] = (0.6, 1.4)
     p: Share = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order(self, "factor")
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, factor=toward(1.0, self.factor, strength))
 
     def factors(self, chance: Chance) -> Tensor:
         """The factor of each place, [B]."""
@@ -43,6 +37,8 @@ class Factor(Color):
 @dataclasses.dataclass(frozen=True)
 class Brightness(Factor):
     """Multiplies the colors of a share `p` of the images by a factor drawn evenly from its range.
+
+    brightness(0.4) is brightness((0.6, 1.4)).
 
     Helps: when exposure differs between photos of the same thing.
     Hurts: when how bright it is tells the classes apart.
@@ -58,7 +54,7 @@ class Brightness(Factor):
 class Contrast(Factor):
     """Moves colors toward the image's mean gray (below 1) or away from it, by a factor drawn evenly from its range.
 
-    A share 1 - p of the images stays.
+    contrast(0.4) is contrast((0.6, 1.4)). A share 1 - p of the images stays.
 
     Helps: when light or haze differ between photos of the same thing.
     Hurts: faint differences that are the answer.
@@ -74,7 +70,7 @@ class Contrast(Factor):
 class Saturation(Factor):
     """Moves each pixel's color toward its own gray (below 1; 0 is gray) or away from it, by a factor from its range.
 
-    A share 1 - p of the images stays, and so do gray pixels.
+    saturation(0.4) is saturation((0.6, 1.4)). A share 1 - p of the images stays, and so do gray pixels.
 
     Helps: when cameras and light differ in how vivid colors are.
     Hurts: when color is what tells the classes apart.
@@ -89,11 +85,11 @@ class Saturation(Factor):
 
 
 @dataclasses.dataclass(frozen=True)
-class Hue(Color):
+class Hue(Ranged, Color):
     """Turns colors around the gray axis, by a share of a full circle drawn evenly from `turns`: luma and grays stay.
 
-    It is a rotation in YIQ, which is affine, not one in HSV; half a turn gives every color its complement. A share 1 - p of the images
-    stays.
+    It is a rotation in YIQ, which is affine, not one in HSV; half a turn gives every color its complement. hue(0.1) is hue((-0.1, 0.1)).
+    A share 1 - p of the images stays.
 
     Helps: when white balance differs, or things of one class come in any color.
     Hurts: when color is what tells the classes apart.
@@ -102,16 +98,9 @@ class Hue(Color):
     """
 
     tint: ClassVar[bool] = True
+    lowest: ClassVar[float] = -math.inf
     turns: tuple[Turn, Turn] = (-0.1, 0.1)
     p: Share = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order(self, "turns")
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, turns=toward(0.0, self.turns, strength))
 
     def draw(self, chance: Chance, t: float) -> Tensor:
         return hue(drawn(chance, self.turns, self.p))
@@ -194,6 +183,7 @@ class PCA(Color):
     Source: Krizhevsky et al. 2012 (AlexNet: sigma 0.1); CS231n, training neural networks II (color jitter by PCA).
     """
 
+    dial: ClassVar[str] = "sigma"
     sigma: NonNegative = 0.1
     p: Share = 1.0
     _components: tuple[tuple[float, ...], ...] = dataclasses.field(default=((0.1, 0.1, 0.1),), repr=False, compare=False)
@@ -201,10 +191,6 @@ class PCA(Color):
     def bind(self, facts: Any) -> Self:
         """With the eigenvectors of the training images' covariance, each times its eigenvalue."""
         return dataclasses.replace(self, _components=principal(facts.covariance))
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, sigma=self.sigma * strength)
 
     def draw(self, chance: Chance, t: float) -> Tensor:
         ways = chance.at("a").normal(std=self.sigma, n=len(self._components)).double() * chance.at("p").chosen(self.p)[:, None]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Self
+import math
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from goodfit.augment.geometry import Geometry
 from goodfit.augment.maps import Border, Frame, Map
+from goodfit.augment.ranges import Ranged, drawn
 from goodfit.core.chance import Chance
-from goodfit.core.errors import UsageError
 from goodfit.core.settings import Range, Share
 
 Bulge = Annotated[float, Range(above=-1 / 3)]  # below, r(1 + k r^2) would turn back before the corner
@@ -30,11 +31,12 @@ def distorted(points: Tensor, k: Tensor, frame: Frame) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lens(Geometry):
+class Lens(Ranged, Geometry):
     """Bends the image as a lens does: the pixel at radius r from the center is read at r' = r(1 + k r^2), r = 1 at the corners.
 
     `k` is drawn evenly from its range: above 0 is barrel distortion (the image shrinks towards its corners, as under a wide angle), below
-    0 pincushion distortion (it grows there). The pixels beyond are what `border` says; a share 1 - p of the images stays.
+    0 pincushion distortion (it grows there). lens(0.2) is lens((-0.2, 0.2)). The pixels beyond are what `border` says; a share 1 - p of
+    the images stays.
 
     Helps: photos of several cameras and lenses; straight lines that are not the answer.
     Hurts: documents, and whatever is measured.
@@ -43,21 +45,12 @@ class Lens(Geometry):
     (the radial term).
     """
 
+    lowest: ClassVar[float] = -math.inf
     k: tuple[Bulge, Bulge] = (-0.2, 0.2)
     border: Border = "reflect"
     p: Share = 0.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.k[0] > self.k[1]:
-            raise UsageError(f"lens: expected k to be (low, high) with low <= high, received {self.k}.")
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, k=(self.k[0] * strength, self.k[1] * strength))
-
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
-        chosen, even = chance.double(n=2).unbind(1)
-        k = torch.where(chosen < self.p, self.k[0] + even * (self.k[1] - self.k[0]), 0.0)
+        k = drawn(chance, self.k, self.p)
         matrix = torch.eye(2, 3, dtype=torch.float64).repeat(len(k), 1, 1)
         return Map(matrix, frame, lambda points, rows: distorted(points, k[rows], frame), k != 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -77,11 +77,8 @@ class Smooth(Augment):
     Source: Szegedy et al. 2016, Rethinking the Inception architecture.
     """
 
+    dial: ClassVar[str] = "epsilon"
     epsilon: Share = 0.1
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, epsilon=self.epsilon * strength)
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         return batch.but(targets=batch.targets * (1 - self.epsilon) + self.epsilon / batch.targets.shape[1])

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from goodfit.augment.chosen import Chosen, on_color
 from goodfit.augment.chunks import chunks
-from goodfit.augment.ranges import check_order, drawn, toward
+from goodfit.augment.ranges import Ranged, drawn
 from goodfit.core.chance import Chance
 from goodfit.core.settings import NonNegative, Share
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise(Chosen):
+class Noise(Ranged, Chosen):
     """Adds normal noise to every value of a share `p` of the images, each of its own standard deviation, drawn evenly from `std`.
 
-    The values are on a scale of 0 to 1 and clamped. Alpha, the fourth channel, has none.
+    noise(0.2) is noise((0, 0.2)). The values are on a scale of 0 to 1 and clamped. Alpha, the fourth channel, has none.
 
     Helps: grainy photos and sensors; models that lean on single pixels.
     Hurts: small and faint detail; strong noise makes a model blind to texture.
@@ -30,14 +29,6 @@ class Noise(Chosen):
 
     std: tuple[NonNegative, NonNegative] = (0.0, 0.1)
     p: Share = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order(self, "std")
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, std=toward(0.0, self.std, strength))
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:
         return noisy(images, drawn(chance.at("std"), self.std), chance.at("pixels"))

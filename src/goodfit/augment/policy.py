@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class Policy(Augment):
     `strength` scales the levels; autocontrast and equalize, which have none, are done for that share of the images that draw them.
     """
 
+    dial: ClassVar[str] = "strength"
     strength: float
     p: float
     ops: tuple[Op, ...]
@@ -41,10 +42,6 @@ class Policy(Augment):
     def bind(self, facts: Any) -> Self:
         """With the training images' mean color for `border="mean"`."""
         return dataclasses.replace(self, _mean=tuple(facts.mean))  # type: ignore[type-var]
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, strength=self.strength * strength)  # type: ignore[type-var]
 
     @property
     @abstractmethod

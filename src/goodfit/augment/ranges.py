@@ -1,28 +1,53 @@
-"""Ranges of settings that are drawn from, (low, high): their check, milder ones, and the draw."""
+"""Ranges of settings that are drawn from, (low, high): their short form, their check, milder ones, and the draw."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from goodfit.core.catalog import Part, name_of
+from goodfit.core.catalog import name_of
 from goodfit.core.chance import Chance
+from goodfit.core.contracts import Augment
 from goodfit.core.errors import UsageError
+from goodfit.core.settings import settings_of
 
 
-def check_order(part: Part, name: str) -> None:
-    """Raises:
-    UsageError: the range that is the part's setting `name` has its low end above its high one.
+class Ranged(Augment):
+    """An augment whose first setting is a range, (low, high), that a number is drawn from for each image.
+
+    `neutral` is the value that changes nothing, None where there is none. A plain number is how far the range reaches from there, either
+    way, but not below `lowest`; without a neutral value it is both ends.
+
+    Raises:
+        UsageError: the low end is above the high one.
     """
-    low, high = getattr(part, name)
-    if low > high:
-        raise UsageError(f"{name_of(part)}: expected {name} to be (low, high) with low <= high, received {(low, high)}.")
 
+    neutral: ClassVar[float | None] = 0.0
+    lowest: ClassVar[float] = 0.0
 
-def toward(neutral: float, ends: tuple[float, float], strength: float) -> tuple[float, float]:
-    """The range shrunk toward the value that changes nothing, exactly: strength 0 is that value, 1 the range as it is."""
-    low, high = (neutral * (1 - strength) + end * strength for end in ends)
-    return low, high
+    def __post_init__(self) -> None:
+        name = self._range
+        if type(reach := getattr(self, name)) in (int, float):
+            ends = (reach, reach) if self.neutral is None else (max(self.lowest, self.neutral - reach), self.neutral + reach)
+            object.__setattr__(self, name, ends)
+        super().__post_init__()
+        low, high = getattr(self, name)
+        if low > high:
+            raise UsageError(f"{name_of(self)}: expected {name} to be (low, high) with low <= high, received {(low, high)}.")
+
+    def scaled(self, strength: float) -> Self:
+        """The same part with its range shrunk toward the neutral value, exactly: 0 is that value, 1 this part; without one, its `p`."""
+        if self.neutral is None:
+            return super().scaled(strength)
+        ends = tuple(self.neutral * (1 - strength) + end * strength for end in getattr(self, self._range))
+        return dataclasses.replace(self, **{self._range: ends})  # type: ignore[type-var]
+
+    @property
+    def _range(self) -> str:
+        return settings_of(type(self))[0].name
 
 
 def drawn(chance: Chance, ends: tuple[float, float], p: float = 1.0, neutral: float = 0.0) -> Tensor:

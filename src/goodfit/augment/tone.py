@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from goodfit.augment.chosen import Chosen, on_color
 from goodfit.augment.chunks import chunks
-from goodfit.augment.ranges import check_order, drawn, toward
+from goodfit.augment.ranges import Ranged, drawn
 from goodfit.core.chance import Chance
 from goodfit.core.settings import Positive, Range, Share
 
@@ -116,10 +116,10 @@ def _on_levels(images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gamma(Chosen):
+class Gamma(Ranged, Chosen):
     """Raises values (0 to 1) to a power drawn evenly from `exponent`: below 1 shadows open, above 1 they close.
 
-    A share 1 - p of the images stays.
+    gamma(0.3) is gamma((0.7, 1.3)). A share 1 - p of the images stays.
 
     Helps: when exposure or the camera's tone curve differ; black and white stay, where brightness would clip.
     Hurts: when how bright it is tells the classes apart.
@@ -127,25 +127,20 @@ class Gamma(Chosen):
     Source: Poynton 1998, The rehabilitation of gamma.
     """
 
+    neutral: ClassVar[float | None] = 1.0
     exponent: tuple[Positive, Positive] = (0.7, 1.4)
     p: Share = 1.0
     whole: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order(self, "exponent")
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, exponent=toward(1.0, self.exponent, strength))
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:
         return gamma(images, drawn(chance, self.exponent))
 
 
 @dataclasses.dataclass(frozen=True)
-class Posterize(Chosen):
+class Posterize(Ranged, Chosen):
     """Keeps only the highest bits of each value in a share `p` of the images; how many is drawn evenly from `bits`, both ends included.
+
+    posterize(4) is posterize((4, 4)).
 
     Helps: when fine shades mean nothing; in policies.
     Hurts: few bits on small images; when shades are the answer.
@@ -153,21 +148,20 @@ class Posterize(Chosen):
     Source: Cubuk et al. 2019, AutoAugment.
     """
 
+    neutral: ClassVar[float | None] = None
     bits: tuple[Bits, Bits] = (3, 7)
     p: Share = 0.2
     whole: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order(self, "bits")
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:
         return posterize(images, chance.at("bits").integers(self.bits[0], self.bits[1] + 1))
 
 
 @dataclasses.dataclass(frozen=True)
-class Solarize(Chosen):
+class Solarize(Ranged, Chosen):
     """Inverts the values at or above a threshold in a share `p` of the images; the threshold is drawn evenly from its range, 0 to 1.
+
+    solarize(0.5) is solarize((0.5, 0.5)).
 
     Helps: when outlines matter more than what is bright and what is dark; in policies.
     Hurts: when bright and dark tell the classes apart, as in most scans.
@@ -175,13 +169,10 @@ class Solarize(Chosen):
     Source: Cubuk et al. 2019, AutoAugment; Grill et al. 2020, Bootstrap your own latent (p 0.2, threshold 0.5).
     """
 
+    neutral: ClassVar[float | None] = None
     threshold: tuple[Share, Share] = (0.5, 1.0)
     p: Share = 0.2
     whole: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order(self, "threshold")
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:
         return solarize(images, drawn(chance.at("threshold"), self.threshold) * 256)

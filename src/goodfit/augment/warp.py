@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Self
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -37,13 +37,10 @@ class Perspective(Geometry):
     homography of four points).
     """
 
+    dial: ClassVar[str] = "strength"
     strength: Annotated[float, Range(0, 0.6)] = 0.3  # from 2/3 on the corners may leave no convex shape
     border: Border = "reflect"
     p: Share = 0.5
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, strength=self.strength * strength)
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
         draws = chance.double(n=9)
@@ -109,14 +106,11 @@ class Elastic(Geometry):
     units); CS231n, training neural networks II (data augmentation: go crazy).
     """
 
+    dial: ClassVar[str] = "alpha"
     alpha: NonNegative = 0.03
     sigma: Annotated[float, Range(0.01, 1)] = 0.12
     border: Border = "reflect"
     p: Share = 0.5
-
-    def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
-        return dataclasses.replace(self, alpha=self.alpha * strength)
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
         bent = chance.at("p").chosen(self.p) & (self.alpha > 0)

@@ -9,6 +9,7 @@ import time
 import cyclopts
 import psutil
 
+from goodfit.cli.faults import fault
 from goodfit.core.errors import GoodfitError, Interrupted, UsageError
 
 VERBS = {
@@ -39,7 +40,7 @@ def application() -> cyclopts.App:
         version_flags=["--version"],
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main says in a sentence what is kept
-        default_parameter=cyclopts.Parameter(show_default=worth_showing),
+        default_parameter=cyclopts.Parameter(show_default=worth_showing, negative=""),  # no --no-json, no --empty-use
         console=None,
     )
     for verb, sentence in VERBS.items():
@@ -69,6 +70,11 @@ def main() -> None:
         leave(Interrupted("Stopped; what was packed or trained so far is kept, and the same command goes on from there."))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; nothing to say
+    except Exception as error:
+        said = None if os.environ.get("GOODFIT_TRACEBACK") else fault(error)
+        if said is None:
+            raise
+        leave(said)
 
 
 def leave(error: GoodfitError) -> None:

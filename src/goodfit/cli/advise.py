@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
-from goodfit.cli.options import Options, assemble
+from goodfit.cli.options import Options, Shorts, assemble
 
 
 def advise(
     data: str = "",
     /,
     *,
-    recipe: str = "",
-    use: Annotated[list[str] | None, Parameter(negative="")] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
+    shorts: Shorts | None = None,
     options: Options | None = None,
 ) -> None:
     """Say which stages of the net of --from to train on new images, and at what rate, by linear probes at every stage. Nothing is trained.
@@ -24,14 +19,10 @@ def advise(
     ----------
     data
         The images, as for train.
-    recipe
-        A recipe file or the name of a preset to start from.
-    use
-        A Python file with your own parts.
     json
         Print the advice and its evidence as JSON on stdout.
     """
-    asked = assemble(data, recipe, options, [], use or [])
+    asked = assemble(data, shorts, options)
     from json import dumps
 
     from goodfit.study.advise import advice

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from goodfit.core.errors import UsageError
 
@@ -15,8 +13,8 @@ CURVES = 8  # at most so many are drawn
 def compare(
     *runs: str,
     html: Path | None = None,
-    baselines: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    baselines: bool = False,
+    json: bool = False,
 ) -> None:
     """Compare runs: their recipes where those differ, accuracy on the same validation images with paired intervals, curves, cost.
 

@@ -32,7 +32,7 @@ class Net:
     size: Annotated[str, Parameter(help='Height and width of its input: "224" or "128x96".')] = "224"
     batch: Annotated[int, Parameter(help="How many images at once; operations and memory are those of all.")] = 1
     optimizer: Annotated[str, Parameter(help="The optimizer that a training step's memory is told for.")] = "sgd"
-    use: Annotated[list[str], Parameter(help="A Python file with your own parts.", negative="")] = dataclasses.field(default_factory=list)
+    use: Annotated[list[str], Parameter(help="A Python file with your own parts.")] = dataclasses.field(default_factory=list)
 
 
 @Parameter(name="*", group="Form")
@@ -40,16 +40,16 @@ class Net:
 class Form:
     """How it is printed."""
 
-    stages: Annotated[bool, Parameter(help="A line for each stage instead of each layer.", negative="")] = False
-    csv: Annotated[bool, Parameter(help="Print the lines as CSV on stdout.", negative="")] = False
-    json: Annotated[bool, Parameter(help="Print everything as JSON on stdout.", negative="")] = False
+    stages: Annotated[bool, Parameter(help="A line for each stage instead of each layer.")] = False
+    csv: Annotated[bool, Parameter(help="Print the lines as CSV on stdout.")] = False
+    json: Annotated[bool, Parameter(help="Print everything as JSON on stdout.")] = False
 
 
 def describe(
     model: str = "",
     /,
     *,
-    compare: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    compare: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     net: Net | None = None,
     form: Form | None = None,
 ) -> None:

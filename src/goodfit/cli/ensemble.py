@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from goodfit.core.run import Run
@@ -16,8 +14,8 @@ def ensemble(
     out: Path | None = None,
     select: Literal["all", "greedy"] = "all",
     soup: Literal["", "uniform", "greedy"] = "",
-    final: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    final: bool = False,
+    json: bool = False,
     device: str = "auto",
 ) -> None:
     """Average the probabilities of several trained models, or their weights. The folder that is made is evaluated and predicts as a run.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 ANSWERED = (0.95, 0.9, 0.8, 0.5)  # shares of the images that are answered, of which the accuracy is said
 
@@ -13,11 +11,11 @@ def evaluate(
     run: str,
     /,
     *,
-    test: Annotated[bool, Parameter(negative="")] = False,
+    test: bool = False,
     views: str = "",
     marginalize: int = 0,
-    calibrate: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    calibrate: bool = False,
+    json: bool = False,
     device: str = "auto",
 ) -> None:
     """Score a run's classifier on its validation images, or once and for all on its test images.

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from goodfit.cli.options import Options, assemble
+from goodfit.cli.options import Options, Shorts, assemble
 from goodfit.core.errors import UsageError
 
 
@@ -18,8 +15,8 @@ def features(
     *,
     stage: str = "head",
     out: Path = Path("features.npz"),
-    test: Annotated[bool, Parameter(negative="")] = False,
-    use: Annotated[list[str] | None, Parameter(negative="")] = None,
+    test: bool = False,
+    shorts: Shorts | None = None,
     options: Options | None = None,
 ) -> None:
     """Write the features of a stage, with labels, names and splits, to an .npz file.
@@ -38,14 +35,12 @@ def features(
         The file to write.
     test
         The test images, too. For the images that a run was trained on that opens its test split, which is logged in the run.
-    use
-        A Python file with your own parts.
     """
     if out.suffix != ".npz":
         raise UsageError(f'Expected --out to end in .npz, received "{out}".')
     if options is not None and options.source is not None:
         raise UsageError("Expected the source in the first place alone, received --from, too.")
-    asked = assemble(data, "", options, [], use or []).but(source=source)
+    asked = assemble(data, shorts, options).but(source=source)
     from goodfit.core.run import Run
     from goodfit.core.words import count
     from goodfit.recipe.opening import open_test

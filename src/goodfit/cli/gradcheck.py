@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from goodfit.core.errors import GoodfitError, UsageError, one_of
 from goodfit.core.words import a, count
@@ -27,8 +25,8 @@ def gradcheck(
     channels: int = 3,
     size: str = "",
     samples: int | None = None,
-    use: Annotated[list[str] | None, Parameter(negative="")] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    use: list[str] | None = None,
+    json: bool = False,
 ) -> None:
     """Check the gradients of a network, loss, penalty or layer (activation, norm, noise, pool) against central differences in float64.
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
-from goodfit.cli.options import Options, assemble
+from goodfit.cli.options import Options, Shorts, assemble
 from goodfit.core.errors import UsageError
 
 
@@ -14,12 +10,11 @@ def lr(
     data: str = "",
     /,
     *,
-    recipe: str = "",
-    use: Annotated[list[str] | None, Parameter(negative="")] = None,
     low: float = 1e-5,
     high: float = 10.0,
     steps: int = 150,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
+    shorts: Shorts | None = None,
     options: Options | None = None,
 ) -> None:
     """Train for some steps at an ever larger learning rate, and say which rates are good. No run is made.
@@ -28,10 +23,6 @@ def lr(
     ----------
     data
         The images, as for train.
-    recipe
-        A recipe file or the name of a preset to start from.
-    use
-        A Python file with your own parts.
     low
         The rate of the first step.
     high
@@ -43,7 +34,7 @@ def lr(
     """
     if not 0 < low < high or steps < 20:
         raise UsageError(f"Expected 0 < --low < --high and --steps of 20 or more, received {low:g}, {high:g} and {steps}.")
-    asked = assemble(data, recipe, options, [], use or [])
+    asked = assemble(data, shorts, options)
     from dataclasses import asdict
     from json import dumps
 

@@ -1,4 +1,4 @@
-"""The recipe's fields as options of the command line; a new field is a new option."""
+"""The recipe as options of the command line: its fields, of which a new one is a new option, and the short ways to say them."""
 
 from __future__ import annotations
 
@@ -32,19 +32,30 @@ def _options() -> type:
 Options: Any = _options()
 
 
-def assemble(data: str, file: str, options: Any, settings: list[str], use: list[str]) -> Recipe:
+@Parameter(name="*", group="Short for")
+@dataclasses.dataclass(kw_only=True)
+class Shorts:
+    """Short ways to say parts of the recipe."""
+
+    recipe: Annotated[str, Parameter(help="A recipe file or the name of a preset to start from.")] = ""
+    set: Annotated[list[str], Parameter(help="key=value: any field of the recipe.")] = dataclasses.field(default_factory=list)
+    use: Annotated[list[str], Parameter(help="A Python file with your own parts.")] = dataclasses.field(default_factory=list)
+
+
+def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
     """The recipe of a command line: the file or preset, then --set key=value, then the options.
 
     Raises:
         UsageError: a key, value or form is wrong.
     """
-    recipe = Recipe.from_toml(file) if file else Recipe()
+    shorts = shorts or Shorts()
+    recipe = Recipe.from_toml(shorts.recipe) if shorts.recipe else Recipe()
     texts = {"data": data} if data else {}
-    for setting in settings:
+    for setting in shorts.set:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UsageError(f'Expected --set key=value, received "{setting}".')
         texts[key.strip().replace("-", "_")] = value.strip()
     texts |= {key: value for key, value in vars(options or Options()).items() if value is not None}
     recipe = recipe.but_text(texts)
-    return recipe.but(use=tuple(use)) if use else recipe
+    return recipe.but(use=tuple(shorts.use)) if shorts.use else recipe

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from textwrap import indent
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from goodfit.core.errors import UsageError, one_of
 
@@ -14,8 +11,8 @@ def parts(
     kind_or_name: str = "",
     /,
     *,
-    use: Annotated[list[str] | None, Parameter(negative="")] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    use: list[str] | None = None,
+    json: bool = False,
 ) -> None:
     """List every part with its settings and defaults; with a kind or a name, print the cards too, with a name also what a search draws.
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from goodfit.core.errors import DataError, UsageError
 
@@ -20,8 +18,8 @@ def predict(
     /,
     *images: str,
     top: int = 5,
-    json: Annotated[bool, Parameter(negative="")] = False,
-    csv: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
+    csv: bool = False,
     views: str = "",
     reject_below: float = 0.0,
     device: str = "auto",

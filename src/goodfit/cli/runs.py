@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from goodfit.core.errors import DataError
 from goodfit.core.run import Run
@@ -20,9 +18,9 @@ def runs(
     folder: Path = Path("runs"),
     /,
     *,
-    prune: Annotated[bool, Parameter(negative="")] = False,
-    yes: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    prune: bool = False,
+    yes: bool = False,
+    json: bool = False,
 ) -> None:
     """List the runs in a folder with their state, validation accuracy and size; or prune them.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from goodfit.cli import started
-from goodfit.cli.options import RECIPE, Options, assemble
+from goodfit.cli.options import RECIPE, Options, Shorts, assemble
 from goodfit.core.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -63,16 +63,6 @@ def _options() -> Any:
 SearchOptions: Any = _options()
 
 
-@Parameter(name="*", group="Short for")
-@dataclasses.dataclass(kw_only=True)
-class Shorts:
-    """Short ways to say parts of the recipe."""
-
-    recipe: Annotated[str, Parameter(help="A recipe file or the name of a preset to start from.")] = ""
-    set: Annotated[list[str], Parameter(help="key=value: any field of the recipe.", negative="")] = dataclasses.field(default_factory=list)
-    use: Annotated[list[str], Parameter(help="A Python file with your own parts.", negative="")] = dataclasses.field(default_factory=list)
-
-
 def search(
     data: str = "", /, *, manners: Manners | None = None, shorts: Shorts | None = None, options: SearchOptions | None = None
 ) -> None:
@@ -83,7 +73,7 @@ def search(
     data
         The images, as for train.
     """
-    manners, shorts = manners or Manners(), shorts or Shorts()
+    manners = manners or Manners()
     for name, low in (("trials", 1), ("keep", 0), ("seeds", 1), ("workers", 1)):
         if (value := getattr(manners, name)) is not None and value < low:
             raise UsageError(f"Expected --{name} to be {low} or more, received {value}.")
@@ -105,10 +95,7 @@ def search(
             )
         seconds = length.amount
     voice = Terminal()
-    if manners.resume is not None:
-        there = again(manners)
-    else:
-        there = new(assemble(data, shorts.recipe, options, shorts.set, shorts.use), manners, voice)
+    there = again(manners) if manners.resume is not None else new(assemble(data, shorts, options), manners, voice)
     if manners.resume is None or seconds is not None:
         there.limit(seconds, started())
     elif there.spent() >= 1:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from goodfit.cli.options import Options, assemble
+from goodfit.cli.options import Options, Shorts, assemble
 from goodfit.core.errors import UsageError
 
 
@@ -18,9 +15,9 @@ def show(
     out: Path = Path("augment.png"),
     images: int = 8,
     draws: int = 6,
-    each: Annotated[bool, Parameter(negative="")] = False,
+    each: bool = False,
     progress: float = 1.0,
-    use: Annotated[list[str] | None, Parameter(negative="")] = None,
+    shorts: Shorts | None = None,
     options: Options | None = None,
 ) -> None:
     """Write a contact sheet: training images beside what --augment makes of them, with their targets.
@@ -39,14 +36,12 @@ def show(
         Show each part of the pipe alone, at several strengths of the same draw.
     progress
         Where in the training, from 0 to 1, for strengths that follow progress.
-    use
-        A Python file with your own parts.
     """
     if images < 1 or draws < 1 or not 0 <= progress <= 1:
         raise UsageError(
             f"Expected --images and --draws of 1 or more and --progress from 0 to 1, received {images}, {draws} and {progress:g}."
         )
-    asked = assemble(data, "", options, [], use or [])
+    asked = assemble(data, shorts, options)
     from io import BytesIO
 
     from goodfit.core.files import write

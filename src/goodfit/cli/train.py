@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from goodfit.cli import started
-from goodfit.cli.options import Options, assemble
+from goodfit.cli.options import Options, Shorts, assemble
 from goodfit.core.errors import UsageError
 
 
@@ -30,27 +30,21 @@ class Manners:
     groups: Annotated[
         Path | None, Parameter(help="With --folds: a CSV with the columns path and group (default: a column group of the data's own CSV).")
     ] = None
-    dry: Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")] = False
-    plot_schedule: Annotated[
-        bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.", negative="")
-    ] = False
-    tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.", negative="")] = False
-    json: Annotated[bool, Parameter(help="Print the run and its scores as JSON on stdout.", negative="")] = False
+    dry: Annotated[bool, Parameter(help="Say what would be done, and stop.")] = False
+    plot_schedule: Annotated[bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.")] = False
+    tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.")] = False
+    json: Annotated[bool, Parameter(help="Print the run and its scores as JSON on stdout.")] = False
 
 
-@Parameter(name="*", group="Short for")
 @dataclasses.dataclass(kw_only=True)
-class Shorts:
-    """Short ways to say parts of the recipe."""
+class TrainShorts(Shorts):
+    """Those, and the ones that only a training has."""
 
-    recipe: Annotated[str, Parameter(help="A recipe file or the name of a preset to start from.")] = ""
-    set: Annotated[list[str], Parameter(help="key=value: any field of the recipe.", negative="")] = dataclasses.field(default_factory=list)
-    use: Annotated[list[str], Parameter(help="A Python file with your own parts.", negative="")] = dataclasses.field(default_factory=list)
     epochs: Annotated[float | None, Parameter(help='Short for --budget "N epochs".')] = None
     lr: Annotated[float | None, Parameter(help="Short for the optimizer's lr.")] = None
 
 
-def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts | None = None, options: Options | None = None) -> None:
+def train(data: str = "", /, *, manners: Manners | None = None, shorts: TrainShorts | None = None, options: Options | None = None) -> None:
     """Train a classifier on images.
 
     Parameters
@@ -59,12 +53,12 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: Shorts |
         A folder of images (train/<class>/... or <class>/...), parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist,
         fashion_mnist.
     """
-    manners, shorts = manners or Manners(), shorts or Shorts()
+    manners, shorts = manners or Manners(), shorts or TrainShorts()
     if shorts.epochs is not None:
         if options is not None and options.budget is not None:
             raise UsageError("Expected one of --epochs and --budget, received both.")
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
-    asked = assemble(data, shorts.recipe, options, shorts.set, shorts.use)
+    asked = assemble(data, shorts, options)
     if manners.seeds < 1:
         raise UsageError(f"Expected --seeds to be 1 or more, received {manners.seeds}.")
     if manners.folds and manners.seeds > 1:

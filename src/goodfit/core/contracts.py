@@ -38,13 +38,14 @@ class Augment(Part):
     """(Batch, Chance, t) -> Batch: pure, on the whole batch, on any device. Images may come as uint8 or as float 0..1."""
 
     kind: ClassVar[str] = "augment"
+    dial: ClassVar[str] = "p"  # the setting that `scaled` multiplies
 
     @abstractmethod
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch: ...
 
     def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part; by default its probability `p` is scaled."""
-        return dataclasses.replace(self, p=getattr(self, "p", 1.0) * strength)  # type: ignore[type-var]
+        """The same part, milder: 0 changes nothing, 1 is this part."""
+        return dataclasses.replace(self, **{self.dial: getattr(self, self.dial) * strength})  # type: ignore[type-var]
 
     def now(self, t: float) -> Augment:
         """The part to use at progress `t`: itself, unless its strength follows progress."""

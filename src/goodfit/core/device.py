@@ -9,15 +9,12 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
 
 from goodfit.core.errors import UsageError
-
-Precision = Literal["fp32", "bf16"]
-Layout = Literal["channels_last", "contiguous"]
 
 
 def choose(name: str) -> torch.device:

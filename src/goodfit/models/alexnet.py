@@ -7,22 +7,20 @@ from typing import Literal
 
 from torch import nn
 
-from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
-from goodfit.layers import norm
-from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He
-from goodfit.layers.noise import Dropout, mask_weights
-from goodfit.models.blocks import Look, Net, Order, Stem, biased, needs_size, small_stem
-from goodfit.models.classic import Layer, MeanTo, Width, flat_conv, map_of, numbered, numbers, start_calm, units
+from goodfit.core.contracts import Model
+from goodfit.layers.activation import width_of
+from goodfit.layers.noise import mask_weights
+from goodfit.models.blocks import Look, Net, Order, biased, small_stem
+from goodfit.models.classic import Classic, Layer, MeanTo, flat_conv, map_of, numbers, start_calm, units
 
-LEAST = {True: 8, False: 64}  # the smallest side, for the small stem and for the imagenet one
+LEAST = 64  # the smallest side for the imagenet stem
 TOWER = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))  # filters, kernel, stride, padding
 SMALL_STEM = (64, 5, 1, 2)
 POOLED = (0, 1, 4)  # the convs with a pool after them
 
 
 @dataclasses.dataclass(frozen=True)
-class Alexnet(Model):
+class Alexnet(Classic):
     """Five convs, three of them with an overlapping pool, and three fully connected layers: AlexNet in one tower, as torchvision has it.
 
     Parameters are named as torchvision's alexnet where there is no norm. The small stem's first conv is 5x5 without a stride, and its
@@ -34,17 +32,10 @@ class Alexnet(Model):
     Source: Krizhevsky 2014 (one weird trick); Krizhevsky et al. 2012; CS231n, CNN architectures.
     """
 
-    stem: Stem = "auto"
-    hidden: Width = "auto"
-    act: Activation = Relu()
-    norm: Norm = norm.None_()
-    init: Init = He()
-    drop: Noise = Dropout()
     order: Order = "norm_act"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self.stem, size)
-        needs_size(self, size, LEAST[small])
+        small = small_stem(self, size, LEAST)
         look, layers, n_in = Look(self.norm, self.act, self.order), list[nn.Module](), channels
         groups: dict[str, tuple[str, ...]] = {}
         for i, (n, kernel, stride, padding) in enumerate((SMALL_STEM, *TOWER[1:]) if small else TOWER):
@@ -67,7 +58,14 @@ class Alexnet(Model):
 
 
 @dataclasses.dataclass(frozen=True)
-class Alexnet2012(Model):
+class Grouped(Model):
+    """The setting that comes before the classic ones: the filters' groups."""
+
+    groups: Literal[1, 2] = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Alexnet2012(Classic, Grouped):
     """AlexNet as it was: filters in two groups (one for each of its two GPUs), local response normalization, overlapping pools.
 
     Made for 227 pixels; at 224, the paper's number, the first conv is padded to the same maps. `groups=1` joins the two towers. A norm
@@ -79,18 +77,9 @@ class Alexnet2012(Model):
     Source: Krizhevsky et al. 2012; CS231n, CNN architectures.
     """
 
-    groups: Literal[1, 2] = 2
-    stem: Stem = "auto"
-    hidden: Width = "auto"
-    act: Activation = Relu()
-    norm: Norm = norm.None_()
-    init: Init = He()
-    drop: Noise = Dropout()
-
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small, two = small_stem(self.stem, size), self.groups
-        needs_size(self, size, LEAST[small])
         padding = 0 if all((side - 11) % 4 == 0 for side in size) else 2  # at 227 the stride comes out even
+        two = self.groups
         layers = (
             Layer(96, 11, 4, padding, lrn=True, pool=(3, 2)),
             Layer(256, 5, 1, 2, groups=two, lrn=True, pool=(3, 2)),
@@ -98,9 +87,4 @@ class Alexnet2012(Model):
             Layer(384, 3, 1, 1, groups=two),
             Layer(256, 3, 1, 1, groups=two, pool=(3, 2)),
         )
-        if small:
-            layers = tuple(layer.small() for layer in layers)  # type: ignore[assignment]
-        look = Look(self.norm, self.act)
-        net, head = numbered(layers, units(self.hidden, small), look, self.drop, classes, channels, size)
-        start_calm(net, self.norm, self.init, head)
-        return net
+        return self.numbered(layers, LEAST, classes, channels, size)

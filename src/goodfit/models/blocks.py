@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -44,11 +44,18 @@ def needs_size(model: Part, size: tuple[int, int], least: int) -> None:
 
 Stem = Literal["auto", "imagenet", "small"]  # how a net begins: as for ImageNet, or with fewer strides; auto goes by the images
 SMALL = 96  # images below this side get the small stem, where the stem is to be chosen
+LEAST = 8  # the smallest side for a small stem
 
 
-def small_stem(stem: Stem, size: tuple[int, int]) -> bool:
-    """Whether images of this size get the small stem."""
-    return min(size) < SMALL if stem == "auto" else stem == "small"
+def small_stem(model: Any, size: tuple[int, int], least: int) -> bool:
+    """Whether a model with a setting `stem` gives images of this size its small stem; the imagenet one takes sides from `least` on.
+
+    Raises:
+        UsageError: they are too small for it.
+    """
+    small = min(size) < SMALL if model.stem == "auto" else model.stem == "small"
+    needs_size(model, size, LEAST if small else least)
+    return bool(small)
 
 
 def soften(lasts: Sequence[nn.Conv2d]) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from goodfit.layers.activation import width_of
-from goodfit.layers.init import None_, start
-from goodfit.models.blocks import Kernel, Look, conv, named
+from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
+from goodfit.core.settings import NonNegative
+from goodfit.layers.activation import Relu, width_of
+from goodfit.layers.init import He, None_, start
+from goodfit.layers.noise import Dropout
+from goodfit.layers.norm import Batch
+from goodfit.models.blocks import Kernel, Look, Stem, conv, named
 
 
 def unit(n_in: int, n_out: int, look: Look, kernel: Kernel = 1, *, stride: int = 1, pad: bool = True) -> nn.Sequential:
@@ -44,7 +49,7 @@ class Tapped(nn.Module):
     """Children one after the other, and in training auxiliary heads on what some of them put out.
 
     `heads` are children by the name of the child they tap. [B, C, H, W] -> logits [B, K]; in training, with heads, (logits, pairs of
-    their logits and `weight`), as `goodfit.training.gradient.heads` takes them.
+    their logits and `weight`), as `goodfit.training.heads.heads` takes them.
     """
 
     def __init__(
@@ -64,6 +69,18 @@ class Tapped(nn.Module):
             if self.training and name in self.heads:
                 extras.append((self.get_submodule(self.heads[name])(x), self.weight))
         return (x, extras) if extras else x
+
+
+@dataclasses.dataclass(frozen=True)
+class Branching(Model):
+    """The settings that these nets share."""
+
+    stem: Stem = "auto"
+    aux: NonNegative = 0.4
+    act: Activation = Relu()
+    norm: Norm = Batch(eps=1e-3)
+    init: Init = He()
+    drop: Noise = Dropout()
 
 
 def calm(heads: Sequence[nn.Linear]) -> None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.core.contracts import Init, Noise, Norm
+from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import Count
 from goodfit.layers import norm
-from goodfit.layers.activation import width_of
-from goodfit.layers.init import start
+from goodfit.layers.activation import Relu, width_of
+from goodfit.layers.init import He, start
+from goodfit.layers.noise import Dropout
 from goodfit.layers.norm import normalizes
-from goodfit.models.blocks import Look, biased, linear_norm_act, named
+from goodfit.models.blocks import Look, Stem, biased, linear_norm_act, named, small_stem
 
 Width = Literal["auto"] | Count
 CALM = 0.1  # how much smaller a head starts that max pools feed without a norm
@@ -131,16 +132,29 @@ class Layer:
         return named({"conv": made, **look.after(self.n), **lrn, **pool})
 
 
-def numbered(
-    layers: tuple[Layer, ...], hidden: int, look: Look, drop: Noise, classes: int, channels: int, size: tuple[int, int]
-) -> tuple[nn.Sequential, nn.Linear]:
-    """conv1, conv2, ..., two fully connected layers of `hidden` units and the scores, numbered on; the net and its head."""
-    inputs = (channels, *(layer.n for layer in layers))
-    parts: dict[str, nn.Module] = {f"conv{i}": layer(inputs[i - 1], look) for i, layer in enumerate(layers, start=1)}
-    n_in = torch.Size(map_of(named(parts), channels, size)).numel()
-    plain, last = Look(norm.None_(), look.act), len(layers)
-    head = nn.Linear(hidden, classes)
-    parts["flatten"] = nn.Flatten()
-    for i, n in enumerate((n_in, hidden), start=last + 1):
-        parts[f"fc{i}"] = linear_norm_act(n, hidden, plain, drop)
-    return named({**parts, f"fc{last + 3}": head}), head
+@dataclasses.dataclass(frozen=True)
+class Classic(Model):
+    """The settings that these nets share. Fields go from the last base to the first: one that comes before these is a base of its own."""
+
+    stem: Stem = "auto"
+    hidden: Width = "auto"
+    act: Activation = Relu()
+    norm: Norm = norm.None_()
+    init: Init = He()
+    drop: Noise = Dropout()
+
+    def numbered(self, layers: tuple[Layer, ...], least: int, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
+        """conv1, conv2, ..., two fully connected layers and the scores, numbered on; for images of at least this side, or small ones."""
+        small = small_stem(self, size, least)
+        made = [layer.small() if small else layer for layer in layers]
+        inputs, look, hidden = (channels, *(layer.n for layer in made)), Look(self.norm, self.act), units(self.hidden, small)
+        parts: dict[str, nn.Module] = {f"conv{i}": layer(inputs[i - 1], look) for i, layer in enumerate(made, start=1)}
+        n_in = torch.Size(map_of(named(parts), channels, size)).numel()
+        plain, last = Look(norm.None_(), self.act), len(made)
+        head = nn.Linear(hidden, classes)
+        parts["flatten"] = nn.Flatten()
+        for i, n in enumerate((n_in, hidden), start=last + 1):
+            parts[f"fc{i}"] = linear_norm_act(n, hidden, plain, self.drop)
+        net = named({**parts, f"fc{last + 3}": head})
+        start_calm(net, self.norm, self.init, head)
+        return net

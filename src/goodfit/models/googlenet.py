@@ -7,14 +7,13 @@ from typing import Literal
 
 from torch import nn
 
-from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
+from goodfit.core.contracts import Noise
 from goodfit.core.settings import NonNegative
-from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He, start
+from goodfit.layers.activation import width_of
+from goodfit.layers.init import start
 from goodfit.layers.noise import Dropout, mask_weights
-from goodfit.layers.norm import Batch
-from goodfit.models.blocks import Look, Order, Stem, named, needs_size, small_stem
-from goodfit.models.branches import Branches, Tapped, calm, unit
+from goodfit.models.blocks import Look, Order, named, small_stem
+from goodfit.models.branches import Branches, Branching, Tapped, calm, unit
 from goodfit.models.classic import MeanTo
 
 BLOCKS = {  # channels of the 1x1 path, of the 3x3 path's 1x1 and 3x3, of the 5x5 path's 1x1 and 5x5, of the 1x1 behind the pool
@@ -34,7 +33,7 @@ GROUPS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Googlenet(Model):
+class Googlenet(Branching):
     """Nine blocks of four paths side by side (1x1, 3x3, 5x5, pool), each kept cheap by 1x1 convs, and a head on the mean of the map.
 
     In training two auxiliary heads classify what blocks 4a and 4d put out; their losses count `aux` times, and 0 leaves them out. The
@@ -49,19 +48,14 @@ class Googlenet(Model):
     Source: Szegedy et al. 2014 (going deeper with convolutions); CS231n, CNN architectures.
     """
 
-    stem: Stem = "auto"
     aux: NonNegative = 0.3
-    act: Activation = Relu()
-    norm: Norm = Batch(eps=1e-3)
-    init: Init = He()
     drop: Noise = Dropout(0.2)
     aux_drop: Noise = Dropout(0.7)
     kernel: Literal[3, 5] = 3
     order: Order = "norm_act"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self.stem, size)
-        needs_size(self, size, 8 if small else 32)
+        small = small_stem(self, size, 32)
         look = Look(self.norm, self.act, self.order)
         kernel, stride = (3, 1) if small else (7, 2)
         parts: dict[str, nn.Module] = {

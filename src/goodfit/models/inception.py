@@ -8,14 +8,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
-from goodfit.core.settings import NonNegative
-from goodfit.layers.activation import Relu
-from goodfit.layers.init import He, start
-from goodfit.layers.noise import Dropout, mask_weights
-from goodfit.layers.norm import Batch
-from goodfit.models.blocks import Kernel, Look, Order, Stem, named, needs_size, small_stem
-from goodfit.models.branches import Branches, Tapped, calm, unit
+from goodfit.layers.init import start
+from goodfit.layers.noise import mask_weights
+from goodfit.models.blocks import Kernel, Look, Order, named, small_stem
+from goodfit.models.branches import Branches, Branching, Tapped, calm, unit
 from goodfit.models.classic import MeanTo
 
 
@@ -94,7 +90,7 @@ GROUPS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class InceptionV3(Model):
+class InceptionV3(Branching):
     """GoogLeNet's idea with factored filters: 5x5 as two 3x3, 7x7 as 1x7 and 7x1, and batch norm; made for images of 299 pixels.
 
     In training an auxiliary head classifies what block 6e puts out; its loss counts `aux` times, and 0 leaves it out. The imagenet stem
@@ -108,17 +104,10 @@ class InceptionV3(Model):
     Source: Szegedy et al. 2015 (rethinking the inception architecture); CS231n, CNN architectures.
     """
 
-    stem: Stem = "auto"
-    aux: NonNegative = 0.4
-    act: Activation = Relu()
-    norm: Norm = Batch(eps=1e-3)
-    init: Init = He()
-    drop: Noise = Dropout(0.5)
     order: Order = "norm_act"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self.stem, size)
-        needs_size(self, size, 8 if small else 75)
+        small = small_stem(self, size, 75)
         look = Look(self.norm, self.act, self.order)
         parts: dict[str, nn.Module] = {
             "Conv2d_1a_3x3": unit(channels, 32, look, 3, stride=1 if small else 2, pad=small),

@@ -14,7 +14,7 @@ from goodfit.layers.init import He, start
 from goodfit.layers.noise import Dropout, at_depth, mask_weights
 from goodfit.layers.norm import Batch, normalizes
 from goodfit.layers.relu6 import Relu6
-from goodfit.models.blocks import Kernel, Look, Net, Order, Stem, conv, needs_size, small_stem, soften
+from goodfit.models.blocks import Kernel, Look, Net, Order, Stem, conv, small_stem, soften
 
 STAGES = (  # how much wider the inside of a block is than its input; channels, blocks, and stride of the first
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
@@ -75,8 +75,7 @@ class MobilenetV2(Model):
     order: Order = "norm_act"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self.stem, size)
-        needs_size(self, size, 8 if small else 32)
+        small = small_stem(self, size, 32)
         look = Look(self.norm, self.act, self.order)
         n = rounded(STEM * self.width)
         features: list[nn.Module] = [layer(channels, n, look, 3, stride=1 if small else 2)]

@@ -12,7 +12,7 @@ from goodfit.layers import norm
 from goodfit.layers.activation import Relu, width_of
 from goodfit.layers.init import He
 from goodfit.layers.noise import Dropout
-from goodfit.models.blocks import Look, Stem, biased, named, needs_size, pooled, small_stem
+from goodfit.models.blocks import Look, Stem, biased, named, pooled, small_stem
 from goodfit.models.classic import start_calm
 
 # A stage: filters, kernel, stride, padding of its conv, and the filters of the 1x1 convs after it.
@@ -53,8 +53,7 @@ class Nin(Model):
     drop: Noise = Dropout()
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self.stem, size)
-        needs_size(self, size, 8 if small else 51)
+        small = small_stem(self, size, 51)
         parts: dict[str, nn.Module] = {}
         stages, n_in = (CIFAR, channels) if small else (IMAGENET, channels)
         for i, (first, rest) in enumerate(stages, start=1):

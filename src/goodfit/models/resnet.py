@@ -15,7 +15,7 @@ from goodfit.layers.activation import Relu, width_of
 from goodfit.layers.init import He, start
 from goodfit.layers.noise import at_depth, mask_weights
 from goodfit.layers.norm import Batch, normalizes
-from goodfit.models.blocks import Look, Net, Order, Stem, conv, needs_size, small_stem, soften
+from goodfit.models.blocks import Look, Net, Order, Stem, conv, small_stem, soften
 
 BLOCKS = {  # in each stage, by depth
     18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
@@ -153,8 +153,7 @@ class Resnet(Model):
     preact: bool = False
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self.stem, size)
-        needs_size(self, size, 8 if small else 32)
+        small = small_stem(self, size, 32)
         look = Look(self.norm, self.act, self.order)
         kernel, stride = (3, 1) if small else (7, 2)
         width = 16 if len(BLOCKS[self.depth]) == 3 else 64

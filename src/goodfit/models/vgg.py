@@ -7,13 +7,11 @@ from typing import Literal
 
 from torch import nn
 
-from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
-from goodfit.layers import norm
-from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He
-from goodfit.layers.noise import Dropout, mask_weights
-from goodfit.models.blocks import Look, Net, Order, Stem, needs_size, small_stem
-from goodfit.models.classic import LocalResponseNorm, MeanTo, Width, flat_conv, map_of, numbers, start_calm, units
+from goodfit.core.contracts import Model
+from goodfit.layers.activation import width_of
+from goodfit.layers.noise import mask_weights
+from goodfit.models.blocks import Look, Net, Order, small_stem
+from goodfit.models.classic import Classic, LocalResponseNorm, MeanTo, flat_conv, map_of, numbers, start_calm, units
 
 # The kernels of each stage's convs, by the letter of the paper's table 1; a pool ends each stage.
 STAGES = {
@@ -29,7 +27,14 @@ LETTERS = {11: "A", 13: "B", 16: "D", 19: "E"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Vgg(Model):
+class Configured(Model):
+    """The setting that comes before the classic ones: which net of the paper's table it is."""
+
+    config: Literal[11, 13, 16, 19, "A", "A_lrn", "B", "C", "D", "E"] = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Vgg(Classic, Configured):
     """Five stages of 3x3 convs with a pool between them, and three fully connected layers.
 
     `config` is the number of layers or the letter of the paper's table: 11 = A, 13 = B, 16 = D, 19 = E, A_lrn (A with local response
@@ -42,18 +47,10 @@ class Vgg(Model):
     Source: Simonyan & Zisserman 2015; CS231n, CNN architectures.
     """
 
-    config: Literal[11, 13, 16, 19, "A", "A_lrn", "B", "C", "D", "E"] = 16
-    stem: Stem = "auto"
-    hidden: Width = "auto"
-    act: Activation = Relu()
-    norm: Norm = norm.None_()
-    init: Init = He()
-    drop: Noise = Dropout()
     order: Order = "norm_act"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self.stem, size)
-        needs_size(self, size, 8 if small else 32)
+        small = small_stem(self, size, 32)
         features, groups = self._features(channels, min(size))
         mean = nn.Identity() if small else MeanTo(7)
         maps, height, width = map_of(nn.Sequential(features, mean), channels, size)

@@ -6,14 +6,9 @@ import dataclasses
 
 from torch import nn
 
-from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
-from goodfit.layers import norm
-from goodfit.layers.activation import Relu
-from goodfit.layers.init import He
-from goodfit.layers.noise import Dropout
-from goodfit.models.blocks import Look, Stem, needs_size, small_stem
-from goodfit.models.classic import Layer, Width, numbered, start_calm, units
+from goodfit.models.classic import Classic, Layer
 
+LEAST = 96  # the smallest side that these layers leave something of
 # As in the models that the authors published; the paper's table has CNN-S with a padding of 1 in conv2, which gives maps they did not use.
 FAST = (
     Layer(64, 11, 4, lrn=True, pool=(3, 2), over=True),
@@ -39,28 +34,7 @@ SLOW = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Chatfield(Model):
-    """What the three have in common: five convs, two fully connected layers and the scores."""
-
-    stem: Stem = "auto"
-    hidden: Width = "auto"
-    act: Activation = Relu()
-    norm: Norm = norm.None_()
-    init: Init = He()
-    drop: Noise = Dropout()
-
-    def _net(self, layers: tuple[Layer, ...], classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self.stem, size)
-        needs_size(self, size, 8 if small else 96)
-        made = tuple(layer.small() for layer in layers) if small else layers
-        look = Look(self.norm, self.act)
-        net, head = numbered(made, units(self.hidden, small), look, self.drop, classes, channels, size)
-        start_calm(net, self.norm, self.init, head)
-        return net
-
-
-@dataclasses.dataclass(frozen=True)
-class VggF(Chatfield):
+class VggF(Classic):
     """CNN-F, the fast one: AlexNet with fewer filters and a stride of 4 in its first conv. Small images are treated as in alexnet.
 
     Helps: as the cheapest net of its time; comparisons with the lecture's table.
@@ -70,11 +44,11 @@ class VggF(Chatfield):
     """
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        return self._net(FAST, classes, channels, size)
+        return self.numbered(FAST, LEAST, classes, channels, size)
 
 
 @dataclasses.dataclass(frozen=True)
-class VggM(Chatfield):
+class VggM(Classic):
     """CNN-M, the medium one: a stride of 2 and smaller filters in the first conv, twice the filters in the last three.
 
     Helps: comparisons with the lecture's table.
@@ -84,11 +58,11 @@ class VggM(Chatfield):
     """
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        return self._net(MEDIUM, classes, channels, size)
+        return self.numbered(MEDIUM, LEAST, classes, channels, size)
 
 
 @dataclasses.dataclass(frozen=True)
-class VggS(Chatfield):
+class VggS(Classic):
     """CNN-S, the slow one: CNN-M with a dense second conv on larger maps, and larger pools.
 
     Helps: comparisons with the lecture's table.
@@ -98,4 +72,4 @@ class VggS(Chatfield):
     """
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        return self._net(SLOW, classes, channels, size)
+        return self.numbered(SLOW, LEAST, classes, channels, size)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
@@ -65,28 +65,3 @@ def with_peaks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
             group["lr"] = group["lr"] * group.get("rate", 1.0)
             group["peak"] = group["lr"]
     return optimizer
-
-
-class Flat:
-    """Parameters as one vector [N], in the order of their indices whatever their layout in memory; those that are frozen stay put."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
-        self.sizes = [p.numel() for p in self.parameters]
-
-    def __len__(self) -> int:
-        return sum(self.sizes)
-
-    def read(self) -> Tensor:
-        """The values [N], a copy."""
-        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
-
-    def write(self, vector: Tensor) -> None:
-        """Take the values of a vector [N]."""
-        for p, values in zip(self.parameters, torch.split(vector, self.sizes), strict=True):
-            if p.requires_grad:
-                p.detach().copy_(values.view(p.shape))
-
-    def gradient(self) -> Tensor:
-        """The gradient [N], a copy; zero where there is none."""
-        return torch.cat([p.detach().new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from goodfit.core.errors import UsageError
-from goodfit.optim.groups import Flat
+from goodfit.optim.flat import FlatSteps
 
 ENOUGH, FLATTER = 1e-4, 0.9  # the two constants of the strong Wolfe conditions, as for quasi-Newton directions
 MOST = 25  # calls of the loss in one search
@@ -93,38 +92,8 @@ def _lowest(a: Point, b: Point) -> float:
     return b.step - (b.step - a.step) * (b.slope + second - first) / bottom if bottom else middle
 
 
-def flat_of(optimizer: torch.optim.Optimizer) -> Flat:
-    """The parameters of an optimizer that moves one vector.
-
-    Raises:
-        UsageError: it has several groups.
-    """
-    if len(optimizer.param_groups) != 1:
-        name = type(optimizer).__name__
-        raise UsageError(f"{name} moves all weights as one vector: expected one parameter group, received {len(optimizer.param_groups)}.")
-    return Flat(optimizer.param_groups[0]["params"])
-
-
-def again(closure: Callable[[], Any] | None, optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-    """The closure with gradients on.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if closure is None:
-        raise UsageError(f"{type(optimizer).__name__} asks for the loss more than once a step: call step(closure), received no closure.")
-    return torch.enable_grad()(closure)
-
-
-class QuasiNewton(torch.optim.Optimizer):
-    """One iteration a step: a direction from what earlier steps taught, a line search along it, and what this step teaches.
-
-    What is learned is kept in `state` of the first parameter, so that it is saved and restored with the rest.
-    """
-
-    def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
-        super().__init__(groups, {"lr": lr})
-        self.flat = flat_of(self)
+class QuasiNewton(FlatSteps):
+    """One iteration a step: a direction from what earlier steps taught, a line search along it, and what this step teaches."""
 
     @abstractmethod
     def direction(self, memory: dict[str, Any], gradient: Tensor) -> Tensor:
@@ -134,21 +103,14 @@ class QuasiNewton(torch.optim.Optimizer):
     def learn(self, memory: dict[str, Any], step: Tensor, change: Tensor) -> None:
         """Take in a step [N] and the change [N] of the gradient that it made; their product is positive."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move once; the rate is the first step that the line search tries, 1 being that of the model it has of the loss."""
-        evaluate = again(closure, self)
-        flat, rate = self.flat, float(self.param_groups[0]["lr"])
-        memory = self.state[flat.parameters[0]]
-        loss = evaluate()
-        gradient, origin = flat.gradient(), flat.read()
-        if not rate or not float(gradient @ gradient):
-            return loss
+    def move(self, closure: Any, evaluate: Callable[[], Any], loss: float, gradient: Tensor, memory: dict[str, Any]) -> None:
+        """The rate is the first step that the line search tries, 1 being that of the model it has of the loss."""
+        flat, origin = self.flat, self.flat.read()
         direction = self.direction(memory, gradient)
         if not float(direction @ gradient) < 0:  # rounding, or a loss that changed under --noise allow: begin anew
             memory.clear()
             direction = -gradient
-        first = rate if memory else rate * min(1.0, 1.0 / float(gradient.norm()))
+        first = self.rate if memory else self.rate * min(1.0, 1.0 / float(gradient.norm()))
 
         def at(step: float) -> Point:
             flat.write(origin + step * direction)
@@ -156,12 +118,11 @@ class QuasiNewton(torch.optim.Optimizer):
             slope = flat.gradient()
             return Point(step, there, float(slope @ direction), slope)
 
-        found = strong_wolfe(at, Point(0.0, float(loss), float(gradient @ direction), gradient), first)
+        found = strong_wolfe(at, Point(0.0, loss, float(gradient @ direction), gradient), first)
         flat.write(origin + found.step * direction if found.step else origin)
         if not found.step:
             memory.clear()
-            return loss
+            return
         step, change = flat.read() - origin, found.gradient - gradient
         if float(step @ change) > torch.finfo(step.dtype).eps * float(step.norm() * change.norm()):
             self.learn(memory, step, change)
-        return loss

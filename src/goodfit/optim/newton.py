@@ -12,8 +12,7 @@ from torch import Tensor
 
 from goodfit.core.contracts import Optimizer
 from goodfit.core.settings import Count, Natural, NonNegative, Positive
-from goodfit.optim.groups import Flat
-from goodfit.optim.line_search import again, flat_of
+from goodfit.optim.flat import Flat, FlatSteps
 
 TRIES = 25  # dampings in one step before it stays where it is
 LEAST = 1e-6  # the first damping that is not zero, as a share of the curvature's scale
@@ -55,26 +54,18 @@ class System(Protocol):
         """The step d [N] with (H + damping I) d = -g and H d [N]; None where the damped H is not positive definite."""
 
 
-class NewtonSteps(torch.optim.Optimizer):
+class NewtonSteps(FlatSteps):
     """Damped Newton over one parameter group, as a torch optimizer; a plain closure's Hessian is taken by differences of gradients."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], lr: float = 1.0, damping: float = 0.0, exact: int = 2000, products: int = 50
     ) -> None:
-        super().__init__(groups, {"lr": lr})
-        self.flat = flat_of(self)
+        super().__init__(groups, lr)
         self.damping, self.exact, self.products = damping, exact, products
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move once; the rate multiplies the step."""
-        evaluate = again(closure, self)
-        flat, rate = self.flat, float(self.param_groups[0]["lr"])
-        memory = self.state[flat.parameters[0]]
-        loss = evaluate()
-        gradient, origin = flat.gradient(), flat.read()
-        if not rate or not float(gradient @ gradient):
-            return loss
+    def move(self, closure: Any, evaluate: Callable[[], Any], loss: float, gradient: Tensor, memory: dict[str, Any]) -> None:
+        """The rate multiplies the step."""
+        flat, origin, rate = self.flat, self.flat.read(), self.rate
         system = self._system(closure, evaluate, gradient)
         flat.write(origin)
         damping = max(self.damping, memory.get("damping", 0.0))
@@ -84,17 +75,16 @@ class NewtonSteps(torch.optim.Optimizer):
             if solved is not None:
                 direction, curved = solved
                 promised = -rate * float(direction @ gradient) - rate * rate / 2 * float(direction @ curved)
-                if 0 < promised <= torch.finfo(gradient.dtype).eps * abs(float(loss)):
+                if 0 < promised <= torch.finfo(gradient.dtype).eps * abs(loss):
                     break  # less than the loss can show: this is the minimum to rounding
                 flat.write(origin + rate * direction)
-                kept = (float(loss) - float(evaluate())) / promised if promised > 0 else math.nan
+                kept = (loss - float(evaluate())) / promised if promised > 0 else math.nan
                 if kept >= KEPT:
                     damping *= LESS if kept > FULLY else MORE if kept < POORLY else 1.0
                     memory["damping"] = damping if damping > least else self.damping
-                    return loss
+                    return
             damping = max(MORE * damping, least)
         flat.write(origin)
-        return loss
 
     def _system(self, closure: Any, evaluate: Callable[[], Any], gradient: Tensor) -> System:
         if hasattr(closure, "hessian") and len(self.flat) <= self.exact:

@@ -32,7 +32,7 @@ from goodfit.recipe.views import Viewer, at_once
 from goodfit.schedules.compose import compose
 from goodfit.training import average, snapshots, steering, stop, trainable
 from goodfit.training.evaluate import Answers, evaluate
-from goodfit.training.gradient import heads
+from goodfit.training.heads import heads
 from goodfit.training.loop import learns
 from goodfit.training.state import Plan, State, ready
 from goodfit.watch.telemetry import Telemetry

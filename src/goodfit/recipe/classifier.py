@@ -30,7 +30,7 @@ from goodfit.data.scaled import contents, picture
 from goodfit.recipe.build import catalog, make_model
 from goodfit.recipe.views import Viewer, probabilities_of
 from goodfit.training.calibration import tempered
-from goodfit.training.gradient import heads
+from goodfit.training.heads import heads
 from goodfit.training.snapshots import packed
 
 BATCH = 64

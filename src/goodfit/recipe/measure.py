@@ -19,7 +19,7 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.recipe.build import make_model
 from goodfit.recipe.recipe import Recipe
-from goodfit.training.gradient import heads
+from goodfit.training.heads import heads
 
 IMAGES, PIXELS = 32, 32 * 128 * 128  # of a step that is timed, at most
 GAIN = 1.15  # how much faster than plain fp32 a setting must be to be taken

@@ -14,6 +14,7 @@ from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training
 from goodfit.recipe.build import Built, build, catalog, check_model, parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
+from goodfit.training.loop import learns
 from goodfit.watch.sketch import sketch
 from goodfit.watch.voice import Voice
 
@@ -72,13 +73,16 @@ def tell_plan(voice: Voice, recipe: Recipe, data: Dataset, chooser: Chooser, bui
     voice.say(f"{data.name}: {len(data.classes)} classes, {counts} images")
     for note in data.notes:
         voice.say(f"  {note}")
-    before = ""
+    before, model = "", built.state.model
     for choice in chooser.choices:
+        if choice.field == "budget" and not learns(model):
+            continue  # no steps are made
         evidence = f": {choice.evidence}" if choice.evidence != before else ""  # one measurement may decide several fields
         before = choice.evidence
         voice.say(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
-    numbers = sum(p.numel() for p in built.state.model.parameters())
-    voice.say(f"  {recipe.model}: {numbers:,} parameters; {recipe.budget} in steps of {round(built.plan.lengths.batch, 1):g}")
+    numbers = sum(p.numel() for p in model.parameters())
+    length = f"; {recipe.budget} in steps of {round(built.plan.lengths.batch, 1):g}" if learns(model) else ""
+    voice.say(f"  {recipe.model}: {numbers:,} parameters{length}")
     for note in built.notes:
         voice.say(f"  {note}")
     for warning in built.warnings:

@@ -14,7 +14,7 @@ from goodfit.core.fetch import digest
 from goodfit.core.run import Run, used
 from goodfit.core.words import percent
 from goodfit.data.dataset import Dataset
-from goodfit.models.blocks import small_stem
+from goodfit.models.blocks import SMALL
 from goodfit.models.hub import DEFAULT, PUBLISHED, published
 from goodfit.models.surgery import for_channels, transplant
 from goodfit.models.weights import SUFFIXES, Weights, from_file, from_published
@@ -133,7 +133,7 @@ def with_stem(part: Part, size: tuple[int, ...]) -> Part:
     """The model with the stem it has for images of that size, so that it keeps it at another."""
     if getattr(part, "stem", "") != "auto" or len(size) != 2:
         return part
-    return dataclasses.replace(part, stem="small" if small_stem("auto", (size[0], size[1])) else "imagenet")  # type: ignore[type-var]
+    return dataclasses.replace(part, stem="small" if min(size) < SMALL else "imagenet")  # type: ignore[type-var]
 
 
 def settle(chooser: Chooser, weights: Weights | None, known: Catalog) -> None:

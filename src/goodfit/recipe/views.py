@@ -16,7 +16,7 @@ from goodfit.core.contracts import Loss
 from goodfit.core.errors import UsageError
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scaled import frame_of
-from goodfit.training.gradient import heads
+from goodfit.training.heads import heads
 from goodfit.training.noise import evaluating
 from goodfit.training.running import running_means
 

@@ -10,15 +10,16 @@ from typing import Any
 
 from goodfit.core.run import Run
 from goodfit.recipe.recipe import Recipe
+from goodfit.watch.voice import Voice
 
 Train = Callable[[Recipe, Path | None], Run | None]  # a recipe and the folder of its run -> the finished run; None where nothing is trained
 
 
-def train_seeds(asked: Recipe, train: Train, out: Path | None, seeds: int) -> dict[str, Any]:
+def train_seeds(asked: Recipe, train: Train, out: Path | None, seeds: int, voice: Voice) -> dict[str, Any]:
     """Train `seeds` copies that differ in their seed alone; returns the mean validation accuracy and its standard error."""
     runs = []
-    for place in range(seeds):
-        seed = asked.seed + place
+    for seed in range(asked.seed, asked.seed + seeds):
+        voice.say(f"Copy {seed - asked.seed + 1} of {seeds}: seed {seed}.")
         run = train(asked.but(seed=seed), out / f"seed-{seed}" if out else None)
         if run is not None:
             runs.append(run)

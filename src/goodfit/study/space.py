@@ -37,10 +37,6 @@ class Axis:
     high: float = 0.0
     choices: tuple[str, ...] = ()
 
-    @property
-    def continuous(self) -> bool:
-        return self.law in ("log", "uniform")
-
     def at(self, u: float) -> Value:
         """The value at `u` in 0..1 of the axis; a number with a `u` beyond them lies outside its ends."""
         if self.law == "one_of":

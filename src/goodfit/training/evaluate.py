@@ -15,7 +15,7 @@ from goodfit.core.chance import fold
 from goodfit.core.contracts import Loss
 from goodfit.core.device import autocast, seed_noise
 from goodfit.core.interval import wilson
-from goodfit.training.gradient import heads
+from goodfit.training.heads import heads
 from goodfit.training.noise import evaluating
 from goodfit.training.running import running_means
 

@@ -11,6 +11,8 @@ from goodfit.core.batch import Batch
 from goodfit.core.device import autocast
 from goodfit.core.errors import Diverged
 from goodfit.core.words import some
+from goodfit.losses.scores import wide
+from goodfit.training.heads import heads
 from goodfit.training.state import Plan
 
 
@@ -54,6 +56,5 @@ def _first_in_forward(model: nn.Module, piece: Batch, plan: Plan) -> tuple[str, 
     finally:
         for hook in hooks:
             hook.remove()
-    logits = output[0] if isinstance(output, tuple) else output
-    look("the loss", plan.loss(logits.float(), piece.targets)[:, None])
+    look("the loss", plan.loss(wide(heads(output)[0]), piece.targets)[:, None])
     return found[0] if found else ("", torch.zeros(len(piece), dtype=torch.bool))

@@ -14,7 +14,9 @@ from goodfit.core.chance import BLOCK, MASK, Chance, fold
 from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import autocast, out_of_memory, seed_noise
 from goodfit.core.errors import GoodfitError
+from goodfit.losses.scores import wide
 from goodfit.training.finite import blame
+from goodfit.training.heads import heads
 from goodfit.training.state import Plan, State
 
 ROWS = 256  # of a Hessian that are computed at once
@@ -101,16 +103,6 @@ def share_of(model: nn.Module, batch: Batch, examples: int, loss: Loss, precisio
 def mean_weight(loss: Weighing, batch: Batch, examples: int) -> Tensor:
     """What one piece adds to the mean weight of `examples` examples."""
     return loss.weigh(batch.targets).sum() / examples
-
-
-def heads(output: Tensor | tuple[Tensor, list[tuple[Tensor, float]]]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
-    """The logits, and the (logits, weight) pairs of auxiliary heads where a model has them."""
-    return output if isinstance(output, tuple) else (output, [])
-
-
-def wide(logits: Tensor) -> Tensor:
-    """Logits as float32, or float64 where a model computes in it."""
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def cut(n: int, pieces: int) -> list[slice]:

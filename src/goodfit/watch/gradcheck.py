@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import seed_noise
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.training.gradient import heads, put_back
+from goodfit.training.gradient import put_back
+from goodfit.training.heads import heads
 
 STEP = 1e-5  # the lecture's h, for numbers of size 1
 SHRINK = (1.0, 0.1, 0.01)  # where a step does not agree, smaller ones tell a kink nearby from a wrong gradient
