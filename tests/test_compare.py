@@ -244,6 +244,10 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
     assert "Baselines" not in command("compare", run.path).out
     assert "Baselines" in command("compare", run.path, "--baselines").out
     assert len(run.read("baselines.json")["rows"]) == 3
+    found = run.read("baselines.json")
+    run.write("baselines.json", {**found, "rows": [{**row, "trained": 7} for row in found["rows"]]})
+    assert command("report", run.path).code == 0
+    assert "Nearest training image (of 7 images read in time), on validation" in (run.path / "report.html").read_text()
     (run.path / "baselines.json").write_text("{")
     assert command("report", run.path).code == 0
     assert "Linear softmax on pixels" not in (run.path / "report.html").read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from goodfit.core import words
 from goodfit.report.markup import NOTHING, THIN, Html, bar, joined, listed, millions, percent, tag, with_code
 from goodfit.report.reading import findings, gap, interval
@@ -88,8 +90,14 @@ def baselines(record: Record) -> list[tuple[str, str, float | None, float | None
     except ValueError:  # damaged, which takes nothing from the run
         return []
     named = {"nearest neighbor": "Nearest training image", "linear softmax": "Linear softmax on pixels"}
+    images = number(record.about, "data", "splits", "train") or 0.0
+
+    def few(row: dict[str, Any]) -> str:
+        known = number(row, "trained")
+        return f" (of {known:,.0f} images read in time)" if known is not None and known < images else ""
+
     return [
-        (f"{name}, on validation", "", number(row, "accuracy"), *interval(row.get("interval")))
+        (f"{name}{few(row)}, on validation", "", number(row, "accuracy"), *interval(row.get("interval")))
         for row in rows(at(found, "rows"))
         if (name := named.get(str(row.get("name"))))
     ]
