@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import PIL
@@ -19,12 +19,12 @@ HAMMING, BICUBIC = 1, 2  # how far the filters reach
 ROWS_MAY_BE_FIRST = int(PIL.__version__.partition(".")[0]) >= 13  # before that columns always were
 
 
-Pass = Callable[[Tensor, Tensor, Tensor], Tensor]
+Passes = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Region(NamedTuple):
-    """`pixels` output pixels are made of the input from `start` to `end`, and those from number `first` on are wanted; a wanted one that is
-    not made is black. Numbers for height and width, float64 [2], or for one of them, [].
+    """`pixels` output pixels are made of the input from `start` to `end`; the picture begins with number `first`, and one that is not made
+    is black. Numbers for height and width, float64 [2].
     """
 
     start: Tensor
@@ -33,15 +33,14 @@ class Region(NamedTuple):
     first: Tensor
 
 
-def window(preprocess: Preprocess, images: Tensor, scale: int, place: tuple[float, float]) -> Tensor:
-    """The window of the model's size at `place` (as `augment.views.View` has it) in what `picture` makes of images uint8 [B, H, W, C] at a
-    scale: uint8 [B, C, h, w]. H and W may be any, also unknown yet, as in a graph that is traced.
+def windows(preprocess: Preprocess, images: Tensor, scale: int, places: Sequence[tuple[float, float]]) -> Tensor:
+    """The windows of the model's size at `places` (as `augment.views.View` has them) in what `picture` makes of images uint8 [B, H, W, C]
+    at a scale: uint8 [P, B, C, h, w]. H and W may be any, also unknown yet, as in a graph that is traced.
     """
     extent = torch.stack([torch.scalar_tensor(side, dtype=torch.float64) for side in images.shape[1:3]])
     frame, region = framed(preprocess, extent, scale)
-    size, share = (torch.tensor(x, dtype=torch.float64) for x in (preprocess.size, place))
-    region = region._replace(first=region.first + torch.floor(share * (frame - size)))
-    return resized(images, region, extent, preprocess.size)
+    size, shares = (torch.tensor(x, dtype=torch.float64) for x in (preprocess.size, tuple(places)))
+    return resized(images, region, region.first + torch.floor(shares * (frame - size)), extent, preprocess.size)
 
 
 # ---- where: `Preprocess.decode` and `picture` in tensors ---------------------------------------------------------------------------
@@ -81,14 +80,18 @@ def padded(box: Tensor, extent: Tensor) -> Region:
 # ---- how: Pillow's libImaging/Resample.c -------------------------------------------------------------------------------------------
 
 
-def resized(images: Tensor, region: Region, extent: Tensor, size: tuple[int, int]) -> Tensor:
-    """What `image.resize` makes of a region of images uint8 [B, H, W, C]: uint8 [B, C, h, w] of `size`, by Pillow's Hamming filter if no
-    side grows, else by its bicubic one. With alpha (C = 4) the colors are multiplied by it meanwhile, unless nothing is resized.
+def resized(images: Tensor, region: Region, firsts: Tensor, extent: Tensor, size: tuple[int, int]) -> Tensor:
+    """What `image.resize` makes of a region of images uint8 [B, H, W, C], and of that the windows of `size` that begin with the pixels
+    `firsts` [P, 2]: uint8 [P, B, C, h, w]; by Pillow's Hamming filter if no side grows, else by its bicubic one. With alpha (C = 4) the
+    colors are multiplied by it meanwhile, unless nothing is resized.
 
     Whole numbers below 2^53 are exact in float64, so the products of matrices are Pillow's sums.
     """
     shrinks = (region.pixels <= region.end - region.start).all()
-    down, across = (weights(Region(*(x[i] for x in region)), images.shape[1 + i], size[i], shrinks) for i in (0, 1))
+    down, across = (
+        weights(region.start[i], region.end[i], region.pixels[i], firsts[:, i], images.shape[1 + i], size[i], shrinks)[:, None, None]
+        for i in (0, 1)
+    )
     pixels = images.permute(0, 3, 1, 2).double()
     alpha, untouched = images.shape[3] == 4, (region.pixels == extent).all()
     if alpha:
@@ -102,16 +105,16 @@ def resized(images: Tensor, region: Region, extent: Tensor, size: tuple[int, int
 
 
 def by_columns(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Pixels [B, C, H, W] resized by weights [h, H] and [w, W], each row first."""
-    return eight_bits(down @ eight_bits(pixels @ across.transpose(0, 1)))
+    """Pixels [B, C, H, W] resized by weights [P, 1, 1, h, H] and [P, 1, 1, w, W], each row first."""
+    return eight_bits(down @ eight_bits(pixels @ across.transpose(3, 4)))
 
 
 def by_rows(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """The same, each column first."""
-    return eight_bits(eight_bits(down @ pixels) @ across.transpose(0, 1))
+    return eight_bits(eight_bits(down @ pixels) @ across.transpose(3, 4))
 
 
-def either(test: Tensor, one: Pass, other: Pass, given: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def either(test: Tensor, one: Passes, other: Passes, given: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """What `one` makes of what is given if the test is true, else what the other does; in a graph both are there, and one of them runs."""
     if torch.compiler.is_exporting():
         made: Tensor = torch.cond(test, one, other, given)
@@ -119,22 +122,21 @@ def either(test: Tensor, one: Pass, other: Pass, given: tuple[Tensor, Tensor, Te
     return (one if test else other)(*given)
 
 
-def weights(side: Region, extent: int, length: int, shrinks: Tensor) -> Tensor:
-    """The weight of each of `extent` input pixels in each of `length` output pixels, whole numbers of 1 / WHOLE: float64 [length, extent].
-
-    A side that keeps its pixels gets the identity.
+def weights(start: Tensor, end: Tensor, pixels: Tensor, firsts: Tensor, extent: int, length: int, shrinks: Tensor) -> Tensor:
+    """For one side the weight of each of `extent` input pixels in each of the `length` output pixels from `firsts` [P] on, whole numbers of
+    1 / WHOLE: float64 [P, length, extent]. A side that keeps its pixels gets the identity.
     """
-    start, end = side.start.float(), side.end.float()  # Pillow has its regions in float32
-    scale = (end - start).double() / side.pixels
+    start, end = start.float(), end.float()  # Pillow has its regions in float32
+    scale = (end - start).double() / pixels
     widened = scale.clamp(min=1)
     reach = torch.where(shrinks, HAMMING, BICUBIC) * widened
-    number = torch.arange(length, dtype=torch.float64)[:, None] + side.first
+    number = torch.arange(length, dtype=torch.float64)[:, None] + firsts[:, None, None]
     center = start.double() + (number + 0.5) * scale
     pixel = torch.arange(extent, dtype=torch.float64)
     inside = (pixel >= torch.floor(center - reach + 0.5)) & (pixel < torch.floor(center + reach + 0.5))
     x = ((pixel - center + 0.5) * (1 / widened)).abs()
-    found = torch.where(inside & (number >= 0) & (number < side.pixels), torch.where(shrinks, hamming(x), bicubic(x)), 0.0)
-    total = found.sum(1, keepdim=True)
+    found = torch.where(inside & (number >= 0) & (number < pixels), torch.where(shrinks, hamming(x), bicubic(x)), 0.0)
+    total = found.sum(2, keepdim=True)
     shares = found / torch.where(total == 0, 1.0, total) * WHOLE
     return torch.where(shares < 0, torch.ceil(shares - 0.5), torch.floor(shares + 0.5))
 
@@ -158,13 +160,14 @@ def eight_bits(sums: Tensor) -> Tensor:
 
 
 def multiplied(pixels: Tensor) -> Tensor:
-    """Colors and alpha [B, 4, H, W] with the colors multiplied by it, rounded."""
-    product = pixels[:, :3] * pixels[:, 3:] + 128
-    return torch.cat([torch.floor((torch.floor(product / 256) + product) / 256), pixels[:, 3:]], dim=1)
+    """Colors and alpha [..., 4, H, W] with the colors multiplied by it, rounded."""
+    colors, alpha = pixels[..., :3, :, :], pixels[..., 3:, :, :]
+    product = colors * alpha + 128
+    return torch.cat([torch.floor((torch.floor(product / 256) + product) / 256), alpha], dim=-3)
 
 
 def divided(pixels: Tensor) -> Tensor:
-    """The colors [B, 4, H, W] before they were `multiplied`, as far as they are known."""
-    alpha = pixels[:, 3:]
-    colors = torch.floor(255 * pixels[:, :3] / alpha.clamp(min=1)).clamp(max=255)
-    return torch.cat([torch.where((alpha == 0) | (alpha == 255), pixels[:, :3], colors), alpha], dim=1)
+    """The colors [..., 4, H, W] before they were `multiplied`, as far as they are known."""
+    colors, alpha = pixels[..., :3, :, :], pixels[..., 3:, :, :]
+    known = torch.floor(255 * colors / alpha.clamp(min=1)).clamp(max=255)
+    return torch.cat([torch.where((alpha == 0) | (alpha == 255), colors, known), alpha], dim=-3)
