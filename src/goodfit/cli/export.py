@@ -41,4 +41,4 @@ def export(
     if json:
         print(dumps({"onnx": str(made.path), "input": made.inputs, "output": made.outputs, "difference": made.difference}))
         return
-    print(f"{made.path} ({size(made.path.stat().st_size)}): {made.inputs} -> {made.outputs}; at most {made.difference:.1g} from the run's.")
+    print(f"{made.path} ({size(made.path.stat().st_size)}): {made.inputs} -> {made.outputs}; within {made.difference:.1g} of the run's.")

@@ -16,10 +16,9 @@ from goodfit.data.scaled import LONGEST, frame_of
 WHOLE = 2**22  # the weight of a whole pixel: Pillow's weights are whole numbers
 SHARP, SOFT = 0.5400000214576721, 0.46000000834465027  # 0.54 and 0.46 in float32, as Pillow has them
 HAMMING, BICUBIC = 1, 2  # how far the filters reach
-ROWS_MAY_BE_FIRST = int(PIL.__version__.partition(".")[0]) >= 13  # before that columns always were
+TALL_ONES_DOWN_FIRST = int(PIL.__version__.partition(".")[0]) >= 13  # before it, all went across first
 
-
-Passes = Callable[[Tensor, Tensor, Tensor], Tensor]
+Passes = Callable[[Tensor, Tensor, Tensor], Tensor]  # (pixels, weights down, weights across) -> pixels
 
 
 class Region(NamedTuple):
@@ -97,20 +96,20 @@ def resized(images: Tensor, region: Region, firsts: Tensor, extent: Tensor, size
     if alpha:
         pixels = torch.where(untouched, pixels, multiplied(pixels))
     lost = extent - region.pixels
-    rows_first = (lost[0] > 0) & (lost[0] > 2 * lost[1]) & ROWS_MAY_BE_FIRST
-    pixels = either(rows_first, by_rows, by_columns, (pixels, down, across))
+    down_first = (lost[0] > 0) & (lost[0] > 2 * lost[1]) & TALL_ONES_DOWN_FIRST
+    pixels = either(down_first, down_then_across, across_then_down, (pixels, down, across))
     if alpha:
         pixels = torch.where(untouched, pixels, divided(pixels))
     return pixels.to(torch.uint8)
 
 
-def by_columns(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Pixels [B, C, H, W] resized by weights [P, 1, 1, h, H] and [P, 1, 1, w, W], each row first."""
+def across_then_down(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Pixels [B, C, H, W] resized by weights [P, 1, 1, h, H] and [P, 1, 1, w, W], row by row first, as Pillow does."""
     return eight_bits(down @ eight_bits(pixels @ across.transpose(3, 4)))
 
 
-def by_rows(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """The same, each column first."""
+def down_then_across(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """The same, column by column first: as Pillow does where the height loses more than twice as many pixels as the width."""
     return eight_bits(eight_bits(down @ pixels) @ across.transpose(3, 4))
 
 

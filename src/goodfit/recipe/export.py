@@ -23,7 +23,7 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write
 from goodfit.core.run import Run
 from goodfit.core.words import size
-from goodfit.data.decode import MODES
+from goodfit.data.decode import COLORSPACES
 from goodfit.recipe.classifier import Classifier
 from goodfit.recipe.ensemble import Ensemble, load_any
 from goodfit.recipe.graph import Graph
@@ -70,13 +70,12 @@ def export(run: str | Path | Run, path: str | Path | None = None, views: str = "
         raise GoodfitError(f'The weights of "{folder}" are {size(weighs)}, and an ONNX file holds 2 GB: export members of it alone.')
     pictures = samples(graph)
     expected = [answers(classifier, some) for some in pictures]  # before tracing, which then finds what layers keep for later
-    made = traced(graph, torch.from_numpy(pictures[0]), str(folder))
-    names = f"{MODES[graph.channels]}, upright, all of one size, whatever it is"
-    inputs = f"images: uint8 [N, H, W, {graph.channels}], {names}"
-    outputs = f"probabilities: float32 [N, {len(classifier.classes)}], in the order of the file's metadata classes"
-    described(made, {"classes": json.dumps(classifier.classes), "goodfit": version("goodfit"), "input": inputs, "output": outputs})
-    content = made.SerializeToString()
-    found = asked(content, pictures)
+    inputs = f"images: uint8 [N, H, W, {graph.channels}], {COLORSPACES[graph.channels]}, upright, of any one size"
+    outputs = f"probabilities: float32 [N, {len(classifier.classes)}], in the order of the classes in the file's metadata"
+    words = {"classes": json.dumps(classifier.classes), "goodfit": version("goodfit"), "input": inputs, "output": outputs}
+    with in_a_sentence(folder):
+        content = described(traced(graph, torch.from_numpy(pictures[0])), words).SerializeToString()
+        found = asked(content, pictures)
     difference = max(float(np.abs(one - other).max()) for one, other in zip(found, expected, strict=True))
     if not difference <= TOLERANCE:
         raise GoodfitError(
@@ -103,24 +102,28 @@ def answers(classifier: Classifier | Ensemble, images: Pixels) -> NDArray[np.flo
     return np.array([[row[name] for name in classifier.classes] for row in rows], dtype=np.float32)
 
 
-def traced(graph: nn.Module, images: Tensor, name: str) -> Any:
-    """A graph that takes `images` [N, H, W, C], of any N, H and W, as an ONNX model, without a word.
-
-    Raises:
-        GoodfitError: something in it has no place in ONNX.
-    """
-    shapes = {"images": {0: "N", 1: "H", 2: "W"}}
+@contextlib.contextmanager
+def in_a_sentence(folder: Path) -> Iterator[None]:
+    """Say what the exporter or the runtime cannot do with a model; they hand on whatever their many parts raise."""
     try:
-        with silence():
-            program = torch.onnx.export(
-                graph, (images,), input_names=["images"], output_names=["probabilities"], dynamic_shapes=shapes, dynamo=True, verbose=False
-            )
-    except Exception as error:  # the exporter hands on whatever its many parts raise
+        yield
+    except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".:")
-        raise GoodfitError(f'The model of "{name}" computes something that does not go into an ONNX file ({reason}).') from error
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".:")
+        raise GoodfitError(
+            f'The model of "{folder}" computes something that does not go into an ONNX file ({reason}): it predicts with Goodfit alone.'
+        ) from error
+
+
+def traced(graph: nn.Module, images: Tensor) -> Any:
+    """A graph that takes `images` [N, H, W, C], of any N, H and W, as an ONNX model."""
+    shapes = {"images": {0: "N", 1: "H", 2: "W"}}
+    with silence():
+        program = torch.onnx.export(
+            graph, (images,), input_names=["images"], output_names=["probabilities"], dynamic_shapes=shapes, dynamo=True, verbose=False
+        )
     assert program is not None
     return program.model_proto
 
@@ -138,12 +141,12 @@ def silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def described(model: Any, words: dict[str, str]) -> None:
-    """Put words into the metadata of an ONNX model in place of the exporter's notes, which tell where code lies on this disk."""
+def described(model: Any, words: dict[str, str]) -> Any:
+    """An ONNX model with words in its metadata in place of the exporter's notes, which tell where code lies on this disk."""
     bare(model.graph)
-    del model.functions[:]
     model.producer_name, model.producer_version = "goodfit", words["goodfit"]
     onnx.helper.set_model_props(model, words)
+    return model
 
 
 def bare(graph: Any) -> None:
