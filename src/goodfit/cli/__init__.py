@@ -20,6 +20,7 @@ VERBS = {
     "steer": "Multiply the learning rate of a training that is running.",
     "evaluate": "Score a run's classifier on its validation images, or once on its test images.",
     "predict": "Say what a run's classifier sees in images.",
+    "export": "Write a run's classifier as one ONNX file.",
     "ensemble": "Make one classifier of several runs, or of the snapshots of one.",
     "advise": "Say which stages of a trained net to train on new images, and at what rate.",
     "features": "Write what a stage of a trained net puts out for images to a file.",

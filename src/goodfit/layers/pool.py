@@ -67,13 +67,14 @@ class FractionalMaxPool(nn.Module):
         return f"factor={self.factor}"
 
     def forward(self, x: Tensor) -> Tensor:
-        sides = [starts(n, max(1, int(n / self.factor))) for n in x.shape[2:]]
+        sides = [(n, max(1, int(n / self.factor))) for n in x.shape[2:]]
+        means = [mean_matrix(n, out) for n, out in sides]
         # Every window there may be, then those at the places drawn: exact gathers, whose gradients are deterministic on any device.
-        windows = F.max_pool2d(x, tuple(n - int(table.max()) for n, table in zip(x.shape[2:], sides, strict=True)), stride=1)
+        windows = F.max_pool2d(x, tuple(n + 1 - mean.shape[1] for n, mean in zip(x.shape[2:], means, strict=True)), stride=1)
         if not self.training:
-            down, across = (mean_matrix(n, table.shape[1]).to(x.device, x.dtype) for n, table in zip(x.shape[2:], sides, strict=True))
+            down, across = (mean.to(x.device, x.dtype) for mean in means)
             return down @ windows @ across.T
-        rows, columns = (drawn(table, len(x), x.device) for table in sides)
+        rows, columns = (drawn(starts(n, out), len(x), x.device) for n, out in sides)
         b, c, height, width = windows.shape
         images = torch.arange(b, device=x.device)[:, None, None]
         places = (images * height + rows[:, :, None]) * width + columns[:, None, :]  # [B, h, w]

@@ -45,17 +45,17 @@ class Ensemble:
                 found = zip(*decoded.values(), strict=True)
                 problems = [next((x.reason for x in seen if isinstance(x, BrokenImage)), "") for seen in found]
                 good = [place for place, problem in enumerate(problems) if not problem]
-                fine = {key: [seen[place] for place in good] for key, seen in decoded.items()}
-                rows: Iterator[Tensor] = iter(self._mean(fine) if good else [])
+                fine: dict[Any, list[Any]] = {key: [seen[place] for place in good] for key, seen in decoded.items()}
+                rows: Iterator[Tensor] = iter(self.mean(member.answers(fine[look(member)]) for member in self.members) if good else [])
                 for image, problem in zip(some, problems, strict=True):
                     name = name_of(image)
                     yield Prediction(name, problem=problem) if problem else prediction(name, self.classes, next(rows), top)
 
-    def _mean(self, decoded: dict[Any, list[Any]]) -> Tensor:
-        """Probabilities [n, K] float32 of images whose pictures each look has decoded."""
+    def mean(self, answers: Iterable[Tensor]) -> Tensor:
+        """Probabilities [n, K] float32 for those [n, K] of each member in turn."""
         mean = torch.zeros((), dtype=torch.float64)
-        for member, weight in zip(self.members, self.weights, strict=True):
-            mean = mean + weight * in_order(member.answers(decoded[look(member)]), member.classes, self.classes).double()
+        for member, weight, own in zip(self.members, self.weights, answers, strict=True):
+            mean = mean + weight * in_order(own, member.classes, self.classes).double()
         return mean.float()
 
 

@@ -92,11 +92,11 @@ class Viewer:
             for shape in dict.fromkeys(x.shape[1:] for x in windows.values()):
                 alike = {key: x for key, x in windows.items() if x.shape[1:] == shape}
                 images = torch.cat(list(alike.values())).permute(0, 3, 1, 2)
-                logits = torch.cat([self._scores(some) for some in torch.split(images, at_once(shape[0], shape[1]))])
+                logits = torch.cat([self.scores(some) for some in torch.split(images, at_once(shape[0], shape[1]))])
                 found |= zip(alike, torch.split(logits, [len(x) for x in alike.values()]), strict=True)
         return found
 
-    def _scores(self, images: Tensor) -> Tensor:
+    def scores(self, images: Tensor) -> Tensor:
         """Scores [b, K] for uint8 windows [b, C, h, w]."""
         return heads(self.model(self.preprocess.normalize(images.to(self.device))))[0].float().cpu()
 
@@ -113,7 +113,7 @@ class Viewer:
             width += max(1, width // 4)  # photos are not square
             try:
                 with evaluating(self.model):
-                    self._scores(torch.zeros(1, self.preprocess.channels, height, width, dtype=torch.uint8))
+                    self.scores(torch.zeros(1, self.preprocess.channels, height, width, dtype=torch.uint8))
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
                 raise UsageError(

@@ -1,0 +1,44 @@
+"""goodfit export: a run's classifier as a file for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def export(
+    run: str,
+    /,
+    *,
+    onnx: Path | None = None,
+    views: str = "",
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Write the classifier of a run or an ensemble as one ONNX file: decoded images of any size go in, probabilities come out.
+
+    Preprocessing (to the same bits), views, temperature and the average over an ensemble's members are inside. Before the file is written
+    its answers to a few images are compared with the run's. Needs the extra: pip install "goodfit[export]".
+
+    Parameters
+    ----------
+    run
+        The folder of a run or an ensemble, such as runs/latest.
+    onnx
+        The file to write (default: model.onnx in the folder).
+    views
+        Views of each image whose answers are averaged, in place of the run's own, such as flip_pair or "ten_crop((224, 256))".
+    json
+        Print the file, what it takes and gives, and the largest difference of its answers from the run's as JSON.
+    """
+    from json import dumps
+
+    from goodfit.core.words import size
+    from goodfit.recipe.export import export as write
+
+    made = write(run, onnx, views)
+    if json:
+        print(dumps({"onnx": str(made.path), "input": made.inputs, "output": made.outputs, "difference": made.difference}))
+        return
+    print(f"{made.path} ({size(made.path.stat().st_size)}): {made.inputs} -> {made.outputs}; within {made.difference:.1g} of the run's.")
