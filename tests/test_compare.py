@@ -20,7 +20,8 @@ import goodfit
 from command import FAST, copied, refused, train
 from command import goodfit as command
 from fake_run import Page
-from goodfit.core.errors import UsageError
+from goodfit import api
+from goodfit.core.errors import Interrupted, UsageError
 from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.recipe.source import look, open_data
@@ -203,6 +204,7 @@ def test_baselines_are_computed_once_and_within_their_limit(digits: b.Dataset, t
     assert b.baselines(digits, 60, cache=tmp_path / "a") == json.loads(json.dumps(first))
     monkeypatch.undo()
     monkeypatch.setattr(b, "PIECE", 16)
+    monkeypatch.setattr(b, "READ", 16)
     cut = {row["name"]: row for row in b.baselines(digits, 0, cache=tmp_path / "c")["rows"]}
     assert (cut["nearest neighbor"]["judged"], cut["nearest neighbor"]["trained"]) == (16, 16) and not cut["nearest neighbor"]["whole"]
     assert not cut["linear softmax"]["whole"] and cut["linear softmax"]["accuracy"] > 0.5
@@ -210,21 +212,39 @@ def test_baselines_are_computed_once_and_within_their_limit(digits: b.Dataset, t
     assert [b.limit(seconds) for seconds in (1, 1000, 1e6)] == [b.QUICK, 1000 * b.SHARE, b.PATIENT]
 
 
-def test_every_training_leaves_all_three(photos: Path, tmp_path: Path) -> None:
-    """Whatever its images are kept as; under a budget in minutes they are computed within it."""
+def test_every_training_leaves_all_three(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its images are kept as; under a budget in minutes they are there before the first step, for they count."""
     kept = goodfit.train(photos, goodfit.Recipe().but_text({**FAST, "storage": "files"}), out=tmp_path / "files", quiet=True)
-    timed = goodfit.Recipe().but_text({**FAST, "budget": "6 s", "evaluate_every": "3 s"})
-    began = time.time()
-    short = goodfit.train(photos, timed, out=tmp_path / "timed", quiet=True)
-    written = (short.path / "baselines.json").stat().st_mtime
-    assert written < began + 6 and short.read("about.json")["seconds"]["training"] < 6 - (written - began) + 1
-    for run in (kept, short):
-        names = [row["name"] for row in run.read("baselines.json")["rows"]]
-        assert names == ["majority class", "nearest neighbor", "linear softmax"]
-        page = (run.path / "report.html").read_text()
-        assert all(
-            name in page for name in ("Always answering the most common class", "Nearest training image", "Linear softmax on pixels")
-        )
+    seen: list[list[str]] = []
+
+    def fit(*_: object) -> None:
+        seen.append([row["name"] for row in Run(tmp_path / "timed").read("baselines.json")["rows"]])
+        raise Interrupted("enough")
+
+    monkeypatch.setattr(api, "fit", fit)
+    with pytest.raises(Interrupted):
+        goodfit.train(photos, goodfit.Recipe().but_text({**FAST, "budget": "10 min"}), out=tmp_path / "timed", quiet=True)
+    names = [row["name"] for row in kept.read("baselines.json")["rows"]]
+    assert [names] == seen == [["majority class", "nearest neighbor", "linear softmax"]]
+    page = (kept.path / "report.html").read_text()
+    assert all(said in page for said in ("Always answering the most common", "Nearest training image", "Linear softmax on pixels"))
+
+
+def test_a_run_is_finished_whatever_becomes_of_its_baselines(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise OSError("the disk of the images is away")
+
+    monkeypatch.setattr(b, "learned", gone)
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
+    said = train(photos, tmp_path / "run")
+    assert said.code == 0 and "Warning: the baselines could not be computed: the disk of the images is away" in said.err
+    assert Run(tmp_path / "run").read("about.json")["state"] == "finished" and (tmp_path / "run" / "report.html").is_file()
+
+
+def test_few_steps_are_made_to_few_images_where_time_is_short() -> None:
+    x, labels = torch.randn(4000, 300), torch.arange(4000) % 40
+    guesses, trained, done = b.linear(x, labels, x[:50], 40, time.monotonic() + 1e-3)
+    assert len(guesses) == 50 and trained == b.FEWEST and not done
 
 
 def test_large_images_are_averaged_down(photos: Path) -> None:

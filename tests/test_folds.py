@@ -190,7 +190,7 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
 
 def test_a_fold_that_was_killed_goes_on_as_if_it_never_was(photos: Path, tmp_path: Path) -> None:
     """The whole command, killed with -9 in the middle of the second fold's training."""
-    changes = {"budget": "60 epochs", "save_every": "5 steps"}
+    changes = {"budget": "150 epochs", "save_every": "5 steps"}
     assert train(photos, tmp_path / "whole", "--folds", "2", **changes).code == 0
     options = [word for key, value in {**FAST, **changes}.items() for word in (f"--{key.replace('_', '-')}", value)]
     words = [sys.executable, "-m", "goodfit", "train", str(photos), "--folds", "2", *options, "--out", str(tmp_path / "killed")]

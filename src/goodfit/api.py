@@ -101,6 +101,9 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
         voice.say(drawn(built))
     if manner.dry:
         return None
+    timed, compared = built.plan.lengths.timed, {}
+    if timed and run is None:  # what comes after the last step would be over the budget
+        compared = baselines.baselines(data, baselines.SHARE * built.plan.lengths.budget.amount)
     seconds = {"data": packed - manner.started, "startup": time.time() - packed}
     if run is not None:
         go_on(run, asked, recipe, built, manner.voice)
@@ -114,6 +117,8 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
     run = Run.new(manner.out, data.name)
     with start.owned(run):
         start.begin(run, asked, recipe, data, survey.index, chooser.choices, built.source)
+        if timed:
+            run.write(baselines.FILE, compared)
         run.point_latest()
         train_run(run, built, data, recipe, manner, seconds)
     return run
@@ -121,9 +126,6 @@ def run_owned(asked: Recipe, run: Run | None, manner: Manner) -> Run | None:
 
 def train_run(run: Run, built: Built, data: Dataset, recipe: Recipe, manner: Manner, seconds: dict[str, float]) -> None:
     """Train a run that is written down, to its end."""
-    lengths = built.plan.lengths
-    if lengths.timed:
-        run.write(baselines.FILE, baselines.baselines(data, baselines.SHARE * lengths.budget.amount))
     built.state.elapsed += time.time() - manner.started
     carry_out(run, built, manner, seconds)
     finished(run, built, data, recipe, manner.voice)
@@ -205,13 +207,18 @@ def finished(run: Run, built: Built, data: Dataset, recipe: Recipe, voice: Voice
     spent = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
     cost = {"parameters": parameters, "multiply_adds": multiply_adds(built.state.model, data.preprocess), "seconds": spent}
     run.update("about.json", {"state": "stopped early" if built.state.stopped else "finished", "finished": start.now(), **cost})
-    if not built.plan.lengths.timed:  # else they have been, within the budget
-        run.write(baselines.FILE, baselines.baselines(data, baselines.limit(spent["training"])))
     low, high = result["interval"]
     voice.say(
         f"Validation accuracy {percent(result['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, {result['images']:,} images)."
     )
-    voice.say(f"Run: {run.path}\nReport: {write_report(run.path)}")
+    try:
+        if not built.plan.lengths.timed:
+            run.write(baselines.FILE, baselines.baselines(data, baselines.limit(spent["training"])))
+    except (GoodfitError, OSError) as error:  # the images are gone, say: the run is finished all the same
+        voice.say(f"Warning: the baselines could not be computed: {error}")
+    finally:
+        page = write_report(run.path)
+    voice.say(f"Run: {run.path}\nReport: {page}")
 
 
 def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 
 def export(
@@ -14,7 +11,7 @@ def export(
     *,
     onnx: Path | None = None,
     views: str = "",
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
 ) -> None:
     """Write the classifier of a run or an ensemble as one ONNX file: decoded images of any size go in, probabilities come out.
 

@@ -38,12 +38,12 @@ def parts(
 
         print(dumps(chosen))
         return
-    from goodfit.study.defaults import drawn_part, has_default
+    from goodfit.study.defaults import drawn_part, draws, has_default
 
     for kind in sorted({card["kind"] for card in chosen}):
         print(kind)
         for card in chosen:
             if card["kind"] == kind:
                 print(f"  {card['spelling']}\n{indent(card['card'] if kind_or_name else card['summary'], ' ' * 6)}\n")
-            if kind_or_name == card["name"] and has_default(card["kind"]):
-                print(f'      Searched by default: --space "{card["kind"]}={drawn_part(there.make(card["name"], card["kind"]))}"\n')
+                if kind_or_name == card["name"] and has_default(kind) and draws(text := drawn_part(there.make(card["name"], kind))):
+                    print(f'      Searched by default: --space "{kind}={text}"\n')

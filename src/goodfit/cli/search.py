@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,10 +11,11 @@ from cyclopts import Parameter
 
 from goodfit.cli import started
 from goodfit.cli.options import RECIPE, Options, Shorts, assemble
-from goodfit.core.errors import Interrupted, UsageError
+from goodfit.core.errors import GoodfitError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from goodfit.recipe.recipe import Recipe
+    from goodfit.study.results import Results
     from goodfit.study.search import Search
     from goodfit.study.trials import Row
     from goodfit.watch.voice import Voice
@@ -33,7 +35,6 @@ class Manners:
             " log(a, b), uniform(a, b), integers(a, b) and one_of(...); or a TOML file of them; or a key alone, such as optimizer or"
             " model.width, for the default of that part or setting. Default: architecture, rate, weight decay, dropout and augmentation"
             " around the recipe.",
-            negative="",
         ),
     ] = dataclasses.field(default_factory=list)
     trials: Annotated[int | None, Parameter(help=f"How many trials (default: {TRIALS}, or as many as --budget allows).")] = None
@@ -51,7 +52,7 @@ class Manners:
     resume: Annotated[
         Path | None, Parameter(help="Go on with the search in this folder, or help with it from another process or machine.")
     ] = None
-    json: Annotated[bool, Parameter(help="Print what was found as JSON on stdout.", negative="")] = False
+    json: Annotated[bool, Parameter(help="Print what was found as JSON on stdout.")] = False
 
 
 def _options() -> Any:
@@ -82,8 +83,6 @@ def search(
     from json import dumps
 
     from goodfit.core.progress import Length
-    from goodfit.report.page import write_report
-    from goodfit.study.results import keep, results, table
     from goodfit.watch.voice import Terminal
 
     seconds = None
@@ -102,15 +101,27 @@ def search(
         voice.say("The time of this search is over; --budget gives it more.")
     try:
         together(there, manners.workers, voice)
-    except KeyboardInterrupt as error:
-        raise Interrupted(f'Stopped, everything is saved; "goodfit search --resume {there.study}" goes on.') from error
-    finally:
-        found = results(there)
-        keep(there, found)
-        voice.say(table(found))
-        voice.say(f"Search: {there.study}\nReport: {write_report(there.study)}")
+    except BaseException as error:
+        with contextlib.suppress(GoodfitError, OSError):  # that nothing more can be written does not hide why it ended
+            concluded(there, voice)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f'Stopped, everything is saved; "goodfit search --resume {there.study}" goes on.') from error
+        raise
+    found = concluded(there, voice)
     if manners.json:
         print(dumps({"search": str(there.study), **found.plain()}))
+
+
+def concluded(there: Search, voice: Voice) -> Results:
+    """Write and say what a search has found so far."""
+    from goodfit.report.page import write_report
+    from goodfit.study.results import keep, results, table
+
+    found = results(there)
+    keep(there, found)
+    voice.say(table(found))
+    voice.say(f"Search: {there.study}\nReport: {write_report(there.study)}")
+    return found
 
 
 def new(asked: Recipe, manners: Manners, voice: Voice) -> Search:
@@ -188,6 +199,6 @@ def together(there: Search, workers: int, voice: Voice) -> None:
                 case 0 | 130 | 143 | -15:
                     continue
                 case int() as code if code < 0:
-                    voice.say(f"Warning: a worker was killed by signal {-code}; another took its trial up.")
+                    voice.say(f"Warning: a worker was killed by signal {-code}; its trial waits for another.")
                 case _:
                     voice.say(f"Warning: a worker ended with an error; {log} says which.")

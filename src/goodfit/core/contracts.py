@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from goodfit.core.batch import Batch
 from goodfit.core.catalog import Part
 from goodfit.core.chance import Chance
+from goodfit.core.errors import UsageError
 from goodfit.core.progress import Lengths
 
 
@@ -44,7 +45,13 @@ class Augment(Part):
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch: ...
 
     def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part."""
+        """The same part, milder: 0 changes nothing, 1 is this part.
+
+        Raises:
+            UsageError: the part has no such setting, and does not say otherwise how it is made milder.
+        """
+        if not hasattr(self, self.dial):
+            raise UsageError(f'"{self}" cannot be made milder: give it a setting {self.dial}, or a method scaled of its own.')
         return dataclasses.replace(self, **{self.dial: getattr(self, self.dial) * strength})  # type: ignore[type-var]
 
     def now(self, t: float) -> Augment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_home, write
 from goodfit.core.interval import wilson
 from goodfit.core.run import Run
@@ -27,18 +29,18 @@ from goodfit.watch.voice import Silent, Voice
 
 FILE = "baselines.json"
 SIDE = 32  # pixels along a side that larger images are averaged down to
-MOST = 20_000  # training images that are compared with, or learned from
+FEWEST, MOST = 500, 20_000  # training images that are learned from whatever the time, and those that are used at most
 QUICK, PATIENT = 3.0, 60.0  # seconds for reading and for each baseline: at the end of a training, at least and at most
 SHARE = 0.01  # of a training's seconds, between the two; of a budget in minutes, within which they are computed, whatever that is
 PENALTIES = (1e-1, 1e-2, 1e-3)  # L2 on standardized pixels, chosen by a fifth of the training images
 LEAST, STEPS = 10, 100  # of L-BFGS for each of them: whatever the time, and at most
 NEAR = 1e-2  # how far above its minimum the loss may be
-PIECE = 512  # images at once
+PIECE, READ = 512, 64  # images that are judged, and read, at once: between them the clock is looked at
 VERSION = 2  # of what is kept
 
 
 def baselines(data: Dataset, seconds: float = QUICK, cache: Path | None = None) -> dict[str, Any]:
-    """The baselines of the validation images, each within a limit of `seconds`, from the cache where they have been computed.
+    """The baselines of the validation images, each within a limit of about `seconds`, from the cache where they have been computed.
 
     "rows" have "name", "accuracy", its 95 % "interval", "judged" (validation images within the limit), "trained" (training images), and
     "seconds". The test images are not read.
@@ -52,11 +54,12 @@ def baselines(data: Dataset, seconds: float = QUICK, cache: Path | None = None) 
             kept = json.loads(file.read_text())
         except ValueError:  # damaged: computed anew
             kept = {}
-    if kept and (kept["whole"] or kept["limit"] >= seconds):
+    if kept and (kept["whole"] or 2 * kept["limit"] >= seconds):  # those cut short are not begun anew for a little more time
         return kept
     rows = [majority(data), *learned(data, seconds)]
     found = {"images": len(data.splits.validation), "rows": rows, "limit": seconds, "whole": all(row["whole"] for row in rows)}
-    write(file, json.dumps(found, indent=1) + "\n")
+    with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed anew next time
+        write(file, json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -100,10 +103,10 @@ def learned(data: Dataset, seconds: float) -> list[dict[str, Any]]:
     found = []
     for name, answer in (("nearest neighbor", nearest), ("linear softmax", linear)):
         began = time.monotonic()
-        guesses = answer(x, labels, y, len(data.classes), began + seconds)
+        guesses, trained, done = answer(x, labels, y, len(data.classes), began + seconds)
         spent = time.monotonic() - began
         right = int((guesses == truth[: len(guesses)]).sum())
-        found.append(row(name, right, len(guesses), len(x), spent, whole and len(guesses) == len(y) and spent <= seconds))
+        found.append(row(name, right, len(guesses), trained, spent, whole and done))
     return found
 
 
@@ -115,7 +118,7 @@ def spread(n: int) -> Tensor:
 def vectors(data: Dataset, rows: Tensor, until: float = math.inf) -> Tensor:
     """The images of some rows as float32 [n, D], averaged down to at most 32 pixels a side; of the first of them, if time is up."""
     found = []
-    for piece in torch.split(rows, PIECE):
+    for piece in torch.split(rows, READ):
         images = data.preprocess.center(data.pixels.rows(piece).permute(0, 3, 1, 2)).float()
         height, width = images.shape[-2:]
         if max(height, width) > SIDE:
@@ -126,33 +129,45 @@ def vectors(data: Dataset, rows: Tensor, until: float = math.inf) -> Tensor:
     return torch.cat(found)
 
 
+Answer = tuple[Tensor, int, bool]  # the class guessed for the first images asked about, the training images used, and whether that is all
+
+
 @torch.no_grad()
-def nearest(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float) -> Tensor:
-    """The label [n] of the training image at the least Euclidean distance, by products of matrices; of the first images if time is up."""
+def nearest(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float) -> Answer:
+    """The label of the training image at the least Euclidean distance, by products of matrices; of the first images if time is up."""
     squares = x.square().sum(1)
     found: list[Tensor] = []
     for piece in torch.split(asked, PIECE):
         if found and time.monotonic() > until:
             break
         found.append(labels[torch.addmm(squares, piece, x.T, alpha=-2).argmin(1)])
-    return torch.cat(found)
+    guesses = torch.cat(found)
+    return guesses, len(x), len(guesses) == len(asked)
 
 
-def linear(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float) -> Tensor:
-    """The answer [n] of a softmax classifier, its penalty chosen on a fifth of the training images; less well fitted if time is up."""
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    held[spread(len(labels))[::5]] = True
-    best, theta, losses = PENALTIES[0], torch.zeros(classes, x.shape[1] + 1), []
-    for l2 in PENALTIES if len(labels) >= 5 else ():
-        theta = fitted(x[~held], labels[~held], theta, l2, until)
-        losses.append(float(F.cross_entropy(scores(theta, x[held]), labels[held])))
+def linear(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float) -> Answer:
+    """The answer of a softmax classifier, its penalty chosen on a fifth of the training images; less well fitted if time is up, and to so
+    few images that some steps are made in time.
+    """
+    theta = torch.zeros(classes, x.shape[1] + 1)
+    began = time.monotonic()
+    Softmax(x, labels, theta, PENALTIES[0])()
+    step = time.monotonic() - began
+    trained = min(len(x), max(FEWEST, int(len(x) * (until - began) / (2 * LEAST * step))))
+    x, own, whole = x[:trained], labels[:trained], trained == len(x)
+    held = torch.zeros(trained, dtype=torch.bool)
+    held[spread(trained)[::5]] = True
+    best, losses = PENALTIES[0], []
+    for l2 in PENALTIES if trained >= 5 else ():
+        theta = fitted(x[~held], own[~held], theta, l2, until)
+        losses.append(float(F.cross_entropy(scores(theta, x[held]), own[held])))
         if losses[-1] > min(losses):
             break
         best = l2
         if time.monotonic() > until:
-            break
-    theta = fitted(x, labels, theta, best, until)
-    return scores(theta, asked).argmax(1)
+            return scores(theta, asked).argmax(1), trained, False
+    theta = fitted(x, own, theta, best, until)
+    return scores(theta, asked).argmax(1), trained, whole and time.monotonic() <= until
 
 
 def fitted(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: float) -> Tensor:

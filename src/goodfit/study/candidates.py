@@ -69,8 +69,8 @@ def _named(path: Path, final: bool) -> list[Candidate]:
     """The models of one word."""
     if path.suffix == ".safetensors" and path.is_file():
         return [_candidate(Run.open(path.parent.parent if path.parent.name == FOLDER else path.parent), path)]
-    if not (path / "recipe.toml").is_file() and (inner := runs(path)):  # such as the folder of --folds, or of --seeds
-        return [candidate for run in inner for candidate in _named(run.path, final)]
+    if not (path / "recipe.toml").is_file() and (inner := [run.path for run in runs(path) if not run.read(ENSEMBLE)]):
+        return [candidate for one in sorted(inner) for candidate in _named(one, final)]  # such as the folder of --folds, or of --seeds
     run = Run.open(path)
     snapshots = [] if final else sorted((run.path / FOLDER).glob("*.safetensors"))
     return [_candidate(run, file) for file in snapshots or [run.path / MODEL]]

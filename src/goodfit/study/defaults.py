@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -13,6 +14,7 @@ from goodfit.core.errors import UsageError, one_of
 from goodfit.core.settings import Range, Setting, settings_of
 from goodfit.recipe.build import SEATS, parts
 from goodfit.recipe.recipe import Recipe
+from goodfit.study.settle import scalable
 from goodfit.study.space import LAWS, SHORT, STRENGTH
 
 # The default space around what the recipe has: the lecture's "hyper-parameters to play with".
@@ -26,7 +28,8 @@ AROUND = (0.1, 10.0)  # of a positive number
 NEAR, NEARER = 0.8, (3.0, 1.0, 1 / 3)  # a share from there on, as a momentum, is drawn by its distance to 1, times these
 HALF = 0.5  # lower shares are drawn from 0 to twice their value, at least to here
 GUARD = 1e-6  # a number below keeps a division from zero: nothing to search
-LEFT = ("length", "form", "inverted", "most", "exact", "products")  # stretches of a pipe, other ways to the same, limits of memory
+LEFT = ("length", "form", "inverted", "stem", "most", "exact", "products")  # stretches of a pipe, ways to the same, what goes by the images
+ANY = (-math.inf, math.inf)
 
 
 def default_texts(base: Recipe, known: Catalog) -> dict[str, str]:
@@ -52,7 +55,7 @@ def default_texts(base: Recipe, known: Catalog) -> dict[str, str]:
     if not getattr(optimizer, "full_batch", False):
         if hasattr(model, "drop"):
             texts["model.drop"] = DROPPED
-        if steps(made["augment"]):
+        if steps(made["augment"]) and all(map(scalable, steps(made["augment"]))):
             texts[STRENGTH] = "uniform(0, 1)"
     if not texts:
         raise UsageError(f'"{base.model}" with "{base.optimizer}" has no settings that are searched by default: give --space.')
@@ -77,22 +80,32 @@ def _default(key: str, base: Recipe, known: Catalog) -> str:
     if key == STRENGTH:
         return "uniform(0, 1)"
     seat, *path = SHORT.get(key, key).split(".")
+    if seat not in SEATS:
+        raise UsageError(f'Expected a space for "{key}", as in "{key}=one_of(...)", received none.')
     plain: Any = known.make(getattr(base, seat), seat)
     text = drawn_part(plain)
     for name in path:
         names = [setting.name for setting in _settings(plain)]
+        if not names:
+            raise UsageError(f'"{spell(plain)}" has no settings of its own: write the whole of "{seat}" with its draws.')
         if name not in names:
             raise UsageError(one_of(f"setting of {spell(plain)}", name, names))
         plain, text = getattr(plain, name), drawn_setting(plain, name)
-    if not any(f"{law}(" in text for law in LAWS):
+    if not draws(text):
         raise UsageError(f'"{spell(plain)}" has nothing that is searched by default: write the space, as in "{key}=one_of(...)".')
     return text
+
+
+def draws(text: str) -> bool:
+    """Whether anything is drawn in a text."""
+    return any(f"{law}(" in text for law in LAWS)
 
 
 def drawn_part(part: Part) -> str:
     """The text of a part with every setting in it, each drawn that its type says how to draw; of a pipe, all parts'.
 
-    Settings that hold a part stay as they are, but for one of the same kind, as in sam(sgd(0.1)), and for noise.
+    Settings that hold a part stay as they are, but for one of the same kind, as in sam(sgd(0.1)), and for noise; so do those of the names
+    in LEFT.
     """
     if isinstance(part, Pipe):
         return " | ".join(drawn_part(step) for step in part.parts) or "none"
@@ -110,13 +123,13 @@ def drawn_setting(part: Part, name: str) -> str:
     def takes(other: object) -> bool:
         try:
             dataclasses.replace(part, **{name: other})  # type: ignore[type-var]
-        except UsageError:
+        except (UsageError, ValueError, TypeError):  # the user's own parts may refuse in their own ways
             return False
         return True
 
     if isinstance(value, Part):
         if value.kind == "noise":
-            return DROPPED if name_of(value) == "none" else drawn_part(value)
+            return DROPPED if name_of(value) in ("none", "dropout") else drawn_part(value)
         return drawn_part(value) if value.kind == part.kind else spell(value)
     if name in LEFT:
         return spell(value)
@@ -126,29 +139,43 @@ def drawn_setting(part: Part, name: str) -> str:
         return span("log", value, DECAYS, takes)
     if name == "width":
         return choices((width for share in WIDTHS if (width := type(value)(value * share)) > 0), takes)
+    if name == "depth":
+        return choices(DEPTHS, takes) if value in DEPTHS else spell(value)
     return _drawn(value, hint, takes)
 
 
-def _drawn(value: Any, hint: Any, takes: Callable[[object], bool]) -> str:
-    """The default draw of a value by its type."""
+def _drawn(value: Any, hint: Any, takes: Callable[[object], bool], within: tuple[float, float] = ANY) -> str:
+    """The default draw of a value by its type, no number outside `within`."""
     inner = typing.get_args(hint)
     match value:
         case bool():
             return choices([True, False], takes)
         case tuple() if len(inner) == len(value) and Ellipsis not in inner:
-            drawn = [_drawn(x, inner[i], partial(_takes_at, takes, value, i)) for i, x in enumerate(value)]
+            rooms = apart(value, takes)
+            drawn = [_drawn(x, inner[i], partial(_takes_at, takes, value, i), rooms[i]) for i, x in enumerate(value)]
             return f"({', '.join(drawn)},)" if len(drawn) == 1 else f"({', '.join(drawn)})"
         case _ if typing.get_origin(hint) is Literal:
             return choices(inner, takes)
         case int() if value > 0:
-            return choices([max(1, round(value * share)) for share in WIDTHS], takes)
+            return choices([n for share in WIDTHS if within[0] <= (n := max(1, round(value * share))) <= within[1]], takes)
         case float() if _share(hint):
-            if NEAR <= value < 1:
+            if NEAR <= value < 1 and within == ANY:
                 return choices([float(f"{1 - (1 - value) * far:.6g}") for far in NEARER], takes)
-            return span("uniform", value, (0.0, min(1.0, max(HALF, 2 * value))), takes)
+            return span("uniform", value, (0.0, min(1.0, max(HALF, 2 * value))), takes, within)
         case float() if value > GUARD:
-            return span("log", value, [value * share for share in AROUND], takes)
+            return span("log", value, [value * share for share in AROUND], takes, within)
     return spell(value)
+
+
+def apart(values: tuple[Any, ...], takes: Callable[[object], bool]) -> list[tuple[float, float]]:
+    """Where each of some values may be drawn so that two ends of a range, which may not change places, do not cross: on its own side of
+    their middle.
+    """
+    match values:
+        case (int() | float() as low, int() | float() as high) if low < high and not takes((high, low)):
+            middle = math.sqrt(low * high) if low > 0 else (low + high) / 2
+            return [(-math.inf, middle), (middle, math.inf)]
+    return [ANY] * len(values)
 
 
 def _takes_at(takes: Callable[[object], bool], values: tuple[object, ...], place: int, other: object) -> bool:
@@ -157,9 +184,9 @@ def _takes_at(takes: Callable[[object], bool], values: tuple[object, ...], place
 
 
 def _settings(part: Any) -> tuple[Setting, ...]:
-    """The settings of a part; a pipe, or a function of the user's, has none of its own."""
+    """The settings of a part; a pipe, a function of the user's, or a number, has none of its own."""
     cls: Any = type(part)
-    return () if isinstance(part, (Pipe, Foreign)) else settings_of(cls)
+    return settings_of(cls) if isinstance(part, Part) and not isinstance(part, (Pipe, Foreign)) else ()
 
 
 def _share(hint: Any) -> bool:
@@ -168,9 +195,10 @@ def _share(hint: Any) -> bool:
     return any(max(x.low, x.above) == 0 and min(x.high, x.below) == 1 for x in ranges)
 
 
-def span(law: str, value: float, ends: Iterable[float], takes: Callable[[object], bool]) -> str:
-    """A draw between two ends, `value` in the place of one that is not taken."""
-    low, high = (float(f"{end:.2g}") if takes(float(f"{end:.2g}")) else value for end in ends)
+def span(law: str, value: float, ends: Iterable[float], takes: Callable[[object], bool], within: tuple[float, float] = ANY) -> str:
+    """A draw between two ends that lie `within` others, `value` in the place of one that is not taken."""
+    rounded = (float(f"{min(max(end, within[0]), within[1]):.2g}") for end in ends)
+    low, high = (end if takes(end) else value for end in rounded)
     return f"{law}({low:g}, {high:g})" if low < high else f"{value!r}"
 
 

@@ -1,4 +1,4 @@
-"""From a recipe and the values of a trial to the trial's recipe, and the space that is searched where none is given."""
+"""From a recipe and the values of a trial to the trial's recipe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from goodfit.core.catalog import Catalog, Foreign, Pipe, name_of, spell, steps
+from goodfit.core.contracts import Augment
 from goodfit.core.errors import UsageError, one_of
 from goodfit.core.settings import settings_of
 from goodfit.recipe.build import parts
@@ -43,9 +44,14 @@ def milder(recipe: Recipe, strength: float, known: Catalog) -> str:
     if not 0 <= strength <= 1:
         raise UsageError(f"Expected the strength of an augmentation to be a number from 0 to 1, received {strength:g}.")
     made: list[Any] = list(steps(known.make(recipe.augment, "augment")))
-    if stubborn := next((part for part in made if isinstance(part, Foreign)), None):
+    if stubborn := next((part for part in made if not scalable(part)), None):
         raise UsageError(f'The strength of "{stubborn}" cannot be scaled.')
     return spell(Pipe(tuple(part.scaled(strength) for part in made)))
+
+
+def scalable(part: Any) -> bool:
+    """Whether an augment can be made milder: it says how, or has the setting that is its dial."""
+    return not isinstance(part, Foreign) and (type(part).scaled is not Augment.scaled or hasattr(part, part.dial))
 
 
 def with_setting(text: Any, kind: str, path: list[str], value: str, known: Catalog) -> str:

@@ -133,13 +133,13 @@ def read_texts(words: list[str], alone: Callable[[str], bool] = lambda key: Fals
         key = key.strip().replace("-", "_")
         if equals:
             texts[key] = text.strip()
+        elif alone(key) and not word.endswith(".toml"):
+            texts[key] = ""
         elif Path(word).is_file():
             try:
                 texts |= {key: str(value) for key, value in tomllib.loads(Path(word).read_text(encoding="utf-8")).items()}
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise UsageError(f'The space "{word}" is no TOML: {error}.') from error
-        elif alone(key):
-            texts[key] = ""
         else:
             raise UsageError(
                 f'Expected --space as key=text, such as "lr=log(1e-4, 1)", a part\'s kind such as optimizer, or a TOML file of them,'
