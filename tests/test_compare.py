@@ -241,6 +241,20 @@ def test_a_run_is_finished_whatever_becomes_of_its_baselines(photos: Path, tmp_p
     assert Run(tmp_path / "run").read("about.json")["state"] == "finished" and (tmp_path / "run" / "report.html").is_file()
 
 
+def test_baselines_read_no_test_image(digits: b.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: set[int] = set()
+    rows = type(digits.pixels).rows
+
+    def watched(self: object, some: torch.Tensor) -> torch.Tensor:
+        read.update(some.tolist())
+        return rows(self, some)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(digits.pixels), "rows", watched)
+    b.baselines(digits, 60, cache=tmp_path)
+    assert read == {*digits.rows("train").tolist(), *digits.rows("validation").tolist()}
+    assert not read & set(digits.rows("test").tolist()) and len(digits.rows("test"))
+
+
 def test_few_steps_are_made_to_few_images_where_time_is_short() -> None:
     x, labels = torch.randn(4000, 300), torch.arange(4000) % 40
     guesses, trained, done = b.linear(x, labels, x[:50], 40, time.monotonic() + 1e-3)

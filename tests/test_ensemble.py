@@ -362,6 +362,21 @@ def test_classes_in_another_order_are_matched_by_name(runs: Path, photos: Path, 
 
 
 @pytest.mark.item("S124")
+def test_members_are_the_averaged_weights_of_runs_with_an_average(photos: Path, tmp_path: Path) -> None:
+    """EMA copies: of each run its running average, not the weights that its steps came to."""
+    for seed in range(2):
+        assert train(photos, tmp_path / f"ema-{seed}", seed=str(seed), average="ema(0.9)").code == 0
+        assert train(photos, tmp_path / f"raw-{seed}", seed=str(seed)).code == 0
+    made = ensemble([tmp_path / "ema-0", tmp_path / "ema-1"], tmp_path / "made")
+    for seed, member in enumerate(made.read("ensemble.json")["members"]):
+        kept, averaged, raw = (
+            load_file(path / "model.safetensors")
+            for path in (made.path / member["path"], tmp_path / f"ema-{seed}", tmp_path / f"raw-{seed}")
+        )
+        assert all(torch.equal(kept[name], averaged[name]) for name in kept)
+        assert any(not torch.equal(kept[name], raw[name]) for name in kept)
+
+
 def test_a_run_with_snapshots_is_an_ensemble_of_them(runs: Path, photos: Path, tmp_path: Path) -> None:
     said = command("ensemble", runs / "cyclic", "--out", tmp_path / "made", "--json")
     assert said.code == 0, said

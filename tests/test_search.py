@@ -723,9 +723,10 @@ def test_wrong_words_are_refused(words: tuple[str, ...], said: str) -> None:
 def test_workers_of_the_command_share_the_trials_and_one_that_is_killed_is_told(tmp_path: Path) -> None:
     """`--workers 3`: two more processes, one of which is killed with -9 in the middle of a training."""
     study = tmp_path / "s"
-    words = [*WORDS, "--each", "60 epochs", "--full", "60 epochs", "--keep", "0", "--trials", "9", "--workers", "3", "--out", str(study)]
+    words = [*WORDS, "--each", "40 epochs", "--full", "40 epochs", "--keep", "0", "--trials", "6", "--workers", "3", "--out", str(study)]
     command = [sys.executable, "-m", "goodfit", "search", "digits", *words, "--space", "lr=log(0.001, 0.1)"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    home = {**os.environ, "GOODFIT_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=home)
     until(lambda: len(list(study.glob("workers/*.lock"))) == 3, 120)
     victim = next(x for x in psutil.Process(process.pid).children() if list(study.glob(f"workers/{x.pid}-*.lock")))
     mine = f"{victim.pid}-"
@@ -740,10 +741,12 @@ def test_workers_of_the_command_share_the_trials_and_one_that_is_killed_is_told(
     assert process.returncode == 0, said
     assert "Warning: a worker was killed by signal 9; its trial waits for another." in said
     rows = Search(study).trials.rows()
-    assert sorted((row.stage, row.place) for row in rows) == [("coarse", i) for i in range(5)] + [("fine", i) for i in range(4)]
+    assert sorted((row.stage, row.place) for row in rows) == [("coarse", i) for i in range(3)] + [("fine", i) for i in range(3)]
     assert all(row.state == "done" for row in rows)
     assert len({t.user_attrs["worker"] for t in search.trials.study.get_trials() if t.state.name == "COMPLETE"}) >= 2
-    assert len({Run(study / row.folder).read("about.json")["data"]["digest"] for row in rows}) == 1
+    (packed,) = (tmp_path / "cache" / "packed").glob("*/pack.json")
+    first = min((study / row.folder / "splits.csv").stat().st_mtime for row in rows)
+    assert packed.stat().st_mtime < first, "packed once, before all trials, and mapped by every worker"
 
 
 def test_a_folder_that_is_no_search_and_one_that_is_taken_are_refused(tmp_path: Path) -> None:
