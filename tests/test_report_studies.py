@@ -21,7 +21,7 @@ from fake_study import WARNING, make_ensemble, make_folds, make_search
 from goodfit import api
 from goodfit.core.run import Run
 from goodfit.report.page import render, write_report
-from goodfit.report.plot import Axis, Plot
+from goodfit.report.plot import Plot, Scale
 
 Make = Callable[[Path], Run]
 MAKES = {"ensemble": make_ensemble, "search": make_search, "folds": make_folds}
@@ -97,22 +97,22 @@ def test_a_folder_that_is_none_of_these(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("axis", "ticks"),
     [
-        (Axis("", 0.0, 1.0), [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (Axis("", 0.93, 1.0), [0.94, 0.96, 0.98, 1.0]),
-        (Axis("", 1e-4, 1.0, log=True), [1e-4, 1e-3, 1e-2, 1e-1, 1.0]),
-        (Axis("", 0.004, 0.2, log=True), [0.005, 0.01, 0.02, 0.05, 0.1, 0.2]),
-        (Axis("", 0.011, 0.013, log=True), [0.011, 0.0115, 0.012, 0.0125, 0.013]),
-        (Axis("", 3.0, 3.0), [3.0]),
+        (Scale("", 0.0, 1.0), [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (Scale("", 0.93, 1.0), [0.94, 0.96, 0.98, 1.0]),
+        (Scale("", 1e-4, 1.0, log=True), [1e-4, 1e-3, 1e-2, 1e-1, 1.0]),
+        (Scale("", 0.004, 0.2, log=True), [0.005, 0.01, 0.02, 0.05, 0.1, 0.2]),
+        (Scale("", 0.011, 0.013, log=True), [0.011, 0.0115, 0.012, 0.0125, 0.013]),
+        (Scale("", 3.0, 3.0), [3.0]),
     ],
 )
-def test_ticks_are_round_and_lie_on_the_axis(axis: Axis, ticks: list[float]) -> None:
+def test_ticks_are_round_and_lie_on_the_axis(axis: Scale, ticks: list[float]) -> None:
     assert axis.ticks() == pytest.approx(ticks)
 
 
 def test_a_logarithmic_axis_has_equal_factors_at_equal_distances() -> None:
-    axis = Axis("", 1e-3, 10, log=True)
+    axis = Scale("", 1e-3, 10, log=True)
     assert [axis.place(x) for x in (1e-3, 1e-2, 1e-1, 1, 10)] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-    drawn = Plot(axis, Axis("", 0.0, 1.0))
+    drawn = Plot(axis, Scale("", 0.0, 1.0))
     drawn.dot(0.1, 0.5, "<here>", "ink")
     assert "&lt;here&gt;" in drawn.figure("", "")
 

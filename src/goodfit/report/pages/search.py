@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
-from goodfit.core.run import Run
 from goodfit.report.frame import framed
 from goodfit.report.markup import NOTHING, THIN, Column, Html, facts, folded, paragraph, points, section, table, tag
 from goodfit.report.record import Files, at, items, number, rows, share, texts
@@ -24,30 +24,30 @@ WAYS = {
 }
 
 
-def render(folder: Run) -> str:
+def render(folder: Path) -> str:
     """The page of a search's folder, of one that is still going too."""
     files = Files(folder)
     plan, results = files.json("search.json"), files.json("results.json")
     _, base = files.toml("base.toml")
     recipe, _ = files.toml("winner.toml")
-    trials = Trials.read(folder.path, results)
-    name = titled(base.get("data") or folder.name)
+    trials = Trials.read(folder, results)
+    name = titled(base.get("data") or files.name)
     header = tag(
         "header",
         tag("p.eyebrow", "Goodfit search report"),
         tag("h1", name),
         tag("p.subtitle", asked(plan)),
-        result(figure(trials, results), findings(trials, results, str(folder.path))),
+        result(figure(trials, results), findings(trials, results, str(folder))),
     )
     parts = (
-        ("winner", "Winner", winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder.path / 'winner.toml'))}")),
+        ("winner", "Winner", winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
         ("finalists", "Fresh seeds", finalists(trials, results)),
         ("importance", "Importance", importance(results)),
         ("values", "Values", scatters(trials, results)),
         ("ranking", "Ranking", ranking(trials)),
         ("space", "Space", space(plan, trials)),
     )
-    return framed(f"{name} · {folder.name} · Goodfit search report", header, parts, files.source("folder of the search"))
+    return framed(f"{name} · {files.name} · Goodfit search report", header, parts, files.source("folder of the search"))
 
 
 def asked(plan: dict[str, Any]) -> str:
