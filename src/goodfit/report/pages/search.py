@@ -37,7 +37,7 @@ def render(folder: Path) -> str:
         tag("p.eyebrow", "Goodfit search report"),
         tag("h1", name),
         tag("p.subtitle", asked(plan)),
-        result(figure(trials, results), findings(trials, results, str(folder))),
+        result(figure(trials, results), findings(trials, results, folder)),
     )
     parts = (
         ("winner", "Winner", winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
@@ -69,27 +69,40 @@ def figure(trials: Trials, results: dict[str, Any]) -> Html:
             return tag("div.figure", large(mean), tag("p", tag("strong", "validation accuracy"), f", mean of {seeds}"), more)
     best = next((y for row in trials.ranked if (y := share(row, "value")) is not None), None)
     if best is None:
-        return tag("div.figure", tag("p.big", "–"), tag("p", "no trial has ended yet"))
+        return tag("div.figure", tag("p.big", "–"), tag("p", "no trial has ended yet" if results else "no results"))
     return tag("div.figure", large(best), tag("p", tag("strong", "validation accuracy"), " of the best trial, not retrained"))
 
 
-def findings(trials: Trials, results: dict[str, Any], folder: str) -> list[str]:
+def findings(trials: Trials, results: dict[str, Any], folder: Path) -> list[str]:
     """What the search says, in sentences."""
-    going = any(row.get("state") in ("waiting", "running") for row in trials.all.values())
-    done = words.count(len(trials.ranked), "trial")
     failed = sum(row.get("state") == "failed" for row in trials.all.values())
     lost = sum(map(diverged, trials.ranked))
-    ended = [f"{words.count(n, 'trial')} {what}" for n, what in ((failed, "failed"), (lost, "diverged")) if n]
+    astray = [f"{words.count(n, 'trial')} {what}" for n, what in ((failed, "failed"), (lost, "diverged")) if n]
     honest = "All figures are of validation images, which chose the winner; the test images were not looked at."
     sentences = [
-        f"The search had not ended, with {done} done; `goodfit search --resume {shlex.quote(folder)}` goes on." if going else "",
+        ended(trials, results, folder),
         luck(results),
         close(results),
         *texts(at(results, "warnings")),
-        f"{' and '.join(ended)}." if ended else "",
+        f"{' and '.join(astray)}." if astray else "",
         honest if trials.ranked else "",
     ]
     return [sentence for sentence in sentences if sentence]
+
+
+def ended(trials: Trials, results: dict[str, Any], folder: Path) -> str:
+    """How the search ended, when it did not simply do all it was to do; results of earlier versions tell it by the states of the trials."""
+    again, done = f"goodfit search --resume {shlex.quote(str(folder))}", words.count(len(trials.ranked), "trial")
+    if not (folder / "results.json").is_file():
+        return f"No results were written yet: they are after each trial. If the search was killed, `{again}` goes on."
+    over = at(results, "over")
+    if not isinstance(over, bool):
+        over = not any(row.get("state") in ("waiting", "running") for row in trials.all.values())
+    if not over:
+        return f"The search had not ended, with {done} done; `{again}` goes on."
+    if at(results, "timed_out") is True:
+        return f"Time ended the search, with {done} done; `{again} --budget TIME` gives it more."
+    return ""
 
 
 def luck(results: dict[str, Any]) -> str:
