@@ -268,6 +268,25 @@ def test_how_a_search_ended_is_told_by_what_was_written_and_not_by_its_trials(tm
     assert "--resume" not in text and "ended the search" not in text
 
 
+def test_baselines_are_on_every_page(tmp_path: Path) -> None:
+    """Of a search those of the first trial that has some which read; of folds those of the first."""
+    row = {"accuracy": 0.31, "interval": [0.28, 0.34], "judged": 1000, "trained": 300}
+    found = {"images": 1000, "rows": [{"name": name, **row} for name in ("majority class", "nearest neighbor", "linear softmax")]}
+    for run, names in ((make_search(tmp_path / "s"), ("coarse/0001", "fine/0000")), (make_folds(tmp_path / "f"), ("fold-1",))):
+        for name in names:
+            (run.path / name).mkdir(parents=True, exist_ok=True)
+            Run(run.path / name).write("baselines.json", found)
+            Run(run.path / name).update("about.json", {"data": {"splits": {"train": 300}}})
+        text = page_of(run).visible()
+        assert any(said in text for said in (f"as the trial {names[0]} reads them", f"Those of {names[0]} alone"))
+        for said in ("Always answering the most common class", "Nearest training image", "Linear softmax on pixels"):
+            assert f"{said} 31.0 % 28.0 % to 34.0 %" in text, said
+        (run.path / names[0] / "baselines.json").write_text("[")
+        text = page_of(run).visible()
+        assert f"Not readable there: {names[0]}/baselines.json." in text
+        assert ("Linear softmax" in text) == (len(names) > 1)
+
+
 # ---- folds ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -91,7 +91,7 @@ class Files:
     def source(self, what: str, version: object = "") -> str:
         """The sentence that says what a page was made from."""
         by = f" by Goodfit {version}" if version else ""
-        damaged = f" Not readable there: {', '.join(self.damaged)}." if self.damaged else ""
+        damaged = f" Not readable there: {', '.join(dict.fromkeys(self.damaged))}." if self.damaged else ""
         return f"Made from the {what} {self.name}{by}.{damaged}"
 
 

@@ -10,11 +10,13 @@ from goodfit.report.frame import framed, link
 from goodfit.report.markup import NOTHING, Child, Column, Html, bar, paragraph, percent, points, section, table, tag
 from goodfit.report.reading import interval
 from goodfit.report.record import Files, at, finite, items, number
+from goodfit.report.sections.baselines import baselines
 from goodfit.report.sections.calibration import calibrated
 from goodfit.report.sections.headline import large, result, titled
 from goodfit.report.sections.recipe import said
 
 KEPT = "Each fold has a model of its own, so there is no one temperature to store."
+ONE = "Those of {name} alone: every fold has validation images of its own."
 
 
 def render(folder: Path) -> str:
@@ -34,6 +36,7 @@ def render(folder: Path) -> str:
     )
     parts = (
         ("folds", "Folds", folds(files)),
+        ("baselines", "Baselines", baselines(files, ["fold-1"], ONE)),
         ("calibration", "Calibration", calibrated(at(found, "out_of_fold", "calibration"), "all images", KEPT)),
         ("recipe", "Recipe", recipe(found)),
     )

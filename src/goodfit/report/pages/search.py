@@ -11,6 +11,7 @@ from goodfit.core import words
 from goodfit.report.frame import framed
 from goodfit.report.markup import NOTHING, THIN, Column, Html, facts, folded, paragraph, points, section, table, tag
 from goodfit.report.record import Files, at, items, number, rows, share, texts
+from goodfit.report.sections.baselines import FILE, baselines
 from goodfit.report.sections.headline import large, result, titled
 from goodfit.report.sections.trials import Trials, diverged, finalists, ranking, value_said
 from goodfit.report.sections.values import importance, scatters
@@ -22,6 +23,7 @@ WAYS = {
     "grid": "on a grid",
     "halving": "drawn at random, the best third then trained three times as long, twice",
 }
+ALIKE = "On the same validation images, as the trial {name} reads them."
 
 
 def render(folder: Path) -> str:
@@ -32,6 +34,7 @@ def render(folder: Path) -> str:
     recipe, _ = files.toml("winner.toml")
     trials = Trials.read(folder, results)
     name = titled(base.get("data") or files.name)
+    trained = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/{FILE}"))
     header = tag(
         "header",
         tag("p.eyebrow", "Goodfit search report"),
@@ -42,6 +45,7 @@ def render(folder: Path) -> str:
     parts = (
         ("winner", "Winner", winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
         ("finalists", "Fresh seeds", finalists(trials, results)),
+        ("baselines", "Baselines", baselines(files, trained, ALIKE)),
         ("importance", "Importance", importance(results)),
         ("values", "Values", scatters(trials, results)),
         ("ranking", "Ranking", ranking(trials)),
