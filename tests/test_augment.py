@@ -142,7 +142,7 @@ def test_without_cropping_parts_the_middle_is_taken_bit_for_bit(size: Frame) -> 
     assert torch.equal(mirrored, b.images.flip(3)[..., 3:27, 3:31])
 
 
-def test_neighbours_with_different_borders_are_sampled_one_after_the_other() -> None:
+def test_neighbors_with_different_borders_are_sampled_one_after_the_other() -> None:
     b, c = batch(), chance()
     zero, edge = Crop(6, "zero"), Crop(6, "edge")
     both = Pipeline((zero, edge), (24, 28))(b, c, 0.0).images
@@ -397,7 +397,7 @@ def test_rotation_flip_and_crop_compose_to_one_reading() -> None:
         assert np.abs(out[k] - read(image, u, v, "reflect") / 255).max() < 1e-4
 
 
-def test_a_bend_composes_with_its_neighbours() -> None:
+def test_a_bend_composes_with_its_neighbors() -> None:
     b = batch(4)
     out = nhwc(Pipeline((Barrel(-0.1), Flip(1.0), Turn(10.0)), (30, 34))(b, chance(4), 0.0).images)
     m = drawn(Turn(10.0), chance(4), (30, 34), (30, 34))[0]
@@ -410,7 +410,7 @@ def test_a_bend_composes_with_its_neighbours() -> None:
         assert np.abs(got - read(image, u, v, "edge") / 255).max() < 1e-4
 
 
-def test_an_image_is_sampled_alike_whatever_its_neighbours_need() -> None:
+def test_an_image_is_sampled_alike_whatever_its_neighbors_need() -> None:
     b, c, part = batch(32), chance(32), Turn(20.0, every=3)
     out = Pipeline((part,), (30, 34))(b, c, 0.0).images
     straight = torch.arange(32) % 3 != 0

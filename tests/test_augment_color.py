@@ -138,7 +138,7 @@ PARTS: tuple[Color, ...] = (
 )  # fmt: skip
 
 
-def test_neighbours_equal_one_after_the_other() -> None:
+def test_neighbors_equal_one_after_the_other() -> None:
     """Without clamping, to 1e-5; with one pass over the pixels."""
     x, c = images(0.4, 0.6), chance()
     together = Pipeline(PARTS, BOX)(batch(x), c, 0.0).images

@@ -62,7 +62,7 @@ RAMPED = ["flip", "rotate(20)", "jitter(0.4, hue=0.1)", "erase(1.0)", "cutout", 
 @pytest.mark.parametrize("text", RAMPED)
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
 def test_a_ramp_is_the_scaled_part_in_its_place(text: str, t: float) -> None:
-    """Bit for bit, alone and among neighbours it composes with; so what is drawn is the same at every strength."""
+    """Bit for bit, alone and among neighbors it composes with; so what is drawn is the same at every strength."""
     scaled, box = part(text).scaled(t), (SIZE[0] - 4, SIZE[1] - 4)
     for pipe in ("{}", "shear(5) | {} | rotate(10)", "flip | jitter(0.2) | {} | jitter(0.1)"):
         ramped, other = steps(part(pipe.format(f"ramp({text})"))), steps(part(pipe.format("flip")))

@@ -25,6 +25,7 @@ from goodfit.core.errors import Interrupted, UsageError
 from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.recipe.source import look, open_data
+from goodfit.report.sections.baselines import lines
 from goodfit.study import baselines as b
 from goodfit.study.compare import apart, comparison, differences, entries, name
 from goodfit.study.paired import mcnemar, paired, shared
@@ -279,9 +280,33 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
     assert "Baselines" in command("compare", run.path, "--baselines").out
     assert len(run.read("baselines.json")["rows"]) == 3
     found = run.read("baselines.json")
-    run.write("baselines.json", {**found, "rows": [{**row, "trained": 7} for row in found["rows"]]})
+    run.write("baselines.json", {**found, "rows": [{**row, "trained": 7, "judged": 5} for row in found["rows"]]})
     assert command("report", run.path).code == 0
-    assert "Nearest training image (of 7 images read in time), on validation" in (run.path / "report.html").read_text()
+    text = (run.path / "report.html").read_text()
+    assert "Nearest training image (of 7 training images, judged on 5 images), on validation" in text and "in time" not in text
     (run.path / "baselines.json").write_text("{")
     assert command("report", run.path).code == 0
-    assert "Linear softmax on pixels" not in (run.path / "report.html").read_text()
+    text = (run.path / "report.html").read_text()
+    assert "Linear softmax on pixels" not in text and "Always answering the most common class" in text
+    assert "Not readable there: baselines.json." in text
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"trained": 50_000, "judged": 1000}, ""),
+        ({"trained": 20_000, "judged": 1000}, " (of 20,000 training images)"),
+        ({"trained": 50_000, "judged": 512}, " (judged on 512 images)"),
+        ({}, ""),
+    ],
+)
+def test_a_baseline_says_what_it_was_cut_down_to(row: dict[str, int], said: str) -> None:
+    found = {"images": 1000, "rows": [{"name": "linear softmax", "accuracy": 0.5, "interval": [0.4, 0.6], **row}]}
+    assert lines(found, 50_000) == [(f"Linear softmax on pixels{said}", 0.5, 0.4, 0.6)]
+
+
+def test_folds_alone_are_compared_with_the_baselines_of_the_first(house: Path, tmp_path: Path) -> None:
+    said = command("compare", house / "cv", "--html", tmp_path / "c.html")
+    assert "Baselines on the validation images of fold-1: majority class " in said.out and "linear softmax" in said.out
+    text = Page((tmp_path / "c.html").read_text()).visible()
+    assert "Baselines, of fold-1" in text and "Nearest neighbor: " in text

@@ -299,6 +299,18 @@ def test_evaluate_scores_the_mean_on_the_same_images(runs: Path, tmp_path: Path)
     assert "points over the best single model" in command("evaluate", made.path).err
 
 
+def test_an_ensemble_has_the_baselines_of_the_images_it_is_judged_on(runs: Path, tmp_path: Path) -> None:
+    """Those of its first model's run; none where that validated on more images than all had in common."""
+    made = ensemble(seeds(runs), tmp_path / "made")
+    assert made.read("baselines.json") == Run(runs / "seed-0").read("baselines.json") != {}
+    command("evaluate", made.path)
+    assert "Linear softmax on pixels, on validation" in (made.path / "report.html").read_text()
+    assert "linear softmax" in command("compare", made.path).out
+    other = ensemble([runs / "seed-0", runs / "elsewhere"], tmp_path / "other")
+    assert other.read("scores.json")["validation"]["images"] < Run(runs / "seed-0").read("scores.json")["validation"]["images"]
+    assert other.read("baselines.json") == {}
+
+
 @pytest.mark.item("S004")
 @pytest.mark.parametrize("option", [{}, {"select": "greedy"}, {"soup": "uniform"}, {"soup": "greedy"}])
 def test_choosing_never_touches_the_test_split(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any]) -> None:

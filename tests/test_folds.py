@@ -17,6 +17,7 @@ import goodfit
 from command import FAST, refused, train
 from command import goodfit as command
 from conftest import make_photos
+from fake_run import Page
 from goodfit import api
 from goodfit.core.errors import DataError, Interrupted, UsageError
 from goodfit.core.interval import wilson
@@ -176,6 +177,8 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
     said = train(photos, out, "--folds", "3")
     refused(said, 130, "Stopped in fold 2 of 3", f"--resume auto --out {out}")
     assert Run(out).read("folds.json")["state"] == "running"
+    page = Page((out / "report.html").read_text()).visible()
+    assert "not all folds are trained yet" in page and "fold-1" in page
     refused(train(photos, out, "--folds", "3"), 2, "holds folds already")
     assert train(photos, out, "--folds", "3", "--resume", "auto").code == 0
     assert calls == ["fold-1", "fold-2", "fold-2", "fold-3"], "the first was not trained again"
@@ -186,6 +189,18 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
     assert train(photos, out, "--folds", "3", "--resume", "auto").code == 0
     assert calls == []
     refused(train(photos, out, "--folds", "4", "--resume", "auto"), 3, "changed since")
+
+
+def test_folds_from_python_leave_their_page(photos: Path, tmp_path: Path) -> None:
+    asked = goodfit.Recipe(data=str(photos)).but_text(FAST)
+    out = tmp_path / "cv"
+    found = api.train_folds(asked, api.Manner(out), 2)
+    text = Page((out / "report.html").read_text()).visible()
+    assert f"{100 * found['accuracy']:.1f} % validation accuracy , mean of the folds" in text
+    assert "Those of fold-1 alone" in text and "Linear softmax on pixels" in text
+    (out / "report.html").unlink()
+    api.train_folds(asked, api.Manner(out, resume="auto"), 2)
+    assert (out / "report.html").is_file(), "of folds that were all finished before, too"
 
 
 def test_a_fold_that_was_killed_goes_on_as_if_it_never_was(photos: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_report_is_written_without_torch_or_numpy(run: Run) -> None:
 
 
 def test_page_is_well_formed_and_loads_nothing(run: Run) -> None:
-    text = render(run)
+    text = render(run.path)
     page = Page(text)
     assert page.open == []
     for name, attributes in page.elements:
@@ -63,7 +63,7 @@ def test_page_is_well_formed_and_loads_nothing(run: Run) -> None:
 
 
 def test_scripts_are_the_ones_the_policy_allows(run: Run) -> None:
-    page = Page(render(run))
+    page = Page(render(run.path))
     policy = str(next(a["content"] for name, a in page.elements if a.get("http-equiv")))
     scripts = [text for name, text in page.texts if name == "script" and not text.startswith("{")]
     assert len(scripts) == 2
@@ -72,7 +72,7 @@ def test_scripts_are_the_ones_the_policy_allows(run: Run) -> None:
 
 
 def test_menu_leads_to_sections_that_are_there(run: Run) -> None:
-    page = Page(render(run))
+    page = Page(render(run.path))
     anchors = {attributes["id"] for name, attributes in page.elements if name == "section"}
     links = {str(attributes["href"])[1:] for name, attributes in page.elements if name == "a"}
     assert links == anchors >= {"curves", "confusion", "classes", "worst", "recipe", "data", "openings", "timing", "machine"}
@@ -99,7 +99,7 @@ def test_nothing_of_the_run_becomes_markup(tmp_path: Path) -> None:
     (run.path / "recipe.toml").write_text(f"model = {json.dumps(evil)}\n")
     run.append([{"kind": "event", "step": 3, "text": evil}])
     run.append([{"kind": "train", "step": 2400, "loss": 1.0, "update_ratio": {evil: 0.001}}])
-    page = Page(render(run))
+    page = Page(render(run.path))
     assert page.open == []
     assert len([name for name, _ in page.elements if name == "img"]) == 12  # the worst errors' own
     assert not [a for name, a in page.elements if "onerror" in a]
@@ -123,7 +123,7 @@ def test_tag_escapes_all_but_markup() -> None:
 
 
 def test_numbers_shown_are_those_of_the_scores(run: Run) -> None:
-    text = Page(render(run)).visible()
+    text = Page(render(run.path)).visible()
     scores = run.read("scores.json")["validation"]
     low, high = scores["interval"]
     assert f"{100 * scores['accuracy']:.1f} %" in text
@@ -139,9 +139,9 @@ def test_numbers_shown_are_those_of_the_scores(run: Run) -> None:
 def test_an_opened_test_split_gives_the_headline(run: Run) -> None:
     scores = run.read("scores.json")
     run.update("scores.json", {"test": scores["validation"] | {"accuracy": 0.7654, "interval": [0.72, 0.81], "images": 500}})
-    assert "not opened" in Page(render(run)).visible().lower()
+    assert "not opened" in Page(render(run.path)).visible().lower()
     run.update("about.json", {"openings": [{"time": "2026-08-02T11:00", "command": "goodfit evaluate --test"}] * 2})
-    text = Page(render(run)).visible()
+    text = Page(render(run.path)).visible()
     assert re.search(r"76\.5 % accuracy on test , 500 images", text)
     assert "Opened 2 times" in text and "opened 2 times: each look" in text and "not opened" not in text.lower()
 
@@ -154,7 +154,8 @@ def test_gap_is_that_of_the_kept_weights(run: Run) -> None:
     found = gap(record)
     assert found is not None and found.size == pytest.approx(line["clean_train"]["accuracy"] - line["validation"]["accuracy"])
     assert (
-        f"gap between clean training accuracy and validation is {100 * found.size:.0f} points: overfitting" in Page(render(run)).visible()
+        f"gap between clean training accuracy and validation is {100 * found.size:.0f} points: overfitting"
+        in Page(render(run.path)).visible()
     )
 
 
@@ -186,7 +187,7 @@ def test_each_end_of_a_run_is_said(run: Run, state: str) -> None:
 
 def test_seconds_are_shown_as_given(run: Run) -> None:
     run.update("about.json", {"seconds": {"startup": 2.0, "training": 3700.0, "evaluation": 22.0}})
-    text = Page(render(run)).visible()
+    text = Page(render(run.path)).visible()
     assert "in 1 h 01 min" in text and re.search(r"Training 1 h 01 min 99 %", text) and "Together 1 h 02 min" in text
 
 
@@ -221,11 +222,11 @@ def test_trend_tells_overconfidence_from_decline_and_from_growth(run: Run) -> No
 
 def test_a_model_no_better_than_the_majority_is_called_so(run: Run) -> None:
     run.update("about.json", {"data": run.read("about.json")["data"] | {"majority": 0.9}})
-    assert "not clearly better" in Page(render(run)).visible()
+    assert "not clearly better" in Page(render(run.path)).visible()
 
 
 def test_auto_choices_show_rule_and_evidence(run: Run) -> None:
-    text = Page(render(run)).visible()
+    text = Page(render(run.path)).visible()
     assert re.search(r"batch_size 128 auto at least 30 steps an epoch, and fits memory \(4,400 images", text)
     assert re.search(r"optimizer sgd\(0\.1, momentum=0\.9, nesterov=True\) schedule", text)
 
@@ -234,7 +235,7 @@ def test_auto_choices_show_rule_and_evidence(run: Run) -> None:
 
 
 def test_charts_hold_the_log(run: Run) -> None:
-    charts = Page(render(run)).charts()
+    charts = Page(render(run.path)).charts()
     assert set(charts) == {"Loss", "Accuracy", "Learning rate", "Gradient norm", "Update to weight ratio"}
     validation = line_of(charts["Accuracy"], "validation")
     lines = [line for line in log_lines() if line["kind"] == "evaluate"]
@@ -261,7 +262,7 @@ def test_numbers_that_are_not_finite_become_gaps(run: Run) -> None:
     replace_log(run, lines)
     with (run.path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # torn by a kill
-    page = Page(render(run))
+    page = Page(render(run.path))
     loss = line_of(page.charts()["Loss"], "train, as logged")
     assert loss["y"][-1] is None and loss["y"][0] is not None
     assert "nan" not in page.visible().lower().replace("finance", "")
@@ -271,7 +272,7 @@ def test_a_spike_is_kept_and_makes_the_axis_logarithmic(run: Run) -> None:
     lines = log_lines()
     lines[1234]["loss"] = 1e6
     replace_log(run, lines)
-    loss = Page(render(run)).charts()["Loss"]
+    loss = Page(render(run.path)).charts()["Loss"]
     assert loss["log"] and max(y for y in line_of(loss, "train, as logged")["y"] if y is not None) == 1e6
 
 
@@ -296,7 +297,7 @@ def test_running_mean_is_a_mean_of_what_is_there() -> None:
 
 
 def test_worst_errors_carry_their_pictures(run: Run) -> None:
-    page = Page(render(run))
+    page = Page(render(run.path))
     images = [attributes for name, attributes in page.elements if name == "img"]
     assert len(images) == 12
     assert all(str(image["src"]).startswith("data:image/png;base64,") and image["alt"] and image["width"] == "32" for image in images)
@@ -308,7 +309,7 @@ def test_pictures_come_from_the_run_folder_only(run: Run) -> None:
     assert picture(run.path, "../secret.png") is None and picture(run.path, str(run.path.parent / "secret.png")) is None
     assert picture(run.path, "worst/01.png") is None and picture(run.path, "") is None and picture(run.path, "worst/00.png") is not None
     (run.path / "worst" / "02.png").unlink()
-    assert Page(render(run)).visible().count("no picture") == 2
+    assert Page(render(run.path)).visible().count("no picture") == 2
 
 
 # ---- many classes --------------------------------------------------------------------------------------------------------------
@@ -317,7 +318,7 @@ def test_pictures_come_from_the_run_folder_only(run: Run) -> None:
 def test_two_hundred_classes_stay_readable(tmp_path: Path) -> None:
     names = tuple(f"species {k:03}" for k in range(200))
     run = make_run(tmp_path / "run", names)
-    text = render(run)
+    text = render(run.path)
     page = Page(text)
     assert "heat" not in {c for _, a in page.elements for c in str(a.get("class")).split()}
     assert "The 15 weakest of 200 classes" in page.visible() and "All 200 classes" in page.visible()
@@ -329,5 +330,5 @@ def test_two_hundred_classes_stay_readable(tmp_path: Path) -> None:
 
 
 def test_table_headings_say_what_they_head(run: Run) -> None:
-    heads = [attributes for name, attributes in Page(render(run)).elements if name == "th"]
+    heads = [attributes for name, attributes in Page(render(run.path)).elements if name == "th"]
     assert len(heads) > 50 and all(attributes.get("scope") in ("row", "col") for attributes in heads)

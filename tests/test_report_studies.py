@@ -21,7 +21,7 @@ from fake_study import WARNING, make_ensemble, make_folds, make_search
 from goodfit import api
 from goodfit.core.run import Run
 from goodfit.report.page import render, write_report
-from goodfit.report.plot import Axis, Plot
+from goodfit.report.plot import Plot, Scale
 
 Make = Callable[[Path], Run]
 MAKES = {"ensemble": make_ensemble, "search": make_search, "folds": make_folds}
@@ -97,22 +97,22 @@ def test_a_folder_that_is_none_of_these(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("axis", "ticks"),
     [
-        (Axis("", 0.0, 1.0), [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (Axis("", 0.93, 1.0), [0.94, 0.96, 0.98, 1.0]),
-        (Axis("", 1e-4, 1.0, log=True), [1e-4, 1e-3, 1e-2, 1e-1, 1.0]),
-        (Axis("", 0.004, 0.2, log=True), [0.005, 0.01, 0.02, 0.05, 0.1, 0.2]),
-        (Axis("", 0.011, 0.013, log=True), [0.011, 0.0115, 0.012, 0.0125, 0.013]),
-        (Axis("", 3.0, 3.0), [3.0]),
+        (Scale("", 0.0, 1.0), [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (Scale("", 0.93, 1.0), [0.94, 0.96, 0.98, 1.0]),
+        (Scale("", 1e-4, 1.0, log=True), [1e-4, 1e-3, 1e-2, 1e-1, 1.0]),
+        (Scale("", 0.004, 0.2, log=True), [0.005, 0.01, 0.02, 0.05, 0.1, 0.2]),
+        (Scale("", 0.011, 0.013, log=True), [0.011, 0.0115, 0.012, 0.0125, 0.013]),
+        (Scale("", 3.0, 3.0), [3.0]),
     ],
 )
-def test_ticks_are_round_and_lie_on_the_axis(axis: Axis, ticks: list[float]) -> None:
+def test_ticks_are_round_and_lie_on_the_axis(axis: Scale, ticks: list[float]) -> None:
     assert axis.ticks() == pytest.approx(ticks)
 
 
 def test_a_logarithmic_axis_has_equal_factors_at_equal_distances() -> None:
-    axis = Axis("", 1e-3, 10, log=True)
+    axis = Scale("", 1e-3, 10, log=True)
     assert [axis.place(x) for x in (1e-3, 1e-2, 1e-1, 1, 10)] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-    drawn = Plot(axis, Axis("", 0.0, 1.0))
+    drawn = Plot(axis, Scale("", 0.0, 1.0))
     drawn.dot(0.1, 0.5, "<here>", "ink")
     assert "&lt;here&gt;" in drawn.figure("", "")
 
@@ -212,11 +212,11 @@ def test_a_search_tells_what_it_found(tmp_path: Path) -> None:
         "The other 1 trial",
         "Time of all trainings 42 s",
         "one_of(convnet(8), '<b>net')",
+        "model Median accuracy Best Trials convnet(8) 75.00 % 90.00 % 6 <b>net 69.00 % 87.00 % 7",
     ):
         assert said in text, said
     assert text.count(WARNING) == 2, "above, and under its plot"
     assert "Of the 12 points" in text and "85.0 %" in text
-    assert re.search(r"<b>net .*? Trials|Trials convnet\(8\) .*? 6 <b>net .*? 7", text)
 
 
 def test_a_search_draws_each_number_with_stages_and_ranges(tmp_path: Path) -> None:
@@ -249,7 +249,42 @@ def test_a_search_that_goes_on_or_was_not_retrained_says_so(tmp_path: Path) -> N
     )
     for file in ("results.json", "winner.toml", "base.toml"):
         (run.path / file).unlink()
-    assert "no trial has ended yet" in page_of(run).visible()
+    text = page_of(run).visible()
+    assert "No results were written yet" in text and "If the search was killed, goodfit search --resume" in text and "no trial" not in text
+
+
+def test_how_a_search_ended_is_told_by_what_was_written_and_not_by_its_trials(tmp_path: Path) -> None:
+    """A trial that time stopped waits, and between two stages none does."""
+    run = make_search(tmp_path / "s")
+    results = run.read("results.json")
+    run.write("results.json", results | {"over": False, "timed_out": False})
+    assert "The search had not ended, with 13 trials done; goodfit search --resume" in page_of(run).visible()
+    results["trials"][-1]["state"] = "waiting"
+    run.write("results.json", results | {"over": True, "timed_out": True})
+    text = page_of(run).visible()
+    assert "Time ended the search, with 13 trials done; goodfit search --resume" in text and "had not ended" not in text
+    run.write("results.json", results | {"over": True, "timed_out": False})
+    text = page_of(run).visible()
+    assert "--resume" not in text and "ended the search" not in text
+
+
+def test_baselines_are_on_every_page(tmp_path: Path) -> None:
+    """Of a search those of the first trial that has some which read; of folds those of the first."""
+    row = {"accuracy": 0.31, "interval": [0.28, 0.34], "judged": 1000, "trained": 300}
+    found = {"images": 1000, "rows": [{"name": name, **row} for name in ("majority class", "nearest neighbor", "linear softmax")]}
+    for run, names in ((make_search(tmp_path / "s"), ("coarse/0001", "fine/0000")), (make_folds(tmp_path / "f"), ("fold-1",))):
+        for name in names:
+            (run.path / name).mkdir(parents=True, exist_ok=True)
+            Run(run.path / name).write("baselines.json", found)
+            Run(run.path / name).update("about.json", {"data": {"splits": {"train": 300}}})
+        text = page_of(run).visible()
+        assert any(said in text for said in (f"as the trial {names[0]} reads them", f"Those of {names[0]} alone"))
+        for said in ("Always answering the most common class", "Nearest training image", "Linear softmax on pixels"):
+            assert f"{said} 31.0 % 28.0 % to 34.0 %" in text, said
+        (run.path / names[0] / "baselines.json").write_text("[")
+        text = page_of(run).visible()
+        assert f"Not readable there: {names[0]}/baselines.json." in text
+        assert ("Linear softmax" in text) == (len(names) > 1)
 
 
 # ---- folds ---------------------------------------------------------------------------------------------------------------------
@@ -287,6 +322,8 @@ def test_a_search_that_is_stopped_leaves_its_page(photos: Path, tmp_path: Path, 
 
     def stopping(*given: Any) -> Run | None:
         if next(trained) == 2:
+            done = [row["state"] for row in Run(tmp_path / "s").read("results.json")["trials"]]
+            assert done.count("done") == 2, "written after each trial, for a kill leaves no time"
             raise KeyboardInterrupt
         return run_recipe(*given)
 

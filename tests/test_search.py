@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -419,6 +420,8 @@ def test_importance_finds_the_value_that_matters(tmp_path: Path) -> None:
     assert found.importance["lr"] > 0.6
     assert sum(found.importance.values()) == pytest.approx(1)
     json.dumps(found.plain())
+    search = Search(tmp_path / "s")
+    assert results(search, brief=True) == dataclasses.replace(results(search), importance={})
 
 
 def test_trials_that_diverge_or_fail_are_kept_and_said(tmp_path: Path) -> None:
@@ -471,10 +474,13 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path, af
     with pytest.raises(KeyboardInterrupt):
         work(search, stopping(after))
     again = Search(tmp_path / "stopped")
+    assert (results(again).over, results(again).timed_out) == (False, False)
     assert sum(row.value is not None for row in again.trials.rows()) == after, "what was done is kept"
     work(again, hill)
     assert story(again) == story(whole)
     assert results(again).plain()["winner"] == results(whole).plain()["winner"]
+    again.limit(0.001, 0.0)  # a time that is over now makes nothing of a search that was through before
+    assert (results(again).over, results(again).timed_out) == (True, False)
 
 
 # A worker of its own process: each training says where it is and takes a moment, one of them for ever.
@@ -625,6 +631,7 @@ def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path: Path) -> None:
     assert not any(row.state == "running" for row in rows)
     found = results(search)
     assert found.winner is not None
+    assert found.over and found.timed_out
     assert "so far" in table(found) or found.finalists
     assert search.over() and search.claim() is None
 

@@ -227,9 +227,23 @@ def train_seeds(asked: Recipe, manner: Manner, seeds: int) -> dict[str, Any]:
 
 
 def train_folds(asked: Recipe, manner: Manner, folds: int, groups: Path | None = None) -> dict[str, Any]:
-    """Cross-validate: train once for each of so many folds of the training and validation images; see `study.crossing.train_folds`."""
-    train = trainer(dataclasses.replace(manner, resume="auto"))
-    return crossing.train_folds(asked, train, folds, manner.out, manner.resume, manner.dry, groups, manner.voice)
+    """Cross-validate: train once for each of so many folds of the training and validation images; see `study.crossing.train_folds`.
+
+    The page of the folds is written after each, one that was stopped too, and at the end.
+    """
+    train_one = trainer(dataclasses.replace(manner, resume="auto"))
+
+    def train(recipe: Recipe, out: Path | None) -> Run | None:
+        try:
+            return train_one(recipe, out)
+        finally:
+            if out is not None:
+                write_report(out.parent)
+
+    result = crossing.train_folds(asked, train, folds, manner.out, manner.resume, manner.dry, groups, manner.voice)
+    if result:
+        write_report(Path(result["folder"]))
+    return result
 
 
 def trainer(manner: Manner) -> copies.Train:

@@ -78,7 +78,7 @@ class Translate(Geometry):
 
     Helps: objects that are not always in the middle; the same as crop, with strength relative to the image.
     Hurts: when the position is the answer, or what matters is moved out.
-    Cost: almost none; composed with its neighbours into one sampling, alone a gather.
+    Cost: almost none; composed with its neighbors into one sampling, alone a gather.
     Source: CS231n, training neural networks II (data augmentation: translation); Simard et al. 2003, Best practices for convolutional
     neural networks.
     """
@@ -102,7 +102,7 @@ class Rotate(Geometry):
 
     Helps: handheld photos; with 180 degrees what has no upright, as in microscopy and aerial photos.
     Hurts: large angles, where upright matters: digits 6 and 9.
-    Cost: one sampling, shared with its neighbours.
+    Cost: one sampling, shared with its neighbors.
     Source: CS231n, training neural networks II (data augmentation: rotation); Simard et al. 2003, Best practices for convolutional
     neural networks.
     """
@@ -126,7 +126,7 @@ class Stretch(Geometry):
 
     Helps: objects seen at other sizes and proportions; handwriting.
     Hurts: when size or proportion is the answer.
-    Cost: one antialiased sampling, shared with its neighbours.
+    Cost: one antialiased sampling, shared with its neighbors.
     Source: CS231n, training neural networks II (data augmentation: stretching); LeCun et al. 1998, Gradient-based learning applied to
     document recognition (scaling and squeezing).
     """
@@ -152,7 +152,7 @@ class Shear(Geometry):
 
     Helps: handwriting, and objects seen a little from the side.
     Hurts: when right angles or the slant itself tell the classes apart.
-    Cost: one sampling, shared with its neighbours.
+    Cost: one sampling, shared with its neighbors.
     Source: CS231n, training neural networks II (data augmentation: shearing); LeCun et al. 1998, Gradient-based learning applied to
     document recognition (horizontal shearing).
     """

@@ -1,4 +1,4 @@
-"""Apply: a pipe of augments on a batch, with neighbouring geometry sampled once and neighbouring colors multiplied once."""
+"""Apply: a pipe of augments on a batch, with neighboring geometry sampled once and neighboring colors multiplied once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Step(NamedTuple):
 class Pipeline:
     """Augments in order, on stored images [B, C, H, W] at least `size` big; gives images of exactly `size`, channels last in memory.
 
-    Neighbours that are geometry with the same border compose and are sampled once; neighbours that are color compose and are multiplied
+    Neighbors that are geometry with the same border compose and are sampled once; neighbors that are color compose and are multiplied
     once. Parts that crop give frames of `size`, other geometry keeps its frame; where the last geometry of the pipe leaves a larger
     frame its middle is taken in the same sampling, and a pipe without geometry begins with the middle. Images stay uint8 as long as
     pixels are only moved or replaced, else they become float 0..1.

@@ -20,7 +20,7 @@ YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, 
 
 
 class Color(Augment):
-    """An augment affine in RGB: it draws matrices, neighbours compose, and the pixels are multiplied and clamped once.
+    """An augment affine in RGB: it draws matrices, neighbors compose, and the pixels are multiplied and clamped once.
 
     A matrix [B, 3, 7] float64 gives a pixel's new color from its color (3 columns), the image's mean color (3) and 1. Those that
     `tint` turn or drain the colors alone: gray images stay as they are.

@@ -25,7 +25,7 @@ class Crop(Geometry):
 
     Helps: almost always; what is in the picture does not change when it moves a little.
     Hurts: when the position is the answer, or `pad` cuts off what matters.
-    Cost: almost none; composed with its neighbours into one gather.
+    Cost: almost none; composed with its neighbors into one gather.
     Source: CS231n, training neural networks II (random crops); Lee et al. 2015 (pad 4, as in He et al. 2016 on CIFAR-10).
     """
 

@@ -23,7 +23,7 @@ class Flip(Geometry):
 
     Helps: when left and right mean nothing, as in most photos; alternating, in short trainings.
     Hurts: digits, text, and whatever has a handedness; vertically, whatever has an upright.
-    Cost: almost none; composed with its neighbours into one gather.
+    Cost: almost none; composed with its neighbors into one gather.
     Source: CS231n, training neural networks II (data augmentation: horizontal flips); Krizhevsky et al. 2012; alternating: Jordan 2024,
     94% on CIFAR-10 in 3.29 seconds on a single GPU (airbench).
     """

@@ -1,4 +1,4 @@
-"""Geometry: augments that only move pixels, so that neighbours compose and the pixels are read once."""
+"""Geometry: augments that only move pixels, so that neighbors compose and the pixels are read once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from goodfit.core.contracts import Augment
 
 @dataclasses.dataclass(frozen=True)
 class Geometry(Augment):
-    """An augment that only moves pixels: it draws a `Map`, and neighbours compose before the pixels are read, once.
+    """An augment that only moves pixels: it draws a `Map`, and neighbors compose before the pixels are read, once.
 
     `border` says what lies outside the image ("mean": the training images' mean color, learned when the part is bound); None means that
-    the part never looks there, so it goes with any neighbour. Subclasses that need one declare a field `border: Border = "reflect"`.
+    the part never looks there, so it goes with any neighbor. Subclasses that need one declare a field `border: Border = "reflect"`.
     `exact` parts only flip and shift by whole pixels, whatever they draw: their images stay uint8.
     """
 

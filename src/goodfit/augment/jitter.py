@@ -42,7 +42,7 @@ class Brightness(Factor):
 
     Helps: when exposure differs between photos of the same thing.
     Hurts: when how bright it is tells the classes apart.
-    Cost: one pass over the pixels, shared with neighbours that are affine in color.
+    Cost: one pass over the pixels, shared with neighbors that are affine in color.
     Source: CS231n, training neural networks II (color jitter: contrast and brightness).
     """
 
@@ -58,7 +58,7 @@ class Contrast(Factor):
 
     Helps: when light or haze differ between photos of the same thing.
     Hurts: faint differences that are the answer.
-    Cost: one pass over the pixels, shared with neighbours that are affine in color.
+    Cost: one pass over the pixels, shared with neighbors that are affine in color.
     Source: CS231n, training neural networks II (color jitter: contrast and brightness).
     """
 
@@ -74,7 +74,7 @@ class Saturation(Factor):
 
     Helps: when cameras and light differ in how vivid colors are.
     Hurts: when color is what tells the classes apart.
-    Cost: one pass over the pixels, shared with neighbours that are affine in color.
+    Cost: one pass over the pixels, shared with neighbors that are affine in color.
     Source: Howard 2013, Some improvements on deep convolutional neural network based image classification (color manipulations).
     """
 
@@ -93,7 +93,7 @@ class Hue(Ranged, Color):
 
     Helps: when white balance differs, or things of one class come in any color.
     Hurts: when color is what tells the classes apart.
-    Cost: one pass over the pixels, shared with neighbours that are affine in color.
+    Cost: one pass over the pixels, shared with neighbors that are affine in color.
     Source: Szegedy et al. 2015, Going deeper with convolutions (photometric distortions of Howard 2013).
     """
 
@@ -112,7 +112,7 @@ class Grayscale(Color):
 
     Helps: when shape and texture tell the classes apart and color misleads; contrastive learning.
     Hurts: when color is what tells the classes apart.
-    Cost: one pass over the pixels, shared with neighbours that are affine in color.
+    Cost: one pass over the pixels, shared with neighbors that are affine in color.
     Source: Chen et al. 2020, A simple framework for contrastive learning (p 0.2).
     """
 
@@ -179,7 +179,7 @@ class PCA(Color):
 
     Helps: natural photos, whose light varies in strength and color.
     Hurts: little; on data with little variance in color it does next to nothing.
-    Cost: one pass over the pixels, shared with neighbours that are affine in color.
+    Cost: one pass over the pixels, shared with neighbors that are affine in color.
     Source: Krizhevsky et al. 2012 (AlexNet: sigma 0.1); CS231n, training neural networks II (color jitter by PCA).
     """
 

@@ -40,7 +40,7 @@ class Lens(Ranged, Geometry):
 
     Helps: photos of several cameras and lenses; straight lines that are not the answer.
     Hurts: documents, and whatever is measured.
-    Cost: one sampling, shared with its neighbours.
+    Cost: one sampling, shared with its neighbors.
     Source: CS231n, training neural networks II (data augmentation: lens distortion); Brown 1966, Decentering distortion of lenses
     (the radial term).
     """

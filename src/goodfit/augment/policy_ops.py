@@ -69,7 +69,7 @@ class Drawn(NamedTuple):
 def done(images: Tensor, slots: Sequence[Drawn], reach: Reach, outside: Outside) -> Tensor:
     """uint8 images [B, C, H, W] after the ops drawn for each, slot after slot; results are whole values, as the papers' ops have them.
 
-    Images of a kind are neighbours while it is done to them: whole rows are moved fast, between two rooms, as new memory is slow.
+    Images of a kind are neighbors while it is done to them: whole rows are moved fast, between two rooms, as new memory is slow.
     """
     pixels = images.permute(0, 2, 3, 1).contiguous()
     rooms, place = [torch.empty_like(pixels) for _ in slots[:2]], np.arange(len(pixels))  # place: where each image lies

@@ -12,7 +12,7 @@ from goodfit.augment.gather import bordered, words
 from goodfit.augment.maps import Border, Frame
 
 PLAIN = 1.2  # points up to so far apart (in pixels) are read bilinearly as they are
-WIDEST = 0.375  # the most of a neighbour that three taps take: of a scale of 2.34, from which on the image is halved first
+WIDEST = 0.375  # the most of a neighbor that three taps take: of a scale of 2.34, from which on the image is halved first
 LEVEL = 64
 HALVED = (1 + 12 * WIDEST) ** 0.5
 MODES = {"reflect": "reflection", "edge": "border", "zero": "zeros"}
@@ -64,7 +64,7 @@ def moved(points: Tensor, matrix: Tensor) -> Tensor:
 
 
 def row_lengths(matrix: Tensor) -> Tensor:
-    """How far apart along x and y matrices [K, 2, 3] take neighbouring pixels, [K, 2]: the root sum of squares over both neighbours."""
+    """How far apart along x and y matrices [K, 2, 3] take neighboring pixels, [K, 2]: the root sum of squares over both neighbors."""
     return (matrix[:, :, 0].square() + matrix[:, :, 1].square()).sqrt()
 
 
@@ -91,7 +91,7 @@ def local_scale(points: Tensor, matrix: Tensor) -> Tensor:
 
 
 def levels(scale: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
-    """For points `scale` [K, 2] apart along x and y: how often to halve the image, and how much of each neighbour three taps then take.
+    """For points `scale` [K, 2] apart along x and y: how often to halve the image, and how much of each neighbor three taps then take.
 
     [K] int64 (LEVEL * the times along x + the times along y) and [K, 2] float32, along x and y; 0 where the scale is up to PLAIN.
     """
@@ -149,7 +149,7 @@ def _smooth_some(pixels: Tensor, blur: Tensor, border: Border) -> None:
 
 
 def _smooth(pixels: Tensor, axis: int, blur: Tensor, border: Border) -> None:
-    """Let float pixels [K, C, H, W] take `blur` [K] of each neighbour along an axis, in place."""
+    """Let float pixels [K, C, H, W] take `blur` [K] of each neighbor along an axis, in place."""
     n, step, weight = pixels.shape[axis], pixels.stride(axis), blur[:, None, None, None].to(pixels.device)
     flat, rise = pixels.view(-1), torch.empty_like(pixels)
     towards = rise.view(-1)[: len(flat) - step]  # whole stretches of memory, and then the ends put right: rows alone are short

@@ -72,7 +72,7 @@ class Ramp(Augment):
         return (1 - run) * self.before + run * self.after
 
     def now(self, t: float) -> Augment:
-        """The part at the strength of progress t; a pipe takes it in the ramp's place, among its neighbours."""
+        """The part at the strength of progress t; a pipe takes it in the ramp's place, among its neighbors."""
         return self.part.now(t).scaled(self.strength(t))
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:

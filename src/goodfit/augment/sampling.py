@@ -24,7 +24,7 @@ def sample(images: Tensor, maps: Sequence[Map], border: Border | None, fill: tup
     `fill` [C] or [1] in 0..1 is what "mean" puts beyond the image. `exact` maps (flips and whole-pixel shifts) are gathers, the dtype
     stays. Else the images become float 0..1, and the way an image goes depends on its own composed map alone:
 
-    - whole-pixel shifts and flips are gathers, whatever the neighbours need;
+    - whole-pixel shifts and flips are gathers, whatever the neighbors need;
     - other maps along the axes are filtered by a triangle as wide as the scale (antialiased), which reads no pixel beyond a large
       window of whole pixels: a crop, resized;
     - turned and bent ones are read bilinearly, from a filtered level of the image where they shrink (`pyramid.at_points` says how well).

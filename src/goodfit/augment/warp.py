@@ -32,7 +32,7 @@ class Perspective(Geometry):
 
     Helps: signs, documents and surfaces seen from any side.
     Hurts: photos that are always taken straight on; the image also shrinks, by half of `strength` on average.
-    Cost: one sampling, shared with its neighbours.
+    Cost: one sampling, shared with its neighbors.
     Source: CS231n, training neural networks II (data augmentation: go crazy); Hartley & Zisserman 2004, Multiple view geometry (the
     homography of four points).
     """
@@ -101,7 +101,7 @@ class Elastic(Geometry):
 
     Helps: handwriting and tissue: what bends without becoming something else.
     Hurts: rigid objects; `alpha` near `sigma` tears strokes apart.
-    Cost: one sampling, shared with its neighbours, and one more of the field.
+    Cost: one sampling, shared with its neighbors, and one more of the field.
     Source: Simard et al. 2003, Best practices for convolutional neural networks (elastic distortions; alpha 0.05, sigma 0.14 in these
     units); CS231n, training neural networks II (data augmentation: go crazy).
     """

@@ -133,7 +133,8 @@ def baselines_said(result: dict[str, Any]) -> list[str]:
     if not found:
         return []
     rows = [f"{row['name']} {percent(row['accuracy'])}" for row in found["rows"] if row["accuracy"] is not None]
-    return ["", f"Baselines on the validation images: {', '.join(rows)}."]
+    whose = f" of {found['of']}" if "of" in found else ""
+    return ["", f"Baselines on the validation images{whose}: {', '.join(rows)}."]
 
 
 def curves(result: dict[str, Any]) -> list[str]:

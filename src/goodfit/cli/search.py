@@ -167,7 +167,7 @@ def together(there: Search, workers: int, voice: Voice) -> None:
 
     from goodfit import api
     from goodfit.core.words import duration, percent
-    from goodfit.study.results import shown
+    from goodfit.study.results import keep, results, shown
     from goodfit.study.search import work
 
     def train(recipe: Recipe, out: Path) -> float:
@@ -179,6 +179,7 @@ def together(there: Search, workers: int, voice: Voice) -> None:
         result = percent(row.value, 2) if row.value is not None else row.state
         why = f"  ({row.why})" if row.why else ""
         voice.say(f"{row.folder:13} {result:>8}  {duration(row.seconds or 0.0):>12}  {shown(row.values)}{why}")
+        keep(there, results(there, brief=True))  # so that a search that is going, or is killed, can be read
 
     logs = [there.study / "workers" / f"{place}.log" for place in range(1, workers)]
     command = [sys.executable, "-m", "goodfit", "search", "--resume", str(there.study.resolve())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from goodfit.core.files import write
-from goodfit.core.run import Run, none_there
+from goodfit.core.run import none_there
 from goodfit.report.frame import FILE
 from goodfit.report.pages import folds, run, search
 
@@ -31,5 +31,5 @@ def render(folder: Path) -> str:
     """
     for file, page in PAGES.items():
         if (folder / file).is_file():
-            return page(Run(folder))
+            return page(folder)
     raise none_there("the folder of a run, an ensemble, a search or folds", folder)

@@ -14,7 +14,7 @@ FEWEST, TICKS = 3, 6  # numbers along an axis
 
 
 @dataclasses.dataclass(frozen=True)
-class Axis:
+class Scale:
     """An axis from `low` to `high`, straight or logarithmic; a share is said in percent."""
 
     label: str
@@ -47,7 +47,7 @@ class Axis:
 class Plot:
     """A plot over two axes; what is added first lies lowest. Every class of an element is a style of the page's style sheet."""
 
-    def __init__(self, x: Axis, y: Axis) -> None:
+    def __init__(self, x: Scale, y: Scale) -> None:
         self.x, self.y = x, y
         self.layers: list[Html] = []
         for value in x.ticks():

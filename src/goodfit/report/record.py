@@ -8,6 +8,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from goodfit.core.run import ENSEMBLE, Run
@@ -55,14 +56,19 @@ def items(value: object) -> list[tuple[str, Any]]:
 class Files:
     """The files of a folder as dictionaries: empty where they are missing, and where they do not read, which `damaged` then names."""
 
-    def __init__(self, folder: Run) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged: list[str] = []
 
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
     def json(self, file: str) -> dict[str, Any]:
         """The content of a JSON file."""
+        path = self.folder / file
         try:
-            found: Any = self.folder.read(file)
+            found: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except (ValueError, OSError):
             found = None
         if not isinstance(found, dict):
@@ -74,7 +80,7 @@ class Files:
         """The text of a TOML file, and its content."""
         text = ""
         try:
-            text = (self.folder.path / file).read_text(encoding="utf-8")
+            text = (self.folder / file).read_text(encoding="utf-8")
             return text, tomllib.loads(text)
         except FileNotFoundError:
             return "", {}
@@ -85,8 +91,8 @@ class Files:
     def source(self, what: str, version: object = "") -> str:
         """The sentence that says what a page was made from."""
         by = f" by Goodfit {version}" if version else ""
-        damaged = f" Not readable there: {', '.join(self.damaged)}." if self.damaged else ""
-        return f"Made from the {what} {self.folder.name}{by}.{damaged}"
+        damaged = f" Not readable there: {', '.join(dict.fromkeys(self.damaged))}." if self.damaged else ""
+        return f"Made from the {what} {self.name}{by}.{damaged}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +154,7 @@ class Record:
 
 def read_record(run: Run) -> Record:
     """Read the folder of a run or an ensemble."""
-    files = Files(run)
+    files = Files(run.path)
     recipe_text, recipe = files.toml("recipe.toml")
     ensemble = files.json(ENSEMBLE) if (run.path / ENSEMBLE).is_file() else None
     lines = _log(run)

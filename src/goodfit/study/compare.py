@@ -81,6 +81,8 @@ def of_run(run: Run) -> Entry:
 def of_folds(folder: Path) -> Entry:
     """The folds of a recipe as one: the mean of their accuracies, the out-of-fold predictions, the seconds of all.
 
+    The baselines are those of its first fold, whose name is under "of".
+
     Raises:
         UsageError: they are not finished.
     """
@@ -92,7 +94,8 @@ def of_folds(folder: Path) -> Entry:
     scores = {**whole, "folds": said["accuracies"], "deviation": said["deviation"]}
     about = {**first.about, "seconds": {"all folds": said["seconds"]}}
     recipe = {**first.recipe, "validation": f"{said['folds']} folds"}
-    return Entry(folder, recipe, about, scores, [], Predictions.read(folder / FILE), {})
+    baselines = first.baselines and {**first.baselines, "of": first.path.name}
+    return Entry(folder, recipe, about, scores, [], Predictions.read(folder / FILE), baselines)
 
 
 # ---- comparing -----------------------------------------------------------------------------------------------------------------

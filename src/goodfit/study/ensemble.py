@@ -28,6 +28,7 @@ from goodfit.recipe import start
 from goodfit.recipe.classifier import load_run
 from goodfit.recipe.ensemble import MODEL
 from goodfit.recipe.recipe import Recipe
+from goodfit.study import baselines
 from goodfit.study.candidates import Candidate, aligned, candidates, tests_seen
 from goodfit.study.panel import Album, scores_of
 from goodfit.study.selection import average, greedy, greedy_soup, score
@@ -216,6 +217,14 @@ def beside(file: Path, folder: Path) -> str:
         return str(file.resolve())
 
 
+def with_baselines(run: Run, first: Candidate, result: Predictions) -> None:
+    """Copy the baselines of the first model's run where the ensemble is judged on the same images, which runs of other splits prevent."""
+    file = first.run.path / baselines.FILE
+    if file.is_file() and len(result.names) == len(first.answers.names):
+        with full_disk_said(run.path):
+            shutil.copyfile(file, run.path / file.name)
+
+
 def finish(run: Run, first: Candidate, content: dict[str, Any], scores: dict[str, Any], result: Predictions) -> None:
     """Write what the folder is, its scores and answers, and at last the recipe that opens its data."""
     about = {
@@ -236,5 +245,6 @@ def finish(run: Run, first: Candidate, content: dict[str, Any], scores: dict[str
     run.write("scores.json", scores)
     if scores:
         result.save(run.path / FILE)
+        with_baselines(run, first, result)
     shutil.copyfile(first.run.path / "recipe.toml", run.path / "recipe.toml")
     run.point_latest()

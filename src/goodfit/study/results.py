@@ -54,7 +54,8 @@ class Finalist:
 class Results:
     """All that a search has found so far. `finalists` are in the order of their fresh means; `lead` is how far the winner's score in the
     search was above the median of its trials, `luck` the part of it that fresh seeds did not give again; both None where nothing was
-    retrained, or not at the same length.
+    retrained, or not at the same length. `over` tells whether there is nothing left to do, and `timed_out` whether that is because time
+    ended the search before it was through.
     """
 
     rows: tuple[Row, ...]
@@ -65,6 +66,8 @@ class Results:
     warnings: tuple[str, ...]
     lead: float | None
     luck: float | None
+    over: bool
+    timed_out: bool
 
     @property
     def winner(self) -> Row | None:
@@ -81,6 +84,8 @@ class Results:
         ranges = {stage: [dataclasses.asdict(axis) for axis in axes] for stage, axes in self.ranges.items()}
         winner = self.winner and {"trial": self.winner.folder, "values": self.winner.values, "retrained": bool(self.finalists)}
         return {
+            "over": self.over,
+            "timed_out": self.timed_out,
             "winner": winner,
             "finalists": finals,
             "lead": self.lead,
@@ -93,8 +98,8 @@ class Results:
         }
 
 
-def results(search: Search) -> Results:
-    """What a search has found so far."""
+def results(search: Search, brief: bool = False) -> Results:
+    """What a search has found so far; a `brief` account leaves out importance, which takes seconds when there are many trials."""
     rows = search.trials.rows()
     ranking = search.ranking()
     finals: dict[tuple[str, int], list[float]] = {}
@@ -115,8 +120,9 @@ def results(search: Search) -> Results:
     if finalists and search.plan.each == search.plan.full:
         lead = finalists[0].score - statistics.median(float(row.value or 0.0) for row in ranking)
         luck = finalists[0].luck
-    matter = importance(ranking, search.space.axes)
-    return Results(tuple(rows), tuple(ranking), tuple(finalists), matter, ranges, tuple(warnings), lead, luck)
+    matter = {} if brief else importance(ranking, search.space.axes)
+    over, through = search.over(), FINAL in search.trials.notes().get("closed", {})
+    return Results(tuple(rows), tuple(ranking), tuple(finalists), matter, ranges, tuple(warnings), lead, luck, over, over and not through)
 
 
 def importance(rows: Sequence[Row], axes: Sequence[Axis]) -> dict[str, float]:

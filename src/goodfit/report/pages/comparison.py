@@ -53,7 +53,11 @@ def scores(found: dict[str, Any]) -> Html:
         f"{row['name'].capitalize()}: {percent(row['accuracy'])} of {words.count(row['judged'], 'validation image')}."
         for row in found["baselines"].get("rows", [])
     ]
-    extra = tag("div", tag("h3", "Baselines"), listed(base)) if base else NOTHING
+    extra = (
+        tag("div", tag("h3", f"Baselines{f', of {whose}' if (whose := found['baselines'].get('of')) else ''}"), listed(base))
+        if base
+        else NOTHING
+    )
     return section("scores", "Scores and cost", table(columns, body), listed(seeds), extra)
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
-from goodfit.core.run import Run
 from goodfit.report.frame import framed, link
 from goodfit.report.markup import NOTHING, Child, Column, Html, bar, paragraph, percent, points, section, table, tag
 from goodfit.report.reading import interval
 from goodfit.report.record import Files, at, finite, items, number
+from goodfit.report.sections.baselines import baselines
 from goodfit.report.sections.calibration import calibrated
 from goodfit.report.sections.headline import large, result, titled
 from goodfit.report.sections.recipe import said
 
 KEPT = "Each fold has a model of its own, so there is no one temperature to store."
+ONE = "Those of {name} alone: every fold has validation images of its own."
 
 
-def render(folder: Run) -> str:
+def render(folder: Path) -> str:
     """The page of a folder of folds, of one that is still going too."""
     files = Files(folder)
     found = files.json("folds.json")
-    name = titled(at(found, "asked", "data") or folder.name)
+    name = titled(at(found, "asked", "data") or files.name)
     state = str(at(found, "state") or "")
     n = number(found, "folds")
     many = words.count(int(n), "fold") if n else "Folds"
@@ -34,10 +36,11 @@ def render(folder: Run) -> str:
     )
     parts = (
         ("folds", "Folds", folds(files)),
+        ("baselines", "Baselines", baselines(files, ["fold-1"], ONE)),
         ("calibration", "Calibration", calibrated(at(found, "out_of_fold", "calibration"), "all images", KEPT)),
         ("recipe", "Recipe", recipe(found)),
     )
-    return framed(f"{name} · {folder.name} · Goodfit cross-validation report", header, parts, files.source("folder of the folds"))
+    return framed(f"{name} · {files.name} · Goodfit cross-validation report", header, parts, files.source("folder of the folds"))
 
 
 def figure(found: dict[str, Any]) -> Html:
@@ -70,14 +73,14 @@ def findings(found: dict[str, Any]) -> list[str]:
 def folds(files: Files) -> Html:
     """A row for each fold that was begun."""
     body: list[list[Child]] = []
-    for path in sorted(files.folder.path.glob("fold-*/recipe.toml"), key=lambda path: (len(path.parent.name), path)):
+    for path in sorted(files.folder.glob("fold-*/recipe.toml"), key=lambda path: (len(path.parent.name), path)):
         name = path.parent.name
         about, scores = files.json(f"{name}/about.json"), at(files.json(f"{name}/scores.json"), "validation")
         accuracy, images = number(scores, "accuracy"), number(scores, "images")
         low, high = interval(at(scores, "interval"))
         seconds = sum(x for _, value in items(at(about, "seconds")) if (x := finite(value)) is not None)
         body.append([
-            link(files.folder.path, name),
+            link(files.folder, name),
             bar(accuracy, low, high),
             percent(accuracy) if accuracy is not None else str(at(about, "state") or ""),
             f"{percent(low)} to {percent(high)}" if low is not None else "",

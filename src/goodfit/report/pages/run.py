@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from goodfit.core.run import Run
 from goodfit.report.frame import framed
 from goodfit.report.record import at, read_record
@@ -33,12 +35,13 @@ SECTIONS = (  # in the order of the page: anchor, name in the menu, and what mak
 OF_ONE = ("curves", "recipe", "timing")  # sections on the training of one model, which an ensemble has none of
 
 
-def render(run: Run) -> str:
+def render(folder: Path) -> str:
     """The report as one HTML text; what the folder lacks is left out or said to be missing."""
-    record = read_record(run)
+    record = read_record(Run(folder))
     left_out = OF_ONE if record.ensemble is not None else ()
     parts = [(anchor, name, make(record)) for anchor, name, make in SECTIONS if anchor not in left_out]
     name = str(at(record.about, "data", "name") or record.recipe.get("data") or "training")
     what = "run folder" if record.ensemble is None else "folder of the ensemble"
+    header = headline(record)  # before the source, which names the files that did not read
     source = record.files.source(what, at(record.about, "goodfit"))
-    return framed(f"{name} · {run.name} · Goodfit report", headline(record), parts, source)
+    return framed(f"{name} · {record.run.name} · Goodfit report", header, parts, source)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import shlex
+from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
-from goodfit.core.run import Run
 from goodfit.report.frame import framed
 from goodfit.report.markup import NOTHING, THIN, Column, Html, facts, folded, paragraph, points, section, table, tag
 from goodfit.report.record import Files, at, items, number, rows, share, texts
+from goodfit.report.sections.baselines import FILE, baselines
 from goodfit.report.sections.headline import large, result, titled
 from goodfit.report.sections.trials import Trials, diverged, finalists, ranking, value_said
 from goodfit.report.sections.values import importance, scatters
@@ -22,32 +23,35 @@ WAYS = {
     "grid": "on a grid",
     "halving": "drawn at random, the best third then trained three times as long, twice",
 }
+ALIKE = "On the same validation images, as the trial {name} reads them."
 
 
-def render(folder: Run) -> str:
+def render(folder: Path) -> str:
     """The page of a search's folder, of one that is still going too."""
     files = Files(folder)
     plan, results = files.json("search.json"), files.json("results.json")
     _, base = files.toml("base.toml")
     recipe, _ = files.toml("winner.toml")
-    trials = Trials.read(folder.path, results)
-    name = titled(base.get("data") or folder.name)
+    trials = Trials.read(folder, results)
+    name = titled(base.get("data") or files.name)
+    trained = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/{FILE}"))
     header = tag(
         "header",
         tag("p.eyebrow", "Goodfit search report"),
         tag("h1", name),
         tag("p.subtitle", asked(plan)),
-        result(figure(trials, results), findings(trials, results, str(folder.path))),
+        result(figure(trials, results), findings(trials, results, folder)),
     )
     parts = (
-        ("winner", "Winner", winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder.path / 'winner.toml'))}")),
+        ("winner", "Winner", winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
         ("finalists", "Fresh seeds", finalists(trials, results)),
+        ("baselines", "Baselines", baselines(files, trained, ALIKE)),
         ("importance", "Importance", importance(results)),
         ("values", "Values", scatters(trials, results)),
         ("ranking", "Ranking", ranking(trials)),
         ("space", "Space", space(plan, trials)),
     )
-    return framed(f"{name} · {folder.name} · Goodfit search report", header, parts, files.source("folder of the search"))
+    return framed(f"{name} · {files.name} · Goodfit search report", header, parts, files.source("folder of the search"))
 
 
 def asked(plan: dict[str, Any]) -> str:
@@ -69,27 +73,40 @@ def figure(trials: Trials, results: dict[str, Any]) -> Html:
             return tag("div.figure", large(mean), tag("p", tag("strong", "validation accuracy"), f", mean of {seeds}"), more)
     best = next((y for row in trials.ranked if (y := share(row, "value")) is not None), None)
     if best is None:
-        return tag("div.figure", tag("p.big", "–"), tag("p", "no trial has ended yet"))
+        return tag("div.figure", tag("p.big", "–"), tag("p", "no trial has ended yet" if results else "no results"))
     return tag("div.figure", large(best), tag("p", tag("strong", "validation accuracy"), " of the best trial, not retrained"))
 
 
-def findings(trials: Trials, results: dict[str, Any], folder: str) -> list[str]:
+def findings(trials: Trials, results: dict[str, Any], folder: Path) -> list[str]:
     """What the search says, in sentences."""
-    going = any(row.get("state") in ("waiting", "running") for row in trials.all.values())
-    done = words.count(len(trials.ranked), "trial")
     failed = sum(row.get("state") == "failed" for row in trials.all.values())
     lost = sum(map(diverged, trials.ranked))
-    ended = [f"{words.count(n, 'trial')} {what}" for n, what in ((failed, "failed"), (lost, "diverged")) if n]
+    astray = [f"{words.count(n, 'trial')} {what}" for n, what in ((failed, "failed"), (lost, "diverged")) if n]
     honest = "All figures are of validation images, which chose the winner; the test images were not looked at."
     sentences = [
-        f"The search had not ended, with {done} done; `goodfit search --resume {shlex.quote(folder)}` goes on." if going else "",
+        ended(trials, results, folder),
         luck(results),
         close(results),
         *texts(at(results, "warnings")),
-        f"{' and '.join(ended)}." if ended else "",
+        f"{' and '.join(astray)}." if astray else "",
         honest if trials.ranked else "",
     ]
     return [sentence for sentence in sentences if sentence]
+
+
+def ended(trials: Trials, results: dict[str, Any], folder: Path) -> str:
+    """How the search ended, when it did not simply do all it was to do; results of earlier versions tell it by the states of the trials."""
+    again, done = f"goodfit search --resume {shlex.quote(str(folder))}", words.count(len(trials.ranked), "trial")
+    if not (folder / "results.json").is_file():
+        return f"No results were written yet: they are after each trial. If the search was killed, `{again}` goes on."
+    over = at(results, "over")
+    if not isinstance(over, bool):
+        over = not any(row.get("state") in ("waiting", "running") for row in trials.all.values())
+    if not over:
+        return f"The search had not ended, with {done} done; `{again}` goes on."
+    if at(results, "timed_out") is True:
+        return f"Time ended the search, with {done} done; `{again} --budget TIME` gives it more."
+    return ""
 
 
 def luck(results: dict[str, Any]) -> str:

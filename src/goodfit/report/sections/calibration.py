@@ -7,7 +7,7 @@ import math
 from goodfit.core import words
 from goodfit.core.interval import wilson
 from goodfit.report.markup import NOTHING, Column, Html, folded, paragraph, percent, section, significant, table, tag, with_code
-from goodfit.report.plot import Axis, Plot
+from goodfit.report.plot import Plot, Scale
 from goodfit.report.record import Record, at, number, rows, share
 
 LARGEST, SMALLEST = 11.0, 2.5  # radius of the fullest bin's dot, and the least; their areas go by the images
@@ -117,7 +117,7 @@ def _short(below: float) -> str:
 
 def diagram(bins: list[Bin], split: str) -> Html:
     """The reliability diagram, before scaling: a dot for each bin, its area the number of images, its whisker the 95 % interval."""
-    plot = Plot(Axis("confidence", share=True), Axis("share right", share=True))
+    plot = Plot(Scale("confidence", share=True), Scale("share right", share=True))
     plot.line([(0, 0), (1, 1)], "dashed")
     most = max(n for n, *_ in bins)
     for n, sure, right in bins:
@@ -133,7 +133,7 @@ def diagram(bins: list[Bin], split: str) -> Html:
 def curve(given: list[Given], command: str) -> Html:
     """The reject-option curve."""
     low = min(right for _, right, _ in given)
-    plot = Plot(Axis("share answered, the surest first", share=True), Axis("accuracy on these", max(0.0, low - 0.02), 1.0, share=True))
+    plot = Plot(Scale("share answered, the surest first", share=True), Scale("accuracy on these", max(0.0, low - 0.02), 1.0, share=True))
     plot.line([(answered, right) for answered, right, _ in given], "accent")
     for answered, right, below in given:
         limit = f", reject below {_short(below)}" if command else ""

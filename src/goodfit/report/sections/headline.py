@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from goodfit.core import words
 from goodfit.report.markup import NOTHING, THIN, Html, bar, joined, listed, millions, percent, tag, with_code
 from goodfit.report.reading import findings, gap, interval
-from goodfit.report.record import Record, at, number, rows, texts
+from goodfit.report.record import Record, at, number, texts
+from goodfit.report.sections import baselines
 from goodfit.report.sections.ensemble import made_of
 
 
@@ -83,26 +82,6 @@ def large(accuracy: float) -> Html:
     return tag("p.big", f"{100 * accuracy:.1f}", tag("span", f"{THIN}%"))
 
 
-def baselines(record: Record) -> list[tuple[str, str, float | None, float | None, float | None]]:
-    """The nearest neighbor and the linear softmax on pixels, where the run has them."""
-    try:
-        found = record.run.read("baselines.json")
-    except ValueError:  # damaged, which takes nothing from the run
-        return []
-    named = {"nearest neighbor": "Nearest training image", "linear softmax": "Linear softmax on pixels"}
-    images = number(record.about, "data", "splits", "train") or 0.0
-
-    def few(row: dict[str, Any]) -> str:
-        known = number(row, "trained")
-        return f" (of {known:,.0f} images read in time)" if known is not None and known < images else ""
-
-    return [
-        (f"{name}{few(row)}, on validation", "", number(row, "accuracy"), *interval(row.get("interval")))
-        for row in rows(at(found, "rows"))
-        if (name := named.get(str(row.get("name"))))
-    ]
-
-
 def measures(record: Record) -> Html:
     """The accuracies under one another on one axis."""
     found = gap(record)
@@ -119,8 +98,10 @@ def measures(record: Record) -> Html:
         lines.append(("Validation", "main", found.validation, None, None))
     if found:
         lines.append(("Clean training, without augmentation", "", found.train, None, None))
-    lines.append(("Always answering the most common class", "", record.majority, None, None))
-    lines += baselines(record)
+    known = baselines.lines(record.files.json(baselines.FILE), number(record.about, "data", "splits", "train"))
+    lines += [(f"{name}, on validation", "", accuracy, low, high) for name, accuracy, low, high in known]
+    if not known:
+        lines.append((baselines.MAJORITY, "", record.majority, None, None))
     body = [
         tag(
             f"tr.{kind}" if kind else "tr",

@@ -7,7 +7,7 @@ from typing import Any
 
 from goodfit.core import words
 from goodfit.report.markup import NOTHING, Column, Html, bar, paragraph, percent, section, table, tag
-from goodfit.report.plot import Axis, Plot
+from goodfit.report.plot import Plot, Scale
 from goodfit.report.record import at, items, number, share, texts
 from goodfit.report.sections.trials import Trials, diverged, value_said
 
@@ -55,7 +55,7 @@ def scatter(trials: Trials, name: str, warnings: list[str]) -> Html:
     ranges = {stage: span for stage, own in trials.ranges.items() if (span := _span(own.get(name)))}
     ends = [*(x for x, _ in points), *(x for span in ranges.values() for x in span)]
     x_axis = _padded(name, min(ends), max(ends), at(trials.axes, name, "law") == "log" and min(ends) > 0)
-    plot = Plot(x_axis, Axis("validation accuracy", max(0.0, min(scores) - PAD), min(1.0, max(scores) + PAD / 2), share=True))
+    plot = Plot(x_axis, Scale("validation accuracy", max(0.0, min(scores) - PAD), min(1.0, max(scores) + PAD / 2), share=True))
     stages = [stage for stage in trials.ranges if any(row.get("stage") == stage for _, row in points)]
     styles = dict(zip(reversed(stages), reversed(STYLES), strict=False))
     key = [(styles.get(stage, STYLES[0]), stage) for stage in stages]
@@ -83,12 +83,12 @@ def _span(axis: object) -> tuple[float, float] | None:
     return (low, high) if low is not None and high is not None and low < high else None
 
 
-def _padded(name: str, low: float, high: float, log: bool) -> Axis:
+def _padded(name: str, low: float, high: float, log: bool) -> Scale:
     if log:
         more = (high / low) ** PAD
-        return Axis(name, low / more, high * more, log=True)
+        return Scale(name, low / more, high * more, log=True)
     more = PAD * (high - low) or 0.5
-    return Axis(name, low - more, high + more)
+    return Scale(name, low - more, high + more)
 
 
 def choices(trials: Trials, name: str) -> Html:
