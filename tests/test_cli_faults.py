@@ -71,6 +71,7 @@ def test_no_space_while_packing(photos: Path, finished: Path, tmp_path: Path, fr
         real(self, *words)
 
     real = journal.Journal.add
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal.Journal, "add", add)
         refused(train(photos, tmp_path / "run"), 1, "No space is left to write", "run the same command again, nothing is lost")
@@ -91,9 +92,11 @@ def test_ctrl_c_while_packing(photos: Path, finished: Path, tmp_path: Path, fres
         os.kill(os.getpid(), signal.SIGINT)
 
     real = journal.Journal.add
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal.Journal, "add", add)
         refused(train(photos, tmp_path / "run"), 130, "what was packed or trained so far is kept", "the same command goes on")
+    signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "run").exists()
     made: list[range] = []
     with pytest.MonkeyPatch.context() as patch:

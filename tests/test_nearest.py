@@ -156,7 +156,7 @@ def test_a_resume_has_nothing_left_to_do(run: tuple[Run, str], file: Path) -> No
 
 
 def test_a_budget_in_minutes_is_borne(file: Path, tmp_path: Path) -> None:
-    said = command("train", file, "--model", "nearest", "--budget", "5 min", "--out", tmp_path / "run")
+    said = command("train", file, "--model", "nearest", "--budget", "5 h", "--out", tmp_path / "run")
     assert said.code == 0, said.err
     assert [row["step"] for row in rows_of(Run(tmp_path / "run"))] == [0]
 
