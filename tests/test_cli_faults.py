@@ -71,7 +71,6 @@ def test_no_space_while_packing(photos: Path, finished: Path, tmp_path: Path, fr
         real(self, *words)
 
     real = journal.Journal.add
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal.Journal, "add", add)
         refused(train(photos, tmp_path / "run"), 1, "No space is left to write", "run the same command again, nothing is lost")
