@@ -727,6 +727,7 @@ def test_wrong_words_are_refused(words: tuple[str, ...], said: str) -> None:
     refused(goodfit("search", *(() if "--resume" in words else ("digits",)), *words), 2, said)
 
 
+@pytest.mark.slow
 def test_workers_of_the_command_share_the_trials_and_one_that_is_killed_is_told(tmp_path: Path) -> None:
     """`--workers 3`: two more processes, one of which is killed with -9 in the middle of a training."""
     study = tmp_path / "s"
