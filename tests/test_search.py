@@ -761,3 +761,15 @@ def test_a_folder_that_is_no_search_and_one_that_is_taken_are_refused(tmp_path: 
     refused(goodfit("search", "--resume", tmp_path), 2, "Expected the folder of a search")
     (tmp_path / "file").write_text("x")
     refused(goodfit("search", "digits", *WORDS, *SHORT, "--out", tmp_path), 2, "is not empty")
+
+
+def test_the_first_error_is_said_when_nothing_more_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise DataError("The images are gone.")
+
+    def full(*_: object) -> None:
+        raise GoodfitError("No space is left.")
+
+    monkeypatch.setattr("goodfit.study.search.work", gone)
+    monkeypatch.setattr("goodfit.study.results.keep", full)
+    refused(goodfit("search", "digits", *WORDS, *SHORT, "--out", tmp_path / "s"), 3, "The images are gone.")

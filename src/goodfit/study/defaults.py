@@ -44,7 +44,7 @@ def default_texts(base: Recipe, known: Catalog) -> dict[str, str]:
     if hasattr(model, "width"):
         texts["model.width"] = drawn_setting(model, "width")
     elif getattr(model, "depth", None) in DEPTHS:
-        texts["model.depth"] = choices(DEPTHS)
+        texts["model.depth"] = drawn_setting(model, "depth")
     seat, inner = "optimizer", optimizer
     if not hasattr(inner, "lr") and hasattr(inner, "around"):
         seat, inner = "optimizer.around", inner.around
