@@ -22,14 +22,14 @@ from torch import Tensor
 import goodfit
 from goodfit.core.device import cores, cpu_name
 from goodfit.core.run import Run
-from goodfit.recipe.classifier import Classifier
-from goodfit.recipe.ensemble import Ensemble
+from goodfit.predict.ensemble import Ensemble
+from goodfit.predict.paired import Right, paired
+from goodfit.predict.predictor import Classifier
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.ensemble import Select, Soup, ensemble
-from goodfit.study.paired import Right, paired
-from goodfit.study.panel import Album
+from goodfit.runs.panel import Album
+from goodfit.study.ensemble.make import Select, Soup, ensemble
+from goodfit.terminal.reporter import Silent
 from goodfit.training.snapshots import packed
-from goodfit.watch.voice import Silent
 
 PLAIN, STEPS = "warmup(0.05) | cosine", "step(every=0.3, factor=0.1)"
 WAYS: dict[str, tuple[Select, Soup]] = {

@@ -30,10 +30,10 @@ from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build, catalog
 from goodfit.recipe.plan import plan_of
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.plan import Method, Plan
-from goodfit.study.search import Search, begin, work
+from goodfit.study.search.plan import Method, Plan
+from goodfit.study.search.work import Search, begin, work
+from goodfit.terminal.reporter import Silent
 from goodfit.training.loop import fit
-from goodfit.watch.voice import Silent
 
 GOAL = 1.6  # times the trials an hour, with two workers on two cores
 RATES, DECAYS = (1e-4, 10.0), (1e-6, 1.0)

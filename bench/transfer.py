@@ -26,10 +26,10 @@ from goodfit.core.device import cpu_name, prepare
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
-from goodfit.study.advise import advice
-from goodfit.study.features import HEAD, features, places
-from goodfit.study.origin import Origin, origin
-from goodfit.study.probe import probe
+from goodfit.recipe.transfer.advise import advice
+from goodfit.recipe.transfer.features import HEAD, features, places
+from goodfit.recipe.transfer.origin import Origin, origin
+from goodfit.recipe.transfer.probe import probe
 
 GOAL, CELLS = 1.0, 6  # points behind the best row, and in how many of eight cells the advisor may be no further
 

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
-from goodfit.models.account import Account, Row, account
-from goodfit.models.ghost import OUTSIDE, ghost
-from goodfit.models.memory import training_step
-from goodfit.models.tables import as_csv, table
+from goodfit.models.anatomy.account import Account, Row, account
+from goodfit.models.anatomy.memory import training_step
+from goodfit.models.anatomy.meta import OUTSIDE, ghost
+from goodfit.models.anatomy.tables import as_csv, table
 from goodfit.optim.groups import optimizer_for
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models", "goodfit.optim"])

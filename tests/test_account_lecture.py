@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from goodfit.core.catalog import Catalog, spell
-from goodfit.models.account import Account, account
-from goodfit.models.published import ERRATA, ERRORS
-from goodfit.models.tables import compare, compared, table
+from goodfit.models.anatomy.account import Account, account
+from goodfit.models.anatomy.lecture import ERRATA, ERRORS
+from goodfit.models.anatomy.tables import compare, compared, table
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 PAPER = "googlenet(kernel=5, norm=none, aux=0)"

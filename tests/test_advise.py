@@ -16,12 +16,12 @@ from command import FAST, goodfit, refused, train
 from conftest import make_photos
 from goodfit.core.run import Run
 from goodfit.recipe.build import catalog
-from goodfit.recipe.pretrained import from_run
 from goodfit.recipe.recipe import Recipe
-from goodfit.study import advise
-from goodfit.study.advise import FEWEST, LITTLE, PLENTY, SIMILAR, Rung, advice, ahead, carried, decide, error, resolved, some
-from goodfit.study.features import places
-from goodfit.study.origin import Origin, meet, origin
+from goodfit.recipe.transfer import advise
+from goodfit.recipe.transfer.advise import FEWEST, LITTLE, PLENTY, SIMILAR, Rung, advice, ahead, carried, decide, error, resolved, some
+from goodfit.recipe.transfer.features import places
+from goodfit.recipe.transfer.origin import Origin, meet, origin
+from goodfit.recipe.transfer.pretrained import from_run
 
 
 @pytest.fixture(scope="module")

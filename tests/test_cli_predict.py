@@ -16,7 +16,7 @@ import goodfit as package
 from command import goodfit, refused, train
 from conftest import picture
 from goodfit.core.errors import UsageError
-from goodfit.recipe.classifier import Classifier
+from goodfit.predict.predictor import Classifier
 
 
 @pytest.fixture(scope="module")

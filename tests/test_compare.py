@@ -24,11 +24,11 @@ from goodfit import api
 from goodfit.core.errors import Interrupted, UsageError
 from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
+from goodfit.predict.paired import mcnemar, paired, shared
 from goodfit.recipe.source import look, open_data
 from goodfit.report.sections.baselines import lines
-from goodfit.study import baselines as b
+from goodfit.runs import baselines as b
 from goodfit.study.compare import apart, comparison, differences, entries, name
-from goodfit.study.paired import mcnemar, paired, shared
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (5, 5), (12, 3), (3, 12), (400, 333), (7000, 6800)])

@@ -30,7 +30,7 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.data.scan import survey
 from goodfit.recipe.auto import Chooser, training_choices
 from goodfit.recipe.build import Built, build, catalog
-from goodfit.recipe.cuts import cut_early
+from goodfit.recipe.early_crops import cut_early
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
 from goodfit.training.gradient import Objective

@@ -10,7 +10,7 @@ import pytest
 
 from command import goodfit, refused, train
 from goodfit.core.run import Run
-from goodfit.recipe.classifier import load_run
+from goodfit.predict.predictor import load_run
 
 
 def test_a_table_with_its_totals_and_training() -> None:

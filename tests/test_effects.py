@@ -24,8 +24,8 @@ from goodfit.core.catalog import Part, spell
 from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.settings import MISFIT, Range, Setting, fit, settings_of
 from goodfit.data.dataset import Dataset
+from goodfit.predict.scoring import scored
 from goodfit.recipe.build import build, catalog
-from goodfit.recipe.marginalize import scored
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
 from goodfit.training import loop

@@ -26,13 +26,13 @@ from goodfit.core.predictions import Predictions
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.recipe.classifier import load_run
-from goodfit.recipe.ensemble import load_any
+from goodfit.predict.ensemble import load_any
+from goodfit.predict.predictor import load_run
 from goodfit.schedules.compose import Composed, compose
-from goodfit.study.candidates import aligned, candidates
-from goodfit.study.ensemble import ensemble
-from goodfit.study.selection import average, greedy, greedy_soup, score
-from goodfit.study.soup import blend
+from goodfit.study.ensemble.candidates import aligned, candidates
+from goodfit.study.ensemble.make import ensemble
+from goodfit.study.ensemble.selection import average, greedy, greedy_soup, score
+from goodfit.study.ensemble.soup import blend
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.snapshots import Snapshots, mark, points
 from goodfit.training.state import State, ready

@@ -26,10 +26,10 @@ from goodfit.core.run import Run
 from goodfit.data.preprocess import Aspect, Preprocess
 from goodfit.data.resampling import windows
 from goodfit.data.scaled import LONGEST, picture
-from goodfit.recipe import export as module
-from goodfit.recipe.ensemble import MODEL, Ensemble
-from goodfit.recipe.graph import Graph
-from goodfit.study.ensemble import ensemble
+from goodfit.predict import export as module
+from goodfit.predict.ensemble import MODEL, Ensemble
+from goodfit.predict.graph import Graph
+from goodfit.study.ensemble.make import ensemble
 
 SIZES = [(1, 1), (1, 40), (40, 1), (18, 21), (36, 42), (19, 21), (60, 20), (7, 5), (90, 100), (200, 37), (13, 200), (16, 300)]
 BATCHES = [(1, 20, 20), (3, 41, 57), (1, 9, 8), (2, 70, 12), (1, 1, 1), (4, 18, 18)]  # images, height, width
@@ -280,5 +280,5 @@ def test_a_file_that_answers_otherwise_is_not_written(runs: Path, single: Path, 
 
 def test_without_the_extra(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "goodfit.recipe.export")
+    monkeypatch.delitem(sys.modules, "goodfit.predict.export")
     refused(command("export", runs / "plain"), 2, 'pip install "goodfit[export]"')

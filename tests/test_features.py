@@ -21,10 +21,10 @@ from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.recipe import Recipe
-from goodfit.study import features as module
-from goodfit.study.features import HEAD, Net, features, places, pooled
-from goodfit.study.origin import Origin, origin
-from goodfit.study.probe import PENALTIES, Probe, Softmax, fold_of, probe
+from goodfit.recipe.transfer import features as module
+from goodfit.recipe.transfer.features import HEAD, Net, features, places, pooled
+from goodfit.recipe.transfer.origin import Origin, origin
+from goodfit.recipe.transfer.probe import PENALTIES, Probe, Softmax, fold_of, probe
 
 
 @pytest.fixture(scope="module")

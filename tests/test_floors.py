@@ -16,9 +16,11 @@ FLOORS = [
     {"data", "augment", "layers", "losses", "optim", "schedules"},
     {"models"},
     {"training"},
-    {"watch"},
+    {"watch", "terminal"},
     {"recipe"},
-    {"study", "doctor", "report", "board", "lab"},
+    {"predict", "report"},
+    {"runs"},
+    {"study", "doctor"},
     {"cli", "api", "__init__", "__main__"},
 ]
 LAZY = {"cli", "api", "__init__"}  # these may import our own inside a function, so that --help is instant

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from command import goodfit, refused
 from goodfit.cli.gradcheck import KINDS, subject
 from goodfit.core.errors import GoodfitError, UsageError
+from goodfit.doctor.gradcheck import STEP, TOLERANCE, Checked, Subject, check, of_loss, of_module
 from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
 from goodfit.recipe.build import catalog
-from goodfit.watch.gradcheck import STEP, TOLERANCE, Checked, Subject, check, of_loss, of_module
 
 MINE = '''
 import torch

@@ -22,8 +22,8 @@ from goodfit.layers.init import Constant, Dirac, Gaussian, Orthogonal, Zero, cal
 from goodfit.losses.binary import Binary
 from goodfit.losses.mse import Mse
 from goodfit.losses.softmax import Softmax
-from goodfit.models.account import account
-from goodfit.models.stages import head
+from goodfit.models.anatomy.account import account
+from goodfit.models.weights.stages import head
 from goodfit.optim.first_order import Sgd
 from goodfit.optim.groups import groups
 

@@ -15,10 +15,10 @@ import torch
 from command import FAST, goodfit, refused
 from goodfit.optim.groups import optimizer_for
 from goodfit.recipe.build import catalog
+from goodfit.terminal.sketch import sketch
 from goodfit.training.lr_range import Trace, judge, sweep
 from goodfit.training.state import ready
 from goodfit.training.trainable import phases
-from goodfit.watch.sketch import sketch
 from test_average import normed
 from test_training_loop import listed, net, plan, run, sgd, told
 
@@ -197,7 +197,7 @@ def test_plot_schedule_draws_the_rate(photos: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_sketch_is_where_the_numbers_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.watch.sketch.fits", lambda text: False)
+    monkeypatch.setattr("goodfit.terminal.sketch.fits", lambda text: False)
     assert sketch([0, 1, 2, 3], [0, 1, 2, 3], "up", "x", width=4, height=4).splitlines() == [
         "   up", "3 |   *", "  |  *", "  | *", "0 |*", "   0x 3",
     ]  # fmt: skip
@@ -208,7 +208,7 @@ def test_a_sketch_is_where_the_numbers_are(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_sketch_in_braille(monkeypatch: pytest.MonkeyPatch) -> None:
     """A diagonal over 4 by 8 dots, each character two dots wide and four high."""
-    monkeypatch.setattr("goodfit.watch.sketch.fits", lambda text: True)
+    monkeypatch.setattr("goodfit.terminal.sketch.fits", lambda text: True)
     rows = [row[3:] for row in sketch([0, 1], [0, 1], width=2, height=2).splitlines()[:2]]
     dots = {(2 * c + x, 4 * r + y) for r, row in enumerate(rows) for c, mark in enumerate(row) for x, y in lit(ord(mark) - 0x2800)}
     assert {y for _, y in dots} == set(range(8))

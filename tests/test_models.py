@@ -16,11 +16,11 @@ from goodfit.core.catalog import Catalog, Foreign, Part
 from goodfit.core.contracts import Activation, Model
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import settings_of
-from goodfit.models.account import account
+from goodfit.models.anatomy.account import account
 from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear
 from goodfit.models.mlp import Mlp
-from goodfit.models.stages import Stage, head, stages
+from goodfit.models.weights.stages import Stage, head, stages
 from goodfit.training.heads import heads
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])

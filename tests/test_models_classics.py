@@ -19,10 +19,10 @@ from goodfit.core.errors import UsageError
 from goodfit.layers.noise import DropLinear
 from goodfit.losses.mse import Mse
 from goodfit.losses.softmax import Softmax
-from goodfit.models.account import Account, account
+from goodfit.models.anatomy.account import Account, account
 from goodfit.models.classic import LocalResponseNorm, MeanTo
 from goodfit.models.nearest import Neighbors
-from goodfit.models.stages import head, stages
+from goodfit.models.weights.stages import head, stages
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 KEYS: dict[str, list[list[object]]] = json.loads((Path(__file__).parent / "torchvision_keys.json").read_text())

@@ -19,12 +19,12 @@ from goodfit.layers.activation import Relu
 from goodfit.layers.noise import None_ as NoNoise
 from goodfit.layers.norm import Batch as BatchNorm
 from goodfit.losses.softmax import Softmax
-from goodfit.models.account import account
+from goodfit.models.anatomy.account import account
 from goodfit.models.blocks import Look, conv, named
 from goodfit.models.branches import Branches
 from goodfit.models.mobilenet import InvertedResidual, layer
 from goodfit.models.resnet import Block, Padding, PreactBlock
-from goodfit.models.stages import head, stages
+from goodfit.models.weights.stages import head, stages
 from goodfit.training.gradient import gradient
 from goodfit.training.heads import heads
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from goodfit.core.catalog import Catalog
 from goodfit.layers.init import calibrate
-from goodfit.models.stages import head, stages
 from goodfit.models.swift import Swift
+from goodfit.models.weights.stages import head, stages
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 

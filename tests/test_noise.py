@@ -23,7 +23,7 @@ from goodfit.core.run import Run
 from goodfit.layers.noise import Dropconnect, Dropout, GaussianNoise, StochasticDepth, mask_weights
 from goodfit.layers.pool import FractionalMax, starts
 from goodfit.losses.softmax import Softmax
-from goodfit.models.account import account
+from goodfit.models.anatomy.account import account
 from goodfit.models.resnet import Block
 from goodfit.training.average import Ema
 from goodfit.training.checkpoint import Checkpoints

@@ -12,7 +12,7 @@ import goodfit
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import alone
 from goodfit.core.run import Run
-from goodfit.recipe.start import LOCK
+from goodfit.runs.start import LOCK
 from test_promises import assert_equal_weights, recipe, train
 
 

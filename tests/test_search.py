@@ -25,15 +25,15 @@ from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, 
 from goodfit.core.run import Run
 from goodfit.recipe.build import SEATS, catalog, parts
 from goodfit.recipe.recipe import Recipe
-from goodfit.study import worker as worker_module
-from goodfit.study.defaults import default_texts, drawn_part, filled, has_default
-from goodfit.study.plan import Plan, scaled
-from goodfit.study.refine import drawn, edge, grid, refined
-from goodfit.study.results import results, table
-from goodfit.study.search import Search, begin, work
-from goodfit.study.settle import settled
-from goodfit.study.space import Axis, Space, read_texts
-from goodfit.study.worker import Worker
+from goodfit.study.search import worker as worker_module
+from goodfit.study.search.defaults import default_texts, drawn_part, filled, has_default
+from goodfit.study.search.plan import Plan, scaled
+from goodfit.study.search.refine import drawn, edge, grid, refined
+from goodfit.study.search.results import results, table
+from goodfit.study.search.settle import settled
+from goodfit.study.search.space import Axis, Space, read_texts
+from goodfit.study.search.work import Search, begin, work
+from goodfit.study.search.worker import Worker
 
 KNOWN = catalog()
 BASE = Recipe(model="convnet(8)", optimizer="sgd(0.1)", augment="flip | crop(2)", schedule="cosine", budget="9 epochs", batch_size=8)
@@ -537,7 +537,7 @@ def test_a_worker_killed_with_9_loses_its_trial_only_and_others_take_it_up(tmp_p
 
 
 def test_disks_without_locks_are_shared_by_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.study.trials.alone", lambda path: contextlib.nullcontext(None))
+    monkeypatch.setattr("goodfit.study.search.trials.alone", lambda path: contextlib.nullcontext(None))
     search = searched(tmp_path / "s", "random", 4, keep=0)
     assert [row.state for row in search.trials.rows()] == ["done"] * 4
     assert not list(tmp_path.glob("s/*.links.lock*"))
@@ -644,7 +644,7 @@ print(time.time())
 """
 WAIT = """
 from goodfit.core.errors import Terminated
-from goodfit.recipe.signals import halting
+from goodfit.runs.signals import halting
 def wait(out):
     with halting() as halt:
         for _ in range(1000 if out.parent.name == "final" else 10):
@@ -770,6 +770,6 @@ def test_the_first_error_is_said_when_nothing_more_can_be_written(tmp_path: Path
     def full(*_: object) -> None:
         raise GoodfitError("No space is left.")
 
-    monkeypatch.setattr("goodfit.study.search.work", gone)
-    monkeypatch.setattr("goodfit.study.results.keep", full)
+    monkeypatch.setattr("goodfit.study.search.work.work", gone)
+    monkeypatch.setattr("goodfit.study.search.results.keep", full)
     refused(goodfit("search", "digits", *WORDS, *SHORT, "--out", tmp_path / "s"), 3, "The images are gone.")

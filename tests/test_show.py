@@ -13,9 +13,9 @@ from goodfit.augment.apply import Pipeline
 from goodfit.augment.flip import Flip
 from goodfit.core.chance import Chance
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.show import shown
-from goodfit.watch.sheet import CAPTION, GAP, LINE, Picture, sheet
-from goodfit.watch.voice import Silent
+from goodfit.study.augment_sheet import shown
+from goodfit.terminal.reporter import Silent
+from goodfit.terminal.sheet import CAPTION, GAP, LINE, Picture, sheet
 
 
 def test_a_sheet_shows_each_picture_in_its_place() -> None:

@@ -127,11 +127,11 @@ def test_what_cannot_learn_is_said(text: str, said: str) -> None:
 
 
 def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.models.stages.mine", lambda model: {"1.bias"}, raising=False)
-    assert frozen_of("goodfit.models.stages.mine", net()) == {"1.weight", "3.weight", "3.bias"}
-    monkeypatch.setattr("goodfit.models.stages.mine", lambda model: (), raising=False)
+    monkeypatch.setattr("goodfit.models.weights.stages.mine", lambda model: {"1.bias"}, raising=False)
+    assert frozen_of("goodfit.models.weights.stages.mine", net()) == {"1.weight", "3.weight", "3.bias"}
+    monkeypatch.setattr("goodfit.models.weights.stages.mine", lambda model: (), raising=False)
     with pytest.raises(UsageError, match="nothing would learn"):
-        phases(Foreign("goodfit.models.stages.mine"), net())
+        phases(Foreign("goodfit.models.weights.stages.mine"), net())
 
 
 @pytest.mark.parametrize("optimizer", [Sgd(0.1, weight_decay=0.1), Adam(0.01, weight_decay=0.1)])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
 from goodfit.core.weights import is_norm
-from goodfit.models.stages import head, stages
-from goodfit.models.surgery import Transfer, first_conv, for_channels, heads_of, recolored, transplant
+from goodfit.models.weights.stages import head, stages
+from goodfit.models.weights.surgery import Transfer, first_conv, for_channels, heads_of, recolored, transplant
 from goodfit.recipe.build import catalog
 from goodfit.training.trainable import phases
 

@@ -29,8 +29,8 @@ from goodfit.training.average import Ema, Polyak
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.journal import KEEP, Journal
 from goodfit.training.loop import fit, set_rates
+from goodfit.training.rules.stop import Patience
 from goodfit.training.state import Plan, State, ready
-from goodfit.training.stop import Patience
 
 K = 3
 

@@ -21,11 +21,11 @@ from command import FAST, Said, copied, goodfit, refused, train
 from conftest import make_photos
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
-from goodfit.models.hub import MEAN, PUBLISHED, STD, Published
+from goodfit.models.weights.published import MEAN, PUBLISHED, STD, Published
 from goodfit.recipe.plan import plan_of
-from goodfit.recipe.pretrained import lasting, weights_of
 from goodfit.recipe.recipe import Recipe
-from goodfit.watch.voice import Silent
+from goodfit.recipe.transfer.pretrained import lasting, weights_of
+from goodfit.terminal.reporter import Silent
 
 OPEN = ("size", "model")  # what a transfer takes over
 

@@ -24,9 +24,9 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.data.scaled import picture as at_scale
 from goodfit.losses.binary import Binary
 from goodfit.losses.softmax import Softmax
+from goodfit.predict.predictor import load_run
+from goodfit.predict.views import Viewer
 from goodfit.recipe.build import catalog, make_model
-from goodfit.recipe.classifier import load_run
-from goodfit.recipe.views import Viewer
 from goodfit.training.running import running_means
 
 KNOWN = catalog()

@@ -20,12 +20,12 @@ from goodfit.core.chance import Chance
 from goodfit.core.contracts import Probe
 from goodfit.core.progress import Length, Lengths
 from goodfit.losses.softmax import Softmax
+from goodfit.terminal.reporter import Silent, Terminal, evaluation_line, step_line
 from goodfit.training.gradient import Objective
 from goodfit.training.state import Plan, State, ready
 from goodfit.watch.probes.update_ratio import UpdateRatio
 from goodfit.watch.telemetry import Telemetry, View
 from goodfit.watch.tensorboard import Events, numbers
-from goodfit.watch.voice import Silent, Terminal, evaluation_line, step_line
 
 PLAN = Plan(Softmax(), Lengths(4, 8, Length.read("4 epochs")), lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0)
 
@@ -228,7 +228,7 @@ def test_no_color_is_heeded_and_stdout_is_left_alone(no_color: bool) -> None:
     environment.pop("NO_COLOR", None)
     environment |= {"NO_COLOR": "1"} if no_color else {}
     code = (
-        "from goodfit.watch.voice import Terminal; v = Terminal(); v.live = True; v.say('hello'); v.shown = -9;"
+        "from goodfit.terminal.reporter import Terminal; v = Terminal(); v.live = True; v.say('hello'); v.shown = -9;"
         "v.packing(1, 2); v.packing(2, 2); v.say('done')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

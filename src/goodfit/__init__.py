@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goodfit.api import evaluate, load, train
-    from goodfit.recipe.export import export
+    from goodfit.predict.export import export
     from goodfit.recipe.recipe import Recipe
 
 # Threads that spin while they wait make a busy machine many times slower; it must be said before torch is loaded.
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return Recipe
     if name == "export":
-        from goodfit.recipe.export import export
+        from goodfit.predict.export import export
 
         return export
     if name in __all__:

@@ -13,17 +13,20 @@ from goodfit.core.files import write
 from goodfit.core.run import ENSEMBLE, Run, refuse_taken, used
 from goodfit.core.words import duration, percent
 from goodfit.data.dataset import Dataset
-from goodfit.recipe import evaluation, start
+from goodfit.predict.ensemble import Ensemble, load_any
+from goodfit.predict.predictor import Classifier
 from goodfit.recipe.build import Built, catalog
-from goodfit.recipe.classifier import Classifier
-from goodfit.recipe.ensemble import Ensemble, load_any
-from goodfit.recipe.finish import finish, multiply_adds
 from goodfit.recipe.plan import drawn, plain_paths, plan_of
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.signals import halt_error, halting
+from goodfit.recipe.transfer.advise import resolved
 from goodfit.report.page import write_report
-from goodfit.study import baselines, copies, crossing, panel
-from goodfit.study.advise import resolved
+from goodfit.runs import baselines, panel, start
+from goodfit.runs import evaluate as evaluation
+from goodfit.runs.finish import finish, multiply_adds
+from goodfit.runs.signals import halt_error, halting
+from goodfit.study import cross_validation as crossing
+from goodfit.study import seeds as copies
+from goodfit.terminal.reporter import Silent, Terminal, Voice
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
@@ -31,7 +34,6 @@ from goodfit.training.lr_range import Trace, Verdict, judge, sweep
 from goodfit.training.snapshots import FOLDER, Snapshots
 from goodfit.training.steering import Lever
 from goodfit.watch.tensorboard import Events, writer
-from goodfit.watch.voice import Silent, Terminal, Voice
 
 LEVER = "lever"  # folder of a run: the pulls of a person
 

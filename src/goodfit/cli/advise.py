@@ -25,9 +25,9 @@ def advise(
     asked = assemble(data, shorts, options)
     from json import dumps
 
-    from goodfit.study.advise import advice
-    from goodfit.study.origin import origin
-    from goodfit.watch.voice import Terminal
+    from goodfit.recipe.transfer.advise import advice
+    from goodfit.recipe.transfer.origin import origin
+    from goodfit.terminal.reporter import Terminal
 
     voice = Terminal()
     there = origin(asked, voice)

@@ -41,7 +41,7 @@ def compare(
     found = entries(runs)
     if baselines:
         from goodfit.core.run import Run
-        from goodfit.study.baselines import ensure
+        from goodfit.runs.baselines import ensure
 
         path = found[0].path
         ensure(Run(next(iter(sorted(path.glob("fold-*/")))) if (path / "folds.json").is_file() else path))
@@ -139,7 +139,7 @@ def baselines_said(result: dict[str, Any]) -> list[str]:
 
 def curves(result: dict[str, Any]) -> list[str]:
     """Validation accuracy over the budget, run by run."""
-    from goodfit.watch.sketch import sketch
+    from goodfit.terminal.sketch import sketch
 
     drawn = [row for row in result["runs"] if len(row["curve"]) > 1][:CURVES]
     lines = []

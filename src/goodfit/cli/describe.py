@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from goodfit.core.catalog import Part
-    from goodfit.models.account import Account
+    from goodfit.models.anatomy.account import Account
 
 T = TypeVar("T")
 IMAGENET = (1000, 3)  # classes and channels of the lecture's counts
@@ -94,7 +94,7 @@ class Subject:
 
     def account(self, batch: int) -> Account:
         """Its account; a model that does not take such images is refused in one sentence."""
-        from goodfit.models.account import account
+        from goodfit.models.anatomy.account import account
 
         try:
             return account(self.module, self.channels, self.size, batch)
@@ -118,7 +118,7 @@ def subject(model: str, net: Net) -> Subject:
     from goodfit.recipe.size import parse_size
 
     if (Path(model) / "recipe.toml").is_file():
-        from goodfit.recipe.classifier import load_run
+        from goodfit.predict.predictor import load_run
 
         trained = load_run(model, "cpu")
         return Subject(model, None, trained.model, len(trained.classes), trained.preprocess.channels, trained.preprocess.size)
@@ -129,9 +129,9 @@ def subject(model: str, net: Net) -> Subject:
 
 def one(model: str, net: Net, form: Form) -> None:
     """Print the account of one network."""
-    from goodfit.models.memory import training_step
-    from goodfit.models.published import ERRATA
-    from goodfit.models.tables import as_csv, table
+    from goodfit.models.anatomy.lecture import ERRATA
+    from goodfit.models.anatomy.memory import training_step
+    from goodfit.models.anatomy.tables import as_csv, table
     from goodfit.recipe.build import catalog
 
     it = subject(model, net)
@@ -155,8 +155,8 @@ def one(model: str, net: Net, form: Form) -> None:
 
 def several(models: list[str], net: Net, form: Form) -> None:
     """Print networks side by side."""
-    from goodfit.models.published import ERRORS
-    from goodfit.models.tables import compare, compare_csv, compared
+    from goodfit.models.anatomy.lecture import ERRORS
+    from goodfit.models.anatomy.tables import compare, compare_csv, compared
 
     found = [subject(model, net) for model in models]
     accounts = {it.name: it.account(net.batch) for it in found}

@@ -43,8 +43,8 @@ def ensemble(
     from json import dumps
 
     from goodfit.report.page import write_report
-    from goodfit.study.ensemble import ensemble as make
-    from goodfit.watch.voice import Terminal
+    from goodfit.study.ensemble.make import ensemble as make
+    from goodfit.terminal.reporter import Terminal
 
     voice = Terminal()
     run = make(runs, out, select, soup, final, device, voice)

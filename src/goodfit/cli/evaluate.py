@@ -42,7 +42,7 @@ def evaluate(
     from json import dumps
 
     from goodfit import api
-    from goodfit.watch.voice import Terminal
+    from goodfit.terminal.reporter import Terminal
 
     voice = Terminal()
     scores = api.evaluate(run, test, device, voice, marginalize, views, calibrate)

@@ -32,7 +32,7 @@ def export(
     from json import dumps
 
     from goodfit.core.words import size
-    from goodfit.recipe.export import export as write
+    from goodfit.predict.export import export as write
 
     made = write(run, onnx, views)
     if json:

@@ -43,10 +43,10 @@ def features(
     asked = assemble(data, shorts, options).but(source=source)
     from goodfit.core.run import Run
     from goodfit.core.words import count
-    from goodfit.recipe.opening import open_test
-    from goodfit.study.origin import origin
-    from goodfit.study.vectors import save
-    from goodfit.watch.voice import Terminal
+    from goodfit.recipe.transfer.origin import origin
+    from goodfit.recipe.transfer.vectors import save
+    from goodfit.runs.opening import open_test
+    from goodfit.terminal.reporter import Terminal
 
     voice = Terminal()
     there = origin(asked, voice)

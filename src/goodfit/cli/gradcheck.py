@@ -10,7 +10,7 @@ from goodfit.core.words import a, count
 
 if TYPE_CHECKING:
     from goodfit.core.catalog import Catalog, Part
-    from goodfit.watch.gradcheck import Subject
+    from goodfit.doctor.gradcheck import Subject
 
 KINDS = ("model", "loss", "penalty", "activation", "norm", "noise", "pool")  # what has a gradient of its own
 BATCH = 4
@@ -54,9 +54,9 @@ def gradcheck(
         raise UsageError(f"Expected --classes of 2 or more, --channels of 1 or more and --samples of 0 or more, {said_so}.")
     if kind and kind not in KINDS:
         raise UsageError(one_of("kind with a gradient", kind, KINDS))
+    from goodfit.doctor.gradcheck import SAMPLES, TOLERANCE, check, plain, said, table
     from goodfit.recipe.build import catalog
     from goodfit.recipe.size import parse_size
-    from goodfit.watch.gradcheck import SAMPLES, TOLERANCE, check, plain, said, table
 
     found, seat = find(part, kind, catalog(use or []))
     side = parse_size(size or ("32" if seat == "model" else "4"))
@@ -133,10 +133,10 @@ def subject(part: Part, kind: str, classes: int, channels: int, size: tuple[int,
 
     from goodfit.core.catalog import Foreign, steps
     from goodfit.core.device import seed_noise
+    from goodfit.doctor.gradcheck import CPU, of_loss, of_module, of_penalty
     from goodfit.layers.activation import width_of
     from goodfit.models.mlp import Mlp
     from goodfit.recipe.build import make_model
-    from goodfit.watch.gradcheck import CPU, of_loss, of_module, of_penalty
 
     seed_noise(0, CPU)
     bound: Any = part if isinstance(part, Foreign) else part.bind(facts(classes, channels, size))

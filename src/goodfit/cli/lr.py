@@ -39,8 +39,8 @@ def lr(
     from json import dumps
 
     from goodfit import api
-    from goodfit.watch.sketch import sketch
-    from goodfit.watch.voice import Terminal
+    from goodfit.terminal.reporter import Terminal
+    from goodfit.terminal.sketch import sketch
 
     voice = Terminal()
     trace, verdict = api.lr_range(asked, api.Manner(voice=voice), low, high, steps)

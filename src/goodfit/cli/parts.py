@@ -38,7 +38,7 @@ def parts(
 
         print(dumps(chosen))
         return
-    from goodfit.study.defaults import drawn_part, draws, has_default
+    from goodfit.study.search.defaults import drawn_part, draws, has_default
 
     for kind in sorted({card["kind"] for card in chosen}):
         print(kind)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from goodfit.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from goodfit.recipe.classifier import Prediction
+    from goodfit.predict.predictor import Prediction
 
 
 def predict(
@@ -52,7 +52,7 @@ def predict(
         raise UsageError("Expected one of --json and --csv, received both.")
     if not 0 <= reject_below <= 1:
         raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
-    from goodfit.recipe.ensemble import load_any
+    from goodfit.predict.ensemble import load_any
 
     files = find(images)
     classifier = load_any(run, device, views)

@@ -15,10 +15,10 @@ from goodfit.core.errors import GoodfitError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from goodfit.recipe.recipe import Recipe
-    from goodfit.study.results import Results
-    from goodfit.study.search import Search
-    from goodfit.study.trials import Row
-    from goodfit.watch.voice import Voice
+    from goodfit.study.search.results import Results
+    from goodfit.study.search.trials import Row
+    from goodfit.study.search.work import Search
+    from goodfit.terminal.reporter import Voice
 
 TRIALS = 20
 
@@ -83,7 +83,7 @@ def search(
     from json import dumps
 
     from goodfit.core.progress import Length
-    from goodfit.watch.voice import Terminal
+    from goodfit.terminal.reporter import Terminal
 
     seconds = None
     if manners.budget:
@@ -115,7 +115,7 @@ def search(
 def concluded(there: Search, voice: Voice) -> Results:
     """Write and say what a search has found so far."""
     from goodfit.report.page import write_report
-    from goodfit.study.results import keep, results, table
+    from goodfit.study.search.results import keep, results, table
 
     found = results(there)
     keep(there, found)
@@ -131,10 +131,10 @@ def new(asked: Recipe, manners: Manners, voice: Voice) -> Search:
     from goodfit.core.device import cores
     from goodfit.recipe.build import catalog
     from goodfit.recipe.plan import plain_paths, plan_of
-    from goodfit.study.defaults import default_texts, filled, has_default
-    from goodfit.study.plan import Plan
-    from goodfit.study.search import begin
-    from goodfit.study.space import read_texts
+    from goodfit.study.search.defaults import default_texts, filled, has_default
+    from goodfit.study.search.plan import Plan
+    from goodfit.study.search.space import read_texts
+    from goodfit.study.search.work import begin
 
     asked = plain_paths(asked.but(budget=manners.full) if manners.full else asked)
     shared = asked.but(threads=max(1, cores() // manners.workers)) if manners.workers > 1 and asked.threads == "auto" else asked
@@ -151,7 +151,7 @@ def new(asked: Recipe, manners: Manners, voice: Voice) -> Search:
 
 def again(manners: Manners) -> Search:
     """An earlier search, to go on with or to help with; --trials or --budget make it longer."""
-    from goodfit.study.search import Search
+    from goodfit.study.search.work import Search
 
     assert manners.resume is not None
     there = Search(manners.resume)
@@ -167,8 +167,8 @@ def together(there: Search, workers: int, voice: Voice) -> None:
 
     from goodfit import api
     from goodfit.core.words import duration, percent
-    from goodfit.study.results import keep, results, shown
-    from goodfit.study.search import work
+    from goodfit.study.search.work import work
+    from goodfit.study.search.results import keep, results, shown
 
     def train(recipe: Recipe, out: Path) -> float:
         run = api.run_recipe(recipe, api.Manner(out, "auto"))

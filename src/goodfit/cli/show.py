@@ -45,9 +45,9 @@ def show(
     from io import BytesIO
 
     from goodfit.core.files import write
-    from goodfit.recipe.show import shown
-    from goodfit.watch.sheet import sheet
-    from goodfit.watch.voice import Terminal
+    from goodfit.study.augment_sheet import shown
+    from goodfit.terminal.reporter import Terminal
+    from goodfit.terminal.sheet import sheet
 
     voice = Terminal()
     rows, titles = shown(asked, voice, images, draws, progress, each)

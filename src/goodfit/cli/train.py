@@ -69,7 +69,7 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: TrainSho
     from goodfit.core.words import percent
     from goodfit.recipe.build import with_rate
     from goodfit.report.frame import FILE
-    from goodfit.watch.voice import Terminal
+    from goodfit.terminal.reporter import Terminal
 
     asked = with_rate(asked, shorts.lr)
     manner = api.Manner(manners.out, manners.resume, manners.dry, manners.plot_schedule, manners.tensorboard, Terminal(), started())

@@ -19,7 +19,7 @@ from goodfit.layers.norm import normalizes
 
 
 class Net(nn.Sequential):
-    """Modules one after the other, by name, and which of them make up which stage (see `goodfit.models.stages`)."""
+    """Modules one after the other, by name, and which of them make up which stage (see `goodfit.models.weights.stages`)."""
 
     def __init__(self, children: Mapping[str, nn.Module], stage_groups: Mapping[str, tuple[str, ...]]) -> None:
         super().__init__(OrderedDict(children))

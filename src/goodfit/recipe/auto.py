@@ -18,11 +18,11 @@ from goodfit.core.weights import is_norm
 from goodfit.core.words import count, percent, size
 from goodfit.data.dataset import Dataset
 from goodfit.data.scan import Survey
-from goodfit.models.account import account
+from goodfit.models.anatomy.account import account
 from goodfit.recipe import memorize
 from goodfit.recipe.build import make_model, parts
+from goodfit.recipe.full_batch import CHOICES
 from goodfit.recipe.measure import fastest
-from goodfit.recipe.quiet import CHOICES
 from goodfit.recipe.recipe import Recipe
 from goodfit.training.loop import learns
 

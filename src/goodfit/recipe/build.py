@@ -24,16 +24,17 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate
 from goodfit.losses.weighted import weighted
 from goodfit.optim.groups import optimizer_for, with_peaks
-from goodfit.recipe.cuts import cut_early
+from goodfit.predict.views import Viewer, at_once
+from goodfit.recipe.early_crops import cut_early
+from goodfit.recipe.full_batch import hear, idle
 from goodfit.recipe.memorize import memorize
-from goodfit.recipe.quiet import hear, idle
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.views import Viewer, at_once
 from goodfit.schedules.compose import compose
-from goodfit.training import average, snapshots, steering, stop, trainable
+from goodfit.training import average, snapshots, steering, trainable
 from goodfit.training.evaluate import Answers, evaluate
 from goodfit.training.heads import heads
 from goodfit.training.loop import learns
+from goodfit.training.rules import stop
 from goodfit.training.state import Plan, State, ready
 from goodfit.watch.telemetry import Telemetry
 

@@ -9,14 +9,15 @@ from typing import Any
 from goodfit.core.run import Run, used
 from goodfit.data.dataset import SPLITS, Dataset
 from goodfit.data.scan import Survey
-from goodfit.recipe import pretrained, start
 from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training_choices
 from goodfit.recipe.build import Built, build, catalog, check_model, parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
+from goodfit.recipe.transfer import pretrained
+from goodfit.runs import start
+from goodfit.terminal.reporter import Voice
+from goodfit.terminal.sketch import sketch
 from goodfit.training.loop import learns
-from goodfit.watch.sketch import sketch
-from goodfit.watch.voice import Voice
 
 PLOTTED = 1000  # points of a schedule that is drawn
 

@@ -15,9 +15,9 @@ from typing import Any
 from goodfit.core.errors import UsageError
 from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import ENSEMBLE, Run, runs
+from goodfit.predict.paired import paired, shared
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.folds import FOLDS
-from goodfit.study.paired import paired, shared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

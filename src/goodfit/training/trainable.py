@@ -13,7 +13,7 @@ from goodfit.core.contracts import Rates, Trainable
 from goodfit.core.errors import UsageError, one_of
 from goodfit.core.settings import Natural, Positive, Range, Share
 from goodfit.core.weights import is_norm
-from goodfit.models.stages import Stage, head, stages
+from goodfit.models.weights.stages import Stage, head, stages
 from goodfit.schedules.compose import ROUNDING, starts_of
 from goodfit.schedules.span import Span, Spanned
 

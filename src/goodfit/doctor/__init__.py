@@ -1,0 +1,1 @@
+"""What is wrong with one model or run."""

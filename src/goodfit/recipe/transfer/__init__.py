@@ -1,0 +1,1 @@
+"""Transfer learning: the weights to start from, their features, and what to train of them."""

@@ -1,0 +1,1 @@
+"""Ensembles and soups made of several trained models."""

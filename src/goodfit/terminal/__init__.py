@@ -1,0 +1,1 @@
+"""What is printed: progress, tables, curves and picture sheets."""
