@@ -18,11 +18,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from goodfit.core.errors import DataError, UsageError
+from goodfit.core.catalog import spell
+from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.fetch import fetch
+from goodfit.core.run import Run
+from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights import published as hub
-from goodfit.models.weights.files import Weights, are_imagenet, from_file, from_published, tensors_in
+from goodfit.models.weights.files import Weights, are_imagenet, from_file, from_published, from_run, tensors_in
 from goodfit.models.weights.published import HALF, MEAN, PUBLISHED, STD, Published, published
+from goodfit.models.weights.saved import SavedModel, save_model
 from goodfit.recipe.build import catalog
 from goodfit.recipe.transfer.pretrained import find
 
@@ -158,7 +162,7 @@ def test_published_weights_are_fetched_once(server: Server) -> None:
         assert equal(weights.tensors, some_tensors())
     assert server.asked == [""] and said == [f"Fetching {PUBLISHED['tiny:V1'].url}"]
     assert (weights.name, weights.model, weights.size, weights.mean, weights.std) == ("tiny:V1", "linear", (16, 16), MEAN, STD)
-    assert weights.sha256 == hashlib.sha256(server.content).hexdigest() and "50.0 %" in weights.said
+    assert weights.sha256 == hashlib.sha256(server.content).hexdigest() and "50.0 %" in weights.accuracy
     assert not place().with_name(f"{place().name}.part").exists()
 
 
@@ -307,3 +311,53 @@ def test_no_such_weights(tmp_path: Path) -> None:
         find("resnet81:imagenet", print)
     with pytest.raises(UsageError, match="Expected a run folder at"):
         find(str(tmp_path), print)
+
+
+# ---- the kept model of a run -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved_run(tmp_path: Path) -> Run:
+    run = Run(tmp_path / "run")
+    (run.path / "use").mkdir(parents=True)
+    (run.path / "use" / "parts.py").write_text("")
+    parts = {seat: KNOWN.make(text, seat) for seat, text in (("model", "linear"), ("loss", "softmax"), ("views", "center"))}
+    preprocess = Preprocess((4, 5), (6, 7), 3, "pad", 65535, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    save_model(run, nn.Linear(60, 2), parts, ["cat", "dog"], preprocess)
+    return run
+
+
+def test_a_saved_model_reads_as_it_was_written(saved_run: Run) -> None:
+    saved = SavedModel.read(saved_run)
+    assert (saved.classes, saved.model, saved.temperature) == (("cat", "dog"), spell(KNOWN.make("linear", "model"), full=True), 1.0)
+    assert saved.preprocess == Preprocess((4, 5), (6, 7), 3, "pad", 65535, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert saved.use_files == (saved_run.path / "use" / "parts.py",)
+    assert saved.tensors["weight"].shape == (2, 60)
+    assert saved.sha256 == hashlib.sha256((saved_run.path / "model.safetensors").read_bytes()).hexdigest()
+    saved_run.update("config.json", {"temperature": 1.5})
+    assert SavedModel.read(saved_run).temperature == 1.5
+    saved_run.write("scores.json", {"validation": {"accuracy": 0.875}})
+    weights = from_run(saved_run)
+    assert (weights.classes, weights.size, weights.mean) == (("cat", "dog"), (4, 5), (0.1, 0.2, 0.3))
+    assert weights.accuracy == "87.5 % on its own validation images"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.safetensors", "zz"), ("model.safetensors", None), ("config.json", "{"), ("config.json", "[1]")]
+)
+def test_a_damaged_saved_model(saved_run: Run, name: str, content: str | None) -> None:
+    if content is None:
+        (saved_run.path / name).unlink()
+    else:
+        (saved_run.path / name).write_text(content)
+    with pytest.raises(GoodfitError, match=f'The model in "{saved_run.path}" does not read'):
+        SavedModel.read(saved_run)
+
+
+def test_a_run_without_a_saved_model(saved_run: Run) -> None:
+    (saved_run.path / "config.json").unlink()
+    with pytest.raises(UsageError, match="has no model yet: train it to its end"):
+        SavedModel.read(saved_run)
+    saved_run.write("ensemble.json", {"members": []})
+    with pytest.raises(UsageError, match="Expected one model, received the ensemble"):
+        SavedModel.read(saved_run)

@@ -113,7 +113,7 @@ def take_over(chooser: Chooser, weights: Weights, known: Catalog) -> Catalog:
         UsageError: it is not known which model the weights are of.
     """
     chooser.recipe = chooser.recipe.but(source=f"{weights.name}#sha256={weights.sha256}")
-    evidence = ", ".join(word for word in (weights.name, weights.said) if word)
+    evidence = ", ".join(word for word in (weights.name, weights.accuracy) if word)
     if chooser.open("model"):
         if not weights.model:
             raise UsageError(f'Expected the --model that the weights in "{weights.name}" are of: a file of tensors does not say it.')
@@ -171,5 +171,5 @@ def plant(built: Built, weights: Weights, data: Dataset) -> Built:
     first, *others = transfer.sentences()
     first += ", the head too, for it tells the same classes apart" if same and not transfer.anew else ""
     lines = (f"{weights.name}: {first}", *(f"  {line}" for line in others))
-    about: dict[str, Any] = {"name": weights.name, "sha256": weights.sha256, "model": weights.model, "said": weights.said}
+    about: dict[str, Any] = {"name": weights.name, "sha256": weights.sha256, "model": weights.model, "said": weights.accuracy}
     return dataclasses.replace(built, source={**about, "tensors": transfer.plain()}, notes=lines)
