@@ -28,7 +28,7 @@ from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.predict.ensemble import load_any
 from goodfit.predict.predictor import load_run
-from goodfit.schedules.compose import Composed, compose
+from goodfit.schedules.compose import ComposedSchedule, compose
 from goodfit.study.ensemble.candidates import aligned, candidates
 from goodfit.study.ensemble.make import ensemble
 from goodfit.study.ensemble.selection import average, greedy, greedy_soup, score
@@ -45,7 +45,7 @@ CATALOG = Catalog(["goodfit.schedules", "goodfit.training"])
 NORMED = {"model": "convnet(8)", "budget": "3 epochs", "optimizer": "sgd(0.05, momentum=0.9)", "schedule": "sgdr(3, growth=1)"}
 
 
-def schedule(text: str) -> Composed:
+def schedule(text: str) -> ComposedSchedule:
     return compose(CATALOG.make(text, "schedule"))
 
 
@@ -522,7 +522,7 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     refused(command("ensemble", one, made.path), 2, "is an ensemble already")
     refused(command("evaluate", made.path, "--marginalize", "3"), 2, "marginalize is for a single model")
     refused(command("evaluate", made.path, "--calibrate"), 2, "calibrate is for a single model")
-    refused(command("describe", made.path), 2, "Expected one model, found the ensemble")
+    refused(command("describe", made.path), 2, "the ensemble")
 
 
 def test_cycles_that_were_over_before_the_first_step_leave_no_snapshot() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from command import FAST, goodfit, refused
-from goodfit.optim.groups import optimizer_for
+from goodfit.optim.groups import make_optimizer
 from goodfit.recipe.build import catalog
 from goodfit.terminal.sketch import sketch
 from goodfit.training.lr_range import Trace, judge, sweep
@@ -121,7 +121,7 @@ def test_any_optimizer_can_be_swept_and_trains_on_as_if_it_had_not(text: str) ->
     for swept in (False, True):
         model = net()
         part: Any = catalog().make(text, "optimizer")
-        state = ready(model, optimizer_for(model, part))
+        state = ready(model, make_optimizer(model, part))
         used = (
             plan("2 epochs", trainable=phases(catalog().make("head(0.5) | all", "trainable"), model))
             if text == "adamw"

@@ -11,7 +11,7 @@ from goodfit.core.catalog import Catalog, Foreign
 from goodfit.core.contracts import Facts
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Length, Lengths
-from goodfit.schedules.compose import Composed, compose
+from goodfit.schedules.compose import ComposedSchedule, compose
 from goodfit.schedules.cycles import Sgdr
 from goodfit.schedules.decays import Exponential, Inverse, MultiStep, Polynomial
 from goodfit.schedules.shapes import Cosine, OneCycle, Step, Warmup
@@ -20,7 +20,7 @@ CATALOG = Catalog(["goodfit.schedules"])
 NAMES = list(CATALOG.kinds["schedule"])
 
 
-def made(text: str) -> Composed:
+def made(text: str) -> ComposedSchedule:
     return compose(CATALOG.make(text, "schedule"))
 
 
@@ -231,7 +231,7 @@ def test_cyclic_is_a_triangle(mode: str, shrink: float) -> None:
 def test_a_higher_rate_leaves_a_saddle_sooner() -> None:
     """On x^2 - y^2 from beside the saddle: steps until it is left, at the low rate and at a cycle between it and ten times it."""
 
-    def steps_to_leave(schedule: Composed, peak: float) -> int:
+    def steps_to_leave(schedule: ComposedSchedule, peak: float) -> int:
         at = torch.tensor([1.0, 1e-6], dtype=torch.float64)
         for step in range(2000):
             if at[1].abs() > 1:

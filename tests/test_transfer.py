@@ -21,7 +21,7 @@ from command import FAST, Said, copied, goodfit, refused, train
 from conftest import make_photos
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
-from goodfit.models.weights.published import MEAN, PUBLISHED, STD, Published
+from goodfit.models.weights.published import IMAGENET_MEAN, PUBLISHED, IMAGENET_STD, PublishedWeights
 from goodfit.recipe.plan import plan_of
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.pretrained import lasting, weights_of
@@ -287,7 +287,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> str:
     file = io.BytesIO()
     torch.save({name: x for name, x in tensors(source).items() if "num_batches" not in name}, file)
     name = f"tiny-{hashlib.sha256(file.getvalue()).hexdigest()[:8]}.pth"
-    monkeypatch.setitem(PUBLISHED, "tiny:V1", Published(name, "convnet(4)", 50.0, 90.0, 16, 18))
+    monkeypatch.setitem(PUBLISHED, "tiny:V1", PublishedWeights(name, "convnet(4)", 50.0, 90.0, 16, 18))
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache" / "downloads" / "weights").mkdir(parents=True)
     (tmp_path / "cache" / "downloads" / "weights" / name).write_bytes(file.getvalue())
@@ -299,9 +299,9 @@ def test_published_weights(tiny: str, source: Path, others: Path, tmp_path: Path
     assert said.code == 0, said
     assert "tiny:V1: 25 of 27 tensors taken as they are" in said.err and "top-1 50.0 %, top-5 90.0 % on ImageNet" in said.err
     preprocess = package.load(tmp_path / "run").preprocess
-    assert (preprocess.size, preprocess.mean, preprocess.std) == ((16, 16), MEAN, STD)
+    assert (preprocess.size, preprocess.mean, preprocess.std) == ((16, 16), IMAGENET_MEAN, IMAGENET_STD)
     recipe = Recipe.from_toml(tmp_path / "run" / "recipe.toml")
-    assert recipe.source.startswith("tiny:V1#sha256=") and recipe.mean == MEAN
+    assert recipe.source.startswith("tiny:V1#sha256=") and recipe.mean == IMAGENET_MEAN
     assert Run(tmp_path / "run").read("about.json")["asked"]["source"] == tiny
     for name, x in tensors(source).items():
         assert name.startswith("head.") or "num_batches" in name or torch.equal(x, tensors(tmp_path / "run")[name])
@@ -322,7 +322,7 @@ def test_resnet18_is_224_pixels_of_imagenets_colors(
     (tmp_path / name).write_bytes(file.getvalue())
     recipe = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN})
     recipe, built, data, *_ = plan_of(recipe.but(data=str(others), source=str(tmp_path / name)), Silent())
-    assert (recipe.size, data.preprocess.mean, data.preprocess.std) == (224, MEAN, STD)
+    assert (recipe.size, data.preprocess.mean, data.preprocess.std) == (224, IMAGENET_MEAN, IMAGENET_STD)
     assert (
         built.notes[0].endswith(": 100 of 102 tensors taken as they are")
         and built.notes[1].strip() == "fc.weight, fc.bias made anew for 3 classes"

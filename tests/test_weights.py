@@ -24,8 +24,15 @@ from goodfit.core.fetch import fetch
 from goodfit.core.run import Run
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights import published as hub
-from goodfit.models.weights.files import Weights, are_imagenet, from_file, from_published, from_run, tensors_in
-from goodfit.models.weights.published import HALF, MEAN, PUBLISHED, STD, Published, published
+from goodfit.models.weights.files import Weights, are_imagenet_classes, from_file, from_published, from_run, read_tensors
+from goodfit.models.weights.published import (
+    INCEPTION_MEAN_AND_STD,
+    IMAGENET_MEAN,
+    PUBLISHED,
+    IMAGENET_STD,
+    PublishedWeights,
+    resolve_published,
+)
 from goodfit.models.weights.saved import SavedModel, save_model
 from goodfit.recipe.build import catalog
 from goodfit.recipe.transfer.pretrained import find
@@ -47,12 +54,17 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def test_names() -> None:
-    assert published("resnet18:imagenet") == published("resnet18") == published("resnet18:imagenet1k_v1") == "resnet18:IMAGENET1K_V1"
-    assert published("resnet50:imagenet") == "resnet50:IMAGENET1K_V2"
-    assert published("resnet50:IMAGENET1K_V1") == "resnet50:IMAGENET1K_V1"
-    assert published("runs/pets") == published("photos:x") == ""
+    assert (
+        resolve_published("resnet18:imagenet")
+        == resolve_published("resnet18")
+        == resolve_published("resnet18:imagenet1k_v1")
+        == "resnet18:IMAGENET1K_V1"
+    )
+    assert resolve_published("resnet50:imagenet") == "resnet50:IMAGENET1K_V2"
+    assert resolve_published("resnet50:IMAGENET1K_V1") == "resnet50:IMAGENET1K_V1"
+    assert resolve_published("runs/pets") == resolve_published("photos:x") == ""
     with pytest.raises(UsageError, match=r'weights of resnet18 "IMAGENET1K_V2".*There is: imagenet, IMAGENET1K_V1'):
-        published("resnet18:IMAGENET1K_V2")
+        resolve_published("resnet18:IMAGENET1K_V2")
 
 
 def test_each_file_says_its_hash_and_is_named_once() -> None:
@@ -79,16 +91,22 @@ def test_the_model_of_published_weights_takes_torchvisions_tensors(name: str) ->
 
 def test_inception_nets_see_what_torchvision_makes_of_the_input() -> None:
     x = np.random.default_rng(0).random((5, 3))
-    theirs = (x - MEAN) / STD * (np.array(STD) / 0.5) + (np.array(MEAN) - 0.5) / 0.5  # transform_input of googlenet and inception_v3
+    theirs = (x - IMAGENET_MEAN) / IMAGENET_STD * (np.array(IMAGENET_STD) / 0.5) + (
+        np.array(IMAGENET_MEAN) - 0.5
+    ) / 0.5  # transform_input of googlenet and inception_v3
     for name in ("googlenet:IMAGENET1K_V1", "inception_v3:IMAGENET1K_V1"):
         assert np.allclose((x - PUBLISHED[name].mean) / PUBLISHED[name].std, theirs, atol=1e-12)
-    assert PUBLISHED["resnet18:IMAGENET1K_V1"].mean != HALF
+    assert PUBLISHED["resnet18:IMAGENET1K_V1"].mean != INCEPTION_MEAN_AND_STD
 
 
 def test_imagenets_classes_are_known_by_their_ids() -> None:
     ids = ["n01440764", *(f"n02{i:06d}" for i in range(998)), "n15075141"]
-    assert are_imagenet(ids) and Weights("", "", {}, imagenet=True).tell_apart(ids)
-    assert not are_imagenet(ids[:-1]) and not are_imagenet(list(reversed(ids))) and not are_imagenet([*ids[:500], "cat", *ids[501:]])
+    assert are_imagenet_classes(ids) and Weights("", "", {}, imagenet=True).tell_apart(ids)
+    assert (
+        not are_imagenet_classes(ids[:-1])
+        and not are_imagenet_classes(list(reversed(ids)))
+        and not are_imagenet_classes([*ids[:500], "cat", *ids[501:]])
+    )
     assert not Weights("", "", {}).tell_apart(ids)
     assert Weights("", "", {}, classes=("a", "b")).tell_apart(["a", "b"]) and not Weights("", "", {}, classes=("a", "b")).tell_apart(
         ["b", "a"]
@@ -139,8 +157,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     there = Server(("127.0.0.1", 0), Reply)
     there.content, there.asked = file.getvalue(), []
     checksum = hashlib.sha256(there.content).hexdigest()
-    monkeypatch.setitem(PUBLISHED, "tiny:V1", Published(f"tiny-{checksum[:8]}.pth", "linear", 50.0, 90.0, 16, 18))
-    monkeypatch.setattr(hub, "ADDRESS", f"http://127.0.0.1:{there.server_port}/")
+    monkeypatch.setitem(PUBLISHED, "tiny:V1", PublishedWeights(f"tiny-{checksum[:8]}.pth", "linear", 50.0, 90.0, 16, 18))
+    monkeypatch.setattr(hub, "BASE_URL", f"http://127.0.0.1:{there.server_port}/")
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     thread = threading.Thread(target=there.serve_forever, kwargs={"poll_interval": 0.01})
@@ -161,7 +179,13 @@ def test_published_weights_are_fetched_once(server: Server) -> None:
         weights = find("tiny:imagenet", said.append)
         assert equal(weights.tensors, some_tensors())
     assert server.asked == [""] and said == [f"Fetching {PUBLISHED['tiny:V1'].url}"]
-    assert (weights.name, weights.model, weights.size, weights.mean, weights.std) == ("tiny:V1", "linear", (16, 16), MEAN, STD)
+    assert (weights.name, weights.model, weights.size, weights.mean, weights.std) == (
+        "tiny:V1",
+        "linear",
+        (16, 16),
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+    )
     assert weights.sha256 == hashlib.sha256(server.content).hexdigest() and "50.0 %" in weights.accuracy
     assert not place().with_name(f"{place().name}.part").exists()
 
@@ -203,7 +227,7 @@ def test_a_wrong_hash_is_refused(server: Server) -> None:
 
 
 def test_offline_says_where_to_put_the_file(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "ADDRESS", "http://127.0.0.1:9/")  # nobody listens there
+    monkeypatch.setattr(hub, "BASE_URL", "http://127.0.0.1:9/")  # nobody listens there
     with pytest.raises(DataError, match=r"cannot be fetched .*refused.*put that file at") as error:
         from_published("tiny:V1", print)
     assert str(place()) in str(error.value) and "\n" not in str(error.value)
@@ -247,7 +271,7 @@ def test_files_of_tensors(name: str, tmp_path: Path) -> None:
 def test_what_training_scripts_put_around_them(old: bool, tmp_path: Path) -> None:
     inner = {f"module.{name}": x for name, x in some_tensors().items()}
     torch.save({"epoch": 3, "state_dict": inner, "optimizer": {"lr": 0.1}}, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    assert equal(tensors_in(tmp_path / "a.pth"), some_tensors())
+    assert equal(read_tensors(tmp_path / "a.pth"), some_tensors())
 
 
 class Evil:

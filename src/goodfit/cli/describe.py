@@ -94,10 +94,10 @@ class Subject:
 
     def account(self, batch: int) -> Account:
         """Its account; a model that does not take such images is refused in one sentence."""
-        from goodfit.models.anatomy.account import account
+        from goodfit.models.anatomy.account import account_for
 
         try:
-            return account(self.module, self.channels, self.size, batch)
+            return account_for(self.module, self.channels, self.size, batch)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             shape = f"{self.channels}x{self.size[0]}x{self.size[1]}"
             raise UsageError(f'The model "{self.name}" does not take images of {shape}: {reason(error)}.') from error
@@ -130,15 +130,15 @@ def subject(model: str, net: Net) -> Subject:
 def one(model: str, net: Net, form: Form) -> None:
     """Print the account of one network."""
     from goodfit.models.anatomy.lecture import ERRATA
-    from goodfit.models.anatomy.memory import training_step
-    from goodfit.models.anatomy.tables import as_csv, table
+    from goodfit.models.anatomy.memory import measure_training_step
+    from goodfit.models.anatomy.tables import account_to_csv, format_account
     from goodfit.recipe.build import catalog
 
     it = subject(model, net)
     made, note = it.account(net.batch), ""
     optimizer: Any = catalog(net.use).make(net.optimizer, "optimizer")
     try:
-        made = made.trained(training_step(it.module, it.channels, it.size, net.batch, optimizer))
+        made = made.trained(measure_training_step(it.module, it.channels, it.size, net.batch, optimizer))
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, UsageError) as error:
         note = f"What training takes is not known: {reason(error)}."
     if form.json:
@@ -147,16 +147,16 @@ def one(model: str, net: Net, form: Form) -> None:
         print(dumps({"model": it.name, **made.to_dict()}))
         return
     if form.csv:
-        print(as_csv(made, form.stages))
+        print(account_to_csv(made, form.stages))
         return
     lecture = it.listed(ERRATA) if (it.classes, it.channels) == IMAGENET and it.size in PIXELS else None
-    print("\n".join(line for line in (table(made, form.stages), note, lecture) if line))
+    print("\n".join(line for line in (format_account(made, form.stages), note, lecture) if line))
 
 
 def several(models: list[str], net: Net, form: Form) -> None:
     """Print networks side by side."""
     from goodfit.models.anatomy.lecture import ERRORS
-    from goodfit.models.anatomy.tables import compare, compare_csv, compared
+    from goodfit.models.anatomy.tables import format_comparison, comparison_to_csv, comparison_rows
 
     found = [subject(model, net) for model in models]
     accounts = {it.name: it.account(net.batch) for it in found}
@@ -164,9 +164,9 @@ def several(models: list[str], net: Net, form: Form) -> None:
     if form.json:
         from json import dumps
 
-        print(dumps(compared(accounts, errors)))
+        print(dumps(comparison_rows(accounts, errors)))
     else:
-        print(compare_csv(accounts, errors) if form.csv else compare(accounts, errors))
+        print(comparison_to_csv(accounts, errors) if form.csv else format_comparison(accounts, errors))
 
 
 def reason(error: Exception) -> str:

@@ -34,7 +34,7 @@ class Bfgs(Optimizer):
     most: Count = 5000
 
     def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-        made = BfgsSteps(groups, self.lr)
+        made = BfgsOptimizer(groups, self.lr)
         if (n := len(made.flat)) > self.most:
             need = size(n * n * made.flat.parameters[0].element_size())
             raise UsageError(
@@ -44,7 +44,7 @@ class Bfgs(Optimizer):
         return made
 
 
-class BfgsSteps(QuasiNewton):
+class BfgsOptimizer(QuasiNewton):
     """BFGS over one parameter group, as a torch optimizer."""
 
     def direction(self, memory: dict[str, Any], gradient: Tensor) -> Tensor:

@@ -11,29 +11,29 @@ import torch
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import NonNegative, Positive, Range
-from goodfit.optim.formulas import AlmostAdam, Velocity
+from goodfit.optim.formulas import UncorrectedAdam, VelocitySgd
 
 Groups = Iterable[dict[str, Any]]
 Decay = Annotated[float, Range(0, below=1)]  # of a running average
-FUSED = ("cpu", "cuda")
+FUSED_DEVICES = ("cpu", "cuda")
 
 
-def fusible(groups: list[dict[str, Any]]) -> bool:
+def can_fuse(groups: list[dict[str, Any]]) -> bool:
     """Whether torch's fused kernels take these parameters: floating point, on the CPU or a CUDA device."""
-    return all(p.is_floating_point() and p.device.type in FUSED for group in groups for p in group["params"])
+    return all(p.is_floating_point() and p.device.type in FUSED_DEVICES for group in groups for p in group["params"])
 
 
-def safe_to_load(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def keep_layout_on_load(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Let the optimizer lay out loaded state in memory as its parameters are.
 
     Fused kernels walk parameters and state side by side: a momentum saved contiguous beside channels_last weights would be read
     in the wrong order, without an error.
     """
-    optimizer.register_load_state_dict_post_hook(_lay_out)
+    optimizer.register_load_state_dict_post_hook(_match_layout)
     return optimizer
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -67,11 +67,11 @@ class Sgd(Optimizer):
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
         if self.form == "velocity":
-            return safe_to_load(Velocity(groups, self.lr, self.momentum, self.nesterov, self.weight_decay))
+            return keep_layout_on_load(VelocitySgd(groups, self.lr, self.momentum, self.nesterov, self.weight_decay))
         made = torch.optim.SGD(
-            groups, self.lr, self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=fusible(groups)
+            groups, self.lr, self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=can_fuse(groups)
         )
-        return safe_to_load(made)
+        return keep_layout_on_load(made)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Adagrad(Optimizer):
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
-        return safe_to_load(torch.optim.Adagrad(groups, self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fusible(groups)))
+        return keep_layout_on_load(torch.optim.Adagrad(groups, self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=can_fuse(groups)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Rmsprop(Optimizer):
     weight_decay: NonNegative = 0.0
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
-        return safe_to_load(torch.optim.RMSprop(list(groups), **dataclasses.asdict(self)))
+        return keep_layout_on_load(torch.optim.RMSprop(list(groups), **dataclasses.asdict(self)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +135,9 @@ class Adam(Optimizer):
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
         if not self.bias_correction:
-            return safe_to_load(AlmostAdam(groups, self.lr, self.betas, self.eps, self.weight_decay))
-        made = torch.optim.Adam(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=fusible(groups))
-        return safe_to_load(made)
+            return keep_layout_on_load(UncorrectedAdam(groups, self.lr, self.betas, self.eps, self.weight_decay))
+        made = torch.optim.Adam(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=can_fuse(groups))
+        return keep_layout_on_load(made)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,4 +158,4 @@ class Adamw(Optimizer):
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
         settings = dataclasses.asdict(self)
-        return safe_to_load(torch.optim.AdamW(groups, **settings, fused=fusible(groups)))
+        return keep_layout_on_load(torch.optim.AdamW(groups, **settings, fused=can_fuse(groups)))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from goodfit.core.errors import UsageError
 
 
-class Flat:
+class FlatParameters:
     """Parameters as one vector [N], in the order of their indices whatever their layout in memory; those that are frozen stay put."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -37,7 +37,7 @@ class Flat:
         return torch.cat([p.detach().new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters])
 
 
-class FlatSteps(torch.optim.Optimizer):
+class FlatOptimizer(torch.optim.Optimizer):
     """An optimizer that moves the weights of its one group as one vector, and may ask for the loss more than once a step.
 
     What it learns is kept in `state` of the first parameter, so that it is saved and restored with the rest.
@@ -50,7 +50,7 @@ class FlatSteps(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr})
         if (n := len(self.param_groups)) != 1:
             raise UsageError(f"{type(self).__name__} moves all weights as one vector: expected one parameter group, received {n}.")
-        self.flat = Flat(self.param_groups[0]["params"])
+        self.flat = FlatParameters(self.param_groups[0]["params"])
 
     @property
     def rate(self) -> float:

@@ -14,7 +14,7 @@ from goodfit.core.errors import UsageError
 Closure = Callable[[], Tensor]
 
 
-def moving(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+def params_and_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters of a group that have a gradient, and their gradients plus weight_decay times themselves."""
     params = [p for p in group["params"] if p.grad is not None]
     grads = [p.grad for p in params]
@@ -23,7 +23,7 @@ def moving(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     return params, grads
 
 
-def called(closure: Closure | None) -> Tensor | None:
+def evaluate_closure(closure: Closure | None) -> Tensor | None:
     """The loss of the closure, with gradients, where there is one."""
     if closure is None:
         return None
@@ -31,13 +31,13 @@ def called(closure: Closure | None) -> Tensor | None:
         return closure()
 
 
-def refuse_within(outer: str, inner: Any) -> None:
+def refuse_nested(outer: str, inner: Any) -> None:
     """Refuse, within another, an optimizer that asks for the loss itself: the one around it has done that."""
     if getattr(inner, "full_batch", False) or getattr(inner, "asks", False):
         raise UsageError(f'{outer}: expected an optimizer that takes the gradient as it is, such as sgd, received "{inner}".')
 
 
-class Formula(torch.optim.Optimizer):
+class FormulaOptimizer(torch.optim.Optimizer):
     """An optimizer that is one formula: the tensors it has `kept` of each parameter, zero at first, and how they and it move."""
 
     kept: ClassVar[tuple[str, ...]]
@@ -49,9 +49,9 @@ class Formula(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         """One step, after calling the closure where there is one; returns its loss."""
-        loss = called(closure)
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
-            params, grads = moving(group)
+            params, grads = params_and_gradients(group)
             if not params:
                 continue
             for p in params:
@@ -61,7 +61,7 @@ class Formula(torch.optim.Optimizer):
         return loss
 
 
-class Velocity(Formula):
+class VelocitySgd(FormulaOptimizer):
     """Momentum with the rate in the velocity: v = momentum v - lr g, W = W + v; with Nesterov W = W + momentum v - lr g."""
 
     kept = ("velocity",)
@@ -80,7 +80,7 @@ class Velocity(Formula):
             torch._foreach_add_(params, velocities)
 
 
-class AlmostAdam(Formula):
+class UncorrectedAdam(FormulaOptimizer):
     """Adam without the correction of its averages: W = W - lr m / (sqrt(v) + eps)."""
 
     kept = ("mean", "square")
@@ -99,7 +99,7 @@ class AlmostAdam(Formula):
         torch._foreach_addcdiv_(params, means, sizes, -group["lr"])
 
 
-class Around(torch.optim.Optimizer):
+class WrapperOptimizer(torch.optim.Optimizer):
     """An optimizer that has another within: the groups and state of both are its own, so rates and checkpoints reach the inner one too.
 
     `own` groups come first; the inner optimizer (None: there is none) has the rest.
@@ -120,5 +120,5 @@ class Around(torch.optim.Optimizer):
         if self.inner is not None:
             self.inner.state = self.state
             self.inner.param_groups = self.param_groups[self.owned :]
-            if isinstance(self.inner, Around):
+            if isinstance(self.inner, WrapperOptimizer):
                 self.inner._share()

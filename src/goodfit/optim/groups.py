@@ -12,10 +12,10 @@ from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.weights import weights
 
-ALL_ALIKE: Mapping[str, float] = {}
+NO_RATES: Mapping[str, float] = {}
 
 
-def groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = ALL_ALIKE) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = NO_RATES) -> list[dict[str, Any]]:
     """The parameters of a model in groups: weights first, which decay, then norms and biases, which do not.
 
     `rates` gives stages, by the start of their names, a share of the peak learning rate ({"stem": 0.1}); every rate makes a group of
@@ -53,12 +53,12 @@ def _group(optimizer: Optimizer, rate: float, decays: bool, params: list[nn.Para
     return group
 
 
-def optimizer_for(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = ALL_ALIKE) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = NO_RATES) -> torch.optim.Optimizer:
     """The torch optimizer over a model's groups; every group has its "peak" rate."""
-    return with_peaks(optimizer(groups(model, optimizer, rates)))
+    return record_peak_rates(optimizer(parameter_groups(model, optimizer, rates)))
 
 
-def with_peaks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def record_peak_rates(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Note in each group that lacks it its learning rate as "peak"; for plain torch optimizers, which are welcome too."""
     for group in optimizer.param_groups:
         if "peak" not in group:

@@ -32,10 +32,10 @@ class Lbfgs(Optimizer):
     history: Count = 10
 
     def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-        return LbfgsSteps(groups, self.lr, self.history)
+        return LbfgsOptimizer(groups, self.lr, self.history)
 
 
-class LbfgsSteps(QuasiNewton):
+class LbfgsOptimizer(QuasiNewton):
     """L-BFGS over one parameter group, as a torch optimizer."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float = 1.0, history: int = 10) -> None:

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodfit.optim.flat import FlatSteps
+from goodfit.optim.flat import FlatOptimizer
 
-ENOUGH, FLATTER = 1e-4, 0.9  # the two constants of the strong Wolfe conditions, as for quasi-Newton directions
-MOST = 25  # calls of the loss in one search
-ROUNDING = 1e-6  # a change of the loss by a smaller share of it may be rounding, so the slopes decide
-INNER = 0.1  # a bracket shrinks by this share of its width at least
-NEAREST, FARTHEST = 2.0, 10.0  # times as far to look next while the loss still falls
+SUFFICIENT_DECREASE, CURVATURE_CONDITION = 1e-4, 0.9  # the two constants of the strong Wolfe conditions, as for quasi-Newton directions
+MAX_LINE_SEARCH_CALLS = 25  # calls of the loss in one search
+LOSS_ROUNDING = 1e-6  # a change of the loss by a smaller share of it may be rounding, so the slopes decide
+MIN_BRACKET_SHRINK = 0.1  # a bracket shrinks by this share of its width at least
+MIN_EXPANSION, MAX_EXPANSION = 2.0, 10.0  # times as far to look next while the loss still falls
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class LinePoint:
     """A place on the line: its `step` along the direction, the loss there, its slope along the line, and the whole gradient [N]."""
 
     step: float
@@ -30,7 +30,7 @@ class Point:
     gradient: Tensor
 
 
-def strong_wolfe(at: Callable[[float], Point], start: Point, first: float) -> Point:
+def search_strong_wolfe(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> LinePoint:
     """A point that lowers the loss in proportion to the slope at `start` and has at most 0.9 of its slope, trying the step `first` first.
 
     Where no such point is found within its calls it is the lowest one found: `start` itself when none is lower. A loss that is not
@@ -38,33 +38,33 @@ def strong_wolfe(at: Callable[[float], Point], start: Point, first: float) -> Po
     decide, as in Hager & Zhang 2005.)
     """
 
-    def low(p: Point) -> bool:
-        hidden = 0 <= start.loss - p.loss <= ROUNDING * abs(start.loss) and p.slope <= (2 * ENOUGH - 1) * start.slope
-        return hidden or p.loss <= start.loss + ENOUGH * p.step * start.slope
+    def low(p: LinePoint) -> bool:
+        hidden = 0 <= start.loss - p.loss <= LOSS_ROUNDING * abs(start.loss) and p.slope <= (2 * SUFFICIENT_DECREASE - 1) * start.slope
+        return hidden or p.loss <= start.loss + SUFFICIENT_DECREASE * p.step * start.slope
 
-    def good(p: Point) -> bool:
-        return low(p) and abs(p.slope) <= FLATTER * abs(start.slope)
+    def good(p: LinePoint) -> bool:
+        return low(p) and abs(p.slope) <= CURVATURE_CONDITION * abs(start.slope)
 
     before, step = start, first
-    for calls in range(1, MOST + 1):
+    for calls in range(1, MAX_LINE_SEARCH_CALLS + 1):
         point = at(step)
         if good(point):
             return point
         if not low(point) or (calls > 1 and point.loss >= before.loss):
-            return _zoom(at, (before, point), (low, good), MOST - calls)
+            return _zoom(at, (before, point), (low, good), MAX_LINE_SEARCH_CALLS - calls)
         if point.slope >= 0:
-            return _zoom(at, (point, before), (low, good), MOST - calls)
-        before, step = point, min(max(_lowest(before, point), NEAREST * step), FARTHEST * step)
+            return _zoom(at, (point, before), (low, good), MAX_LINE_SEARCH_CALLS - calls)
+        before, step = point, min(max(_cubic_minimum(before, point), MIN_EXPANSION * step), MAX_EXPANSION * step)
     return before
 
 
-def _zoom(at: Callable[[float], Point], bracket: tuple[Point, Point], tests: tuple[Callable[[Point], bool], ...], calls: int) -> Point:
+def _zoom(at: Callable[[float], LinePoint], bracket: tuple[LinePoint, LinePoint], tests: tuple[Callable[[LinePoint], bool], ...], calls: int) -> LinePoint:
     """Narrow a bracket, whose first point is the lowest so far, down to a good point."""
     (best, other), (low, good) = bracket, tests
     for _ in range(calls):
         near, far = sorted((best.step, other.step))
-        inner = INNER * (far - near)
-        step = min(max(_lowest(best, other), near + inner), far - inner)
+        inner = MIN_BRACKET_SHRINK * (far - near)
+        step = min(max(_cubic_minimum(best, other), near + inner), far - inner)
         if not near < step < far:
             break
         point = at(step)
@@ -78,7 +78,7 @@ def _zoom(at: Callable[[float], Point], bracket: tuple[Point, Point], tests: tup
     return best
 
 
-def _lowest(a: Point, b: Point) -> float:
+def _cubic_minimum(a: LinePoint, b: LinePoint) -> float:
     """Where the cubic through two points and their slopes is lowest; their middle where it is nowhere."""
     middle = (a.step + b.step) / 2
     if not all(map(math.isfinite, (a.loss, b.loss, a.slope, b.slope))):
@@ -92,7 +92,7 @@ def _lowest(a: Point, b: Point) -> float:
     return b.step - (b.step - a.step) * (b.slope + second - first) / bottom if bottom else middle
 
 
-class QuasiNewton(FlatSteps):
+class QuasiNewton(FlatOptimizer):
     """One iteration a step: a direction from what earlier steps taught, a line search along it, and what this step teaches."""
 
     @abstractmethod
@@ -112,13 +112,13 @@ class QuasiNewton(FlatSteps):
             direction = -gradient
         first = self.rate if memory else self.rate * min(1.0, 1.0 / float(gradient.norm()))
 
-        def at(step: float) -> Point:
+        def at(step: float) -> LinePoint:
             flat.write(origin + step * direction)
             there = float(evaluate())
             slope = flat.gradient()
-            return Point(step, there, float(slope @ direction), slope)
+            return LinePoint(step, there, float(slope @ direction), slope)
 
-        found = strong_wolfe(at, Point(0.0, loss, float(gradient @ direction), gradient), first)
+        found = search_strong_wolfe(at, LinePoint(0.0, loss, float(gradient @ direction), gradient), first)
         flat.write(origin + found.step * direction if found.step else origin)
         if not found.step:
             memory.clear()

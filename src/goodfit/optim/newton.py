@@ -12,12 +12,12 @@ from torch import Tensor
 
 from goodfit.core.contracts import Optimizer
 from goodfit.core.settings import Count, Natural, NonNegative, Positive
-from goodfit.optim.flat import Flat, FlatSteps
+from goodfit.optim.flat import FlatOptimizer, FlatParameters
 
-TRIES = 25  # dampings in one step before it stays where it is
-LEAST = 1e-6  # the first damping that is not zero, as a share of the curvature's scale
-MORE, LESS = 8.0, 0.2  # what a refused, and a fully kept, promise multiplies the damping by
-KEPT, FULLY, POORLY = 1e-4, 0.75, 0.25  # shares of the promised fall of the loss
+MAX_DAMPINGS_TRIED = 25  # dampings in one step before it stays where it is
+MIN_DAMPING_SHARE = 1e-6  # the first damping that is not zero, as a share of the curvature's scale
+DAMPING_INCREASE, DAMPING_DECREASE = 8.0, 0.2  # what a refused, and a fully kept, promise multiplies the damping by
+MIN_GAIN, GOOD_GAIN, POOR_GAIN = 1e-4, 0.75, 0.25  # shares of the promised fall of the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Newton(Optimizer):
     products: Count = 50
 
     def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-        return NewtonSteps(groups, self.lr, self.damping, self.exact, self.products)
+        return NewtonOptimizer(groups, self.lr, self.damping, self.exact, self.products)
 
 
-class System(Protocol):
+class QuadraticModel(Protocol):
     """The quadratic model of the loss at a point."""
 
     scale: float
@@ -54,7 +54,7 @@ class System(Protocol):
         """The step d [N] with (H + damping I) d = -g and H d [N]; None where the damped H is not positive definite."""
 
 
-class NewtonSteps(FlatSteps):
+class NewtonOptimizer(FlatOptimizer):
     """Damped Newton over one parameter group, as a torch optimizer; a plain closure's Hessian is taken by differences of gradients."""
 
     def __init__(
@@ -69,8 +69,8 @@ class NewtonSteps(FlatSteps):
         system = self._system(closure, evaluate, gradient)
         flat.write(origin)
         damping = max(self.damping, memory.get("damping", 0.0))
-        least = max(self.damping, LEAST * system.scale)
-        for _ in range(TRIES):
+        least = max(self.damping, MIN_DAMPING_SHARE * system.scale)
+        for _ in range(MAX_DAMPINGS_TRIED):
             solved = system.solve(damping)
             if solved is not None:
                 direction, curved = solved
@@ -79,21 +79,21 @@ class NewtonSteps(FlatSteps):
                     break  # less than the loss can show: this is the minimum to rounding
                 flat.write(origin + rate * direction)
                 kept = (loss - float(evaluate())) / promised if promised > 0 else math.nan
-                if kept >= KEPT:
-                    damping *= LESS if kept > FULLY else MORE if kept < POORLY else 1.0
+                if kept >= MIN_GAIN:
+                    damping *= DAMPING_DECREASE if kept > GOOD_GAIN else DAMPING_INCREASE if kept < POOR_GAIN else 1.0
                     memory["damping"] = damping if damping > least else self.damping
                     return
-            damping = max(MORE * damping, least)
+            damping = max(DAMPING_INCREASE * damping, least)
         flat.write(origin)
 
-    def _system(self, closure: Any, evaluate: Callable[[], Any], gradient: Tensor) -> System:
+    def _system(self, closure: Any, evaluate: Callable[[], Any], gradient: Tensor) -> QuadraticModel:
         if hasattr(closure, "hessian") and len(self.flat) <= self.exact:
-            return Whole(closure.hessian(), gradient)
-        product = closure.hvp if hasattr(closure, "hvp") else differences(self.flat, evaluate)
-        return ByProducts(product, gradient, self.products)
+            return ExactModel(closure.hessian(), gradient)
+        product = closure.hvp if hasattr(closure, "hvp") else hvp_by_differences(self.flat, evaluate)
+        return HessianFreeModel(product, gradient, self.products)
 
 
-class Whole:
+class ExactModel:
     """The system of a Hessian [N, N], solved in float64 by Cholesky's factors."""
 
     def __init__(self, hessian: Tensor, gradient: Tensor) -> None:
@@ -112,7 +112,7 @@ class Whole:
         return direction.to(self.gradient.dtype), (self.hessian @ direction).to(self.gradient.dtype)
 
 
-class ByProducts:
+class HessianFreeModel:
     """The system of a Hessian known by its products with vectors, solved by conjugate gradients until they are good enough."""
 
     def __init__(self, product: Callable[[Tensor], Tensor], gradient: Tensor, most: int) -> None:
@@ -140,7 +140,7 @@ class ByProducts:
         return direction, curved
 
 
-def differences(flat: Flat, evaluate: Callable[[], Any]) -> Callable[[Tensor], Tensor]:
+def hvp_by_differences(flat: FlatParameters, evaluate: Callable[[], Any]) -> Callable[[Tensor], Tensor]:
     """Products of the Hessian with vectors [N] by central differences of the gradient, for a closure that has no `hvp`."""
     origin = flat.read()
     reach = torch.finfo(origin.dtype).eps ** (1 / 3) * (1 + float(origin.norm()))

@@ -11,8 +11,8 @@ from torch import Tensor
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Positive
-from goodfit.optim.first_order import Groups, Sgd, safe_to_load
-from goodfit.optim.formulas import Around, Closure, refuse_within
+from goodfit.optim.first_order import Groups, Sgd, keep_layout_on_load
+from goodfit.optim.formulas import Closure, WrapperOptimizer, refuse_nested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Sam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_within("sam", self.around)
+        refuse_nested("sam", self.around)
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
-        return safe_to_load(Climbing(self.around(groups), self.rho))
+        return keep_layout_on_load(SamOptimizer(self.around(groups), self.rho))
 
 
-class Climbing(Around):
+class SamOptimizer(WrapperOptimizer):
     """The torch optimizer of `sam`; all that it remembers from step to step is the inner optimizer's."""
 
     def __init__(self, inner: torch.optim.Optimizer, rho: float) -> None:

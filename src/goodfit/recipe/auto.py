@@ -18,7 +18,7 @@ from goodfit.core.weights import is_norm
 from goodfit.core.words import count, percent, size
 from goodfit.data.dataset import Dataset
 from goodfit.data.scan import Survey
-from goodfit.models.anatomy.account import account
+from goodfit.models.anatomy.account import account_for
 from goodfit.recipe import memorize
 from goodfit.recipe.build import make_model, parts
 from goodfit.recipe.full_batch import CHOICES
@@ -211,14 +211,14 @@ def _macs(part: Part, data: Dataset) -> int:
     pre = data.preprocess
     with torch.device("meta"):
         model = make_model(part, len(data.classes), pre.channels, pre.size)
-    return account(model, pre.channels, pre.size).totals["macs"]
+    return account_for(model, pre.channels, pre.size).totals["macs"]
 
 
 def _fit_memory(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
     """Cut the step into pieces when the activations would not fit."""
     recipe, pre = chooser.recipe, data.preprocess
     try:
-        totals = account(copy.deepcopy(model).to("meta"), pre.channels, pre.size).totals
+        totals = account_for(copy.deepcopy(model).to("meta"), pre.channels, pre.size).totals
     except (RuntimeError, NotImplementedError):  # a net of the user's own that makes tensors in its forward pass
         chooser.choose("pieces", 1, "the whole step at once", "what it needs cannot be told without running it")
         return

@@ -23,7 +23,7 @@ from goodfit.data.loader import Loader, sweep
 from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate
 from goodfit.losses.weighted import weighted
-from goodfit.optim.groups import optimizer_for, with_peaks
+from goodfit.optim.groups import make_optimizer, record_peak_rates
 from goodfit.predict.views import Viewer, at_once
 from goodfit.recipe.early_crops import cut_early
 from goodfit.recipe.full_batch import hear, idle
@@ -207,9 +207,9 @@ def optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> torch.
     A model that has nothing to train gets one that moves nothing.
     """
     if not learns(model):
-        return with_peaks(torch.optim.SGD([{"params": []}], lr=1.0))
+        return record_peak_rates(torch.optim.SGD([{"params": []}], lr=1.0))
     try:
-        made = optimizer_for(model, part, rates)
+        made = make_optimizer(model, part, rates)
     except (TypeError, ValueError) as error:
         raise UsageError(f'The optimizer "{part}" does not take this model\'s parameters: {error}.') from error
     if not isinstance(made, torch.optim.Optimizer):

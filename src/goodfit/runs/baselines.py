@@ -20,7 +20,7 @@ from goodfit.core.interval import wilson
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.store import hashed
-from goodfit.optim.lbfgs import LbfgsSteps
+from goodfit.optim.lbfgs import LbfgsOptimizer
 from goodfit.runs import start
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
@@ -173,7 +173,7 @@ def linear(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float)
 def fitted(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: float) -> Tensor:
     """The classifier [K, D + 1] after steps of L-BFGS from `theta`: until it is there or time is up, but some in any case."""
     objective = Softmax(x, labels, theta, l2)
-    steps = LbfgsSteps([{"params": [objective.theta]}])
+    steps = LbfgsOptimizer([{"params": [objective.theta]}])
     for step in range(STEPS):
         objective()
         assert objective.theta.grad is not None

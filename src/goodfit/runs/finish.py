@@ -19,7 +19,7 @@ from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
-from goodfit.models.anatomy.account import account
+from goodfit.models.anatomy.account import account_for
 from goodfit.recipe.build import Built, parts
 from goodfit.predict.predictor import keep
 from goodfit.predict.scoring import Scored, scored
@@ -79,7 +79,7 @@ def predictions_of(found: Scored, data: Dataset) -> Predictions:
 def multiply_adds(model: nn.Module, preprocess: Preprocess) -> int | None:
     """Those of one image; None where a model of the user's own cannot be followed."""
     try:
-        return account(model, preprocess.channels, preprocess.size).totals["macs"]
+        return account_for(model, preprocess.channels, preprocess.size).totals["macs"]
     except Exception:  # whatever the user's code raises on tensors without numbers: the run is finished without this figure
         return None
 

@@ -7,13 +7,13 @@ import dataclasses
 from goodfit.core.catalog import Foreign, Part, spell, steps
 from goodfit.core.contracts import Schedule
 from goodfit.core.errors import UsageError
-from goodfit.schedules.span import Shape
+from goodfit.schedules.span import SpannedSchedule
 
-ROUNDING = 1e-12
+T_TOLERANCE = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class Composed:
+class ComposedSchedule:
     """The factor over the whole budget: each part from its start on, with its own t running 0..1 over its stretch."""
 
     starts: tuple[float, ...]
@@ -21,7 +21,7 @@ class Composed:
 
     def __call__(self, t: float) -> float:
         """The factor of the peak learning rate at t in 0..1."""
-        place = max(i for i, start in enumerate(self.starts) if start <= t + ROUNDING)
+        place = max(i for i, start in enumerate(self.starts) if start <= t + T_TOLERANCE)
         start, end = self._stretch(place)
         passed = min(1.0, max(0.0, (t - start) / (end - start)))
         return float(self.parts[place](passed))  # type: ignore[operator]  # a Schedule, or the user's function of t
@@ -44,11 +44,11 @@ class Composed:
         found: set[float] = set()
         for place, part in enumerate(self.parts):
             start, end = self._stretch(place)
-            found |= {start + t * (end - start) for t in (part.ends() if isinstance(part, Shape) else ())}
+            found |= {start + t * (end - start) for t in (part.ends() if isinstance(part, SpannedSchedule) else ())}
         return tuple(sorted(found))
 
 
-def compose(schedule: Part) -> Composed:
+def compose(schedule: Part) -> ComposedSchedule:
     """One function of t for a schedule or a pipe of them: each part takes its share of the budget, the last what remains.
 
     Raises:
@@ -57,14 +57,14 @@ def compose(schedule: Part) -> Composed:
     parts = steps(schedule)
     if not parts:
         raise UsageError("Expected a schedule such as constant, received none.")
-    starts = starts_of(schedule)
+    starts = part_starts(schedule)
     ends = [*starts[1:], 1.0]
     kept = [(start, end, part) for start, end, part in zip(starts, ends, parts, strict=True) if end > start]
     fitted = [part if isinstance(part, Foreign) else part.within(end - start) for start, end, part in kept]  # type: ignore[attr-defined]
-    return Composed(tuple(start for start, _, _ in kept), tuple(fitted))
+    return ComposedSchedule(tuple(start for start, _, _ in kept), tuple(fitted))
 
 
-def starts_of(pipe: Part) -> list[float]:
+def part_starts(pipe: Part) -> list[float]:
     """Where each part of a pipe starts, as a share of the budget: after the lengths of those before it.
 
     Raises:
@@ -73,7 +73,7 @@ def starts_of(pipe: Part) -> list[float]:
     starts = [0.0]
     for part in steps(pipe)[:-1]:
         starts.append(starts[-1] + float(getattr(part, "share", 1.0)))
-        if starts[-1] >= 1 - ROUNDING:
+        if starts[-1] >= 1 - T_TOLERANCE:
             raise UsageError(
                 f'"{spell(pipe)}": {spell(part)} ends with the budget, so nothing follows it; give it a length (a share of the budget).'
             )

@@ -7,13 +7,13 @@ import math
 from typing import Literal
 
 from goodfit.core.settings import Share
-from goodfit.schedules.span import ROUNDING, Shape, Span, share_of
+from goodfit.schedules.span import T_TOLERANCE, Span, SpannedSchedule, to_share
 
 Landmarks = tuple[tuple[float, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant(Shape):
+class Constant(SpannedSchedule):
     """The same factor throughout.
 
     Helps: as the control; as a low start before another schedule; with averaged weights.
@@ -33,7 +33,7 @@ class Constant(Shape):
 
 
 @dataclasses.dataclass(frozen=True)
-class Warmup(Shape):
+class Warmup(SpannedSchedule):
     """Before the peak: rises on a straight line from `start` to 1 over `length`, as in warmup(0.05) | cosine.
 
     `rise` is gradual (the line), constant (`start` throughout, then 1 at once) or none (1 from the first step).
@@ -52,7 +52,7 @@ class Warmup(Shape):
         run = self.run(t)
         if self.rise == "gradual":
             return self.start + (1 - self.start) * run
-        return self.start if self.rise == "constant" and run < 1 - ROUNDING else 1.0
+        return self.start if self.rise == "constant" and run < 1 - T_TOLERANCE else 1.0
 
     def landmarks(self) -> Landmarks:
         if not self.share or self.rise == "none":
@@ -62,7 +62,7 @@ class Warmup(Shape):
 
 
 @dataclasses.dataclass(frozen=True)
-class Step(Shape):
+class Step(SpannedSchedule):
     """Multiplied by `factor` after every `every` of the budget.
 
     Helps: the classic for ResNets: a drop in loss at each step down.
@@ -76,19 +76,19 @@ class Step(Shape):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        passed, every = min(t, self.share), share_of(self.every)
-        return self.factor ** math.floor(passed / every + ROUNDING) if every else 1.0
+        passed, every = min(t, self.share), to_share(self.every)
+        return self.factor ** math.floor(passed / every + T_TOLERANCE) if every else 1.0
 
     def landmarks(self) -> Landmarks:
-        every = share_of(self.every)
-        drops = math.floor(self.share / every + ROUNDING) if every else 0
+        every = to_share(self.every)
+        drops = math.floor(self.share / every + T_TOLERANCE) if every else 0
         at_drops = [(n * every, self.factor**n) for n in range(drops + 1)]
         before = [(n * every - every / 1000, self.factor ** (n - 1)) for n in range(1, drops + 1)]
         return tuple(sorted([*at_drops, *before]))
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine(Shape):
+class Cosine(SpannedSchedule):
     """Falls along half a cosine from 1 to `floor`.
 
     Helps: the safe choice for a fixed budget: high for long, then settles; nothing to tune.
@@ -110,7 +110,7 @@ class Cosine(Shape):
 
 
 @dataclasses.dataclass(frozen=True)
-class OneCycle(Shape):
+class OneCycle(SpannedSchedule):
     """Rises from `start` to 1 at `peak` (a share of its length), then falls to `floor`, on straight lines or half cosines.
 
     Helps: short trainings at a high learning rate.

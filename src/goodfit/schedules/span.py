@@ -13,10 +13,10 @@ from goodfit.core.progress import Length
 from goodfit.core.settings import Share, settings_of
 
 Span = Share | str
-ROUNDING = 1e-9  # of t: where a share of a share ends, the next one begins
+T_TOLERANCE = 1e-9  # of t: where a share of a share ends, the next one begins
 
 
-def share_of(span: float | str) -> float:
+def to_share(span: float | str) -> float:
     """A span as a share of the budget.
 
     Raises:
@@ -32,7 +32,7 @@ def share_of(span: float | str) -> float:
     return length.amount
 
 
-class Spanned:
+class SpanSettings:
     """What a part is, beside its kind, whose settings of type Span are lengths: `bind` turns them into shares of the budget."""
 
     length: Span
@@ -49,7 +49,7 @@ class Spanned:
         return {name: getattr(self, name) for name in found}
 
     def bind(self, facts: Facts) -> Self:
-        shares = {name: each(facts.lengths.share, value) for name, value in self.spans().items()}
+        shares = {name: map_spans(facts.lengths.share, value) for name, value in self.spans().items()}
         for name, share in shares.items():
             if max(share, default=0.0) > 1 if isinstance(share, tuple) else share > 1:
                 raise UsageError(f'{name_of(cast(Part, self))}: expected {name} to fit into the budget, received "{getattr(self, name)}".')
@@ -58,18 +58,18 @@ class Spanned:
     @property
     def share(self) -> float:
         """The share of the budget it takes."""
-        return share_of(self.length)
+        return to_share(self.length)
 
 
-class Shape(Spanned, Schedule):
+class SpannedSchedule(SpanSettings, Schedule):
     """A schedule that runs over its `length` (a share of the budget; 1: all there is) and then holds its last factor."""
 
     @property
     def share(self) -> float:
-        return share_of(self.length)
+        return to_share(self.length)
 
     def within(self, stretch: float) -> Self:
-        fitted = {name: each(lambda span: min(1.0, share_of(span) / stretch), value) for name, value in self.spans().items()}
+        fitted = {name: map_spans(lambda span: min(1.0, to_share(span) / stretch), value) for name, value in self.spans().items()}
         return dataclasses.replace(self, **fitted)  # type: ignore[type-var]
 
     def ends(self) -> tuple[float, ...]:
@@ -81,6 +81,6 @@ class Shape(Spanned, Schedule):
         return min(1.0, t / self.share) if self.share else 1.0
 
 
-def each(read: Callable[[float | str], float], value: Any) -> Any:
+def map_spans(read: Callable[[float | str], float], value: Any) -> Any:
     """A length, or each of several, as `read` has it."""
     return tuple(read(span) for span in value) if isinstance(value, tuple) else read(value)

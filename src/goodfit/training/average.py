@@ -15,7 +15,7 @@ from goodfit.core.device import autocast
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Share
 from goodfit.core.weights import is_norm
-from goodfit.schedules.span import ROUNDING, Span, Spanned, share_of
+from goodfit.schedules.span import T_TOLERANCE, Span, SpanSettings, to_share
 from goodfit.training.state import State
 
 
@@ -66,7 +66,7 @@ class Polyak(Average):
 
 
 @dataclasses.dataclass(frozen=True)
-class Swa(Spanned, Average):
+class Swa(SpanSettings, Average):
     """The mean of the weights at the ends of the schedule's cycles, from `start` (a share of the budget) on.
 
     Under a schedule without cycles it takes the weights at every `every` of the budget instead.
@@ -87,11 +87,11 @@ class Swa(Spanned, Average):
 
     def at(self, ends: tuple[float, ...]) -> Swa:
         """The same, taking weights when training reaches these points, or every `every` where there are none."""
-        every = share_of(self.every)
-        if not ends and every < ROUNDING:
+        every = to_share(self.every)
+        if not ends and every < T_TOLERANCE:
             raise UsageError('swa: expected every to be a length above 0, such as "1 epoch", received 0.')
-        points = ends or (*(n * every for n in range(1, math.ceil(1 / every - ROUNDING))), 1.0)
-        return dataclasses.replace(self, _points=tuple(point for point in points if point >= self.start - ROUNDING))
+        points = ends or (*(n * every for n in range(1, math.ceil(1 / every - T_TOLERANCE))), 1.0)
+        return dataclasses.replace(self, _points=tuple(point for point in points if point >= self.start - T_TOLERANCE))
 
     def __call__(self, updates: int, t: float) -> float:
         """When training is at one of its points: a plain mean."""
@@ -99,7 +99,7 @@ class Swa(Spanned, Average):
 
     def reached(self, t: float) -> int:
         """How many of its points lie at or before t."""
-        return sum(point <= t + ROUNDING for point in self._points)
+        return sum(point <= t + T_TOLERANCE for point in self._points)
 
 
 def along(average: Average, ends: tuple[float, ...]) -> Average | None:

@@ -13,16 +13,16 @@ from goodfit.core.contracts import Rates, Trainable
 from goodfit.core.errors import UsageError, one_of
 from goodfit.core.settings import Natural, Positive, Range, Share
 from goodfit.core.weights import is_norm
-from goodfit.models.weights.stages import Stage, head, stages
-from goodfit.schedules.compose import ROUNDING, starts_of
-from goodfit.schedules.span import Span, Spanned
+from goodfit.models.weights.stages import Stage, find_head, find_stages
+from goodfit.schedules.compose import T_TOLERANCE, part_starts
+from goodfit.schedules.span import Span, SpanSettings
 
 Statistics = Literal["fixed", "moving"]
 Decay = Annotated[float, Range(above=0, high=1)]
 
 
 @dataclasses.dataclass(frozen=True)
-class All(Spanned, Trainable):
+class All(SpanSettings, Trainable):
     """Every parameter learns.
 
     Helps: training from scratch; the end of a transfer, after the head has settled.
@@ -38,7 +38,7 @@ class All(Spanned, Trainable):
 
 
 @dataclasses.dataclass(frozen=True)
-class Head(Spanned, Trainable):
+class Head(SpanSettings, Trainable):
     """Only the head (the last linear layer) learns, for `length` of the budget: as in head(0.2) | all.
 
     `statistics` says whether the batch statistics of the frozen layers stay fixed or keep moving with the data.
@@ -53,11 +53,11 @@ class Head(Spanned, Trainable):
     statistics: Statistics = "fixed"
 
     def __call__(self, model: nn.Module) -> set[str]:
-        return under(model, [head(model)[0]])
+        return under(model, [find_head(model)[0]])
 
 
 @dataclasses.dataclass(frozen=True)
-class Last(Spanned, Trainable):
+class Last(SpanSettings, Trainable):
     """The head and the last `stages` stages before it learn, for `length` of the budget.
 
     Helps: a middling number of images on a pretrained net.
@@ -71,15 +71,15 @@ class Last(Spanned, Trainable):
     statistics: Statistics = "fixed"
 
     def __call__(self, model: nn.Module) -> set[str]:
-        there = stages(model)
+        there = find_stages(model)
         if self.stages > len(there):
             names = ", ".join(stage.name for stage in there)
             raise UsageError(f"last: expected at most {len(there)} stages ({names}), received {self.stages}.")
-        return under(model, [*modules_of(there[len(there) - self.stages :]), head(model)[0]])
+        return under(model, [*modules_of(there[len(there) - self.stages :]), find_head(model)[0]])
 
 
 @dataclasses.dataclass(frozen=True)
-class Since(Spanned, Trainable):
+class Since(SpanSettings, Trainable):
     """The stage of that name and everything after it learn, for `length` of the budget.
 
     Helps: freezing up to a layer whose features are known to be general.
@@ -93,11 +93,11 @@ class Since(Spanned, Trainable):
     statistics: Statistics = "fixed"
 
     def __call__(self, model: nn.Module) -> set[str]:
-        there = stages(model)
+        there = find_stages(model)
         names = [stage.name for stage in there]
         if self.stage not in names:
             raise UsageError(one_of("stage", self.stage, names))
-        return under(model, [*modules_of(there[names.index(self.stage) :]), head(model)[0]])
+        return under(model, [*modules_of(there[names.index(self.stage) :]), find_head(model)[0]])
 
 
 def modules_of(some: list[Stage]) -> list[str]:
@@ -126,7 +126,7 @@ def phases(pipe: Part, model: nn.Module) -> tuple[Phase, ...]:
         UsageError: a part names a stage that is not there, or nothing would learn.
     """
     found = []
-    for start, part in zip(starts_of(pipe), steps(pipe), strict=False):
+    for start, part in zip(part_starts(pipe), steps(pipe), strict=False):
         learning = frozenset((part if callable(part) else All())(model))
         if not learning:
             raise UsageError(f'"{spell(part)}" freezes every parameter, so nothing would learn.')
@@ -150,7 +150,7 @@ def still(model: nn.Module, learning: frozenset[str]) -> set[str]:
 
 def phase_at(found: tuple[Phase, ...], t: float) -> Phase | None:
     """The phase of progress t."""
-    return next((phase for phase in reversed(found) if phase.start <= t + ROUNDING), None)
+    return next((phase for phase in reversed(found) if phase.start <= t + T_TOLERANCE), None)
 
 
 def set_trainable(model: nn.Module, found: tuple[Phase, ...], t: float) -> None:
@@ -205,7 +205,7 @@ class LayerDecay(Rates):
     factor: Decay = 0.75
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        there = stages(model)
+        there = find_stages(model)
         return {module: self.factor ** (len(there) - place) for place, stage in enumerate(there) for module in stage.modules}
 
 
@@ -222,7 +222,7 @@ class Backbone(Rates):
     factor: Share = 0.1
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        return dict.fromkeys(modules_of(stages(model)), self.factor)
+        return dict.fromkeys(modules_of(find_stages(model)), self.factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +244,7 @@ class ByStage(Rates):
             raise UsageError(f"by_stage: expected a factor for each of {len(self.stages)} stages, received {len(self.factors)}.")
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        modules = {**dict(stages(model)), head(model)[0]: (head(model)[0],)}
+        modules = {**dict(find_stages(model)), find_head(model)[0]: (find_head(model)[0],)}
         for name in self.stages:
             if name not in modules:
                 raise UsageError(one_of("stage", name, modules))

@@ -14,20 +14,20 @@ from torch.utils.flop_counter import flop_registry
 from goodfit.core.errors import UsageError
 from goodfit.core.words import count
 from goodfit.models.anatomy import receptive_field as receptive
-from goodfit.models.anatomy.memory import Training
-from goodfit.models.anatomy.meta import Watcher, ghost
+from goodfit.models.anatomy.memory import StepMemory
+from goodfit.models.anatomy.meta import OperationRecorder, to_meta
 from goodfit.models.anatomy.receptive_field import Field
-from goodfit.models.weights.stages import head, stages
+from goodfit.models.weights.stages import find_head, find_stages
 
-BYTES = 4  # of a number in float32
-SUMS = ("parameters", "macs", "ops", "activations", "in_place", "kept")
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BYTES_PER_FLOAT32 = 4  # of a number in float32
+SUMMED_FIELDS = ("parameters", "macs", "ops", "activations", "in_place", "kept")
+CONV_CLASSES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 aten = torch.ops.aten
-KINDS = {aten.convolution: "conv", aten.mm: "fc", aten.addmm: "fc"}  # whose multiply-adds make a layer of which kind
+KIND_OF_OPERATION = {aten.convolution: "conv", aten.mm: "fc", aten.addmm: "fc"}  # whose multiply-adds make a layer of which kind
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class LayerRow:
     """One layer: its output [C, H, W] or [N] for one image; multiply-adds, ops and activations are of the batch.
 
     `kind` is conv, fc or empty. `ops` is the slides' count, multiply-adds and one add per bias. `activations` are the numbers it puts
@@ -56,18 +56,18 @@ class Row:
 class Account:
     """The rows of a model in the order they run, for a batch of images of `channels` and `size`; maybe what training it takes."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LayerRow, ...]
     channels: int
     size: tuple[int, int]
     batch: int
-    training: Training | None = None
+    training: StepMemory | None = None
 
     @property
     def totals(self) -> dict[str, int]:
         """Sums over the rows: parameters, macs, ops, activations, in_place (here with the input), kept, and activation_bytes in float32."""
-        sums = {name: sum(getattr(row, name) for row in self.rows) for name in SUMS}
+        sums = {name: sum(getattr(row, name) for row in self.rows) for name in SUMMED_FIELDS}
         sums["in_place"] += self.batch * self.channels * self.size[0] * self.size[1]
-        return {**sums, "activation_bytes": BYTES * sums["activations"]}
+        return {**sums, "activation_bytes": BYTES_PER_FLOAT32 * sums["activations"]}
 
     @property
     def shares(self) -> dict[str, float]:
@@ -78,14 +78,14 @@ class Account:
             for kind in ("conv", "fc")
         }
 
-    def stages(self) -> tuple[Row, ...]:
+    def stages(self) -> tuple[LayerRow, ...]:
         """A row for each stage: sums, and the last map, or else output, of the stage with its receptive field."""
-        groups: dict[str, list[Row]] = {}
+        groups: dict[str, list[LayerRow]] = {}
         for row in self.rows:
             groups.setdefault(row.stage, []).append(row)
-        return tuple(_sum(name, rows) for name, rows in groups.items())
+        return tuple(_sum_stage(name, rows) for name, rows in groups.items())
 
-    def trained(self, training: Training) -> Account:
+    def trained(self, training: StepMemory) -> Account:
         """The same with what a training step takes, and what each layer keeps in it."""
         rows = tuple(dataclasses.replace(row, kept=training.saved.get(row.name, 0)) for row in self.rows)
         return dataclasses.replace(self, rows=rows, training=training)
@@ -100,14 +100,14 @@ class Account:
         }  # fmt: skip
 
 
-def account(module: nn.Module, channels: int, size: tuple[int, int], batch: int = 1) -> Account:
+def account_for(module: nn.Module, channels: int, size: tuple[int, int], batch: int = 1) -> Account:
     """The account of any module that takes [batch, channels, height, width]; the module itself is not touched.
 
     A shared parameter counts once. Multiply-adds are those of convs and matrix products, wherever in the code they happen; those
     outside of layers are put down to the module that does them, as are sums and whatever else makes new numbers there.
     """
-    net = ghost(module).eval()
-    forward = Forward(net, size)
+    net = to_meta(module).eval()
+    forward = ForwardRecorder(net, size)
     image = torch.empty(batch, channels, *size, device="meta")
     forward.start(image)
     with torch.no_grad(), forward:
@@ -116,7 +116,7 @@ def account(module: nn.Module, channels: int, size: tuple[int, int], batch: int 
 
 
 @dataclasses.dataclass
-class Tally:
+class ModuleTally:
     """What has been seen of a module so far."""
 
     output: tuple[int, ...] = ()
@@ -128,13 +128,13 @@ class Tally:
     field: Field = None
 
 
-class Forward(Watcher):  # type: ignore[no-untyped-call]
+class ForwardRecorder(OperationRecorder):  # type: ignore[no-untyped-call]
     """A forward pass: multiply-adds, outputs and receptive fields by module, in the order they began."""
 
     def __init__(self, net: nn.Module, size: tuple[int, int]) -> None:
         super().__init__(net)
         self.size = size
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[str, ModuleTally] = {}
         self.leaves = {name for name, m in net.named_modules() if next(m.children(), None) is None}
         self.storages: dict[int, Any] = {}  # alive until the end, so that no two have the same address; in the order they were made
         self.by_pointwise: set[int] = set()  # those made number by number
@@ -145,13 +145,13 @@ class Forward(Watcher):  # type: ignore[no-untyped-call]
     def start(self, image: Tensor) -> None:
         """Take in the image."""
         self._know(image)
-        self.fields[_place(image)] = receptive.image(self.size)
+        self.fields[_view_key(image)] = receptive.field_of_image(self.size)
 
     def enter(self, name: str, module: nn.Module) -> None:
         """A layer has its place where it first runs."""
         self.before.append(len(self.storages))
         if name in self.leaves:
-            self.tallies.setdefault(name, Tally())
+            self.tallies.setdefault(name, ModuleTally())
 
     def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Count an operation, at the innermost module that runs."""
@@ -159,17 +159,17 @@ class Forward(Watcher):  # type: ignore[no-untyped-call]
         name, fresh = self.calls[-1], len(self.storages)
         for x in tensors:
             self._know(x, torch.Tag.pointwise in func.tags)
-            self.fields[_place(x)] = receptive.after(func, args, kwargs, x, self.field)
-        formula, kind = flop_registry.get(func.overloadpacket), KINDS.get(func.overloadpacket, "")
+            self.fields[_view_key(x)] = receptive.propagate(func, args, kwargs, x, self.field)
+        formula, kind = flop_registry.get(func.overloadpacket), KIND_OF_OPERATION.get(func.overloadpacket, "")
         macs = formula(*args, **kwargs, out_val=out) // 2 if formula else 0
         if not tensors or (name in self.leaves and not macs):
             return
         made = tensors[0]
         if macs or (len(self.storages) > fresh and self.field(made) != ()):  # else it depends on no pixel: made from weights
-            tally = self.tallies.setdefault(name, Tally())
+            tally = self.tallies.setdefault(name, ModuleTally())
             tally.macs += macs
             tally.kinds[kind] = tally.kinds.get(kind, 0) + macs
-            tally.biases += made.numel() if macs and _biased(func, args) else 0
+            tally.biases += made.numel() if macs and _has_bias(func, args) else 0
             self._output(tally, made, fresh)
 
     def leave(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -182,7 +182,7 @@ class Forward(Watcher):  # type: ignore[no-untyped-call]
 
     def field(self, x: Tensor) -> Field:
         """The field of a tensor; weights and constants have ()."""
-        return self.fields.get(_place(x), ())
+        return self.fields.get(_view_key(x), ())
 
     def _know(self, x: Tensor, pointwise: bool = False) -> None:
         storage = x.untyped_storage()
@@ -191,7 +191,7 @@ class Forward(Watcher):  # type: ignore[no-untyped-call]
             if pointwise:
                 self.by_pointwise.add(storage._cdata)
 
-    def _output(self, tally: Tally, x: Tensor, before: int) -> None:
+    def _output(self, tally: ModuleTally, x: Tensor, before: int) -> None:
         tally.output, tally.field = tuple(x.shape[1:]), self.field(x)
         key = x.untyped_storage()._cdata
         if key in self.storages and self.storages[key][0] >= before and key not in self.counted:
@@ -200,38 +200,38 @@ class Forward(Watcher):  # type: ignore[no-untyped-call]
             tally.in_place += 0 if key in self.by_pointwise else x.numel()
 
 
-def _place(x: Tensor) -> tuple[Any, ...]:
+def _view_key(x: Tensor) -> tuple[Any, ...]:
     """Where a tensor's numbers are: views of the same numbers in the same shape are one."""
     return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride()
 
 
-def _biased(func: Any, args: Any) -> bool:
+def _has_bias(func: Any, args: Any) -> bool:
     return func.overloadpacket is aten.addmm or (func.overloadpacket is aten.convolution and args[2] is not None)
 
 
-def _rows(module: nn.Module, tallies: dict[str, Tally]) -> Iterator[Row]:
+def _rows(module: nn.Module, tallies: dict[str, ModuleTally]) -> Iterator[LayerRow]:
     modules = dict(module.named_modules())
     unused = [name for name, m in modules.items() if name not in tallies and next(m.parameters(recurse=False), None) is not None]
     names = [*tallies, *unused]
     counted: set[int] = set()
-    for name, stage in zip(names, _stages(module, names), strict=True):
-        m, tally = modules[name], tallies.get(name, Tally())
+    for name, stage in zip(names, _stage_of_each(module, names), strict=True):
+        m, tally = modules[name], tallies.get(name, ModuleTally())
         parameters = [p for p in m.parameters(recurse=False) if id(p) not in counted]
         counted.update(id(p) for p in parameters)
-        yield Row(
-            name, type(m).__name__, stage, _kind(m, tally), tally.output, sum(p.numel() for p in parameters), tally.macs,
-            tally.macs + tally.biases, tally.activations, tally.in_place, *_seen(tally.field),
+        yield LayerRow(
+            name, type(m).__name__, stage, _layer_kind(m, tally), tally.output, sum(p.numel() for p in parameters), tally.macs,
+            tally.macs + tally.biases, tally.activations, tally.in_place, *_field_and_stride(tally.field),
         )  # fmt: skip
 
 
-def _kind(m: nn.Module, tally: Tally) -> str:
+def _layer_kind(m: nn.Module, tally: ModuleTally) -> str:
     """By what its multiply-adds are; by its class where it did not run."""
     if tally.macs:
         return max(tally.kinds, key=lambda kind: tally.kinds[kind])
-    return "conv" if isinstance(m, CONVS) else "fc" if isinstance(m, nn.Linear) else ""
+    return "conv" if isinstance(m, CONV_CLASSES) else "fc" if isinstance(m, nn.Linear) else ""
 
 
-def _seen(field: Field) -> tuple[tuple[int, int], tuple[int, int] | None]:
+def _field_and_stride(field: Field) -> tuple[tuple[int, int], tuple[int, int] | None]:
     if not field:
         return (0, 0), None
     rows, columns = field
@@ -239,10 +239,10 @@ def _seen(field: Field) -> tuple[tuple[int, int], tuple[int, int] | None]:
     return (rows.width, columns.width), stride
 
 
-def _stages(module: nn.Module, names: list[str]) -> Iterator[str]:
+def _stage_of_each(module: nn.Module, names: list[str]) -> Iterator[str]:
     """The stage of each module; what is in none goes with the one before it, at the start with the first."""
     try:
-        found = {member: stage.name for stage in stages(module) for member in stage.modules} | {head(module)[0]: "head"}
+        found = {member: stage.name for stage in find_stages(module) for member in stage.modules} | {find_head(module)[0]: "head"}
     except UsageError:  # no linear layer
         found = {name: name for name, _ in module.named_children()}
     last = next(iter(found.values()), "")
@@ -251,7 +251,7 @@ def _stages(module: nn.Module, names: list[str]) -> Iterator[str]:
         yield last
 
 
-def _sum(stage: str, rows: list[Row]) -> Row:
-    sums = {name: sum(getattr(row, name) for row in rows) for name in SUMS}
+def _sum_stage(stage: str, rows: list[LayerRow]) -> LayerRow:
+    sums = {name: sum(getattr(row, name) for row in rows) for name in SUMMED_FIELDS}
     ends = [row for row in rows if row.stride] or [row for row in rows if row.output] or rows
     return dataclasses.replace(ends[-1], name=stage, type=count(len(rows), "module"), kind="", stage=stage, **sums)

@@ -13,14 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
-from goodfit.models.anatomy.meta import Watcher, ghost
-from goodfit.optim.groups import groups, with_peaks
+from goodfit.models.anatomy.meta import OperationRecorder, to_meta
+from goodfit.optim.groups import parameter_groups, record_peak_rates
 
-What = Literal["weights", "gradients", "state", "activations", "workspace"]
+Purpose = Literal["weights", "gradients", "state", "activations", "workspace"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class StepMemory:
     """The memory of a training step in bytes, part by part, at its worst moment.
 
     `weights` with the buffers, `gradients` that are there by then, the `state` of the optimizer, `activations` that wait for the
@@ -49,31 +49,31 @@ class Training:
         return {**{key: value for key, value in dataclasses.asdict(self).items() if key != "saved"}, "peak": self.peak}
 
 
-def training_step(module: nn.Module, channels: int, size: tuple[int, int], batch: int, optimizer: Optimizer) -> Training:
+def measure_training_step(module: nn.Module, channels: int, size: tuple[int, int], batch: int, optimizer: Optimizer) -> StepMemory:
     """The memory that a step of any module takes in float32, from the second step on; the module itself is not touched.
 
     Raises:
         UsageError: nothing in the model learns, or the optimizer looks at numbers, which a model without them does not have.
     """
-    net = ghost(module).train()
+    net = to_meta(module).train()
     moving = [p for p in net.parameters() if p.requires_grad]
     if not moving or getattr(optimizer, "full_batch", False):
         raise UsageError(f'"{optimizer}" decides by numbers how far it goes' if moving else "the model has nothing to learn")
-    live, images = Live(net), torch.empty(batch, channels, *size, device="meta")
-    asked, made = groups(net, optimizer), optimizer(groups(net, optimizer))
+    live, images = MemoryRecorder(net), torch.empty(batch, channels, *size, device="meta")
+    asked, made = parameter_groups(net, optimizer), optimizer(parameter_groups(net, optimizer))
     for p in moving:
         p.grad = torch.empty_like(p)
     nothing: Any = torch.zeros((), device="meta")
-    with_peaks(made).step(lambda: nothing)  # makes the state, which every later step finds
+    record_peak_rates(made).step(lambda: nothing)  # makes the state, which every later step finds
     made.zero_grad(set_to_none=True)
     for x in [*net.parameters(), *net.buffers()]:
         live.take(x, "weights")
-    for x in _tensors(made.state):
+    for x in _tensors_in(made.state):
         live.take(x, "state")
     live.take(images, "activations")
     for p in moving:
         p.register_post_accumulate_grad_hook(live.accumulated)  # type: ignore[no-untyped-call]
-    fused = _fused(optimizer, asked)
+    fused = _is_fused(optimizer, asked)
 
     def closure() -> Tensor:
         made.zero_grad(set_to_none=True)
@@ -86,20 +86,20 @@ def training_step(module: nn.Module, channels: int, size: tuple[int, int], batch
 
     with live:
         made.step(closure)  # type: ignore[arg-type]
-    return Training(batch, str(optimizer), **live.worst, saved=live.saved)
+    return StepMemory(batch, str(optimizer), **live.worst, saved=live.saved)
 
 
-class Live(Watcher):  # type: ignore[no-untyped-call]
+class MemoryRecorder(OperationRecorder):  # type: ignore[no-untyped-call]
     """The storages that are alive, what they are for, and the sums of their bytes at the worst moment."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
-        self.what: What = "activations"  # what new tensors are for
+        self.what: Purpose = "activations"  # what new tensors are for
         self.counting = True
-        self.now: dict[What, int] = dict.fromkeys(("weights", "gradients", "state", "activations", "workspace"), 0)
+        self.now: dict[Purpose, int] = dict.fromkeys(("weights", "gradients", "state", "activations", "workspace"), 0)
         self.worst = dict(self.now)
         self.saved: dict[str, int] = {}
-        self.alive: dict[int, tuple[What, str, int, Any]] = {}  # by address: what for, the module, bytes, the storage
+        self.alive: dict[int, tuple[Purpose, str, int, Any]] = {}  # by address: what for, the module, bytes, the storage
 
     def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Take in what an operation made."""
@@ -108,7 +108,7 @@ class Live(Watcher):  # type: ignore[no-untyped-call]
                 if isinstance(x, Tensor):
                     self.take(x, self.what)
 
-    def take(self, x: Tensor, what: What) -> None:
+    def take(self, x: Tensor, what: Purpose) -> None:
         """Count a tensor's storage until it is gone."""
         storage = x.untyped_storage()
         key, n = storage._cdata, storage.nbytes()
@@ -143,7 +143,7 @@ class Live(Watcher):  # type: ignore[no-untyped-call]
                     self.saved[name] = self.saved.get(name, 0) + n
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def _tensors_in(tree: Any) -> list[Tensor]:
     return [x for x in tree_leaves([*tree.values()]) if isinstance(x, Tensor)]
 
 
@@ -154,7 +154,7 @@ def _loss(output: Any) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def _fused(optimizer: Optimizer, asked: list[dict[str, Any]]) -> bool:
+def _is_fused(optimizer: Optimizer, asked: list[dict[str, Any]]) -> bool:
     """Whether on a processor one kernel does the whole update, without copies: torch has none for a ghost, so a small twin is asked."""
     twin = optimizer([{**group, "params": [nn.Parameter(torch.zeros(1, device="cpu"))]} for group in asked])
     return type(twin).__module__.startswith("torch.optim") and all(group.get("fused") for group in twin.param_groups)

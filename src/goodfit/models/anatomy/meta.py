@@ -14,19 +14,19 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 OUTSIDE = "(outside)"  # no module's name: where images come from and losses are taken
 
 
-def ghost(module: nn.Module) -> nn.Module:
+def to_meta(module: nn.Module) -> nn.Module:
     """A copy on the meta device: shapes, types and hooks of a module without its numbers, which are not copied on the way either."""
     tensors = [*module.parameters(), *module.buffers()]
-    memo: dict[int, Any] = {id(x): _emptied(x) for x in tensors}
+    memo: dict[int, Any] = {id(x): _tensor_to_meta(x) for x in tensors}
     return copy.deepcopy(module, memo)
 
 
-def _emptied(x: Tensor) -> Tensor:
+def _tensor_to_meta(x: Tensor) -> Tensor:
     bare = torch.empty_like(x, device="meta", requires_grad=False)
     return nn.Parameter(bare, x.requires_grad) if isinstance(x, nn.Parameter) else bare
 
 
-class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation of a ghost, and which module it belongs to: the innermost one whose call it is part of.
 
     Tensors that a module makes elsewhere, or keeps without telling torch, are taken to the meta device on the way.

@@ -47,12 +47,12 @@ class Axis:
 Field = tuple[Axis, ...] | None  # rows and columns; () depends on no pixel; None: not known
 
 
-def image(size: tuple[int, int]) -> Field:
+def field_of_image(size: tuple[int, int]) -> Field:
     """The field of the image itself [B, C, H, W]."""
     return tuple(Axis(0, 0, 1, n, dim) for n, dim in zip(size, (-2, -1), strict=True))
 
 
-def after(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor, field: Callable[[Tensor], Field]) -> Field:
+def propagate(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor, field: Callable[[Tensor], Field]) -> Field:
     """The field of an operation's output, from those of what it was given.
 
     Convs, pools, slices, padding, means over the map, and everything that works pixel by pixel are known; statistics of
@@ -63,8 +63,8 @@ def after(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor, f
     name, made = func.overloadpacket.__name__, None
     if all(f == () for f in fields):
         return ()
-    if torch.Tag.pointwise in func.tags or name in KEEPING:
-        made = union(fields)
+    if torch.Tag.pointwise in func.tags or name in POSITION_PRESERVING:
+        made = merge_fields(fields)
     elif name in PRODUCTS:
         made = _product(fields)
     elif name in RULES and fields[0] and all(f == () for f in fields[1:]):
@@ -81,14 +81,14 @@ def _fits(field: tuple[Axis, ...], out: Tensor) -> bool:
     return all(-dim <= out.ndim and out.shape[dim] == n for dim, n in places.items())
 
 
-def union(fields: Iterable[Field]) -> Field:
+def merge_fields(fields: Iterable[Field]) -> Field:
     """Where paths meet: all the pixels that any of them depends on; unknown where their maps do not lie on each other."""
     total: Field = ()
     for f in fields:
         if f is None:
             return None
         if total and f:
-            met = [_both(a, b) for a, b in zip(total, f, strict=True)]
+            met = [_merge_axes(a, b) for a, b in zip(total, f, strict=True)]
             if None in met:
                 return None
             total = tuple(a for a in met if a)
@@ -97,7 +97,7 @@ def union(fields: Iterable[Field]) -> Field:
     return total
 
 
-def _both(a: Axis, b: Axis) -> Axis | None:
+def _merge_axes(a: Axis, b: Axis) -> Axis | None:
     if a.dim is None or (b.dim is not None and a.size < b.size):
         a, b = b, a
     if b.dim is not None and b.size > 1 and (a.dim, a.size, a.stride) != (b.dim, b.size, b.stride):
@@ -108,11 +108,11 @@ def _both(a: Axis, b: Axis) -> Axis | None:
 # ---- the rules: (field, tensor, arguments, keywords, output) -> field -----------------------------------------------------------
 
 
-def _given(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any) -> Any:
+def _argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any) -> Any:
     return args[place] if len(args) > place else kwargs.get(name, default)
 
 
-def _slide(field: tuple[Axis, ...], kernel: Any, stride: Any, padding: Any, dilation: Any, out: Tensor) -> Field:
+def _slide_window(field: tuple[Axis, ...], kernel: Any, stride: Any, padding: Any, dilation: Any, out: Tensor) -> Field:
     """A window over the last dimensions; over a dimension that two axes share only if it is one wide."""
     n = out.ndim - 2
     given = [[x] * n if isinstance(x, int) else list(x) * (n if len(x) == 1 else 1) for x in (kernel, stride or kernel, padding, dilation)]
@@ -129,16 +129,16 @@ def _slide(field: tuple[Axis, ...], kernel: Any, stride: Any, padding: Any, dila
 
 def _conv(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Field:
     weight, _, stride, padding, dilation, transposed = args[1:7]
-    return None if transposed else _slide(field, weight.shape[2:], stride, padding, dilation, out)
+    return None if transposed else _slide_window(field, weight.shape[2:], stride, padding, dilation, out)
 
 
 def _pool(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Field:
-    stride, padding = _given(args, kwargs, 2, "stride", []), _given(args, kwargs, 3, "padding", 0)
-    return _slide(field, args[1], stride, padding, _given(args, kwargs, 4, "dilation", 1), out)
+    stride, padding = _argument(args, kwargs, 2, "stride", []), _argument(args, kwargs, 3, "padding", 0)
+    return _slide_window(field, args[1], stride, padding, _argument(args, kwargs, 4, "dilation", 1), out)
 
 
 def _mean_pool(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Field:
-    return _slide(field, args[1], _given(args, kwargs, 2, "stride", []), _given(args, kwargs, 3, "padding", 0), 1, out)
+    return _slide_window(field, args[1], _argument(args, kwargs, 2, "stride", []), _argument(args, kwargs, 3, "padding", 0), 1, out)
 
 
 def _adaptive(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Field:
@@ -146,12 +146,12 @@ def _adaptive(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: d
     if any(n % m for n, m in zip(x.shape[-2:], out.shape[-2:], strict=True)):
         return None
     kernel = [n // m for n, m in zip(x.shape[-2:], out.shape[-2:], strict=True)]
-    return _slide(field, kernel, kernel, 0, 1, out)
+    return _slide_window(field, kernel, kernel, 0, 1, out)
 
 
 def _reduce(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Field:
     """A mean, sum or maximum over some dimensions, which may be gone after it."""
-    said = _given(args, kwargs, 1, "dim", None)
+    said = _argument(args, kwargs, 1, "dim", None)
     dims = [said] if isinstance(said, int) else said or range(x.ndim)
     gone = {d if d < 0 else d - x.ndim for d in dims}
     kept = out.ndim == x.ndim
@@ -193,8 +193,8 @@ def _permute(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: di
 
 def _slice(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Field:
     """Every so many places from a first one on."""
-    dim = _given(args, kwargs, 1, "dim", 0) % x.ndim - x.ndim
-    start, step = _given(args, kwargs, 2, "start", 0) or 0, _given(args, kwargs, 4, "step", 1)
+    dim = _argument(args, kwargs, 1, "dim", 0) % x.ndim - x.ndim
+    start, step = _argument(args, kwargs, 2, "start", 0) or 0, _argument(args, kwargs, 4, "step", 1)
     touched = sum(a.dim == dim for a in field)
     if touched == 0 or out.shape == x.shape:
         return field
@@ -221,7 +221,7 @@ def _select(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dic
     return None if any(a.dim == args[1] % x.ndim - x.ndim for a in field) else _reduce(field, x, args[:2], {}, out)
 
 
-def _along(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Field:
+def _mix_channels(field: tuple[Axis, ...], x: Tensor, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Field:
     """Numbers mixed along a dimension that is none of the image's."""
     return None if any(a.dim == args[1] % x.ndim - x.ndim for a in field) else field
 
@@ -232,7 +232,7 @@ def _product(fields: list[Field]) -> Field:
     for f, summed in ((first, -1), (second, -2)):
         if f is None or any(f != () for f in added) or any(a.dim == summed for a in f):
             return None
-    return union((first, second))
+    return merge_fields((first, second))
 
 
 # By the names of torch's operators.
@@ -243,11 +243,11 @@ RULES: dict[str, Callable[..., Field]] = {
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "logsumexp", "var", "std", "var_mean"), _reduce),
     **dict.fromkeys(("view", "_unsafe_view", "unsqueeze", "squeeze", "reshape"), _view),
     **dict.fromkeys(("permute", "transpose", "t"), _permute),
-    **dict.fromkeys(("_softmax", "_log_softmax", "glu"), _along),
+    **dict.fromkeys(("_softmax", "_log_softmax", "glu"), _mix_channels),
     **dict.fromkeys(("constant_pad_nd", "reflection_pad2d", "replication_pad2d"), _pad),
     **dict.fromkeys(("split", "split_with_sizes", "expand", "repeat", "index_select"), _split),
 }  # fmt: skip
-KEEPING = {  # besides what torch calls pointwise
+POSITION_PRESERVING = {  # besides what torch calls pointwise
     "_to_copy", "copy_", "detach", "alias", "lift_fresh", "hardswish", "hardswish_", "_prelu_kernel", "rrelu_with_noise",
     "rrelu_with_noise_functional", "native_dropout", "bernoulli", "bernoulli_", "cat", "native_batch_norm", "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training", "_batch_norm_with_update", "_batch_norm_no_update", "cudnn_batch_norm", "native_group_norm",

@@ -8,35 +8,35 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from goodfit.core.words import count, percent
 from goodfit.core.words import size as bytes_said
-from goodfit.models.anatomy.account import BYTES, Account, Row
+from goodfit.models.anatomy.account import BYTES_PER_FLOAT32, Account, LayerRow
 from goodfit.models.anatomy.meta import OUTSIDE
 
-SAID = 2  # columns at the left that are words; the others are set to the right
-LAYERS = ("layer", "type", "output", "parameters", "share", "multiply-adds", "ops", "activations", "kept", "field", "stride")
-COLUMNS = ("stage", "layer", "type", "output", "parameters", "multiply_adds", "ops", "activations", "kept_bytes", "field", "stride")
-COMPARED = ("model", "parameters", "conv", "fc", "ops", "conv", "fc", "top-1 error", "top-5 error")
+TEXT_COLUMNS = 2  # columns at the left that are words; the others are set to the right
+ACCOUNT_HEADER = ("layer", "type", "output", "parameters", "share", "multiply-adds", "ops", "activations", "kept", "field", "stride")
+CSV_HEADER = ("stage", "layer", "type", "output", "parameters", "multiply_adds", "ops", "activations", "kept_bytes", "field", "stride")
+COMPARISON_HEADER = ("model", "parameters", "conv", "fc", "ops", "conv", "fc", "top-1 error", "top-5 error")
 
 
-def table(account: Account, by_stage: bool = False) -> str:
+def format_account(account: Account, by_stage: bool = False) -> str:
     """The account as aligned text: a line a layer, or a stage, the totals, and what training takes."""
     totals = account.totals
     outside = account.training.saved.get(OUTSIDE, 0) if account.training else 0
     pixels = f"{account.batch * account.channels * account.size[0] * account.size[1]:,}"
     lines: list[Sequence[str]] = [
-        LAYERS,
-        ("input", "", _shape((account.channels, *account.size)), "", "", "", "", pixels, _kept(outside), "1", "1"),
+        ACCOUNT_HEADER,
+        ("input", "", _format_shape((account.channels, *account.size)), "", "", "", "", pixels, _format_kept(outside), "1", "1"),
     ]
     for row in account.stages() if by_stage else account.rows:
         share = percent(row.parameters / totals["parameters"]) if row.parameters else ""
         numbers = [f"{n:,}" if n else "0" for n in (row.macs, row.ops, row.activations)]
-        words = (row.name or "(itself)", row.type, _shape(row.output), f"{row.parameters:,}", share)
-        lines.append((*words, *numbers, _kept(row.kept), _field(row), _stride(row)))
+        words = (row.name or "(itself)", row.type, _format_shape(row.output), f"{row.parameters:,}", share)
+        lines.append((*words, *numbers, _format_kept(row.kept), _format_field(row), _format_stride(row)))
     sums = [f"{totals[name]:,}" for name in ("macs", "ops", "activations")]
-    lines.append(("total", "", "", f"{totals['parameters']:,}", "", *sums, _kept(totals["kept"] + outside), "", ""))
-    return "\n".join([aligned(lines), *sentences(account)])
+    lines.append(("total", "", "", f"{totals['parameters']:,}", "", *sums, _format_kept(totals["kept"] + outside), "", ""))
+    return "\n".join([align_columns(lines), *summary_lines(account)])
 
 
-def sentences(account: Account) -> list[str]:
+def summary_lines(account: Account) -> list[str]:
     """What the totals come to, in words."""
     t, s, image = account.totals, account.shares, f"{account.channels}x{account.size[0]}x{account.size[1]}"
     said = [
@@ -45,7 +45,7 @@ def sentences(account: Account) -> list[str]:
         f"Conv layers have {percent(s['conv_parameters'])} of the parameters and {percent(s['conv_ops'])} of the operations, fully"
         f" connected ones {percent(s['fc_parameters'])} and {percent(s['fc_ops'])}.",
         f"Activations in float32: {bytes_said(t['activation_bytes'])} where every layer keeps what it puts out;"
-        f" {t['in_place']:,} numbers ({bytes_said(BYTES * t['in_place'])}) with the input, where activations and sums work in place.",
+        f" {t['in_place']:,} numbers ({bytes_said(BYTES_PER_FLOAT32 * t['in_place'])}) with the input, where activations and sums work in place.",
     ]
     if account.training is not None:
         step = account.training
@@ -57,16 +57,16 @@ def sentences(account: Account) -> list[str]:
     return said
 
 
-def as_csv(account: Account, by_stage: bool = False) -> str:
+def account_to_csv(account: Account, by_stage: bool = False) -> str:
     """The rows as CSV, numbers plain; sides with x between them, nothing where something is not known."""
-    lines: list[Iterable[object]] = [COLUMNS]
+    lines: list[Iterable[object]] = [CSV_HEADER]
     for r in account.stages() if by_stage else account.rows:
-        seen = _field(r).strip("-"), _stride(r).strip("-")
-        lines.append((r.stage, r.name, r.type, _shape(r.output), r.parameters, r.macs, r.ops, r.activations, r.kept, *seen))
-    return _csv(lines)
+        seen = _format_field(r).strip("-"), _format_stride(r).strip("-")
+        lines.append((r.stage, r.name, r.type, _format_shape(r.output), r.parameters, r.macs, r.ops, r.activations, r.kept, *seen))
+    return _to_csv(lines)
 
 
-def compared(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> list[dict[str, object]]:
+def comparison_rows(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> list[dict[str, object]]:
     """An entry for each model: parameters and ops with the shares of conv and fully connected layers, and published errors in percent."""
     return [
         {
@@ -79,25 +79,32 @@ def compared(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, 
     ]
 
 
-def compare(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
+def format_comparison(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
     """Models side by side, as in the lecture's table: parameters and operations, and what share conv and fc layers have in them."""
-    lines: list[Sequence[str]] = [COMPARED]
+    lines: list[Sequence[str]] = [COMPARISON_HEADER]
     for name, made in accounts.items():
         t, s = made.totals, {key: percent(share) for key, share in made.shares.items()}
         wrong = [f"{x:.2f} %" for x in errors.get(name, ())] or ["-", "-"]
-        counts = (_millions(t["parameters"]), s["conv_parameters"], s["fc_parameters"], _millions(t["ops"]), s["conv_ops"], s["fc_ops"])
+        counts = (
+            _format_millions(t["parameters"]),
+            s["conv_parameters"],
+            s["fc_parameters"],
+            _format_millions(t["ops"]),
+            s["conv_ops"],
+            s["fc_ops"],
+        )
         lines.append((name, *counts, *wrong))
-    return aligned(lines, said=1)
+    return align_columns(lines, said=1)
 
 
-def compare_csv(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
+def comparison_to_csv(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
     """The same as CSV, with shares as numbers; no error where none was published."""
-    rows = compared(accounts, errors)
+    rows = comparison_rows(accounts, errors)
     names = [*max(rows, key=len)]
-    return _csv([names, *([row.get(name, "") for name in names] for row in rows)])
+    return _to_csv([names, *([row.get(name, "") for name in names] for row in rows)])
 
 
-def aligned(lines: Sequence[Sequence[str]], said: int = SAID) -> str:
+def align_columns(lines: Sequence[Sequence[str]], said: int = TEXT_COLUMNS) -> str:
     """Lines of words in columns, the first `said` set to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -106,31 +113,31 @@ def aligned(lines: Sequence[Sequence[str]], said: int = SAID) -> str:
     )
 
 
-def _csv(lines: Iterable[Iterable[object]]) -> str:
+def _to_csv(lines: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue().rstrip("\n")
 
 
-def _shape(sides: Sequence[int]) -> str:
+def _format_shape(sides: Sequence[int]) -> str:
     return "x".join(map(str, sides))
 
 
-def _pair(sides: tuple[int, int]) -> str:
-    return str(sides[0]) if sides[0] == sides[1] else _shape(sides)
+def _format_sides(sides: tuple[int, int]) -> str:
+    return str(sides[0]) if sides[0] == sides[1] else _format_shape(sides)
 
 
-def _field(row: Row) -> str:
-    return _pair(row.field) if row.field != (0, 0) else "-"
+def _format_field(row: LayerRow) -> str:
+    return _format_sides(row.field) if row.field != (0, 0) else "-"
 
 
-def _stride(row: Row) -> str:
-    return _pair(row.stride) if row.stride else "-"
+def _format_stride(row: LayerRow) -> str:
+    return _format_sides(row.stride) if row.stride else "-"
 
 
-def _kept(n: int) -> str:
+def _format_kept(n: int) -> str:
     return bytes_said(n) if n else ""
 
 
-def _millions(n: int) -> str:
+def _format_millions(n: int) -> str:
     return f"{n / 1e6:,.2f} M"

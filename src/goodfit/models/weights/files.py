@@ -22,11 +22,11 @@ from goodfit.core.words import percent
 from goodfit.models.weights.published import PUBLISHED
 from goodfit.models.weights.saved import SavedModel
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
-WRAPPED = ("state_dict", "model_state_dict", "model")  # under which training scripts keep the tensors
-PARALLEL = "module."  # what torch's DataParallel puts before each name
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")  # under which training scripts keep the tensors
+DATA_PARALLEL_PREFIX = "module."  # what torch's DataParallel puts before each name
 # ImageNet's classes: the 1000 ids of WordNet, in their order, from the first to the last of these.
-WORDNET, FIRST, LAST, IMAGENET = re.compile(r"n\d{8}"), "n01440764", "n15075141", 1000
+WORDNET_ID, FIRST_IMAGENET_ID, LAST_IMAGENET_ID, IMAGENET_CLASSES = re.compile(r"n\d{8}"), "n01440764", "n15075141", 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,13 +52,13 @@ class Weights:
 
     def tell_apart(self, classes: Sequence[str]) -> bool:
         """Whether the head is for these very classes."""
-        return tuple(classes) == self.classes or (self.imagenet and are_imagenet(classes))
+        return tuple(classes) == self.classes or (self.imagenet and are_imagenet_classes(classes))
 
 
-def are_imagenet(classes: Sequence[str]) -> bool:
+def are_imagenet_classes(classes: Sequence[str]) -> bool:
     """Whether classes are the 1000 of ImageNet, in the order of every net trained on them."""
-    ids = len(classes) == IMAGENET and (classes[0], classes[-1]) == (FIRST, LAST)
-    return ids and list(classes) == sorted(classes) and all(WORDNET.fullmatch(name) for name in classes)
+    ids = len(classes) == IMAGENET_CLASSES and (classes[0], classes[-1]) == (FIRST_IMAGENET_ID, LAST_IMAGENET_ID)
+    return ids and list(classes) == sorted(classes) and all(WORDNET_ID.fullmatch(name) for name in classes)
 
 
 def from_published(name: str, say: Say) -> Weights:
@@ -69,7 +69,7 @@ def from_published(name: str, say: Say) -> Weights:
     """
     about = PUBLISHED[name]
     path = cache_home() / "downloads" / "weights" / about.file
-    return _known(name, path, fetch(about.url, path, about.checksum, "sha256", say))
+    return _load_published(name, path, fetch(about.url, path, about.checksum, "sha256", say))
 
 
 def from_file(path: Path) -> Weights:
@@ -78,16 +78,16 @@ def from_file(path: Path) -> Weights:
     Raises:
         DataError: it is no file of weights, or damaged.
     """
-    if path.suffix not in SUFFIXES:
-        raise DataError(f'Expected weights in a file that ends in {", ".join(SUFFIXES)}, received "{path}".')
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise DataError(f'Expected weights in a file that ends in {", ".join(WEIGHT_SUFFIXES)}, received "{path}".')
     sha256 = digest(path)
     name = next((name for name, about in PUBLISHED.items() if about.file == path.name), "")
     if not name:
-        return Weights(str(path), sha256, tensors_in(path))
+        return Weights(str(path), sha256, read_tensors(path))
     about = PUBLISHED[name]
     if not sha256.startswith(about.checksum):
         raise DataError(f'"{path}" is not the file of that name (SHA-256 {sha256}): fetch it from {about.url}, or rename yours.')
-    return _known(str(path), path, sha256)
+    return _load_published(str(path), path, sha256)
 
 
 def from_run(run: Run) -> Weights:
@@ -106,16 +106,16 @@ def from_run(run: Run) -> Weights:
     )  # fmt: skip
 
 
-def _known(name: str, path: Path, sha256: str) -> Weights:
+def _load_published(name: str, path: Path, sha256: str) -> Weights:
     """The published weights in a file of theirs."""
     (about,) = (about for about in PUBLISHED.values() if about.file == path.name)
     return Weights(
-        name, sha256, tensors_in(path), about.model, size=(about.size, about.size), mean=about.mean, std=about.std,
+        name, sha256, read_tensors(path), about.model, size=(about.size, about.size), mean=about.mean, std=about.std,
         accuracy=f"top-1 {about.top1:.1f} %, top-5 {about.top5:.1f} % on ImageNet at {about.size} of {about.resize} pixels", imagenet=True,
     )  # fmt: skip
 
 
-def tensors_in(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors or a torch file, by name; nothing but tensors is ever unpickled.
 
     Raises:
@@ -130,7 +130,7 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(f'"{path}" does not read as weights ({reason}).') from error
-    for key in WRAPPED:
+    for key in WRAPPER_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:
@@ -138,6 +138,6 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     for name, x in content.items():
         if not isinstance(name, str) or not isinstance(x, Tensor):
             raise DataError(f'Expected tensors by name in "{path}", found a {type(x).__name__} at {name!r}.')
-    if all(name.startswith(PARALLEL) for name in content):
-        return {name.removeprefix(PARALLEL): x for name, x in content.items()}
+    if all(name.startswith(DATA_PARALLEL_PREFIX) for name in content):
+        return {name.removeprefix(DATA_PARALLEL_PREFIX): x for name, x in content.items()}
     return content

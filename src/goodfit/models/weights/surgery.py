@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
 from goodfit.core.words import count, some
-from goodfit.models.branches import Tapped
-from goodfit.models.weights.stages import head
+from goodfit.models.branches import NetWithAuxHeads
+from goodfit.models.weights.stages import find_head
 
-COUNTER = "num_batches_tracked"  # of a norm; some files leave it out, and nothing depends on it
+BATCH_COUNTER = "num_batches_tracked"  # of a norm; some files leave it out, and nothing depends on it
 GRAY, RGB, ALPHA = 1, 3, 4  # channels
-MOST = 4  # tensors that are named of a kind
-ABSENT = "made anew: the source has no such"
+MAX_NAMES_LISTED = 4  # tensors that are named of a kind
+NOT_IN_SOURCE = "made anew: the source has no such"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Transfer:
             kind, _, detail = how.partition(" (")
             kinds.setdefault(kind, []).append(f"{name} ({detail}" if detail else name)
         for kind, names in kinds.items():
-            said.append(f"{listed(names, self.left if kind == ABSENT else ())} {kind}")
+            said.append(f"{list_names(names, self.left if kind == NOT_IN_SOURCE else ())} {kind}")
         if self.left:
-            absent = [name for name, how in self.anew.items() if how == ABSENT]
-            said.append(f"{listed(self.left, absent)} left out: the model has no such")
+            absent = [name for name, how in self.anew.items() if how == NOT_IN_SOURCE]
+            said.append(f"{list_names(self.left, absent)} left out: the model has no such")
         return said
 
     def plain(self) -> dict[str, Any]:
@@ -50,17 +50,17 @@ class Transfer:
         return {"taken": list(self.taken), "adapted": self.adapted, "anew": self.anew, "left": list(self.left)}
 
 
-def listed(names: Sequence[str], others: Sequence[str]) -> str:
+def list_names(names: Sequence[str], others: Sequence[str]) -> str:
     """The first few names, each with the nearest of the others, which it may have been meant for."""
     said = list(names)
-    for place, name in enumerate(said[:MOST]):
+    for place, name in enumerate(said[:MAX_NAMES_LISTED]):
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
         said[place] = f"{name} (nearest there: {near[0]})" if near else name
-    return some(said, MOST)
+    return some(said, MAX_NAMES_LISTED)
 
 
 @torch.no_grad()
-def transplant(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bool = False) -> Transfer:
+def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bool = False) -> Transfer:
     """Put tensors into a fresh model, in place, where name and shape are the same.
 
     Its heads, auxiliary ones too, stay as they are unless they tell the `same_classes` apart. A first conv for another number of
@@ -69,12 +69,12 @@ def transplant(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bo
     Raises:
         UsageError: not one tensor fits, or one that does is not finite.
     """
-    ends, first = heads_of(model), first_conv(model)
+    ends, first = find_heads(model), first_conv_weight(model)
     taken, adapted, anew = list[str](), dict[str, str](), dict[str, str]()
     own: dict[str, Tensor] = model.state_dict()
     for name, x in own.items():
         there = tensors.get(name)
-        if name.rpartition(".")[2] == COUNTER:
+        if name.rpartition(".")[2] == BATCH_COUNTER:
             if there is not None:
                 x.copy_(there)
             continue
@@ -82,11 +82,11 @@ def transplant(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bo
             anew[name] = f"made anew for {ends[name.rpartition('.')[0]]} classes"
             continue
         if there is None:
-            anew[name] = ABSENT
+            anew[name] = NOT_IN_SOURCE
             continue
-        new, how = (there, "") if there.shape == x.shape else recolored(there, x) if name == first else (None, "")
+        new, how = (there, "") if there.shape == x.shape else adapt_input_channels(there, x) if name == first else (None, "")
         if new is None:
-            anew[name] = f"made anew for another shape ({shape(x)} here, {shape(there)} there)"
+            anew[name] = f"made anew for another shape ({format_shape(x)} here, {format_shape(there)} there)"
             continue
         if not new.isfinite().all():
             raise UsageError(f"Expected finite numbers in the weights to begin from, found others in {name}.")
@@ -97,7 +97,7 @@ def transplant(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bo
             adapted[name] = how
         else:
             taken.append(name)
-    left = tuple(name for name in tensors if name not in own and name.rpartition(".")[2] != COUNTER)
+    left = tuple(name for name in tensors if name not in own and name.rpartition(".")[2] != BATCH_COUNTER)
     if not taken and not adapted:
         raise UsageError(
             f"Not one tensor of the weights to begin from fits the model: those are called {some(list(tensors), 3)},"
@@ -106,20 +106,20 @@ def transplant(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bo
     return Transfer(tuple(taken), adapted, anew, left)
 
 
-def heads_of(model: nn.Module) -> dict[str, int]:
+def find_heads(model: nn.Module) -> dict[str, int]:
     """The linear layers whose outputs are the classes, by name, and how many those are: the head, and that of each auxiliary head."""
-    extra = model.heads.values() if isinstance(model, Tapped) else ()
-    found = [head(model), *((f"{name}.{inner}", m) for name in extra for inner, m in [head(model.get_submodule(name))])]
+    extra = model.heads.values() if isinstance(model, NetWithAuxHeads) else ()
+    found = [find_head(model), *((f"{name}.{inner}", m) for name in extra for inner, m in [find_head(model.get_submodule(name))])]
     return {name: layer.out_features for name, layer in found}
 
 
-def first_conv(model: nn.Module) -> str:
+def first_conv_weight(model: nn.Module) -> str:
     """The name of the weights of the first conv layer, empty where there is none."""
     found = (name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
     return next((f"{name}.weight" for name in found), "")
 
 
-def recolored(weight: Tensor, like: Tensor) -> tuple[Tensor | None, str]:
+def adapt_input_channels(weight: Tensor, like: Tensor) -> tuple[Tensor | None, str]:
     """Weights [n, c, h, w] of a first conv for as many channels as `like` has, and how; (None, "") where that cannot be.
 
     From colors to gray they are summed, so that a gray image gives what it gave as a color image of three equal channels; from gray to
@@ -140,7 +140,7 @@ def recolored(weight: Tensor, like: Tensor) -> tuple[Tensor | None, str]:
     return new, ", ".join(how)
 
 
-def for_channels(values: tuple[float, ...], channels: int, alpha: float) -> tuple[float, ...]:
+def adapt_statistics(values: tuple[float, ...], channels: int, alpha: float) -> tuple[float, ...]:
     """A mean or std per channel for another number of channels: gray gets the mean of the colors, colors get that of gray."""
     colors = values[:RGB]
     if channels == GRAY:
@@ -149,6 +149,6 @@ def for_channels(values: tuple[float, ...], channels: int, alpha: float) -> tupl
     return (*colors, *(values[RGB:] or (alpha,))) if channels == ALPHA else colors
 
 
-def shape(x: Tensor) -> str:
+def format_shape(x: Tensor) -> str:
     """`64x3x7x7`; `one number` without dimensions."""
     return "x".join(map(str, x.shape)) or "one number"

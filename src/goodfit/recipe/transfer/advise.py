@@ -13,7 +13,7 @@ from torch import Tensor
 from goodfit.core.chance import Chance
 from goodfit.core.words import count, percent
 from goodfit.data.dataset import Dataset
-from goodfit.models.weights.stages import stages
+from goodfit.models.weights.stages import find_stages
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.features import HEAD, Net, Progress, Vectors, features, places
 from goodfit.recipe.transfer.origin import Origin, origin
@@ -206,7 +206,7 @@ def decide(there: Origin, rungs: tuple[Rung, ...], right: dict[str, Tensor], sim
     sooner = ahead(right[best.name], right[last.name]) > SURE
     doubtful = "; two standard errors reach across it" if abs(similarity - SIMILAR) < SURE * doubt else ""
     linear = kinship == "similar" and not sooner and (per_class < FEWEST or (amount == "little" and last.accuracy >= SOLVED))
-    trainable, rates, why = action(per_class, kinship, linear, len(stages(there.learned.model)))
+    trainable, rates, why = action(per_class, kinship, linear, len(find_stages(there.learned.model)))
     reasons = (
         f"{per_class:g} training images per class are {amount} data (the line is at {LITTLE}).",
         f"On {last.name} a linear probe gets {percent(last.accuracy)} right with what the net has learned, {percent(last.random)} with"

@@ -21,7 +21,7 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.loader import sweep
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.store import hashed
-from goodfit.models.weights.stages import head, stages
+from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.training.noise import evaluating
 
 HEAD = "head"  # the name of the place where the head takes in what is before it
@@ -43,7 +43,7 @@ class Net:
     @functools.cached_property
     def digest(self) -> str:
         """A hash of how the net is built and of its weights and buffers, without its head: no feature depends on that."""
-        name, last = head(self.model)
+        name, last = find_head(self.model)
         words: list[str | bytes] = [str(self.model).replace(str(last), "")]
         for key, x in self.model.state_dict().items():
             if not key.startswith(f"{name}."):
@@ -53,7 +53,7 @@ class Net:
 
 def places(model: nn.Module) -> list[str]:
     """Where features can be taken: the stages, first to last, then "head", which stands for what the head takes in."""
-    return [*(stage.name for stage in stages(model)), HEAD]
+    return [*(stage.name for stage in find_stages(model)), HEAD]
 
 
 def pooled(output: Any) -> Tensor:
@@ -73,12 +73,12 @@ class Listener:
             UsageError: a place is not there.
         """
         self.heard: dict[str, Tensor] = {}
-        modules = {stage.name: stage.modules[-1] for stage in stages(model)}
+        modules = {stage.name: stage.modules[-1] for stage in find_stages(model)}
         for name in names:
             if name not in (*modules, HEAD):
                 raise UsageError(one_of("stage", name, [*modules, HEAD]))
         self._handles = [
-            head(model)[1].register_forward_pre_hook(lambda module, inputs: self._hear(HEAD, inputs))
+            find_head(model)[1].register_forward_pre_hook(lambda module, inputs: self._hear(HEAD, inputs))
             if name == HEAD
             else model.get_submodule(modules[name]).register_forward_hook(functools.partial(self._leaves, name))
             for name in names

@@ -15,7 +15,7 @@ from goodfit.core.weights import is_norm
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import sweep
 from goodfit.models.weights.files import Weights
-from goodfit.models.weights.surgery import transplant
+from goodfit.models.weights.surgery import copy_weights
 from goodfit.recipe.auto import Chooser, data_choices, machine_choices
 from goodfit.recipe.build import catalog, make_model
 from goodfit.recipe.recipe import Recipe
@@ -63,7 +63,7 @@ def meet(weights: Weights, part: Part, data: Dataset, device: torch.device, seed
         torch.manual_seed(seed)
         model = make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size).eval()
     learned = copy.deepcopy(model)
-    transplant(learned, weights.tensors, weights.tell_apart(data.classes))
+    copy_weights(learned, weights.tensors, weights.tell_apart(data.classes))
     nets = [
         Net(name, there.to(device, memory_format=torch.channels_last), data.preprocess, device)  # type: ignore[call-overload]
         for name, there in ((weights.name, learned), (f"{part} with random weights", model))

@@ -14,10 +14,10 @@ from goodfit.core.fetch import digest
 from goodfit.core.run import Run, used
 from goodfit.core.words import percent
 from goodfit.data.dataset import Dataset
-from goodfit.models.blocks import SMALL
-from goodfit.models.weights.files import SUFFIXES, Weights, from_file, from_published
-from goodfit.models.weights.published import DEFAULT, PUBLISHED, published
-from goodfit.models.weights.surgery import for_channels, transplant
+from goodfit.models.blocks import SMALL_STEM_BELOW
+from goodfit.models.weights.files import WEIGHT_SUFFIXES, Weights, from_file, from_published
+from goodfit.models.weights.published import DEFAULT_WEIGHTS, PUBLISHED, resolve_published
+from goodfit.models.weights.surgery import adapt_statistics, copy_weights
 from goodfit.predict.predictor import load_run
 from goodfit.recipe.auto import Choice, Chooser
 from goodfit.recipe.build import Built, catalog, parts
@@ -35,7 +35,7 @@ GENTLE = "backbone(0.1)"
 def lasting(source: str) -> str:
     """A source as it is found from any folder, also once it is gone: published weights by name, all else as an absolute path."""
     place, hashed = _split(source)
-    if not place or (not Path(place).expanduser().exists() and published(place)):
+    if not place or (not Path(place).expanduser().exists() and resolve_published(place)):
         return source
     return str(Path(place).expanduser().resolve()) + (f"#sha256={hashed}" if hashed else "")
 
@@ -78,11 +78,11 @@ def find(place: str, say: Callable[[str], None]) -> Weights:
     if path.is_file():
         beside = path.name == MODEL and (path.parent / "recipe.toml").is_file()
         return from_run(Run(path.parent)) if beside else from_file(path)
-    if name := published(place):
+    if name := resolve_published(place):
         return from_published(name, say)
     models = list(dict.fromkeys(name.partition(":")[0] for name in PUBLISHED))
     raise UsageError(
-        f"Expected weights to begin from: a run folder, a file ({', '.join(SUFFIXES)}), or published ones such as resnet18:{DEFAULT};"
+        f"Expected weights to begin from: a run folder, a file ({', '.join(WEIGHT_SUFFIXES)}), or published ones such as resnet18:{DEFAULT_WEIGHTS};"
         f' found nothing at "{place}".{did_you_mean(path.name.partition(":")[0], models)} Published are {", ".join(models)}.'
     )
 
@@ -133,7 +133,7 @@ def with_stem(part: Part, size: tuple[int, ...]) -> Part:
     """The model with the stem it has for images of that size, so that it keeps it at another."""
     if getattr(part, "stem", "") != "auto" or len(size) != 2:
         return part
-    return dataclasses.replace(part, stem="small" if min(size) < SMALL else "imagenet")  # type: ignore[type-var]
+    return dataclasses.replace(part, stem="small" if min(size) < SMALL_STEM_BELOW else "imagenet")  # type: ignore[type-var]
 
 
 def settle(chooser: Chooser, weights: Weights | None, known: Catalog) -> None:
@@ -146,7 +146,7 @@ def settle(chooser: Chooser, weights: Weights | None, known: Catalog) -> None:
         chooser.recipe = recipe.but(**{field: value for field, value in plain.items() if chooser.open(field)})
         return
     for field, alpha in (("mean", 0.0), ("std", 1.0)):
-        values = for_channels(getattr(weights, field), int(recipe.channels), alpha) if getattr(weights, field) else "data"
+        values = adapt_statistics(getattr(weights, field), int(recipe.channels), alpha) if getattr(weights, field) else "data"
         if chooser.open(field):
             chooser.recipe = chooser.recipe.but(**{field: values})
             if values != "data":
@@ -165,7 +165,7 @@ def plant(built: Built, weights: Weights, data: Dataset) -> Built:
     """
     state = built.state
     same = weights.tell_apart(data.classes)
-    transfer = transplant(state.model, weights.tensors, same)
+    transfer = copy_weights(state.model, weights.tensors, same)
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
     first, *others = transfer.sentences()
