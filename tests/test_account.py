@@ -114,7 +114,7 @@ class Odd(nn.Module):
 def test_any_module() -> None:
     net = Odd()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    made = account_for(net, 3, (4, 4)).trained(measure_training_step(net, 3, (4, 4), 2, optimizer("sgd")))
+    made = account_for(net, 3, (4, 4)).with_step_memory(measure_training_step(net, 3, (4, 4), 2, optimizer("sgd")))
     by_name = {r.name: r for r in made.rows}
     assert by_name["conv"].macs == 2 * 16 * 9 and by_name["conv"].parameters == 12
     assert by_name["act"].activations == 0
@@ -378,11 +378,11 @@ def test_kept_is_what_autograd_saves(text: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda y: y):
         out = net(x)
     expected = sum(y.untyped_storage().nbytes() for key, y in saved.items() if key not in weights and key != x.data_ptr())
-    made = account_for(net, 3, size, batch).trained(measure_training_step(net, 3, size, batch, optimizer("sgd")))
+    made = account_for(net, 3, size, batch).with_step_memory(measure_training_step(net, 3, size, batch, optimizer("sgd")))
     assert out is not None
     assert made.totals["kept"] == pytest.approx(expected, rel=0.02)
-    assert made.training is not None
-    assert made.training.saved[OUTSIDE] >= x.untyped_storage().nbytes()
+    assert made.step_memory is not None
+    assert made.step_memory.saved_by_module[OUTSIDE] >= x.untyped_storage().nbytes()
 
 
 def test_frozen_layers_keep_little_and_have_no_state() -> None:
@@ -399,7 +399,7 @@ def test_frozen_layers_keep_little_and_have_no_state() -> None:
 def test_what_can_not_be_predicted_is_said() -> None:
     with pytest.raises(UsageError, match="nothing to learn"):
         measure_training_step(nn.Flatten(), 3, (4, 4), 2, optimizer("sgd"))
-    with pytest.raises(UsageError, match="decides by numbers"):
+    with pytest.raises(UsageError, match="depend on the values"):
         measure_training_step(build("linear", (4, 4)), 3, (4, 4), 2, optimizer("lbfgs"))
 
 
@@ -434,7 +434,7 @@ def test_the_stages_of_a_resnet() -> None:
 @pytest.fixture
 def made() -> Iterator[Account]:
     net = build("convnet", (32, 32))
-    yield account_for(net, 3, (32, 32), batch=4).trained(measure_training_step(net, 3, (32, 32), 4, optimizer("sgd")))
+    yield account_for(net, 3, (32, 32), batch=4).with_step_memory(measure_training_step(net, 3, (32, 32), 4, optimizer("sgd")))
 
 
 def test_dictionary(made: Account) -> None:

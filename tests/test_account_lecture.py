@@ -11,8 +11,7 @@ from torch import nn
 
 from goodfit.core.catalog import Catalog, spell
 from goodfit.models.anatomy.account import Account, account_for
-from goodfit.models.anatomy.lecture import ERRATA, ERRORS
-from goodfit.models.anatomy.tables import format_comparison, comparison_rows, format_account
+from goodfit.models.anatomy.tables import LECTURE_ERRATA, PUBLISHED_ERRORS, comparison_rows, format_account, format_comparison
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 PAPER = "googlenet(kernel=5, norm=none, aux=0)"
@@ -120,7 +119,7 @@ def test_depthwise_separable_convs_cost_their_share(c_in: int, c_out: int, k: in
 def test_the_trends_in_nets() -> None:
     """Sums of shortcuts, 1x1 bottlenecks, depthwise convs, and the mean of the map with one fully connected layer."""
     rows = of("resnet(50)").rows
-    sums = [row for row in rows if row.type == "Block"]
+    sums = [row for row in rows if row.type == "ResidualBlock"]
     assert len(sums) == 16 and all(row.activations and not row.in_place and not row.macs for row in sums)
     for text in ("resnet(50)", "mobilenet_v2", PAPER):
         assert sum(row.kind == "fc" for row in of(text).rows) == 1
@@ -225,7 +224,7 @@ def test_the_slides_total_of_vgg16_fits_nothing() -> None:
     assert not any(abs(n / 24e6 - 1) < 0.15 for n in (own, both))
     said = format_account(made)
     assert "15,237,608 numbers (61 MB) with the input" in said and "28,642,792" in said
-    assert "15.2M" in ERRATA["vgg(16)"] and "28.8M" in ERRATA["vgg(16)"]
+    assert "15.2M" in LECTURE_ERRATA["vgg(16)"] and "28.8M" in LECTURE_ERRATA["vgg(16)"]
 
 
 @pytest.mark.item("S159")
@@ -278,7 +277,7 @@ def test_the_row_of_nin() -> None:
     assert [round(of("nin", side).totals["macs"] / 1e6) for side in (224, 227)] == [1100, 1106]
     for side in (224, 227):
         assert 0.94 < millions("nin", side)[1] / 1168 < 0.95
-    assert "1168M" in ERRATA["nin"]
+    assert "1168M" in LECTURE_ERRATA["nin"]
 
 
 @pytest.mark.item("S167", "S173")
@@ -305,14 +304,14 @@ def test_googlenet_with_3x3_in_place_of_5x5_is_not_nearer() -> None:
 @pytest.mark.item("S174")
 def test_the_errors_of_the_model_zoo() -> None:
     """Stored with their source; no weights are at hand to measure them again. Deeper nets of a family err less, and norms help."""
-    assert ERRORS["alexnet"] == (43.45, 20.91)
+    assert PUBLISHED_ERRORS["alexnet"] == (43.45, 20.91)
     zoo = {"11": (30.98, 11.37), "13": (30.07, 10.75), "16": (28.41, 9.62), "19": (27.62, 9.12)}
-    assert {n: ERRORS[f"vgg({n})"] for n in zoo} == zoo
+    assert {n: PUBLISHED_ERRORS[f"vgg({n})"] for n in zoo} == zoo
     normed = {"11": (29.62, 10.19), "13": (28.45, 9.63), "16": (26.63, 8.50), "19": (25.76, 8.15)}
-    assert {n: ERRORS[f"vgg({n}, norm=batch)"] for n in normed} == normed
+    assert {n: PUBLISHED_ERRORS[f"vgg({n}, norm=batch)"] for n in normed} == normed
     resnets = {"18": (30.24, 10.92), "34": (26.70, 8.58), "50": (23.85, 7.13), "101": (22.63, 6.44)}
-    assert {n: ERRORS[f"resnet({n})"] for n in resnets} == resnets
-    assert len(ERRORS) == 13
+    assert {n: PUBLISHED_ERRORS[f"resnet({n})"] for n in resnets} == resnets
+    assert len(PUBLISHED_ERRORS) == 13
     assert all(normed[n] < zoo[n] for n in zoo)
     assert sorted(resnets.values(), reverse=True) == list(resnets.values())
 
@@ -321,15 +320,15 @@ def test_the_errors_of_the_model_zoo() -> None:
 def test_models_side_by_side() -> None:
     names = ["alexnet2012", "vgg_f", "vgg_m", "vgg_s", "vgg(16)", "vgg(19)", "nin", PAPER]
     accounts = {name: of(name, 227 if name == "alexnet2012" else 224) for name in names}
-    head, *lines = format_comparison(accounts, ERRORS).splitlines()
+    head, *lines = format_comparison(accounts, PUBLISHED_ERRORS).splitlines()
     assert head.split()[:6] == ["model", "parameters", "conv", "fc", "ops", "conv"]
     assert " ".join(lines[4].split()) == "vgg(16) 138.36 M 10.6 % 89.4 % 15,483.82 M 99.2 % 0.8 % 28.41 % 9.62 %"
     assert " ".join(lines[0].split()) == "alexnet2012 60.97 M 3.8 % 96.2 % 725.07 M 91.9 % 8.1 % - -"
-    rows = comparison_rows(accounts, ERRORS)
+    rows = comparison_rows(accounts, PUBLISHED_ERRORS)
     assert [row["model"] for row in rows] == names
     assert rows[4]["top1_error"] == 28.41 and "top1_error" not in rows[0]
 
 
 def test_published_names_are_parts() -> None:
-    parts = [CATALOG.make(text, "model") for text in [*ERRORS, *ERRATA]]
-    assert len({spell(part) for part in parts}) == len(ERRORS) + len(ERRATA) - 1  # vgg(16) is in both
+    parts = [CATALOG.make(text, "model") for text in [*PUBLISHED_ERRORS, *LECTURE_ERRATA]]
+    assert len({spell(part) for part in parts}) == len(PUBLISHED_ERRORS) + len(LECTURE_ERRATA) - 1  # vgg(16) is in both

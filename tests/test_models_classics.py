@@ -20,7 +20,7 @@ from goodfit.layers.noise import DropLinear
 from goodfit.losses.mse import Mse
 from goodfit.losses.softmax import Softmax
 from goodfit.models.anatomy.account import Account, account_for
-from goodfit.models.classic import LocalResponseNorm, AdaptiveMean
+from goodfit.models.classic import AdaptiveMean, LocalResponseNorm
 from goodfit.models.nearest import Neighbors
 from goodfit.models.weights.stages import find_head, find_stages
 
@@ -395,7 +395,7 @@ def test_ties_go_to_the_nearest_and_then_to_the_first() -> None:
     alike = taught("nearest", torch.zeros(3, 1, 1, 1), torch.tensor([3, 1, 2]))
     assert alike(torch.ones(2, 1, 1, 1)).argmax(1).tolist() == [3, 3]
     between = taught("nearest(3)", torch.tensor([5.0, 1.0, -1.0, 7.0]).view(4, 1, 1, 1), torch.tensor([0, 3, 2, 1]))
-    assert between.neighbors(torch.zeros(1, 1, 1, 1)).tolist() == [[1, 2, 0]]
+    assert between.find_neighbors(torch.zeros(1, 1, 1, 1)).tolist() == [[1, 2, 0]]
     assert between(torch.zeros(1, 1, 1, 1)).argmax(1).tolist() == [3]
 
 

@@ -23,7 +23,7 @@ from goodfit.models.anatomy.account import account_for
 from goodfit.models.blocks import NormAct, make_conv, named_sequential
 from goodfit.models.branches import Branches
 from goodfit.models.mobilenet import InvertedResidual, conv_layer
-from goodfit.models.resnet import ResidualBlock, ZeroPaddedShortcut, PreactBlock
+from goodfit.models.resnet import PreactBlock, ResidualBlock, ZeroPaddedShortcut
 from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.training.gradient import gradient
 from goodfit.training.heads import heads

@@ -19,7 +19,7 @@ from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.weights import weights
 from goodfit.optim.first_order import Adagrad, Adam, Adamw, Rmsprop, Sgd
-from goodfit.optim.groups import parameter_groups, make_optimizer, record_peak_rates
+from goodfit.optim.groups import make_optimizer, parameter_groups, record_peak_rates
 from goodfit.optim.muon import Muon, orthogonalize
 from goodfit.optim.sam import Sam
 from goodfit.training.checkpoint import Checkpoints

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from goodfit.core.errors import UsageError
 from goodfit.core.weights import is_norm
 from goodfit.models.weights.stages import find_head, find_stages
-from goodfit.models.weights.surgery import Transfer, first_conv_weight, adapt_statistics, find_heads, adapt_input_channels, copy_weights
+from goodfit.models.weights.surgery import Transfer, adapt_input_channels, adapt_statistics, copy_weights, find_heads, first_conv_weight
 from goodfit.recipe.build import catalog
 from goodfit.training.trainable import phases
 

@@ -21,7 +21,7 @@ from command import FAST, Said, copied, goodfit, refused, train
 from conftest import make_photos
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
-from goodfit.models.weights.published import IMAGENET_MEAN, PUBLISHED, IMAGENET_STD, PublishedWeights
+from goodfit.models.weights.published import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED, PublishedWeights
 from goodfit.recipe.plan import plan_of
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.pretrained import lasting, weights_of

@@ -26,10 +26,10 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights import published as hub
 from goodfit.models.weights.files import Weights, are_imagenet_classes, from_file, from_published, from_run, read_tensors
 from goodfit.models.weights.published import (
-    INCEPTION_MEAN_AND_STD,
     IMAGENET_MEAN,
-    PUBLISHED,
     IMAGENET_STD,
+    INCEPTION_MEAN_AND_STD,
+    PUBLISHED,
     PublishedWeights,
     resolve_published,
 )

@@ -129,7 +129,7 @@ def subject(model: str, net: Net) -> Subject:
 
 def one(model: str, net: Net, form: Form) -> None:
     """Print the account of one network."""
-    from goodfit.models.anatomy.lecture import ERRATA
+    from goodfit.models.anatomy.tables import LECTURE_ERRATA
     from goodfit.models.anatomy.memory import measure_training_step
     from goodfit.models.anatomy.tables import account_to_csv, format_account
     from goodfit.recipe.build import catalog
@@ -138,9 +138,9 @@ def one(model: str, net: Net, form: Form) -> None:
     made, note = it.account(net.batch), ""
     optimizer: Any = catalog(net.use).make(net.optimizer, "optimizer")
     try:
-        made = made.trained(measure_training_step(it.module, it.channels, it.size, net.batch, optimizer))
+        made = made.with_step_memory(measure_training_step(it.module, it.channels, it.size, net.batch, optimizer))
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, UsageError) as error:
-        note = f"What training takes is not known: {reason(error)}."
+        note = f"The memory of a training step is unknown: {reason(error)}."
     if form.json:
         from json import dumps
 
@@ -149,18 +149,18 @@ def one(model: str, net: Net, form: Form) -> None:
     if form.csv:
         print(account_to_csv(made, form.stages))
         return
-    lecture = it.listed(ERRATA) if (it.classes, it.channels) == IMAGENET and it.size in PIXELS else None
+    lecture = it.listed(LECTURE_ERRATA) if (it.classes, it.channels) == IMAGENET and it.size in PIXELS else None
     print("\n".join(line for line in (format_account(made, form.stages), note, lecture) if line))
 
 
 def several(models: list[str], net: Net, form: Form) -> None:
     """Print networks side by side."""
-    from goodfit.models.anatomy.lecture import ERRORS
+    from goodfit.models.anatomy.tables import PUBLISHED_ERRORS
     from goodfit.models.anatomy.tables import format_comparison, comparison_to_csv, comparison_rows
 
     found = [subject(model, net) for model in models]
     accounts = {it.name: it.account(net.batch) for it in found}
-    errors = {it.name: error for it in found if (error := it.listed(ERRORS))}
+    errors = {it.name: error for it in found if (error := it.listed(PUBLISHED_ERRORS))}
     if form.json:
         from json import dumps
 
