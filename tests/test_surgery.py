@@ -1,4 +1,4 @@
-"""Weights of one net put into another: taken, adapted, made anew or left, and nothing unsaid; and that freezing holds in every model."""
+"""Copying weights of one net into another: copied, adapted, newly initialized or unused, all reported; and freezing in every model."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def copies(net: nn.Module) -> dict[str, Tensor]:
 def counted(transfer: Transfer, net: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Every tensor of the model and of the source is in the account, once."""
     own = sorted(name for name in net.state_dict() if not name.endswith(COUNTER))
-    assert sorted([*transfer.taken, *transfer.adapted, *transfer.anew]) == own
-    assert sorted([*transfer.taken, *transfer.adapted, *(n for n in transfer.anew if n in tensors), *transfer.left]) == sorted(
+    assert sorted([*transfer.copied, *transfer.adapted, *transfer.reinitialized]) == own
+    assert sorted([*transfer.copied, *transfer.adapted, *(n for n in transfer.reinitialized if n in tensors), *transfer.unused]) == sorted(
         name for name in tensors if not name.endswith(COUNTER)
     )
 
@@ -57,8 +57,8 @@ def test_all_but_the_head_is_taken() -> None:
     counted(transfer, net, tensors)
     for name, x in net.state_dict().items():
         assert torch.equal(x, before[name] if name.startswith("head.") else tensors[name]), name
-    assert transfer.anew == dict.fromkeys(("head.weight", "head.bias"), "made anew for 3 classes")
-    assert transfer.sentences() == ["25 of 27 tensors taken as they are", "head.weight, head.bias made anew for 3 classes"]
+    assert transfer.reinitialized == dict.fromkeys(("head.weight", "head.bias"), "newly initialized for 3 classes")
+    assert transfer.sentences() == ["25 of 27 tensors copied unchanged", "head.weight, head.bias newly initialized for 3 classes"]
     assert net(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
     spread = find_head(net)[1].weight.square().mean().sqrt() * find_head(net)[1].in_features ** 0.5
     assert spread < 0.15, "a fresh head starts small"
@@ -71,8 +71,10 @@ def test_the_same_classes_keep_the_head() -> None:
     counted(transfer, net, tensors)
     assert all(torch.equal(x, tensors[name]) for name, x in net.state_dict().items())
     assert net.get_submodule("stem.conv").weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr, operator]
-    assert transfer.sentences() == ["27 of 27 tensors taken as they are"]
-    assert copy_weights(build("convnet(4)"), tensors).anew.keys() == {"head.weight", "head.bias"}, "as many classes are not the same"
+    assert transfer.sentences() == ["27 of 27 tensors copied unchanged"]
+    assert copy_weights(build("convnet(4)"), tensors).reinitialized.keys() == {"head.weight", "head.bias"}, (
+        "as many classes are not the same"
+    )
 
 
 def test_auxiliary_heads_are_heads() -> None:
@@ -85,8 +87,8 @@ def test_auxiliary_heads_are_heads() -> None:
     tensors = {name: x for name, x in learned(build(text, 3, size=(8, 8))).items() if "5b" in name or "fc" in name}
     transfer = copy_weights(net, tensors)
     heads = {f"{name}.{kind}" for name in ("aux1.fc2", "aux2.fc2", "fc") for kind in ("weight", "bias")}
-    assert {name for name, how in transfer.anew.items() if "classes" in how} == heads
-    assert "aux1.fc1.weight" in transfer.taken
+    assert {name for name, how in transfer.reinitialized.items() if "classes" in how} == heads
+    assert "aux1.fc1.weight" in transfer.copied
 
 
 # ---- channels ----------------------------------------------------------------------------------------------------------------------
@@ -108,11 +110,11 @@ def test_other_channels_give_the_same_maps(before: int, after: int) -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(2, 1 if 1 in (before, after) else 3, 9, 9, generator=generator, dtype=torch.float64)
 
-    def taken(channels: int) -> Tensor:
+    def image_of(channels: int) -> Tensor:
         colors = x.expand(-1, 3, -1, -1) if channels > 1 else x
         return torch.cat([colors, torch.rand(2, 1, 9, 9, dtype=torch.float64)], 1) if channels == 4 else colors
 
-    torch.testing.assert_close(other(taken(after)), conv(taken(before)), atol=1e-12, rtol=0)
+    torch.testing.assert_close(other(image_of(after)), conv(image_of(before)), atol=1e-12, rtol=0)
 
 
 def test_the_first_conv_is_summed_for_gray_images() -> None:
@@ -142,7 +144,7 @@ def test_only_the_first_conv_is_adapted() -> None:
     net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     tensors = {name: torch.ones(4, 3, 3, 3) if name == "1.weight" else torch.ones_like(x) for name, x in net.state_dict().items()}
     assert first_conv_weight(net) == "0.weight"
-    assert copy_weights(net, tensors).anew["1.weight"] == "made anew for another shape (4x1x3x3 here, 4x3x3x3 there)"
+    assert copy_weights(net, tensors).reinitialized["1.weight"] == "newly initialized: the shapes differ (4x1x3x3 here, 4x3x3x3 there)"
     assert first_conv_weight(nn.Linear(2, 2)) == ""
 
 
@@ -164,13 +166,15 @@ def test_a_deeper_model_takes_what_there_is() -> None:
     before = copies(net)
     transfer = copy_weights(net, tensors)
     counted(transfer, net, tensors)
-    assert not transfer.left and transfer.taken
-    for name, how in transfer.anew.items():
+    assert not transfer.unused and transfer.copied
+    for name, how in transfer.reinitialized.items():
         assert torch.equal(net.state_dict()[name], before[name])
-        assert how == ("made anew for 3 classes" if name.startswith("fc.") else "made anew: the source has no such")
+        assert how == (
+            "newly initialized for 3 classes" if name.startswith("fc.") else "newly initialized: the source has none of that name"
+        )
     back = copy_weights(build("resnet(20)", 3), learned(build("resnet(32)", 3)))
-    assert len(back.left) == sum("no such" in how for how in transfer.anew.values())
-    assert back.sentences()[-1].endswith(f"and {len(back.left) - 4} more left out: the model has no such")
+    assert len(back.unused) == sum("none of that name" in how for how in transfer.reinitialized.values())
+    assert back.sentences()[-1].endswith(f"and {len(back.unused) - 4} more left out: the model has none of that name")
 
 
 def test_missing_names_come_with_the_nearest() -> None:
@@ -183,28 +187,29 @@ def test_missing_names_come_with_the_nearest() -> None:
     }
     said = copy_weights(net, tensors).sentences()
     assert said == [
-        "2 of 6 tensors taken as they are",
-        "features.weight (nearest there: feature.weight), features.bias (nearest there: feature.bias) made anew: the source has no such",
-        "head.weight, head.bias made anew for 2 classes",
+        "2 of 6 tensors copied unchanged",
+        "features.weight (nearest there: feature.weight), features.bias (nearest there: feature.bias)"
+        " newly initialized: the source has none of that name",
+        "head.weight, head.bias newly initialized for 2 classes",
         "feature.weight (nearest there: features.weight), feature.bias (nearest there: features.bias), classifier.weight,"
-        " classifier.bias left out: the model has no such",
+        " classifier.bias left out: the model has none of that name",
     ]
 
 
 def test_another_shape_is_said() -> None:
     transfer = copy_weights(build("mlp((8, 6))", size=(8, 8)), learned(build("mlp((8, 7))", size=(8, 8))))
     named = "layer2.linear.weight (6x8 here, 7x8 there)"
-    assert any(line.startswith(named) and line.endswith("made anew for another shape") for line in transfer.sentences()), (
+    assert any(line.startswith(named) and line.endswith("newly initialized: the shapes differ") for line in transfer.sentences()), (
         transfer.sentences()
     )
 
 
 def test_what_fits_nowhere_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"Not one tensor .* those are called a, b, these conv1\.weight.* Give the --model"):
+    with pytest.raises(UsageError, match=r"None of the tensors .* they are named a, b, the model.s conv1\.weight.* Give the --model"):
         copy_weights(build("resnet(20)"), {"a": torch.zeros(2), "b": torch.zeros(3)})
     tensors = learned(build("convnet(4)"))
     tensors["stage1.first.conv.weight"][0, 0, 0, 0] = float("nan")
-    with pytest.raises(UsageError, match=r"found others in stage1\.first\.conv\.weight"):
+    with pytest.raises(UsageError, match=r"received others in stage1\.first\.conv\.weight"):
         copy_weights(build("convnet(4)"), tensors)
 
 
@@ -212,14 +217,14 @@ def test_half_precision_is_converted_and_counters_do_not_count() -> None:
     net = build("convnet(4)")
     tensors = {name: x.half() for name, x in learned(net).items() if not name.endswith(COUNTER)}
     transfer = copy_weights(net, tensors, same_classes=True)
-    assert not transfer.taken and not transfer.anew and set(transfer.adapted.values()) == {"converted from float16"}
+    assert not transfer.copied and not transfer.reinitialized and set(transfer.adapted.values()) == {"converted from float16"}
     assert torch.equal(net.state_dict()["stem.conv.weight"], tensors["stem.conv.weight"].float())
     assert transfer.sentences()[1].startswith("stem.conv.weight, ") and transfer.sentences()[1].endswith("more converted from float16")
 
 
 def test_for_json() -> None:
     transfer = copy_weights(build("convnet(4)", channels=1), learned(build("convnet(4)")))
-    plain = transfer.plain()
+    plain = transfer.to_dict()
     assert plain.keys() == {"taken", "adapted", "anew", "left"} and plain["adapted"] == transfer.adapted
     assert len(plain["taken"]) + len(plain["adapted"]) + len(plain["anew"]) == 27
 

@@ -101,14 +101,14 @@ def test_inception_nets_see_what_torchvision_makes_of_the_input() -> None:
 
 def test_imagenets_classes_are_known_by_their_ids() -> None:
     ids = ["n01440764", *(f"n02{i:06d}" for i in range(998)), "n15075141"]
-    assert are_imagenet_classes(ids) and Weights("", "", {}, imagenet=True).tell_apart(ids)
+    assert are_imagenet_classes(ids) and Weights("", "", {}, imagenet=True).has_classes(ids)
     assert (
         not are_imagenet_classes(ids[:-1])
         and not are_imagenet_classes(list(reversed(ids)))
         and not are_imagenet_classes([*ids[:500], "cat", *ids[501:]])
     )
-    assert not Weights("", "", {}).tell_apart(ids)
-    assert Weights("", "", {}, classes=("a", "b")).tell_apart(["a", "b"]) and not Weights("", "", {}, classes=("a", "b")).tell_apart(
+    assert not Weights("", "", {}).has_classes(ids)
+    assert Weights("", "", {}, classes=("a", "b")).has_classes(["a", "b"]) and not Weights("", "", {}, classes=("a", "b")).has_classes(
         ["b", "a"]
     )
 
@@ -247,7 +247,7 @@ def test_a_file_of_a_published_name_is_that_file(server: Server, tmp_path: Path)
     weights = from_file(path)
     assert (weights.name, weights.model, server.asked) == (str(path), "linear", [])
     path.write_bytes(server.content + b"x")
-    with pytest.raises(DataError, match="is not the file of that name"):
+    with pytest.raises(DataError, match="is not the published file of that name"):
         from_file(path)
 
 
@@ -295,16 +295,16 @@ def test_nothing_but_tensors_is_unpickled(old: bool, tmp_path: Path, capfd: pyte
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.pth", b"", "does not read as weights"),
+        ("a.pth", b"", "cannot be read as weights"),
         ("a.pth", b"not weights at all", "so it is not opened"),
-        ("a.pth", b"PK\x03\x04 torn", "does not read as weights"),
-        ("a.safetensors", b"", "does not read as weights"),
-        ("a.safetensors", b"x" * 100, "does not read as weights"),
+        ("a.pth", b"PK\x03\x04 torn", "cannot be read as weights"),
+        ("a.safetensors", b"", "cannot be read as weights"),
+        ("a.safetensors", b"x" * 100, "cannot be read as weights"),
         ("a.onnx", b"x", r"ends in \.safetensors, \.pth, \.pt, received"),
-        ("a.pth", {}, "Expected tensors by name in .* found none"),
-        ("a.pth", [1, 2], "found a list"),
-        ("a.pth", {"weight": 3.0}, "found a float at 'weight'"),
-        ("a.pth", {1: torch.zeros(2)}, "found a Tensor at 1"),
+        ("a.pth", {}, "Expected tensors by name in .* received none"),
+        ("a.pth", [1, 2], "received a list"),
+        ("a.pth", {"weight": 3.0}, "received a float at 'weight'"),
+        ("a.pth", {1: torch.zeros(2)}, "received a Tensor at 1"),
     ],
 )
 def test_other_files(name: str, content: Any, said: str, tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
         else:
             save_file(some_tensors(), path)
         path.write_bytes(path.read_bytes()[:-500])
-        with pytest.raises(DataError, match="does not read as weights"):
+        with pytest.raises(DataError, match="cannot be read as weights"):
             from_file(path)
 
 

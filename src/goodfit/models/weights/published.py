@@ -1,4 +1,4 @@
-"""Weights that torchvision publishes: their files, the models they fit, what those saw, and how good they are."""
+"""Weights that torchvision publishes: their files, the models they fit, the preprocessing they expect, and their accuracy."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple
 from goodfit.core.errors import UsageError, one_of
 
 BASE_URL = "https://download.pytorch.org/models/"
-DEFAULT_WEIGHTS = "imagenet"  # stands for the first weights of a model
+DEFAULT_WEIGHTS = "imagenet"  # the name of the first weights of a model in `PUBLISHED`
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors
-INCEPTION_MEAN_AND_STD = (0.5, 0.5, 0.5)  # what torchvision's two inception nets turn those into on their way in
+INCEPTION_MEAN_AND_STD = (0.5, 0.5, 0.5)  # what torchvision's two inception nets normalize with, by their transform_input
 
 
 class PublishedWeights(NamedTuple):
-    """A file of weights: its name ends in the first digits of its SHA-256; `model` is the part that they fit, for ImageNet's 1000 classes.
+    """A file of weights, whose name ends in the first digits of its SHA-256; `model` is the part that they fit, for 1000 classes.
 
-    `top1` and `top5` are the accuracies on ImageNet's validation images in percent, their short side brought to `resize` pixels and the
-    middle `size` of that taken.
+    `top1` and `top5` are the accuracies in percent on ImageNet's validation images, resized to a short side of `resize` pixels and
+    center-cropped to `size`.
     """
 
     file: str
@@ -38,8 +38,8 @@ class PublishedWeights(NamedTuple):
         return self.file.removesuffix(".pth").rpartition("-")[2]
 
 
-# By torchvision's names for the model and its weights, the default ones first. Auxiliary heads help to train from scratch, and those in
-# googlenet's file have never been trained: they are left out.
+# By torchvision's names for the model and its weights, the default ones first. Auxiliary heads are left out: they help to train from
+# scratch only, and those in googlenet's file have never been trained.
 PUBLISHED = {
     "alexnet:IMAGENET1K_V1": PublishedWeights("alexnet-owt-7be5be79.pth", "alexnet(imagenet)", 56.522, 79.066),
     "vgg11:IMAGENET1K_V1": PublishedWeights("vgg11-8a719046.pth", "vgg(11, stem=imagenet)", 69.02, 88.628),
@@ -77,16 +77,16 @@ PUBLISHED = {
 
 
 def resolve_published(text: str) -> str:
-    """The full name in `PUBLISHED` of "resnet18:imagenet", "resnet18:IMAGENET1K_V1" or "resnet18"; empty where no such model is known.
+    """Find the full name in `PUBLISHED` of "resnet18:imagenet", "resnet18:IMAGENET1K_V1" or "resnet18"; empty where there is none.
 
     Raises:
-        UsageError: the model has no such weights; the sentence lists those it has.
+        UsageError: the model has other weights, which the sentence lists.
     """
     model, _, weights = text.partition(":")
     names = [name for name in PUBLISHED if name.partition(":")[0] == model]
     if not names or weights in ("", DEFAULT_WEIGHTS):
         return names[0] if names else ""
-    found = next((name for name in names if name.lower() == text.lower()), "")
-    if not found:
+    match = next((name for name in names if name.lower() == text.lower()), "")
+    if not match:
         raise UsageError(one_of(f"weights of {model}", weights, [DEFAULT_WEIGHTS, *(name.partition(":")[2] for name in names)]))
-    return found
+    return match

@@ -63,7 +63,7 @@ def meet(weights: Weights, part: Part, data: Dataset, device: torch.device, seed
         torch.manual_seed(seed)
         model = make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size).eval()
     learned = copy.deepcopy(model)
-    copy_weights(learned, weights.tensors, weights.tell_apart(data.classes))
+    copy_weights(learned, weights.tensors, weights.has_classes(data.classes))
     nets = [
         Net(name, there.to(device, memory_format=torch.channels_last), data.preprocess, device)  # type: ignore[call-overload]
         for name, there in ((weights.name, learned), (f"{part} with random weights", model))

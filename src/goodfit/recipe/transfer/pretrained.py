@@ -164,12 +164,12 @@ def plant(built: Built, weights: Weights, data: Dataset) -> Built:
         UsageError: none of them fits the model.
     """
     state = built.state
-    same = weights.tell_apart(data.classes)
+    same = weights.has_classes(data.classes)
     transfer = copy_weights(state.model, weights.tensors, same)
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
     first, *others = transfer.sentences()
-    first += ", the head too, for it tells the same classes apart" if same and not transfer.anew else ""
+    first += ", the head too, because its classes are the same" if same and not transfer.reinitialized else ""
     lines = (f"{weights.name}: {first}", *(f"  {line}" for line in others))
     about: dict[str, Any] = {"name": weights.name, "sha256": weights.sha256, "model": weights.model, "said": weights.accuracy}
-    return dataclasses.replace(built, source={**about, "tensors": transfer.plain()}, notes=lines)
+    return dataclasses.replace(built, source={**about, "tensors": transfer.to_dict()}, notes=lines)
