@@ -163,7 +163,7 @@ def test_snapshots_are_the_weights_where_the_rate_is_lowest(text: str, steps: li
         seen[state.step] = {name: x.clone() for name, x in model.state_dict().items()}
         return {"score": 0.0}
 
-    taken = points("all", used.ends())
+    taken = points("all", used.cycle_ends())
     rows = fitted(state, plan(every="1 step", schedule=used, snapshots=taken, evaluate=evaluate), save=keeping(tmp_path).save)
     assert list(files(tmp_path)) == state.snapshots == steps
     for step in steps:
@@ -192,10 +192,10 @@ def test_a_killed_training_has_the_snapshots_of_one_never_killed(at: int, tmp_pa
 
 def test_a_longer_budget_takes_its_own_snapshots(tmp_path: Path) -> None:
     used, shots = schedule("cyclic(0.25)"), keeping(tmp_path)
-    fitted(sgd(plain_net()), plan("4 epochs", schedule=used, snapshots=used.ends()), save=shots.save)
+    fitted(sgd(plain_net()), plan("4 epochs", schedule=used, snapshots=used.cycle_ends()), save=shots.save)
     state = sgd(plain_net())
     shots.checkpoints.restore(state)
-    fitted(state, plan("8 epochs", schedule=used, snapshots=used.ends()), save=shots.save)
+    fitted(state, plan("8 epochs", schedule=used, snapshots=used.cycle_ends()), save=shots.save)
     assert state.snapshots == [5, 10, 15, 20, 30, 40]
     (tmp_path / "snapshots" / "00000007.safetensors").write_bytes(b"of another time")
     shots.prune(state)
@@ -213,7 +213,10 @@ def test_the_ensemble_of_snapshots_is_better_than_the_best_of_them(tmp_path: Pat
         state = ready(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
         lengths = Lengths(30, 20, Length.read("300 steps"))
         fitted(
-            state, plan(lengths=lengths, schedule=used, snapshots=points(4, used.ends()), seed=seed), source, save=keeping(tmp_path).save
+            state,
+            plan(lengths=lengths, schedule=used, snapshots=points(4, used.cycle_ends()), seed=seed),
+            source,
+            save=keeping(tmp_path).save,
         )
         assert state.snapshots == [120, 180, 240, 300]
         shares = []

@@ -456,7 +456,7 @@ def test_settings_are_checked() -> None:
     with pytest.raises(UsageError, match="momentum"):
         Sgd(momentum=1.0)
     for text in ("sam(around=lbfgs)", "sam(around=sam)", "muon(rest=newton)", "muon(rest=sam(around=adam))"):
-        with pytest.raises(UsageError, match="takes the gradient as it is, such as sgd, received"):
+        with pytest.raises(UsageError, match="does not evaluate the loss itself, such as sgd, received"):
             CATALOG.make(text, "optimizer")
     assert CATALOG.make("sam(0.1, around=muon(rest=torch.optim.NAdam(lr=0.01)))", "optimizer")
     with pytest.raises(UsageError, match="betas"):

@@ -103,7 +103,7 @@ def test_a_function_of_the_users_own() -> None:
 
 @pytest.mark.parametrize("text", ["cosine | warmup(0.1)", "warmup(0.5) | constant(0.5) | cosine"])
 def test_nothing_can_follow_the_end(text: str) -> None:
-    with pytest.raises(UsageError, match="nothing follows"):
+    with pytest.raises(UsageError, match="nothing can follow"):
         made(text)
 
 
@@ -224,7 +224,7 @@ def test_cyclic_is_a_triangle(mode: str, shrink: float) -> None:
 
     schedule = made(f"cyclic(0.2, floor=0.1, up=0.4, shrink={shrink})")
     assert [schedule(i / 100) for i in range(101)] == pytest.approx(rates(torchs, 101))
-    assert schedule.ends() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert schedule.cycle_ends() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 @pytest.mark.item("S104")
@@ -257,17 +257,17 @@ def test_sgdr_is_the_papers_formula() -> None:
 def test_sgdr_fills_its_length_with_whole_cycles() -> None:
     for cycles, growth in ((1, 2.0), (3, 2.0), (4, 1.0), (5, 1.5)):
         schedule = made(f"warmup(0.1) | sgdr({cycles}, growth={growth})")
-        assert len(schedule.ends()) == cycles
-        assert schedule.ends()[-1] == pytest.approx(1.0)
+        assert len(schedule.cycle_ends()) == cycles
+        assert schedule.cycle_ends()[-1] == pytest.approx(1.0)
         assert schedule(1.0) == pytest.approx(0.0)
-        for end in schedule.ends()[:-1]:
+        for end in schedule.cycle_ends()[:-1]:
             assert schedule(end - 1e-7) < 1e-6
             assert schedule(end + 1e-7) > 0.999
 
 
 def test_a_cycle_that_the_budget_cuts_stops_halfway() -> None:
     schedule = made("sgdr(period=0.4, growth=1.0)")
-    assert schedule.ends() == pytest.approx((0.4, 0.8))
+    assert schedule.cycle_ends() == pytest.approx((0.4, 0.8))
     assert schedule(1.0) == pytest.approx(0.5)
 
 

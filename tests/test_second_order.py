@@ -454,7 +454,7 @@ def test_bfgs_corrects_by_rank_two_and_keeps_the_secant() -> None:
         step = torch.randn(8, generator=random, dtype=torch.float64)
         change = step * torch.arange(1, 9)
         before = memory["inverse"].clone() if memory else None
-        optimizer.learn(memory, step, change)  # type: ignore[attr-defined]
+        optimizer.update_memory(memory, step, change)  # type: ignore[attr-defined]
         inverse = memory["inverse"]
         assert torch.allclose(inverse @ change, step, atol=1e-10)
         assert torch.allclose(inverse, inverse.T)

@@ -119,7 +119,7 @@ def test_which_parameters_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("last(9)", "at most 3 stages"), ("since(stage8)", 'Did you mean "stage'), ("all | head", "nothing follows")]
+    ("text", "said"), [("last(9)", "at most 3 stages"), ("since(stage8)", 'Did you mean "stage'), ("all | head", "nothing can follow")]
 )
 def test_what_cannot_learn_is_said(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -261,7 +261,7 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     made: dict[str, Any] = {kind: KNOWN.make(text, kind) for kind, text in parts.items()}
     model, scores = normed(), [0.1, 0.4, 0.3, 0.5, 0.4, 0.3, 0.6, 0.5, 0.4, 0.3]
     schedule = compose(made["schedule"])
-    average = along(made["average"], schedule.ends())
+    average = along(made["average"], schedule.cycle_ends())
     optimizer = make_optimizer(model, Sgd(0.1), made["rates"](model))
     unfuse(optimizer)
     state = ready(model, optimizer, average)

@@ -129,9 +129,8 @@ def subject(model: str, net: Net) -> Subject:
 
 def one(model: str, net: Net, form: Form) -> None:
     """Print the account of one network."""
-    from goodfit.models.anatomy.tables import LECTURE_ERRATA
     from goodfit.models.anatomy.memory import measure_training_step
-    from goodfit.models.anatomy.tables import account_to_csv, format_account
+    from goodfit.models.anatomy.tables import LECTURE_ERRATA, account_to_csv, format_account
     from goodfit.recipe.build import catalog
 
     it = subject(model, net)
@@ -155,8 +154,7 @@ def one(model: str, net: Net, form: Form) -> None:
 
 def several(models: list[str], net: Net, form: Form) -> None:
     """Print networks side by side."""
-    from goodfit.models.anatomy.tables import PUBLISHED_ERRORS
-    from goodfit.models.anatomy.tables import format_comparison, comparison_to_csv, comparison_rows
+    from goodfit.models.anatomy.tables import PUBLISHED_ERRORS, comparison_rows, comparison_to_csv, format_comparison
 
     found = [subject(model, net) for model in models]
     accounts = {it.name: it.account(net.batch) for it in found}

@@ -17,15 +17,15 @@ from goodfit.optim.formulas import Closure, WrapperOptimizer, refuse_nested
 
 @dataclasses.dataclass(frozen=True)
 class Sam(Optimizer):
-    """Climbs by `rho` along the gradient, takes the gradient there, and from the weights it came from steps by that with `around`.
+    """Moves the weights by `rho` along the gradient, takes the gradient there, and lets `around` step with it from the original weights.
 
-    Helps: generalization, most with few images or noisy labels: it looks for weights whose neighbors are good too.
-    Hurts: with a budget of time, since it sees half the steps.
-    Cost: a second gradient per step, and one more copy of the weights meanwhile.
+    Helps: generalization, most with few images or noisy labels: it looks for flat minima, whose neighborhood has a low loss too.
+    Hurts: with a budget of time, since it takes half as many steps.
+    Cost: a second gradient per step, and one more copy of the weights during it.
     Source: Foret et al. 2020.
     """
 
-    asks: ClassVar[bool] = True  # for the loss, twice a step
+    evaluates_loss: ClassVar[bool] = True
     rho: Positive = 0.05
     around: Optimizer = dataclasses.field(default_factory=lambda: Sgd(0.1))
 
@@ -38,7 +38,7 @@ class Sam(Optimizer):
 
 
 class SamOptimizer(WrapperOptimizer):
-    """The torch optimizer of `sam`; all that it remembers from step to step is the inner optimizer's."""
+    """The torch optimizer of `sam`; its only state is the inner optimizer's."""
 
     def __init__(self, inner: torch.optim.Optimizer, rho: float) -> None:
         super().__init__([], inner)
@@ -46,7 +46,7 @@ class SamOptimizer(WrapperOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """One step; returns the loss at the weights as they were, which is the closure's first.
+        """Take one step; returns the loss at the original weights.
 
         Raises:
             UsageError: there is no closure.
@@ -64,6 +64,6 @@ class SamOptimizer(WrapperOptimizer):
         torch._foreach_add_(params, torch._foreach_mul(grads, climb))
         with torch.enable_grad():
             closure()
-        torch._foreach_copy_(params, before)  # put back, rather than subtracted: exact
+        torch._foreach_copy_(params, before)  # copied back, not subtracted, to be exact
         self.inner.step()
         return loss

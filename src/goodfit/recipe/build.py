@@ -178,7 +178,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         normalize=normalizer(data.preprocess, recipe.layout),
         schedule=schedule,
         penalties=penalties,
-        average=average.along(seats["average"], schedule.ends()),
+        average=average.along(seats["average"], schedule.cycle_ends()),
         stop=None if isinstance(seats["stop"], stop.None_) else seats["stop"],
         brake=None if isinstance(seats["brake"], steering.None_) else seats["brake"],
         trainable=trainable.phases(seats["trainable"], model) if learns(model) else (),
@@ -190,7 +190,7 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
         evaluate=validator(judge, data, recipe),
         evaluate_every=Every(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Every(Length.read(recipe.save_every, "length"), lengths),
-        snapshots=snapshots.points(recipe.snapshots, schedule.ends()),
+        snapshots=snapshots.points(recipe.snapshots, schedule.cycle_ends()),
         judged=len(data.rows("validation")) + len(clean_rows(data)),
     )
     check_loss(seats["loss"], len(data.classes))

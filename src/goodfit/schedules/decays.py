@@ -1,4 +1,4 @@
-"""Schedules that only fall: in steps of one's own, exponentially, as one over t, as a power."""
+"""Schedules that only fall: at given places, exponentially, as one over t, as a power."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Self
 from goodfit.core.catalog import name_of
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import NonNegative, Positive, Share
-from goodfit.schedules.span import T_TOLERANCE, Span, SpannedSchedule, to_share
-
-Landmarks = tuple[tuple[float, float], ...]
+from goodfit.schedules.span import T_TOLERANCE, Landmarks, Span, SpannedSchedule, to_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +18,7 @@ class MultiStep(SpannedSchedule):
     """Multiplied by `factor` at each of the places `at`, counted from where it starts.
 
     Helps: published recipes that say at which epochs to divide by ten.
-    Hurts: the places belong to one net, data set and budget.
+    Hurts: the places suit one net, data set and budget only.
     Cost: none.
     Source: He et al. 2015 (32,000 and 48,000 of 64,000 steps); CS231n, step decay.
     """
@@ -30,12 +28,12 @@ class MultiStep(SpannedSchedule):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        passed = min(t, self.share)
-        return float(self.factor ** sum(to_share(place) <= passed + T_TOLERANCE for place in self.at))
+        elapsed = min(t, self.share)
+        return float(self.factor ** sum(to_share(place) <= elapsed + T_TOLERANCE for place in self.at))
 
     def within(self, stretch: float) -> Self:
-        there = tuple(share for place in self.at if (share := to_share(place) / stretch) <= 1 + T_TOLERANCE)
-        return dataclasses.replace(self, at=tuple(min(1.0, x) for x in there), length=min(1.0, self.share / stretch))
+        places = tuple(share for place in self.at if (share := to_share(place) / stretch) <= 1 + T_TOLERANCE)
+        return dataclasses.replace(self, at=tuple(min(1.0, x) for x in places), length=min(1.0, self.share / stretch))
 
     def landmarks(self) -> Landmarks:
         edges = [0.0, *sorted({to_share(place) for place in self.at if 0 < to_share(place) <= self.share})]
@@ -44,7 +42,7 @@ class MultiStep(SpannedSchedule):
 
 
 class RateDecay(SpannedSchedule):
-    """A schedule with a rate of decay `k` for every `per` (a length): the slide's k and t are `k` and t in units of `per`."""
+    """A schedule with a decay rate `k` per span `per`: the slides' t is counted in units of `per`."""
 
     k: float
     per: Span
@@ -54,8 +52,8 @@ class RateDecay(SpannedSchedule):
         if isinstance(self.per, float) and not self.per:
             raise UsageError(f'{name_of(self)}: expected per to be a length above 0, such as "1 epoch", received 0.')
 
-    def fallen(self, t: float) -> float:
-        """k t, with t in units of `per`, at most what it is at the end of its length."""
+    def decay_exponent(self, t: float) -> float:
+        """k t, with t in units of `per`; it stays constant after the end of its length."""
         return self.k * min(t, self.share) / to_share(self.per)
 
     def within(self, stretch: float) -> Self:
@@ -81,7 +79,7 @@ class Exponential(RateDecay):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        return math.exp(-self.fallen(t))
+        return math.exp(-self.decay_exponent(t))
 
     def landmarks(self) -> Landmarks:
         half = math.log(2) * to_share(self.per) / self.k if self.k else math.inf
@@ -92,7 +90,7 @@ class Exponential(RateDecay):
 class Inverse(RateDecay):
     """Falls as 1 / (1 + k t), with t counted in `per`: inverse(0.1, per="1 epoch") is at a half after ten epochs.
 
-    Helps: the rate that the theory of stochastic approximation asks for; trainings without a set end.
+    Helps: it satisfies the conditions of stochastic approximation theory; trainings without a set end.
     Hurts: for nets it falls too early and then too slowly.
     Cost: none.
     Source: Robbins & Monro 1951; CS231n, 1/t decay: alpha = alpha0 / (1 + kt).
@@ -103,7 +101,7 @@ class Inverse(RateDecay):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        return 1 / (1 + self.fallen(t))
+        return 1 / (1 + self.decay_exponent(t))
 
     def landmarks(self) -> Landmarks:
         half = to_share(self.per) / self.k if self.k else math.inf
@@ -125,7 +123,7 @@ class Polynomial(SpannedSchedule):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        return self.floor + (1 - self.floor) * float((1 - self.run(t)) ** self.power)
+        return self.floor + (1 - self.floor) * float((1 - self.elapsed(t)) ** self.power)
 
     def landmarks(self) -> Landmarks:
         if not self.share:

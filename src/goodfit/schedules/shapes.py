@@ -1,4 +1,4 @@
-"""The shapes of learning rates over training: each gives a factor of the peak."""
+"""The basic schedules: constant, warm-up, steps, cosine and one cycle; each gives a factor of the peak learning rate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import math
 from typing import Literal
 
 from goodfit.core.settings import Share
-from goodfit.schedules.span import T_TOLERANCE, Span, SpannedSchedule, to_share
-
-Landmarks = tuple[tuple[float, float], ...]
+from goodfit.schedules.span import T_TOLERANCE, Landmarks, Span, SpannedSchedule, to_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +32,9 @@ class Constant(SpannedSchedule):
 
 @dataclasses.dataclass(frozen=True)
 class Warmup(SpannedSchedule):
-    """Before the peak: rises on a straight line from `start` to 1 over `length`, as in warmup(0.05) | cosine.
+    """Rises linearly from `start` to 1 over `length`, before another schedule, as in warmup(0.05) | cosine.
 
-    `rise` is gradual (the line), constant (`start` throughout, then 1 at once) or none (1 from the first step).
+    `rise` is gradual (linear), constant (`start` throughout, then 1 at once) or none (1 from the first step).
 
     Helps: large learning rates and batches, adaptive optimizers, fresh heads on pretrained nets.
     Hurts: very short trainings lose some of their steps; the jump at the end of a constant one can throw the loss back.
@@ -49,10 +47,10 @@ class Warmup(SpannedSchedule):
     rise: Literal["gradual", "constant", "none"] = "gradual"
 
     def __call__(self, t: float) -> float:
-        run = self.run(t)
+        elapsed = self.elapsed(t)
         if self.rise == "gradual":
-            return self.start + (1 - self.start) * run
-        return self.start if self.rise == "constant" and run < 1 - T_TOLERANCE else 1.0
+            return self.start + (1 - self.start) * elapsed
+        return self.start if self.rise == "constant" and elapsed < 1 - T_TOLERANCE else 1.0
 
     def landmarks(self) -> Landmarks:
         if not self.share or self.rise == "none":
@@ -63,7 +61,7 @@ class Warmup(SpannedSchedule):
 
 @dataclasses.dataclass(frozen=True)
 class Step(SpannedSchedule):
-    """Multiplied by `factor` after every `every` of the budget.
+    """Multiplied by `factor` after every span `every` of the budget.
 
     Helps: the classic for ResNets: a drop in loss at each step down.
     Hurts: when to step has to be known; cosine needs no such choice.
@@ -76,8 +74,8 @@ class Step(SpannedSchedule):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        passed, every = min(t, self.share), to_share(self.every)
-        return self.factor ** math.floor(passed / every + T_TOLERANCE) if every else 1.0
+        elapsed, every = min(t, self.share), to_share(self.every)
+        return self.factor ** math.floor(elapsed / every + T_TOLERANCE) if every else 1.0
 
     def landmarks(self) -> Landmarks:
         every = to_share(self.every)
@@ -91,7 +89,7 @@ class Step(SpannedSchedule):
 class Cosine(SpannedSchedule):
     """Falls along half a cosine from 1 to `floor`.
 
-    Helps: the safe choice for a fixed budget: high for long, then settles; nothing to tune.
+    Helps: the safe choice for a fixed budget: it stays high for long, then anneals; nothing to tune.
     Hurts: the end must be known; longer training needs a new run.
     Cost: none.
     Source: Loshchilov & Hutter 2016.
@@ -101,7 +99,7 @@ class Cosine(SpannedSchedule):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self.run(t))) / 2
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self.elapsed(t))) / 2
 
     def landmarks(self) -> Landmarks:
         if not self.share:
@@ -111,7 +109,7 @@ class Cosine(SpannedSchedule):
 
 @dataclasses.dataclass(frozen=True)
 class OneCycle(SpannedSchedule):
-    """Rises from `start` to 1 at `peak` (a share of its length), then falls to `floor`, on straight lines or half cosines.
+    """Rises from `start` to 1 at `peak` (a share of its length), then falls to `floor`, linearly or along half cosines.
 
     Helps: short trainings at a high learning rate.
     Hurts: the peak rate has to be near the largest that trains.
@@ -126,10 +124,10 @@ class OneCycle(SpannedSchedule):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        run = self.run(t)
-        if run < self.peak:
-            return self._between(self.start, 1.0, run / self.peak)
-        return self._between(1.0, self.floor, (run - self.peak) / (1 - self.peak)) if self.peak < 1 else 1.0
+        elapsed = self.elapsed(t)
+        if elapsed < self.peak:
+            return self._between(self.start, 1.0, elapsed / self.peak)
+        return self._between(1.0, self.floor, (elapsed - self.peak) / (1 - self.peak)) if self.peak < 1 else 1.0
 
     def _between(self, a: float, b: float, x: float) -> float:
         return a + (b - a) * (x if self.shape == "linear" else (1 - math.cos(math.pi * x)) / 2)
@@ -141,4 +139,4 @@ class OneCycle(SpannedSchedule):
             points += [(0.0, self.start), (up / 2, (self.start + 1) / 2)]
         if down:
             points += [(up + down / 2, (1 + self.floor) / 2), (1.0, self.floor)]
-        return tuple(sorted((run * self.share, factor) for run, factor in points)) if self.share else ((0.0, self(0.0)),)
+        return tuple(sorted((elapsed * self.share, factor) for elapsed, factor in points)) if self.share else ((0.0, self(0.0)),)

@@ -14,8 +14,8 @@ from goodfit.core.errors import UsageError, one_of
 from goodfit.core.settings import Natural, Positive, Range, Share
 from goodfit.core.weights import is_norm
 from goodfit.models.weights.stages import Stage, find_head, find_stages
-from goodfit.schedules.compose import T_TOLERANCE, part_starts
-from goodfit.schedules.span import Span, SpanSettings
+from goodfit.schedules.compose import part_starts
+from goodfit.schedules.span import T_TOLERANCE, Span, SpanSettings
 
 Statistics = Literal["fixed", "moving"]
 Decay = Annotated[float, Range(above=0, high=1)]

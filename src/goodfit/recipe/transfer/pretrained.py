@@ -81,8 +81,9 @@ def find(place: str, say: Callable[[str], None]) -> Weights:
     if name := resolve_published(place):
         return from_published(name, say)
     models = list(dict.fromkeys(name.partition(":")[0] for name in PUBLISHED))
+    suffixes = ", ".join(WEIGHT_SUFFIXES)
     raise UsageError(
-        f"Expected weights to begin from: a run folder, a file ({', '.join(WEIGHT_SUFFIXES)}), or published ones such as resnet18:{DEFAULT_WEIGHTS};"
+        f"Expected weights to begin from: a run folder, a file ({suffixes}), or published ones such as resnet18:{DEFAULT_WEIGHTS};"
         f' found nothing at "{place}".{did_you_mean(path.name.partition(":")[0], models)} Published are {", ".join(models)}.'
     )
 
