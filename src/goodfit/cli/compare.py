@@ -68,10 +68,9 @@ def told(result: dict[str, Any]) -> list[str]:
 def scores(result: dict[str, Any]) -> list[str]:
     """A line for each run, and one for each group of seeds."""
     from goodfit.core.words import duration, percent
+    from goodfit.terminal.tables import format_table
 
-    lines = [
-        f"{'':<4}{'accuracy':>9}  {'95 % interval':<18}{'log loss':>9}{'calibr.':>9}{'seconds':>12}{'parameters':>13}{'mult-adds':>15}  run"
-    ]
+    rows = []
     for row in result["runs"]:
         low, high = row["interval"]
         loss = "-" if row["log_loss"] is None else f"{row['log_loss']:.4f}"
@@ -80,8 +79,9 @@ def scores(result: dict[str, Any]) -> list[str]:
         size, work = ("-" if row[key] is None else f"{row[key]:,}" for key in ("parameters", "multiply_adds"))
         between = f"{percent(low)} to {percent(high)}"
         of_folds = f" ({len(row['folds'])} folds)" if row["folds"] else ""
-        cells = f"{percent(row['accuracy']):>9}  {between:<18}{loss:>9}{error:>9}{spent:>12}{size:>13}{work:>15}"
-        lines.append(f"{row['letter']:<4}{cells}  {row['path']}{of_folds}")
+        rows.append((row["letter"], percent(row["accuracy"]), between, loss, error, spent, size, work, f"{row['path']}{of_folds}"))
+    header = ("", "accuracy", "95 % interval", "log loss", "calibr.", "seconds", "parameters", "mult-adds", "run")
+    lines = [format_table(rows, "<><>>>>><", header)]
     for group in result["groups"]:
         if group["standard_error"] is not None:
             names = ", ".join(group["runs"])

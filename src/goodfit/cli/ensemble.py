@@ -59,12 +59,14 @@ def ensemble(
 def told(run: Run) -> list[str]:
     """The models with their weights, what they come to, and what that is worth."""
     from goodfit.core.words import percent
+    from goodfit.terminal.tables import format_table
 
     content = run.read("ensemble.json")
-    lines = [
-        f"  {row['weight']:>5.0%}  {percent(row['accuracy'], 2) if 'accuracy' in row else '-':>8}  {row['source']}"
+    rows = [
+        (percent(row["weight"], 0), percent(row["accuracy"], 2) if "accuracy" in row else "-", row["source"])
         for row in content["candidates"]
     ]
+    lines = [format_table(rows, ">><", indent="  ")]
     scores = run.read("scores.json").get("validation")
     if scores:
         lines.append(f"Validation accuracy {percent(scores['accuracy'], 2)} ({scores['images']:,} images that every model validated on)")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import seed_noise
 from goodfit.core.errors import GoodfitError, UsageError
+from goodfit.terminal.tables import format_table
 from goodfit.training.gradient import put_back
 from goodfit.training.heads import heads
 
@@ -233,12 +234,18 @@ def _slope(scalar: _Scalar, tensor: Tensor, place: tuple[int, ...], here: float,
 
 def table(checked: list[Checked]) -> str:
     """One line a tensor."""
-    wide = max(len("tensor"), *(len(row.name) for row in checked))
-    lines = [f"{'tensor':{wide}}  {'shape':>16}  {'moved':>5}  {'relative error':>14}  {'kinks':>5}"]
-    for row in checked:
-        shape = "x".join(map(str, row.shape)) or "1"
-        lines.append(f"{row.name:{wide}}  {shape:>16}  {row.moved:5}  {row.error:14.1e}  {row.kinks:5}  {'ok' if row.passed else 'WRONG'}")
-    return "\n".join(lines)
+    rows = [
+        (
+            row.name,
+            "x".join(map(str, row.shape)) or "1",
+            str(row.moved),
+            f"{row.error:.1e}",
+            str(row.kinks),
+            "ok" if row.passed else "WRONG",
+        )
+        for row in checked
+    ]
+    return format_table(rows, "<>>>><", ("tensor", "shape", "moved", "relative error", "kinks", ""))
 
 
 def said(row: Checked) -> str:

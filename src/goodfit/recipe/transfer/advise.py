@@ -19,6 +19,7 @@ from goodfit.recipe.transfer.features import HEAD, Net, Progress, Vectors, featu
 from goodfit.recipe.transfer.origin import Origin, origin
 from goodfit.recipe.transfer.probe import probe
 from goodfit.terminal.reporter import Voice
+from goodfit.terminal.tables import format_table
 
 # Images of each split that are looked at, at most: an accuracy then has a standard error below one point.
 MOST = 4000
@@ -103,13 +104,13 @@ class Advice:
 
     def table(self) -> str:
         """The accuracy of the probe by stage, as aligned text with bars."""
-        width = max(len(rung.name) for rung in self.rungs)
-        lines = [f"{'stage':{width}}  features  learned          random           linear probe, {count(self.judged, 'image')} held out"]
+        rows = []
         for rung in self.rungs:
             learned, random = (f"{percent(a)} ± {percent(e)}" for a, e in ((rung.accuracy, rung.error), (rung.random, rung.random_error)))
             bar = "█" * round(30 * rung.accuracy) + (" best" if rung.name == self.best else "")
-            lines.append(f"{rung.name:{width}}  {rung.length:8,}  {learned:15}  {random:15}  {bar}")
-        return "\n".join(lines)
+            rows.append((rung.name, f"{rung.length:,}", learned, random, bar))
+        header = ("stage", "features", "learned", "random", f"linear probe, {count(self.judged, 'image')} held out")
+        return format_table(rows, "<><<<", header)
 
 
 def advice(there: Origin, progress: Progress = lambda done, total: None) -> Advice:
