@@ -26,7 +26,7 @@ from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.predict.paired import mcnemar, paired, shared
 from goodfit.recipe.source import look, open_data
-from goodfit.report.sections.baselines import lines
+from goodfit.report.sections.baselines import read_baselines
 from goodfit.runs import baselines as b
 from goodfit.study.compare import apart, comparison, differences, entries, name
 
@@ -302,7 +302,7 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
 )
 def test_a_baseline_says_what_it_was_cut_down_to(row: dict[str, int], said: str) -> None:
     found = {"images": 1000, "rows": [{"name": "linear softmax", "accuracy": 0.5, "interval": [0.4, 0.6], **row}]}
-    assert lines(found, 50_000) == [(f"Linear softmax on pixels{said}", 0.5, 0.4, 0.6)]
+    assert read_baselines(found, 50_000) == [(f"Linear softmax on pixels{said}", 0.5, 0.4, 0.6)]
 
 
 def test_folds_alone_are_compared_with_the_baselines_of_the_first(house: Path, tmp_path: Path) -> None:

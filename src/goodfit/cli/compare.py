@@ -49,9 +49,9 @@ def compare(
     result = comparison(found)
     if html:
         from goodfit.core.files import write
-        from goodfit.report.pages.comparison import render
+        from goodfit.report.pages.comparison import render_comparison
 
-        write(html, render(result))
+        write(html, render_comparison(result))
     if json:
         print(dumps(result))
         return

@@ -68,7 +68,7 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: TrainSho
     from goodfit import api
     from goodfit.core.words import percent
     from goodfit.recipe.build import with_rate
-    from goodfit.report.frame import FILE
+    from goodfit.report.frame import REPORT_FILE
     from goodfit.terminal.reporter import Terminal
 
     asked = with_rate(asked, shorts.lr)
@@ -89,7 +89,7 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: TrainSho
                 f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['deviation'], 2)}"
                 f" (mean and standard deviation of {manners.folds} folds); of all {whole['images']:,} images, each by the model that did"
                 f" not train on it, {percent(whole['accuracy'], 2)} (95 % interval {percent(low)} to {percent(high)}).\n"
-                f"Folds: {result['folder']}\nReport: {Path(result['folder']) / FILE}"
+                f"Folds: {result['folder']}\nReport: {Path(result['folder']) / REPORT_FILE}"
             )
     else:
         run = api.run_recipe(asked, manner)
