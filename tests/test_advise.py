@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from command import FAST, goodfit, refused, train
 from conftest import make_photos
 from goodfit.core.run import Run
-from goodfit.recipe.build import catalog
+from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.prepare import open_origin
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer import advise
-from goodfit.recipe.transfer.advise import FEWEST, LITTLE, PLENTY, SIMILAR, Rung, advice, ahead, carried, decide, error, resolved, some
-from goodfit.recipe.transfer.features import places
-from goodfit.recipe.transfer.origin import Origin, meet, origin
+from goodfit.recipe.transfer.advise import FEWEST, LITTLE, PLENTY, SIMILAR, Rung, advise, ahead, carried, decide, error, resolved, some
+from goodfit.recipe.transfer.features import feature_places
+from goodfit.recipe.transfer.origin import Origin, make_origin
 from goodfit.recipe.transfer.pretrained import from_run
 
 
@@ -39,7 +40,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def there(source: Path, target: Path) -> Origin:
-    return origin(Recipe(data=str(target), source=str(source), device="cpu"))
+    return open_origin(Recipe(data=str(target), source=str(source), device="cpu"))
 
 
 # ---- the cell and the action -------------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ def test_the_table(per_class: int, learned: float, cell: str, lecture: str, patc
     assert found.patch == patch
     assert (found.per_class, found.judged) == (per_class, 2000)
     assert found.chance == pytest.approx(1 / 3)
-    known = catalog()
+    known = load_catalog()
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(5)))
     learning = known.make(found.trainable, "trainable")(model)  # type: ignore[operator]
     stages = {"head": ["4"], "last(2)": ["2", "3", "4"], "all": ["0", "1", "2", "3", "4"]}[found.trainable]
@@ -178,11 +179,11 @@ def test_only_training_images_are_fitted_to_and_no_test_image_is_seen(there: Ori
 
     monkeypatch.setattr(advise, "probe", spied)
     monkeypatch.setattr(advise, "features", noted)
-    found = advice(there)
+    found = advise(there)
     assert seen and not seen & test
     assert len(fitted) == 2 * len(found.rungs)
     rows = torch.tensor(sorted(train_rows))
-    names = places(there.learned.model)[: len(found.rungs)]
+    names = feature_places(there.learned.model)[: len(found.rungs)]
     for (x, labels), (net, name) in zip(fitted, [(net, name) for net in (there.learned, there.random) for name in names], strict=True):
         assert torch.equal(labels, data.labels[rows])
         np.testing.assert_array_equal(x.numpy(), features(net, data, rows, [name])[name])
@@ -190,12 +191,12 @@ def test_only_training_images_are_fitted_to_and_no_test_image_is_seen(there: Ori
 
 
 def test_labels_that_are_held_out_change_only_what_is_judged(there: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    rungs = advice(there).rungs
+    rungs = advise(there).rungs
     held = there.data.rows("validation")
     before = there.data.labels[held].clone()
     there.data.labels[held] = (before + 1) % 3
     try:
-        worse = advice(there).rungs
+        worse = advise(there).rungs
     finally:
         there.data.labels[held] = before
     share = len(held) / (len(held) + len(there.data.rows("train")))
@@ -204,15 +205,18 @@ def test_labels_that_are_held_out_change_only_what_is_judged(there: Origin, monk
 
 
 def test_it_repeats_and_leaves_the_generator_alone(source: Path, target: Path, there: Origin) -> None:
-    again = origin(Recipe(data=str(target), source=str(source), device="cpu"))
+    again = open_origin(Recipe(data=str(target), source=str(source), device="cpu"))
     assert again.random.digest == there.random.digest
     state = torch.get_rng_state()
-    assert advice(again) == advice(there)
+    assert advise(again) == advise(there)
     assert torch.equal(torch.get_rng_state(), state)
     weights = from_run(Run(source))
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    assert meet(weights, catalog().make("convnet(4)", "model"), there.data, torch.device("cpu")).random.digest == there.random.digest
+    assert (
+        make_origin(weights, load_catalog().make("convnet(4)", "model"), there.data, torch.device("cpu")).random.digest
+        == there.random.digest
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -252,15 +256,15 @@ def test_the_verb_measures_and_its_patch_trains(source: Path, target: Path, tmp_
 
 
 def test_auto_is_what_is_advised(source: Path, target: Path, there: Origin) -> None:
-    asked, found = Recipe(data=str(target), source=str(source), device="cpu", trainable="auto"), advice(there)
+    asked, found = Recipe(data=str(target), source=str(source), device="cpu", trainable="auto"), advise(there)
     heard: list[str] = []
-    voice: Any = SimpleNamespace(say=heard.append, packing=lambda done, total: None)
-    made = resolved(asked, voice)
+    reporter: Any = SimpleNamespace(say=heard.append, packing=lambda done, total: None)
+    made = resolved(asked, reporter)
     assert made == asked.but(trainable=found.trainable, rates=found.rates)
     assert tuple(heard[-len(found.reasons) :]) == found.reasons
-    assert resolved(asked.but(rates="layer_decay(0.5)"), voice).rates == "layer_decay(0.5)"
-    assert resolved(asked.but(source=""), voice) == asked.but(source="", trainable="all")
-    assert resolved(asked.but(trainable="head"), voice) == asked.but(trainable="head")
+    assert resolved(asked.but(rates="layer_decay(0.5)"), reporter).rates == "layer_decay(0.5)"
+    assert resolved(asked.but(source=""), reporter) == asked.but(source="", trainable="all")
+    assert resolved(asked.but(trainable="head"), reporter) == asked.but(trainable="head")
 
 
 def test_a_net_that_is_one_layer(target: Path, photos: Path, tmp_path: Path) -> None:

@@ -26,15 +26,14 @@ from goodfit.core.predictions import Predictions
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.predict.ensemble import load_any
-from goodfit.predict.predictor import load_run
+from goodfit.predict.predictor import load_classifier, load_predictor
 from goodfit.schedules.compose import Composed, compose
 from goodfit.study.ensemble.candidates import aligned, candidates
 from goodfit.study.ensemble.make import ensemble
 from goodfit.study.ensemble.selection import average, greedy, greedy_soup, score
 from goodfit.study.ensemble.soup import blend
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.snapshots import Snapshots, mark, points
+from goodfit.training.snapshots import Snapshots, record_snapshot, snapshot_points
 from goodfit.training.state import State, ready
 from test_average import digits
 from test_training_loop import net as plain_net
@@ -135,14 +134,14 @@ def test_a_blend_is_the_mean_and_one_of_identical_models_is_the_model() -> None:
 
 
 def test_points_are_the_ends_of_cycles() -> None:
-    assert points(0, (0.5, 1.0)) == ()
-    assert points("all", (0.2, 0.6, 1.0)) == (0.2, 0.6, 1.0)
-    assert points(2, (0.2, 0.6, 1.0)) == (0.6, 1.0)
-    assert points(4, ()) == pytest.approx((0.25, 0.5, 0.75, 1.0))
+    assert snapshot_points(0, (0.5, 1.0)) == ()
+    assert snapshot_points("all", (0.2, 0.6, 1.0)) == (0.2, 0.6, 1.0)
+    assert snapshot_points(2, (0.2, 0.6, 1.0)) == (0.6, 1.0)
+    assert snapshot_points(4, ()) == pytest.approx((0.25, 0.5, 0.75, 1.0))
     with pytest.raises(UsageError, match="Expected 4 cycles for as many snapshots, but the schedule has 3"):
-        points(4, (0.2, 0.6, 1.0))
+        snapshot_points(4, (0.2, 0.6, 1.0))
     with pytest.raises(UsageError, match="a schedule with cycles"):
-        points("all", ())
+        snapshot_points("all", ())
 
 
 def keeping(folder: Path) -> Snapshots:
@@ -163,7 +162,7 @@ def test_snapshots_are_the_weights_where_the_rate_is_lowest(text: str, steps: li
         seen[state.step] = {name: x.clone() for name, x in model.state_dict().items()}
         return {"score": 0.0}
 
-    taken = points("all", used.ends())
+    taken = snapshot_points("all", used.ends())
     rows = fitted(state, plan(every="1 step", schedule=used, snapshots=taken, evaluate=evaluate), save=keeping(tmp_path).save)
     assert list(files(tmp_path)) == state.snapshots == steps
     for step in steps:
@@ -213,7 +212,10 @@ def test_the_ensemble_of_snapshots_is_better_than_the_best_of_them(tmp_path: Pat
         state = ready(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
         lengths = Lengths(30, 20, Length.read("300 steps"))
         fitted(
-            state, plan(lengths=lengths, schedule=used, snapshots=points(4, used.ends()), seed=seed), source, save=keeping(tmp_path).save
+            state,
+            plan(lengths=lengths, schedule=used, snapshots=snapshot_points(4, used.ends()), seed=seed),
+            source,
+            save=keeping(tmp_path).save,
         )
         assert state.snapshots == [120, 180, 240, 300]
         shares = []
@@ -261,7 +263,7 @@ def test_the_ensemble_of_runs_predicts_the_mean_of_their_probabilities(runs: Pat
     members = [*seeds(runs), runs / "small"]
     made = ensemble(members, tmp_path / "made")
     found = goodfit.load(made)
-    expected = np.mean([everything(load_run(path), images(photos)) for path in members], axis=0)
+    expected = np.mean([everything(load_classifier(path), images(photos)) for path in members], axis=0)
     assert np.abs(everything(found, images(photos)) - expected).max() < 1e-6
     said = json.loads(command("predict", made.path, *images(photos), "--json").out)
     assert [row["classes"][0] for row in said] == [found.classes[k] for k in expected.argmax(1)]
@@ -270,7 +272,7 @@ def test_the_ensemble_of_runs_predicts_the_mean_of_their_probabilities(runs: Pat
     one, other = found.predict([broken, images(photos)[0]])
     assert one.problem
     assert other.classes
-    assert np.abs(everything(load_any(made.path, views="flip_pair"), images(photos)) - expected).max() > 1e-6
+    assert np.abs(everything(load_predictor(made.path, views="flip_pair"), images(photos)) - expected).max() > 1e-6
     content = made.read("ensemble.json")
     for row, path in zip(content["candidates"], members, strict=True):
         assert not Path(row["source"]).is_absolute()
@@ -367,7 +369,7 @@ def test_classes_in_another_order_are_matched_by_name(runs: Path, photos: Path, 
     assert np.array_equal(one.probabilities, other.probabilities)
     assert np.array_equal(one.labels, other.labels)
     made = ensemble([run, turned.path], tmp_path / "made")
-    assert np.abs(everything(goodfit.load(made), images(photos)) - everything(load_run(run), images(photos))).max() < 1e-6
+    assert np.abs(everything(goodfit.load(made), images(photos)) - everything(load_classifier(run), images(photos))).max() < 1e-6
     assert goodfit.evaluate(made)["accuracy"] == Run(run).read("scores.json")["validation"]["accuracy"]
     with pytest.raises(UsageError, match="label_names"):
         ensemble([run, turned.path], tmp_path / "soup", soup="uniform")
@@ -399,7 +401,7 @@ def test_a_run_with_snapshots_is_an_ensemble_of_them(runs: Path, photos: Path, t
     assert [row["accuracy"] for row in content["candidates"]] == pytest.approx([row["accuracy"] for row in scores])
     last = load_file(shots[-1])
     assert all(torch.equal(x, last[name]) for name, x in load_file(runs / "cyclic" / "model.safetensors").items())
-    expected = np.mean([everything(load_run(tmp_path / "made" / m["path"]), images(photos)) for m in content["members"]], axis=0)
+    expected = np.mean([everything(load_classifier(tmp_path / "made" / m["path"]), images(photos)) for m in content["members"]], axis=0)
     assert np.abs(everything(goodfit.load(tmp_path / "made"), images(photos)) - expected).max() < 1e-6
     said = command("ensemble", runs / "cyclic", runs / "seed-0", "--final", "--out", tmp_path / "final", "--json")
     assert len(json.loads(said.out)["members"]) == 2
@@ -434,7 +436,7 @@ def test_a_uniform_soup_has_the_mean_weights_and_statistics_of_its_own(runs: Pat
         elif x.is_floating_point():
             assert np.abs(x.numpy() - mean).max() < 1e-6
     classifier = goodfit.load(made)
-    assert np.array_equal(everything(classifier, images(photos)), everything(load_run(made.path), images(photos))), "it is one model"
+    assert np.array_equal(everything(classifier, images(photos)), everything(load_classifier(made.path), images(photos))), "it is one model"
     scores = made.read("scores.json")["validation"]
     assert goodfit.evaluate(made)["accuracy"] == scores["accuracy"]
     assert (made.path / "members" / "00" / "model.safetensors").is_file(), "the best single model, to compare it with on test images"
@@ -529,9 +531,9 @@ def test_cycles_that_were_over_before_the_first_step_leave_no_snapshot() -> None
     """As under a budget in minutes, of which the start-up takes its share."""
     made: Any = SimpleNamespace(snapshots=(0.3, 0.6, 1.0), t=lambda state: 0.4 if state.step == 0 else 0.7)
     state: Any = SimpleNamespace(step=0, passed=0, snapshots=[])
-    mark(state, made)
+    record_snapshot(state, made)
     assert (state.passed, state.snapshots) == (1, [])
     state.step = 5
-    mark(state, made)
-    mark(state, made)
+    record_snapshot(state, made)
+    record_snapshot(state, made)
     assert (state.passed, state.snapshots) == (2, [5])

@@ -17,7 +17,7 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.doctor.gradcheck import STEP, TOLERANCE, Checked, Subject, check, of_loss, of_module
 from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
-from goodfit.recipe.build import catalog
+from goodfit.recipe.parts import load_catalog
 
 MINE = '''
 import torch
@@ -225,7 +225,7 @@ def test_a_result_that_was_rounded_to_float32_is_not_passed_off() -> None:
 
 # ---- the catalog -------------------------------------------------------------------------------------------------------------------
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 
 
 def parts() -> list[tuple[str, str]]:

@@ -24,8 +24,9 @@ from goodfit.losses.svm import Svm
 from goodfit.losses.weighted import Weighted, class_weights, weighted
 from goodfit.optim.first_order import Sgd
 from goodfit.optim.groups import optimizer_for
-from goodfit.training.gradient import Objective, cut, gradient
+from goodfit.training.gradient import cut, gradient
 from goodfit.training.state import Plan, ready
+from goodfit.training.step import Objective
 
 CATALOG = Catalog(["goodfit.losses"])
 LOSSES = [pytest.param(cls(), id=name) for name, cls in CATALOG.kinds["loss"].items()] + [pytest.param(Svm(0.5, True), id="svm squared")]

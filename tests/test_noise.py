@@ -25,11 +25,11 @@ from goodfit.layers.pool import FractionalMax, starts
 from goodfit.losses.softmax import Softmax
 from goodfit.models.anatomy.account import account
 from goodfit.models.resnet import Block
-from goodfit.training.average import Ema
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.evaluate import Answers, evaluate, mean_of_passes
+from goodfit.training.evaluate import Outputs, collect_outputs, score_noisy_passes
 from goodfit.training.loop import fit
 from goodfit.training.noise import evaluating, noise_layers, set_progress
+from goodfit.training.rules.average import Ema
 from goodfit.training.state import Plan, State, ready
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
@@ -340,12 +340,12 @@ def questions(n: int = 30) -> list[Batch]:
 def test_the_mean_of_passes_is_numpys_and_repeats() -> None:
     net = build("convnet(4, pool=fractional_max, drop=dropout)", 3, 3, (8, 8))
 
-    def ask(place: int) -> Answers:
-        return evaluate(net, questions(), Softmax(), lambda x: x, torch.device("cpu"), seed=place)
+    def ask(place: int) -> Outputs:
+        return collect_outputs(net, questions(), Softmax(), lambda x: x, torch.device("cpu"), seed=place)
 
-    rows = mean_of_passes(ask, 6, Softmax().probabilities)
+    rows = score_noisy_passes(ask, 6, Softmax().probabilities)
     assert [row["passes"] for row in rows] == [1, 2, 4, 6]
-    assert rows == mean_of_passes(ask, 6, Softmax().probabilities)
+    assert rows == score_noisy_passes(ask, 6, Softmax().probabilities)
     logits = np.stack([ask(place).logits.double().numpy() for place in range(6)])
     assert not np.array_equal(logits[0], logits[1])
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

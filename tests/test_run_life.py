@@ -10,7 +10,7 @@ import pytest
 
 import goodfit
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.core.files import alone
+from goodfit.core.files import lock
 from goodfit.core.run import Run
 from goodfit.runs.start import LOCK
 from test_promises import assert_equal_weights, recipe, train
@@ -60,7 +60,7 @@ def test_a_run_that_stopped_early_stays_stopped(photos: Path, tmp_path: Path) ->
 
 def test_two_processes_do_not_train_one_run(photos: Path, tmp_path: Path) -> None:
     run = train(photos, tmp_path / "run", budget="2 epochs")
-    with alone(run.path / LOCK), pytest.raises(UsageError, match="is being trained by another process"):
+    with lock(run.path / LOCK), pytest.raises(UsageError, match="is being trained by another process"):
         goodfit.train(photos, recipe(budget="3 epochs"), out=run.path, resume="auto", quiet=True)
 
 

@@ -36,8 +36,9 @@ from goodfit.optim.lbfgs import Lbfgs
 from goodfit.optim.line_search import Point, strong_wolfe
 from goodfit.optim.newton import Newton
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.gradient import Objective, flat
+from goodfit.training.gradient import flat
 from goodfit.training.state import Plan, State, ready
+from goodfit.training.step import Objective
 
 PARTS = [Newton(), Newton(exact=0), Bfgs(), Lbfgs()]
 BY_NAME = [pytest.param(part, id=str(part)) for part in PARTS]

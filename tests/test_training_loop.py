@@ -20,17 +20,18 @@ from torch import Tensor, nn
 import goodfit
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.errors import Diverged
-from goodfit.core.progress import Every, Length, Lengths
+from goodfit.core.progress import Length, Lengths, Period
 from goodfit.core.run import Run
 from goodfit.losses.softmax import Softmax
 from goodfit.schedules.compose import compose
 from goodfit.schedules.shapes import Cosine, Warmup
-from goodfit.training.average import Ema, Polyak
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.journal import KEEP, Journal
-from goodfit.training.loop import fit, set_rates
+from goodfit.training.loop import fit
+from goodfit.training.metric_log import MAX_ROWS_HELD, MetricLog
+from goodfit.training.rules.average import Ema, Polyak
 from goodfit.training.rules.stop import Patience
 from goodfit.training.state import Plan, State, ready
+from goodfit.training.step import set_rates
 
 K = 3
 
@@ -73,7 +74,7 @@ def net(seed: int = 0) -> nn.Module:
 def plan(budget: str = "4 epochs", every: str = "", **changes: Any) -> Plan:
     lengths = Lengths(5, 16, Length.read(budget))
     if every:
-        changes["evaluate_every"] = Every(Length.read(every, "length"), lengths)
+        changes["evaluate_every"] = Period(Length.read(every, "length"), lengths)
     defaults: dict[str, Any] = {"schedule": lambda t: 1.0, "augment": lambda batch, chance, t: batch, "normalize": lambda images: images}
     return Plan(**{"loss": Softmax(), "lengths": lengths, **defaults, **changes})
 
@@ -84,7 +85,7 @@ def sgd(model: nn.Module, lr: float = 0.1) -> State:
 
 def run(state: State, used: Plan, source: Listed | None = None, **named: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    journal = Journal((rows.extend,))
+    journal = MetricLog((rows.extend,))
     fit(state, source or listed(), used, journal=journal, **named)
     return rows
 
@@ -285,7 +286,7 @@ def test_patience_counts_evaluations_since_the_first_best() -> None:
 def test_saves_come_between_evaluations_and_at_the_end() -> None:
     state = sgd(net())
     saved: list[int] = []
-    used = plan(save_every=Every(Length.read("3 steps"), Lengths(5, 16, Length.read("4 epochs"))))
+    used = plan(save_every=Period(Length.read("3 steps"), Lengths(5, 16, Length.read("4 epochs"))))
     run(state, used, save=lambda state: saved.append(state.step))
     assert saved == [3, 6, 9, 12, 15, 18, 20]
 
@@ -307,16 +308,16 @@ def test_halting_saves_and_going_on_starts_at_the_step() -> None:
 
 def test_the_journal_hands_on_plain_numbers_in_order() -> None:
     batches: list[list[dict[str, Any]]] = []
-    journal = Journal((batches.append,))
-    for step in range(KEEP + 3):
+    journal = MetricLog((batches.append,))
+    for step in range(MAX_ROWS_HELD + 3):
         journal.add({"kind": "train", "step": step, "loss": torch.tensor(1 / 3), "grad_norm": 0.1, "nested": {"a": torch.tensor(2.0)}})
-    assert [len(rows) for rows in batches] == [KEEP]
+    assert [len(rows) for rows in batches] == [MAX_ROWS_HELD]
     journal.events(99, ["said"])
     assert journal.flush() is None
     assert journal.flush() is None
-    assert [len(rows) for rows in batches] == [KEEP, 4]
+    assert [len(rows) for rows in batches] == [MAX_ROWS_HELD, 4]
     rows = [row for rows in batches for row in rows]
-    assert [row["step"] for row in rows] == [*range(KEEP + 3), 99]
+    assert [row["step"] for row in rows] == [*range(MAX_ROWS_HELD + 3), 99]
     assert rows[0]["loss"] == 0.3333333
     assert rows[0]["nested"] == {"a": 2.0}
     assert rows[-1] == {"kind": "event", "step": 99, "text": "said"}
@@ -326,7 +327,7 @@ def test_the_journal_hands_on_plain_numbers_in_order() -> None:
 @pytest.mark.parametrize("key", ["loss", "grad_norm"])
 def test_the_journal_finds_the_first_step_that_is_not_finite(key: str) -> None:
     seen: list[dict[str, Any]] = []
-    journal = Journal((seen.extend,))
+    journal = MetricLog((seen.extend,))
     for step in range(8):
         row = {"kind": "train", "step": step, "loss": torch.tensor(1.0), "grad_norm": torch.tensor(1.0)}
         journal.add({**row, key: torch.tensor(float("inf" if step == 5 else "nan"))} if step >= 5 else row)
@@ -337,7 +338,7 @@ def test_the_journal_finds_the_first_step_that_is_not_finite(key: str) -> None:
 
 def test_the_loop_hands_nothing_to_save_once_a_row_is_not_finite() -> None:
     """As on a GPU, where steps are not asked one by one."""
-    journal = Journal()
+    journal = MetricLog()
     journal.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
     state, saved = sgd(net()), []
     with pytest.raises(Diverged, match=r"diverged at step 3: its loss or gradient is not finite"):
@@ -350,7 +351,7 @@ def test_the_loop_hands_nothing_to_save_once_a_row_is_not_finite() -> None:
 
 def test_a_rate_that_explodes_is_noticed_and_nothing_of_it_is_saved(tmp_path: Path) -> None:
     state = sgd(net(), lr=1e10)
-    used = plan("40 epochs", save_every=Every(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs"))))
+    used = plan("40 epochs", save_every=Period(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs"))))
     with pytest.raises(Diverged, match=r"Training diverged (at|by) step \d+: .* not finite") as error:
         run(state, used, save=Checkpoints(tmp_path).save)
     assert "lower learning rate" in str(error.value) or "last checkpoint" in str(error.value)

@@ -23,10 +23,10 @@ from goodfit.core.fetch import fetch
 from goodfit.models.weights import published as hub
 from goodfit.models.weights.files import Weights, are_imagenet, from_file, from_published, tensors_in
 from goodfit.models.weights.published import HALF, MEAN, PUBLISHED, STD, Published, published
-from goodfit.recipe.build import catalog
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.transfer.pretrained import find
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 KEYS: dict[str, list[list[Any]]] = json.loads((Path(__file__).parent / "torchvision_keys.json").read_text())
 
 
