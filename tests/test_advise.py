@@ -12,8 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from command import FAST, goodfit, refused, train
-from conftest import make_photos
 from goodfit.core.run import Run
 from goodfit.recipe.build import catalog
 from goodfit.recipe.recipe import Recipe
@@ -22,6 +20,8 @@ from goodfit.recipe.transfer.advise import FEWEST, LITTLE, PLENTY, SIMILAR, Rung
 from goodfit.recipe.transfer.features import places
 from goodfit.recipe.transfer.origin import Origin, meet, origin
 from goodfit.recipe.transfer.pretrained import from_run
+from tests.support.command import FAST, goodfit, refused, train
+from tests.support.photos import make_photos
 
 
 @pytest.fixture(scope="module")

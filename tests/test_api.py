@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import goodfit
-from command import FAST
 from goodfit.augment.crop import Crop
 from goodfit.augment.flip import Flip
 from goodfit.core.errors import DataError, UsageError
@@ -24,6 +23,7 @@ from goodfit.recipe.build import build, catalog
 from goodfit.recipe.source import look, open_data
 from goodfit.schedules.shapes import Cosine
 from goodfit.training.gradient import gradient
+from tests.support.command import FAST
 
 SMALL = goodfit.Recipe().but_text(FAST)
 

@@ -34,8 +34,8 @@ from goodfit.recipe.early_crops import cut_early
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
 from goodfit.training.gradient import Objective
-from test_promises import assert_equal_weights
-from test_promises import recipe as fast
+from tests.support.runs import assert_equal_weights
+from tests.support.runs import recipe as fast
 
 CATALOG = Catalog(["goodfit.augment"])
 RNG = np.random.default_rng(5)

@@ -18,8 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import goodfit
-from command import copied, refused, train
-from command import goodfit as command
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.predictions import Predictions
@@ -36,10 +34,11 @@ from goodfit.study.ensemble.soup import blend
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.snapshots import Snapshots, mark, points
 from goodfit.training.state import State, ready
-from test_average import digits
-from test_training_loop import net as plain_net
-from test_training_loop import plan, sgd
-from test_training_loop import run as fitted
+from tests.support.command import copied, refused, train
+from tests.support.command import goodfit as command
+from tests.support.loop import net as plain_net
+from tests.support.loop import noisy_digits, plan, sgd
+from tests.support.loop import run as fitted
 
 CATALOG = Catalog(["goodfit.schedules", "goodfit.training"])
 NORMED = {"model": "convnet(8)", "budget": "3 epochs", "optimizer": "sgd(0.05, momentum=0.9)", "schedule": "sgdr(3, growth=1)"}
@@ -205,7 +204,7 @@ def test_a_longer_budget_takes_its_own_snapshots(tmp_path: Path) -> None:
 @pytest.mark.item("S124", "S135")
 def test_the_ensemble_of_snapshots_is_better_than_the_best_of_them(tmp_path: Path) -> None:
     """On digits with a fifth of the labels wrong, mean over three seeds; the best single one is even chosen by the test images."""
-    source, x, y = digits()
+    source, x, y = noisy_digits()
     used, gains = schedule("sgdr(5, growth=1)"), []
     for seed in range(3):
         torch.manual_seed(seed)

@@ -17,8 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import goodfit
-from command import copied, refused, train
-from command import goodfit as command
 from goodfit.augment.views import MIDDLE, PLACES, View
 from goodfit.core.errors import UsageError
 from goodfit.core.fetch import digest
@@ -30,6 +28,8 @@ from goodfit.predict import export as module
 from goodfit.predict.ensemble import MODEL, Ensemble
 from goodfit.predict.graph import Graph
 from goodfit.study.ensemble.make import ensemble
+from tests.support.command import copied, refused, train
+from tests.support.command import goodfit as command
 
 SIZES = [(1, 1), (1, 40), (40, 1), (18, 21), (36, 42), (19, 21), (60, 20), (7, 5), (90, 100), (200, 37), (13, 200), (16, 300)]
 BATCHES = [(1, 20, 20), (3, 41, 57), (1, 9, 8), (2, 70, 12), (1, 1, 1), (4, 18, 18)]  # images, height, width

@@ -14,10 +14,6 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 import goodfit
-from command import FAST, refused, train
-from command import goodfit as command
-from conftest import make_photos
-from fake_run import Page
 from goodfit import api
 from goodfit.core.errors import DataError, Interrupted, UsageError
 from goodfit.core.interval import wilson
@@ -26,6 +22,10 @@ from goodfit.core.run import Run
 from goodfit.data.splits import split
 from goodfit.data.store import TEST, UNASSIGNED, Arrays, Index
 from goodfit.study.folds import deal, dealt, dealt_in_groups, read_groups
+from tests.support.command import FAST, refused, train
+from tests.support.command import goodfit as command
+from tests.support.fake_run import Page
+from tests.support.photos import make_photos
 
 
 def index_of(labels: np.ndarray, splits: np.ndarray | None = None) -> Index:

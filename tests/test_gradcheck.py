@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from command import goodfit, refused
 from goodfit.cli.gradcheck import KINDS, subject
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.doctor.gradcheck import STEP, TOLERANCE, Checked, Subject, check, of_loss, of_module
 from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
 from goodfit.recipe.build import catalog
+from tests.support.command import goodfit, refused
 
 MINE = '''
 import torch

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from command import FAST, goodfit, refused
 from goodfit.optim.groups import optimizer_for
 from goodfit.recipe.build import catalog
 from goodfit.terminal.sketch import sketch
 from goodfit.training.lr_range import Trace, judge, sweep
 from goodfit.training.state import ready
 from goodfit.training.trainable import phases
-from test_average import normed
-from test_training_loop import listed, net, plan, run, sgd, told
+from tests.support.command import FAST, goodfit, refused
+from tests.support.loop import listed, net, normed, plan, run, sgd, told
 
 RATES = tuple(float(x) for x in np.logspace(-5, 1, 120))
 

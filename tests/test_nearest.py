@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 
 import goodfit
-from command import goodfit as command
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build, catalog
@@ -20,6 +19,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
 from goodfit.training.journal import Journal
 from goodfit.training.loop import fit, learns
+from tests.support.command import goodfit as command
 
 SIDE, CLASSES, EACH = 6, 4, 20
 RECIPE = Recipe(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from command import goodfit, refused, train
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.progress import Length, Lengths
@@ -31,6 +30,7 @@ from goodfit.training.evaluate import Answers, evaluate, mean_of_passes
 from goodfit.training.loop import fit
 from goodfit.training.noise import evaluating, noise_layers, set_progress
 from goodfit.training.state import Plan, State, ready
+from tests.support.command import goodfit, refused, train
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 

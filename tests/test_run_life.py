@@ -13,7 +13,7 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import alone
 from goodfit.core.run import Run
 from goodfit.runs.start import LOCK
-from test_promises import assert_equal_weights, recipe, train
+from tests.support.runs import assert_equal_weights, recipe, train
 
 
 def evaluated(run: Run) -> list[int]:
@@ -74,7 +74,7 @@ def test_a_run_killed_before_it_was_written_down_is_begun_anew(photos: Path, tmp
 
 
 def test_changed_data_starts_anew_without_out_and_is_refused_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from conftest import make_photos
+    from tests.support.photos import make_photos
 
     monkeypatch.chdir(tmp_path)
     photos = make_photos(tmp_path / "own", each=12)

@@ -18,7 +18,6 @@ from scipy.optimize import minimize, rosen, rosen_der, rosen_hess
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from command import goodfit, refused, train
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Optimizer
@@ -38,6 +37,7 @@ from goodfit.optim.newton import Newton
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.gradient import Objective, flat
 from goodfit.training.state import Plan, State, ready
+from tests.support.command import goodfit, refused, train
 
 PARTS = [Newton(), Newton(exact=0), Bfgs(), Lbfgs()]
 BY_NAME = [pytest.param(part, id=str(part)) for part in PARTS]

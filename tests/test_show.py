@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from command import goodfit, refused
 from goodfit.augment.apply import Pipeline
 from goodfit.augment.flip import Flip
 from goodfit.core.chance import Chance
@@ -16,6 +15,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.study.augment_sheet import shown
 from goodfit.terminal.reporter import Silent
 from goodfit.terminal.sheet import CAPTION, GAP, LINE, Picture, sheet
+from tests.support.command import goodfit, refused
 
 
 def test_a_sheet_shows_each_picture_in_its_place() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from command import goodfit, refused, train
 from goodfit.core.catalog import Catalog, Foreign, spell
 from goodfit.core.contracts import Penalty
 from goodfit.core.errors import UsageError
@@ -27,8 +26,8 @@ from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.state import State, ready
 from goodfit.training.steering import Lever, Plateau
 from goodfit.training.trainable import phase_at, phases, set_trainable, unfuse
-from test_average import normed
-from test_training_loop import net, plan, run, sgd, told
+from tests.support.command import goodfit, refused, train
+from tests.support.loop import net, normed, plan, run, sgd, told
 
 KNOWN: Catalog = catalog()
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import goodfit
-from goodfit.core.batch import Batch, one_hot
 from goodfit.core.errors import Diverged
 from goodfit.core.progress import Every, Length, Lengths
 from goodfit.core.run import Run
-from goodfit.losses.softmax import Softmax
 from goodfit.schedules.compose import compose
 from goodfit.schedules.shapes import Cosine, Warmup
 from goodfit.training.average import Ema, Polyak
@@ -30,68 +26,8 @@ from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.journal import KEEP, Journal
 from goodfit.training.loop import fit, set_rates
 from goodfit.training.rules.stop import Patience
-from goodfit.training.state import Plan, State, ready
-
-K = 3
-
-
-@dataclasses.dataclass
-class Listed:
-    """Batches from a plain list, over and over; `epoch_steps` of them make an epoch."""
-
-    batches: list[Batch]
-    begun: list[int] = dataclasses.field(default_factory=list)
-
-    def stream(self, start: int) -> Iterator[Batch]:
-        self.begun.append(start)
-        while True:
-            yield self.batches[start % len(self.batches)]
-            start += 1
-
-    def places(self, step: int) -> tuple[int, Tensor]:
-        epoch, within = divmod(step, len(self.batches))
-        first = sum(map(len, self.batches[:within]))
-        return epoch, torch.arange(first, first + len(self.batches[within]))
-
-
-def listed(sizes: tuple[int, ...] = (16, 16, 16, 16, 7)) -> Listed:
-    generator = torch.Generator().manual_seed(0)
-    made, start = [], 0
-    for n in sizes:
-        labels = torch.randint(0, K, (n,), generator=generator)
-        images = torch.randn(n, 2, 3, 3, generator=generator) + labels[:, None, None, None]
-        made.append(Batch(images, one_hot(labels, K), torch.arange(start, start + n)))
-        start += n
-    return Listed(made)
-
-
-def net(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(18, 8), nn.ReLU(), nn.Linear(8, K))
-
-
-def plan(budget: str = "4 epochs", every: str = "", **changes: Any) -> Plan:
-    lengths = Lengths(5, 16, Length.read(budget))
-    if every:
-        changes["evaluate_every"] = Every(Length.read(every, "length"), lengths)
-    defaults: dict[str, Any] = {"schedule": lambda t: 1.0, "augment": lambda batch, chance, t: batch, "normalize": lambda images: images}
-    return Plan(**{"loss": Softmax(), "lengths": lengths, **defaults, **changes})
-
-
-def sgd(model: nn.Module, lr: float = 0.1) -> State:
-    return ready(model, torch.optim.SGD(model.parameters(), lr=lr))
-
-
-def run(state: State, used: Plan, source: Listed | None = None, **named: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    journal = Journal((rows.extend,))
-    fit(state, source or listed(), used, journal=journal, **named)
-    return rows
-
-
-def told(rows: list[dict[str, Any]], key: str, kind: str = "train") -> list[Any]:
-    return [row[key] for row in rows if row["kind"] == kind]
-
+from goodfit.training.state import ready
+from tests.support.loop import listed, net, plan, run, sgd, told
 
 # ---- steps ------------------------------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import goodfit as package
-from command import FAST, Said, copied, goodfit, refused, train
-from conftest import make_photos
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
 from goodfit.models.weights.published import MEAN, PUBLISHED, STD, Published
@@ -26,6 +24,8 @@ from goodfit.recipe.plan import plan_of
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.pretrained import lasting, weights_of
 from goodfit.terminal.reporter import Silent
+from tests.support.command import FAST, Said, copied, goodfit, refused, train
+from tests.support.photos import make_photos
 
 OPEN = ("size", "model")  # what a transfer takes over
 

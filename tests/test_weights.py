@@ -27,7 +27,7 @@ from goodfit.recipe.build import catalog
 from goodfit.recipe.transfer.pretrained import find
 
 KNOWN = catalog()
-KEYS: dict[str, list[list[Any]]] = json.loads((Path(__file__).parent / "torchvision_keys.json").read_text())
+KEYS: dict[str, list[list[Any]]] = json.loads((Path(__file__).parent / "data" / "torchvision_keys.json").read_text())
 
 
 def some_tensors() -> dict[str, Tensor]:
