@@ -28,7 +28,7 @@ from goodfit.predict.images import ImagesFor
 from goodfit.predict.paired import Right, compare_paired
 from goodfit.predict.predictor import Classifier, Predictor
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.ensemble.make import Select, Soup, ensemble
+from goodfit.study.ensemble.make import Select, Soup, make_ensemble
 
 PLAIN, STEPS = "warmup(0.05) | cosine", "step(every=0.3, factor=0.1)"
 WAYS: dict[str, tuple[Select, Soup]] = {
@@ -97,7 +97,7 @@ def gathered(groups: list[list[Run]], ways: list[str], examiner: Examiner, folde
         select, soup = WAYS[way]
         found, members = [], 1
         for group in groups:
-            made = ensemble([run.path for run in group], folder / f"{len(list(folder.iterdir())):03d}", select, soup)
+            made = make_ensemble([run.path for run in group], folder / f"{len(list(folder.iterdir())):03d}", select, soup)
             members = max(members, len(made.read("ensemble.json")["members"]))
             found.append(examiner.right(made))
         rows[way] = Row(np.array(found), training, members)

@@ -22,8 +22,8 @@ from goodfit.core.parts import Part, spell
 from goodfit.core.settings import INVALID, convert, settings_of
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.auto import choose_image_shape
-from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.build import build
+from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, survey_images

@@ -66,7 +66,7 @@ class Trainer:
         self.tests[out] = 0.0
         built = build(recipe, self.data, self.known)
         state = fit(built.state, built.loader, built.plan)
-        self.tests[out] = built.judge(state.judged, self.data.rows("test")).accuracy
+        self.tests[out] = built.judge(state.eval_model, self.data.rows("test")).accuracy
         return state.history[-1]
 
     def best(self, search: Search, first: int = 0) -> Best:

@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from goodfit.core.device import cpu_name
 from goodfit.recipe.auto import choose_image_shape, choose_machine, choose_training
-from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.build import Training, build
+from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, survey_images

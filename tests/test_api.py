@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import goodfit
-from command import FAST
 from goodfit.augment.crop import Crop
 from goodfit.augment.flip import Flip
 from goodfit.core.errors import DataError, UsageError
@@ -25,6 +24,7 @@ from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.source import open_images, survey_images
 from goodfit.schedules.shapes import Cosine
 from goodfit.training.gradient import gradient
+from tests.support.command import FAST
 
 SMALL = goodfit.Recipe().but_text(FAST)
 

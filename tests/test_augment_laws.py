@@ -10,10 +10,11 @@ import torch
 from goodfit.augment.apply import Pipeline
 from goodfit.augment.color import Color
 from goodfit.augment.geometry import Geometry
-from goodfit.core.batch import Batch, one_hot
+from goodfit.core.batch import Batch
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
 from goodfit.core.parts import part_name, pipe_parts
+from tests.support.augment import batch, chance
 
 CATALOG = Catalog(["goodfit.augment"])
 PARTS = sorted(CATALOG.kinds["augment"])
@@ -39,16 +40,6 @@ OTHERS = [
     "jitter | crop(2) | flip | flip",
 ]
 SIZE = (24, 28)
-
-
-def batch(n: int = 83, channels: int = 3, box: tuple[int, int] = (29, 33)) -> Batch:
-    generator = torch.Generator().manual_seed(channels)
-    pixels = torch.randint(0, 256, (n, *box, channels), dtype=torch.uint8, generator=generator)
-    return Batch(pixels.permute(0, 3, 1, 2), one_hot(torch.arange(n) % 7, 7), torch.arange(n))
-
-
-def chance(n: int = 83, seed: int = 0) -> Chance:
-    return Chance.of(seed, torch.arange(1000, 1000 + n), "augment", 3)
 
 
 def pipeline(text: str, size: tuple[int, int] = SIZE) -> Pipeline:

@@ -8,31 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Length, Lengths
 from goodfit.schedules.compose import compose
 from goodfit.training.averaging import blend_into
-from goodfit.training.batch_statistics import recompute_statistics, refresh_average
-from goodfit.training.loop import IMAGES
+from goodfit.training.batch_statistics import STATISTICS_IMAGES, recompute_statistics, refresh_average
 from goodfit.training.rules.average import Ema, Polyak, Swa, bind_cycles
-from goodfit.training.state import State, ready
-from test_training_loop import Listed, listed, plan, run
+from goodfit.training.state import State
+from tests.support.loop import listed, noisy_digits, normed, plan, run
 
 CATALOG = Catalog(["goodfit.schedules", "goodfit.training"])
 
 
-def normed(seed: int = 0, inputs: int = 18, classes: int = 3) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, classes))
-
-
 def state_of(model: nn.Module, average: Any, lr: float = 0.3) -> State:
-    return ready(model, torch.optim.SGD(model.parameters(), lr=lr), average)
+    return State.start(model, torch.optim.SGD(model.parameters(), lr=lr), average)
 
 
 # ---- the mean ---------------------------------------------------------------------------------------------------------------------
@@ -122,7 +114,7 @@ def test_the_judged_average_has_statistics_of_its_own() -> None:
     used = plan("4 epochs", every="1 epoch", average=Ema(0.9), evaluate=evaluate)
     run(state, used)
     batches = [batch.images for batch in listed().batches]
-    assert sum(map(len, batches)) < IMAGES
+    assert sum(map(len, batches)) < STATISTICS_IMAGES
     for judged in (*seen, state.average):
         again = copy.deepcopy(judged)
         assert again is not None
@@ -145,22 +137,11 @@ def test_without_evaluations_the_statistics_come_at_the_end() -> None:
 # ---- what it is good for ------------------------------------------------------------------------------------------------------------
 
 
-def digits() -> tuple[Listed, Tensor, Tensor]:
-    found = load_digits()
-    x = torch.from_numpy(found.images).float()[:, None] / 16
-    y = torch.from_numpy(found.target)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    train, test = order[:600], order[600:]
-    said = torch.where(torch.rand(len(y), generator=torch.Generator().manual_seed(1)) < 0.2, (y + 1) % 10, y)
-    made = [Batch(x[rows], one_hot(said[rows], 10), rows) for rows in train.split(20)]
-    return Listed(made), x[test], y[test]
-
-
 @pytest.mark.item("S126")
 @pytest.mark.parametrize("average", [Ema(0.95), Polyak(0.5)])
 def test_at_a_constant_high_rate_the_average_beats_the_last_weights(average: Any) -> None:
     """On digits with batch norm, mean accuracy over three seeds; a fifth of the labels are wrong, so the steps never grow quiet."""
-    source, x, y = digits()
+    source, x, y = noisy_digits()
     raw, mean = [], []
     for seed in range(3):
         torch.manual_seed(seed)

@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from command import copied, goodfit, refused, train
-from conftest import make_photos
 from goodfit.core import files
 from goodfit.core.run import Run
 from goodfit.data import journal, pack
+from tests.support.command import copied, goodfit, refused, train
+from tests.support.photos import make_photos
 
 _piece = pack._piece
 

@@ -17,9 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 import goodfit
-from command import FAST, copied, refused, train
-from command import goodfit as command
-from fake_run import Page
 from goodfit import api
 from goodfit.core.errors import Interrupted, UsageError
 from goodfit.core.predictions import FILE, Predictions
@@ -29,6 +26,9 @@ from goodfit.recipe.source import open_images, survey_images
 from goodfit.report.sections.baselines import lines
 from goodfit.runs import baselines as b
 from goodfit.study.compare import apart, comparison, differences, entries, name
+from tests.support.command import FAST, copied, refused, train
+from tests.support.command import goodfit as command
+from tests.support.fake_run import Page
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (5, 5), (12, 3), (3, 12), (400, 333), (7000, 6800)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from goodfit.core.chance import GOLDEN, MASK64, MIX64_FIRST, MIX64_SECOND, MIXING_BLOCK, Chance, fold, mix64, mix64_tensor, of_epoch
+from goodfit.core.chance import GOLDEN, MASK64, MIX64_FIRST, MIX64_SECOND, MIXING_BLOCK, Chance, fold, mix64, mix64_tensor
 
 N = 20_000
 RARE = 1e-4  # the seeds are fixed, so a test that passes passes always; a wrong hash gives p-values far below
@@ -234,16 +234,16 @@ def test_the_chance_of_an_epoch_also_knows_the_images() -> None:
     """At the places it draws as `of` does; `steady` draws the same for an image in every epoch, wherever it stands."""
     ids = torch.arange(50).flip(0)
     for epoch in (0, 5):
-        c = of_epoch(3, "augment", epoch, torch.arange(50), ids).at("flip", 1)
-        assert c.epoch == epoch and c.steady is not None
+        c = Chance.for_epoch(3, "augment", epoch, torch.arange(50), ids).at("flip", 1)
+        assert c.epoch == epoch and c.per_image is not None
         assert torch.equal(c.bits(), Chance.of(3, torch.arange(50), "augment", epoch, "flip", 1).bits())
-        assert torch.equal(c.steady.bits(), Chance.of(3, ids, "augment", "flip", 1).bits())
+        assert torch.equal(c.per_image.bits(), Chance.of(3, ids, "augment", "flip", 1).bits())
         piece = c[torch.tensor([4, 7])]
         assert torch.equal(piece.uniform(), c.uniform()[[4, 7]]) and piece.epoch == epoch
-        assert piece.steady is not None and torch.equal(piece.steady.uniform(), c.steady.uniform()[[4, 7]])
-        assert torch.equal(c[10:20].on("cpu").steady.bits(), c.steady.bits()[10:20])  # type: ignore[union-attr]
+        assert piece.per_image is not None and torch.equal(piece.per_image.uniform(), c.per_image.uniform()[[4, 7]])
+        assert torch.equal(c[10:20].on("cpu").per_image.bits(), c.per_image.bits()[10:20])  # type: ignore[union-attr]
     plain = Chance.of(3, torch.arange(5))
-    assert plain.steady is None and plain.epoch == 0 and plain[1:3].steady is None and plain.at("x").steady is None
+    assert plain.per_image is None and plain.epoch == 0 and plain[1:3].per_image is None and plain.at("x").per_image is None
 
 
 def test_negative_and_large_seeds() -> None:

@@ -20,7 +20,6 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from conftest import make_photos
 from goodfit.core.errors import DataError, GoodfitError
 from goodfit.core.files import cache_folder, lock
 from goodfit.data import journal
@@ -31,6 +30,7 @@ from goodfit.data.pack import Packed, pack
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scan import Survey, survey
+from tests.support.photos import make_photos
 
 HERE = Preprocess((16, 12), (18, 14))
 LARGE = 1 << 40

@@ -30,15 +30,15 @@ from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scan import survey
 from goodfit.recipe.auto import choose_training
-from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.build import Training, build
+from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.early_crops import crop_early
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, survey_images
 from goodfit.training.step import Objective
-from test_promises import assert_equal_weights
-from test_promises import recipe as fast
+from tests.support.runs import assert_equal_weights
+from tests.support.runs import recipe as fast
 
 CATALOG = Catalog(["goodfit.augment"])
 RNG = np.random.default_rng(5)

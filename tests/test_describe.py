@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from command import goodfit, refused, train
 from goodfit.core.run import Run
 from goodfit.predict.predictor import load_classifier
+from tests.support.command import goodfit, refused, train
 
 
 def test_a_table_with_its_totals_and_training() -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 import goodfit
-import test_augment_laws as laws
 from goodfit.cli import VERBS, application
 from goodfit.cli.options import assemble
 from goodfit.core.parts import spell
-from goodfit.recipe.build import PACKAGES
-from goodfit.recipe.parts import load_catalog, make_parts
+from goodfit.recipe.parts import PACKAGES, load_catalog, make_parts
+from tests import test_augment_laws as laws
+from tests.support.augment import batch, chance
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -108,8 +108,8 @@ def called_with(law: Any) -> set[str]:
 
 def test_the_part_of_the_guide_turns_colors_and_leaves_alpha(example: Path) -> None:
     part: Any = load_catalog([str(example)]).make("negative(1.0)", "augment")
-    before = laws.batch(channels=4).images
-    after = part(laws.batch(channels=4), laws.chance(), 0.5).images
+    before = batch(channels=4).images
+    after = part(batch(channels=4), chance(), 0.5).images
     assert ((after[:, :3].int() + before[:, :3].int()) == 255).all()
     assert (after[:, 3] == before[:, 3]).all()
 

@@ -17,8 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import goodfit
-from command import copied, refused, train
-from command import goodfit as command
 from goodfit.augment.views import MIDDLE, PLACES, View
 from goodfit.core.errors import UsageError
 from goodfit.core.fetch import digest
@@ -30,7 +28,9 @@ from goodfit.models.weights.saved import WEIGHTS_FILE
 from goodfit.predict import export as module
 from goodfit.predict.graph import Graph
 from goodfit.predict.predictor import Predictor
-from goodfit.study.ensemble.make import ensemble
+from goodfit.study.ensemble.make import make_ensemble
+from tests.support.command import copied, refused, train
+from tests.support.command import goodfit as command
 
 SIZES = [(1, 1), (1, 40), (40, 1), (18, 21), (36, 42), (19, 21), (60, 20), (7, 5), (90, 100), (200, 37), (13, 200), (16, 300)]
 BATCHES = [(1, 20, 20), (3, 41, 57), (1, 9, 8), (2, 70, 12), (1, 1, 1), (4, 18, 18)]  # images, height, width
@@ -187,7 +187,7 @@ def test_the_file_says_what_it_is(runs: Path, single: Path) -> None:
 
 def test_the_file_of_an_ensemble_answers_as_predict(runs: Path, tmp_path: Path) -> None:
     """Members of other sizes, aspects, losses, views, temperatures, weights and orders of classes."""
-    made = ensemble([runs / "plain", runs / "linear"], tmp_path / "made")
+    made = make_ensemble([runs / "plain", runs / "linear"], tmp_path / "made")
     content = made.read("ensemble.json")
     one, other = content["members"]
     turned = Run(made.path / other["path"])
@@ -209,7 +209,7 @@ def test_the_file_of_an_ensemble_answers_as_predict(runs: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("views", ["center", "five_crop", "ten_crop((16, 20), average=logit)"])
 def test_the_graph_of_a_soup_is_that_of_one_model(runs: Path, tmp_path: Path, views: str) -> None:
-    soup = goodfit.load(ensemble([runs / "plain", runs / "again"], tmp_path / "made", soup="uniform"), views=views)
+    soup = goodfit.load(make_ensemble([runs / "plain", runs / "again"], tmp_path / "made", soup="uniform"), views=views)
     graph = Graph(soup)
     assert len(graph.members) == 1
     for n, height, width in BATCHES:
@@ -233,7 +233,7 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     damaged = copied(run, tmp_path / "damaged")
     (damaged / WEIGHTS_FILE).write_bytes(b"no weights")
     refused(command("export", damaged), 1, "does not read")
-    made = ensemble([run, runs / "linear"], tmp_path / "made")
+    made = make_ensemble([run, runs / "linear"], tmp_path / "made")
     (made.path / "members" / "01" / WEIGHTS_FILE).write_bytes(b"no weights")
     refused(command("export", made.path), 1, "is not the one that the ensemble was made of")
     assert not (made.path / "model.onnx").exists()

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import goodfit as library
-from command import copied, goodfit, refused, train
-from conftest import make_photos
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
@@ -26,6 +24,8 @@ from goodfit.recipe.transfer import compute_features as module
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, compute_features, feature_places, pool_features
 from goodfit.recipe.transfer.origin import Origin
 from goodfit.recipe.transfer.probe import PENALTIES, LinearProbe, SoftmaxRegression, deal_folds, fit_probe
+from tests.support.command import copied, goodfit, refused, train
+from tests.support.photos import make_photos
 
 
 @pytest.fixture(scope="module")

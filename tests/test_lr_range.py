@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from command import FAST, goodfit, refused
 from goodfit.optim.groups import optimizer_for
 from goodfit.recipe.parts import load_catalog
 from goodfit.terminal.sketch import sketch
 from goodfit.training.freezing import freezing_phases
 from goodfit.training.lr_range import LrTrace, find_lr_range, sweep_lr
-from goodfit.training.state import ready
-from test_average import normed
-from test_training_loop import listed, net, plan, run, sgd, told
+from goodfit.training.state import State
+from tests.support.command import FAST, goodfit, refused
+from tests.support.loop import listed, net, normed, plan, run, sgd, told
 
 RATES = tuple(float(x) for x in np.logspace(-5, 1, 120))
 
@@ -121,7 +120,7 @@ def test_any_optimizer_can_be_swept_and_trains_on_as_if_it_had_not(text: str) ->
     for swept in (False, True):
         model = net()
         part: Any = load_catalog().make(text, "optimizer")
-        state = ready(model, optimizer_for(model, part))
+        state = State.start(model, optimizer_for(model, part))
         used = (
             plan("2 epochs", trainable=freezing_phases(load_catalog().make("head(0.5) | all", "trainable"), model))
             if text == "adamw"

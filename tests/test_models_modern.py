@@ -29,7 +29,7 @@ from goodfit.models.weights.stages import head, stages
 from goodfit.training.gradient import gradient
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
-KEYS = json.loads((Path(__file__).parent / "torchvision_keys.json").read_text())
+KEYS = json.loads((Path(__file__).parent / "data" / "torchvision_keys.json").read_text())
 # What torchvision publishes of its models: text here, side of the images, parameters, billions of multiply-adds.
 PUBLISHED = {
     "resnet18": ("resnet(18)", 224, 11_689_512, 1.814),

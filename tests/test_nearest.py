@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 
 import goodfit
-from command import goodfit as command
 from goodfit.core.parameters import has_parameters
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
@@ -22,6 +21,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, survey_images
 from goodfit.training.loop import fit
 from goodfit.training.metric_log import MetricLog
+from tests.support.command import goodfit as command
 
 SIDE, CLASSES, EACH = 6, 4, 20
 RECIPE = Recipe(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from command import goodfit, refused, train
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.progress import Length, Lengths
@@ -30,7 +29,8 @@ from goodfit.training.evaluate import Outputs, collect_outputs, score_noisy_pass
 from goodfit.training.loop import fit
 from goodfit.training.noise import evaluating, noise_layers, set_progress
 from goodfit.training.rules.average import Ema
-from goodfit.training.state import Plan, State, ready
+from goodfit.training.state import Plan, State
+from tests.support.command import goodfit, refused, train
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 
@@ -296,7 +296,7 @@ NETS = [
 def test_resumed_in_the_middle_is_bit_equal(text: str, tmp_path: Path) -> None:
     def fresh() -> State:
         model = build(text, 3, 3, (8, 8))
-        return ready(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), Ema(0.9))
+        return State.start(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), Ema(0.9))
 
     def go(state: State, halt: int = 99) -> State:
         plan = Plan(Softmax(), Lengths(6, 8, Length(6, "step")), lambda b, c, t: b, lambda x: x, lambda t: 1.0, average=Ema(0.9))
@@ -310,8 +310,8 @@ def test_resumed_in_the_middle_is_bit_equal(text: str, tmp_path: Path) -> None:
     assert again.step == whole.step == 6
     for name, x in whole.model.state_dict().items():
         assert torch.equal(x, again.model.state_dict()[name]), name
-    for name, x in whole.judged.state_dict().items():
-        assert torch.equal(x, again.judged.state_dict()[name]), name
+    for name, x in whole.eval_model.state_dict().items():
+        assert torch.equal(x, again.eval_model.state_dict()[name]), name
     strengths = [float(x) for name, x in whole.model.state_dict().items() if name.endswith("strength")]
     assert all(s == pytest.approx(5 / 6) for s in strengths)
 

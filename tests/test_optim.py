@@ -24,7 +24,7 @@ from goodfit.optim.groups import groups, optimizer_for, with_peaks
 from goodfit.optim.muon import Muon, orthogonal
 from goodfit.optim.sam import Sam
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.state import State, ready
+from goodfit.training.state import State
 
 CATALOG = Catalog(["goodfit.optim"])
 OPTIMIZERS = [pytest.param(cls(), id=name) for name, cls in CATALOG.kinds["optimizer"].items()]
@@ -527,7 +527,7 @@ def begin(part: Optimizer, seed: int) -> State:
     torch.manual_seed(seed)
     layers = [nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(2 * 4, 3)]
     model = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return ready(model, optimizer_for(model, part))
+    return State.start(model, optimizer_for(model, part))
 
 
 def train(state: State, steps: int, whole: bool) -> None:

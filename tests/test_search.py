@@ -20,7 +20,6 @@ import numpy as np
 import psutil
 import pytest
 
-from command import FAST, goodfit, refused
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, UsageError
 from goodfit.core.run import Run
 from goodfit.recipe.parts import load_catalog, make_parts
@@ -34,18 +33,10 @@ from goodfit.study.search.settle import settled
 from goodfit.study.search.space import Axis, Space, read_texts
 from goodfit.study.search.work import Search, begin, work
 from goodfit.study.search.worker import Worker
+from tests.support.command import FAST, goodfit, refused
+from tests.support.search import BASE, KNOWN, hill
 
-KNOWN = load_catalog()
-BASE = Recipe(model="convnet(8)", optimizer="sgd(0.1)", augment="flip | crop(2)", schedule="cosine", budget="9 epochs", batch_size=8)
 SPACE = {"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)", "model.width": "one_of(8, 16)"}
-PEAK = (0.03, 0.5)  # where the hill is
-
-
-def hill(recipe: Recipe, out: Path) -> float:
-    """A training that is none: its accuracy has one peak over rate and momentum, and a little luck by the seed."""
-    part: Any = make_parts(recipe, KNOWN)["optimizer"]
-    height = math.exp(-(math.log10(part.lr / PEAK[0]) ** 2) - (part.momentum - PEAK[1]) ** 2)
-    return 0.9 * height + 0.01 * math.sin(1000 * part.lr + recipe.seed)
 
 
 def plan(method: Any = "fine", trials: int = 10, **more: Any) -> Plan:
@@ -488,7 +479,8 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from test_search import Search, hill, work
+from goodfit.study.search.work import Search, work
+from tests.support.search import hill
 study, stuck = Path(sys.argv[1]), sys.argv[3]
 def train(recipe, out):
     out.mkdir(parents=True, exist_ok=True)
@@ -505,7 +497,7 @@ work(Search(study), train)
 def process(study: Path, stuck: str = "none", host: str = "") -> subprocess.Popen[bytes]:
     """A worker of its own process; with a `host`, one of another machine as far as anybody can tell."""
     named = f"import socket\nsocket.gethostname = lambda: {host!r}\n" if host else ""
-    return subprocess.Popen([sys.executable, "-c", named + SCRIPT, str(study), str(Path(__file__).parent), stuck])
+    return subprocess.Popen([sys.executable, "-c", named + SCRIPT, str(study), str(Path(__file__).parents[1]), stuck])
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -622,7 +614,7 @@ def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path: Path) -> None:
     search = begin(tmp_path / "s", plan("fine", 0), BASE)
     code = SCRIPT.replace("time.sleep(0.02)", "wait(out)").replace("from pathlib", WAIT + "from pathlib")
     code = code.replace("work(Search(study), train)", LIMITED)
-    arguments = [sys.executable, "-c", code, str(search.study), str(Path(__file__).parent), "none"]
+    arguments = [sys.executable, "-c", code, str(search.study), str(Path(__file__).parents[1]), "none"]
     ended = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
     span = search.trials.notes()["time"]
     assert span[1] <= float(ended.stdout) < span[1] + 6, "the last training would have taken ten seconds"

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from command import goodfit, refused, train
 from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Penalty
 from goodfit.core.errors import UsageError
@@ -28,9 +27,9 @@ from goodfit.training.freezing import disable_fused_momentum, freezing_phases, p
 from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.rules.average import bind_cycles
 from goodfit.training.rules.plateau import Plateau
-from goodfit.training.state import State, ready
-from test_average import normed
-from test_training_loop import net, plan, run, sgd, told
+from goodfit.training.state import State
+from tests.support.command import goodfit, refused, train
+from tests.support.loop import net, normed, plan, run, sgd, told
 
 KNOWN: Catalog = load_catalog()
 
@@ -141,7 +140,7 @@ def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.Monke
 def test_what_is_frozen_stays_bit_for_bit(optimizer: Any, penalties: tuple[Penalty, ...]) -> None:
     """No decay, no momentum from before, no batch statistics: frozen in the middle, with all of them at work before and after."""
     model = normed()
-    state = ready(model, optimizer_for(model, optimizer))
+    state = State.start(model, optimizer_for(model, optimizer))
     kept: dict[int, dict[str, Tensor]] = {}
 
     def save(state: State) -> None:
@@ -164,7 +163,7 @@ def test_statistics_of_frozen_layers_move_when_asked() -> None:
     model = normed()
     used = freezing_phases(KNOWN.make("head(statistics=moving)", "trainable"), model)
     before = {name: x.clone() for name, x in model.state_dict().items()}
-    run(ready(model, torch.optim.SGD(model.parameters(), lr=0.1)), plan(trainable=used))
+    run(State.start(model, torch.optim.SGD(model.parameters(), lr=0.1)), plan(trainable=used))
     assert not torch.equal(model[2].running_mean, before["2.running_mean"])  # type: ignore[index, arg-type]
     assert torch.equal(model[2].weight, before["2.weight"])  # type: ignore[index, arg-type]
 
@@ -174,7 +173,7 @@ def test_an_evaluation_on_the_way_does_not_wake_frozen_statistics() -> None:
     used = freezing_phases(KNOWN.make("head", "trainable"), model)
     mean = model[2].running_mean.clone()  # type: ignore[index, union-attr, operator]
     run(
-        ready(model, torch.optim.SGD(model.parameters(), lr=0.1)),
+        State.start(model, torch.optim.SGD(model.parameters(), lr=0.1)),
         plan(every="1 step", trainable=used, evaluate=lambda model: {"score": 0.0}),
     )
     assert torch.equal(model[2].running_mean, mean)  # type: ignore[index, arg-type]
@@ -266,7 +265,7 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     average = bind_cycles(made["average"], schedule.ends())
     optimizer = optimizer_for(model, Sgd(0.1), made["rates"](model))
     disable_fused_momentum(optimizer)
-    state = ready(model, optimizer, average)
+    state = State.start(model, optimizer, average)
     used = plan(
         every="2 steps", schedule=schedule, average=average, brake=made["brake"], trainable=freezing_phases(made["trainable"], model),
         evaluate=lambda model: {"score": scores[len(state.history)], "seen": checksum(model)},

@@ -20,7 +20,7 @@ from goodfit.core.errors import Diverged, GoodfitError
 from goodfit.training.averaging import blend_into
 from goodfit.training.checkpoint import Checkpoints, from_json_tree, to_json_tree
 from goodfit.training.rules.average import Ema, Polyak
-from goodfit.training.state import State, ready
+from goodfit.training.state import State
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
@@ -61,7 +61,7 @@ def train(state: State, steps: int) -> None:
 def fresh(name: str = "sgd", seed: int = 0, average: bool = False) -> State:
     # torch's LBFGS cannot flatten gradients of channels_last filters
     model = net(seed, torch.contiguous_format if name == "lbfgs" else torch.channels_last)
-    return ready(model, OPTIMIZERS[name](model.parameters()), Ema() if average else None)
+    return State.start(model, OPTIMIZERS[name](model.parameters()), Ema() if average else None)
 
 
 def assert_same(one: Any, other: Any, path: str = "") -> None:

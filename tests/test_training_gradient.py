@@ -24,7 +24,7 @@ from goodfit.core.progress import Length, Lengths
 from goodfit.losses.penalty import L1, L2
 from goodfit.losses.softmax import Softmax
 from goodfit.training.gradient import cut, gradient
-from goodfit.training.state import Plan, ready
+from goodfit.training.state import Plan, State
 from goodfit.training.step import Objective
 
 K, SIDE = 5, 6
@@ -178,7 +178,7 @@ def plan(augment: Any = None, **changes: Any) -> Plan:
 def objective(
     model: nn.Module, n: int = 64, pieces: int = 1, step: int = 3, used: Plan | None = None, given: Batch | None = None
 ) -> Objective:
-    state = ready(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=pieces)
+    state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=pieces)
     state.step = step
     return Objective(state, given or batch(n, torch.uint8), used or plan(), Chance.of(0, torch.arange(n), "augment", 0), 0.5)
 

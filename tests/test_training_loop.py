@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import goodfit
-from goodfit.core.batch import Batch, one_hot
 from goodfit.core.errors import Diverged
 from goodfit.core.progress import Length, Lengths, Period
 from goodfit.core.run import Run
-from goodfit.losses.softmax import Softmax
 from goodfit.schedules.compose import compose
 from goodfit.schedules.shapes import Cosine, Warmup
 from goodfit.training.checkpoint import Checkpoints
@@ -30,69 +26,8 @@ from goodfit.training.loop import fit
 from goodfit.training.metric_log import MAX_ROWS_HELD, MetricLog
 from goodfit.training.rules.average import Ema, Polyak
 from goodfit.training.rules.stop import Patience
-from goodfit.training.state import Plan, State, ready
-from goodfit.training.step import set_rates
-
-K = 3
-
-
-@dataclasses.dataclass
-class Listed:
-    """Batches from a plain list, over and over; `epoch_steps` of them make an epoch."""
-
-    batches: list[Batch]
-    begun: list[int] = dataclasses.field(default_factory=list)
-
-    def stream(self, start: int) -> Iterator[Batch]:
-        self.begun.append(start)
-        while True:
-            yield self.batches[start % len(self.batches)]
-            start += 1
-
-    def places(self, step: int) -> tuple[int, Tensor]:
-        epoch, within = divmod(step, len(self.batches))
-        first = sum(map(len, self.batches[:within]))
-        return epoch, torch.arange(first, first + len(self.batches[within]))
-
-
-def listed(sizes: tuple[int, ...] = (16, 16, 16, 16, 7)) -> Listed:
-    generator = torch.Generator().manual_seed(0)
-    made, start = [], 0
-    for n in sizes:
-        labels = torch.randint(0, K, (n,), generator=generator)
-        images = torch.randn(n, 2, 3, 3, generator=generator) + labels[:, None, None, None]
-        made.append(Batch(images, one_hot(labels, K), torch.arange(start, start + n)))
-        start += n
-    return Listed(made)
-
-
-def net(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(18, 8), nn.ReLU(), nn.Linear(8, K))
-
-
-def plan(budget: str = "4 epochs", every: str = "", **changes: Any) -> Plan:
-    lengths = Lengths(5, 16, Length.read(budget))
-    if every:
-        changes["evaluate_every"] = Period(Length.read(every, "length"), lengths)
-    defaults: dict[str, Any] = {"schedule": lambda t: 1.0, "augment": lambda batch, chance, t: batch, "normalize": lambda images: images}
-    return Plan(**{"loss": Softmax(), "lengths": lengths, **defaults, **changes})
-
-
-def sgd(model: nn.Module, lr: float = 0.1) -> State:
-    return ready(model, torch.optim.SGD(model.parameters(), lr=lr))
-
-
-def run(state: State, used: Plan, source: Listed | None = None, **named: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    journal = MetricLog((rows.extend,))
-    fit(state, source or listed(), used, journal=journal, **named)
-    return rows
-
-
-def told(rows: list[dict[str, Any]], key: str, kind: str = "train") -> list[Any]:
-    return [row[key] for row in rows if row["kind"] == kind]
-
+from goodfit.training.state import State
+from tests.support.loop import listed, net, plan, run, sgd, told
 
 # ---- steps ------------------------------------------------------------------------------------------------------------------------
 
@@ -137,7 +72,7 @@ PLAIN: dict[str, dict[str, Any]] = {
 def test_plain_torch_optimizers_are_welcome(name: str) -> None:
     """On the whole set at once, so that those with line searches are at home too."""
     model = net()
-    state = ready(model, getattr(torch.optim, name)(model.parameters(), **PLAIN[name]))
+    state = State.start(model, getattr(torch.optim, name)(model.parameters(), **PLAIN[name]))
     rows = run(state, plan("40 steps"), listed((71,)))
     assert told(rows, "loss")[-1] < told(rows, "loss")[0] / 2
     assert state.step == 40
@@ -146,8 +81,8 @@ def test_plain_torch_optimizers_are_welcome(name: str) -> None:
 def test_the_schedule_and_the_brake_reach_every_group() -> None:
     model = net()
     groups = [{"params": model[1].parameters(), "lr": 0.4}, {"params": model[3].parameters(), "lr": 0.1}]
-    state = ready(model, torch.optim.SGD(groups))
-    state.brake = 0.5
+    state = State.start(model, torch.optim.SGD(groups))
+    state.plateau_factor = 0.5
     seen: list[list[float]] = []
     step = state.optimizer.step
 
@@ -181,7 +116,7 @@ def test_the_average_is_what_is_judged(average: Any) -> None:
 
     model = net()
     start = model[1].weight.detach().double().clone()
-    state = ready(model, torch.optim.SGD(model.parameters(), lr=0.3), average)
+    state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.3), average)
     run(state, plan(every="1 step", average=average, evaluate=evaluate))
     assert state.average is not None
     assert all(model is state.average for model in judged)

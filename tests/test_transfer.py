@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import goodfit as package
-from command import FAST, Said, copied, goodfit, refused, train
-from conftest import make_photos
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.models.weights.published import MEAN, PUBLISHED, STD, Published
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.transfer.pretrained import lasting, weights_of
+from goodfit.recipe.transfer.pretrained import absolute_source, weights_of
+from tests.support.command import FAST, Said, copied, goodfit, refused, train
+from tests.support.photos import make_photos
 
 OPEN = ("size", "model")  # what a transfer takes over
 
@@ -260,11 +260,11 @@ def test_a_source_that_has_changed_is_refused(source: Path, others: Path, tmp_pa
 def test_sources_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()
-    assert lasting("") == ""
-    assert lasting("resnet50:imagenet") == "resnet50:imagenet" and lasting("vgg16") == "vgg16"
-    assert lasting("resnet18") == str(tmp_path / "resnet18"), "a folder of that name is nearer"
-    assert lasting("runs/gone") == str(tmp_path / "runs" / "gone")
-    assert lasting("gone#sha256=0123abcd") == f"{tmp_path / 'gone'}#sha256=0123abcd"
+    assert absolute_source("") == ""
+    assert absolute_source("resnet50:imagenet") == "resnet50:imagenet" and absolute_source("vgg16") == "vgg16"
+    assert absolute_source("resnet18") == str(tmp_path / "resnet18"), "a folder of that name is nearer"
+    assert absolute_source("runs/gone") == str(tmp_path / "runs" / "gone")
+    assert absolute_source("gone#sha256=0123abcd") == f"{tmp_path / 'gone'}#sha256=0123abcd"
 
 
 # ---- files and published weights ---------------------------------------------------------------------------------------------------

@@ -15,8 +15,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import goodfit as package
-from command import goodfit, refused, train
-from conftest import COLORS, picture
 from goodfit.augment.views import View
 from goodfit.core.run import Run
 from goodfit.data.decode import BrokenImage
@@ -28,6 +26,8 @@ from goodfit.predict.predictor import load_classifier
 from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog, make_model
 from goodfit.training.evaluate import running_means
+from tests.support.command import goodfit, refused, train
+from tests.support.photos import COLORS, picture
 
 KNOWN = load_catalog()
 SPECS = [

@@ -22,7 +22,7 @@ from goodfit.core.progress import Length, Lengths
 from goodfit.core.reporter import SilentReporter
 from goodfit.losses.softmax import Softmax
 from goodfit.terminal.reporter import TerminalReporter, format_evaluation, format_steps
-from goodfit.training.state import Plan, State, ready
+from goodfit.training.state import Plan, State
 from goodfit.training.step import Objective
 from goodfit.watch.probes.update_ratio import UpdateRatio
 from goodfit.watch.telemetry import StepView, Telemetry
@@ -34,7 +34,7 @@ PLAN = Plan(Softmax(), Lengths(4, 8, Length.read("4 epochs")), lambda batch, cha
 def state(lr: float = 0.3) -> State:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3))
-    return ready(model, torch.optim.SGD(model.parameters(), lr=lr))
+    return State.start(model, torch.optim.SGD(model.parameters(), lr=lr))
 
 
 def steps(given: State, n: int, watch: Telemetry) -> list[dict[str, Any]]:
