@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from fake_run import Page, log_lines, make_run, replace_log
 from goodfit.core.run import Run
 from goodfit.report.charts import MAX_POINTS, Points, embed_json, smooth, thin
 from goodfit.report.interpretation import Gap, describe_end, describe_gap, interpret_run, measure_gap
@@ -23,6 +22,7 @@ from goodfit.report.page import write_report
 from goodfit.report.pages.run import render_run
 from goodfit.report.record import read_record
 from goodfit.report.sections.worst import embed_png
+from tests.support.fake_run import Page, log_lines, make_run, replace_log
 
 
 @pytest.fixture

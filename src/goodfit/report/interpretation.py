@@ -138,7 +138,7 @@ def describe_test_use(record: Record) -> str:
     test, openings = get(record.scores, "test"), as_rows(get(record.about, "openings"))
     if test:
         if len(openings) > 1:
-            times = words.count(len(openings), "time")
+            times = words.count_of(len(openings), "time")
             return f"The test split has been opened {times}: every change made after a look at it biases its accuracy upward."
         return ""
     if get_number(record.ensemble, "tests_seen"):
@@ -147,7 +147,9 @@ def describe_test_use(record: Record) -> str:
     stopped_early = record.state == "stopped early"
     chosen = "Validation also chose which weights to keep, so its accuracy may be slightly too high. " if stopped_early else ""
     untouched = (
-        f"{words.count(int(images), 'test image')} are untouched: `goodfit evaluate RUN --test` measures on them, once." if images else ""
+        f"{words.count_of(int(images), 'test image')} are untouched: `goodfit evaluate RUN --test` measures on them, once."
+        if images
+        else ""
     )
     return (chosen + untouched).strip()
 
@@ -169,7 +171,9 @@ def describe_gain(record: Record) -> list[str]:
                 "The models were chosen on these validation images, so the gain is biased upward; only test images measure it."
             )
     if seen := get_number(record.ensemble, "tests_seen"):
-        sentences.append(f"{words.count(int(seen), 'test image')} were used to train some of the models, so there is no honest test score.")
+        sentences.append(
+            f"{words.count_of(int(seen), 'test image')} were used to train some of the models, so there is no honest test score."
+        )
     return sentences
 
 

@@ -110,7 +110,7 @@ def bar(share: float | None, low: float | None = None, high: float | None = None
 
 def format_percent(share: float | None, digits: int = 1) -> str:
     """Format 0.985 as `98.5 %`, and None as `not measured`."""
-    return "not measured" if share is None else words.percent(share, digits).replace(" ", NBSP)
+    return "not measured" if share is None else words.format_percent(share, digits).replace(" ", NBSP)
 
 
 def format_interval(low: float | None, high: float | None) -> str:

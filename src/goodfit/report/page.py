@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goodfit.core.files import write
-from goodfit.core.run import none_there
+from goodfit.core.files import write_atomic
+from goodfit.core.run import not_found
 from goodfit.report.frame import REPORT_FILE
 from goodfit.report.pages.folds import render_folds
 from goodfit.report.pages.run import render_run
@@ -21,7 +21,7 @@ def write_report(folder: Path) -> Path:
         UsageError: the folder is none of these.
         GoodfitError: the folder cannot be written.
     """
-    write(folder / REPORT_FILE, render_report(folder))
+    write_atomic(folder / REPORT_FILE, render_report(folder))
     return folder / REPORT_FILE
 
 
@@ -34,4 +34,4 @@ def render_report(folder: Path) -> str:
     for file, page in RENDERERS.items():
         if (folder / file).is_file():
             return page(folder)
-    raise none_there("the folder of a run, an ensemble, a search or folds", folder)
+    raise not_found("the folder of a run, an ensemble, a search or folds", folder)

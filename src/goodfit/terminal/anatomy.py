@@ -6,8 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
-from goodfit.core.words import count, percent
-from goodfit.core.words import size as format_bytes
+from goodfit.core.words import count_of, format_bytes, format_percent
 from goodfit.models.anatomy.account import BYTES, Account, Row, compare_accounts
 from goodfit.models.anatomy.meta import OUTSIDE
 from goodfit.terminal.tables import format_table
@@ -24,7 +23,7 @@ def format_account(account: Account, by_stage: bool = False) -> str:
     pixels = f"{account.batch * account.channels * account.size[0] * account.size[1]:,}"
     lines = [("input", "", _shape((account.channels, *account.size)), "", "", "", "", pixels, _kept(outside), "1", "1")]
     for row in account.stages() if by_stage else account.rows:
-        share = percent(row.parameters / totals["parameters"]) if row.parameters else ""
+        share = format_percent(row.parameters / totals["parameters"]) if row.parameters else ""
         macs, ops, activations = (f"{n:,}" for n in (row.macs, row.ops, row.activations))
         layer = (row.name or "(itself)", row.type, _shape(row.output), f"{row.parameters:,}", share)
         lines.append((*layer, macs, ops, activations, _kept(row.kept), _field(row), _stride(row)))
@@ -38,16 +37,16 @@ def describe_totals(account: Account) -> list[str]:
     t, s, image = account.totals, account.shares, f"{account.channels}x{account.size[0]}x{account.size[1]}"
     sentences = [
         "Kept: bytes held for the backward pass. Field: side of the receptive field in pixels. -: unknown, or the output has no sides.",
-        f"For {count(account.batch, 'image')} of {image}: {t['ops']:,} operations (multiply-adds and one add per bias).",
-        f"Conv layers have {percent(s['conv_parameters'])} of the parameters and {percent(s['conv_ops'])} of the operations, fully"
-        f" connected ones {percent(s['fc_parameters'])} and {percent(s['fc_ops'])}.",
+        f"For {count_of(account.batch, 'image')} of {image}: {t['ops']:,} operations (multiply-adds and one add per bias).",
+        f"Conv layers have {format_percent(s['conv_parameters'])} of the parameters and {format_percent(s['conv_ops'])} of the operations,"
+        f" fully connected ones {format_percent(s['fc_parameters'])} and {format_percent(s['fc_ops'])}.",
         f"Activations in float32: {format_bytes(t['activation_bytes'])} if every layer keeps its output;"
         f" {t['in_place']:,} numbers ({format_bytes(BYTES * t['in_place'])}) with the input, if activations and sums work in place.",
     ]
     if account.training is not None:
         step = account.training
         sentences.append(
-            f"A training step of {count(step.batch, 'image')} with {step.optimizer} takes {format_bytes(step.peak)}:"
+            f"A training step of {count_of(step.batch, 'image')} with {step.optimizer} takes {format_bytes(step.peak)}:"
             f" weights {format_bytes(step.weights)}, gradients {format_bytes(step.gradients)}, optimizer {format_bytes(step.state)},"
             f" activations {format_bytes(step.activations)}, workspace {format_bytes(step.workspace)}."
         )
@@ -63,20 +62,20 @@ def format_account_csv(account: Account, by_stage: bool = False) -> str:
     return _csv(lines)
 
 
-def format_comparison(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
+def format_model_comparison(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
     """Format models side by side, as in the lecture's table: parameters, operations, the shares of conv and fully connected layers in
     both, and published errors.
     """
     lines = []
     for name, account in accounts.items():
-        t, s = account.totals, {key: percent(share) for key, share in account.shares.items()}
+        t, s = account.totals, {key: format_percent(share) for key, share in account.shares.items()}
         published = [f"{x:.2f} %" for x in errors.get(name, ())] or ["-", "-"]
         counts = (_millions(t["parameters"]), s["conv_parameters"], s["fc_parameters"], _millions(t["ops"]), s["conv_ops"], s["fc_ops"])
         lines.append((name, *counts, *published))
     return format_table(lines, "<>>>>>>>>", COMPARISON_HEADER)
 
 
-def format_comparison_csv(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
+def format_model_comparison_csv(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
     """Format the same comparison as CSV, with shares from 0 to 1; models without published errors have empty cells."""
     rows = compare_accounts(accounts, errors)
     names = [*max(rows, key=len)]

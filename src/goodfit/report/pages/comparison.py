@@ -28,7 +28,7 @@ STYLES = ("accent", "ink", "dashed", "faint", "edge")
 def render_comparison(comparison: dict[str, Any]) -> str:
     """Render the comparison that `goodfit compare --json` prints as one HTML text."""
     rows = comparison["runs"]
-    title = f"{words.count(len(rows), 'run')} compared"
+    title = f"{words.count_of(len(rows), 'run')} compared"
     parts = (
         ("scores", "Scores", render_scores(comparison)),
         ("pairs", "Image by image", render_pairs(comparison)),
@@ -51,7 +51,7 @@ def render_scores(comparison: dict[str, Any]) -> Html:
             format_interval(*row["interval"]),
             format_number(row["log_loss"]),
             format_percent(row["calibration_error"]),
-            words.duration(row["seconds"]) if row["seconds"] is not None else "not measured",
+            words.format_duration(row["seconds"]) if row["seconds"] is not None else "not measured",
             *(format_large_count(row[key]) if row[key] is not None else "not measured" for key in ("parameters", "multiply_adds")),
         ]
         for row in comparison["runs"]
@@ -63,7 +63,7 @@ def render_scores(comparison: dict[str, Any]) -> Html:
         if group["standard_error"] is not None
     ]
     baselines = [
-        f"{row['name'].capitalize()}: {format_percent(row['accuracy'])} of {words.count(row['judged'], 'validation image')}."
+        f"{row['name'].capitalize()}: {format_percent(row['accuracy'])} of {words.count_of(row['judged'], 'validation image')}."
         for row in comparison["baselines"].get("rows", [])
     ]
     run = comparison["baselines"].get("of")

@@ -38,7 +38,7 @@ def render_folds(folder: Path) -> str:
     name = format_title(get(summary, "asked", "data") or files.name)
     state = str(get(summary, "state") or "")
     n = get_number(summary, "folds")
-    folds = words.count(int(n), "fold") if n else "Folds"
+    folds = words.count_of(int(n), "fold") if n else "Folds"
     header = tag(
         "header",
         tag("p.eyebrow", "Goodfit cross-validation report", tag("span.state", state) if state and state != "finished" else None),
@@ -73,7 +73,7 @@ def interpret_folds(summary: dict[str, Any]) -> list[str]:
     low, high = as_interval(get(overall, "interval"))
     sentences = []
     if accuracy is not None:
-        total = f"all {words.count(int(images), 'image')}" if images else "all images"
+        total = f"all {words.count_of(int(images), 'image')}" if images else "all images"
         interval = f" (95 % interval {format_percent(low)} to {format_percent(high)})" if low is not None else ""
         sentences.append(f"Of {total} together, {format_percent(accuracy)} were recognized{interval}.")
     if error is not None:
@@ -99,7 +99,7 @@ def render_table(files: FolderReader) -> Html:
             format_percent(accuracy) if accuracy is not None else str(get(about, "state") or ""),
             format_interval(low, high),
             f"{images:,.0f}" if images is not None else "",
-            words.duration(seconds) if seconds else "",
+            words.format_duration(seconds) if seconds else "",
         ])  # fmt: skip
     columns = [Column("Fold"), Column("", "wide")] + [Column(title, "number") for title in ("Accuracy", "95 % interval", "Images", "Time")]
     return section("folds", "Folds", table(columns, body)) if body else EMPTY

@@ -57,9 +57,9 @@ def render_search(folder: Path) -> str:
 def describe_plan(plan: dict[str, Any]) -> str:
     """Describe in one sentence what the search was to do, leaving out what is not known."""
     n, keep, copies = (get_number(plan, key) for key in ("trials", "keep", "copies"))
-    number = words.count(int(n), "trial") if n else "As many trials as the time allowed"
+    number = words.count_of(int(n), "trial") if n else "As many trials as the time allowed"
     method = METHODS.get(str(plan.get("method")), "")
-    retraining = f"; the best {keep:.0f} retrained with {words.count(int(copies), 'fresh seed')}" if keep and copies else ""
+    retraining = f"; the best {keep:.0f} retrained with {words.count_of(int(copies), 'fresh seed')}" if keep and copies else ""
     return f"{number} of {plan.get('each')}{', ' if method else ''}{method}{retraining}." if plan else ""
 
 
@@ -68,7 +68,7 @@ def render_figure(trials: Trials, results: dict[str, Any]) -> Html:
     for row in as_rows(get(results, "finalists"))[:1]:
         mean, error, fresh = get_number(row, "mean"), get_number(row, "error"), row.get("fresh")
         if mean is not None:
-            seeds = words.count(len(fresh), "fresh seed") if isinstance(fresh, list) else "fresh seeds"
+            seeds = words.count_of(len(fresh), "fresh seed") if isinstance(fresh, list) else "fresh seeds"
             uncertainty = tag("p.dim", f"± {100 * error:.2f}{NBSP}points standard error") if error is not None else None
             return tag("div.figure", large_percent(mean), tag("p", tag("strong", "validation accuracy"), f", mean of {seeds}"), uncertainty)
     best = next((y for row in trials.ranked if (y := get_share(row, "value")) is not None), None)
@@ -81,7 +81,7 @@ def interpret_search(trials: Trials, results: dict[str, Any], folder: Path) -> l
     """Interpret the search in sentences."""
     failed = sum(row.get("state") == "failed" for row in trials.all.values())
     lost = sum(map(has_diverged, trials.ranked))
-    failures = [f"{words.count(n, 'trial')} {verb}" for n, verb in ((failed, "failed"), (lost, "diverged")) if n]
+    failures = [f"{words.count_of(n, 'trial')} {verb}" for n, verb in ((failed, "failed"), (lost, "diverged")) if n]
     caveat = "All accuracies are on validation images, which also chose the winner; the test images were not used."
     sentences = [
         describe_end(trials, results, folder),
@@ -96,7 +96,7 @@ def interpret_search(trials: Trials, results: dict[str, Any], folder: Path) -> l
 
 def describe_end(trials: Trials, results: dict[str, Any], folder: Path) -> str:
     """Describe how the search ended; empty if it did all it was to do. Results of earlier versions show it in the trials' states."""
-    resume, done = f"goodfit search --resume {shlex.quote(str(folder))}", words.count(len(trials.ranked), "trial")
+    resume, done = f"goodfit search --resume {shlex.quote(str(folder))}", words.count_of(len(trials.ranked), "trial")
     if not (folder / "results.json").is_file():
         return f"No results were written yet; they are written after each trial. If the search was killed, `{resume}` continues it."
     over = get(results, "over")
@@ -154,7 +154,7 @@ def render_space(plan: dict[str, Any], trials: Trials) -> Html:
     counts = (("keep", "Best trials retrained"), ("copies", "Seeds of each"), ("seed", "Seed of the draws"))
     settings = {**plan, "trials": plan.get("trials") or "as many as the time allows"} if plan else {}
     entries = [(name, str(settings[key])) for key, name in (*names, *counts) if settings.get(key) not in (None, "")]
-    time = [("Total training time", words.duration(seconds))] if seconds else []
+    time = [("Total training time", words.format_duration(seconds))] if seconds else []
     return section(
         "space",
         "What was searched",

@@ -137,7 +137,7 @@ def build_reliability_chart(bins: list[Bin], split: str) -> Chart:
         "accent",
         tuple(round(max(MIN_RADIUS, MAX_RADIUS * math.sqrt(n / fullest)), 1) for n, *_ in bins),
         tuple(
-            f"{words.count(round(n), 'image')}: {format_percent(confidence)} sure, {format_percent(accuracy)} right"
+            f"{words.count_of(round(n), 'image')}: {format_percent(confidence)} sure, {format_percent(accuracy)} right"
             for n, confidence, accuracy in bins
         ),
     )

@@ -46,7 +46,7 @@ def _format_images(about: dict[str, object]) -> str | None:
 
 def _format_size(value: object, channels: object) -> str | None:
     sides, depth = as_texts(value), as_number(channels)
-    suffix = f", {words.count(int(depth), 'channel')}" if depth else ""
+    suffix = f", {words.count_of(int(depth), 'channel')}" if depth else ""
     return f"{' × '.join(sides)} pixels{suffix}" if sides else None
 
 
@@ -72,7 +72,9 @@ def _render_counts(counts: object) -> Html:
     if len(ordered) <= MAX_OPEN_CLASSES:
         return inner
     (first, high), (last, low) = ordered[0], ordered[-1]
-    text = f"The most common class in training is {first} with {words.count(int(high[0]), 'image')}, the rarest {last} with {low[0]:,.0f}."
+    text = (
+        f"The most common class in training is {first} with {words.count_of(int(high[0]), 'image')}, the rarest {last} with {low[0]:,.0f}."
+    )
     return tag("div", paragraph(text), details(f"Images of all {len(ordered)} classes", inner))
 
 
@@ -82,5 +84,5 @@ def _render_broken(broken: object) -> Html:
         return EMPTY
     body: list[list[Child]] = [[str(name), str(reason)] for name, reason in list(broken.items())[:MAX_BROKEN_FILES]]
     more = f", the first {MAX_BROKEN_FILES} of them" if len(broken) > MAX_BROKEN_FILES else ""
-    title = f"{words.count(len(broken), 'file')} could not be read and {'was' if len(broken) == 1 else 'were'} left out"
+    title = f"{words.count_of(len(broken), 'file')} could not be read and {'was' if len(broken) == 1 else 'were'} left out"
     return details(title + more, table([Column("File"), Column("Reason")], body))

@@ -19,8 +19,8 @@ def describe_ensemble(record: Record) -> str:
     models = len(as_rows(get(record.ensemble, "candidates")))
     method = METHODS.get((str(get(record.ensemble, "kind")), str(get(record.ensemble, "select"))), "Made of")
     classes = as_texts(get(record.ensemble, "classes"))
-    of = f", of {words.count(len(classes), 'class', 'classes')}" if classes else ""
-    return f"{method} {words.count(models, 'model')}{of}." if models else ""
+    of = f", of {words.count_of(len(classes), 'class', 'classes')}" if classes else ""
+    return f"{method} {words.count_of(models, 'model')}{of}." if models else ""
 
 
 def render_ensemble(record: Record) -> Html:

@@ -60,9 +60,9 @@ def describe_training(record: Record) -> str:
     size = f" with {format_large_count(parameters)} parameters" if parameters else ""
     clauses = [
         f"{record.model or 'A model'}{size}" if record.model or size else "",
-        f"trained on {words.count(int(images), 'image')}" if images else "",
-        f"of {words.count(len(classes), 'class', 'classes')}" if classes else "",
-        f"in {words.duration(seconds).replace(' ', NBSP)}" if seconds else "",
+        f"trained on {words.count_of(int(images), 'image')}" if images else "",
+        f"of {words.count_of(len(classes), 'class', 'classes')}" if classes else "",
+        f"in {words.format_duration(seconds).replace(' ', NBSP)}" if seconds else "",
         f"on {device}" if device else "",
     ]
     sentence = " ".join(clause for clause in clauses if clause)
@@ -79,7 +79,7 @@ def render_figure(record: Record) -> Html:
             return tag(
                 "div.figure",
                 large_percent(accuracy),
-                tag("p", tag("strong", f"accuracy on {split}"), f", {words.count(int(images), 'image')}" if images else None),
+                tag("p", tag("strong", f"accuracy on {split}"), f", {words.count_of(int(images), 'image')}" if images else None),
                 tag("p.dim", f"95{NBSP}% interval {format_percent(low)} to {format_percent(high)}") if low is not None else None,
             )
     for line in reversed(record.evaluations):

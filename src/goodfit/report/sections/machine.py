@@ -38,11 +38,11 @@ def render_openings(record: Record) -> Html:
         images = get_number(record.about, "data", "splits", "test")
         text = "Not opened." if images is None else "There is no test split."
         if images and seen:
-            text = f"Not opened: {words.count(int(seen), 'image')} of it were used to train some of the models."
+            text = f"Not opened: {words.count_of(int(seen), 'image')} of it were used to train some of the models."
         elif images:
-            text = f"Not opened. Its {words.count(int(images), 'image')} were not used here and can still give one honest accuracy."
+            text = f"Not opened. Its {words.count_of(int(images), 'image')} were not used here and can still give one honest accuracy."
         return section("openings", "Test split", paragraph(text))
-    text = f"Opened {words.count(len(opened), 'time')}."
+    text = f"Opened {words.count_of(len(opened), 'time')}."
     if len(opened) > 1:
         text += " Only the first opening is fully honest: later changes are made with its result in mind."
     lines = [tag("span", f"{row.get('time', 'at an unknown time')}: ", tag("code", str(row.get("command", "")))) for row in opened]

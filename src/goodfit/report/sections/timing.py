@@ -18,12 +18,12 @@ def render_timing(record: Record) -> Html:
     stages = {key: s for key, value in as_items(seconds) if (s := as_number(value)) is not None}
     total = sum(stages.values())
     body: list[list[Child]] = [
-        [LABELS.get(key, key), bar(s / total), words.duration(s), format_percent(s / total, 0)]
+        [LABELS.get(key, key), bar(s / total), words.format_duration(s), format_percent(s / total, 0)]
         for key, s in sorted(stages.items(), key=_order)
         if total > 0
     ]
     if body:
-        body.append(["Total", EMPTY, words.duration(total), ""])
+        body.append(["Total", EMPTY, words.format_duration(total), ""])
     columns = [Column("Spent on"), Column("", "wide"), Column("Time", "number"), Column("Share", "number")]
     return section(
         "timing", "Time", table(columns, body) if body else EMPTY, paragraph(speed) if (speed := describe_speed(record)) else EMPTY

@@ -97,7 +97,7 @@ def render_ranking(trials: Trials) -> Html:
         "ranking",
         "Ranking",
         table(columns, body[:MAX_OPEN_ROWS]) if body else EMPTY,
-        details(f"The other {words.count(len(rest), 'trial')}", table(columns, rest)) if rest else None,
+        details(f"The other {words.count_of(len(rest), 'trial')}", table(columns, rest)) if rest else None,
         tag("h3", "Failed") if failures else None,
         bullet_list(failures),
     )
@@ -107,5 +107,5 @@ def _ranking_row(trials: Trials, rank: int, row: dict[str, Any]) -> list[Child]:
     accuracy, seconds = get_share(row, "value"), get_number(row, "seconds")
     score = tag("span", "diverged", attrs={"title": str(row.get("why"))}) if has_diverged(row) else format_percent(accuracy, 2)
     values = [format_drawn_value(value) if (value := get(row, "values", name)) is not None else "" for name in trials.axes]
-    time = words.duration(seconds) if seconds is not None else ""
+    time = words.format_duration(seconds) if seconds is not None else ""
     return [link_to_run(trials.folder, str(row.get("run"))), f"{rank:,}", bar(accuracy), score, time, *values]

@@ -69,7 +69,7 @@ def render_value_chart(trials: Trials, name: str, warnings: list[str]) -> Html:
         _build_dots("winner", name, [(x, row) for x, row in scored if row.get("run") == trials.winner], "ring", WINNER_RADIUS),
         _build_dots("diverged", name, lost, "cross", floor=max(0.0, min(scores) - MARGIN)),
     ]
-    caption = [f"{words.count(len(lost), 'trial')} diverged: × at the bottom."] if lost else []
+    caption = [f"{words.count_of(len(lost), 'trial')} diverged: × at the bottom."] if lost else []
     return render_chart(
         Chart(
             name,
@@ -81,7 +81,7 @@ def render_value_chart(trials: Trials, name: str, warnings: list[str]) -> Html:
             log_x=log,
             ranges=tuple((*ends, label) for ends, label in labels.items()),
             x_range=_pad(min(xs), max(xs), log),
-            summary=f"Accuracy over {name}: {words.count(len(points), 'trial')}, the best at {format_drawn_value(points[-1][0])}.",
+            summary=f"Accuracy over {name}: {words.count_of(len(points), 'trial')}, the best at {format_drawn_value(points[-1][0])}.",
         )
     )
 
