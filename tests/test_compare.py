@@ -288,7 +288,7 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
     assert command("report", run.path).code == 0
     text = (run.path / "report.html").read_text()
     assert "Linear softmax on pixels" not in text and "Always answering the most common class" in text
-    assert "Not readable there: baselines.json." in text
+    assert "Files that could not be read: baselines.json." in text
 
 
 @pytest.mark.parametrize(

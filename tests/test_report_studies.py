@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from goodfit import api
 from goodfit.core.run import Run
 from goodfit.report.page import render_report, write_report
+from goodfit.study.search import run as search_run
 from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page, calibration_of, make_run
@@ -287,16 +287,16 @@ QUICK += ["--each", "1 epoch", "--full", "1 epoch", "--space", "lr=log(0.001, 0.
 
 
 def test_a_search_that_is_stopped_leaves_its_page(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, run_recipe = itertools.count(), api.run_recipe
+    started, train_trial = itertools.count(), search_run.train
 
-    def stopping(*given: Any) -> Run | None:
-        if next(trained) == 2:
+    def stop_at_the_third(*given: Any) -> Run | None:
+        if next(started) == 2:
             done = [row["state"] for row in Run(tmp_path / "s").read("results.json")["trials"]]
             assert done.count("done") == 2, "written after each trial, for a kill leaves no time"
             raise KeyboardInterrupt
-        return run_recipe(*given)
+        return train_trial(*given)
 
-    monkeypatch.setattr(api, "run_recipe", stopping)
+    monkeypatch.setattr(search_run, "train", stop_at_the_third)
     assert command("search", photos, *QUICK, "--trials", "4", "--out", tmp_path / "s").code == 130
     text = Page((tmp_path / "s" / "report.html").read_text()).visible()
     assert "The search had not ended, with 2 trials done; goodfit search --resume" in text and "not retrained" in text
