@@ -153,8 +153,8 @@ def test_an_ensemble_tells_its_models_and_its_gain(tmp_path: Path) -> None:
 
 def test_test_images_that_other_models_saw_are_said(tmp_path: Path) -> None:
     text = page_of(make_ensemble(tmp_path / "e", tests_seen=17, kind="soup", select="uniform")).visible()
-    assert "17 test images were used to train some of the models, so there is no honest test score." in text
-    assert "17 images of it were used" in text and "untouched" not in text and "biased" not in text
+    assert "Some of the models were trained on 17 test images, so there is no honest test score." in text
+    assert "trained on 17 images of it" in text and "untouched" not in text and "biased" not in text
     assert "A soup: one model with the mean of the weights of 3 models" in text
 
 
