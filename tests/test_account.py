@@ -16,8 +16,8 @@ from goodfit.core.errors import UsageError
 from goodfit.models.anatomy.account import Account, LayerRow, account_for
 from goodfit.models.anatomy.memory import measure_training_step
 from goodfit.models.anatomy.meta import OUTSIDE, to_meta
-from goodfit.models.anatomy.tables import account_to_csv, format_account
 from goodfit.optim.groups import make_optimizer
+from goodfit.terminal.anatomy import format_account, format_account_csv
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models", "goodfit.optim"])
 NAMES = list(CATALOG.kinds["model"])
@@ -461,7 +461,7 @@ def test_table(made: Account) -> None:
 
 
 def test_csv(made: Account) -> None:
-    head, *lines = (line.split(",") for line in account_to_csv(made).splitlines())
+    head, *lines = (line.split(",") for line in format_account_csv(made).splitlines())
     assert len(lines) == len(made.rows)
     assert all(len(line) == len(head) for line in lines)
     column = head.index("parameters")
@@ -471,4 +471,4 @@ def test_csv(made: Account) -> None:
         first.stage, first.name, first.type, "32x32x32", str(first.parameters), str(first.macs), str(first.ops),
         str(first.activations), str(first.kept), "3", "1",
     ]  # fmt: skip
-    assert len(account_to_csv(made, by_stage=True).splitlines()) == len(made.stages()) + 1
+    assert len(format_account_csv(made, by_stage=True).splitlines()) == len(made.stages()) + 1

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from goodfit.core.catalog import Catalog, spell
-from goodfit.models.anatomy.account import Account, account_for
-from goodfit.models.anatomy.tables import LECTURE_ERRATA, PUBLISHED_ERRORS, comparison_rows, format_account, format_comparison
+from goodfit.core.catalog import Catalog
+from goodfit.core.parts import spell
+from goodfit.models.anatomy.account import Account, account_for, compare_accounts
+from goodfit.models.anatomy.lecture import LECTURE_ERRATA, PUBLISHED_ERRORS
+from goodfit.terminal.anatomy import format_account, format_model_comparison
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 PAPER = "googlenet(kernel=5, norm=none, aux=0)"
@@ -320,11 +322,11 @@ def test_the_errors_of_the_model_zoo() -> None:
 def test_models_side_by_side() -> None:
     names = ["alexnet2012", "vgg_f", "vgg_m", "vgg_s", "vgg(16)", "vgg(19)", "nin", PAPER]
     accounts = {name: of(name, 227 if name == "alexnet2012" else 224) for name in names}
-    head, *lines = format_comparison(accounts, PUBLISHED_ERRORS).splitlines()
+    head, *lines = format_model_comparison(accounts, PUBLISHED_ERRORS).splitlines()
     assert head.split()[:6] == ["model", "parameters", "conv", "fc", "ops", "conv"]
     assert " ".join(lines[4].split()) == "vgg(16) 138.36 M 10.6 % 89.4 % 15,483.82 M 99.2 % 0.8 % 28.41 % 9.62 %"
     assert " ".join(lines[0].split()) == "alexnet2012 60.97 M 3.8 % 96.2 % 725.07 M 91.9 % 8.1 % - -"
-    rows = comparison_rows(accounts, PUBLISHED_ERRORS)
+    rows = compare_accounts(accounts, PUBLISHED_ERRORS)
     assert [row["model"] for row in rows] == names
     assert rows[4]["top1_error"] == 28.41 and "top1_error" not in rows[0]
 

@@ -8,24 +8,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from command import goodfit, refused
 from goodfit.augment.apply import Pipeline
 from goodfit.augment.flip import Flip
 from goodfit.core.chance import Chance
+from goodfit.core.reporter import SilentReporter
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.augment_sheet import shown
-from goodfit.terminal.reporter import Silent
-from goodfit.terminal.sheet import CAPTION, GAP, LINE, Picture, sheet
+from goodfit.study.augmentation_preview import preview_augmentation
+from goodfit.terminal.sheet import GAP, LINE_HEIGHT, MIN_CAPTION_WIDTH, Picture, render_sheet
+from tests.support.command import goodfit, refused
 
 
 def test_a_sheet_shows_each_picture_in_its_place() -> None:
     random = np.random.default_rng(0)
     rows = [[Picture(random.integers(0, 256, (10, 20, c), dtype=np.uint8), "x") for c in (1, 3, 4)] for _ in range(2)]
-    made = np.asarray(sheet(rows, ["a", "b", "c"]))
+    made = np.asarray(render_sheet(rows, ["a", "b", "c"]))
     times = 5  # the most whole pixels that 20 of go into 112
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            top, left = GAP + LINE + y * (10 * times + LINE + GAP), GAP + x * (CAPTION + GAP)
+            top, left = GAP + LINE_HEIGHT + y * (10 * times + LINE_HEIGHT + GAP), GAP + x * (MIN_CAPTION_WIDTH + GAP)
             found = made[top : top + 10 * times : times, left : left + 20 * times : times]
             pixels = picture.pixels.astype(float)
             alpha = pixels[:, :, 3:] / 255 if pixels.shape[2] == 4 else 1.0
@@ -35,7 +35,7 @@ def test_a_sheet_shows_each_picture_in_its_place() -> None:
 
 def test_rows_are_the_classes_in_turn_and_columns_draws_of_epochs(photos: Path) -> None:
     recipe = Recipe(data=str(photos), size=16, augment="flip | mixup(1.0)", seed=3)
-    rows, titles = shown(recipe, Silent(), 6, 2, 1.0, each=False)
+    rows, titles = preview_augmentation(recipe, SilentReporter(), 6, 2, 1.0, each=False)
     assert titles == ["original", "epoch 1", "epoch 2"]
     assert [len(row) for row in rows] == [3] * 6
     names = [row[0].caption for row in rows]
@@ -44,7 +44,7 @@ def test_rows_are_the_classes_in_turn_and_columns_draws_of_epochs(photos: Path) 
 
 
 def test_draws_are_the_pipeline_s(photos: Path) -> None:
-    rows, _ = shown(Recipe(data=str(photos), size=16, augment="flip"), Silent(), 4, 1, 1.0, each=False)
+    rows, _ = preview_augmentation(Recipe(data=str(photos), size=16, augment="flip"), SilentReporter(), 4, 1, 1.0, each=False)
     originals = torch.from_numpy(np.stack([row[0].pixels for row in rows]))
     drawn = np.stack([row[1].pixels for row in rows])
     chosen = Chance.of(0, torch.arange(4), "augment", 0).at("flip", 0).chosen(Flip().p)
@@ -54,7 +54,9 @@ def test_draws_are_the_pipeline_s(photos: Path) -> None:
 
 
 def test_each_part_alone_at_rising_strength(photos: Path) -> None:
-    rows, titles = shown(Recipe(data=str(photos), size=16, augment="brightness((0.2, 0.4)) | erase(1.0)"), Silent(), 4, 1, 1.0, each=True)
+    rows, titles = preview_augmentation(
+        Recipe(data=str(photos), size=16, augment="brightness((0.2, 0.4)) | erase(1.0)"), SilentReporter(), 4, 1, 1.0, each=True
+    )
     assert titles[0] == "original" and titles[-1] == "strength 1"
     assert [row[0].caption for row in rows] == ["brightness((0.2, 0.4))", "erase(1.0)"]
     moved = [np.abs(cell.pixels.astype(float) - rows[0][0].pixels).mean() for cell in rows[0]]
@@ -71,7 +73,7 @@ def test_on_the_command_line(photos: Path, tmp_path: Path) -> None:
     said = goodfit("show", photos, "--size", "16", "--images", "3", "--draws", "2", "--out", out)
     assert said.code == 0 and "augment = " in said.err and "3 rows of 3 pictures" in said.err
     with Image.open(out) as image:
-        assert image.width == GAP + 3 * (CAPTION + GAP)
+        assert image.width == GAP + 3 * (MIN_CAPTION_WIDTH + GAP)
     refused(goodfit("show", photos, "--images", "0"), 2, "--images and --draws of 1 or more")
     refused(goodfit("show", photos, "--augment", "flop"), 2, 'Did you mean "flip"?')
     refused(goodfit("show", photos, "--augment", "none", "--each", "--out", out), 2, "Expected augmentation to show")

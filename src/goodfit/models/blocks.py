@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from goodfit.core.catalog import Part, name_of
 from goodfit.core.contracts import Activation, Noise, Norm, Pool
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import Part, part_name
 from goodfit.layers.activation import width_of
 from goodfit.layers.noise import mask_weights
 from goodfit.layers.norm import normalizes
@@ -39,7 +39,7 @@ def require_side(model: Part, size: tuple[int, int], min_side: int) -> None:
     """
     if min(size) < min_side:
         required, received = f"{min_side}x{min_side}", f"{size[0]}x{size[1]}"
-        raise UsageError(f"{name_of(model)}: expected images of at least {required} pixels, received {received}; use a larger --size.")
+        raise UsageError(f"{part_name(model)}: expected images of at least {required} pixels, received {received}; use a larger --size.")
 
 
 Stem = Literal["auto", "imagenet", "small"]  # the first layers: as for ImageNet, or with fewer strides; auto depends on the image size

@@ -10,7 +10,7 @@ from torch import nn
 
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
-from goodfit.core.weights import weights
+from goodfit.core.parameters import weight_parameters
 
 NO_RATES: Mapping[str, float] = {}
 
@@ -30,7 +30,7 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str,
         if rates:
             raise UsageError(f'"{optimizer}" updates all weights as one vector: expected no rates by stage, received {dict(rates)}.')
         return [_group(optimizer, 1.0, True, list(model.parameters()))]
-    decaying = weights(model)
+    decaying = weight_parameters(model)
     params_by_group: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for rate in dict.fromkeys([1.0, *rates.values()]):
         params_by_group |= {(rate, True): [], (rate, False): []}

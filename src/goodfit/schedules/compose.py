@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from goodfit.core.catalog import Foreign, Part, spell, steps
 from goodfit.core.contracts import Schedule
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import ExternalPart, Part, pipe_parts, spell
 from goodfit.schedules.span import T_TOLERANCE, Landmarks, SpannedSchedule
 
 
@@ -52,13 +52,13 @@ def compose(schedule: Part) -> ComposedSchedule:
     Raises:
         UsageError: a part before the last leaves nothing for those after it.
     """
-    parts = steps(schedule)
+    parts = pipe_parts(schedule)
     if not parts:
         raise UsageError("Expected a schedule such as constant, received none.")
     starts = part_starts(schedule)
     ends = [*starts[1:], 1.0]
     stretches = [(start, end, part) for start, end, part in zip(starts, ends, parts, strict=True) if end > start]
-    fitted = [part if isinstance(part, Foreign) else part.within(end - start) for start, end, part in stretches]  # type: ignore[attr-defined]
+    fitted = [part if isinstance(part, ExternalPart) else part.within(end - start) for start, end, part in stretches]  # type: ignore[attr-defined]
     return ComposedSchedule(tuple(start for start, _, _ in stretches), tuple(fitted))
 
 
@@ -69,7 +69,7 @@ def part_starts(pipe: Part) -> list[float]:
         UsageError: a part before the last leaves nothing for those after it.
     """
     starts = [0.0]
-    for part in steps(pipe)[:-1]:
+    for part in pipe_parts(pipe)[:-1]:
         starts.append(starts[-1] + float(getattr(part, "share", 1.0)))
         if starts[-1] >= 1 - T_TOLERANCE:
             raise UsageError(

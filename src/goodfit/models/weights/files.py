@@ -16,9 +16,9 @@ from torch import Tensor
 
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import Say, digest, fetch
-from goodfit.core.files import cache_home
+from goodfit.core.files import cache_folder
 from goodfit.core.run import Run
-from goodfit.core.words import percent
+from goodfit.core.words import format_percent
 from goodfit.models.weights.published import PUBLISHED
 from goodfit.models.weights.saved import SavedModel
 
@@ -68,7 +68,7 @@ def from_published(name: str, say: Say) -> Weights:
         DataError: the file cannot be fetched, or is damaged; the sentence says which file to put where.
     """
     about = PUBLISHED[name]
-    path = cache_home() / "downloads" / "weights" / about.file
+    path = cache_folder() / "downloads" / "weights" / about.file
     return _load_published(name, path, fetch(about.url, path, about.checksum, "sha256", say))
 
 
@@ -102,7 +102,7 @@ def from_run(run: Run) -> Weights:
     return Weights(
         str(run.path.resolve()), saved.sha256, saved.tensors, saved.model, saved.classes, pre.size, pre.mean, pre.std,
         tuple(str(file.resolve()) for file in saved.use_files),
-        "" if accuracy is None else f"{percent(accuracy)} on its own validation images",
+        "" if accuracy is None else f"{format_percent(accuracy)} on its own validation images",
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from goodfit.core.errors import UsageError, one_of
+from goodfit.core.errors import UsageError, unknown_name
 
 BASE_URL = "https://download.pytorch.org/models/"
 DEFAULT_WEIGHTS = "imagenet"  # the name of the first weights of a model in `PUBLISHED`
@@ -88,5 +88,5 @@ def resolve_published(text: str) -> str:
         return names[0] if names else ""
     match = next((name for name in names if name.lower() == text.lower()), "")
     if not match:
-        raise UsageError(one_of(f"weights of {model}", weights, [DEFAULT_WEIGHTS, *(name.partition(":")[2] for name in names)]))
+        raise UsageError(unknown_name(f"weights of {model}", weights, [DEFAULT_WEIGHTS, *(name.partition(":")[2] for name in names)]))
     return match

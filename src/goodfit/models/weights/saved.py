@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from goodfit.core.catalog import Part, spell
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.fetch import digest
-from goodfit.core.files import write
-from goodfit.core.run import ENSEMBLE, Run, used
+from goodfit.core.files import write_atomic
+from goodfit.core.parts import Part, spell
+from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.data.preprocess import Preprocess
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -57,7 +57,7 @@ class SavedModel:
         """
         with explain_damage(run):
             config = run.read(CONFIG_FILE)
-            if not config and run.read(ENSEMBLE):
+            if not config and run.read(ENSEMBLE_FILE):
                 raise UsageError(
                     f'Expected one model, received the ensemble "{run.path}": name a member of it, such as {run.path}/members/00.'
                 )
@@ -97,10 +97,10 @@ def save_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: S
         "num_classes": len(classes),
         "label_names": list(classes),
         "preprocess": preprocess.to_dict(),
-        "use": [path.name for path in used(run)],
+        "use": [path.name for path in part_files(run)],
     }
-    write(run.path / WEIGHTS_FILE, to_safetensors(model))
-    write(run.path / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
+    write_atomic(run.path / WEIGHTS_FILE, to_safetensors(model))
+    write_atomic(run.path / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
 
 
 def to_safetensors(model: nn.Module) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.models.branches import NetWithAuxHeads
 from goodfit.models.weights.stages import find_head
 
@@ -35,7 +35,7 @@ class Transfer:
     def sentences(self) -> list[str]:
         """Describe the transfer: how many tensors were copied, then the others by what happened to them, naming the first few."""
         total = len(self.copied) + len(self.adapted) + len(self.reinitialized)
-        lines = [f"{len(self.copied):,} of {count(total, 'tensor')} copied unchanged"]
+        lines = [f"{len(self.copied):,} of {count_of(total, 'tensor')} copied unchanged"]
         names_by_kind: dict[str, list[str]] = {}
         for name, how in {**self.adapted, **self.reinitialized}.items():
             kind, _, detail = how.partition(" (")
@@ -58,7 +58,7 @@ def list_names(names: Sequence[str], others: Sequence[str]) -> str:
     for i, name in enumerate(texts[:MAX_NAMES_LISTED]):
         nearest = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
         texts[i] = f"{name} (nearest there: {nearest[0]})" if nearest else name
-    return some(texts, MAX_NAMES_LISTED)
+    return list_some(texts, MAX_NAMES_LISTED)
 
 
 @torch.no_grad()
@@ -103,8 +103,8 @@ def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: 
     unused = tuple(name for name in tensors if name not in targets and name.rpartition(".")[2] != BATCH_COUNTER)
     if not copied and not adapted:
         raise UsageError(
-            f"None of the tensors to begin from match the model: they are named {some(list(tensors), 3)}, the model's"
-            f" {some(list(targets), 3)}. Give the --model that the weights were trained with."
+            f"None of the tensors to begin from match the model: they are named {list_some(list(tensors), 3)}, the model's"
+            f" {list_some(list(targets), 3)}. Give the --model that the weights were trained with."
         )
     return Transfer(tuple(copied), adapted, reinitialized, unused)
 
