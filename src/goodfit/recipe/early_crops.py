@@ -23,10 +23,10 @@ def crop_early(parts: Sequence[Part], data: Dataset, seed: int) -> tuple[Source,
     Crops are cut from the originals where those are read at every use, images are cropped (not padded or stretched) to the model's shape,
     and the pipe begins with a crop that shrinks. The windows are drawn from the same chance that the pipe would give the part.
     """
-    found = windowed(cast(Sequence[Augment], parts))
-    if found is None or not isinstance(data.pixels, FilePixels) or data.pixels.kind != "files" or data.preprocess.aspect != "crop":
+    match = windowed(cast(Sequence[Augment], parts))
+    if match is None or not isinstance(data.pixels, FilePixels) or data.pixels.kind != "files" or data.preprocess.aspect != "crop":
         return data.pixels, None
-    part, position = found
+    part, position = match
     name, pre, all_extents = part_name(part), data.preprocess, data.extents.double()
 
     def windows(rows: Tensor, places: Tensor, epoch: int) -> Tensor:

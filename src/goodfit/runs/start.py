@@ -129,7 +129,9 @@ def require_same_data(run: Run, data: Dataset) -> None:
     """
     before = run.read("about.json")["data"]
     if (before["digest"], before["split_digest"]) != (data.digest, data.splits.digest):
-        raise DataChanged(f'The images of "{data.name}" or their splits have changed since "{run.path}" started; start anew with another --out.')
+        raise DataChanged(
+            f'The images of "{data.name}" or their splits have changed since "{run.path}" started; start anew with another --out.'
+        )
 
 
 def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:

@@ -241,5 +241,3 @@ def request_lr_factor(run: Run, factor: float) -> Path:
     if (state := run.read("about.json").get("state")) != "running":
         raise UsageError(f'Expected "{run.path}" to be a run that is training now, but it is {state}.')
     return ManualLrFactor(run.path / manual_lr.FOLDER).request(factor)
-
-
