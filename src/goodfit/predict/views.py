@@ -109,7 +109,8 @@ class Viewer:
                     self.scores(torch.zeros(1, self.preprocess.channels, height, width, dtype=torch.uint8))
             except MODEL_ERRORS as error:
                 raise UsageError(
-                    f'"{self.part}" shows the model whole images of any size, such as {height}x{width}, which it does not take ({first_line(error)}):'
+                    f'"{self.part}" shows the model whole images of any size, such as {height}x{width}, which it does not take'
+                    f" ({first_line(error)}):"
                     " use ten_crop, or a model that pools its last map, such as convnet or resnet."
                 ) from error
 
