@@ -19,7 +19,7 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader
 from goodfit.data.pixels import RawPixels
 from goodfit.data.sampler import Balanced, Shuffle
-from goodfit.losses.weighted import Weighted
+from goodfit.losses.class_weights import WeightedLoss
 from goodfit.recipe.build import build, catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import look, open_data
@@ -161,14 +161,14 @@ def test_class_weights_of_a_recipe(unequal: Dataset) -> None:
 
     def weights(text: str | tuple[float, ...]) -> tuple[float, ...]:
         built = build(BASE.but(class_weights=text), unequal, catalog())
-        assert isinstance(built.plan.loss, Weighted)
+        assert isinstance(built.plan.loss, WeightedLoss)
         assert built.judge.loss == built.plan.loss.loss, "evaluation weighs all images alike"
         return built.plan.loss.weights
 
     assert weights("balanced") == pytest.approx([sum(n) / (3 * x) for x in n])
     assert weights((1, 2, 5)) == (1.0, 2.0, 5.0)
     assert weights(f"{unequal.classes[1]}=4") == (1.0, 4.0, 1.0)
-    assert not isinstance(build(BASE, unequal, catalog()).plan.loss, Weighted)
+    assert not isinstance(build(BASE, unequal, catalog()).plan.loss, WeightedLoss)
     assert BASE.but_text({"class_weights": "(1, 2, 5)"}).class_weights == (1.0, 2.0, 5.0)
     assert BASE.but_text({"class_weights": "cat=2, dog=0.5"}).class_weights == "cat=2, dog=0.5"
 

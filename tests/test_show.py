@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from command import goodfit, refused
-from goodfit.augment.apply import Pipeline
 from goodfit.augment.flip import Flip
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import Chance
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.augment_sheet import shown

@@ -1,4 +1,4 @@
-"""Ranges of settings that are drawn from, (low, high): their short form, their check, milder ones, and the draw."""
+"""Settings that are ranges, (low, high), which numbers are drawn from: their short form, their check, milder ones, and the draw."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from goodfit.core.errors import UsageError
 from goodfit.core.settings import settings_of
 
 
-class Ranged(Augment):
+class RangedAugment(Augment):
     """An augment whose first setting is a range, (low, high), that a number is drawn from for each image.
 
-    `neutral` is the value that changes nothing, None where there is none. A plain number is how far the range reaches from there, either
-    way, but not below `lowest`; without a neutral value it is both ends.
+    `neutral` is the value that changes nothing; None where there is no such value. A plain number says how far the range reaches to either
+    side of the neutral value, though never below `min_value`; without a neutral value it is both ends of the range.
 
     Raises:
         UsageError: the low end is above the high one.
     """
 
     neutral: ClassVar[float | None] = 0.0
-    lowest: ClassVar[float] = 0.0
+    min_value: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        name = self._range
+        name = self._range_name
         if type(reach := getattr(self, name)) in (int, float):
-            ends = (reach, reach) if self.neutral is None else (max(self.lowest, self.neutral - reach), self.neutral + reach)
+            ends = (reach, reach) if self.neutral is None else (max(self.min_value, self.neutral - reach), self.neutral + reach)
             object.__setattr__(self, name, ends)
         super().__post_init__()
         low, high = getattr(self, name)
@@ -39,18 +39,21 @@ class Ranged(Augment):
             raise UsageError(f"{name_of(self)}: expected {name} to be (low, high) with low <= high, received {(low, high)}.")
 
     def scaled(self, strength: float) -> Self:
-        """The same part with its range shrunk toward the neutral value, exactly: 0 is that value, 1 this part; without one, its `p`."""
+        """Return the same part with its range shrunk toward the neutral value, exactly: 0 is that value, 1 this part.
+
+        Without a neutral value, `p` is multiplied instead.
+        """
         if self.neutral is None:
             return super().scaled(strength)
-        ends = tuple(self.neutral * (1 - strength) + end * strength for end in getattr(self, self._range))
-        return dataclasses.replace(self, **{self._range: ends})  # type: ignore[type-var]
+        ends = tuple(self.neutral * (1 - strength) + end * strength for end in getattr(self, self._range_name))
+        return dataclasses.replace(self, **{self._range_name: ends})  # type: ignore[type-var]
 
     @property
-    def _range(self) -> str:
+    def _range_name(self) -> str:
         return settings_of(type(self))[0].name
 
 
-def drawn(chance: Chance, ends: tuple[float, float], p: float = 1.0, neutral: float = 0.0) -> Tensor:
-    """Numbers [B] float64 drawn evenly from the range; `neutral` for a share 1 - p of the images."""
-    chosen, way = chance.double(n=2).unbind(1)  # in one call: its cost is per call
-    return torch.where(chosen < p, ends[0] + way * (ends[1] - ends[0]), neutral)
+def draw_from_range(chance: Chance, ends: tuple[float, float], p: float = 1.0, neutral: float = 0.0) -> Tensor:
+    """Draw numbers [B] float64 uniformly from the range; a share 1 - p of the images get `neutral`."""
+    chosen, position = chance.double(n=2).unbind(1)  # in one call: its cost is per call
+    return torch.where(chosen < p, ends[0] + position * (ends[1] - ends[0]), neutral)

@@ -39,7 +39,7 @@ class Augment(Part):
     """(Batch, Chance, t) -> Batch: pure, on the whole batch, on any device. Images may come as uint8 or as float 0..1."""
 
     kind: ClassVar[str] = "augment"
-    dial: ClassVar[str] = "p"  # the setting that `scaled` multiplies
+    strength_field: ClassVar[str] = "p"  # the setting that `scaled` multiplies
 
     @abstractmethod
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch: ...
@@ -50,11 +50,11 @@ class Augment(Part):
         Raises:
             UsageError: the part has no such setting, and does not say otherwise how it is made milder.
         """
-        if not hasattr(self, self.dial):
-            raise UsageError(f'"{self}" cannot be made milder: give it a setting {self.dial}, or a method scaled of its own.')
-        return dataclasses.replace(self, **{self.dial: getattr(self, self.dial) * strength})  # type: ignore[type-var]
+        if not hasattr(self, self.strength_field):
+            raise UsageError(f'"{self}" cannot be made milder: give it a setting {self.strength_field}, or a method scaled of its own.')
+        return dataclasses.replace(self, **{self.strength_field: getattr(self, self.strength_field) * strength})  # type: ignore[type-var]
 
-    def now(self, t: float) -> Augment:
+    def at_progress(self, t: float) -> Augment:
         """The part to use at progress `t`: itself, unless its strength follows progress."""
         return self
 

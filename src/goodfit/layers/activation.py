@@ -47,6 +47,20 @@ class Relu(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
+class Relu6(Activation):
+    """min(max(0, x), 6): a relu that stops at 6.
+
+    Helps: nets that will run with few bits a number, such as mobilenet_v2, whose published weights expect it.
+    Hurts: saturates above, where the gradient is zero.
+    Cost: as relu.
+    Source: Krizhevsky 2010 (convolutional deep belief networks); Sandler et al. 2018.
+    """
+
+    def __call__(self) -> nn.Module:
+        return nn.ReLU6()
+
+
+@dataclasses.dataclass(frozen=True)
 class LeakyRelu(Activation):
     """max(slope x, x): lets a little of the negative side through.
 

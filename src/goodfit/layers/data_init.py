@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from goodfit.core.contracts import Init
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Positive
-from goodfit.layers.init import DataInit, He, Orthogonal, layers
+from goodfit.layers.init import DataInit, He, Orthogonal, weight_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Lsuv(DataInit):
 
     def calibrate(self, model: nn.Module, images: Tensor) -> None:
         """One pass from first to last layer: biases are zero, so a scaled weight scales the output, and what follows sees it scaled."""
-        *hidden, last = layers(model)
+        *hidden, last = weight_layers(model)
         if not isinstance(last, nn.Linear):
             hidden.append(last)
 
@@ -63,13 +63,13 @@ class Whitening(DataInit):
     rest: Init = He()
 
     def __call__(self, module: nn.Module) -> None:
-        if not isinstance(next(layers(module), None), nn.Conv2d):
+        if not isinstance(next(weight_layers(module), None), nn.Conv2d):
             raise UsageError("init=whitening is for a net whose first layer is a conv, but this one's is not: use init=he or lsuv.")
         self.rest(module)
 
     def calibrate(self, model: nn.Module, images: Tensor) -> None:
         """Fill the first conv from the patches it will see."""
-        first = next(layers(model))
+        first = next(weight_layers(model))
         filters = whitening_filters(images, first.weight.shape[2:], self.eps)
         count = min(len(filters), len(first.weight))
         first.weight[:count] = filters[:count].to(first.weight)

@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Init
 from goodfit.core.settings import Positive
 
-HEAD = 0.1  # how large the first scores are for inputs of size 1: near zero, so that the first loss is near ln K
-Layer = nn.Linear | nn.modules.conv._ConvNd
+HEAD_SCORE_SCALE = 0.1  # how large the first scores are for inputs of size 1: near zero, so that the first loss is near ln K
+WeightLayer = nn.Linear | nn.modules.conv._ConvNd
 
 
-def layers(module: nn.Module) -> Iterator[Layer]:
+def weight_layers(module: nn.Module) -> Iterator[WeightLayer]:
     """The linear and conv layers, in the module's order."""
-    yield from (m for m in module.modules() if isinstance(m, Layer))
+    yield from (m for m in module.modules() if isinstance(m, WeightLayer))
 
 
-def fans(layer: Layer) -> tuple[int, int]:
+def count_fans(layer: WeightLayer) -> tuple[int, int]:
     """(inputs per output, outputs per input) of a layer, a conv's kernel and groups counted."""
     field = math.prod(layer.weight.shape[2:])
     return layer.weight.shape[1] * field, layer.weight.shape[0] * field // getattr(layer, "groups", 1)
 
 
-def calibrate(init: DataInit, model: nn.Module, images: Tensor) -> None:
+def calibrate_init(init: DataInit, model: nn.Module, images: Tensor) -> None:
     """Let an initialization that learns from data, such as lsuv, see normalized training images [B, C, H, W] once.
 
     The model is in evaluation mode meanwhile: no noise, no batch statistics; its buffers stay as they are.
@@ -40,27 +40,27 @@ def calibrate(init: DataInit, model: nn.Module, images: Tensor) -> None:
     model.train(training)
 
 
-def normal(module: nn.Module, fan: Literal["in", "out", "average"], gain: float) -> None:
+def fill_normal(module: nn.Module, fan: Literal["in", "out", "average"], gain: float) -> None:
     """Fill every layer with zero-mean normal weights of variance gain / fan, biases with zero."""
-    for layer in no_biases(module):
-        n_in, n_out = fans(layer)
+    for layer in zero_biases(module):
+        n_in, n_out = count_fans(layer)
         n = {"in": n_in, "out": n_out, "average": (n_in + n_out) / 2}[fan]
         nn.init.normal_(layer.weight, 0.0, math.sqrt(gain / n))
 
 
-def start(model: nn.Module, init: Init, head: nn.Linear) -> None:
+def initialize(model: nn.Module, init: Init, head: nn.Linear) -> None:
     """Initialize a whole model: every layer by `init`, then the head made small where it is not."""
     init(model)
     with torch.no_grad():
         size = head.weight.square().mean().sqrt()
-        head.weight.mul_((HEAD / math.sqrt(head.in_features) / size.clamp(min=1e-30)).clamp(max=1.0))
+        head.weight.mul_((HEAD_SCORE_SCALE / math.sqrt(head.in_features) / size.clamp(min=1e-30)).clamp(max=1.0))
     if head.bias is not None:
         nn.init.zeros_(head.bias)
 
 
-def no_biases(module: nn.Module) -> Iterator[Layer]:
+def zero_biases(module: nn.Module) -> Iterator[WeightLayer]:
     """The layers, their biases at zero."""
-    for layer in layers(module):
+    for layer in weight_layers(module):
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
         yield layer
@@ -101,7 +101,7 @@ class He(Init):
     fan: Literal["in", "out"] = "in"
 
     def __call__(self, module: nn.Module) -> None:
-        normal(module, self.fan, 2.0)
+        fill_normal(module, self.fan, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Xavier(Init):
     fan: Literal["in", "out", "average"] = "average"
 
     def __call__(self, module: nn.Module) -> None:
-        normal(module, self.fan, 1.0)
+        fill_normal(module, self.fan, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Gaussian(Init):
     std: Positive = 0.01
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             nn.init.normal_(layer.weight, 0.0, self.std)
 
 
@@ -150,7 +150,7 @@ class Constant(Init):
     value: float = 0.01
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             nn.init.constant_(layer.weight, self.value)
 
 
@@ -165,7 +165,7 @@ class Zero(Init):
     """
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             nn.init.zeros_(layer.weight)
 
 
@@ -182,7 +182,7 @@ class Orthogonal(Init):
     gain: Positive = 1.0
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             nn.init.orthogonal_(layer.weight, self.gain)
 
 
@@ -197,7 +197,7 @@ class Dirac(Init):
     """
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             if isinstance(layer, nn.Linear):
                 nn.init.eye_(layer.weight)
             else:

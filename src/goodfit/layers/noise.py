@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from goodfit.core.contracts import Noise
 from goodfit.core.settings import NonNegative, Share
 
-Ramp = Literal["none", "linear"]  # how the strength follows progress: always full, or from 0 at the start to full at the end
+NoiseRamp = Literal["none", "linear"]  # how the strength follows progress: always full, or from 0 at the start to full at the end
 
-Masked = TypeVar("Masked", nn.Linear, nn.Conv2d)
+MaskableLayer = TypeVar("MaskableLayer", nn.Linear, nn.Conv2d)
 
 
-class Noisy(nn.Module):
+class NoiseLayer(nn.Module):
     """What noise layers have in common: they draw while in training mode, and their strength may follow progress.
 
     `noisy` is what `goodfit.training.noise` looks for; `progress(t)` is called before each step. The strength is a buffer, so that it
@@ -27,7 +27,7 @@ class Noisy(nn.Module):
     noisy: ClassVar[bool] = True
     strength: Tensor | None
 
-    def ramped(self, ramp: Ramp) -> None:
+    def set_ramp(self, ramp: NoiseRamp) -> None:
         """Make ready for a ramp."""
         self.register_buffer("strength", torch.ones(()) if ramp == "linear" else None)
 
@@ -36,7 +36,7 @@ class Noisy(nn.Module):
         if self.strength is not None:
             self.strength.fill_(t)
 
-    def now(self, amount: float) -> Tensor | float:
+    def at_strength(self, amount: float) -> Tensor | float:
         """How much of `amount` there is now."""
         return amount if self.strength is None else amount * self.strength
 
@@ -44,93 +44,93 @@ class Noisy(nn.Module):
 # ---- the layers ------------------------------------------------------------------------------------------------------------------
 
 
-class DropUnits(Noisy):
+class DropUnits(NoiseLayer):
     """Each number set to zero with probability p; `inverted` scales what is kept in training, else evaluation scales everything."""
 
-    def __init__(self, p: float, inverted: bool, ramp: Ramp) -> None:
+    def __init__(self, p: float, inverted: bool, ramp: NoiseRamp) -> None:
         super().__init__()
         self.p, self.inverted = p, inverted
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inverted={self.inverted}"
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.now(self.p)
+        p = self.at_strength(self.p)
         if not self.training:
             return x if self.inverted else x * (1 - p)
         kept = x * (torch.rand_like(x, dtype=torch.float32) >= p)
         return kept / torch.as_tensor(1 - p).clamp(min=1e-12) if self.inverted else kept
 
 
-class DropImages(Noisy):
+class DropImages(NoiseLayer):
     """All numbers of an image set to zero with probability p; evaluation scales by the probability of being kept."""
 
-    def __init__(self, p: float, ramp: Ramp) -> None:
+    def __init__(self, p: float, ramp: NoiseRamp) -> None:
         super().__init__()
         self.p = p
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.now(self.p)
+        p = self.at_strength(self.p)
         if not self.training:
             return x * (1 - p)
         draws = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device)
         return x * (draws >= p).to(x.dtype)
 
 
-class AddGaussian(Noisy):
+class AddGaussian(NoiseLayer):
     """Adds zero-mean normal noise."""
 
-    def __init__(self, std: float, ramp: Ramp) -> None:
+    def __init__(self, std: float, ramp: NoiseRamp) -> None:
         super().__init__()
         self.std = std
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def extra_repr(self) -> str:
         return f"std={self.std}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.now(self.std) * torch.randn_like(x) if self.training else x
+        return x + self.at_strength(self.std) * torch.randn_like(x) if self.training else x
 
 
-class DropLinear(Noisy, nn.Linear):
+class DropLinear(NoiseLayer, nn.Linear):
     """A linear layer whose weights are set to zero with probability p, one mask for the whole batch; evaluation takes their mean."""
 
-    def __init__(self, like: nn.Linear, p: float, ramp: Ramp) -> None:
+    def __init__(self, like: nn.Linear, p: float, ramp: NoiseRamp) -> None:
         super().__init__(like.in_features, like.out_features, like.bias is not None, like.weight.device, like.weight.dtype)
         self.p = p
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
-        return F.linear(input, dropped(self.weight, self.now(self.p), self.training), self.bias)
+        return F.linear(input, drop_weights(self.weight, self.at_strength(self.p), self.training), self.bias)
 
 
-class DropConv(Noisy, nn.Conv2d):
+class DropConv(NoiseLayer, nn.Conv2d):
     """A conv layer whose weights are set to zero with probability p, one mask for the whole batch; evaluation takes their mean."""
 
-    def __init__(self, like: nn.Conv2d, p: float, ramp: Ramp) -> None:
+    def __init__(self, like: nn.Conv2d, p: float, ramp: NoiseRamp) -> None:
         super().__init__(
             like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,  # type: ignore[arg-type]
             like.dilation, like.groups, like.bias is not None, like.padding_mode,  # type: ignore[arg-type]
         )  # fmt: skip
         self.p = p
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        maps: Tensor = self._conv_forward(input, dropped(self.weight, self.now(self.p), self.training), self.bias)
+        maps: Tensor = self._conv_forward(input, drop_weights(self.weight, self.at_strength(self.p), self.training), self.bias)
         return maps
 
 
-def dropped(weight: Tensor, p: Tensor | float, random: bool) -> Tensor:
+def drop_weights(weight: Tensor, p: Tensor | float, random: bool) -> Tensor:
     """The weights with a share p of them at zero, or the mean of that over all masks."""
     return weight * (torch.rand_like(weight) >= p) if random else weight * (1 - p)
 
 
-def mask_weights(noise: Noise, layer: Masked) -> Masked:
+def mask_weights(noise: Noise, layer: MaskableLayer) -> MaskableLayer:
     """The layer with this noise on its weights, where the noise is of that kind; else the layer as it is."""
     if isinstance(noise, Dropconnect) and isinstance(layer, nn.Linear):
         return DropLinear(layer, noise.p, noise.ramp)
@@ -139,7 +139,7 @@ def mask_weights(noise: Noise, layer: Masked) -> Masked:
     return layer
 
 
-def at_depth(noise: Noise, share: float) -> Noise:
+def scale_to_depth(noise: Noise, share: float) -> Noise:
     """The noise of a block at `share` of a net's depth (1: the last): stochastic depth grows with it, others stay."""
     if isinstance(noise, StochasticDepth) and noise.rule == "linear":
         return dataclasses.replace(noise, p=noise.p * share)
@@ -176,7 +176,7 @@ class Dropout(Noise):
 
     p: Share = 0.5
     inverted: bool = True
-    ramp: Ramp = "none"
+    ramp: NoiseRamp = "none"
 
     def __call__(self) -> nn.Module:
         return nn.Dropout(self.p) if self.inverted and self.ramp == "none" else DropUnits(self.p, self.inverted, self.ramp)
@@ -197,7 +197,7 @@ class Dropconnect(Noise):
     """
 
     p: Share = 0.5
-    ramp: Ramp = "none"
+    ramp: NoiseRamp = "none"
 
     def __call__(self) -> nn.Module:
         return nn.Identity()  # it acts through `mask_weights`
@@ -218,7 +218,7 @@ class StochasticDepth(Noise):
 
     p: Share = 0.2
     rule: Literal["linear", "uniform"] = "linear"
-    ramp: Ramp = "none"
+    ramp: NoiseRamp = "none"
 
     def __call__(self) -> nn.Module:
         return DropImages(self.p, self.ramp)
@@ -235,7 +235,7 @@ class GaussianNoise(Noise):
     """
 
     std: NonNegative = 0.1
-    ramp: Ramp = "none"
+    ramp: NoiseRamp = "none"
 
     def __call__(self) -> nn.Module:
         return AddGaussian(self.std, self.ramp)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.core.contracts import Loss
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,6 @@ class Kl(Loss):
     """
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        scores = wide(logits)
+        scores = at_least_fp32(logits)
         aims = targets.to(scores.dtype)
         return F.cross_entropy(scores, aims, reduction="none") + torch.xlogy(aims, aims).sum(dim=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from goodfit.core.contracts import Loss
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Mse(Loss):
     """
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        scores = wide(logits)
+        scores = at_least_fp32(logits)
         return (scores - targets.to(scores.dtype)).square().mean(dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The distribution nearest to the scores: their projection on the simplex (Duchi et al. 2008)."""
-        scores = wide(logits)
+        scores = at_least_fp32(logits)
         ranked = scores.sort(dim=1, descending=True).values
         excess = ranked.cumsum(dim=1) - 1
         n = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)

@@ -16,7 +16,7 @@ from goodfit.core.words import some
 Layers = str | tuple[str, ...]  # starts of the names of weights, "head" or ("stem", "stage1"); none given: all
 
 
-def chosen(model: nn.Module, layers: Layers = ()) -> list[Tensor]:
+def select_weights(model: nn.Module, layers: Layers = ()) -> list[Tensor]:
     """The weights of a model that belong to these layers (or to parts of them): never biases, never norms.
 
     Raises:
@@ -25,20 +25,20 @@ def chosen(model: nn.Module, layers: Layers = ()) -> list[Tensor]:
     wanted = (layers,) if isinstance(layers, str) else layers
     named = weights(model)
     for layer in wanted:
-        if not any(_in(name, layer) for name in named):
+        if not any(_belongs_to(name, layer) for name in named):
             raise UsageError(f'Expected the penalty\'s layers to have weights, found none in "{layer}". There is: {some(list(named), 12)}.')
-    return [w for name, w in named.items() if not wanted or any(_in(name, layer) for layer in wanted)]
+    return [w for name, w in named.items() if not wanted or any(_belongs_to(name, layer) for layer in wanted)]
 
 
-def _in(name: str, layer: str) -> bool:
+def _belongs_to(name: str, layer: str) -> bool:
     return f"{name}.".startswith(f"{layer}.")
 
 
-def _squares(found: list[Tensor]) -> Tensor:
+def _sum_squares(found: list[Tensor]) -> Tensor:
     return torch.stack([w.square().sum() for w in found]).sum()
 
 
-def _sizes(found: list[Tensor]) -> Tensor:
+def _sum_absolutes(found: list[Tensor]) -> Tensor:
     return torch.stack([w.abs().sum() for w in found]).sum()
 
 
@@ -56,7 +56,7 @@ class L2(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        return self.strength * _squares(chosen(model, self.layers))
+        return self.strength * _sum_squares(select_weights(model, self.layers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class L1(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        return self.strength * _sizes(chosen(model, self.layers))
+        return self.strength * _sum_absolutes(select_weights(model, self.layers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,5 +91,5 @@ class ElasticNet(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        found = chosen(model, self.layers)
-        return self.strength * (self.beta * _squares(found) + _sizes(found))
+        found = select_weights(model, self.layers)
+        return self.strength * (self.beta * _sum_squares(found) + _sum_absolutes(found))

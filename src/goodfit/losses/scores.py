@@ -5,6 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def wide(logits: Tensor) -> Tensor:
+def at_least_fp32(logits: Tensor) -> Tensor:
     """The scores in float32 when they come in fewer bits (as under autocast), else as they are."""
     return logits.float() if logits.dtype.itemsize < 4 else logits

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.core.contracts import Loss
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,5 +22,5 @@ class Softmax(Loss):
     """
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        scores = wide(logits)
+        scores = at_least_fp32(logits)
         return F.cross_entropy(scores, targets.to(scores.dtype), reduction="none")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from goodfit.core.contracts import Loss
 from goodfit.core.settings import Positive
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Svm(Loss):
     squared: bool = False
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        scores = wide(logits)
-        return (targets.to(scores.dtype) * self.hinges(scores)).sum(dim=1)
+        scores = at_least_fp32(logits)
+        return (targets.to(scores.dtype) * self.hinge_per_class(scores)).sum(dim=1)
 
-    def hinges(self, scores: Tensor) -> Tensor:
+    def hinge_per_class(self, scores: Tensor) -> Tensor:
         """The loss [B, K] that each class would have if it were the right one.
 
         All K x K margins at once would need too much memory for 1000 classes; sums over the sorted scores give the same.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from goodfit.augment.views import View, Window
+from goodfit.augment.views import ImageView, Window
 from goodfit.core.contracts import Loss
 from goodfit.core.errors import UsageError
 from goodfit.data.preprocess import Preprocess
@@ -47,9 +47,9 @@ class Viewer:
     device: torch.device
 
     @property
-    def views(self) -> tuple[View, ...]:
+    def views(self) -> tuple[ImageView, ...]:
         """The views, in the order they are averaged."""
-        found: tuple[View, ...] = self.part(self.preprocess.size, self.preprocess.box)
+        found: tuple[ImageView, ...] = self.part(self.preprocess.size, self.preprocess.box)
         return found
 
     @property
@@ -79,7 +79,7 @@ class Viewer:
             if view.scale != scale:
                 scale, groups = view.scale, _by_frame(pictures(view.scale))
             keys = {frame: (scale, frame, view.window(frame, self.preprocess.size), view.mirrored) for frame in groups}
-            fresh = {key: view.cut(groups[frame][1], self.preprocess.size) for frame, key in keys.items() if key not in known}
+            fresh = {key: view.crop(groups[frame][1], self.preprocess.size) for frame, key in keys.items() if key not in known}
             known |= self._asked(fresh)
             order = torch.cat([torch.tensor(places) for places, _ in groups.values()]).argsort()
             yield torch.cat([known[key] for key in keys.values()])[order]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import one_hot
 from goodfit.core.catalog import Catalog, Foreign, Part, spell, steps
 from goodfit.core.chance import MASK, fold
@@ -21,8 +21,8 @@ from goodfit.core.progress import Every, Length, Lengths
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader, sweep
 from goodfit.data.preprocess import Preprocess
-from goodfit.layers.init import DataInit, calibrate
-from goodfit.losses.weighted import weighted
+from goodfit.layers.init import DataInit, calibrate_init
+from goodfit.losses.class_weights import with_class_weights
 from goodfit.optim.groups import optimizer_for, with_peaks
 from goodfit.predict.views import Viewer, at_once
 from goodfit.recipe.early_crops import cut_early
@@ -164,10 +164,10 @@ def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
     Viewer(model, seats["views"], data.preprocess, seats["loss"], device).check()
     warnings = (*hear(recipe, seats, model, images), *idle(seats["augment"], facts.channels))
     if isinstance(init := getattr(seats["model"], "init", None), DataInit):
-        calibrate(init, model, sample(data, device))
+        calibrate_init(init, model, sample(data, device))
     notes = memorize(seats["model"], model, data)
     judge, schedule = Judge(data, seats["loss"], device), compose(seats["schedule"])
-    loss: Any = weighted(seats["loss"], recipe.class_weights, facts)
+    loss: Any = with_class_weights(seats["loss"], recipe.class_weights, facts)
     penalties: Any = steps(seats["penalty"])
     for penalty in penalties:
         penalty(model)  # one on layers that are not there is said now

@@ -59,7 +59,7 @@ def hear(recipe: Recipe, seats: dict[str, Any], model: nn.Module, images: int) -
 
 def idle(augment: Part, channels: int) -> tuple[str, ...]:
     """What to warn of when a pipe has parts that do nothing to such images."""
-    tints = [name_of(part) for part in steps(augment) if isinstance(part, Color) and part.tint] if channels == 1 else []
+    tints = [name_of(part) for part in steps(augment) if isinstance(part, Color) and part.keeps_gray] if channels == 1 else []
     return (f"Gray images have no color that {' and '.join(dict.fromkeys(tints))} could change.",) if tints else ()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
 from goodfit.core.catalog import Catalog, spell, steps
 from goodfit.core.chance import Chance, of_epoch
@@ -83,7 +83,7 @@ def by_part(pipe: Sequence[Any], batch: Batch, data: Dataset, t: float) -> tuple
     """A row for each part: the image it changes most, then what the part alone makes of it at each strength, by the same chance."""
     rows, plain = [], batch.but(images=data.preprocess.center(batch.images))
     for part in pipe:
-        now = part.now(t)
+        now = part.at_progress(t)
         made = [
             Pipeline((now.scaled(strength),), data.preprocess.size)(batch, Chance.of(0, torch.arange(len(batch)), "show"), t)
             for strength in STRENGTHS

@@ -11,7 +11,7 @@ from goodfit.core.batch import Batch
 from goodfit.core.device import autocast
 from goodfit.core.errors import Diverged
 from goodfit.core.words import some
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 from goodfit.training.heads import heads
 from goodfit.training.state import Plan
 
@@ -56,5 +56,5 @@ def _first_in_forward(model: nn.Module, piece: Batch, plan: Plan) -> tuple[str, 
     finally:
         for hook in hooks:
             hook.remove()
-    look("the loss", plan.loss(wide(heads(output)[0]), piece.targets)[:, None])
+    look("the loss", plan.loss(at_least_fp32(heads(output)[0]), piece.targets)[:, None])
     return found[0] if found else ("", torch.zeros(len(piece), dtype=torch.bool))

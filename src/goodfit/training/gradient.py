@@ -14,7 +14,7 @@ from goodfit.core.chance import BLOCK, MASK, Chance, fold
 from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import autocast, out_of_memory, seed_noise
 from goodfit.core.errors import GoodfitError
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 from goodfit.training.finite import blame
 from goodfit.training.heads import heads
 from goodfit.training.state import Plan, State
@@ -93,9 +93,9 @@ def share_of(model: nn.Module, batch: Batch, examples: int, loss: Loss, precisio
     """
     with autocast(batch.images.device, precision):
         logits, extras = heads(model(batch.images))
-    each = loss(wide(logits), batch.targets)
+    each = loss(at_least_fp32(logits), batch.targets)
     for extra, weight in extras:
-        each = each + weight * loss(wide(extra), batch.targets)
+        each = each + weight * loss(at_least_fp32(extra), batch.targets)
     weighed = each * loss.weigh(batch.targets) if isinstance(loss, Weighing) else each
     return weighed.sum() / examples, each, logits
 

@@ -14,7 +14,7 @@ from goodfit.core.errors import UsageError, one_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Weighted:
+class WeightedLoss:
     """A loss with a weight for each class.
 
     The losses per example stay those of `loss`; `weigh` says how much each counts. `gradient()` divides by the sum of these weights over
@@ -35,7 +35,7 @@ class Weighted:
         return targets @ torch.tensor(self.weights, dtype=targets.dtype, device=targets.device)
 
 
-def weighted(loss: Loss, given: str | Sequence[float], facts: Facts) -> Loss | Weighted:
+def with_class_weights(loss: Loss, given: str | Sequence[float], facts: Facts) -> Loss | WeightedLoss:
     """The loss with class weights: "none", "balanced" (images / (classes * images of the class)), "cat=2, dog=0.5" (the others 1),
     or one number for each class, in the order of the classes.
 
@@ -44,22 +44,22 @@ def weighted(loss: Loss, given: str | Sequence[float], facts: Facts) -> Loss | W
     """
     if isinstance(given, str) and given.strip() in ("none", ""):
         return loss
-    return Weighted(loss, class_weights(given, facts.classes, facts.counts))
+    return WeightedLoss(loss, compute_class_weights(given, facts.classes, facts.counts))
 
 
-def class_weights(given: str | Sequence[float], classes: Sequence[str], counts: Sequence[int]) -> tuple[float, ...]:
+def compute_class_weights(given: str | Sequence[float], classes: Sequence[str], counts: Sequence[int]) -> tuple[float, ...]:
     """The weight of each class; see `weighted`."""
     if isinstance(given, str):
         if given.strip() == "balanced":
             return tuple(sum(counts) / (len(counts) * max(n, 1)) for n in counts)
-        made = {**dict.fromkeys(classes, 1.0), **_named(given, classes)}
+        made = {**dict.fromkeys(classes, 1.0), **_parse_weights_by_name(given, classes)}
         return tuple(made[name] for name in classes)
     if len(given) != len(classes):
         raise UsageError(f"Expected class_weights to have one number for each of the {len(classes)} classes, received {len(given)}.")
     return tuple(float(x) for x in given)
 
 
-def _named(text: str, classes: Sequence[str]) -> dict[str, float]:
+def _parse_weights_by_name(text: str, classes: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for word in text.split(","):
         name, _, number = (x.strip() for x in word.rpartition("="))

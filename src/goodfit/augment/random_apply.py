@@ -1,4 +1,4 @@
-"""Chosen: augments that change a share of the images, each on its own, and leave the others as they are."""
+"""The base of augments that change a share of the images, each on its own, and leave the others as they are."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
 
 
-class Chosen(Augment):
+class RandomApply(Augment):
     """An augment that changes a share `p` of the images; only their pixels are touched.
 
-    With `whole` uint8 images stay uint8; else all become float 0..1, whichever are chosen.
+    With `keeps_uint8`, uint8 images stay uint8; otherwise all images become float 0..1, whichever are chosen.
     """
 
-    whole: ClassVar[bool] = False
+    keeps_uint8: ClassVar[bool] = False
     p: float
 
     @abstractmethod
     def change(self, images: Tensor, chance: Chance) -> Tensor:
-        """Images [K, C, H, W], uint8 or float 0..1, changed, in memory of its own: float, or where `whole` of the dtype they have."""
+        """Return images [K, C, H, W], uint8 or float 0..1, changed, in new memory: in their own dtype if `keeps_uint8`, else float."""
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         images = batch.images
@@ -32,17 +32,17 @@ class Chosen(Augment):
         if 0 < len(rows) == len(images):
             return batch.but(images=self.change(images, chance))
         pixels = images.permute(0, 2, 3, 1).contiguous()
-        out = pixels.clone() if self.whole or images.is_floating_point() else pixels.float().div_(255)
+        out = pixels.clone() if self.keeps_uint8 or images.is_floating_point() else pixels.float().div_(255)
         if len(rows):
-            there = rows.to(images.device)
-            some = pixels.index_select(0, there).permute(0, 3, 1, 2)
-            changed = self.change(some, Chance(chance.key, chance.places[rows]))
-            out.index_copy_(0, there, changed.permute(0, 2, 3, 1).contiguous())
+            device_rows = rows.to(images.device)
+            selected = pixels.index_select(0, device_rows).permute(0, 3, 1, 2)
+            changed = self.change(selected, Chance(chance.key, chance.places[rows]))
+            out.index_copy_(0, device_rows, changed.permute(0, 2, 3, 1).contiguous())
         return batch.but(images=out.permute(0, 3, 1, 2))
 
 
-def on_color(images: Tensor, changed: Tensor) -> Tensor:
-    """The changed colors [B, C up to 3, H, W] of images [B, C, H, W], with their alpha, where there is a fourth channel, as it was."""
+def keep_alpha(images: Tensor, changed: Tensor) -> Tensor:
+    """Join the changed colors [B, C up to 3, H, W] of images [B, C, H, W] with their original alpha, if there is a fourth channel."""
     if images.shape[1] < 4:
         return changed
     alpha = images[:, 3:]
