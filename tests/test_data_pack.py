@@ -20,9 +20,8 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from conftest import make_photos
 from goodfit.core.errors import DataError, GoodfitError
-from goodfit.core.files import alone, cache_home
+from goodfit.core.files import cache_folder, lock
 from goodfit.data import journal
 from goodfit.data.dataset import prepare
 from goodfit.data.decode import DECODERS
@@ -31,6 +30,7 @@ from goodfit.data.pack import Packed, pack
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scan import Survey, survey
+from tests.support.photos import make_photos
 
 HERE = Preprocess((16, 12), (18, 14))
 LARGE = 1 << 40
@@ -181,7 +181,7 @@ def test_a_killed_packing_goes_on_where_it_stopped(own: Path, photos: Path) -> N
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    partial = next((cache_home() / "packed").glob("*partial"))
+    partial = next((cache_folder() / "packed").glob("*partial"))
     with (partial / journal.BLOB).open("ab") as blob, (partial / journal.JOURNAL).open("ab") as lines:
         blob.write(b"torn")  # what a kill in the middle of a write leaves
         lines.write(b'{"bytes": 4, "cr')
@@ -190,7 +190,7 @@ def test_a_killed_packing_goes_on_where_it_stopped(own: Path, photos: Path) -> N
     packed = pack(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
     assert calls == [64, 90]
     assert np.array_equal(content(packed), oracle(found, HERE))
-    assert not list((cache_home() / "packed").glob("*partial"))
+    assert not list((cache_folder() / "packed").glob("*partial"))
 
 
 def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own: Path, tmp_path: Path) -> None:
@@ -266,13 +266,13 @@ def test_other_labels_use_the_same_pack_and_give_another_digest(own: Path, photo
 
 
 def test_abandoned_packings_are_removed_and_others_kept(own: Path, photos: Path) -> None:
-    home = cache_home() / "packed"
+    home = cache_folder() / "packed"
     for key, age in (("aa", 2 * 86400), ("bb", 3600), ("cc", 2 * 86400)):
         folder = home / f"{key}-raw.partial"
         folder.mkdir(parents=True)
         (folder / journal.BLOB).write_bytes(b"x")
         for path in (folder / journal.BLOB, folder):
             os.utime(path, (time.time() - age,) * 2)
-    with alone(home / "cc.lock"):  # another process packs there, however slowly
+    with lock(home / "cc.lock"):  # another process packs there, however slowly
         pack(survey(find(str(photos))), HERE, LARGE)
     assert sorted(path.name for path in home.glob("*partial")) == ["bb-raw.partial", "cc-raw.partial"]

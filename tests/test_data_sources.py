@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import COLORS, picture
 from goodfit.core.errors import DataError
 from goodfit.data import named
 from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION, find
 from goodfit.data.pickles import unpickle
+from tests.support.photos import COLORS, picture
 
 RNG = np.random.default_rng(0)
 

@@ -45,5 +45,5 @@ class Flip(Geometry):
         """Draw 1 for the images to mirror and 0 for the others, [B] float64."""
         if not self.alternate:
             return chance.chosen(self.p).double()
-        steady = chance if chance.steady is None else chance.steady
+        steady = chance if chance.per_image is None else chance.per_image
         return ((steady.uniform() + 0.5 * (chance.epoch % 2)).remainder(1) < self.p).double()

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import Tensor
 
 from goodfit.augment.coordinate_map import Frame
-from goodfit.core.catalog import name_of
 from goodfit.core.contracts import Views
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import part_name
 from goodfit.core.settings import Count
 
 AverageSpace = Literal["probability", "logit"]
@@ -147,6 +147,6 @@ def _crop_views(part: Views, scales: tuple[int, ...], size: Frame, orientations:
     too_small = [scale for scale in scales if scale < min(size)]
     if too_small:
         raise UsageError(
-            f"{name_of(part)}: expected scales of {min(size)} pixels or more, as the model's size needs, received {too_small[0]}."
+            f"{part_name(part)}: expected scales of {min(size)} pixels or more, as the model's size needs, received {too_small[0]}."
         )
     return tuple(ImageView(scale, place, mirrored) for scale in scales or (0,) for place in CROP_PLACES for mirrored in orientations)
