@@ -256,7 +256,7 @@ def test_penalties_on_chosen_layers(name: str) -> None:
     assert cls(layers=("stem", "head"))(model).item() == pytest.approx(alone["stem"] + alone["head"])
     cls(layers="stage1")(model).backward()
     assert [n for n, p in model.named_parameters() if p.grad is not None] == ["stage1.0.weight"], "stage10 is another layer"
-    with pytest.raises(UsageError, match=r'none in "stage2"\. There is: stem\.weight, stage1\.0\.weight'):
+    with pytest.raises(UsageError, match=r'received "stage2"\. There is: stem\.weight, stage1\.0\.weight'):
         cls(layers=("head", "stage2"))(model)
     with pytest.raises(UsageError, match="none in"):
         cls(layers="stage1.1")(model)

@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Init
 from goodfit.core.settings import Positive
 
-HEAD_SCORE_SCALE = 0.1  # how large the first scores are for inputs of size 1: near zero, so that the first loss is near ln K
+HEAD_SCORE_SCALE = 0.1  # size of the initial scores for inputs of size 1: near zero, so that the first loss is near ln K
 WeightLayer = nn.Linear | nn.modules.conv._ConvNd
 
 
 def weight_layers(module: nn.Module) -> Iterator[WeightLayer]:
-    """The linear and conv layers, in the module's order."""
+    """Yield the linear and conv layers, in the module's order."""
     yield from (m for m in module.modules() if isinstance(m, WeightLayer))
 
 
 def count_fans(layer: WeightLayer) -> tuple[int, int]:
-    """(inputs per output, outputs per input) of a layer, a conv's kernel and groups counted."""
-    field = math.prod(layer.weight.shape[2:])
-    return layer.weight.shape[1] * field, layer.weight.shape[0] * field // getattr(layer, "groups", 1)
+    """Return (inputs per output, outputs per input) of a layer, taking a conv's kernel and groups into account."""
+    kernel_area = math.prod(layer.weight.shape[2:])
+    return layer.weight.shape[1] * kernel_area, layer.weight.shape[0] * kernel_area // getattr(layer, "groups", 1)
 
 
 def calibrate_init(init: DataInit, model: nn.Module, images: Tensor) -> None:
-    """Let an initialization that learns from data, such as lsuv, see normalized training images [B, C, H, W] once.
+    """Run the data-dependent part of an initialization such as lsuv once, on normalized training images [B, C, H, W].
 
-    The model is in evaluation mode meanwhile: no noise, no batch statistics; its buffers stay as they are.
+    The model is in evaluation mode meanwhile, without noise or batch statistics; its buffers do not change.
     """
     training = model.training
     with torch.no_grad():
@@ -41,7 +41,7 @@ def calibrate_init(init: DataInit, model: nn.Module, images: Tensor) -> None:
 
 
 def fill_normal(module: nn.Module, fan: Literal["in", "out", "average"], gain: float) -> None:
-    """Fill every layer with zero-mean normal weights of variance gain / fan, biases with zero."""
+    """Fill every layer with zero-mean normal weights of variance gain / fan, and zero biases."""
     for layer in zero_biases(module):
         n_in, n_out = count_fans(layer)
         n = {"in": n_in, "out": n_out, "average": (n_in + n_out) / 2}[fan]
@@ -49,17 +49,17 @@ def fill_normal(module: nn.Module, fan: Literal["in", "out", "average"], gain: f
 
 
 def initialize(model: nn.Module, init: Init, head: nn.Linear) -> None:
-    """Initialize a whole model: every layer by `init`, then the head made small where it is not."""
+    """Initialize a whole model: every layer by `init`; then scale the head down if its scores would be larger than HEAD_SCORE_SCALE."""
     init(model)
     with torch.no_grad():
-        size = head.weight.square().mean().sqrt()
-        head.weight.mul_((HEAD_SCORE_SCALE / math.sqrt(head.in_features) / size.clamp(min=1e-30)).clamp(max=1.0))
+        rms = head.weight.square().mean().sqrt()
+        head.weight.mul_((HEAD_SCORE_SCALE / math.sqrt(head.in_features) / rms.clamp(min=1e-30)).clamp(max=1.0))
     if head.bias is not None:
         nn.init.zeros_(head.bias)
 
 
 def zero_biases(module: nn.Module) -> Iterator[WeightLayer]:
-    """The layers, their biases at zero."""
+    """Yield the linear and conv layers after setting their biases to zero."""
     for layer in weight_layers(module):
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
@@ -67,16 +67,16 @@ def zero_biases(module: nn.Module) -> Iterator[WeightLayer]:
 
 
 class DataInit(Init):
-    """An initialization that, once the model is whole, also looks at training images."""
+    """An initialization that also uses training images, once the model is complete."""
 
     @abstractmethod
     def calibrate(self, model: nn.Module, images: Tensor) -> None:
-        """Change the weights by normalized training images [B, C, H, W]."""
+        """Adapt the weights to normalized training images [B, C, H, W]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class None_(Init):  # noqa: N801  spelled `none`
-    """Leaves the layers as torch made them: uniform with variance 1 / (3 n_in), biases too.
+    """Leaves the layers as torch initializes them: uniform with variance 1 / (3 n_in), biases too.
 
     Helps: to compare with plain torch code.
     Hurts: signals shrink in deep nets without normalization.
@@ -188,10 +188,10 @@ class Orthogonal(Init):
 
 @dataclasses.dataclass(frozen=True)
 class Dirac(Init):
-    """Layers that hand their input channels on as they are, as far as there are channels; further outputs start at zero.
+    """Makes layers pass their input channels through unchanged; outputs beyond the number of inputs start at zero.
 
     Helps: very deep plain nets; to look at what a net does before it learns.
-    Hurts: layers with more outputs than inputs: the further ones wake up slowly, and all alike.
+    Hurts: layers with more outputs than inputs: the extra ones start slowly, and all alike.
     Cost: none.
     Source: Zagoruyko & Komodakis 2017 (DiracNets); torch.nn.init.dirac_.
     """

@@ -1,4 +1,4 @@
-"""Noise layers: random in training, their average in evaluation; they draw from torch's default generator."""
+"""Noise layers: random in training, averaged in evaluation; they draw from torch's default generator."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from torch.nn import functional as F
 from goodfit.core.contracts import Noise
 from goodfit.core.settings import NonNegative, Share
 
-NoiseRamp = Literal["none", "linear"]  # how the strength follows progress: always full, or from 0 at the start to full at the end
+NoiseRamp = Literal["none", "linear"]  # strength over progress: always full, or rising from 0 at the start to full at the end
 
 MaskableLayer = TypeVar("MaskableLayer", nn.Linear, nn.Conv2d)
 
 
 class NoiseLayer(nn.Module):
-    """What noise layers have in common: they draw while in training mode, and their strength may follow progress.
+    """A layer that draws noise in training mode, at a strength that may follow progress.
 
-    `noisy` is what `goodfit.training.noise` looks for; `progress(t)` is called before each step. The strength is a buffer, so that it
-    is saved with the weights it belongs to; without a ramp there is none.
+    `goodfit.training.noise` recognizes noise layers by `noisy`, and calls `progress(t)` before each step. The strength is a buffer, so that
+    it is saved with the weights it belongs to; without a ramp there is none.
     """
 
     noisy: ClassVar[bool] = True
     strength: Tensor | None
 
     def set_ramp(self, ramp: NoiseRamp) -> None:
-        """Make ready for a ramp."""
+        """Register the strength that `ramp` needs."""
         self.register_buffer("strength", torch.ones(()) if ramp == "linear" else None)
 
     def progress(self, t: float) -> None:
-        """Take the strength of progress t in 0..1."""
+        """Set the strength for progress t in 0..1."""
         if self.strength is not None:
             self.strength.fill_(t)
 
     def at_strength(self, amount: float) -> Tensor | float:
-        """How much of `amount` there is now."""
+        """Return `amount` times the current strength."""
         return amount if self.strength is None else amount * self.strength
 
 
@@ -45,7 +45,7 @@ class NoiseLayer(nn.Module):
 
 
 class DropUnits(NoiseLayer):
-    """Each number set to zero with probability p; `inverted` scales what is kept in training, else evaluation scales everything."""
+    """Set each number to zero with probability p; `inverted` scales the others in training, otherwise evaluation scales everything."""
 
     def __init__(self, p: float, inverted: bool, ramp: NoiseRamp) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class DropUnits(NoiseLayer):
 
 
 class DropImages(NoiseLayer):
-    """All numbers of an image set to zero with probability p; evaluation scales by the probability of being kept."""
+    """Set all numbers of an image to zero with probability p; evaluation scales by the probability of keeping them."""
 
     def __init__(self, p: float, ramp: NoiseRamp) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class DropImages(NoiseLayer):
 
 
 class AddGaussian(NoiseLayer):
-    """Adds zero-mean normal noise."""
+    """Add zero-mean normal noise."""
 
     def __init__(self, std: float, ramp: NoiseRamp) -> None:
         super().__init__()
@@ -126,12 +126,12 @@ class DropConv(NoiseLayer, nn.Conv2d):
 
 
 def drop_weights(weight: Tensor, p: Tensor | float, random: bool) -> Tensor:
-    """The weights with a share p of them at zero, or the mean of that over all masks."""
+    """Set each weight to zero with probability p if `random`; otherwise return the mean over all masks."""
     return weight * (torch.rand_like(weight) >= p) if random else weight * (1 - p)
 
 
 def mask_weights(noise: Noise, layer: MaskableLayer) -> MaskableLayer:
-    """The layer with this noise on its weights, where the noise is of that kind; else the layer as it is."""
+    """Return the layer with this noise on its weights, if the noise is of that kind; otherwise the layer unchanged."""
     if isinstance(noise, Dropconnect) and isinstance(layer, nn.Linear):
         return DropLinear(layer, noise.p, noise.ramp)
     if isinstance(noise, Dropconnect) and isinstance(layer, nn.Conv2d):
@@ -140,7 +140,7 @@ def mask_weights(noise: Noise, layer: MaskableLayer) -> MaskableLayer:
 
 
 def scale_to_depth(noise: Noise, share: float) -> Noise:
-    """The noise of a block at `share` of a net's depth (1: the last): stochastic depth grows with it, others stay."""
+    """Return the noise for a block at `share` of a net's depth (1: the last): stochastic depth grows with depth, other noise does not."""
     if isinstance(noise, StochasticDepth) and noise.rule == "linear":
         return dataclasses.replace(noise, p=noise.p * share)
     return noise
@@ -171,7 +171,7 @@ class Dropout(Noise):
     Hurts: slows training; between conv layers with batch norm it often costs accuracy.
     Cost: one random number per unit.
     Source: Srivastava et al. 2014; CS231n, dropout (in its code p is the share kept; scaling "by the dropout probability", as a slide
-        says, is right for 0.5 only).
+        says, is correct for 0.5 only).
     """
 
     p: Share = 0.5
@@ -184,9 +184,9 @@ class Dropout(Noise):
 
 @dataclasses.dataclass(frozen=True)
 class Dropconnect(Noise):
-    """Sets each weight of the layer it is given to to zero with probability p; evaluation uses all connections, at their mean.
+    """Sets each weight of its layer to zero with probability p; evaluation uses all connections, at their mean.
 
-    In an mlp that is every hidden layer, in alexnet, vgg, vgg_f, vgg_m, vgg_s and lenet the hidden fully connected layers, in swift
+    Its layer is every hidden layer in an mlp; in alexnet, vgg, vgg_f, vgg_m, vgg_s and lenet the hidden fully connected layers, in swift
     and the other conv nets the head, and as `branch` of a resnet or mobilenet_v2 convs of its blocks. One mask serves the batch, or each
     piece of it.
 

@@ -16,7 +16,7 @@ class Binary(Loss):
     """Sum over the classes of the binary cross-entropy of sigmoid(s_k) against t_k: each class against all others.
 
     Helps: classes that overlap or occur together; images of none of the classes.
-    Hurts: many classes: most of the loss is about what the image is not.
+    Hurts: many classes: most of the loss is about the classes that the image is not.
     Cost: next to nothing.
     Source: CS231n, loss functions; Wightman et al. 2021 for ImageNet.
     """
@@ -26,5 +26,5 @@ class Binary(Loss):
         return F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype), reduction="none").sum(dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """The sigmoids divided by their sum, computed through logarithms so that a row of tiny ones still sums to 1."""
+        """Divide the sigmoids by their sum, in the logarithm so that a row of tiny ones still sums to 1."""
         return F.logsigmoid(at_least_fp32(logits)).softmax(dim=1)

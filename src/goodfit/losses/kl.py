@@ -16,7 +16,7 @@ from goodfit.losses.scores import at_least_fp32
 class Kl(Loss):
     """KL(t || p) = sum_k t_k (log t_k - log p_k) with p the softmax of the scores: the cross-entropy less the entropy of the target.
 
-    Helps: smoothed and mixed targets: its least value is 0 whatever the target, so losses can be compared.
+    Helps: smoothed and mixed targets: its minimum is 0 whatever the target, so losses can be compared.
     Hurts: nothing against softmax, whose gradient it has; the two are equal for hard targets.
     Cost: next to nothing.
     Source: Kullback & Leibler 1951; CS231n, loss functions.
@@ -24,5 +24,5 @@ class Kl(Loss):
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         scores = at_least_fp32(logits)
-        aims = targets.to(scores.dtype)
-        return F.cross_entropy(scores, aims, reduction="none") + torch.xlogy(aims, aims).sum(dim=1)
+        targets = targets.to(scores.dtype)
+        return F.cross_entropy(scores, targets, reduction="none") + torch.xlogy(targets, targets).sum(dim=1)

@@ -15,7 +15,7 @@ from goodfit.losses.scores import at_least_fp32
 class Softmax(Loss):
     """-sum_k t_k log p_k with p the softmax of the scores; for a hard target -log p of the right class.
 
-    Helps: the default; it always asks for more probability of the right class.
+    Helps: the default; it always rewards more probability of the right class.
     Hurts: wrong labels, which it fits with growing confidence; smooth the targets then.
     Cost: next to nothing.
     Source: CS231n, loss functions (one slide prints 0.89 for the cat: that is the logarithm to base 10; in nats it is 2.04).
