@@ -170,7 +170,7 @@ def test_other_kinds_of_images() -> None:
 
 
 def drawn(part: WindowCrop, extents: torch.Tensor, pre: Preprocess, n: int = 0) -> torch.Tensor:
-    return part.window(Chance.of(n, torch.arange(len(extents)), "x"), extents.double(), pre.middle(extents.double()), pre.size)
+    return part.draw_windows(Chance.of(n, torch.arange(len(extents)), "x"), extents.double(), pre.middle(extents.double()), pre.size)
 
 
 def test_windows_lie_inside_with_their_area_and_ratio() -> None:
@@ -202,7 +202,7 @@ def test_windows_are_those_of_the_part_on_whole_images(part: WindowCrop) -> None
     """A pixel's middle at output + 0.5 lies at start + (output + 0.5) * scale of the image."""
     pre, extents = at(32, 24), torch.tensor([[90, 120]]).repeat(64, 1).double()
     chance, middle = Chance.of(3, torch.arange(64), "x"), torch.tensor([29.0, 48.0, 32.0, 24.0], dtype=torch.float64).expand(64, 4)
-    windows = part.window(chance, extents, middle, pre.size)
+    windows = part.draw_windows(chance, extents, middle, pre.size)
     matrix = part.draw(chance, 0.0, (90, 120), (32, 24)).matrix
     for start, side, axis, n in ((0, 2, 1, 32), (1, 3, 0, 24)):
         scale = matrix[:, axis, axis]

@@ -182,7 +182,7 @@ def test_class_weights_go_through_toml(tmp_path: Path) -> None:
 
 def test_penalties_on_layers_that_are_not_there_are_said_before_training(unequal: Dataset) -> None:
     build(BASE.but(penalty="l2(0.1, layers=head) | l1"), unequal, load_catalog())
-    with pytest.raises(UsageError, match='none in "haed"'):
+    with pytest.raises(UsageError, match='received "haed"'):
         build(BASE.but(penalty="l2(0.1, layers=haed)"), unequal, load_catalog())
 
 
