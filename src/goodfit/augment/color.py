@@ -1,4 +1,4 @@
-"""Color: ops affine in RGB as one 3x4 matrix per image, however many there are."""
+"""Color ops that are affine in RGB, composed into one matrix per image."""
 
 from __future__ import annotations
 
@@ -109,15 +109,17 @@ def apply_color_matrix(images: Tensor, matrix: Tensor) -> Tensor:
     pixels = torch.empty((n, height, width, channels), device=images.device)
     pixels.copy_(images.permute(0, 2, 3, 1))
     count = height * width
-    at_once, wide = (next(k for k in sizes if count % k == 0) for sizes in ((4, 1), (64, 16, 4, 1)))
-    linear, offset = _fit_to_channels(matrix, channels, _mean_colors(pixels.view(n, count // wide, wide * channels), channels) * scale)
-    linear, offset = (linear * scale).float().to(images.device), offset.float().to(images.device).repeat(1, wide)[:, None]
+    at_once, row_pixels = (next(k for k in sizes if count % k == 0) for sizes in ((4, 1), (64, 16, 4, 1)))
+    linear, offset = _fit_to_channels(
+        matrix, channels, _mean_colors(pixels.view(n, count // row_pixels, row_pixels * channels), channels) * scale
+    )
+    linear, offset = (linear * scale).float().to(images.device), offset.float().to(images.device).repeat(1, row_pixels)[:, None]
     blocks = torch.zeros(n, at_once, channels, at_once, channels, device=images.device)
     blocks.diagonal(dim1=1, dim2=3).copy_(linear.mT[..., None].expand(-1, -1, -1, at_once))
     blocks = blocks.view(n, at_once * channels, at_once * channels)
     rows = pixels.view(n, count // at_once, at_once * channels)
     for chunk in iterate_chunks(rows):
-        out = offset[chunk].repeat(1, count // wide, 1).view(rows[chunk].shape).baddbmm_(rows[chunk], blocks[chunk])
+        out = offset[chunk].repeat(1, count // row_pixels, 1).view(rows[chunk].shape).baddbmm_(rows[chunk], blocks[chunk])
         torch.clamp(out, 0, 1, out=rows[chunk])
     return pixels.permute(0, 3, 1, 2)
 

@@ -16,7 +16,7 @@ from goodfit.core.settings import Share
 
 @dataclasses.dataclass(frozen=True)
 class Flip(Geometry):
-    """Mirrors a share `p` of the images left to right (`axes=vertical`: top to bottom; `both`: each on its own); the targets stay.
+    """Mirrors a share `p` of the images left to right (`axes=vertical`: top to bottom; `both`: each on its own); targets do not change.
 
     With `alternate` the first epoch mirrors images at random, and from then on, at p = 0.5, every image is mirrored in every other
     epoch, so that two epochs in a row show each image both ways. (At any other p, a share p is mirrored in every epoch, the images taking

@@ -34,9 +34,9 @@ class Mixup(Augment):
         share = _draw_shares(chance, self.alpha, self.p)
         partners = chance.at("partners").partners()
         images = batch.images.float().div(255) if batch.images.dtype == torch.uint8 else batch.images
-        own = share.to(images.device)[:, None, None, None]
+        weight = share.to(images.device)[:, None, None, None]
         return batch.but(
-            images=images * own + images[partners.to(images.device)] * (1 - own),
+            images=images * weight + images[partners.to(images.device)] * (1 - weight),
             targets=_mix_targets(batch.targets, partners, share),
         )
 
@@ -93,5 +93,5 @@ def _draw_shares(chance: Chance, alpha: float, p: float) -> Tensor:
 
 
 def _mix_targets(targets: Tensor, partners: Tensor, share: Tensor) -> Tensor:
-    own = share.to(targets.device)[:, None]
-    return targets * own + targets[partners.to(targets.device)] * (1 - own)
+    weight = share.to(targets.device)[:, None]
+    return targets * weight + targets[partners.to(targets.device)] * (1 - weight)

@@ -139,11 +139,11 @@ def _shear_shifts(draws: SlotDraws, n: int, limits: OpLimits) -> tuple[Tensor, T
     return torch.from_numpy(whole.astype(np.int64)), torch.from_numpy((shift - whole).astype(np.float32))
 
 
-def _interpolate_lines(here: Tensor, there: Tensor, share: Tensor) -> Tensor:
-    """Interpolate lines [K, H, W * C] uint8, a `share` (per row or per column) of the way from here to there."""
-    out = torch.empty(here.shape, dtype=torch.uint8, device=here.device)
+def _interpolate_lines(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Interpolate lines [K, H, W * C] uint8, a `share` (per row or per column) of the way from `first` to `second`."""
+    out = torch.empty(first.shape, dtype=torch.uint8, device=first.device)
     for chunk in iterate_chunks(out):
-        out[chunk] = to_bytes(torch.lerp(here[chunk].float(), there[chunk].float(), share[chunk]).add_(HALF))
+        out[chunk] = to_bytes(torch.lerp(first[chunk].float(), second[chunk].float(), share[chunk]).add_(HALF))
     return out
 
 

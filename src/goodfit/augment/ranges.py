@@ -1,4 +1,4 @@
-"""Settings that are ranges, (low, high), which numbers are drawn from: their short form, their check, milder ones, and the draw."""
+"""Settings that are ranges, (low, high), to draw numbers from: their short form, check, scaling and draw."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ PixelBatches = Iterator[tuple[Tensor, Tensor]]  # rows [K] of the images passed 
 
 
 def suits_uint8_resize(pixels: Tensor, matrix: Tensor, size: Frame) -> Tensor:
-    """Return a mask [B] of the axis-aligned maps [B, 2, 3] for which `resize_uint8` is the better way with these pixels [B, H, W, C]."""
+    """Return a mask [B] of the axis-aligned maps [B, 2, 3] that `resize_uint8` can apply to these pixels [B, H, W, C], and faster."""
     if pixels.dtype != torch.uint8 or pixels.device.type != "cpu" or pixels.shape[3] not in (3, 4):
         return torch.zeros(len(matrix), dtype=torch.bool)
     return _input_windows(matrix, size, (pixels.shape[1], pixels.shape[2]))[1]

@@ -141,8 +141,8 @@ def _upsample_field(noise: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """Make fields [K, 2, h, w] from noise on the knots [K, 2 * rows * columns]; one product per image, so that bits do not depend on K."""
     count, device = 2 * len(noise), noise.device
     knots = noise.view(count, down.shape[1], across.shape[1])
-    wide = torch.bmm(knots, across.T.to(device).expand(count, -1, -1))
-    return torch.bmm(down.to(device).expand(count, -1, -1), wide).view(len(noise), 2, len(down), len(across))
+    rows = torch.bmm(knots, across.T.to(device).expand(count, -1, -1))
+    return torch.bmm(down.to(device).expand(count, -1, -1), rows).view(len(noise), 2, len(down), len(across))
 
 
 def _read_field(field: Tensor, points: Tensor) -> Tensor:

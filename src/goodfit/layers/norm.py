@@ -62,7 +62,7 @@ class Batch(Norm):
 
     `momentum` is the weight of each new batch in the running averages.
 
-    Helps: higher learning rates, less care for initialization, some regularization by the noise of the batch.
+    Helps: higher learning rates, less sensitivity to initialization, some regularization by the noise of the batch.
     Hurts: batches under about 16 images; statistics differ between training and evaluation.
     Cost: 3 to 7 % of a step; two parameters a channel.
     Source: Ioffe & Szegedy 2015; CS231n, batch normalization.
