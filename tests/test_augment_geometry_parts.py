@@ -100,7 +100,7 @@ def test_at_magnitude_zero_nothing_changes(part: Geometry, border: Border) -> No
 @every
 def test_pixels_are_read_where_the_map_says(part: Geometry, border: Border) -> None:
     """Mean absolute difference from SciPy's bilinear reading under 1e-4 of the range; 0.01 where the image shrinks: it is antialiased."""
-    part = dataclasses.replace(part, border=border, _fill=MEAN)  # type: ignore[call-arg]
+    part = dataclasses.replace(part, border=border, _mean=MEAN)  # type: ignore[call-arg]
     out, m = applied(part).numpy(), drawn(part)
     away = points(m)
     assert ((away < -0.6) | (away > np.array(FRAME[::-1]) - 0.4)).any(), "no border comes into view"

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from goodfit.augment.gather import apply_border, iterate_chunks
-from goodfit.augment.random_apply import RandomApply, keep_alpha
-from goodfit.augment.ranges import RangedAugment, draw_from_range
 from goodfit.augment.resize import sum_weighted_rows
+from goodfit.augment.traits import RandomApply, RangedAugment, draw_from_range, keep_alpha
 from goodfit.core.chance import Chance
 from goodfit.core.settings import NonNegative, Range, Share
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from goodfit.augment.traits import MeanFilled
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Augment
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Positive, Share
 
@@ -20,7 +20,7 @@ Box = tuple[Tensor, Tensor, Tensor, Tensor]  # top, bottom, left, right, each [B
 
 
 @dataclasses.dataclass(frozen=True)
-class Erase(Augment):
+class Erase(MeanFilled):
     """Hides a rectangle in a share `p` of the images, under the data's mean color, black, or noise.
 
     `area` is the range of its share of the image, `ratio` of its height over width (drawn log-uniformly); it lies wholly inside.
@@ -35,16 +35,11 @@ class Erase(Augment):
     area: tuple[Positive, Positive] = (0.02, 0.2)
     ratio: tuple[Positive, Positive] = (0.3, 10 / 3)
     fill: Fill = "mean"
-    _mean: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.area[0] <= self.area[1] <= 1 and self.ratio[0] <= self.ratio[1]):
             raise UsageError(f"erase: expected area and ratio to be (low, high), area up to 1, received {self.area} and {self.ratio}.")
-
-    def bind(self, facts: Any) -> Self:
-        """Return the part with the training images' mean color for `fill="mean"`."""
-        return dataclasses.replace(self, _mean=tuple(facts.mean))
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         height, width = batch.images.shape[2:]
@@ -60,7 +55,7 @@ class Erase(Augment):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cutout(Augment):
+class Cutout(MeanFilled):
     """Hides a square in a share `p` of the images, under the data's mean color, black, or noise.
 
     `side` is its length as a share of the image's shorter side, rounded to whole pixels. It may be centered on any pixel, and what reaches
@@ -75,11 +70,6 @@ class Cutout(Augment):
     side: Share = 0.5
     p: Share = 1.0
     fill: Fill = "mean"
-    _mean: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False)
-
-    def bind(self, facts: Any) -> Self:
-        """Return the part with the training images' mean color for `fill="mean"`."""
-        return dataclasses.replace(self, _mean=tuple(facts.mean))
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         height, width = batch.images.shape[2:]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame
 from goodfit.augment.sampling import sample
+from goodfit.augment.traits import MeanFilled
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Augment
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometry(Augment):
+class Geometry(MeanFilled):
     """An augment that only moves pixels: it draws a `CoordinateMap`; neighbors are composed, and the pixels are read once.
 
     `border` says what lies outside the image ("mean": the training images' mean color, taken from the data when the part is bound); None
@@ -23,7 +23,6 @@ class Geometry(Augment):
     """
 
     is_exact: ClassVar[bool] = False
-    _fill: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False, kw_only=True)
 
     @property
     def border(self) -> Border | None:
@@ -32,11 +31,7 @@ class Geometry(Augment):
     @property
     def fill(self) -> tuple[float, ...]:
         """The color [C] in 0..1 beyond the image for `border="mean"`; a single number serves every channel."""
-        return self._fill
-
-    def bind(self, facts: Any) -> Self:
-        """Return the part with the training images' mean color for `border="mean"`."""
-        return dataclasses.replace(super().bind(facts), _fill=tuple(facts.mean))
+        return self._mean
 
     @abstractmethod
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:

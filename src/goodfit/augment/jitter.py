@@ -21,7 +21,7 @@ from goodfit.augment.color import (
     offset_matrix,
     saturation_matrix,
 )
-from goodfit.augment.ranges import RangedAugment, draw_from_range
+from goodfit.augment.traits import RangedAugment, draw_from_range
 from goodfit.core.chance import Chance
 from goodfit.core.settings import NonNegative, Range, Share
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame
 from goodfit.augment.geometry import Geometry
-from goodfit.augment.ranges import RangedAugment, draw_from_range
+from goodfit.augment.traits import RangedAugment, draw_from_range
 from goodfit.core.chance import Chance
 from goodfit.core.settings import Range, Share
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from goodfit.augment.coordinate_map import Border, Frame
 from goodfit.augment.policy_ops import OP_CODES, OPS, OPS_WITHOUT_LEVEL, BorderFill, Op, OpLimits, SlotDraws, apply_ops
+from goodfit.augment.traits import MeanFilled
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Augment
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Count, Range, Share
 
 MAX_LEVEL = 30  # levels are whole numbers from 0 to this
 
 
-class Policy(Augment):
+class Policy(MeanFilled):
     """An augment that applies ops of its own to each image, one after the other.
 
     `strength` scales the levels; autocontrast and equalize, which have none, are applied to that share of the images that draw them.
@@ -32,16 +32,11 @@ class Policy(Augment):
     p: float
     ops: tuple[Op, ...]
     border: Border
-    _mean: tuple[float, ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.ops:
             raise UsageError("Expected at least one op for a policy to draw from, received none.")
-
-    def bind(self, facts: Any) -> Self:
-        """Return the part with the training images' mean color for `border="mean"`."""
-        return dataclasses.replace(self, _mean=tuple(facts.mean))  # type: ignore[type-var]
 
     @property
     @abstractmethod
@@ -97,7 +92,6 @@ class TrivialAugment(Policy):
     p: Share = 1.0
     ops: tuple[Op, ...] = OPS
     border: Border = "zero"
-    _mean: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False)
 
     @property
     def slots(self) -> int:
@@ -130,7 +124,6 @@ class RandAugment(Policy):
     p: Share = 1.0
     ops: tuple[Op, ...] = OPS
     border: Border = "mean"
-    _mean: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False)
 
     @property
     def slots(self) -> int:

@@ -8,19 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from goodfit.augment import pyramid
 from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame, compose_matrices
 from goodfit.augment.gather import gather_pixels, iterate_chunks, to_unit_range, view_as_words
-from goodfit.augment.pyramid import (
-    add_grid_terms,
-    affine_grid,
-    affine_grid_terms,
-    affine_scale,
-    choose_levels,
-    sample_pyramid,
-    to_grid_matrix,
-    transform_points,
-    warp_scale,
-)
 from goodfit.augment.resize import WHOLE_TOLERANCE, PixelBatches, resize_filtered, resize_uint8, suits_uint8_resize
 
 GATHER, RESIZE_UINT8, RESIZE_FILTERED, AFFINE, WARP = range(5)
@@ -100,11 +90,11 @@ def _to_planes(pixels: Tensor) -> Tensor:
 def _sample_affine(pixels: Tensor, matrix: Tensor, size: Frame, border: Border, color: Tensor) -> PixelBatches:
     """Read any affine maps."""
     frame = (pixels.shape[1], pixels.shape[2])
-    level, blur = choose_levels(affine_scale(matrix), frame)
-    across, down = affine_grid_terms(to_grid_matrix(matrix, frame, border).to(pixels.device), size)
+    level, blur = pyramid.choose_levels(pyramid.affine_scale(matrix), frame)
+    across, down = pyramid.affine_grid_terms(pyramid.to_grid_matrix(matrix, frame, border).to(pixels.device), size)
     for chunk in iterate_chunks(pixels):
-        grid = add_grid_terms(across[chunk], down[chunk])
-        for chunk_rows, values in sample_pyramid(_to_planes(pixels[chunk]), grid, level[chunk], blur[chunk], border, color):
+        grid = pyramid.add_grid_terms(across[chunk], down[chunk])
+        for chunk_rows, values in pyramid.sample_pyramid(_to_planes(pixels[chunk]), grid, level[chunk], blur[chunk], border, color):
             yield chunk_rows + chunk.start, values.permute(0, 2, 3, 1)
 
 
@@ -113,9 +103,9 @@ def _sample_warped(pixels: Tensor, maps: Sequence[CoordinateMap], rows: Tensor, 
     frame = (pixels.shape[1], pixels.shape[2])
     for chunk in iterate_chunks(pixels):
         points, matrix = _warp_points(maps, rows[chunk])
-        grid = transform_points(points, to_grid_matrix(matrix, frame, border))
-        level, blur = choose_levels(warp_scale(points, matrix), frame)
-        for chunk_rows, values in sample_pyramid(_to_planes(pixels[chunk]), grid.to(pixels.device), level, blur, border, color):
+        grid = pyramid.transform_points(points, pyramid.to_grid_matrix(matrix, frame, border))
+        level, blur = pyramid.choose_levels(pyramid.warp_scale(points, matrix), frame)
+        for chunk_rows, values in pyramid.sample_pyramid(_to_planes(pixels[chunk]), grid.to(pixels.device), level, blur, border, color):
             yield chunk_rows + chunk.start, values.permute(0, 2, 3, 1)
 
 
@@ -125,7 +115,7 @@ def _warp_points(maps: Sequence[CoordinateMap], rows: Tensor) -> tuple[Tensor, T
     pending = torch.eye(2, 3, dtype=torch.float64).expand(len(rows), -1, -1)  # matrices not yet applied to the points
     for m in reversed(maps):
         if m.warp:
-            points = affine_grid(pending, maps[-1].size) if points is None else transform_points(points, pending)
+            points = pyramid.affine_grid(pending, maps[-1].size) if points is None else pyramid.transform_points(points, pending)
             warped = torch.arange(len(rows)) if m.warp_mask is None else m.warp_mask[rows].nonzero()[:, 0]
             if len(warped) == len(rows):
                 points = m.warp(points, rows).float()

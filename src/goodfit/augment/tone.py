@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from goodfit.augment.gather import iterate_chunks
-from goodfit.augment.random_apply import RandomApply, keep_alpha
-from goodfit.augment.ranges import RangedAugment, draw_from_range
+from goodfit.augment.traits import RandomApply, RangedAugment, draw_from_range, keep_alpha
 from goodfit.core.chance import Chance
 from goodfit.core.settings import Positive, Range, Share
 
