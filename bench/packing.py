@@ -18,18 +18,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from goodfit.data.index import find
-from goodfit.data.pack import pack
-from goodfit.data.preprocess import Preprocess, box_size
-from goodfit.data.scan import Survey, survey
+from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.pack import pack_images
+from goodfit.data.preprocess import Preprocess, choose_box_size
+from goodfit.data.sources import index_images
 
 TARGET = 1.5
 
 
-def with_pillow(found: Survey, box: tuple[int, int]) -> int:
+def with_pillow(found: ImageHeaders, box: tuple[int, int]) -> int:
     """What a user would write: one image after the other."""
     images = np.empty((len(found.index), *box, 3), dtype=np.uint8)
-    for row in np.flatnonzero(found.good).tolist():
+    for row in np.flatnonzero(found.usable).tolist():
         source = found.index.store.open(row)
         assert not isinstance(source, np.ndarray), "the folder holds image files"
         with source, Image.open(source) as image:
@@ -41,11 +41,11 @@ def with_pillow(found: Survey, box: tuple[int, int]) -> int:
     return len(found.index)
 
 
-def with_goodfit(found: Survey, preprocess: Preprocess) -> int:
+def with_goodfit(found: ImageHeaders, preprocess: Preprocess) -> int:
     """Our packing, into an empty cache."""
     with tempfile.TemporaryDirectory() as home:
         os.environ["GOODFIT_CACHE"] = home
-        pack(found, preprocess, cache_limit=1 << 40)
+        pack_images(found, preprocess, cache_limit=1 << 40)
     return len(found.index)
 
 
@@ -64,11 +64,11 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ["GOODFIT_CACHE"] = home
-        found = survey(find(str(given.folder)))
+        found = read_headers(index_images(str(given.folder)))
     print(f"{len(found.index):,} images of {given.folder.name}; images per CPU-second, median of {given.rounds} rounds; target {TARGET}x")
     print(f"{'size':>5} {'box':>5} {'Pillow':>8} {'Goodfit':>8} {'ratio':>6}   wall: {'Pillow':>8} {'Goodfit':>8}")
     for size in given.size:
-        box = box_size((size, size), "crop", found.widths[found.good], found.heights[found.good])
+        box = choose_box_size((size, size), "crop", found.widths[found.usable], found.heights[found.usable])
         preprocess = Preprocess((size, size), box)
         rounds = [
             (*rate(lambda box=box: with_pillow(found, box)), *rate(lambda preprocess=preprocess: with_goodfit(found, preprocess)))  # type: ignore[misc]

@@ -22,7 +22,7 @@ from command import goodfit as command
 from fake_run import Page
 from goodfit import api
 from goodfit.core.errors import Interrupted, UsageError
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.predict.paired import mcnemar, paired, shared
 from goodfit.recipe.source import look, open_data
@@ -159,7 +159,7 @@ def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> N
     refused(command("compare"), 2, "runs to compare")
     refused(command("compare", tmp_path / "none"), 2, "Expected a run folder")
     bare = Run(copied(house / "other", tmp_path / "bare"))
-    (bare.path / FILE).unlink()
+    (bare.path / PREDICTIONS_FILE).unlink()
     assert "kept no predictions" in command("compare", house / "seeds" / "seed-0", bare.path).out
     (bare.path / "scores.json").unlink()
     with pytest.raises(UsageError, match="no validation scores"):
@@ -267,7 +267,7 @@ def test_large_images_are_averaged_down(photos: Path) -> None:
     data = open_data(recipe, look(recipe))
     rows = data.rows("validation")[:4]
     found = b.vectors(data, rows).view(4, 3, 32, 20)
-    images = data.preprocess.center(data.pixels.rows(rows).permute(0, 3, 1, 2)).double()
+    images = data.preprocess.center_crop(data.pixels.read(rows).permute(0, 3, 1, 2)).double()
     assert found[:, :, 0].double() == pytest.approx((images[:, :, 0] + images[:, :, 1]) / 2, abs=1e-4)
     assert torch.equal(b.spread(7).sort().values, torch.arange(7))
 

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.data.decode import BrokenImage
-from goodfit.data.index import find
-from goodfit.data.preprocess import Preprocess, box_size
-from goodfit.data.scan import survey
+from goodfit.data.headers import read_headers
+from goodfit.data.preprocess import Preprocess, choose_box_size
+from goodfit.data.sources import index_images
 
 
 def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -90,8 +90,8 @@ def test_16_bits_are_scaled_by_the_white_that_is_said(white: int) -> None:
     values = np.linspace(0, white, 64).astype(np.uint16).reshape(8, 8)
     oracle = np.rint(values.astype(float) * 255 / white)
     for source in (encoded(Image.fromarray(values), "PNG"), encoded(Image.fromarray(values), "TIFF"), values):
-        assert np.abs(at(8, 8, 1, white=white).decode(source)[..., 0] - oracle).max() <= (1 if white < 65535 else 0)
-        assert at(8, 8, 3, white=white).decode(source).shape == (8, 8, 3)
+        assert np.abs(at(8, 8, 1, white_level=white).decode(source)[..., 0] - oracle).max() <= (1 if white < 65535 else 0)
+        assert at(8, 8, 3, white_level=white).decode(source).shape == (8, 8, 3)
 
 
 def test_16_bit_rgb_png() -> None:
@@ -182,17 +182,17 @@ def test_sources_of_one_picture_agree(tmp_path: Path) -> None:
 
 
 def test_box_leaves_room_only_where_there_are_pixels() -> None:
-    assert box_size((224, 224), "crop", np.array([300, 400]), np.array([256, 256])) == (256, 256)
-    assert box_size((224, 224), "crop", np.array([300, 400]), np.array([255, 255])) == (224, 224)
-    assert box_size((28, 28), "crop", np.full(3, 32), np.full(3, 32)) == (32, 32)
-    assert box_size((32, 32), "crop", np.full(3, 32), np.full(3, 32)) == (32, 32)
-    assert box_size((64, 32), "crop", np.full(3, 100), np.full(3, 100)) == (73, 37)
-    assert box_size((64, 64), "pad", np.full(3, 100), np.full(3, 100)) == (64, 64)
+    assert choose_box_size((224, 224), "crop", np.array([300, 400]), np.array([256, 256])) == (256, 256)
+    assert choose_box_size((224, 224), "crop", np.array([300, 400]), np.array([255, 255])) == (224, 224)
+    assert choose_box_size((28, 28), "crop", np.full(3, 32), np.full(3, 32)) == (32, 32)
+    assert choose_box_size((32, 32), "crop", np.full(3, 32), np.full(3, 32)) == (32, 32)
+    assert choose_box_size((64, 32), "crop", np.full(3, 100), np.full(3, 100)) == (73, 37)
+    assert choose_box_size((64, 64), "pad", np.full(3, 100), np.full(3, 100)) == (64, 64)
 
 
 def test_center_is_a_view_of_the_middle() -> None:
     images = torch.arange(2 * 3 * 9 * 8).view(2, 3, 9, 8)
-    middle = Preprocess((5, 4), (9, 8)).center(images)
+    middle = Preprocess((5, 4), (9, 8)).center_crop(images)
     assert torch.equal(middle, images[:, :, 2:7, 2:6]) and middle.data_ptr() == images[:, :, 2:, 2:].data_ptr()
 
 
@@ -225,7 +225,7 @@ def test_dict_round_trip() -> None:
         Preprocess.from_dict({"input_size": [3, 1, 1], "crop_mode": "center"})
 
 
-# ---- broken images and the survey ----------------------------------------------------------------------------------------------
+# ---- broken images and headers -------------------------------------------------------------------------------------------------
 
 
 def test_broken_images_are_named_with_their_reason(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def fill(root: Path, images: dict[str, bytes]) -> Path:
     return root
 
 
-def test_survey_reads_headers(tmp_path: Path) -> None:
+def test_read_headers(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     root = fill(
@@ -273,29 +273,29 @@ def test_survey_reads_headers(tmp_path: Path) -> None:
         },
     )
     for _ in range(2):  # the second time from the cache
-        found = survey(find(str(root)))
+        found = read_headers(index_images(str(root)))
         assert found.widths.tolist() == [20, 30, 30, 30, 0, 0] and found.heights.tolist() == [30, 20, 20, 20, 0, 0]
         assert found.channels.tolist() == [3, 1, 4, 1, 0, 0] and found.bits.tolist() == [8, 8, 8, 16, 0, 0]
         assert sorted(found.broken) == [4, 5] and "not an image" in found.broken[4] and "bomb" in found.broken[5]
-        assert found.white == 1023 and found.model_channels == 3
+        assert found.white_level == 1023 and found.model_channels == 3
         assert any("mixed" in note for note in found.notes) and any("1023" in note for note in found.notes)
 
 
-def test_survey_of_one_kind(tmp_path: Path) -> None:
+def test_headers_of_one_kind(tmp_path: Path) -> None:
     gray = {f"{c}/{k}.png": encoded(Image.fromarray(smooth(8, 8, 1)), "PNG") for c in "ab" for k in range(2)}
     alpha = {f"{c}/{k}.png": encoded(Image.fromarray(smooth(8, 8, 4)), "PNG") for c in "ab" for k in range(2)}
-    assert survey(find(str(fill(tmp_path / "g", gray)))).model_channels == 1
-    assert survey(find(str(fill(tmp_path / "a", alpha)))).model_channels == 4
+    assert read_headers(index_images(str(fill(tmp_path / "g", gray)))).model_channels == 1
+    assert read_headers(index_images(str(fill(tmp_path / "a", alpha)))).model_channels == 4
 
 
-def test_survey_with_every_file_broken(tmp_path: Path) -> None:
+def test_headers_with_every_file_broken(tmp_path: Path) -> None:
     root = fill(tmp_path / "d", {f"{c}/{k}.jpg": b"text" for c in "ab" for k in range(2)})
     with pytest.raises(DataError, match=r"All 4 images are broken; the first, a/0\.jpg"):
-        survey(find(str(root)))
+        read_headers(index_images(str(root)))
 
 
 def test_a_file_that_cannot_be_read_is_broken(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = find(str(photos), limit=7)  # rows of its own, so that no earlier survey is found
+    index = index_images(str(photos), limit=7)  # rows of its own, so that no earlier headers are found
     own = type(index.store).open
 
     def locked(store: object, row: int) -> object:
@@ -304,6 +304,6 @@ def test_a_file_that_cannot_be_read_is_broken(photos: Path, monkeypatch: pytest.
         return own(store, row)
 
     monkeypatch.setattr(type(index.store), "open", locked)
-    assert survey(index).broken == {3: "it cannot be read (Permission denied)"}
+    assert read_headers(index).broken == {3: "it cannot be read (Permission denied)"}
     monkeypatch.undo()
-    assert not survey(find(str(photos), limit=7)).broken  # readable again, though no time changed
+    assert not read_headers(index_images(str(photos), limit=7)).broken  # readable again, though no time changed

@@ -23,14 +23,14 @@ from PIL import Image
 from conftest import make_photos
 from goodfit.core.errors import DataError, GoodfitError
 from goodfit.core.files import alone, cache_home
-from goodfit.data import journal
-from goodfit.data.dataset import prepare
-from goodfit.data.decode import DECODERS
-from goodfit.data.index import find
-from goodfit.data.pack import Packed, pack
+from goodfit.data.blob import BLOB, JOURNAL, BlobWriter
+from goodfit.data.dataset import load_dataset
+from goodfit.data.decode import DECODER_VERSIONS
+from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.pack import PackedImages, pack_images
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scan import Survey, survey
+from goodfit.data.sources import index_images
 
 HERE = Preprocess((16, 12), (18, 14))
 LARGE = 1 << 40
@@ -43,25 +43,25 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def oracle(found: Survey, preprocess: Preprocess) -> np.ndarray:
+def oracle(found: ImageHeaders, preprocess: Preprocess) -> np.ndarray:
     return np.stack([preprocess.decode(found.index.store.read(row)) for row in range(len(found.index))])
 
 
-def content(packed: Packed, exact: bool = False) -> np.ndarray:
+def content(packed: PackedImages, exact: bool = False) -> np.ndarray:
     rows = torch.arange(packed.pixels.shape[0])
-    return (packed.pixels.exact(rows) if exact else packed.pixels.rows(rows)).numpy()
+    return (packed.pixels.read_exact(rows) if exact else packed.pixels.read(rows)).numpy()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("kind", ["raw", "jpeg", "files"])
 def test_every_storage_gives_the_pixels(own: Path, photos: Path, kind: str, channels: int) -> None:
-    found = survey(find(str(photos)))
+    found = read_headers(index_images(str(photos)))
     here = dataclasses.replace(HERE, channels=channels, size=(64, 48), box=(72, 56))
     raw = 90 * 72 * 56 * channels
     limit = {"raw": raw, "jpeg": raw - 1, "files": 1000}[kind]
     truth = oracle(found, here)
     for workers in (1, 3):
-        packed = pack(found, here, limit, workers)
+        packed = pack_images(found, here, limit, workers)
         assert type(packed.pixels) is {"raw": RawPixels, "jpeg": JpegPixels, "files": FilePixels}[kind]
         assert packed.pixels.shape == truth.shape and not packed.broken
         assert np.array_equal(content(packed, exact=True), truth)
@@ -72,36 +72,36 @@ def test_every_storage_gives_the_pixels(own: Path, photos: Path, kind: str, chan
         assert bool(packed.notes) == (kind != "raw")
         assert all("cache limit" in note and "kB" in note for note in packed.notes)
         rows = np.array([5, 3, 5])
-        assert np.array_equal(packed.pixels.exact(rows).numpy(), truth[rows])
+        assert np.array_equal(packed.pixels.read_exact(rows).numpy(), truth[rows])
 
 
 def test_the_digest_is_of_the_content_not_of_the_way(own: Path, photos: Path) -> None:
-    first = pack(survey(find(str(photos))), HERE, LARGE)
+    first = pack_images(read_headers(index_images(str(photos))), HERE, LARGE)
     copy = shutil.copytree(photos, own / "copy" / "photos")
-    assert pack(survey(find(str(copy))), HERE, 1000).digest == first.digest
-    assert pack(survey(find(str(photos))), dataclasses.replace(HERE, aspect="stretch"), LARGE).digest == first.digest
+    assert pack_images(read_headers(index_images(str(copy))), HERE, 1000).digest == first.digest
+    assert pack_images(read_headers(index_images(str(photos))), dataclasses.replace(HERE, aspect="stretch"), LARGE).digest == first.digest
     shutil.move(copy / "red" / "000.png", copy / "red" / "zzz.png")
-    renamed = pack(survey(find(str(copy))), HERE, LARGE).digest
+    renamed = pack_images(read_headers(index_images(str(copy))), HERE, LARGE).digest
     shutil.move(copy / "red" / "zzz.png", copy / "blue" / "zzz.png")
-    relabeled = pack(survey(find(str(copy))), HERE, LARGE).digest
+    relabeled = pack_images(read_headers(index_images(str(copy))), HERE, LARGE).digest
     assert len({first.digest, renamed, relabeled}) == 3
 
 
 def test_the_second_time_nothing_is_decoded(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
-    found = survey(find(str(photos)))
-    first = pack(found, HERE, LARGE, progress=lambda done, n: calls.append((done, n)))
+    found = read_headers(index_images(str(photos)))
+    first = pack_images(found, HERE, LARGE, progress=lambda done, n: calls.append((done, n)))
     assert calls[-1] == (90, 90) and calls == sorted(calls)
     monkeypatch.setattr(Preprocess, "decode", None)
-    again = pack(survey(find(str(photos))), dataclasses.replace(HERE, mean=(0.5,), std=(0.1,)), LARGE)
+    again = pack_images(read_headers(index_images(str(photos))), dataclasses.replace(HERE, mean=(0.5,), std=(0.1,)), LARGE)
     assert again.folder == first.folder and np.array_equal(content(again), content(first))
 
 
 def test_packed_pixels_cannot_be_changed(own: Path, photos: Path) -> None:
-    packed = pack(survey(find(str(photos))), HERE, LARGE)
+    packed = pack_images(read_headers(index_images(str(photos))), HERE, LARGE)
     before = content(packed)
-    packed.pixels.rows(np.arange(4)).zero_()
-    assert np.array_equal(content(pack(survey(find(str(photos))), HERE, LARGE)), before)
+    packed.pixels.read(np.arange(4)).zero_()
+    assert np.array_equal(content(pack_images(read_headers(index_images(str(photos))), HERE, LARGE)), before)
 
 
 def test_broken_images_are_left_out_and_named(own: Path) -> None:
@@ -109,9 +109,9 @@ def test_broken_images_are_left_out_and_named(own: Path) -> None:
     (root / "red" / "001.png").write_bytes(b"text")
     cut = (root / "blue" / "002.png").read_bytes()
     (root / "blue" / "002.png").write_bytes(cut[: len(cut) // 2])  # its header is whole: only decoding finds it
-    found = survey(find(str(root)))
+    found = read_headers(index_images(str(root)))
     assert list(found.broken) == [found.index.names.index("red/001.png")]
-    data = prepare(found, (16, 16), "crop", 0.2, 0, LARGE)
+    data = load_dataset(found, (16, 16), "crop", 0.2, 0, LARGE)
     assert set(data.broken) == {"red/001.png", "blue/002.png"} and "not an image" in data.broken["red/001.png"]
     used = np.concatenate([data.splits.train, data.splits.validation, data.splits.test])
     assert sorted(data.names[row] for row in set(range(24)) - set(used.tolist())) == ["blue/002.png", "red/001.png"]
@@ -123,29 +123,29 @@ def test_every_image_failing_to_decode(own: Path) -> None:
     for file in root.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:120])
     with pytest.raises(DataError, match="All 6 images are broken"):
-        pack(survey(find(str(root))), HERE, LARGE)
+        pack_images(read_headers(index_images(str(root))), HERE, LARGE)
 
 
 def test_no_space_is_said_and_nothing_half_is_taken_for_whole(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = survey(find(str(photos)))
+    found = read_headers(index_images(str(photos)))
     truth = oracle(found, HERE)
-    add = journal.Journal.add
+    add = BlobWriter.add
 
-    def full(self: journal.Journal, piece: bytes, facts: dict[str, object]) -> None:
+    def full(self: BlobWriter, piece: bytes, facts: dict[str, object]) -> None:
         if len(self.pieces) == 1:
             self._blob.write(piece[:100])  # part of it still fits
             self._blob.flush()
             raise OSError(errno.ENOSPC, "No space left on device")
         add(self, piece, facts)
 
-    monkeypatch.setattr(journal.Journal, "add", full)
+    monkeypatch.setattr(BlobWriter, "add", full)
     with pytest.raises(GoodfitError, match="No space is left") as caught:
-        pack(found, HERE, LARGE)
+        pack_images(found, HERE, LARGE)
     assert caught.value.exit_code == 1
     monkeypatch.undo()
     monkeypatch.setenv("GOODFIT_CACHE", str(own / "cache"))
     calls: list[int] = []
-    packed = pack(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
+    packed = pack_images(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
     assert calls[0] == 64  # the first piece was kept
     assert np.array_equal(content(packed), truth)
 
@@ -154,19 +154,19 @@ def test_too_little_space_is_said_before_the_work(own: Path, photos: Path, monke
     usage = shutil.disk_usage(own)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(GoodfitError, match="GOODFIT_CACHE"):
-        pack(survey(find(str(photos))), HERE, LARGE)
+        pack_images(read_headers(index_images(str(photos))), HERE, LARGE)
 
 
 SLOW = """
 import sys, time
-from goodfit.data.index import find
-from goodfit.data.scan import survey
-from goodfit.data.pack import pack
+from goodfit.data.headers import read_headers
+from goodfit.data.pack import pack_images
 from goodfit.data.preprocess import Preprocess
+from goodfit.data.sources import index_images
 def slowly(done, n):
     print(done, flush=True)
     time.sleep(float(sys.argv[2]))
-packed = pack(survey(find(sys.argv[1])), Preprocess((16, 12), (18, 14)), 1 << 40, 1, slowly)
+packed = pack_images(read_headers(index_images(sys.argv[1])), Preprocess((16, 12), (18, 14)), 1 << 40, 1, slowly)
 print("digest", packed.digest, flush=True)
 """
 
@@ -182,25 +182,25 @@ def test_a_killed_packing_goes_on_where_it_stopped(own: Path, photos: Path) -> N
     process.wait()
     process.stdout.close()
     partial = next((cache_home() / "packed").glob("*partial"))
-    with (partial / journal.BLOB).open("ab") as blob, (partial / journal.JOURNAL).open("ab") as lines:
+    with (partial / BLOB).open("ab") as blob, (partial / JOURNAL).open("ab") as lines:
         blob.write(b"torn")  # what a kill in the middle of a write leaves
         lines.write(b'{"bytes": 4, "cr')
     calls: list[int] = []
-    found = survey(find(str(photos)))
-    packed = pack(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
+    found = read_headers(index_images(str(photos)))
+    packed = pack_images(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
     assert calls == [64, 90]
     assert np.array_equal(content(packed), oracle(found, HERE))
     assert not list((cache_home() / "packed").glob("*partial"))
 
 
 def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own: Path, tmp_path: Path) -> None:
-    first = journal.Journal(tmp_path / "p")
+    first = BlobWriter(tmp_path / "p")
     for k in range(3):
         first.add(bytes([k]) * 100, {"n": k})
     first.close()
-    blob = tmp_path / "p" / journal.BLOB
+    blob = tmp_path / "p" / BLOB
     blob.write_bytes(blob.read_bytes()[:150] + b"x" + blob.read_bytes()[151:])
-    assert [piece["n"] for piece in journal.Journal(tmp_path / "p").pieces] == [0]
+    assert [piece["n"] for piece in BlobWriter(tmp_path / "p").pieces] == [0]
     assert blob.stat().st_size == 100
 
 
@@ -210,22 +210,22 @@ def test_two_processes_at_once_make_one_whole_pack(own: Path, photos: Path) -> N
     assert all(process.returncode == 0 for process in processes)
     assert outputs[0][-1] == outputs[1][-1]
     assert sorted(len(words) for words in outputs) == [2, 5]  # one packed, the other waited and found it
-    found = survey(find(str(photos)))
-    assert np.array_equal(content(pack(found, HERE, LARGE)), oracle(found, HERE))
+    found = read_headers(index_images(str(photos)))
+    assert np.array_equal(content(pack_images(found, HERE, LARGE)), oracle(found, HERE))
 
 
 def test_without_locks_each_process_has_a_place_of_its_own(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    found = survey(find(str(photos)))
-    assert np.array_equal(content(pack(found, HERE, LARGE)), oracle(found, HERE))
+    found = read_headers(index_images(str(photos)))
+    assert np.array_equal(content(pack_images(found, HERE, LARGE)), oracle(found, HERE))
 
 
 def test_prepare_binds_it_all(own: Path, photos: Path) -> None:
-    data = prepare(survey(find(str(photos))), (16, 12), "crop", 0.1, 3, LARGE)
-    assert data.counts() == (22, 22, 22) and data.counts("validation") == (2, 2, 2) and data.counts("test") == (6, 6, 6)
+    data = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", 0.1, 3, LARGE)
+    assert data.class_counts() == (22, 22, 22) and data.class_counts("validation") == (2, 2, 2) and data.class_counts("test") == (6, 6, 6)
     assert data.preprocess.size == (16, 12) and data.preprocess.box == (18, 14) and data.preprocess.mean == data.statistics.mean
     begun = time.perf_counter()
-    again = prepare(survey(find(str(photos))), (16, 12), "crop", 0.1, 3, LARGE)
+    again = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", 0.1, 3, LARGE)
     assert time.perf_counter() - begun < 30
     assert again.digest == data.digest and again.splits.digest == data.splits.digest and again.statistics == data.statistics
     assert torch.equal(again.rows("train"), data.rows("train"))
@@ -240,9 +240,9 @@ def test_a_constant_channel_does_not_divide_by_zero(own: Path) -> None:
             file = io.BytesIO()
             Image.fromarray(pixels, "RGBA").save(file, "PNG")
             (own / "d" / name / f"{k}.png").write_bytes(file.getvalue())
-    data = prepare(survey(find(str(own / "d"))), (8, 8), "crop", 0.25, 0, LARGE)
+    data = load_dataset(read_headers(index_images(str(own / "d"))), (8, 8), "crop", 0.25, 0, LARGE)
     assert data.preprocess.channels == 4 and data.preprocess.std[3] == 1.0
-    images = data.pixels.rows(data.splits.train).permute(0, 3, 1, 2)
+    images = data.pixels.read(data.splits.train).permute(0, 3, 1, 2)
     assert torch.isfinite(data.preprocess.normalize(images)).all()
 
 
@@ -250,19 +250,19 @@ def test_a_constant_channel_does_not_divide_by_zero(own: Path) -> None:
 
 
 def test_other_decoders_make_another_pack(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert PIL.__version__ in DECODERS and simplejpeg.__version__ in DECODERS
-    first = pack(survey(find(str(photos))), HERE, LARGE)
-    monkeypatch.setattr("goodfit.data.pack.DECODERS", "Pillow 0.1")
-    assert pack(survey(find(str(photos))), HERE, LARGE).folder != first.folder
+    assert PIL.__version__ in DECODER_VERSIONS and simplejpeg.__version__ in DECODER_VERSIONS
+    first = pack_images(read_headers(index_images(str(photos))), HERE, LARGE)
+    monkeypatch.setattr("goodfit.data.pack.DECODER_VERSIONS", "Pillow 0.1")
+    assert pack_images(read_headers(index_images(str(photos))), HERE, LARGE).folder != first.folder
 
 
 def test_other_labels_use_the_same_pack_and_give_another_digest(own: Path, photos: Path) -> None:
-    index = find(str(photos))
+    index = index_images(str(photos))
     turned = dataclasses.replace(index, labels=(index.labels + 1) % 3)
     renamed = dataclasses.replace(index, classes=("a", "b", "c"))
-    packs = [pack(survey(x), HERE, LARGE) for x in (index, turned, renamed)]
+    packs = [pack_images(read_headers(x), HERE, LARGE) for x in (index, turned, renamed)]
     assert len({x.folder for x in packs}) == 1 and len({x.digest for x in packs}) == 3
-    assert [pack(survey(x), HERE, LARGE).digest for x in (index, turned, renamed)] == [x.digest for x in packs]
+    assert [pack_images(read_headers(x), HERE, LARGE).digest for x in (index, turned, renamed)] == [x.digest for x in packs]
 
 
 def test_abandoned_packings_are_removed_and_others_kept(own: Path, photos: Path) -> None:
@@ -270,9 +270,9 @@ def test_abandoned_packings_are_removed_and_others_kept(own: Path, photos: Path)
     for key, age in (("aa", 2 * 86400), ("bb", 3600), ("cc", 2 * 86400)):
         folder = home / f"{key}-raw.partial"
         folder.mkdir(parents=True)
-        (folder / journal.BLOB).write_bytes(b"x")
-        for path in (folder / journal.BLOB, folder):
+        (folder / BLOB).write_bytes(b"x")
+        for path in (folder / BLOB, folder):
             os.utime(path, (time.time() - age,) * 2)
     with alone(home / "cc.lock"):  # another process packs there, however slowly
-        pack(survey(find(str(photos))), HERE, LARGE)
+        pack_images(read_headers(index_images(str(photos))), HERE, LARGE)
     assert sorted(path.name for path in home.glob("*partial")) == ["bb-raw.partial", "cc-raw.partial"]

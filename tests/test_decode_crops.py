@@ -21,13 +21,13 @@ from goodfit.core.catalog import Catalog, steps
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
 from goodfit.data import crops
-from goodfit.data.crops import Cuts, cut
-from goodfit.data.dataset import Dataset, prepare
-from goodfit.data.index import find
-from goodfit.data.loader import Loader, Unread
+from goodfit.data.crops import OriginalCrops, decode_window
+from goodfit.data.dataset import Dataset, load_dataset
+from goodfit.data.headers import read_headers
+from goodfit.data.loader import LazyBatch, Loader
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scan import survey
+from goodfit.data.sources import index_images
 from goodfit.recipe.auto import Chooser, training_choices
 from goodfit.recipe.build import Built, build, catalog
 from goodfit.recipe.early_crops import cut_early
@@ -99,7 +99,7 @@ def at(height: int, width: int, channels: int = 3) -> Preprocess:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_window_of_whole_pixels_is_the_oracles(window: tuple[int, ...], channels: int) -> None:
     data = encoded(photo(90, 120), "PNG")
-    found = cut(data, shares(window, 90, 120), at(32, 24, channels))
+    found = decode_window(data, shares(window, 90, 120), at(32, 24, channels))
     wanted = oracle(opened(data, "L" if channels == 1 else "RGB"), window, (32, 24))
     assert found.shape == (32, 24, channels) and found.dtype == np.uint8
     assert np.abs(found - wanted).mean() < 0.4 and np.abs(found - wanted).max() < 1.5
@@ -111,10 +111,10 @@ def test_a_jpeg_is_decoded_at_the_scale_of_the_window(side: int, divisor: int, m
     height, width = round(1.2 * side), round(1.5 * side)
     data = encoded(photo(height, width, side), "JPEG", quality=92)
     seen = []
-    ours = crops.jpeg
-    monkeypatch.setattr(crops, "jpeg", lambda *given, **named: seen.append(ours(*given, **named)) or seen[-1])
+    ours = crops.decode_jpeg
+    monkeypatch.setattr(crops, "decode_jpeg", lambda *given, **named: seen.append(ours(*given, **named)) or seen[-1])
     window = (0.13 * side, 0.277 * side, 0.9 * side, 1.1 * side)
-    found = cut(data, shares(window, height, width), at(128, 128))
+    found = decode_window(data, shares(window, height, width), at(128, 128))
     assert seen[0][0].shape == (-(-height // divisor), -(-width // divisor), 3)
     assert np.abs(found - oracle(opened(data), window, (128, 128))).mean() < 2
 
@@ -128,47 +128,47 @@ def test_a_window_is_of_the_upright_image(orientation: int, kind: str, far: floa
     upright = opened(data)
     assert upright.shape[:2] == ((300, 200) if orientation >= 5 else (200, 300))
     window = (20, 40, 130, 90)
-    found = cut(data, shares(window, *upright.shape[:2]), at(40, 30))
+    found = decode_window(data, shares(window, *upright.shape[:2]), at(40, 30))
     assert np.abs(found - oracle(upright, window, (40, 30))).mean() < far
 
 
 def test_a_window_that_is_enlarged_keeps_its_edges_between_pixels() -> None:
     data = encoded(photo(9, 7), "PNG")
     window = (1.3, 0.4, 3.5, 5.1)
-    found = cut(data, shares(window, 9, 7), at(20, 24))
+    found = decode_window(data, shares(window, 9, 7), at(20, 24))
     theirs = Image.open(io.BytesIO(data)).resize((24, 20), Image.Resampling.BILINEAR, (0.4, 1.3, 5.5, 4.8))
     assert np.array_equal(found, np.asarray(theirs))
     wide = photo(60, 80)  # enlarged one way, shrunk the other
     theirs = Image.fromarray(wide).resize((24, 20), Image.Resampling.BILINEAR, (3, 2.3, 43, 7.8))
-    assert np.array_equal(cut(wide, shares((2.3, 3, 5.5, 40), 60, 80), at(20, 24)), np.asarray(theirs))
+    assert np.array_equal(decode_window(wide, shares((2.3, 3, 5.5, 40), 60, 80), at(20, 24)), np.asarray(theirs))
     tiny = encoded(photo(1, 2), "PNG")
-    assert cut(tiny, (0, 0, 1, 1), at(16, 16)).shape == (16, 16, 3)
+    assert decode_window(tiny, (0, 0, 1, 1), at(16, 16)).shape == (16, 16, 3)
 
 
 def test_other_kinds_of_images() -> None:
     pixels, window = photo(60, 80), (6, 8, 40, 60)
     part = shares(window, 60, 80)
     gray = encoded(pixels[..., 0], "PNG")
-    assert np.abs(cut(gray, part, at(16, 16)) - oracle(opened(gray), window, (16, 16))).max() < 1.5  # a gray one among colored ones
-    assert np.abs(cut(pixels, part, at(16, 16)) - oracle(pixels, window, (16, 16))).max() < 1.5  # an array
-    deep = cut(pixels[..., 0].astype(np.uint16) * 257, part, at(16, 16, 1))
+    assert np.abs(decode_window(gray, part, at(16, 16)) - oracle(opened(gray), window, (16, 16))).max() < 1.5  # gray among color
+    assert np.abs(decode_window(pixels, part, at(16, 16)) - oracle(pixels, window, (16, 16))).max() < 1.5  # an array
+    deep = decode_window(pixels[..., 0].astype(np.uint16) * 257, part, at(16, 16, 1))
     assert np.abs(deep - oracle(pixels[..., :1], window, (16, 16))).max() < 1.5
     clear = np.dstack([pixels, np.full((60, 80), 255, np.uint8)])
     clear[:30, :, 3] = 0
-    found = cut(encoded(clear, "PNG"), part, at(16, 16, 4))
+    found = decode_window(encoded(clear, "PNG"), part, at(16, 16, 4))
     assert found.shape == (16, 16, 4) and found[0, 0, 3] == 0 and found[-1, -1, 3] == 255
     theirs = Image.fromarray(clear).resize((16, 16), Image.Resampling.BILINEAR, (8, 6, 68, 46))
     assert np.array_equal(found, np.asarray(theirs))
     cmyk = io.BytesIO()
     Image.fromarray(pixels).convert("CMYK").save(cmyk, "JPEG", quality=95)
-    assert np.abs(cut(cmyk.getvalue(), part, at(16, 16)) - oracle(opened(cmyk.getvalue()), window, (16, 16))).max() < 1.5
+    assert np.abs(decode_window(cmyk.getvalue(), part, at(16, 16)) - oracle(opened(cmyk.getvalue()), window, (16, 16))).max() < 1.5
 
 
 # ---- windows -------------------------------------------------------------------------------------------------------------------
 
 
 def drawn(part: Windowed, extents: torch.Tensor, pre: Preprocess, n: int = 0) -> torch.Tensor:
-    return part.window(Chance.of(n, torch.arange(len(extents)), "x"), extents.double(), pre.middle(extents.double()), pre.size)
+    return part.window(Chance.of(n, torch.arange(len(extents)), "x"), extents.double(), pre.center_windows(extents.double()), pre.size)
 
 
 def test_windows_lie_inside_with_their_area_and_ratio() -> None:
@@ -221,9 +221,9 @@ def test_a_windows_draw_is_its_own_images() -> None:
 @pytest.mark.parametrize(("height", "width"), [(200, 300), (300, 200), (20, 31)])
 def test_the_middle_is_what_evaluation_sees(height: int, width: int) -> None:
     pre, pixels = Preprocess((28, 28), (32, 32)), photo(height, width)
-    window = pre.middle(torch.tensor([[height, width]], dtype=torch.float64))[0]
-    found = cut(pixels, shares(window.tolist(), height, width), pre)
-    seen = pre.center(torch.from_numpy(pre.decode(pixels).copy()).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    window = pre.center_windows(torch.tensor([[height, width]], dtype=torch.float64))[0]
+    found = decode_window(pixels, shares(window.tolist(), height, width), pre)
+    seen = pre.center_crop(torch.from_numpy(pre.decode(pixels).copy()).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
     assert np.abs(found.astype(float) - seen.numpy()).mean() < 3  # other filters
 
 
@@ -263,12 +263,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data_of(folder: Path, storage: str = "files", workers: int = 2, aspect: str = "crop") -> Dataset:
-    return prepare(survey(find(str(folder))), SIZE, aspect, 0.2, 0, storage, workers)  # type: ignore[arg-type]
+    return load_dataset(read_headers(index_images(str(folder))), SIZE, aspect, 0.2, 0, storage, workers)  # type: ignore[arg-type]
 
 
 def loader(data: Dataset, text: str = PIPE, batch: int = 8, workers: int = 1) -> tuple[Loader, Pipeline]:
     pixels, position = cut_early(parts(text), data, 7)
-    assert isinstance(pixels, Cuts)
+    assert isinstance(pixels, OriginalCrops)
     return Loader(pixels, data.labels, data.rows("train"), 2, batch, 7, workers), Pipeline(parts(text), SIZE, position)
 
 
@@ -316,9 +316,9 @@ def test_windows_change_with_the_epoch_and_not_with_the_batch_size(pictures: Pat
 def test_a_batch_that_is_read_piece_by_piece_is_the_same(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = loader(data_of(pictures), batch=12)[0]
     whole = source.batch(3)
-    monkeypatch.setattr("goodfit.data.loader.LARGE", 1)
+    monkeypatch.setattr("goodfit.data.loader.MAX_EAGER_BYTES", 1)
     unread = source.batch(3)
-    assert isinstance(unread, Unread) and unread.images.device.type == "meta" and unread.images.shape == whole.images.shape
+    assert isinstance(unread, LazyBatch) and unread.images.device.type == "meta" and unread.images.shape == whole.images.shape
     for rows in (slice(0, 5), slice(5, 12), slice(None)):
         assert torch.equal(unread[rows].images, whole.images[rows]) and torch.equal(unread[rows].targets, whole.targets[rows])
 
@@ -339,7 +339,7 @@ def test_only_originals_that_are_cropped_to_the_models_shape_are_cut(pictures: P
 def test_evaluation_stays_as_it_is(pictures: Path) -> None:
     raw, files = data_of(pictures, "raw"), data_of(pictures, "files")
     rows = raw.rows("validation")
-    assert torch.equal(raw.pixels.exact(rows), files.pixels.exact(rows)) and raw.digest == files.digest
+    assert torch.equal(raw.pixels.read_exact(rows), files.pixels.read_exact(rows)) and raw.digest == files.digest
 
 
 # ---- from a recipe -------------------------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def built(folder: Path, **words: str) -> Built:
 def test_a_step_in_pieces_has_the_same_images(pictures: Path) -> None:
     whole = built(pictures, storage="files", batch_size="20")
     cut_up = built(pictures, storage="files", batch_size="20", pieces="2")
-    assert isinstance(whole.loader.pixels, Cuts) and whole.plan.augment.cut == 0  # type: ignore[attr-defined]
+    assert isinstance(whole.loader.pixels, OriginalCrops) and whole.plan.augment.cut == 0  # type: ignore[attr-defined]
     images = []
     for one in (whole, cut_up):
         epoch, places = one.loader.places(1)

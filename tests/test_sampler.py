@@ -75,7 +75,7 @@ def test_batches_from_any_step_and_any_number_of_workers(sampler: Sampler, start
     assert torch.equal(torch.cat([one.places(step)[1] for step in range(one.epoch_steps)]), torch.arange(one.epoch_images))
     for batch in epoch:
         assert torch.equal(batch.targets.argmax(1), one.labels[batch.ids])
-        assert torch.equal(batch.images.permute(0, 2, 3, 1), pixels.rows(batch.ids))
+        assert torch.equal(batch.images.permute(0, 2, 3, 1), pixels.read(batch.ids))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

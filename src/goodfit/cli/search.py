@@ -167,8 +167,8 @@ def together(there: Search, workers: int, voice: Voice) -> None:
 
     from goodfit import api
     from goodfit.core.words import duration, percent
-    from goodfit.study.search.work import work
     from goodfit.study.search.results import keep, results, shown
+    from goodfit.study.search.work import work
 
     def train(recipe: Recipe, out: Path) -> float:
         run = api.run_recipe(recipe, api.Manner(out, "auto"))

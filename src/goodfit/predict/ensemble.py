@@ -14,7 +14,7 @@ from torch import Tensor
 
 from goodfit.core.device import cores
 from goodfit.core.errors import GoodfitError
-from goodfit.core.fetch import digest
+from goodfit.core.fetch import hash_file
 from goodfit.core.run import ENSEMBLE, Run
 from goodfit.data.decode import BrokenImage
 from goodfit.predict.predictor import BATCH, Classifier, Prediction, load_run, name_of, one_or_many, prediction
@@ -92,7 +92,7 @@ def load_members(run: Run, device: str = "auto", views: str = "") -> Ensemble:
     kept = [member for member in content["members"] if member["weight"] and "path" in member]
     for member in kept:
         file = run.path / member["path"] / MODEL
-        if file.is_file() and digest(file) != member["sha256"]:
+        if file.is_file() and hash_file(file) != member["sha256"]:
             raise GoodfitError(f'The model "{file}" is not the one that the ensemble was made of (its SHA-256 differs): make it anew.')
     members = tuple(load_run(run.path / member["path"], device, views) for member in kept)
     return Ensemble(members, tuple(member["weight"] for member in kept), tuple(content["classes"]))

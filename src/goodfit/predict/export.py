@@ -23,7 +23,7 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write
 from goodfit.core.run import Run
 from goodfit.core.words import size
-from goodfit.data.decode import COLORSPACES
+from goodfit.data.decode import JPEG_COLORSPACES
 from goodfit.predict.ensemble import Ensemble, load_any
 from goodfit.predict.graph import Graph
 from goodfit.predict.predictor import Classifier
@@ -70,7 +70,7 @@ def export(run: str | Path | Run, path: str | Path | None = None, views: str = "
         raise GoodfitError(f'The weights of "{folder}" are {size(weighs)}, and an ONNX file holds 2 GB: export members of it alone.')
     pictures = samples(graph)
     expected = [answers(classifier, some) for some in pictures]  # before tracing, which then finds what layers keep for later
-    inputs = f"images: uint8 [N, H, W, {graph.channels}], {COLORSPACES[graph.channels]}, upright, of any one size"
+    inputs = f"images: uint8 [N, H, W, {graph.channels}], {JPEG_COLORSPACES[graph.channels]}, upright, of any one size"
     outputs = f"probabilities: float32 [N, {len(classifier.classes)}], in the order of the classes in the file's metadata"
     words = {"classes": json.dumps(classifier.classes), "goodfit": version("goodfit"), "input": inputs, "output": outputs}
     with in_a_sentence(folder):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from goodfit.core.catalog import spell
 from goodfit.core.errors import UsageError
-from goodfit.data.resampling import windows
+from goodfit.data.pillow_resize import resize_windows
 from goodfit.predict.ensemble import Ensemble
 from goodfit.predict.predictor import Classifier
 from goodfit.predict.views import probabilities_of
@@ -54,7 +54,7 @@ def answered(member: Classifier, images: Tensor) -> Tensor:
     cut: dict[Any, Tensor] = {}
     for scale in member.scales:
         places = list(dict.fromkeys(place for own, place, _ in views if own == scale))
-        cut |= {(scale, place): x for place, x in zip(places, windows(member.preprocess, images, scale, places), strict=True)}
+        cut |= {(scale, place): x for place, x in zip(places, resize_windows(member.preprocess, images, scale, places), strict=True)}
     logits = viewer.scores(torch.cat([cut[scale, place].flip(3) if mirrored else cut[scale, place] for scale, place, mirrored in views]))
     answers = logits if viewer.by_logits else probabilities_of(viewer.loss, logits)
     mean = answers.view(len(views), -1, answers.shape[1]).double().mean(0)

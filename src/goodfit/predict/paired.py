@@ -85,6 +85,6 @@ def shared(sides: Sequence[Sequence[Predictions]]) -> list[Right]:
         copy.classes == copies[0].classes and (copy.labels[some] == copies[0].labels[rows[0]]).all()
         for copy, some in zip(copies, rows, strict=True)
     )
-    right = [copy.right[some] if alike else np.zeros(0, dtype=np.bool_) for copy, some in zip(copies, rows, strict=True)]
+    right = [copy.correct[some] if alike else np.zeros(0, dtype=np.bool_) for copy, some in zip(copies, rows, strict=True)]
     taken = iter(right)
     return [np.array([next(taken) for _ in side]) for side in sides]

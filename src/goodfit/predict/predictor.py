@@ -25,8 +25,8 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write
 from goodfit.core.run import ENSEMBLE, Run, used
 from goodfit.data.decode import BrokenImage
+from goodfit.data.multiscale import decode_scaled, read_contents
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scaled import contents, picture
 from goodfit.predict.views import Viewer, probabilities_of
 from goodfit.recipe.build import catalog, make_model
 from goodfit.training.calibration import tempered
@@ -69,7 +69,7 @@ class Classifier:
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box, by their center alone."""
-        there = self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
+        there = self.preprocess.normalize(self.preprocess.center_crop(images.to(self.device)))
         return tempered(probabilities_of(self.loss, heads(self.model(there))[0].float()).cpu(), self.temperature)
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
@@ -108,8 +108,8 @@ class Classifier:
         if not isinstance(image, (*IMAGES, np.ndarray)):
             raise UsageError(f"Expected a path, PIL image or array to predict, received a {type(image).__name__}.")
         try:
-            source = contents(image)
-            return {scale: picture(self.preprocess, source, scale) for scale in self.scales}
+            source = read_contents(image)
+            return {scale: decode_scaled(self.preprocess, source, scale) for scale in self.scales}
         except BrokenImage as error:
             return error
 

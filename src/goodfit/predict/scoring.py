@@ -17,7 +17,7 @@ from goodfit.core.chance import MASK, fold
 from goodfit.core.device import cores
 from goodfit.core.errors import UsageError
 from goodfit.data.dataset import Dataset
-from goodfit.data.scaled import picture
+from goodfit.data.multiscale import decode_scaled
 from goodfit.predict.views import Pictures, Viewer, probabilities_of
 from goodfit.recipe.build import Judge
 from goodfit.training.evaluate import Answers, judged, mean_of_passes, scores
@@ -86,8 +86,8 @@ def pictures_of(data: Dataset, rows: Tensor, pool: ThreadPoolExecutor) -> Pictur
 
     def pictures(scale: int) -> Any:
         if not scale:
-            return data.pixels.exact(rows).numpy()
-        return list(pool.map(lambda row: picture(data.preprocess, data.store.read(row), scale), rows.tolist()))
+            return data.pixels.read_exact(rows).numpy()
+        return list(pool.map(lambda row: decode_scaled(data.preprocess, data.store.read(row), scale), rows.tolist()))
 
     return pictures
 

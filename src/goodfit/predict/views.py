@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from goodfit.augment.views import View, Window
 from goodfit.core.contracts import Loss
 from goodfit.core.errors import UsageError
+from goodfit.data.multiscale import frame_size
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scaled import frame_of
 from goodfit.training.heads import heads
 from goodfit.training.noise import evaluating
 from goodfit.training.running import running_means
 
 PIXELS = 256 * 64 * 64  # a batch that is judged has at most so many, and 256 images
 
-Pictures = Callable[[int], Sequence[NDArray[np.uint8]]]  # scale -> the same images at it (`data.scaled.picture`), [h, w, C] each
+Pictures = Callable[[int], Sequence[NDArray[np.uint8]]]  # scale -> the same images at it (`data.multiscale.decode_scaled`), [h, w, C] each
 Key = tuple[int, tuple[int, int], Window, bool]  # scale, frame of the picture, window, mirrored: what is equal is computed once
 
 
@@ -109,7 +109,7 @@ class Viewer:
         """
         wholes = sorted(view.scale for view in self.views if view.place is None)
         for scale in wholes[:1]:  # the smallest is the hardest
-            height, width = frame_of(self.preprocess.size, scale) if scale else self.preprocess.box
+            height, width = frame_size(self.preprocess.size, scale) if scale else self.preprocess.box
             width += max(1, width // 4)  # photos are not square
             try:
                 with evaluating(self.model):

@@ -17,7 +17,7 @@ from goodfit.core.progress import Length
 from goodfit.core.weights import is_norm
 from goodfit.core.words import count, percent, size
 from goodfit.data.dataset import Dataset
-from goodfit.data.scan import Survey
+from goodfit.data.headers import ImageHeaders
 from goodfit.models.anatomy.account import account
 from goodfit.recipe import memorize
 from goodfit.recipe.build import make_model, parts
@@ -68,7 +68,7 @@ def machine_choices(chooser: Chooser) -> None:
     prepare(cores() if chooser.open("threads") else int(chooser.recipe.threads))
 
 
-def data_choices(chooser: Chooser, survey: Survey) -> None:
+def data_choices(chooser: Chooser, survey: ImageHeaders) -> None:
     """The size and channels the model sees, from the images' own."""
     good = np.array([row not in survey.broken for row in range(len(survey.widths))])
     short = np.minimum(survey.widths, survey.heights)[good]
@@ -160,7 +160,7 @@ def _mirror_keeps_class(data: Dataset, most: int = 1500, side: int = 12) -> tupl
     """
     rows = data.rows("train")
     rows = rows[Chance.of(0, torch.arange(len(rows)), "mirror").permutation()[:most]].sort().values
-    boxes = (data.pixels.rows(some).permute(0, 3, 1, 2).float() for some in torch.split(rows, 64))
+    boxes = (data.pixels.read(some).permute(0, 3, 1, 2).float() for some in torch.split(rows, 64))
     small = torch.cat([torch.nn.functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True) for x in boxes])
     labels = data.labels[rows]
 

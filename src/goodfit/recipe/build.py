@@ -19,7 +19,7 @@ from goodfit.core.device import choose, memory_format, seed_noise
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Every, Length, Lengths
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import Loader, sweep
+from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate
 from goodfit.losses.weighted import weighted
@@ -130,14 +130,15 @@ class Judge:
     def __call__(self, model: nn.Module, rows: Tensor, precision: str = "fp32", seed: int | None = None) -> Answers:
         """The answers to rows of the data; with a `seed`, those of one pass with the model's noise at work."""
         data, pre = self.dataset, self.dataset.preprocess
-        batches = (b.but(images=pre.center(b.images)) for b in sweep(data.pixels, data.labels, rows, len(data.classes), at_once(*pre.box)))
+        boxes = iterate_batches(data.pixels, data.labels, rows, len(data.classes), at_once(*pre.box))
+        batches = (box.but(images=pre.center_crop(box.images)) for box in boxes)
         return evaluate(model, batches, self.loss, pre.normalize, self.device, precision, seed)
 
 
 def facts_of(data: Dataset, lengths: Lengths) -> Facts:
     """What parts may know of the data."""
     pre, measured = data.preprocess, data.statistics
-    return Facts(data.classes, data.counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
+    return Facts(data.classes, data.class_counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
 
 
 def build(recipe: Recipe, data: Dataset, known: Catalog) -> Built:
@@ -222,8 +223,8 @@ def sample(data: Dataset, device: torch.device) -> Tensor:
     """Normalized training images [B, C, H, W] from all over the split, without augmentation: what weights may be fitted to at the start."""
     train, pre = data.rows("train"), data.preprocess
     rows = train[torch.linspace(0, len(train) - 1, min(SAMPLE, len(train))).long()]
-    batch = next(sweep(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
-    return pre.normalize(pre.center(batch.images))
+    batch = next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
+    return pre.normalize(pre.center_crop(batch.images))
 
 
 def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from torch import nn
 from goodfit.core.catalog import Part, spell
 from goodfit.core.words import count
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import sweep
+from goodfit.data.loader import iterate_batches
 from goodfit.training.loop import learns
 
 AT_ONCE = 256  # images read at once
@@ -39,8 +39,8 @@ def memorize(part: Part, model: nn.Module, data: Dataset) -> tuple[str, ...]:
         return (f"{spell(part)} has nothing to train: it is judged as it is",)
     pre, rows = data.preprocess, data.rows("train")
     images, first = torch.empty(len(rows), pre.channels, *pre.size), 0
-    for batch in sweep(data.pixels, data.labels, rows, len(data.classes), AT_ONCE):
-        images[first : first + len(batch)] = pre.normalize(pre.center(batch.images))
+    for batch in iterate_batches(data.pixels, data.labels, rows, len(data.classes), AT_ONCE):
+        images[first : first + len(batch)] = pre.normalize(pre.center_crop(batch.images))
         first += len(batch)
     eager.memorize(images, data.labels[rows])
     return (f"{spell(part)} has memorized {count(len(rows), 'training image')}; nothing is to be trained, so no steps are made",)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.run import Run, used
-from goodfit.data.dataset import SPLITS, Dataset
-from goodfit.data.scan import Survey
+from goodfit.data.dataset import Dataset
+from goodfit.data.headers import ImageHeaders
+from goodfit.data.index import SPLITS
 from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training_choices
 from goodfit.recipe.build import Built, build, catalog, check_model, parts
 from goodfit.recipe.recipe import Recipe
@@ -24,7 +25,7 @@ PLOTTED = 1000  # points of a schedule that is drawn
 
 def plan_of(
     asked: Recipe, voice: Voice, run: Run | None = None, started: float | None = None
-) -> tuple[Recipe, Built, Dataset, Chooser, Survey, float]:
+) -> tuple[Recipe, Built, Dataset, Chooser, ImageHeaders, float]:
     """What a recipe comes to on its data, said and built, for a new run or one to go on with; and when the data was packed.
 
     A budget in minutes counts from the clock time `started`.
@@ -42,7 +43,7 @@ def plan_of(
     data = open_data(chooser.recipe, seen, voice.packing)
     packed = time.time()
     rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
-    chooser.choose("storage", data.pixels.kind, rule, f"the cache is {chooser.recipe.cache:g} GB")
+    chooser.choose("storage", data.pixels.storage, rule, f"the cache is {chooser.recipe.cache:g} GB")
     if "model" in asked_parts:
         check_model(asked_parts["model"], data)
     if run is None:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.words import count
-from goodfit.data.dataset import Dataset, prepare
-from goodfit.data.index import find
-from goodfit.data.pack import Progress
-from goodfit.data.scan import Survey, survey
-from goodfit.data.splits import assign
+from goodfit.data.dataset import Dataset, load_dataset
+from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.pack import PackProgress
+from goodfit.data.sources import index_images
+from goodfit.data.splits import assign_splits
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.size import parse_size
 
 
-def look(recipe: Recipe, say: Callable[[str], None] = lambda text: None) -> Survey:
+def look(recipe: Recipe, say: Callable[[str], None] = lambda text: None) -> ImageHeaders:
     """Find the images of a recipe and read their headers; `say` hears of a download.
 
     Raises:
@@ -26,16 +26,16 @@ def look(recipe: Recipe, say: Callable[[str], None] = lambda text: None) -> Surv
     """
     if not recipe.data:
         raise UsageError('Expected the images to train on, such as "photos/" or "digits", received nothing.')
-    index = find(recipe.data, recipe.limit, recipe.split_seed, say)
+    index = index_images(recipe.data, recipe.limit, recipe.split_seed, say)
     if isinstance(recipe.validation, str):
         if not Path(recipe.validation).is_file():
             raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')
-        index = assign(index, Path(recipe.validation))
-    seen = survey(index)
-    return seen if recipe.channels == "auto" else dataclasses.replace(seen, wanted=recipe.channels)
+        index = assign_splits(index, Path(recipe.validation))
+    seen = read_headers(index)
+    return seen if recipe.channels == "auto" else dataclasses.replace(seen, forced_channels=recipe.channels)
 
 
-def open_data(recipe: Recipe, seen: Survey, progress: Progress | None = None) -> Dataset:
+def open_data(recipe: Recipe, seen: ImageHeaders, progress: PackProgress | None = None) -> Dataset:
     """Pack, split and measure the images of a recipe whose size is chosen.
 
     Raises:
@@ -45,7 +45,7 @@ def open_data(recipe: Recipe, seen: Survey, progress: Progress | None = None) ->
     """
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage
-    data = prepare(seen, parse_size(recipe.size), recipe.aspect, share, recipe.split_seed, cache, progress=progress)
+    data = load_dataset(seen, parse_size(recipe.size), recipe.aspect, share, recipe.split_seed, cache, progress=progress)
     if not len(data.splits.validation):
         if recipe.validation == 0:
             raise UsageError(

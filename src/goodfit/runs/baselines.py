@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_home, write
-from goodfit.core.interval import wilson
+from goodfit.core.interval import wilson_interval
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.data.store import hashed
+from goodfit.data.store import hash_fields
 from goodfit.optim.lbfgs import LbfgsSteps
 from goodfit.runs import start
 from goodfit.recipe.recipe import Recipe
@@ -47,7 +47,7 @@ def baselines(data: Dataset, seconds: float = QUICK, cache: Path | None = None) 
     """
     pre = data.preprocess
     facts = (data.digest, data.splits.digest, f"{pre.size} {pre.box} {pre.channels} {pre.aspect} {SIDE} {MOST} {VERSION}")
-    file = (cache or cache_home() / "baselines") / f"{hashed(*facts)}.json"
+    file = (cache or cache_home() / "baselines") / f"{hash_fields(*facts)}.json"
     kept: dict[str, Any] = {}
     if file.is_file():
         try:
@@ -70,14 +70,14 @@ def limit(training: float) -> float:
 
 def majority(data: Dataset) -> dict[str, Any]:
     """The most common class of the training images for every image."""
-    counts, asked = data.counts("train"), data.counts("validation")
+    counts, asked = data.class_counts("train"), data.class_counts("validation")
     right = asked[counts.index(max(counts))]
     return row("majority class", right, sum(asked), sum(counts), 0.0, True)
 
 
 def row(name: str, right: int, judged: int, trained: int, seconds: float, whole: bool) -> dict[str, Any]:
     """A baseline in a row; `whole` is false where the limit cut it short."""
-    accuracy, interval = (right / judged, wilson(right, judged)) if judged else (None, None)
+    accuracy, interval = (right / judged, wilson_interval(right, judged)) if judged else (None, None)
     return {
         "name": name, "accuracy": accuracy, "interval": interval, "judged": judged, "trained": trained, "seconds": seconds, "whole": whole,
     }  # fmt: skip
@@ -119,7 +119,7 @@ def vectors(data: Dataset, rows: Tensor, until: float = math.inf) -> Tensor:
     """The images of some rows as float32 [n, D], averaged down to at most 32 pixels a side; of the first of them, if time is up."""
     found = []
     for piece in torch.split(rows, READ):
-        images = data.preprocess.center(data.pixels.rows(piece).permute(0, 3, 1, 2)).float()
+        images = data.preprocess.center_crop(data.pixels.read(piece).permute(0, 3, 1, 2)).float()
         height, width = images.shape[-2:]
         if max(height, width) > SIDE:
             images = F.adaptive_avg_pool2d(images, (min(height, SIDE), min(width, SIDE)))

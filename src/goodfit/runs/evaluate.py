@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from goodfit.core.errors import UsageError
-from goodfit.core.predictions import FILE
+from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.run import Run
 from goodfit.runs import start
 from goodfit.recipe.build import Judge
@@ -49,7 +49,7 @@ def evaluate(run: Run, test: bool, device: str, voice: Voice, views: str, margin
     if test or not views:  # a validation score by other views than its own is not the run's
         run.update("scores.json", {"test" if test else "validation": result})
     if not (test or views):
-        predictions_of(found, data).save(run.path / FILE)
+        predictions_of(found, data).save(run.path / PREDICTIONS_FILE)
     if calibrate:
         run.update("config.json", {"temperature": result["calibration"]["temperature"]})
     return result

@@ -15,7 +15,7 @@ from torch import nn
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import write, writing
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
@@ -52,7 +52,7 @@ def finish(run: Run, built: Built, data: Dataset, recipe: Recipe, known: Catalog
     if state.snapshots:
         run.update("scores.json", {"snapshots": snapshots(run, built, data, made["views"])})
     worst(run, found, data)
-    predictions_of(found, data).save(run.path / FILE)
+    predictions_of(found, data).save(run.path / PREDICTIONS_FILE)
     keep(run, state.judged, made, data.classes, data.preprocess)
     return found.scores
 
@@ -94,7 +94,7 @@ def worst(run: Run, found: Scored, data: Dataset) -> None:
     answers = found.center
     wrong = (found.probabilities.argmax(1) != answers.labels).nonzero().flatten()
     rows = wrong[found.losses[wrong].argsort(descending=True)][:WORST]
-    pixels: Any = data.pixels.exact(answers.ids[rows]).numpy() if len(rows) else []
+    pixels: Any = data.pixels.read_exact(answers.ids[rows]).numpy() if len(rows) else []
     listed = []
     for place, (row, p, picture) in enumerate(zip(rows.tolist(), found.probabilities[rows], pixels, strict=True)):
         file = f"worst/{place:02d}.png"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE, Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
@@ -80,7 +80,7 @@ def scores_of(found: Predictions, single: Predictions, temperature: float | None
     losses = -logits.gather(1, labels[:, None])[:, 0]
     result = scores(Answers(torch.arange(len(labels)), labels, logits, losses), found.classes)
     result["calibration"] = calibration(shares, labels, temperature)
-    result["gain"] = {"single": float(single.right.mean()), **paired(found.right[None], single.right[None]).plain()}
+    result["gain"] = {"single": float(single.correct.mean()), **paired(found.correct[None], single.correct[None]).plain()}
     return result
 
 
@@ -122,13 +122,13 @@ def evaluate(run: Run, test: bool, device: str, voice: Voice, views: str, single
     result = scores_of(found, album.predictions(answers[single], rows), temperature_of(run) if test else None)
     run.update("scores.json", {"test" if test else "validation": result})
     if not test:
-        found.save(run.path / FILE)
+        found.save(run.path / PREDICTIONS_FILE)
     return result
 
 
 def held_out(run: Run, data: Dataset) -> Tensor:
     """The validation rows that an ensemble was scored on when it was made: no member was trained on them."""
-    kept = Predictions.read(run.path / FILE)
+    kept = Predictions.read(run.path / PREDICTIONS_FILE)
     names = set(kept.names.tolist()) if kept else set()
     rows = data.rows("validation")
     return rows[torch.tensor([data.names[row] in names for row in rows.tolist()], dtype=torch.bool)]

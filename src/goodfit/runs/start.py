@@ -24,9 +24,10 @@ from goodfit.core.files import alone, write
 from goodfit.core.progress import Lengths
 from goodfit.core.run import Run, runs
 from goodfit.core.words import some
-from goodfit.data.dataset import SPLITS, Dataset
-from goodfit.data.splits import write_csv
-from goodfit.data.store import Index
+from goodfit.data.dataset import Dataset
+from goodfit.data.index import SPLITS
+from goodfit.data.splits import write_splits
+from goodfit.data.index import Index
 from goodfit.recipe.auto import Choice
 from goodfit.recipe.recipe import Recipe
 
@@ -131,7 +132,7 @@ def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, 
     for place, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
         (run.path / "use").mkdir(exist_ok=True)
         shutil.copyfile(file, run.path / "use" / f"{place:02d}-{Path(file).name}")
-    write_csv(run.path / "splits.csv", index, data.splits)
+    write_splits(run.path / "splits.csv", index, data.splits)
     about = {
         "goodfit": version("goodfit"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -152,7 +153,7 @@ def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, 
 
 def about_data(data: Dataset) -> dict[str, Any]:
     """What a run should remember of its data."""
-    columns = [data.counts(name) for name in SPLITS]
+    columns = [data.class_counts(name) for name in SPLITS]
     train, validation = columns[0], columns[1]
     return {
         "name": data.name,

@@ -14,7 +14,7 @@ from goodfit.core.catalog import Catalog, spell, steps
 from goodfit.core.chance import Chance, of_epoch
 from goodfit.core.progress import Length, Lengths
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import sweep
+from goodfit.data.loader import iterate_batches
 from goodfit.recipe.auto import Chooser, augment_choice, data_choices, machine_choices
 from goodfit.recipe.build import catalog, facts_of, parts
 from goodfit.recipe.plan import plain_paths
@@ -67,21 +67,21 @@ def some(data: Dataset, images: int) -> Batch:
         mine = labels == k
         turn[mine] = torch.arange(int(mine.sum()))
     order = (turn * len(data.classes) + labels).argsort()
-    return next(sweep(data.pixels, data.labels, rows[order[:images]], len(data.classes), images))
+    return next(iterate_batches(data.pixels, data.labels, rows[order[:images]], len(data.classes), images))
 
 
 def by_draw(pipe: Sequence[Any], batch: Batch, data: Dataset, draws: int, t: float, seed: int) -> tuple[list[list[Picture]], list[str]]:
     """A row for each image: itself, then what it becomes in the first epochs."""
     size, places = data.preprocess.size, torch.arange(len(batch))
     made = [Pipeline(tuple(pipe), size)(batch, of_epoch(seed, "augment", epoch, places, batch.ids), t) for epoch in range(draws)]
-    columns = [batch.but(images=data.preprocess.center(batch.images)), *made]
+    columns = [batch.but(images=data.preprocess.center_crop(batch.images)), *made]
     rows = [[picture(column, row, data) for column in columns] for row in range(len(batch))]
     return rows, ["original", *(f"epoch {epoch + 1}" for epoch in range(draws))]
 
 
 def by_part(pipe: Sequence[Any], batch: Batch, data: Dataset, t: float) -> tuple[list[list[Picture]], list[str]]:
     """A row for each part: the image it changes most, then what the part alone makes of it at each strength, by the same chance."""
-    rows, plain = [], batch.but(images=data.preprocess.center(batch.images))
+    rows, plain = [], batch.but(images=data.preprocess.center_crop(batch.images))
     for part in pipe:
         now = part.now(t)
         made = [

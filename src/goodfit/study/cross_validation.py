@@ -12,12 +12,12 @@ import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write
-from goodfit.core.interval import wilson
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.interval import wilson_interval
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run, refuse_taken
 from goodfit.data.dataset import Dataset
-from goodfit.data.splits import write_csv
-from goodfit.data.store import Index
+from goodfit.data.index import Index
+from goodfit.data.splits import write_splits
 from goodfit.recipe.auto import Chooser, data_choices, machine_choices
 from goodfit.recipe.build import catalog
 from goodfit.recipe.plan import plain_paths
@@ -68,7 +68,7 @@ def train_folds(
         assert run is not None
         runs.append(run)
     answers = together(runs, [index.names[row] for row in dealt.rows])
-    answers.save(folder / FILE)
+    answers.save(folder / PREDICTIONS_FILE)
     return concluded(folder, runs, answers)
 
 
@@ -117,7 +117,7 @@ def begin(folder: Path, asked: Recipe, index: Index, dealt: Folds) -> None:
     for k in range(dealt.number):
         file = folder / f"fold-{k + 1}.csv"
         beside = folder / f".fold-{k + 1}.csv"
-        write_csv(beside, index, dealt.splits(k))
+        write_splits(beside, index, dealt.splits(k))
         if before and file.is_file() and file.read_bytes() != beside.read_bytes():
             beside.unlink()
             raise DataError(f'The images or the folds have changed since "{folder}" began; start anew with another --out.')
@@ -133,7 +133,7 @@ def finished(path: Path, recipe: Recipe) -> Run | None:
         return None
     run = Run(path)
     about = run.read("about.json")
-    done = about.get("state") in DONE and about.get("asked") == plain_paths(recipe).plain() and (path / FILE).is_file()
+    done = about.get("state") in DONE and about.get("asked") == plain_paths(recipe).plain() and (path / PREDICTIONS_FILE).is_file()
     return run if done else None
 
 
@@ -143,7 +143,7 @@ def together(runs: list[Run], names: list[str]) -> Predictions:
     Raises:
         GoodfitError: the runs did not validate on each of them once.
     """
-    parts = [part for run in runs if (part := Predictions.read(run.path / FILE))]
+    parts = [part for run in runs if (part := Predictions.read(run.path / PREDICTIONS_FILE))]
     found = np.concatenate([part.names for part in parts])
     where = {name: row for row, name in enumerate(found.tolist())}
     if len(parts) < len(runs) or sorted(found.tolist()) != sorted(names):
@@ -156,7 +156,7 @@ def together(runs: list[Run], names: list[str]) -> Predictions:
 def concluded(folder: Path, runs: list[Run], answers: Predictions) -> dict[str, Any]:
     """What the folds come to: mean and standard deviation, and the scores of the out-of-fold predictions; written to folds.json."""
     accuracies = [float(run.read("scores.json")["validation"]["accuracy"]) for run in runs]
-    right = int(answers.right.sum())
+    right = int(answers.correct.sum())
     result = {
         "folder": str(folder),
         "runs": [str(run.path) for run in runs],
@@ -167,7 +167,7 @@ def concluded(folder: Path, runs: list[Run], answers: Predictions) -> dict[str, 
         "out_of_fold": {
             "images": len(answers.labels),
             "accuracy": right / len(answers.labels),
-            "interval": wilson(right, len(answers.labels)),
+            "interval": wilson_interval(right, len(answers.labels)),
             "calibration": calibration(torch.from_numpy(answers.probabilities), torch.from_numpy(answers.labels)),
         },
     }

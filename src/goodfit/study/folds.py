@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.words import count, some
+from goodfit.data.index import Index, draw_sort_keys
 from goodfit.data.splits import Splits
-from goodfit.data.store import Index, hashed, name_scores
-from goodfit.data.table import COLUMNS
+from goodfit.data.store import hash_fields
+from goodfit.data.table import read_table
 
 Rows = NDArray[np.int64]
 GROUP = "group"
@@ -36,7 +36,7 @@ class Folds:
     def splits(self, fold: int) -> Splits:
         """The splits of one training: the fold validates, the others train."""
         train, validation = self.rows[self.fold != fold], self.rows[self.fold == fold]
-        return Splits(train, validation, self.test, (), hashed(train.tobytes(), validation.tobytes(), self.test.tobytes()))
+        return Splits(train, validation, self.test, (), hash_fields(train.tobytes(), validation.tobytes(), self.test.tobytes()))
 
 
 def deal(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[str, str] | None = None) -> Folds:
@@ -70,7 +70,7 @@ def deal(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[st
 
 def dealt(labels: Rows, names: Sequence[str], folds: int, seed: int) -> Rows:
     """The fold [n] of each image: every class, in a random order, is dealt out evenly, each starting where the class before it ended."""
-    order = np.lexsort((name_scores(names, seed, "folds"), labels))
+    order = np.lexsort((draw_sort_keys(names, seed, "folds"), labels))
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % folds
     return fold
@@ -90,7 +90,7 @@ def dealt_in_groups(labels: Rows, groups: Sequence[str], folds: int, seed: int) 
     held = np.zeros((folds, len(classes)))
     images = np.zeros(folds)
     fold = np.empty(len(found), dtype=np.int64)
-    for group in np.lexsort((name_scores(found.tolist(), seed, "folds"), -counts.std(1))):
+    for group in np.lexsort((draw_sort_keys(found.tolist(), seed, "folds"), -counts.std(1))):
         tried = held[None] + np.eye(folds)[:, :, None] * shares[group]  # [the fold that takes it, fold, class]
         uneven = tried.std(1).mean(1)
         best = min(range(folds), key=lambda k: (round(float(uneven[k]), 12), images[k]))
@@ -102,25 +102,16 @@ def dealt_in_groups(labels: Rows, groups: Sequence[str], folds: int, seed: int) 
 
 
 def read_groups(path: Path) -> dict[str, str] | None:
-    """The group of each image, by name, that a CSV or TSV file with the columns path and group gives; None where it has no such column.
+    """Read the group of each image, by name, from a CSV or TSV file with the columns path and group; None if it has no such column.
 
     Raises:
-        DataError: the file does not read, or has no column path.
+        DataError: the file cannot be read, or has no column path.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
-            file.seek(0)
-            table = csv.DictReader(file, delimiter=max("\t,;", key=head.count))
-            columns = {str(name).strip().lower(): str(name) for name in table.fieldnames or ()}
-            if GROUP not in columns:
-                return None
-            own = next((columns[word] for word in COLUMNS["path"] if word in columns), None)
-            if own is None:
-                raise DataError(f'Expected the columns path and {GROUP} in "{path}", found: {", ".join(columns)}.')
-            return {(row[own] or "").strip(): (row[columns[GROUP]] or "").strip() for row in table}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f'"{path}" cannot be read as a table of groups: {error}.') from error
+    table = read_table(path)
+    if not table.has_column(GROUP):
+        return None
+    table.require("path", GROUP)
+    return {name.strip(): group.strip() for name, group in zip(table.column("path"), table.column(GROUP), strict=True)}
 
 
 def groups_of(index: Index, data: str, file: Path | None) -> dict[str, str] | None:

@@ -14,7 +14,7 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import fold
 from goodfit.core.contracts import Loss
 from goodfit.core.device import autocast, seed_noise
-from goodfit.core.interval import wilson
+from goodfit.core.interval import wilson_interval
 from goodfit.training.heads import heads
 from goodfit.training.noise import evaluating
 from goodfit.training.running import running_means
@@ -93,7 +93,7 @@ def scores(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
     top = answers.logits.topk(min(5, k), dim=1).indices
     return {
         "accuracy": float(right.sum() / n),
-        "interval": wilson(int(right.sum()), n),
+        "interval": wilson_interval(int(right.sum()), n),
         "top5": float((top == answers.labels[:, None]).any(1).double().mean()),
         "loss": float(answers.losses.double().mean()),
         "balanced_accuracy": float((right[seen] / images[seen]).mean()),

@@ -199,7 +199,7 @@ def ahead(a: Tensor, b: Tensor) -> float:
 
 def decide(there: Origin, rungs: tuple[Rung, ...], right: dict[str, Tensor], similar: tuple[float, float]) -> Advice:
     """The cell of the table, and what to do in it."""
-    counts, (similarity, doubt) = there.data.counts(), similar
+    counts, (similarity, doubt) = there.data.class_counts(), similar
     per_class, chance = statistics.median(counts), max(counts) / sum(counts)
     amount, kinship = "little" if per_class < LITTLE else "much", "similar" if similarity >= SIMILAR else "different"
     best, last = max(rungs, key=lambda rung: rung.accuracy), rungs[-1]

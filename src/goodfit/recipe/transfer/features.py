@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from goodfit.core.errors import UsageError, one_of
 from goodfit.core.files import cache_home, writing
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import sweep
+from goodfit.data.loader import iterate_batches
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.store import hashed
+from goodfit.data.store import hash_fields
 from goodfit.models.weights.stages import head, stages
 from goodfit.training.noise import evaluating
 
@@ -48,7 +48,7 @@ class Net:
         for key, x in self.model.state_dict().items():
             if not key.startswith(f"{name}."):
                 words += [key, str(x.dtype), x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
-        return hashed(*words)
+        return hash_fields(*words)
 
 
 def places(model: nn.Module) -> list[str]:
@@ -109,7 +109,7 @@ def features(
         GoodfitError: no space is left.
     """
     about = (net.digest, data.digest, json.dumps(net.preprocess.to_dict()), rows.numpy().tobytes())
-    files = {name: cache_home() / "features" / f"{hashed(*about, name)}.npy" for name in names}
+    files = {name: cache_home() / "features" / f"{hash_fields(*about, name)}.npy" for name in names}
     missing = {name: file for name, file in files.items() if not file.is_file()}
     if missing:
         compute(net, data, rows, missing, progress)
@@ -125,7 +125,7 @@ def compute(net: Net, data: Dataset, rows: Tensor, files: dict[str, Path], progr
     try:
         with contextlib.ExitStack() as stack, evaluating(net.model):
             opened = {name: stack.enter_context(writing(file)) for name, file in files.items()}
-            for batch in sweep(data.pixels, data.labels, rows, len(data.classes), size):
+            for batch in iterate_batches(data.pixels, data.labels, rows, len(data.classes), size):
                 run(net, batch.images)
                 for name, file in opened.items():
                     append(file, listener.heard[name].cpu().numpy(), len(rows) if not done else 0)
@@ -141,7 +141,7 @@ def run(net: Net, images: Tensor) -> None:
     Raises:
         UsageError: the net does not take images of that shape.
     """
-    there = net.preprocess.normalize(net.preprocess.center(images.to(net.device)))
+    there = net.preprocess.normalize(net.preprocess.center_crop(images.to(net.device)))
     try:
         net.model(there)
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from goodfit.core.catalog import Part
 from goodfit.core.errors import UsageError
 from goodfit.core.weights import is_norm
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import sweep
+from goodfit.data.loader import iterate_batches
 from goodfit.models.weights.files import Weights
 from goodfit.models.weights.surgery import transplant
 from goodfit.recipe.auto import Chooser, data_choices, machine_choices
@@ -83,7 +83,7 @@ def settle(net: Net, data: Dataset, rows: Tensor) -> None:
         m.momentum = None  # the mean over all batches
         m.train()
     if norms:
-        for batch in sweep(data.pixels, data.labels, rows, len(data.classes), SETTLING):
+        for batch in iterate_batches(data.pixels, data.labels, rows, len(data.classes), SETTLING):
             run(net, batch.images)
     for m, momentum in zip(norms, before, strict=True):
         m.momentum = momentum

@@ -10,7 +10,7 @@ from typing import Any
 
 from goodfit.core.catalog import Catalog, Part, spell
 from goodfit.core.errors import DataError, UsageError, did_you_mean
-from goodfit.core.fetch import digest
+from goodfit.core.fetch import hash_file
 from goodfit.core.run import Run, used
 from goodfit.core.words import percent
 from goodfit.data.dataset import Dataset
@@ -97,7 +97,7 @@ def from_run(run: Run) -> Weights:
     there = load_run(run.path, "cpu")
     score = run.read("scores.json").get("validation", {}).get("accuracy")
     return Weights(
-        str(run.path.resolve()), digest(run.path / MODEL), there.model.state_dict(), str(run.read("config.json")["model"]), there.classes,
+        str(run.path.resolve()), hash_file(run.path / MODEL), there.model.state_dict(), str(run.read("config.json")["model"]), there.classes,
         there.preprocess.size, there.preprocess.mean, there.preprocess.std, tuple(str(file.resolve()) for file in used(run)),
         "" if score is None else f"{percent(score)} on its own validation images",
     )  # fmt: skip

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from goodfit.core.files import writing
-from goodfit.data.dataset import Dataset, SplitName
+from goodfit.data.dataset import Dataset
+from goodfit.data.index import SplitName
 from goodfit.recipe.transfer.features import Net, features
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from goodfit.core import words
-from goodfit.core.interval import wilson
+from goodfit.core.interval import wilson_interval
 from goodfit.report.markup import NOTHING, Column, Html, folded, paragraph, percent, section, significant, table, tag, with_code
 from goodfit.report.plot import Plot, Scale
 from goodfit.report.record import Record, at, number, rows, share
@@ -121,7 +121,7 @@ def diagram(bins: list[Bin], split: str) -> Html:
     plot.line([(0, 0), (1, 1)], "dashed")
     most = max(n for n, *_ in bins)
     for n, sure, right in bins:
-        plot.line([(sure, end) for end in wilson(round(n * right), round(n))], "whisker")
+        plot.line([(sure, end) for end in wilson_interval(round(n * right), round(n))], "whisker")
     for n, sure, right in bins:
         said = f"{words.count(round(n), 'image')}: {percent(sure)} sure, {percent(right)} right"
         plot.dot(sure, right, said, "accent", max(SMALLEST, LARGEST * math.sqrt(n / most)))

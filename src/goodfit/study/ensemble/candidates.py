@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE, Run, runs
 from goodfit.core.words import some
 from goodfit.predict.ensemble import MODEL
@@ -83,7 +83,7 @@ def _candidate(run: Run, file: Path) -> Candidate:
         raise UsageError(f'"{run.path}" {said}.')
     if file.name != MODEL:
         config.pop("temperature", None)  # it was fitted to the kept model
-    answers = Predictions.read(run.path / FILE if file.name == MODEL else file.with_suffix(".npz"))
+    answers = Predictions.read(run.path / PREDICTIONS_FILE if file.name == MODEL else file.with_suffix(".npz"))
     if answers is None:
         raise UsageError(f'The answers of "{file}" to its validation images are not kept: run goodfit evaluate "{run.path}" first.')
     return Candidate(run, file, config, answers)

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 
 from goodfit.core.device import choose, machine
 from goodfit.core.errors import UsageError, one_of
-from goodfit.core.fetch import digest
+from goodfit.core.fetch import hash_file
 from goodfit.core.files import full_disk_said, write
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE, Run, used
 from goodfit.core.words import count
 from goodfit.predict.ensemble import MODEL
@@ -138,7 +138,7 @@ class Cook:
         """The probabilities of the soup of some models, which stays in `classifier`."""
         model, files = self.classifier.model, [self.found[place].file for place in chosen]
         model.load_state_dict(blend(load_file(file) for file in files))
-        if len({digest(file) for file in files}) > 1:  # the statistics of one model are its own
+        if len({hash_file(file) for file in files}) > 1:  # the statistics of one model are its own
             self.kitchen.settle(model)
         return self.album.ask(self.classifier, self.rows).numpy() if len(self.rows) else np.zeros((0, len(self.classifier.classes)))
 
@@ -172,7 +172,7 @@ def pour(run: Run, cook: Cook, best: int) -> dict[str, Any]:
     run.write("config.json", {key: value for key, value in first.config.items() if key != "temperature"})
     with_parts(run, first)
     return {
-        "members": [{"path": ".", "sha256": digest(run.path / MODEL), "weight": 1.0}],
+        "members": [{"path": ".", "sha256": hash_file(run.path / MODEL), "weight": 1.0}],
         "single": copied(run, cook.found[best], "members/00"),
     }
 
@@ -186,7 +186,7 @@ def copied(run: Run, candidate: Candidate, place: str) -> dict[str, Any]:
         shutil.copyfile(candidate.run.path / "recipe.toml", member.path / "recipe.toml")
     member.write("config.json", candidate.config)
     with_parts(member, candidate)
-    return {"path": place, "sha256": digest(member.path / MODEL)}
+    return {"path": place, "sha256": hash_file(member.path / MODEL)}
 
 
 def with_parts(run: Run, candidate: Candidate) -> None:
@@ -200,7 +200,7 @@ def table(run: Run, found: Sequence[Candidate], answers: Sequence[Predictions], 
     """Each model that was named: where it came from, seen from the folder, its weight (0: left out) and its scores on the shared images."""
     rows: list[dict[str, Any]] = []
     for candidate, own, n in zip(found, answers, counts, strict=True):
-        row = {"source": beside(candidate.file, run.path), "sha256": digest(candidate.file), "weight": n / sum(counts)}
+        row = {"source": beside(candidate.file, run.path), "sha256": hash_file(candidate.file), "weight": n / sum(counts)}
         if len(own.names):
             accuracy, likelihood = score(own.probabilities.astype(np.float64), own.labels)
             row |= {"accuracy": accuracy, "log_loss": -likelihood}
@@ -243,7 +243,7 @@ def finish(run: Run, first: Candidate, content: dict[str, Any], scores: dict[str
     run.write(ENSEMBLE, content)
     run.write("scores.json", scores)
     if scores:
-        result.save(run.path / FILE)
+        result.save(run.path / PREDICTIONS_FILE)
         with_baselines(run, first, result)
     shutil.copyfile(first.run.path / "recipe.toml", run.path / "recipe.toml")
     run.point_latest()
