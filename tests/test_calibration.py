@@ -118,7 +118,7 @@ def test_predictions_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     kept.save(tmp_path / "p.npz")
     back = Predictions.read(tmp_path / "p.npz")
     assert back is not None and back.classes == kept.classes
-    assert all((getattr(back, key) == getattr(kept, key)).all() for key in ("names", "labels", "probabilities", "guesses", "right"))
+    assert all((getattr(back, key) == getattr(kept, key)).all() for key in ("names", "labels", "probabilities", "predicted", "correct"))
     monkeypatch.setattr("goodfit.core.predictions.MAX_FULL_PRECISION_VALUES", 20)
     kept.save(tmp_path / "half.npz")
     half = Predictions.read(tmp_path / "half.npz")

@@ -244,13 +244,13 @@ def test_a_run_is_finished_whatever_becomes_of_its_baselines(photos: Path, tmp_p
 
 def test_baselines_read_no_test_image(digits: b.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[int] = set()
-    rows = type(digits.pixels).rows
+    rows = type(digits.pixels).read
 
     def watched(self: object, some: torch.Tensor) -> torch.Tensor:
         read.update(some.tolist())
         return rows(self, some)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(digits.pixels), "rows", watched)
+    monkeypatch.setattr(type(digits.pixels), "read", watched)
     b.baselines(digits, 60, cache=tmp_path)
     assert read == {*digits.rows("train").tolist(), *digits.rows("validation").tolist()}
     assert not read & set(digits.rows("test").tolist()) and len(digits.rows("test"))

@@ -38,7 +38,7 @@ def png(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def said(data: Path | str) -> str:
+def error_of(data: Path | str) -> str:
     with pytest.raises(DataError) as caught:
         index_images(str(data))
     text = str(caught.value)
@@ -140,25 +140,25 @@ def test_the_stamp_follows_the_files(photos: Path, tmp_path: Path) -> None:
 
 
 def test_missing_path_names_what_is_near(tmp_path: Path, photos: Path) -> None:
-    assert "photos" in said(photos.parent / "photo")
-    assert "cifar10" in said("cifar1")
-    assert "nothing there" in said(tmp_path / "none" / "here")
+    assert "photos" in error_of(photos.parent / "photo")
+    assert "cifar10" in error_of("cifar1")
+    assert "nothing there" in error_of(tmp_path / "none" / "here")
 
 
 def test_empty_folder_and_no_class_folders(tmp_path: Path) -> None:
-    assert "one folder per class" in said(tmp_path)
+    assert "one folder per class" in error_of(tmp_path)
     write_image(tmp_path / "1.png")
-    assert "1 image but no class folders" in said(tmp_path)
+    assert "1 image but no class folders" in error_of(tmp_path)
 
 
 def test_classes_without_images(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / name / "1.png")
     (tmp_path / "c").mkdir()
-    assert f'"{tmp_path / "c"}" has no images' in said(tmp_path)
+    assert f'"{tmp_path / "c"}" has no images' in error_of(tmp_path)
     shutil.rmtree(tmp_path / "a")
     shutil.rmtree(tmp_path / "b")
-    assert "Expected images" in said(tmp_path)
+    assert "Expected images" in error_of(tmp_path)
 
 
 def test_a_class_empty_in_one_split_is_only_noted(tmp_path: Path) -> None:
@@ -171,27 +171,27 @@ def test_a_class_empty_in_one_split_is_only_noted(tmp_path: Path) -> None:
 
 def test_one_class_case_twins_and_untrained_classes(tmp_path: Path) -> None:
     write_image(tmp_path / "one" / "Cat" / "1.png")
-    assert "at least two classes" in said(tmp_path / "one")
+    assert "at least two classes" in error_of(tmp_path / "one")
     write_image(tmp_path / "two" / "Cat" / "1.png")
     write_image(tmp_path / "two" / "cat" / "1.png")
-    assert "differ only by case" in said(tmp_path / "two")
+    assert "differ only by case" in error_of(tmp_path / "two")
     for name in ("train/a", "train/b", "test/a", "test/b", "test/c"):
         write_image(tmp_path / "three" / name / "1.png")
-    assert '"c" in the test images' in said(tmp_path / "three")
+    assert '"c" in the test images' in error_of(tmp_path / "three")
     for name in ("test/a", "test/b"):
         write_image(tmp_path / "four" / name / "1.png")
-    assert "none to train on" in said(tmp_path / "four")
+    assert "none to train on" in error_of(tmp_path / "four")
 
 
 def test_a_file_that_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "x.docx").write_text("x")
-    assert "Expected a folder of images" in said(tmp_path / "x.docx")
+    assert "Expected a folder of images" in error_of(tmp_path / "x.docx")
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------------------
 
 
-def table(root: Path, text: str, name: str = "data.csv") -> Path:
+def write_table(root: Path, text: str, name: str = "data.csv") -> Path:
     for k in range(4):
         write_image(root / "images" / f"{k}.png", k)
     (root / name).write_text(text)
@@ -200,14 +200,14 @@ def table(root: Path, text: str, name: str = "data.csv") -> Path:
 
 def test_csv_with_numbers_and_splits(tmp_path: Path) -> None:
     rows = "Label,path,split\n10,images/0.png,train\n9,images/1.png,\n10,images/2.png,val\n9,images/3.png,test\n"
-    index = index_images(str(table(tmp_path, rows)))
+    index = index_images(str(write_table(tmp_path, rows)))
     assert index.classes == ("9", "10") and index.labels.tolist() == [1, 0, 1, 0]
     assert index.splits.tolist() == [TRAIN, UNASSIGNED, VALIDATION, TEST]
     assert index.store.read(2) == (tmp_path / "images/2.png").read_bytes()
 
 
 def test_tsv_with_texts(tmp_path: Path) -> None:
-    index = index_images(str(table(tmp_path, "path\tlabel\nimages/0.png\tcat\nimages/1.png\ta dog, wet\n", "data.tsv")))
+    index = index_images(str(write_table(tmp_path, "path\tlabel\nimages/0.png\tcat\nimages/1.png\ta dog, wet\n", "data.tsv")))
     assert index.classes == ("a dog, wet", "cat") and set(index.splits.tolist()) == {UNASSIGNED}
 
 
@@ -223,7 +223,7 @@ def test_tsv_with_texts(tmp_path: Path) -> None:
     ],
 )
 def test_bad_tables(tmp_path: Path, text: str, sentence: str) -> None:
-    assert sentence in said(table(tmp_path, text))
+    assert sentence in error_of(write_table(tmp_path, text))
 
 
 # ---- parquet -------------------------------------------------------------------------------------------------------------------
@@ -287,15 +287,15 @@ def test_parquet_without_names_and_without_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path / "x.parquet", [np.zeros((4, 4, 3), np.uint8)] * 3, [7, 3, 7])
     assert index_images(str(tmp_path / "x.parquet")).classes == ("3", "7")
     pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "y.parquet")
-    assert "no image column" in said(tmp_path / "y.parquet")
+    assert "no image column" in error_of(tmp_path / "y.parquet")
     (tmp_path / "z.parquet").write_bytes(b"no parquet")
-    assert "cannot be read as parquet" in said(tmp_path / "z.parquet")
+    assert "cannot be read as parquet" in error_of(tmp_path / "z.parquet")
 
 
 def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert 'pip install "goodfit[parquet]"' in said(tmp_path / "x.parquet")
+    assert 'pip install "goodfit[parquet]"' in error_of(tmp_path / "x.parquet")
 
 
 # ---- arrays --------------------------------------------------------------------------------------------------------------------
@@ -319,13 +319,13 @@ def test_npz_with_names_channels_first_and_floats(tmp_path: Path) -> None:
 
 def test_bad_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
-    assert "found: x" in said(tmp_path / "a.npz")
+    assert "found: x" in error_of(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", images=np.zeros((3, 4, 4)), labels=np.zeros(2, int))
-    assert "images [3, 4, 4] and labels [2]" in said(tmp_path / "b.npz")
+    assert "images [3, 4, 4] and labels [2]" in error_of(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", images=np.array([{}, {}], dtype=object), labels=np.array([{}, {}], dtype=object))
-    assert "cannot be read" in said(tmp_path / "c.npz")
+    assert "cannot be read" in error_of(tmp_path / "c.npz")
     (tmp_path / "d.npz").write_bytes(b"PK no zip")
-    assert "cannot be read" in said(tmp_path / "d.npz")
+    assert "cannot be read" in error_of(tmp_path / "d.npz")
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -349,7 +349,7 @@ def test_idx(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cut short"):
         index_images(str(tmp_path)).store.read(0)
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
-    assert "labels" in said(tmp_path / "train-images-idx3-ubyte.gz")
+    assert "labels" in error_of(tmp_path / "train-images-idx3-ubyte.gz")
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
@@ -418,7 +418,7 @@ def test_offline_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    text = said("cifar10")
+    text = error_of("cifar10")
     assert "no network" in text and str(tmp_path / "downloads" / "cifar10" / "cifar-10-python.tar.gz") in text
 
 
@@ -439,7 +439,7 @@ def test_a_fetched_archive_is_checked_and_unpacked_once(tmp_path: Path, monkeypa
     monkeypatch.setattr("urllib.request.urlopen", reply)
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    assert "damaged" in said("cifar10")
+    assert "damaged" in error_of("cifar10")
     sums = {"cifar-10-python.tar.gz": hashlib.md5(content).hexdigest()}
     monkeypatch.setitem(builtin.DOWNLOADS, "cifar10", (builtin.CIFAR_URL, sums))
     for _ in range(2):

@@ -97,8 +97,8 @@ def from_run(run: Run) -> Weights:
     there = load_run(run.path, "cpu")
     score = run.read("scores.json").get("validation", {}).get("accuracy")
     return Weights(
-        str(run.path.resolve()), hash_file(run.path / MODEL), there.model.state_dict(), str(run.read("config.json")["model"]), there.classes,
-        there.preprocess.size, there.preprocess.mean, there.preprocess.std, tuple(str(file.resolve()) for file in used(run)),
+        str(run.path.resolve()), hash_file(run.path / MODEL), there.model.state_dict(), str(run.read("config.json")["model"]),
+        there.classes, there.preprocess.size, there.preprocess.mean, there.preprocess.std, tuple(str(file.resolve()) for file in used(run)),
         "" if score is None else f"{percent(score)} on its own validation images",
     )  # fmt: skip
 
