@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from goodfit.core.catalog import Catalog, spell
+from goodfit.core.catalog import Catalog
+from goodfit.core.parts import spell
 from goodfit.models.anatomy.account import Account, account
 from goodfit.models.anatomy.lecture import ERRATA, ERRORS
 from goodfit.models.anatomy.tables import compare, compared, table

@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import goodfit
-from command import FAST
 from goodfit.augment.crop import Crop
 from goodfit.augment.flip import Flip
 from goodfit.core.errors import DataError, UsageError
@@ -20,10 +19,12 @@ from goodfit.losses.softmax import Softmax
 from goodfit.models.linear import Linear
 from goodfit.models.resnet import Resnet
 from goodfit.optim.first_order import Adam, Sgd
-from goodfit.recipe.build import build, catalog
-from goodfit.recipe.source import look, open_data
+from goodfit.recipe.build import build
+from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.source import open_images, survey_images
 from goodfit.schedules.shapes import Cosine
 from goodfit.training.gradient import gradient
+from tests.support.command import FAST
 
 SMALL = goodfit.Recipe().but_text(FAST)
 
@@ -156,8 +157,8 @@ def test_a_plain_module_and_a_plain_optimizer_by_name(photos: Path, tmp_path: Pa
 def test_gradient_in_a_loop_of_ones_own(photos: Path) -> None:
     """The fourth level: build the parts, then call `gradient` and step in a plain for loop."""
     recipe = SMALL.but(data=str(photos), schedule="constant")
-    data = open_data(recipe, look(recipe))
-    built = build(recipe, data, catalog())
+    data = open_images(recipe, survey_images(recipe))
+    built = build(recipe, data, load_catalog())
     model = built.state.model
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     losses = []

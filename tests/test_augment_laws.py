@@ -10,9 +10,11 @@ import torch
 from goodfit.augment.apply import Pipeline
 from goodfit.augment.color import Color
 from goodfit.augment.geometry import Geometry
-from goodfit.core.batch import Batch, one_hot
-from goodfit.core.catalog import Catalog, name_of, steps
+from goodfit.core.batch import Batch
+from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
+from goodfit.core.parts import part_name, pipe_parts
+from tests.support.augment import batch, chance
 
 CATALOG = Catalog(["goodfit.augment"])
 PARTS = sorted(CATALOG.kinds["augment"])
@@ -40,18 +42,8 @@ OTHERS = [
 SIZE = (24, 28)
 
 
-def batch(n: int = 83, channels: int = 3, box: tuple[int, int] = (29, 33)) -> Batch:
-    generator = torch.Generator().manual_seed(channels)
-    pixels = torch.randint(0, 256, (n, *box, channels), dtype=torch.uint8, generator=generator)
-    return Batch(pixels.permute(0, 3, 1, 2), one_hot(torch.arange(n) % 7, 7), torch.arange(n))
-
-
-def chance(n: int = 83, seed: int = 0) -> Chance:
-    return Chance.of(seed, torch.arange(1000, 1000 + n), "augment", 3)
-
-
 def pipeline(text: str, size: tuple[int, int] = SIZE) -> Pipeline:
-    return Pipeline(steps(CATALOG.make(text, "augment")), size)  # type: ignore[arg-type]
+    return Pipeline(pipe_parts(CATALOG.make(text, "augment")), size)  # type: ignore[arg-type]
 
 
 def floats(images: torch.Tensor) -> torch.Tensor:
@@ -155,7 +147,7 @@ def test_a_part_alone_is_a_function_of_the_batch(name: str) -> None:
     b = batch()
     out = part(b, chance(), 0.5)
     assert out.images.shape == b.images.shape
-    inside = Pipeline((part,), (29, 33))(b, _For(chance(), name_of(part.now(0.5))), 0.5)  # type: ignore[arg-type]
+    inside = Pipeline((part,), (29, 33))(b, _For(chance(), part_name(part.now(0.5))), 0.5)  # type: ignore[arg-type]
     assert torch.equal(out.images, inside.images) and torch.equal(out.targets, inside.targets)
 
 

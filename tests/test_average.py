@@ -8,29 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Length, Lengths
 from goodfit.schedules.compose import compose
-from goodfit.training.average import Ema, Polyak, Swa, along, follow, take_statistics
-from goodfit.training.loop import IMAGES, refresh
-from goodfit.training.state import State, ready
-from test_training_loop import Listed, listed, plan, run
+from goodfit.training.averaging import blend_into
+from goodfit.training.batch_statistics import STATISTICS_IMAGES, recompute_statistics, refresh_average
+from goodfit.training.rules.average import Ema, Polyak, Swa, bind_cycles
+from goodfit.training.state import State
+from tests.support.loop import listed, noisy_digits, normed, plan, run
 
 CATALOG = Catalog(["goodfit.schedules", "goodfit.training"])
 
 
-def normed(seed: int = 0, inputs: int = 18, classes: int = 3) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, classes))
-
-
 def state_of(model: nn.Module, average: Any, lr: float = 0.3) -> State:
-    return ready(model, torch.optim.SGD(model.parameters(), lr=lr), average)
+    return State.start(model, torch.optim.SGD(model.parameters(), lr=lr), average)
 
 
 # ---- the mean ---------------------------------------------------------------------------------------------------------------------
@@ -53,7 +47,7 @@ def test_a_moving_average_with_1_minus_1_over_n_is_the_mean() -> None:
 def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
     kept: dict[int, Tensor] = {}
     schedule = compose(CATALOG.make("cyclic(0.2)", "schedule"))
-    average = along(Swa(start=0.3), schedule.ends())
+    average = bind_cycles(Swa(start=0.3), schedule.ends())
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(18, 3))
     state = state_of(model, average)
@@ -74,14 +68,14 @@ def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
     ("schedule", "points"), [("constant", [0.5, 0.75, 1.0]), ("sgdr(3)", [3 / 7, 1.0]), ("cyclic(0.25)", [0.5, 0.75, 1.0])]
 )
 def test_swa_takes_the_schedules_cycles_else_its_own(schedule: str, points: list[float]) -> None:
-    average = along(Swa(every=0.25), compose(CATALOG.make(schedule, "schedule")).ends())
+    average = bind_cycles(Swa(every=0.25), compose(CATALOG.make(schedule, "schedule")).ends())
     assert isinstance(average, Swa)
     assert [n / 1000 for n in range(1001) if average.reached(n / 1000) > average.reached((n - 1) / 1000)] == pytest.approx(points, abs=1e-3)
 
 
 def test_swa_without_cycles_or_places() -> None:
     with pytest.raises(UsageError, match="every to be a length above 0"):
-        along(Swa(every=0.0), ())
+        bind_cycles(Swa(every=0.0), ())
 
 
 # ---- batch statistics -------------------------------------------------------------------------------------------------------------
@@ -96,7 +90,7 @@ def test_statistics_are_those_of_the_batches_and_nothing_else_changes() -> None:
     model = normed().train()
     model[4].eval()
     before = copy.deepcopy(model)
-    take_statistics(model, images())
+    recompute_statistics(model, images())
     inputs = [before[1](before[0](batch)).detach().double() for batch in images()]
     assert torch.allclose(model[2].running_mean.double(), torch.stack([x.mean(0) for x in inputs]).mean(0), atol=1e-5)
     assert torch.allclose(model[2].running_var.double(), torch.stack([x.var(0) for x in inputs]).mean(0), rtol=1e-4)
@@ -104,7 +98,7 @@ def test_statistics_are_those_of_the_batches_and_nothing_else_changes() -> None:
     assert model[2].momentum == before[2].momentum
     for name, p in model.named_parameters():
         assert torch.equal(p, dict(before.named_parameters())[name])
-    take_statistics(model, [], fixed={"2"})
+    recompute_statistics(model, [], fixed={"2"})
     assert not torch.equal(model[2].running_mean, torch.zeros(8)), "fixed ones are left alone"
 
 
@@ -120,15 +114,15 @@ def test_the_judged_average_has_statistics_of_its_own() -> None:
     used = plan("4 epochs", every="1 epoch", average=Ema(0.9), evaluate=evaluate)
     run(state, used)
     batches = [batch.images for batch in listed().batches]
-    assert sum(map(len, batches)) < IMAGES
+    assert sum(map(len, batches)) < STATISTICS_IMAGES
     for judged in (*seen, state.average):
         again = copy.deepcopy(judged)
         assert again is not None
-        take_statistics(again, batches)
+        recompute_statistics(again, batches)
         for name, value in judged.state_dict().items():  # type: ignore[union-attr]
             assert torch.allclose(value.float(), again.state_dict()[name].float(), atol=1e-6), name
     naive = copy.deepcopy(state.model)
-    follow(naive, state.average, 0.0)  # type: ignore[arg-type]
+    blend_into(naive, state.average, 0.0)  # type: ignore[arg-type]
     assert not torch.allclose(naive[2].running_mean, state.model[2].running_mean, atol=1e-3)  # type: ignore[index]
 
 
@@ -136,29 +130,18 @@ def test_without_evaluations_the_statistics_come_at_the_end() -> None:
     state = state_of(normed(), Ema(0.9))
     run(state, plan("4 epochs", average=Ema(0.9)))
     before = copy.deepcopy(state.average)
-    refresh(state, plan("4 epochs", average=Ema(0.9)), listed())
+    refresh_average(state, plan("4 epochs", average=Ema(0.9)), listed())
     assert all(torch.equal(a, b) for a, b in zip(before.state_dict().values(), state.average.state_dict().values(), strict=True))  # type: ignore[union-attr]
 
 
 # ---- what it is good for ------------------------------------------------------------------------------------------------------------
 
 
-def digits() -> tuple[Listed, Tensor, Tensor]:
-    found = load_digits()
-    x = torch.from_numpy(found.images).float()[:, None] / 16
-    y = torch.from_numpy(found.target)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    train, test = order[:600], order[600:]
-    said = torch.where(torch.rand(len(y), generator=torch.Generator().manual_seed(1)) < 0.2, (y + 1) % 10, y)
-    made = [Batch(x[rows], one_hot(said[rows], 10), rows) for rows in train.split(20)]
-    return Listed(made), x[test], y[test]
-
-
 @pytest.mark.item("S126")
 @pytest.mark.parametrize("average", [Ema(0.95), Polyak(0.5)])
 def test_at_a_constant_high_rate_the_average_beats_the_last_weights(average: Any) -> None:
     """On digits with batch norm, mean accuracy over three seeds; a fifth of the labels are wrong, so the steps never grow quiet."""
-    source, x, y = digits()
+    source, x, y = noisy_digits()
     raw, mean = [], []
     for seed in range(3):
         torch.manual_seed(seed)

@@ -16,13 +16,13 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 import goodfit
-from command import copied, refused, train
-from command import goodfit as command
-from conftest import make_photos
 from goodfit.core.errors import GoodfitError
 from goodfit.core.predictions import MAX_FULL_PRECISION_VALUES, PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
-from goodfit.training import calibration as c
+from goodfit.predict import calibration as c
+from tests.support.command import copied, refused, train
+from tests.support.command import goodfit as command
+from tests.support.photos import make_photos
 
 
 def made(n: int = 600, classes: int = 5, sharp: float = 3.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

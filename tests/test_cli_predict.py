@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import goodfit as package
-from command import goodfit, refused, train
-from conftest import picture
 from goodfit.core.errors import UsageError
 from goodfit.predict.predictor import Classifier
+from tests.support.command import goodfit, refused, train
+from tests.support.photos import picture
 
 
 @pytest.fixture(scope="module")

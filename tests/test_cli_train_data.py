@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command import goodfit, refused, train
-from conftest import make_photos, picture
 from goodfit.core.run import Run
+from tests.support.command import goodfit, refused, train
+from tests.support.photos import make_photos, picture
 
 
 def some_photos(root: Path, photos: Path, **each: int) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from command import FAST, copied, goodfit, refused, train
 from goodfit.core.run import Run
+from tests.support.command import FAST, copied, goodfit, refused, train
 
 LENGTH = 'like "30 epochs"'
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from command import FAST, copied, goodfit, refused, train
 from goodfit.cli import VERBS
 from goodfit.core.run import Run
+from tests.support.command import FAST, copied, goodfit, refused, train
 
 BARE = "import sys; {}; print(sorted({{'torch', 'numpy', 'PIL'}} & set(sys.modules)), file=sys.stderr)"
 

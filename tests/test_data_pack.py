@@ -20,9 +20,8 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from conftest import make_photos
 from goodfit.core.errors import DataError, GoodfitError
-from goodfit.core.files import alone, cache_home
+from goodfit.core.files import cache_folder, lock
 from goodfit.data.blob import BLOB, JOURNAL, BlobWriter
 from goodfit.data.dataset import load_dataset
 from goodfit.data.decode import DECODER_VERSIONS
@@ -31,6 +30,7 @@ from goodfit.data.pack import PackedImages, pack_images
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
+from tests.support.photos import make_photos
 
 PREPROCESS = Preprocess((16, 12), (18, 14))
 UNLIMITED = 1 << 40
@@ -182,7 +182,7 @@ def test_a_killed_packing_goes_on_where_it_stopped(own_cache: Path, photos: Path
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    partial = next((cache_home() / "packed").glob("*partial"))
+    partial = next((cache_folder() / "packed").glob("*partial"))
     with (partial / BLOB).open("ab") as blob, (partial / JOURNAL).open("ab") as lines:
         blob.write(b"torn")  # what a kill in the middle of a write leaves
         lines.write(b'{"bytes": 4, "cr')
@@ -191,7 +191,7 @@ def test_a_killed_packing_goes_on_where_it_stopped(own_cache: Path, photos: Path
     packed = pack_images(found, PREPROCESS, UNLIMITED, progress=lambda done, n: calls.append(done))
     assert calls == [64, 90]
     assert np.array_equal(read_all(packed), decode_all(found, PREPROCESS))
-    assert not list((cache_home() / "packed").glob("*partial"))
+    assert not list((cache_folder() / "packed").glob("*partial"))
 
 
 def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own_cache: Path, tmp_path: Path) -> None:
@@ -267,13 +267,13 @@ def test_other_labels_use_the_same_pack_and_give_another_digest(own_cache: Path,
 
 
 def test_abandoned_packings_are_removed_and_others_kept(own_cache: Path, photos: Path) -> None:
-    home = cache_home() / "packed"
+    home = cache_folder() / "packed"
     for key, age in (("aa", 2 * 86400), ("bb", 3600), ("cc", 2 * 86400)):
         folder = home / f"{key}-raw.partial"
         folder.mkdir(parents=True)
         (folder / BLOB).write_bytes(b"x")
         for path in (folder / BLOB, folder):
             os.utime(path, (time.time() - age,) * 2)
-    with alone(home / "cc.lock"):  # another process packs there, however slowly
+    with lock(home / "cc.lock"):  # another process packs there, however slowly
         pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
     assert sorted(path.name for path in home.glob("*partial")) == ["bb-raw.partial", "cc-raw.partial"]

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import COLORS, picture
 from goodfit.core.errors import DataError
 from goodfit.data import builtin
 from goodfit.data.cifar import unpickle
 from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION
 from goodfit.data.sources import index_images
+from tests.support.photos import COLORS, picture
 
 RNG = np.random.default_rng(0)
 

@@ -20,18 +20,19 @@ import numpy as np
 import pytest
 import torch
 
-from goodfit.core.catalog import Part, spell
 from goodfit.core.errors import Diverged, UsageError
-from goodfit.core.settings import MISFIT, Range, Setting, fit, settings_of
+from goodfit.core.parts import Part, spell
+from goodfit.core.settings import INVALID, Range, Setting, convert, settings_of
 from goodfit.data.dataset import Dataset
-from goodfit.predict.scoring import scored
-from goodfit.recipe.build import build, catalog
+from goodfit.predict.scoring import score_views
+from goodfit.recipe.build import build
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
+from goodfit.recipe.source import open_images, survey_images
 from goodfit.training import loop
-from goodfit.training.journal import Journal
+from goodfit.training.metric_log import MetricLog
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 SIDE, CLASSES, EACH = 8, 3, 14
 BASE = Recipe(
     size=SIDE, channels=3, model="mlp((5,))", augment="none", optimizer="sgd(0.05)", schedule="constant", budget="20 steps",
@@ -123,7 +124,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     path = tmp_path_factory.mktemp("effects") / "stripes.npz"
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     recipe = BASE.but(data=str(path))
-    return open_data(recipe, look(recipe))
+    return open_images(recipe, survey_images(recipe))
 
 
 # ---- trainings ---------------------------------------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
     torch.manual_seed(0)
     try:
         built = build(recipe, data, KNOWN)
-        state = loop.fit(built.state, built.loader, built.plan, built.watch, Journal((rows.extend,)))
+        state = loop.fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
     except (UsageError, Diverged) as error:
         return f"refused: {error}"
     digest = hashlib.sha256()
@@ -170,7 +171,7 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
         for name, tensor in module.state_dict().items() if module is not None else ():
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
-    seen = scored(built.judge, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"))
+    seen = score_views(built.judge, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"))
     digest.update(seen.probabilities.numpy().tobytes())
     timed = ("elapsed", "seconds", "images_per_s", "data_share")
     digest.update(repr([{k: v for k, v in row.items() if k not in timed} for row in rows]).encode())
@@ -193,7 +194,7 @@ def base(kind: str, name: str, setting: str = "") -> Part:
 def others(setting: Setting, value: Any) -> Iterator[Any]:
     """Values of a setting's type other than `value`, the plainest first."""
     named = VALUES.get(setting.name, ())
-    yield from (x for x in named if fit(x, setting.hint) is not MISFIT and x != value)
+    yield from (x for x in named if convert(x, setting.hint) is not INVALID and x != value)
     if setting.kind:
         for name, cls in sorted(KNOWN.kinds[setting.kind].items()):
             if name != "none" and not getattr(cls, "full_batch", False) and cls() != value:

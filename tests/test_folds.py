@@ -14,10 +14,6 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 import goodfit
-from command import FAST, refused, train
-from command import goodfit as command
-from conftest import make_photos
-from fake_run import Page
 from goodfit import api
 from goodfit.core.errors import DataError, Interrupted, UsageError
 from goodfit.core.interval import wilson_interval
@@ -26,7 +22,11 @@ from goodfit.core.run import Run
 from goodfit.data.index import TEST, UNASSIGNED, Index
 from goodfit.data.splits import make_splits
 from goodfit.data.store import ArrayStore
-from goodfit.study.folds import deal, dealt, dealt_in_groups, read_groups
+from goodfit.study.folds import deal, deal_groups, deal_stratified, read_groups
+from tests.support.command import FAST, refused, train
+from tests.support.command import goodfit as command
+from tests.support.fake_run import Page
+from tests.support.photos import make_photos
 
 
 def index_of(labels: np.ndarray, splits: np.ndarray | None = None) -> Index:
@@ -64,10 +64,10 @@ def test_folds_are_disjoint_cover_everything_and_leave_the_test_images(folds: in
 
 def test_folds_follow_from_seed_and_names() -> None:
     labels, names = uneven(), [f"{k}.png" for k in range(300)]
-    first = dealt(labels, names, 5, 0)
-    assert (dealt(labels, names, 5, 0) == first).all() and (dealt(labels, names, 5, 1) != first).any()
+    first = deal_stratified(labels, names, 5, 0)
+    assert (deal_stratified(labels, names, 5, 0) == first).all() and (deal_stratified(labels, names, 5, 1) != first).any()
     order = np.random.default_rng(0).permutation(300)
-    assert (dealt(labels[order], [names[k] for k in order], 5, 0) == first[order]).all(), "not from the order of the images"
+    assert (deal_stratified(labels[order], [names[k] for k in order], 5, 0) == first[order]).all(), "not from the order of the images"
 
 
 @pytest.mark.item("S005")
@@ -75,7 +75,7 @@ def test_folds_follow_from_seed_and_names() -> None:
 def test_no_group_is_in_two_folds_and_classes_are_as_even_as_scikit_learns(seed: int) -> None:
     labels = uneven(400, seed)
     groups = np.random.default_rng(seed).integers(0, 60, 400)
-    fold = dealt_in_groups(labels, [f"g{g}" for g in groups], 5, seed)
+    fold = deal_groups(labels, [f"g{g}" for g in groups], 5, seed)
     assert all(len(set(fold[groups == g])) == 1 for g in groups)
     assert set(fold) == set(range(5))
 

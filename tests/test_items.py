@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-ITEMS: dict[str, dict[str, str]] = json.loads((HERE / "items.json").read_text())
+ITEMS: dict[str, dict[str, str]] = json.loads((HERE / "data" / "items.json").read_text())
 FINISHED = ("house", "parts", "augment", "zoo", "study")  # owners whose work is done: each of their checks and features has a test
 TESTED = ("check", "feature")
 

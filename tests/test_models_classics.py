@@ -25,7 +25,7 @@ from goodfit.models.nearest import Neighbors
 from goodfit.models.weights.stages import head, stages
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
-KEYS: dict[str, list[list[object]]] = json.loads((Path(__file__).parent / "torchvision_keys.json").read_text())
+KEYS: dict[str, list[list[object]]] = json.loads((Path(__file__).parent / "data" / "torchvision_keys.json").read_text())
 
 
 def build(text: str, classes: int = 1000, channels: int = 3, size: tuple[int, int] = (224, 224), device: str = "meta") -> nn.Module:

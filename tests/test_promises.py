@@ -19,36 +19,9 @@ from safetensors.torch import load_file
 
 import goodfit
 from goodfit.core.run import Run
+from tests.support.runs import BASE, assert_equal_weights, recipe, train
 
 PYTHON = [sys.executable, "-m", "goodfit"]
-BASE = {
-    "size": "16",
-    "model": "convnet(8)",
-    "augment": "flip | crop(2) | mixup(0.3)",
-    "optimizer": "sgd(0.05, momentum=0.9)",
-    "budget": "4 epochs",
-    "batch_size": "24",
-    "precision": "fp32",
-    "layout": "channels_last",
-    "threads": "1",
-    "evaluate_every": "1 epoch",
-    "average": "ema(0.9)",
-}
-
-
-def recipe(**changes: str) -> goodfit.Recipe:
-    return goodfit.Recipe().but_text({**BASE, **changes})
-
-
-def train(photos: Path, out: Path, **changes: str) -> Run:
-    return goodfit.train(photos, recipe(**changes), out=out, quiet=True)
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +158,7 @@ def test_resume_without_out_takes_the_newest_unfinished_run(photos: Path, tmp_pa
 
 def test_predict_is_evaluate_from_anywhere_without_the_data(tmp_path: Path) -> None:
     """Another process, another folder, the data gone: the same pixels, probabilities within 1e-5, the same classes."""
-    from conftest import make_photos
+    from tests.support.photos import make_photos
 
     photos = make_photos(tmp_path / "photos", side=37)
     run = train(photos, tmp_path / "run", size="16")
@@ -196,10 +169,10 @@ def test_predict_is_evaluate_from_anywhere_without_the_data(tmp_path: Path) -> N
     for name in names:
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(photos / name, kept / name)
-    from goodfit.recipe.source import look, open_data
+    from goodfit.recipe.source import open_images, survey_images
 
     used = goodfit.Recipe.from_toml(run.path / "recipe.toml")
-    data = open_data(used, look(used))
+    data = open_images(used, survey_images(used))
     classifier = goodfit.load(run)
     stored = data.pixels.read_exact(data.rows("validation")).numpy()
     assert np.array_equal(stored, np.stack([classifier.preprocess.decode(kept / name) for name in names]))

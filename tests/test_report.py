@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from fake_run import Page, log_lines, make_run, replace_log
 from goodfit.core.run import Run
 from goodfit.report.figures import MOST, Points, picture, script_data, smoothed, thin
 from goodfit.report.markup import Html, tag
@@ -22,6 +21,7 @@ from goodfit.report.page import write_report
 from goodfit.report.pages.run import render
 from goodfit.report.reading import Gap, findings, gap, gap_said, state_said
 from goodfit.report.record import read_record
+from tests.support.fake_run import Page, log_lines, make_run, replace_log
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fake_run import Page, log_lines, make_run, replace_log
 from goodfit.core.run import Run
 from goodfit.report.pages.run import render
+from tests.support.fake_run import Page, log_lines, make_run, replace_log
+from tests.support.trees import changed, paths_of
 
 
 @pytest.fixture
@@ -72,20 +72,3 @@ def test_log_lines_may_be_of_any_shape(run: Run) -> None:
                 render(run.path)
     (run.path / "log.jsonl").write_bytes(b"3\nnull\n[]\n{}\n\xff\xfe\n")
     assert "No training step was logged." in Page(render(run.path)).visible()
-
-
-def paths_of(tree: object) -> list[tuple[Any, ...]]:
-    """The keys down to every value, of lists the first item only."""
-    items = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree))[:1] if isinstance(tree, list) else []
-    return [path for key, value in items for path in ((key,), *((key, *rest) for rest in paths_of(value)))]
-
-
-def changed(tree: Any, keys: tuple[Any, ...], value: object) -> Any:
-    copy = tree.copy()
-    if len(keys) > 1:
-        copy[keys[0]] = changed(tree[keys[0]], keys[1:], value)
-    elif value is ...:
-        del copy[keys[0]]
-    else:
-        copy[keys[0]] = value
-    return copy

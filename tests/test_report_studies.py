@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-import test_report_broken as broken
-from command import FAST, refused, train
-from command import goodfit as command
-from fake_run import Page, calibration_of, make_run
-from fake_study import WARNING, make_ensemble, make_folds, make_search
 from goodfit import api
 from goodfit.core.run import Run
 from goodfit.report.page import render, write_report
 from goodfit.report.plot import Plot, Scale
+from tests.support.command import FAST, refused, train
+from tests.support.command import goodfit as command
+from tests.support.fake_run import Page, calibration_of, make_run
+from tests.support.fake_study import WARNING, make_ensemble, make_folds, make_search
+from tests.support.trees import changed, paths_of
 
 Make = Callable[[Path], Run]
 MAKES = {"ensemble": make_ensemble, "search": make_search, "folds": make_folds}
@@ -81,9 +81,9 @@ def test_pages_load_nothing_and_lead_where_there_is_something(tmp_path: Path, ki
 def test_every_key_may_be_missing_or_of_another_kind(tmp_path: Path, file: str) -> None:
     run = MAKES[FILES[file]](tmp_path / "it")
     whole = run.read(file)
-    for keys in broken.paths_of(whole):
+    for keys in paths_of(whole):
         for value in (..., "x", 7, -7, None, [1, None], {"a": "b"}):
-            (run.path / file).write_text(json.dumps(broken.changed(whole, keys, value)))
+            (run.path / file).write_text(json.dumps(changed(whole, keys, value)))
             render(run.path)
     for content in ("", "{", "[]", "\xff"):
         (run.path / file).write_bytes(content.encode("latin-1"))

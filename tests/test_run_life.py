@@ -10,10 +10,10 @@ import pytest
 
 import goodfit
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.core.files import alone
+from goodfit.core.files import lock
 from goodfit.core.run import Run
-from goodfit.runs.start import LOCK
-from test_promises import assert_equal_weights, recipe, train
+from goodfit.runs.start import LOCK_FILE
+from tests.support.runs import assert_equal_weights, recipe, train
 
 
 def evaluated(run: Run) -> list[int]:
@@ -60,7 +60,7 @@ def test_a_run_that_stopped_early_stays_stopped(photos: Path, tmp_path: Path) ->
 
 def test_two_processes_do_not_train_one_run(photos: Path, tmp_path: Path) -> None:
     run = train(photos, tmp_path / "run", budget="2 epochs")
-    with alone(run.path / LOCK), pytest.raises(UsageError, match="is being trained by another process"):
+    with lock(run.path / LOCK_FILE), pytest.raises(UsageError, match="is being trained by another process"):
         goodfit.train(photos, recipe(budget="3 epochs"), out=run.path, resume="auto", quiet=True)
 
 
@@ -74,7 +74,7 @@ def test_a_run_killed_before_it_was_written_down_is_begun_anew(photos: Path, tmp
 
 
 def test_changed_data_starts_anew_without_out_and_is_refused_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from conftest import make_photos
+    from tests.support.photos import make_photos
 
     monkeypatch.chdir(tmp_path)
     photos = make_photos(tmp_path / "own", each=12)

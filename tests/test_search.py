@@ -20,11 +20,10 @@ import numpy as np
 import psutil
 import pytest
 
-from command import FAST, goodfit, refused
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, UsageError
 from goodfit.core.run import Run
-from goodfit.recipe.build import SEATS, catalog, parts
-from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.parts import load_catalog, make_parts
+from goodfit.recipe.recipe import SEATS, Recipe
 from goodfit.study.search import worker as worker_module
 from goodfit.study.search.defaults import default_texts, drawn_part, filled, has_default
 from goodfit.study.search.plan import Plan, scaled
@@ -34,18 +33,10 @@ from goodfit.study.search.settle import settled
 from goodfit.study.search.space import Axis, Space, read_texts
 from goodfit.study.search.work import Search, begin, work
 from goodfit.study.search.worker import Worker
+from tests.support.command import FAST, goodfit, refused
+from tests.support.search import BASE, KNOWN, hill
 
-KNOWN = catalog()
-BASE = Recipe(model="convnet(8)", optimizer="sgd(0.1)", augment="flip | crop(2)", schedule="cosine", budget="9 epochs", batch_size=8)
 SPACE = {"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)", "model.width": "one_of(8, 16)"}
-PEAK = (0.03, 0.5)  # where the hill is
-
-
-def hill(recipe: Recipe, out: Path) -> float:
-    """A training that is none: its accuracy has one peak over rate and momentum, and a little luck by the seed."""
-    part: Any = parts(recipe, KNOWN)["optimizer"]
-    height = math.exp(-(math.log10(part.lr / PEAK[0]) ** 2) - (part.momentum - PEAK[1]) ** 2)
-    return 0.9 * height + 0.01 * math.sin(1000 * part.lr + recipe.seed)
 
 
 def plan(method: Any = "fine", trials: int = 10, **more: Any) -> Plan:
@@ -93,13 +84,13 @@ def test_settings_of_parts_and_short_words() -> None:
     texts = {"lr": "log(0.01, 1)", "model.drop": "dropout(uniform(0, 0.5))", "model.width": "one_of(8, 16)", "strength": "uniform(0, 1)"}
     space = Space.read(texts, KNOWN)
     recipe = settled(BASE, space, {"lr": 0.2, "model.drop.p": 0.3, "model.width": "16", "strength": 0.5}, KNOWN)
-    made: dict[str, Any] = parts(recipe, KNOWN)
+    made: dict[str, Any] = make_parts(recipe, KNOWN)
     assert made["optimizer"].lr == 0.2
     assert (made["model"].width, made["model"].drop.p) == (16, 0.3)
     assert [part.p for part in made["augment"].parts] == [part.scaled(0.5).p for part in KNOWN.make(BASE.augment, "augment").parts]  # type: ignore[attr-defined]
     nested = Space.read({"optimizer.around.lr": "log(0.01, 1)"}, KNOWN)
     recipe = settled(BASE.but(optimizer="sam(around=sgd(0.1))"), nested, {"optimizer.around.lr": 0.7}, KNOWN)
-    assert parts(recipe, KNOWN)["optimizer"].around.lr == 0.7  # type: ignore[attr-defined]
+    assert make_parts(recipe, KNOWN)["optimizer"].around.lr == 0.7  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +227,7 @@ class Fussy(Augment):
 
 def test_parts_of_ones_own_have_defaults_or_none(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(MILDER)
-    known = catalog([tmp_path / "own.py"])
+    known = load_catalog([tmp_path / "own.py"])
     base = BASE.but(augment="flip | my_tone")
     assert "strength" not in default_texts(base, known), "what cannot be made milder is not drawn by strength"
     with pytest.raises(UsageError, match="cannot be scaled"):
@@ -393,7 +384,7 @@ def test_the_best_are_trained_anew_and_luck_is_what_did_not_come_again(tmp_path:
         """The third trial is lucky with the search's seed alone."""
         if recipe.seed == BASE.seed:
             return 0.95 if out.name == "0002" else 0.8 - 0.01 * int(out.name)
-        part: Any = parts(recipe, KNOWN)["optimizer"]
+        part: Any = make_parts(recipe, KNOWN)["optimizer"]
         return 0.6 if part.lr == lr_of[2] else 0.75 + 0.02 * recipe.seed
 
     axes = Space.read(SPACE, KNOWN).axes
@@ -488,7 +479,8 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from test_search import Search, hill, work
+from goodfit.study.search.work import Search, work
+from tests.support.search import hill
 study, stuck = Path(sys.argv[1]), sys.argv[3]
 def train(recipe, out):
     out.mkdir(parents=True, exist_ok=True)
@@ -505,7 +497,7 @@ work(Search(study), train)
 def process(study: Path, stuck: str = "none", host: str = "") -> subprocess.Popen[bytes]:
     """A worker of its own process; with a `host`, one of another machine as far as anybody can tell."""
     named = f"import socket\nsocket.gethostname = lambda: {host!r}\n" if host else ""
-    return subprocess.Popen([sys.executable, "-c", named + SCRIPT, str(study), str(Path(__file__).parent), stuck])
+    return subprocess.Popen([sys.executable, "-c", named + SCRIPT, str(study), str(Path(__file__).parents[1]), stuck])
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -622,7 +614,7 @@ def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path: Path) -> None:
     search = begin(tmp_path / "s", plan("fine", 0), BASE)
     code = SCRIPT.replace("time.sleep(0.02)", "wait(out)").replace("from pathlib", WAIT + "from pathlib")
     code = code.replace("work(Search(study), train)", LIMITED)
-    arguments = [sys.executable, "-c", code, str(search.study), str(Path(__file__).parent), "none"]
+    arguments = [sys.executable, "-c", code, str(search.study), str(Path(__file__).parents[1]), "none"]
     ended = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
     span = search.trials.notes()["time"]
     assert span[1] <= float(ended.stdout) < span[1] + 6, "the last training would have taken ten seconds"
@@ -644,7 +636,7 @@ print(time.time())
 """
 WAIT = """
 from goodfit.core.errors import Terminated
-from goodfit.runs.signals import halting
+from goodfit.runs.signals import halt_on_signals
 def wait(out):
     with halting() as halt:
         for _ in range(1000 if out.parent.name == "final" else 10):

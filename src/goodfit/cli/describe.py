@@ -14,7 +14,7 @@ from goodfit.core.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from goodfit.core.catalog import Part
+    from goodfit.core.parts import Part
     from goodfit.models.anatomy.account import Account
 
 T = TypeVar("T")
@@ -104,9 +104,9 @@ class Subject:
 
     def listed(self, table: Mapping[str, T]) -> T | None:
         """What a table of models has for this one, however it is spelled."""
-        from goodfit.recipe.build import catalog
+        from goodfit.recipe.parts import load_catalog
 
-        known = catalog()
+        known = load_catalog()
         return next((value for text, value in table.items() if known.make(text, "model") == self.part), None)
 
 
@@ -114,15 +114,15 @@ def subject(model: str, net: Net) -> Subject:
     """A network by its part, its dotted name, or the folder of the run that trained it."""
     import torch
 
-    from goodfit.recipe.build import catalog, make_model
-    from goodfit.recipe.size import parse_size
+    from goodfit.recipe.parts import load_catalog, make_model
+    from goodfit.recipe.recipe import parse_size
 
     if (Path(model) / "recipe.toml").is_file():
-        from goodfit.predict.predictor import load_run
+        from goodfit.predict.predictor import load_classifier
 
-        trained = load_run(model, "cpu")
+        trained = load_classifier(model, "cpu")
         return Subject(model, None, trained.model, len(trained.classes), trained.preprocess.channels, trained.preprocess.size)
-    part, size = catalog(net.use).make(model, "model"), parse_size(net.size)
+    part, size = load_catalog(net.use).make(model, "model"), parse_size(net.size)
     with torch.device("meta"):
         return Subject(model, part, make_model(part, net.classes, net.channels, size), net.classes, net.channels, size)
 
@@ -132,11 +132,11 @@ def one(model: str, net: Net, form: Form) -> None:
     from goodfit.models.anatomy.lecture import ERRATA
     from goodfit.models.anatomy.memory import training_step
     from goodfit.models.anatomy.tables import as_csv, table
-    from goodfit.recipe.build import catalog
+    from goodfit.recipe.parts import load_catalog
 
     it = subject(model, net)
     made, note = it.account(net.batch), ""
-    optimizer: Any = catalog(net.use).make(net.optimizer, "optimizer")
+    optimizer: Any = load_catalog(net.use).make(net.optimizer, "optimizer")
     try:
         made = made.trained(training_step(it.module, it.channels, it.size, net.batch, optimizer))
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, UsageError) as error:

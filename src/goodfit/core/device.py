@@ -17,7 +17,7 @@ import torch
 from goodfit.core.errors import UsageError
 
 
-def choose(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """The device of that name; `auto` takes CUDA, else any other accelerator there is, else the CPU.
 
     Raises:
@@ -40,13 +40,13 @@ def choose(name: str) -> torch.device:
     return device
 
 
-def cores() -> int:
+def physical_cores() -> int:
     """Physical cores this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
-def prepare(threads: int) -> None:
+def configure_torch(threads: int) -> None:
     """Set the number of compute threads, exact kernels, and an allocator that keeps freed pages."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -99,7 +99,7 @@ def free_memory(device: torch.device) -> int:
     return available
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     texts = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
@@ -116,11 +116,11 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Any]:
     """What a run should remember of the machine."""
     return {
         "cpu": cpu_name(),
-        "cores": cores(),
+        "cores": physical_cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),

@@ -14,14 +14,14 @@ from goodfit.core.errors import GoodfitError
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """A file open for writing that takes the place of `path` when the block ends well, and is gone when it does not.
 
     Raises:
         GoodfitError: no space is left, or the folder cannot be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with full_disk_said(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with beside.open("wb") as file:
@@ -34,9 +34,9 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             beside.unlink(missing_ok=True)
 
 
-def write(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str) -> None:
     """Write `content` to `path`, whole or not at all."""
-    with writing(path) as file:
+    with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -51,7 +51,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_said(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Say a failed write in one sentence."""
     try:
         yield
@@ -64,7 +64,7 @@ def full_disk_said(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(path: Path, wait: bool = True) -> Iterator[bool | None]:
+def lock(path: Path, wait: bool = True) -> Iterator[bool | None]:
     """Hold the lock file at `path`; the system frees it when a process dies, however it dies.
 
     Yields whether it is held (with `wait` another process that has it is waited for), and None where the system has no such locks.
@@ -91,7 +91,7 @@ def alone(path: Path, wait: bool = True) -> Iterator[bool | None]:
         yield held
 
 
-def cache_home() -> Path:
+def cache_folder() -> Path:
     """Where packed images and downloads are kept: $GOODFIT_CACHE, else goodfit/ in the user's cache folder."""
     own = os.environ.get("GOODFIT_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "goodfit"

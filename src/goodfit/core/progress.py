@@ -88,7 +88,7 @@ class Lengths:
 
 
 @dataclasses.dataclass(frozen=True)
-class Every:
+class Period:
     """Once in a while: true at each multiple of a length, counted in steps, or in seconds of training."""
 
     length: Length

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
-from goodfit.core.files import full_disk_said, write
+from goodfit.core.files import explain_write_errors, write_atomic
 
-ENSEMBLE = "ensemble.json"  # of a folder that holds several models, or one made of several
+ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Run:
     def new(path: Path | None, name: str, root: Path = Path("runs")) -> Run:
         """A new folder at `path`, else `runs/<time>-<name>`."""
         if path is None:
-            path = _fresh(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
-        refuse_taken(path)
-        with full_disk_said(path):
+            path = _make_unique_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+        require_free_folder(path)
+        with explain_write_errors(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         return Run(path)
 
@@ -46,7 +46,7 @@ class Run:
         folder = Path(path)
         if (folder / "recipe.toml").is_file():
             return Run(folder)
-        raise none_there("a run folder", folder)
+        raise not_found("a run folder", folder)
 
     def point_latest(self) -> None:
         """Let `latest` beside this folder point to it, where the system has links."""
@@ -75,7 +75,7 @@ class Run:
 
     def write(self, file: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run, whole or not at all."""
-        write(self.path / file, json.dumps(content, indent=1) + "\n")
+        write_atomic(self.path / file, json.dumps(content, indent=1) + "\n")
 
     def update(self, file: str, changes: Mapping[str, Any]) -> None:
         """Replace some keys of a JSON file of the run."""
@@ -86,7 +86,7 @@ class Run:
     def append(self, lines: list[dict[str, Any]]) -> None:
         """Add lines to log.jsonl."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        with full_disk_said(self.path / "log.jsonl"), (self.path / "log.jsonl").open("a") as file:
+        with explain_write_errors(self.path / "log.jsonl"), (self.path / "log.jsonl").open("a") as file:
             file.write(text)
 
     def log(self, kind: str | None = None) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ class Run:
     def cut_log(self, step: int) -> None:
         """Drop the lines after `step`: they will be written again."""
         kept = [line for line in self.log() if line["step"] <= step]
-        write(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomic(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     # ---- the folder as a whole -----------------------------------------------------------------------------------------------
 
@@ -110,12 +110,12 @@ class Run:
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
 
 
-def used(run: Run) -> list[Path]:
+def part_files(run: Run) -> list[Path]:
     """The run's own copies of the user's files of parts, in the order they are read."""
     return sorted((run.path / "use").glob("*.py"))
 
 
-def refuse_taken(path: Path) -> None:
+def require_free_folder(path: Path) -> None:
     """Refuse a place for a new run that holds something.
 
     Raises:
@@ -129,15 +129,15 @@ def refuse_taken(path: Path) -> None:
         raise UsageError(f'"{path}" is not empty: choose another --out{there}.')
 
 
-def none_there(what: str, folder: Path) -> UsageError:
+def not_found(what: str, folder: Path) -> UsageError:
     """The error of a place that does not hold `what` was expected; the sentence lists the runs nearby."""
-    there = [str(run.path) for run in runs(folder if folder.is_dir() else folder.parent)]
+    there = [str(run.path) for run in list_runs(folder if folder.is_dir() else folder.parent)]
     return UsageError(f'Expected {what} at "{folder}", found none.' + (f" There is: {', '.join(there[-5:])}." if there else ""))
 
 
-def _fresh(root: Path, stem: str) -> Path:
+def _make_unique_folder(root: Path, stem: str) -> Path:
     """A new folder that no other process has taken in the same second."""
-    with full_disk_said(root):
+    with explain_write_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         for path in (root / (f"{stem}-{n}" if n else stem) for n in itertools.count()):
             with contextlib.suppress(FileExistsError):
@@ -146,7 +146,7 @@ def _fresh(root: Path, stem: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def runs(root: Path) -> list[Run]:
+def list_runs(root: Path) -> list[Run]:
     """The runs in a folder, oldest first."""
     found = [Run(path) for path in root.glob("*") if not path.is_symlink() and (path / "recipe.toml").is_file()]
     return sorted(found, key=lambda run: (run.path / "recipe.toml").stat().st_mtime)

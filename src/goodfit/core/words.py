@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 
-def count(n: int, noun: str, plural: str = "") -> str:
+def count_of(n: int, noun: str, plural: str = "") -> str:
     """`3 images`, `1 image`, `1,200 classes` (give an irregular plural)."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
-def a(noun: str) -> str:
+def with_article(noun: str) -> str:
     """`a model`, `an augment`."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def size(n_bytes: float) -> str:
+def format_bytes(n_bytes: float) -> str:
     """`512 B`, `1.5 MB`, `20 GB`: decimal units, two figures below ten."""
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 1000 or unit == "GB":
@@ -22,7 +22,7 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 10 else f"{n_bytes:.1f} {unit}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`0.42 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 10:
         return f"{seconds:.2g} s"
@@ -35,12 +35,12 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def percent(share: float, digits: int = 1) -> str:
+def format_percent(share: float, digits: int = 1) -> str:
     """`98.5 %` from 0.985."""
     return f"{100 * share:.{digits}f} %"
 
 
-def some(names: list[str], most: int = 5) -> str:
+def list_some(names: list[str], most: int = 5) -> str:
     """The first few names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -12,7 +12,7 @@ import numpy as np
 
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import Say, fetch
-from goodfit.core.files import cache_home
+from goodfit.core.files import cache_folder
 from goodfit.data.arrays import find_idx_files, index_idx
 from goodfit.data.cifar import index_cifar
 from goodfit.data.index import UNASSIGNED, Index, IntArray
@@ -60,7 +60,7 @@ def index_builtin(name: str, say: Say) -> Index:
     if name == "digits":
         return index_digits()
     address, files = DOWNLOADS[name]
-    folder = cache_home() / "downloads" / name
+    folder = cache_folder() / "downloads" / name
     if name in ARCHIVE_FOLDERS and (folder / ARCHIVE_FOLDERS[name]).is_dir():
         return index_cifar(folder / ARCHIVE_FOLDERS[name], name)
     for file, checksum in files.items():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.data.headers import ImageHeaders
 from goodfit.data.index import SplitName
 from goodfit.data.pack import PackedImages, PackProgress, pack_images
@@ -102,4 +102,4 @@ def _broken_note(headers: ImageHeaders, packed: PackedImages) -> list[str]:
     if not packed.broken:
         return []
     images = [f"{headers.index.names[row]} ({reason})" for row, reason in packed.broken.items()]
-    return [f"{count(len(images), 'broken image')} left out: {some(images, 3)}."]
+    return [f"{count_of(len(images), 'broken image')} left out: {list_some(images, 3)}."]

@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from goodfit.core.errors import DataError
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.data.index import SPLIT_WORDS, SPLITS, UNASSIGNED, Index
 from goodfit.data.store import FileStat, FileStore
 
@@ -42,8 +42,8 @@ def index_folder(root: Path) -> Index:
             raise DataError(f'The class folder "{root / where}" has no images: put some in, or remove the folder.')
         notes.append(f'"{where}" has no images.')
     if other_suffixes:
-        suffixes = some([f"{n} x {suffix}" for suffix, n in other_suffixes.most_common()], 4)
-        notes.append(f"Left out {count(other_suffixes.total(), 'file')} without an image's file name ({suffixes}).")
+        suffixes = list_some([f"{n} x {suffix}" for suffix, n in other_suffixes.most_common()], 4)
+        notes.append(f"Left out {count_of(other_suffixes.total(), 'file')} without an image's file name ({suffixes}).")
     classes = tuple(sorted(images))
     rows = [(k, split, file) for k, name in enumerate(classes) for split, file in images[name]]
     files = [file for _, _, file in rows]
@@ -72,23 +72,24 @@ def _note_unread_images(root: Path, split_folders: list[tuple[int, Path]]) -> li
     """Note images beside the class folders, and folders with images beside those of the splits."""
     read = {folder for _, folder in split_folders}
     loose = sum(_is_image(entry.name) for folder in {root, *read} for entry in _entries(folder) if not entry.is_dir())
-    notes = [f"Left out {count(loose, 'image')} beside the class folders."] if loose else []
+    notes = [f"Left out {count_of(loose, 'image')} beside the class folders."] if loose else []
     others = [] if root in read else [folder for folder in _subfolders(root) if Path(folder.path) not in read]
     unread = [f'"{folder.name}"' for folder in others if next(_walk_images(folder.path, root, Counter(), set()), None)]
     if unread:
         splits = ", ".join(f'"{folder.name}"' for _, folder in split_folders)
         has = "has" if len(unread) == 1 else "have"
-        notes.append(f"Left out {some(unread)}, which {has} images: only {splits} are read.")
+        notes.append(f"Left out {list_some(unread)}, which {has} images: only {splits} are read.")
     return notes
 
 
 def _refuse_imageless(root: Path, classes: list[str]) -> NoReturn:
     if classes:
         raise DataError(
-            f'Expected images in "{root}", but its class folders ({some(sorted(classes))}) hold none of {" ".join(sorted(IMAGE_SUFFIXES))}.'
+            f'Expected images in "{root}", but its class folders ({list_some(sorted(classes))}) '
+            f"hold none of {' '.join(sorted(IMAGE_SUFFIXES))}."
         )
     loose = sum(_is_image(entry.name) for entry in _entries(root))
-    found = f"{count(loose, 'image')} but no class folders" if loose else "nothing to train on"
+    found = f"{count_of(loose, 'image')} but no class folders" if loose else "nothing to train on"
     raise DataError(f'Expected one folder per class in "{root}" (or {"/, ".join(SPLITS)}/ with class folders inside), found {found}.')
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goodfit.core.errors import DataError
-from goodfit.core.files import cache_home, writing
-from goodfit.core.words import count
+from goodfit.core.files import atomic_writer, cache_folder
+from goodfit.core.words import count_of
 from goodfit.data.decode import DECODER_VERSIONS, UNREADABLE, BrokenImage, Header, explain_decode_error, is_16_bit, read_header
 from goodfit.data.index import Index, IntArray
 from goodfit.data.store import Store, hash_fields
@@ -64,7 +64,7 @@ def read_headers(index: Index, workers: int = 0) -> ImageHeaders:
     Raises:
         DataError: every image is broken.
     """
-    path = cache_home() / "surveys" / f"{hash_fields(VERSION, DECODER_VERSIONS, index.fingerprint())}.npz"
+    path = cache_folder() / "surveys" / f"{hash_fields(VERSION, DECODER_VERSIONS, index.fingerprint())}.npz"
     cached = _load(path, len(index))
     if cached is None:
         headers = _read_all(index.store, len(index), workers)
@@ -141,7 +141,7 @@ def _notes(headers: ImageHeaders) -> tuple[str, ...]:
         words = {1: "gray", 3: "color", 4: "with alpha"}
         notes.append(f"The images are mixed: {', '.join(f'{n:,} {words[kind]}' for kind, n in sorted(kinds.items()))}.")
     if n_16_bit := int((headers.bits == 16).sum()):
-        notes.append(f"{count(n_16_bit, '16-bit image')}: values from 0 to {headers.white_level} become 0 to 255.")
+        notes.append(f"{count_of(n_16_bit, '16-bit image')}: values from 0 to {headers.white_level} become 0 to 255.")
     return tuple(notes)
 
 
@@ -156,5 +156,5 @@ def _load(path: Path, n: int) -> tuple[IntArray, dict[int, str], int] | None:
 
 def _save(path: Path, table: IntArray, broken: dict[int, str], white_level: int) -> None:
     facts = np.frombuffer(json.dumps({"broken": list(broken.items()), "white": white_level}).encode(), dtype=np.uint8)
-    with writing(path) as file:
+    with atomic_writer(path) as file:
         np.savez(file, table=table, facts=facts)

@@ -80,10 +80,11 @@ class Loader:
         return epoch, torch.arange(within * self.batch_size, end)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from the start of training."""
+        """The batch of a step, counted from the start of training, with its chance."""
         epoch, places = self.places(step)
         rows = self.order(epoch)[places]
-        batch = LazyBatch.of(self.pixels, one_hot(self.labels[rows], self.classes), rows, places, epoch)
+        chance = Chance.for_epoch(self.seed, "augment", epoch, places, rows)
+        batch = LazyBatch.of(self.pixels, one_hot(self.labels[rows], self.classes), rows, chance)
         return batch if len(rows) * math.prod(self.pixels.shape[1:]) > MAX_EAGER_BYTES else batch[:]
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
@@ -106,21 +107,21 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class LazyBatch(Batch):
-    """A batch, such as all training images, whose pixels are read when a slice of it is taken; its own `images` have no storage."""
+    """A batch, such as one of all training images, whose pixels are read when a slice of it is taken; its `images` have no storage."""
 
-    pixels: TrainingPixels
-    places: Tensor
-    epoch: int
+    pixels: TrainingPixels = dataclasses.field(kw_only=True)
 
     @staticmethod
-    def of(pixels: TrainingPixels, targets: Tensor, rows: Tensor, places: Tensor, epoch: int) -> LazyBatch:
-        """Make the batch of the rows at `places` in an epoch's order; nothing is read yet."""
+    def of(pixels: TrainingPixels, targets: Tensor, rows: Tensor, chance: Chance) -> LazyBatch:
+        """Make the batch of the rows at the places of their chance; nothing is read yet."""
         images = torch.empty(len(rows), *pixels.shape[1:], dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
-        return LazyBatch(images, targets, rows, pixels, places, epoch)
+        return LazyBatch(images, targets, rows, chance, pixels=pixels)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
-        images = self.pixels.read_for_training(self.ids[rows], self.places[rows], self.epoch)
-        return Batch(images.permute(0, 3, 1, 2), self.targets[rows], self.ids[rows])
+        assert self.chance is not None
+        chance = self.chance[rows]
+        images = self.pixels.read_for_training(self.ids[rows], chance.places, chance.epoch)
+        return Batch(images.permute(0, 3, 1, 2), self.targets[rows], self.ids[rows], chance)
 
 
 def iterate_batches(pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch_size: int) -> Iterator[Batch]:

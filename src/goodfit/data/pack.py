@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from goodfit.core.errors import GoodfitError
-from goodfit.core.files import alone, cache_home, full_disk_said, sync_folder, write
-from goodfit.core.words import size as format_bytes
+from goodfit.core.files import cache_folder, explain_write_errors, lock, sync_folder, write_atomic
+from goodfit.core.words import format_bytes
 from goodfit.data.blob import BLOB, BlobWriter
 from goodfit.data.decode import DECODER_VERSIONS, BrokenImage, explain_decode_error
 from goodfit.data.headers import ImageHeaders, check_any_usable
@@ -68,13 +68,13 @@ def pack_images(
     workers = workers or os.cpu_count() or 1
     settings = json.dumps([_pixel_settings(preprocess), sorted(headers.broken)])
     key = hash_fields(PACK_VERSION, DECODER_VERSIONS, headers.index.store.fingerprint(), settings)
-    home = cache_home() / "packed"
-    with full_disk_said(home):
+    home = cache_folder() / "packed"
+    with explain_write_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         storage, notes = (cache, ()) if isinstance(cache, str) else _choose_storage(headers, preprocess, cache, home / f"{key}.sample")
         folder = home / f"{key}-{storage}"
         if not (folder / "pack.json").is_file():
-            with alone(home / f"{key}.lock") as held:
+            with lock(home / f"{key}.lock") as held:
                 if not (folder / "pack.json").is_file():
                     _remove_abandoned(home)
                     _write_pack(headers, preprocess, storage, _Target(folder, bool(held)), workers, progress)
@@ -116,7 +116,7 @@ def _measure_jpeg_bytes(headers: ImageHeaders, preprocess: Preprocess, path: Pat
         with contextlib.suppress(BrokenImage, OSError):
             sizes.append(len(encode_jpeg(preprocess.decode(headers.index.store.read(int(row))))))
     mean = float(np.mean(sizes)) if sizes else 0.0
-    write(path, str(mean))
+    write_atomic(path, str(mean))
     return mean
 
 
@@ -126,7 +126,7 @@ def _remove_abandoned(home: Path) -> None:
         with contextlib.suppress(OSError):  # it was finished, or removed by another process, just now
             changed = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
             if time.time() - changed > ABANDONED_AFTER_SECONDS:
-                with alone(home / f"{folder.name.partition('-')[0]}.lock", wait=False) as held:
+                with lock(home / f"{folder.name.partition('-')[0]}.lock", wait=False) as held:
                     if held is not False:  # False: another process has it
                         shutil.rmtree(folder)
 
@@ -165,7 +165,7 @@ def _write_pack(
         np.save(target.partial / "hashes.npy", hashes)
         np.save(target.partial / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
         facts = {"version": PACK_VERSION, "kind": storage, "n": n, "broken": list(broken.items())}
-        write(target.partial / "pack.json", json.dumps(facts))
+        write_atomic(target.partial / "pack.json", json.dumps(facts))
         blob.finish()
     finally:
         blob.close()
@@ -269,5 +269,5 @@ def _hash_dataset(index: Index, folder: Path, broken: dict[int, str]) -> str:
         if row not in broken:
             total.update(f"\0{name}\0{index.labels[row]}\0".encode("utf-8", "surrogateescape"))
             total.update(hashes[row].tobytes())
-    write(path, total.hexdigest())
+    write_atomic(path, total.hexdigest())
     return total.hexdigest()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import Say
-from goodfit.core.words import some
+from goodfit.core.words import list_some
 from goodfit.data.arrays import find_idx_files, index_idx, index_npz
 from goodfit.data.builtin import BUILTIN_NAMES, index_builtin
 from goodfit.data.cifar import index_cifar, is_cifar_folder
@@ -104,7 +104,7 @@ def _check_trainable(index: Index, data: str) -> None:
             raise DataError(f'The classes "{other}" and "{name}" in "{data}" differ only by case: rename or join them.')
     counts = np.bincount(index.labels, minlength=len(index.classes))
     if not counts.all():
-        raise DataError(f'"{data}" has no images of {some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.')
+        raise DataError(f'"{data}" has no images of {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.')
     is_training = np.isin(index.splits, (TRAIN, UNASSIGNED))
     if not is_training.any():
         raise DataError(f'"{data}" has {" and ".join(SPLITS[k] for k in np.unique(index.splits))} images, but none to train on.')

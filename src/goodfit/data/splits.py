@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
-from goodfit.core.files import write
-from goodfit.core.words import count, percent, some
+from goodfit.core.files import write_atomic
+from goodfit.core.words import count_of, format_percent, list_some
 from goodfit.data.index import SPLITS, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, IntArray, draw_sort_keys
 from goodfit.data.store import hash_fields
 from goodfit.data.table import parse_splits, read_table
@@ -49,7 +49,7 @@ def make_splits(index: Index, usable: NDArray[np.bool_], validation: float, seed
         notes += _hold_out(index, splits, VALIDATION, validation, seed)
     counts = np.bincount(index.labels[splits == TRAIN], minlength=len(index.classes))
     if not counts.all():
-        raise DataError(f"No training image is left for {some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.")
+        raise DataError(f"No training image is left for {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.")
     train, validating, testing = (np.flatnonzero(splits == k) for k in (TRAIN, VALIDATION, TEST))
     return Splits(train, validating, testing, tuple(notes), hash_fields("\0".join(index.names), splits.tobytes()))
 
@@ -66,9 +66,9 @@ def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float,
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     splits[rows[np.concatenate([order[start : start + n] for start, n in zip(starts, moved, strict=True)])]] = target
     short = [index.classes[k] for k in np.flatnonzero((moved == 0) & (counts > 0))]
-    images = count(int(moved.sum()), "image")
-    notes = [f"The data has no {SPLITS[target]} split: {percent(share, 0)} of each class, {images}, are held out by seed {seed}."]
-    return [*notes, f"Too few images for {SPLITS[target]} ones of: {some(short)}."] if short else notes
+    images = count_of(int(moved.sum()), "image")
+    notes = [f"The data has no {SPLITS[target]} split: {format_percent(share, 0)} of each class, {images}, are held out by seed {seed}."]
+    return [*notes, f"Too few images for {SPLITS[target]} ones of: {list_some(short)}."] if short else notes
 
 
 def write_splits(path: Path, index: Index, splits: Splits) -> None:
@@ -78,7 +78,7 @@ def write_splits(path: Path, index: Index, splits: Splits) -> None:
     table.writerow(("path", "label", "split"))
     words = {int(row): word for word in SPLITS for row in getattr(splits, word)}
     table.writerows((index.names[row], index.classes[index.labels[row]], words[row]) for row in sorted(words))
-    write(path, text.getvalue())
+    write_atomic(path, text.getvalue())
 
 
 def assign_splits(index: Index, path: Path) -> Index:
@@ -98,6 +98,6 @@ def assign_splits(index: Index, path: Path) -> Index:
     if not n:
         raise DataError(f'"{path}" names none of the images, such as {index.names[0]}.')
     previous = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
-    note = f'"{path}" gives the split of {n:,} of {count(len(index), "image")}'
+    note = f'"{path}" gives the split of {n:,} of {count_of(len(index), "image")}'
     note += "." if n == len(index) else ": the others keep their split, and those without one are for training."
     return dataclasses.replace(index, splits=np.where(listed == UNASSIGNED, previous, listed).astype(np.int8), notes=(*index.notes, note))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from goodfit.core.chance import Chance
-from goodfit.core.files import write
+from goodfit.core.files import write_atomic
 from goodfit.data.pixels import Pixels, Rows
 from goodfit.data.store import hash_fields
 
@@ -37,7 +37,7 @@ def measure_statistics(pixels: Pixels, rows: Rows, cache: Path | None = None) ->
         return PixelStatistics(tuple(content["mean"]), tuple(content["std"]), tuple(tuple(row) for row in content["covariance"]))
     statistics = _compute(pixels, sample)
     if path is not None:
-        write(path, json.dumps(dataclasses.asdict(statistics)))
+        write_atomic(path, json.dumps(dataclasses.asdict(statistics)))
     return statistics
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.data.index import SPLIT_WORDS, SPLITS, UNASSIGNED, Index, encode_labels
 from goodfit.data.store import FileStat, FileStore
 
@@ -84,7 +84,7 @@ def index_table(path: Path) -> Index:
     files = [FileStat.of(name, path.parent) for name in images]
     missing = [file.name for file in files if file.size < 0]
     if missing:
-        raise DataError(f'"{path}" lists {count(len(missing), "file")} that are not in "{path.parent}": {some(missing)}.')
+        raise DataError(f'"{path}" lists {count_of(len(missing), "file")} that are not in "{path.parent}": {list_some(missing)}.')
     return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files))
 
 

@@ -106,7 +106,7 @@ def bar(share: float | None, low: float | None = None, high: float | None = None
 
 def percent(share: float | None, digits: int = 1) -> str:
     """`98.5 %` from 0.985, `not measured` from None."""
-    return "not measured" if share is None else words.percent(share, digits).replace(" ", THIN)
+    return "not measured" if share is None else words.format_percent(share, digits).replace(" ", THIN)
 
 
 def points(share: float) -> str:

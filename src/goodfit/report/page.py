@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goodfit.core.files import write
-from goodfit.core.run import none_there
+from goodfit.core.files import write_atomic
+from goodfit.core.run import not_found
 from goodfit.report.frame import FILE
 from goodfit.report.pages import folds, run, search
 
@@ -19,7 +19,7 @@ def write_report(folder: Path) -> Path:
         UsageError: the folder is none of these.
         GoodfitError: the folder cannot be written.
     """
-    write(folder / FILE, render(folder))
+    write_atomic(folder / FILE, render(folder))
     return folder / FILE
 
 
@@ -32,4 +32,4 @@ def render(folder: Path) -> str:
     for file, page in PAGES.items():
         if (folder / file).is_file():
             return page(folder)
-    raise none_there("the folder of a run, an ensemble, a search or folds", folder)
+    raise not_found("the folder of a run, an ensemble, a search or folds", folder)

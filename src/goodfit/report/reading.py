@@ -147,7 +147,7 @@ def honesty_said(record: Record) -> str:
     test, openings = at(record.scores, "test"), rows(at(record.about, "openings"))
     if test:
         if len(openings) > 1:
-            times = words.count(len(openings), "time")
+            times = words.count_of(len(openings), "time")
             return f"The test split has been opened {times}: each look that led to a change makes its figure lean higher."
         return ""
     if number(record.ensemble, "tests_seen"):
@@ -156,7 +156,9 @@ def honesty_said(record: Record) -> str:
     chosen = record.state == "stopped early"
     best = " Validation also chose which weights to keep, so its figure may lean a little high." if chosen else ""
     waiting = (
-        f" {words.count(int(images), 'test image')} are untouched: `goodfit evaluate RUN --test` measures on them, once." if images else ""
+        f" {words.count_of(int(images), 'test image')} are untouched: `goodfit evaluate RUN --test` measures on them, once."
+        if images
+        else ""
     )
     return (best + waiting).strip()
 
@@ -176,7 +178,7 @@ def gain_said(record: Record) -> list[str]:
         if split == "validation" and at(record.ensemble, "select") == "greedy":
             said.append("The models were chosen by these validation images, so the gain is flattered; test images alone tell it.")
     if seen := number(record.ensemble, "tests_seen"):
-        said.append(f"{words.count(int(seen), 'test image')} had a part in training some of the models: there is no honest test score.")
+        said.append(f"{words.count_of(int(seen), 'test image')} had a part in training some of the models: there is no honest test score.")
     return said
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.run import ENSEMBLE, Run
+from goodfit.core.run import ENSEMBLE_FILE, Run
 
 
 def at(tree: object, *keys: str) -> Any:
@@ -156,7 +156,7 @@ def read_record(run: Run) -> Record:
     """Read the folder of a run or an ensemble."""
     files = Files(run.path)
     recipe_text, recipe = files.toml("recipe.toml")
-    ensemble = files.json(ENSEMBLE) if (run.path / ENSEMBLE).is_file() else None
+    ensemble = files.json(ENSEMBLE_FILE) if (run.path / ENSEMBLE_FILE).is_file() else None
     lines = _log(run)
     kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in ("train", "evaluate", "event")}
     return Record(

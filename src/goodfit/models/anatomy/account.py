@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from goodfit.core.errors import UsageError
-from goodfit.core.words import count
+from goodfit.core.words import count_of
 from goodfit.models.anatomy import receptive_field as receptive
 from goodfit.models.anatomy.memory import Training
 from goodfit.models.anatomy.meta import Watcher, ghost
@@ -254,4 +254,4 @@ def _stages(module: nn.Module, names: list[str]) -> Iterator[str]:
 def _sum(stage: str, rows: list[Row]) -> Row:
     sums = {name: sum(getattr(row, name) for row in rows) for name in SUMS}
     ends = [row for row in rows if row.stride] or [row for row in rows if row.output] or rows
-    return dataclasses.replace(ends[-1], name=stage, type=count(len(rows), "module"), kind="", stage=stage, **sums)
+    return dataclasses.replace(ends[-1], name=stage, type=count_of(len(rows), "module"), kind="", stage=stage, **sums)

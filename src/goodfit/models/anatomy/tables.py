@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
-from goodfit.core.words import count, percent
-from goodfit.core.words import size as bytes_said
+from goodfit.core.words import count_of, format_percent
+from goodfit.core.words import format_bytes as bytes_said
 from goodfit.models.anatomy.account import BYTES, Account, Row
 from goodfit.models.anatomy.meta import OUTSIDE
 
@@ -27,7 +27,7 @@ def table(account: Account, by_stage: bool = False) -> str:
         ("input", "", _shape((account.channels, *account.size)), "", "", "", "", pixels, _kept(outside), "1", "1"),
     ]
     for row in account.stages() if by_stage else account.rows:
-        share = percent(row.parameters / totals["parameters"]) if row.parameters else ""
+        share = format_percent(row.parameters / totals["parameters"]) if row.parameters else ""
         numbers = [f"{n:,}" if n else "0" for n in (row.macs, row.ops, row.activations)]
         words = (row.name or "(itself)", row.type, _shape(row.output), f"{row.parameters:,}", share)
         lines.append((*words, *numbers, _kept(row.kept), _field(row), _stride(row)))
@@ -41,16 +41,16 @@ def sentences(account: Account) -> list[str]:
     t, s, image = account.totals, account.shares, f"{account.channels}x{account.size[0]}x{account.size[1]}"
     said = [
         "Kept: what waits for the backward pass. Field: the pixels that an output depends on, a side. -: not known, or no sides left.",
-        f"For {count(account.batch, 'image')} of {image}: {t['ops']:,} operations (multiply-adds and one add per bias).",
-        f"Conv layers have {percent(s['conv_parameters'])} of the parameters and {percent(s['conv_ops'])} of the operations, fully"
-        f" connected ones {percent(s['fc_parameters'])} and {percent(s['fc_ops'])}.",
+        f"For {count_of(account.batch, 'image')} of {image}: {t['ops']:,} operations (multiply-adds and one add per bias).",
+        f"Conv layers have {format_percent(s['conv_parameters'])} of the parameters and {format_percent(s['conv_ops'])} of the operations, fully"
+        f" connected ones {format_percent(s['fc_parameters'])} and {format_percent(s['fc_ops'])}.",
         f"Activations in float32: {bytes_said(t['activation_bytes'])} where every layer keeps what it puts out;"
         f" {t['in_place']:,} numbers ({bytes_said(BYTES * t['in_place'])}) with the input, where activations and sums work in place.",
     ]
     if account.training is not None:
         step = account.training
         said.append(
-            f"A training step of {count(step.batch, 'image')} with {step.optimizer} takes {bytes_said(step.peak)}:"
+            f"A training step of {count_of(step.batch, 'image')} with {step.optimizer} takes {bytes_said(step.peak)}:"
             f" weights {bytes_said(step.weights)}, gradients {bytes_said(step.gradients)}, optimizer {bytes_said(step.state)},"
             f" activations {bytes_said(step.activations)}, workspace {bytes_said(step.workspace)}."
         )
@@ -83,7 +83,7 @@ def compare(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, f
     """Models side by side, as in the lecture's table: parameters and operations, and what share conv and fc layers have in them."""
     lines: list[Sequence[str]] = [COMPARED]
     for name, made in accounts.items():
-        t, s = made.totals, {key: percent(share) for key, share in made.shares.items()}
+        t, s = made.totals, {key: format_percent(share) for key, share in made.shares.items()}
         wrong = [f"{x:.2f} %" for x in errors.get(name, ())] or ["-", "-"]
         counts = (_millions(t["parameters"]), s["conv_parameters"], s["fc_parameters"], _millions(t["ops"]), s["conv_ops"], s["fc_ops"])
         lines.append((name, *counts, *wrong))

@@ -15,7 +15,7 @@ STYLES = ("accent", "ink", "dashed", "faint", "edge")
 def render(found: dict[str, Any]) -> str:
     """The comparison that `goodfit compare --json` prints, as one HTML text."""
     rows = found["runs"]
-    title = f"{words.count(len(rows), 'run')} compared"
+    title = f"{words.count_of(len(rows), 'run')} compared"
     parts = (
         ("scores", "Scores", scores(found)),
         ("pairs", "Image by image", pairs(found)),
@@ -38,7 +38,7 @@ def scores(found: dict[str, Any]) -> Html:
             f"{percent(row['interval'][0])} to {percent(row['interval'][1])}",
             significant(row["log_loss"]),
             percent(row["calibration_error"]),
-            words.duration(row["seconds"]) if row["seconds"] is not None else "not measured",
+            words.format_duration(row["seconds"]) if row["seconds"] is not None else "not measured",
             *(millions(row[key]) if row[key] is not None else "not measured" for key in ("parameters", "multiply_adds")),
         ]
         for row in found["runs"]
@@ -50,7 +50,7 @@ def scores(found: dict[str, Any]) -> Html:
         if group["standard_error"] is not None
     ]
     base = [
-        f"{row['name'].capitalize()}: {percent(row['accuracy'])} of {words.count(row['judged'], 'validation image')}."
+        f"{row['name'].capitalize()}: {percent(row['accuracy'])} of {words.count_of(row['judged'], 'validation image')}."
         for row in found["baselines"].get("rows", [])
     ]
     extra = (

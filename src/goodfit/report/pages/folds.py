@@ -26,7 +26,7 @@ def render(folder: Path) -> str:
     name = titled(at(found, "asked", "data") or files.name)
     state = str(at(found, "state") or "")
     n = number(found, "folds")
-    many = words.count(int(n), "fold") if n else "Folds"
+    many = words.count_of(int(n), "fold") if n else "Folds"
     header = tag(
         "header",
         tag("p.eyebrow", "Goodfit cross-validation report", tag("span.state", state) if state and state != "finished" else None),
@@ -59,7 +59,7 @@ def findings(found: dict[str, Any]) -> list[str]:
     low, high = interval(at(whole, "interval"))
     sentences = []
     if right is not None:
-        of = f"all {words.count(int(images), 'image')}" if images else "all images"
+        of = f"all {words.count_of(int(images), 'image')}" if images else "all images"
         between = f" (95 % interval {percent(low)} to {percent(high)})" if low is not None else ""
         sentences.append(f"Of {of} together, {percent(right)} were recognized{between}.")
     if error is not None:
@@ -85,7 +85,7 @@ def folds(files: Files) -> Html:
             percent(accuracy) if accuracy is not None else str(at(about, "state") or ""),
             f"{percent(low)} to {percent(high)}" if low is not None else "",
             f"{images:,.0f}" if images is not None else "",
-            words.duration(seconds) if seconds else "",
+            words.format_duration(seconds) if seconds else "",
         ])  # fmt: skip
     columns = [Column("Fold"), Column("", "wide")] + [Column(title, "number") for title in ("Accuracy", "95 % interval", "Images", "Time")]
     return section("folds", "Folds", table(columns, body)) if body else NOTHING

@@ -57,9 +57,9 @@ def render(folder: Path) -> str:
 def asked(plan: dict[str, Any]) -> str:
     """What the search was to do: one sentence of what is known."""
     n, keep, copies = (number(plan, key) for key in ("trials", "keep", "copies"))
-    many = words.count(int(n), "trial") if n else "As many trials as the time allowed"
+    many = words.count_of(int(n), "trial") if n else "As many trials as the time allowed"
     way = WAYS.get(str(plan.get("method")), "")
-    anew = f"; the best {keep:.0f} trained anew with {words.count(int(copies), 'fresh seed')}" if keep and copies else ""
+    anew = f"; the best {keep:.0f} trained anew with {words.count_of(int(copies), 'fresh seed')}" if keep and copies else ""
     return f"{many} of {plan.get('each')}{', ' if way else ''}{way}{anew}." if plan else ""
 
 
@@ -68,7 +68,7 @@ def figure(trials: Trials, results: dict[str, Any]) -> Html:
     for one in rows(at(results, "finalists"))[:1]:
         mean, error, fresh = number(one, "mean"), number(one, "error"), one.get("fresh")
         if mean is not None:
-            seeds = words.count(len(fresh), "fresh seed") if isinstance(fresh, list) else "fresh seeds"
+            seeds = words.count_of(len(fresh), "fresh seed") if isinstance(fresh, list) else "fresh seeds"
             more = tag("p.dim", f"± {100 * error:.2f}{THIN}points standard error") if error is not None else None
             return tag("div.figure", large(mean), tag("p", tag("strong", "validation accuracy"), f", mean of {seeds}"), more)
     best = next((y for row in trials.ranked if (y := share(row, "value")) is not None), None)
@@ -81,7 +81,7 @@ def findings(trials: Trials, results: dict[str, Any], folder: Path) -> list[str]
     """What the search says, in sentences."""
     failed = sum(row.get("state") == "failed" for row in trials.all.values())
     lost = sum(map(diverged, trials.ranked))
-    astray = [f"{words.count(n, 'trial')} {what}" for n, what in ((failed, "failed"), (lost, "diverged")) if n]
+    astray = [f"{words.count_of(n, 'trial')} {what}" for n, what in ((failed, "failed"), (lost, "diverged")) if n]
     honest = "All figures are of validation images, which chose the winner; the test images were not looked at."
     sentences = [
         ended(trials, results, folder),
@@ -96,7 +96,7 @@ def findings(trials: Trials, results: dict[str, Any], folder: Path) -> list[str]
 
 def ended(trials: Trials, results: dict[str, Any], folder: Path) -> str:
     """How the search ended, when it did not simply do all it was to do; results of earlier versions tell it by the states of the trials."""
-    again, done = f"goodfit search --resume {shlex.quote(str(folder))}", words.count(len(trials.ranked), "trial")
+    again, done = f"goodfit search --resume {shlex.quote(str(folder))}", words.count_of(len(trials.ranked), "trial")
     if not (folder / "results.json").is_file():
         return f"No results were written yet: they are after each trial. If the search was killed, `{again}` goes on."
     over = at(results, "over")
@@ -152,5 +152,5 @@ def space(plan: dict[str, Any], trials: Trials) -> Html:
     counted = (("keep", "Best that are retrained"), ("copies", "With so many seeds each"), ("seed", "Seed of the draws"))
     told = {**plan, "trials": plan.get("trials") or "as many as the time allows"} if plan else {}
     known = [(name, str(told[key])) for key, name in (*names, *counted) if told.get(key) not in (None, "")]
-    time = [("Time of all trainings", words.duration(seconds))] if seconds else []
+    time = [("Time of all trainings", words.format_duration(seconds))] if seconds else []
     return section("space", "What was searched", facts([*known, *time]), table([Column("Key"), Column("Drawn")], body) if body else NOTHING)

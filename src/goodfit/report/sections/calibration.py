@@ -123,7 +123,7 @@ def diagram(bins: list[Bin], split: str) -> Html:
     for n, sure, right in bins:
         plot.line([(sure, end) for end in wilson_interval(round(n * right), round(n))], "whisker")
     for n, sure, right in bins:
-        said = f"{words.count(round(n), 'image')}: {percent(sure)} sure, {percent(right)} right"
+        said = f"{words.count_of(round(n), 'image')}: {percent(sure)} sure, {percent(right)} right"
         plot.dot(sure, right, said, "accent", max(SMALLEST, LARGEST * math.sqrt(n / most)))
     said = f"Reliability on {split}: " + "; ".join(f"{percent(right, 0)} right where {percent(sure, 0)} sure" for _, sure, right in bins)
     caption = "Before scaling. Below the diagonal the model is surer than it is right. Areas are images, whiskers 95 % intervals."

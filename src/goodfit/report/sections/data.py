@@ -47,7 +47,7 @@ def _images(found: dict[str, object]) -> str | None:
 
 def _box(value: object, channels: object) -> str | None:
     sides, deep = texts(value), finite(channels)
-    colors = f", {words.count(int(deep), 'channel')}" if deep else ""
+    colors = f", {words.count_of(int(deep), 'channel')}" if deep else ""
     return f"{' × '.join(sides)} pixels{colors}" if sides else None
 
 
@@ -71,7 +71,9 @@ def _counts(counts: object) -> Html:
     if len(ordered) <= MOST_CLASSES:
         return inner
     (first, high), (last, low) = ordered[0], ordered[-1]
-    text = f"The most common class to train on is {first} with {words.count(int(high[0]), 'image')}, the rarest {last} with {low[0]:,.0f}."
+    text = (
+        f"The most common class to train on is {first} with {words.count_of(int(high[0]), 'image')}, the rarest {last} with {low[0]:,.0f}."
+    )
     return tag("div", paragraph(text), folded(f"Images of all {len(ordered)} classes", inner))
 
 
@@ -81,5 +83,5 @@ def _broken(broken: object) -> Html:
         return NOTHING
     body: list[list[Child]] = [[str(name), str(reason)] for name, reason in list(broken.items())[:MOST_BROKEN]]
     more = f", the first {MOST_BROKEN} of them" if len(broken) > MOST_BROKEN else ""
-    title = f"{words.count(len(broken), 'file')} could not be read and {'was' if len(broken) == 1 else 'were'} left out"
+    title = f"{words.count_of(len(broken), 'file')} could not be read and {'was' if len(broken) == 1 else 'were'} left out"
     return folded(title + more, table([Column("File"), Column("Reason")], body))

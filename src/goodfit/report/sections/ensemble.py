@@ -19,8 +19,8 @@ def made_of(record: Record) -> str:
     made = at(record.ensemble, "candidates")
     way = WAYS.get((str(at(record.ensemble, "kind")), str(at(record.ensemble, "select"))), "Made of")
     classes = texts(at(record.ensemble, "classes"))
-    of = f", of {words.count(len(classes), 'class', 'classes')}" if classes else ""
-    return f"{way} {words.count(len(rows(made)), 'model')}{of}." if rows(made) else ""
+    of = f", of {words.count_of(len(classes), 'class', 'classes')}" if classes else ""
+    return f"{way} {words.count_of(len(rows(made)), 'model')}{of}." if rows(made) else ""
 
 
 def ensemble(record: Record) -> Html:

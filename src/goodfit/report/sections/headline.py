@@ -48,9 +48,9 @@ def trained(record: Record) -> str:
     size = f" with {millions(parameters)} parameters" if parameters else ""
     said = [
         f"{record.model or 'A model'}{size}" if record.model or size else "",
-        f"trained on {words.count(int(images), 'image')}" if images else "",
-        f"of {words.count(len(classes), 'class', 'classes')}" if classes else "",
-        f"in {words.duration(seconds).replace(' ', THIN)}" if seconds else "",
+        f"trained on {words.count_of(int(images), 'image')}" if images else "",
+        f"of {words.count_of(len(classes), 'class', 'classes')}" if classes else "",
+        f"in {words.format_duration(seconds).replace(' ', THIN)}" if seconds else "",
         f"on {device}" if device else "",
     ]
     known = [part for part in said if part]
@@ -67,7 +67,7 @@ def figure(record: Record) -> Html:
             return tag(
                 "div.figure",
                 large(accuracy),
-                tag("p", tag("strong", f"accuracy on {split}"), f", {words.count(int(images), 'image')}" if images else None),
+                tag("p", tag("strong", f"accuracy on {split}"), f", {words.count_of(int(images), 'image')}" if images else None),
                 tag("p.dim", f"95{THIN}% interval {percent(low)} to {percent(high)}") if low is not None else None,
             )
     for line in reversed(record.evaluations):

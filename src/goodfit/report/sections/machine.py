@@ -36,11 +36,13 @@ def openings(record: Record) -> Html:
         images = number(record.about, "data", "splits", "test")
         said = "Not opened." if images is None else "There is no test split, so it was not opened."
         if images and seen:
-            said = f"Not opened: {words.count(int(seen), 'image')} of it had a part in training some of the models."
+            said = f"Not opened: {words.count_of(int(seen), 'image')} of it had a part in training some of the models."
         elif images:
-            said = f"Not opened. Its {words.count(int(images), 'image')} had no part in this run, so they can still give one honest figure."
+            said = (
+                f"Not opened. Its {words.count_of(int(images), 'image')} had no part in this run, so they can still give one honest figure."
+            )
         return section("openings", "Test split", paragraph(said))
-    told = f"Opened {words.count(len(found), 'time')}."
+    told = f"Opened {words.count_of(len(found), 'time')}."
     if len(found) > 1:
         told += " Only the first look is fully honest: what is changed after it is chosen with the test images in mind."
     lines = [tag("span", f"{row.get('time', 'at an unknown time')}: ", tag("code", str(row.get("command", "")))) for row in found]

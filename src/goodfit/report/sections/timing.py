@@ -18,12 +18,12 @@ def timing(record: Record) -> Html:
     known = {str(key): s for key, value in seconds.items() if (s := finite(value)) is not None} if isinstance(seconds, dict) else {}
     total = sum(known.values())
     body: list[list[Child]] = [
-        [NAMES.get(key, key), bar(s / total), words.duration(s), percent(s / total, 0)]
+        [NAMES.get(key, key), bar(s / total), words.format_duration(s), percent(s / total, 0)]
         for key, s in sorted(known.items(), key=_place)
         if total > 0
     ]
     if body:
-        body.append(["Together", NOTHING, words.duration(total), ""])
+        body.append(["Together", NOTHING, words.format_duration(total), ""])
     columns = [Column("Spent on"), Column("", "wide"), Column("Time", "number"), Column("Share", "number")]
     return section("timing", "Time", table(columns, body) if body else NOTHING, paragraph(said) if (said := speed(record)) else NOTHING)
 

@@ -77,7 +77,7 @@ def ranking(trials: Trials) -> Html:
         "ranking",
         "Ranking",
         table(columns, body[:MOST_OPEN]) if body else NOTHING,
-        folded(f"The other {words.count(len(rest), 'trial')}", table(columns, rest)) if rest else None,
+        folded(f"The other {words.count_of(len(rest), 'trial')}", table(columns, rest)) if rest else None,
         tag("h3", "Failed") if lost else None,
         listed(lost),
     )
@@ -87,5 +87,5 @@ def _line(trials: Trials, rank: int, row: dict[str, Any]) -> list[Child]:
     accuracy, seconds = share(row, "value"), number(row, "seconds")
     said = tag("span", "diverged", attrs={"title": str(row.get("why"))}) if diverged(row) else percent(accuracy, 2)
     values = [value_said(found) if (found := at(row, "values", name)) is not None else "" for name in trials.axes]
-    time = words.duration(seconds) if seconds is not None else ""
+    time = words.format_duration(seconds) if seconds is not None else ""
     return [link(trials.folder, str(row.get("run"))), f"{rank:,}", bar(accuracy), said, time, *values]

@@ -73,8 +73,8 @@ def scatter(trials: Trials, name: str, warnings: list[str]) -> Html:
                 plot.dot(x, y, f"{told}, {percent(y, 2)}, the winner", "ring", RING)
                 key.append(("ring", "winner"))
     lost = sum(diverged(row) for _, row in points)
-    crosses = f"{words.count(lost, 'trial')} diverged: × at the foot. " if lost else ""
-    said = f"Accuracy over {name}: {words.count(len(points), 'trial')}, the best at {value_said(points[-1][0])}."
+    crosses = f"{words.count_of(lost, 'trial')} diverged: × at the foot. " if lost else ""
+    said = f"Accuracy over {name}: {words.count_of(len(points), 'trial')}, the best at {value_said(points[-1][0])}."
     return plot.figure(name, said, crosses + " ".join(text for text in warnings if text.startswith(f"The best {name} of ")), key)
 
 

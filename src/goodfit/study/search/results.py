@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from goodfit.core.files import write
-from goodfit.core.words import count, duration, percent
+from goodfit.core.files import write_atomic
+from goodfit.core.words import count_of, format_duration, format_percent
 from goodfit.study.search.plan import FINAL
 from goodfit.study.search.refine import edge
 from goodfit.study.search.scatter import scatters
@@ -161,7 +161,7 @@ def table(found: Results) -> str:
     if found.importance:
         lines.append("Importance (share of the scores' variance):")
         wide = max(map(len, found.importance))
-        lines += [f"  {name:{wide}}  {percent(share, 0):>5}  {'█' * round(30 * share)}" for name, share in found.importance.items()]
+        lines += [f"  {name:{wide}}  {format_percent(share, 0):>5}  {'█' * round(30 * share)}" for name, share in found.importance.items()]
     lines += scatters(found.ranking, found.ranges, found.importance)
     lines += [f"Warning: {text}" for text in found.warnings]
     lines += _finals(found)
@@ -177,9 +177,9 @@ def _trials(found: Results) -> str:
     failed = [row for row in found.rows if row.state == "failed"]
     lines = [f"{'rank':>4}  {'trial':13}  accuracy  {'time':>12}  values"]
     for rank, row in enumerate(found.ranking[:SHOWN], 1):
-        time = duration(row.seconds) if row.seconds is not None else ""
+        time = format_duration(row.seconds) if row.seconds is not None else ""
         end = "  (diverged)" if row.why else ""
-        lines.append(f"{rank:4}  {row.folder:13}  {percent(float(row.value or 0.0), 2):>8}  {time:>12}  {shown(row.values)}{end}")
+        lines.append(f"{rank:4}  {row.folder:13}  {format_percent(float(row.value or 0.0), 2):>8}  {time:>12}  {shown(row.values)}{end}")
     if len(found.ranking) > SHOWN:
         lines.append(f"      and {len(found.ranking) - SHOWN:,} more")
     lines += [f"   -  {row.folder:13}    failed  {row.why}" for row in failed[:SHOWN]]
@@ -194,9 +194,9 @@ def _finals(found: Results) -> list[str]:
         return [f"Best so far: {found.winner.folder}, not retrained with fresh seeds, so some of its lead is luck."]
     lines = ["Retrained with fresh seeds:"]
     for one in found.finalists:
-        error = f" ± {percent(one.error, 2)}" if one.error is not None else ""
+        error = f" ± {format_percent(one.error, 2)}" if one.error is not None else ""
         lines.append(
-            f"  {one.row.folder:13}  {percent(one.mean, 2)}{error} ({count(len(one.fresh), 'seed')}); {percent(one.score, 2)} in the search"
+            f"  {one.row.folder:13}  {format_percent(one.mean, 2)}{error} ({count_of(len(one.fresh), 'seed')}); {format_percent(one.score, 2)} in the search"
         )
     best = found.finalists[0]
     if found.luck is not None and found.lead is not None:
@@ -210,7 +210,7 @@ def _finals(found: Results) -> list[str]:
 
 def keep(search: Search, found: Results) -> None:
     """Write the results as JSON, and the winner's recipe at full length as TOML, into the search's folder."""
-    write(search.study / RESULTS, json.dumps(found.plain(), indent=1) + "\n")
+    write_atomic(search.study / RESULTS, json.dumps(found.plain(), indent=1) + "\n")
     if found.winner is not None:
         recipe = settled(search.base, search.space, found.winner.values, search.known).but(budget=search.plan.full)
-        write(search.study / WINNER, recipe.to_toml())
+        write_atomic(search.study / WINNER, recipe.to_toml())

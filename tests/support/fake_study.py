@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fake_run import calibration_of, make_run
 from goodfit.core.run import Run
+from tests.support.fake_run import calibration_of, make_run
 
 NAMES = ("lr", "optimizer.momentum", "model")
 RANGES = {

@@ -1,0 +1,1 @@
+"""Goodfit's tests."""

@@ -1,0 +1,1 @@
+"""What several test files share: commands in this process, small runs, made folders, plain trainings."""
