@@ -24,7 +24,7 @@ from goodfit.data.dataset import Dataset
 from goodfit.recipe.auto import choose_image_shape
 from goodfit.recipe.build import build
 from goodfit.recipe.chooser import Chooser
-from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, survey_images
 from goodfit.training import loop
@@ -69,7 +69,7 @@ def train(recipe: Recipe, part: Part, data: Dataset, known: Catalog, steps: int)
     rows: list[dict[str, Any]] = []
     try:
         recipe = with_part(recipe, part, known, steps)
-        built = build(recipe, data, known)
+        built = build(recipe, make_parts(recipe, known), data)
         state = loop.fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
     except Exception as error:
         traceback.print_exc()

@@ -29,7 +29,7 @@ from goodfit.core.device import cpu_name, physical_cores
 from goodfit.core.reporter import SilentReporter
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build
-from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import Method, Plan
@@ -64,9 +64,9 @@ class Trainer:
     def __call__(self, recipe: Recipe, out: Path) -> float:
         """The validation accuracy at the end of a training; raises Diverged as any does, which the search takes for 0."""
         self.tests[out] = 0.0
-        built = build(recipe, self.data, self.known)
+        built = build(recipe, make_parts(recipe, self.known), self.data)
         state = fit(built.state, built.loader, built.plan)
-        self.tests[out] = built.judge(state.eval_model, self.data.rows("test")).accuracy
+        self.tests[out] = built.evaluator(state.eval_model, self.data.rows("test")).accuracy
         return state.history[-1]
 
     def best(self, search: Search, first: int = 0) -> Best:

@@ -14,9 +14,9 @@ import torch
 
 from goodfit.core.device import cpu_name
 from goodfit.recipe.build import Training, build
-from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import open_images, survey_images
+from goodfit.recipe.source import open_images
 from goodfit.training.loop import fit
 
 LAYOUT = {
@@ -39,14 +39,14 @@ def made(optimizer: str, batch: int | str, schedule: str = "constant", steps: in
     recipe = Recipe().but(
         **LAYOUT, **REST, size=size, data="digits", optimizer=optimizer, batch_size=batch, schedule=schedule, budget=f"{steps} steps"
     )
-    data = open_images(recipe, survey_images(recipe))
-    return build(recipe, data, load_catalog())
+    data = open_images(recipe)
+    return build(recipe, make_parts(recipe, load_catalog()), data)
 
 
 def loss_now(built: Training) -> float:
     """The mean loss over all training images, and the penalty."""
     rows = built.loader.rows
-    answers = built.judge(built.state.model, rows)
+    answers = built.evaluator(built.state.model, rows)
     return float(answers.losses.double().mean()) + sum(float(p(built.state.model).detach()) for p in built.plan.penalties)
 
 

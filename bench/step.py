@@ -26,7 +26,7 @@ from goodfit.core.device import cpu_name
 from goodfit.recipe.auto import choose_image_shape, choose_machine, choose_training
 from goodfit.recipe.build import Training, build
 from goodfit.recipe.chooser import Chooser
-from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, survey_images
 from goodfit.training.loop import fit
@@ -120,7 +120,7 @@ def ours(folder: Path) -> tuple[Training, Recipe]:
     choose_image_shape(chooser, seen)
     data = open_images(chooser.recipe, seen)
     choose_training(chooser, data, load_catalog())
-    return build(chooser.recipe, data, load_catalog()), chooser.recipe
+    return build(chooser.recipe, make_parts(chooser.recipe, load_catalog()), data), chooser.recipe
 
 
 def measure_plain(workers: int, steps: int) -> dict[str, Any]:

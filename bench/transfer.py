@@ -26,7 +26,7 @@ from goodfit.core.device import configure_torch, cpu_name
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.prepare import open_origin
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import open_images, survey_images
+from goodfit.recipe.source import open_images
 from goodfit.recipe.transfer.advise import advise
 from goodfit.recipe.transfer.features import HEAD, compute_features, feature_places
 from goodfit.recipe.transfer.origin import Origin
@@ -73,7 +73,7 @@ class Cell:
 def opened(data: str, size: int, limit: int = 0) -> Dataset:
     """A data set in color at one size."""
     recipe = Recipe(data=data, size=size, channels=3, limit=limit)
-    return open_images(recipe, survey_images(recipe))
+    return open_images(recipe)
 
 
 def part_of(data: Dataset, classes: range, each: int, test: int, seed: int, file: Path) -> Path:

@@ -23,8 +23,8 @@ from goodfit.recipe.transfer.advise import (
     MIN_IMAGES_TO_TRAIN_STAGES,
     MIN_SIMILARITY,
     StageProbe,
-    _decide,
-    _sample_rows,
+    decide,
+    sample_rows,
     advise,
     error,
     feature_similarity,
@@ -74,7 +74,7 @@ def advised(per_class: int, learned: float, random: float, sooner: float = 0.0, 
     rungs = tuple(StageProbe(name, 2, shares[name], error(right(shares[name])), random, error(right(random))) for name in names)
     data: Any = SimpleNamespace(counts=lambda: (per_class,) * 3)
     net: Any = SimpleNamespace(data=data, learned=SimpleNamespace(model=model))
-    return _decide(net, rungs, {name: right(shares[name]) for name in names}, feature_similarity(right(learned), right(random)))
+    return decide(net, rungs, {name: right(shares[name]) for name in names}, feature_similarity(right(learned), right(random)))
 
 
 @pytest.mark.item("S179")
@@ -170,12 +170,12 @@ def test_carried_at_its_ends() -> None:
 
 def test_large_splits_are_sampled_alike_from_all_over() -> None:
     rows = torch.arange(0, 60000, 3)
-    taken = _sample_rows(rows)
+    taken = sample_rows(rows)
     assert len(taken) == advise.MOST
     assert torch.isin(taken, rows).all()
     assert torch.equal(taken, taken.unique())
     assert abs(float(taken.double().mean()) - 30000) < 1200
-    assert torch.equal(_sample_rows(rows[:100]), rows[:100])
+    assert torch.equal(sample_rows(rows[:100]), rows[:100])
 
 
 # ---- the whole ---------------------------------------------------------------------------------------------------------------------

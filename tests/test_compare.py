@@ -22,7 +22,7 @@ from goodfit.core.errors import Interrupted, UsageError
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.predict.paired import compare_paired, mcnemar, on_shared_images
-from goodfit.recipe.source import open_images, survey_images
+from goodfit.recipe.source import open_images
 from goodfit.report.sections.baselines import lines
 from goodfit.runs import baselines as b
 from goodfit.study.compare import apart, comparison, differences, entries, name
@@ -182,7 +182,7 @@ def test_a_run_that_was_repeated_is_no_second_seed(house: Path, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def digits() -> b.Dataset:
     recipe = goodfit.Recipe(data="digits", limit=60, channels=1).but_text({**FAST, "size": "16"})
-    return open_images(recipe, survey_images(recipe))
+    return open_images(recipe)
 
 
 def test_baselines_are_those_of_scikit_learn(digits: b.Dataset, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_few_steps_are_made_to_few_images_where_time_is_short() -> None:
 
 def test_large_images_are_averaged_down(photos: Path) -> None:
     recipe = goodfit.Recipe(data=str(photos)).but_text({**FAST, "size": "40x20"})
-    data = open_images(recipe, survey_images(recipe))
+    data = open_images(recipe)
     rows = data.rows("validation")[:4]
     found = b.vectors(data, rows).view(4, 3, 32, 20)
     images = data.preprocess.center_crop(data.pixels.read(rows).permute(0, 3, 1, 2)).double()

@@ -30,13 +30,14 @@ from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
 from goodfit.recipe.auto import choose_training
-from goodfit.recipe.build import Training, build
+from goodfit.recipe.build import Training
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.early_crops import crop_early
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import open_images, survey_images
+from goodfit.recipe.source import open_images
 from goodfit.training.step import Objective
+from tests.support.build import build_training
 from tests.support.runs import assert_equal_weights
 from tests.support.runs import recipe as fast
 
@@ -351,10 +352,10 @@ def test_evaluation_stays_as_it_is(pictures: Path) -> None:
 
 def build_recipe(folder: Path, **words: str) -> Training:
     asked = fast(data=str(folder), size="24x32", channels="3", augment=PIPE, average="none", **words)
-    data = open_images(asked, survey_images(asked))
+    data = open_images(asked)
     chooser = Chooser(asked)
     choose_training(chooser, data, load_catalog())
-    return build(chooser.recipe, data, load_catalog())
+    return build_training(chooser.recipe, data)
 
 
 def test_a_step_in_pieces_has_the_same_images(pictures: Path) -> None:

@@ -25,12 +25,12 @@ from goodfit.core.parts import Part, spell
 from goodfit.core.settings import INVALID, Range, Setting, convert, settings_of
 from goodfit.data.dataset import Dataset
 from goodfit.predict.scoring import score_views
-from goodfit.recipe.build import build
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import open_images, survey_images
+from goodfit.recipe.source import open_images
 from goodfit.training import loop
 from goodfit.training.metric_log import MetricLog
+from tests.support.build import build_training
 
 KNOWN = load_catalog()
 SIDE, CLASSES, EACH = 8, 3, 14
@@ -124,7 +124,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     path = tmp_path_factory.mktemp("effects") / "stripes.npz"
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     recipe = BASE.but(data=str(path))
-    return open_images(recipe, survey_images(recipe))
+    return open_images(recipe)
 
 
 # ---- trainings ---------------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
     rows: list[dict[str, Any]] = []
     torch.manual_seed(0)
     try:
-        built = build(recipe, data, KNOWN)
+        built = build_training(recipe, data, KNOWN)
         state = loop.fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
     except (UsageError, Diverged) as error:
         return f"refused: {error}"
@@ -171,7 +171,7 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
         for name, tensor in module.state_dict().items() if module is not None else ():
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
-    seen = score_views(built.judge, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"))
+    seen = score_views(built.evaluator, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"))
     digest.update(seen.probabilities.numpy().tobytes())
     timed = ("elapsed", "seconds", "images_per_s", "data_share")
     digest.update(repr([{k: v for k, v in row.items() if k not in timed} for row in rows]).encode())

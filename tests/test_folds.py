@@ -166,13 +166,13 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
     photos: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    real = api.run_recipe
+    real = train.train
 
-    def stopping(asked: goodfit.Recipe, manner: api.Manner) -> Run | None:
-        calls.append(manner.out.name if manner.out else "")
+    def stopping(asked: goodfit.Recipe, options: RunOptions) -> Run | None:
+        calls.append(options.out.name if options.out else "")
         if len(calls) == 2:
             raise Interrupted("Stopped.")
-        return real(asked, manner)
+        return real(asked, options)
 
     monkeypatch.setattr(api, "run_recipe", stopping)
     out = tmp_path / "cv"
@@ -196,12 +196,12 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
 def test_folds_from_python_leave_their_page(photos: Path, tmp_path: Path) -> None:
     asked = goodfit.Recipe(data=str(photos)).but_text(FAST)
     out = tmp_path / "cv"
-    found = api.train_folds(asked, api.Manner(out), 2)
+    found = train_folds(asked, RunOptions(out), 2)
     text = Page((out / "report.html").read_text()).visible()
     assert f"{100 * found['accuracy']:.1f} % validation accuracy , mean of the folds" in text
     assert "Those of fold-1 alone" in text and "Linear softmax on pixels" in text
     (out / "report.html").unlink()
-    api.train_folds(asked, api.Manner(out, resume="auto"), 2)
+    train_folds(asked, RunOptions(out, resume="auto"), 2)
     assert (out / "report.html").is_file(), "of folds that were all finished before, too"
 
 

@@ -318,7 +318,7 @@ QUICK += ["--each", "1 epoch", "--full", "1 epoch", "--space", "lr=log(0.001, 0.
 
 
 def test_a_search_that_is_stopped_leaves_its_page(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, run_recipe = itertools.count(), api.run_recipe
+    trained, run_recipe = itertools.count(), train.train
 
     def stopping(*given: Any) -> Run | None:
         if next(trained) == 2:

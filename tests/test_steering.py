@@ -59,7 +59,7 @@ def test_plateau_equals_torch(patience: int, least: float, cooldown: int, lowest
 def test_the_brake_divides_the_rate_by_ten_and_says_so() -> None:
     """Validation stands still from the second epoch on: AlexNet's policy."""
     state = sgd(net(), lr=1e-2)
-    used = plan("8 epochs", every="1 epoch", brake=Plateau(0.1, patience=2), evaluate=lambda model: {"score": 0.5})
+    used = plan("8 epochs", every="1 epoch", parts={"plateau": Plateau(0.1, patience=2)}, evaluate=lambda model: {"score": 0.5})
     rows = run(state, used)
     assert told(rows, "lr") == pytest.approx([1e-2] * 15 + [1e-3] * 10 + [1e-4] * 10 + [1e-5] * 5)
     events = [(row["step"], row["text"]) for row in rows if row["kind"] == "event"]
@@ -267,7 +267,7 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     disable_fused_momentum(optimizer)
     state = State.start(model, optimizer, average)
     used = plan(
-        every="2 steps", schedule=schedule, average=average, brake=made["brake"], trainable=freezing_phases(made["trainable"], model),
+        every="2 steps", schedule=schedule, average=average, parts={"plateau": made["plateau"]}, trainable=freezing_phases(made["trainable"], model),
         evaluate=lambda model: {"score": scores[len(state.history)], "seen": checksum(model)},
     )  # fmt: skip
     return state, used
@@ -291,7 +291,7 @@ def test_a_resume_is_bit_equal(kind: str, text: str, tmp_path: Path) -> None:
     for key in ("seen", "step"):
         assert told(rows, key, "evaluate") == told(expected, key, "evaluate")
     assert told(rows, "text", "event") == told(expected, "text", "event")
-    assert second.brake == whole.brake
+    assert second.plateau_factor == whole.plateau_factor
 
 
 def test_spelled_and_read_back() -> None:

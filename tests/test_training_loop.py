@@ -196,7 +196,7 @@ def test_patience_stops_and_the_best_weights_can_be_had_back(tmp_path: Path) -> 
         kept[state.step] = model[1].weight.detach().clone()  # type: ignore[index]
         return {"score": scores[len(state.history)]}
 
-    rows = run(state, plan("100 epochs", every="1 epoch", evaluate=evaluate, stop=Patience(4)), save=Checkpoints(tmp_path).save)
+    rows = run(state, plan("100 epochs", every="1 epoch", evaluate=evaluate, parts={"stop": Patience(4)}), save=Checkpoints(tmp_path).save)
     assert state.step == 35, "four evaluations after the third, which was the first of the best"
     assert state.stopped == "no better score for 4 evaluations"
     assert state.best == {"step": 25, "score": 0.8}, "of equals the later one, trained for longer"

@@ -31,7 +31,6 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
 from goodfit.training.evaluate import Outputs, RowEvaluator
 from goodfit.training.freezing import disable_fused_momentum, freezing_phases
-from goodfit.training.rules import plateau, stop
 from goodfit.training.rules.average import bind_cycles
 from goodfit.training.snapshots import snapshot_points
 from goodfit.training.state import Plan, State
@@ -88,8 +87,6 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
         schedule=schedule,
         penalties=penalties,
         average=bind_cycles(bound["average"], schedule.ends()),
-        stop=None if isinstance(bound["stop"], stop.None_) else bound["stop"],
-        plateau=None if isinstance(bound["plateau"], plateau.None_) else bound["plateau"],
         trainable=freezing_phases(bound["trainable"], model) if has_parameters(model) else (),
         clip=recipe.clip,
         clip_value=recipe.clip_value,
@@ -101,6 +98,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
         save_every=Period(Length.read(recipe.save_every, "length"), lengths),
         snapshots=snapshot_points(recipe.snapshots, schedule.ends()),
         evaluated_images=len(data.rows("validation")) + len(clean_rows(data)),
+        parts=bound,
     )
     check_loss(bound["loss"], len(data.classes))
     optimizer = build_optimizer(bound["optimizer"], model, bound["rates"](model) if "rates" in bound else {})

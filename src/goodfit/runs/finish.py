@@ -25,6 +25,7 @@ from goodfit.recipe.build import Training
 from goodfit.recipe.prepare import Prepared
 from goodfit.predict.calibration import measure_calibration
 from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.rules import stop
 from goodfit.training.snapshots import FOLDER, Snapshots
 
 MAX_WORST_IMAGES = 24
@@ -39,7 +40,7 @@ def keep_model(run: Run, prepared: Prepared) -> dict[str, Any]:
     training, data = prepared.training, prepared.data
     state = training.state
     kept = state.step
-    if training.plan.stop is not None and state.best:
+    if state.best and not isinstance(prepared.parts["stop"], stop.None_):
         last = state.step, state.stopped, state.snapshots
         with contextlib.suppress(GoodfitError):  # where the best is damaged, the last is kept
             Checkpoints(run.checkpoints).restore(state, state.best["step"])

@@ -116,10 +116,11 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     state.history.append(scores.pop("score"))
     if state.history[-1] >= max(state.history):  # of equals the later one, which was trained for longer
         state.best = {"step": state.step, "score": state.history[-1]}
-    if plan.plateau and (factor := plan.plateau(state.history)) != state.plateau_factor:
+    plateau, stop = plan.parts.get("plateau"), plan.parts.get("stop")
+    if plateau and (factor := plateau(state.history)) != state.plateau_factor:
         log.add_events(state.step, [describe_rate_change(factor, state.plateau_factor, "plateau")])
         state.plateau_factor = factor
-    if plan.stop and plan.stop(state.history):
+    if stop and stop(state.history):
         state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
     state.model.train()
     seconds = time.perf_counter() - started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
 from goodfit.core.chance import MASK64, Chance, fold
-from goodfit.core.contracts import Average, Loss, Penalty, PlateauRule, StopRule
+from goodfit.core.contracts import Average, Loss, Penalty
 from goodfit.core.progress import Lengths, Period
 from goodfit.training.freezing import Phase
 
@@ -66,7 +66,8 @@ class Plan:
 
     `augment` (Batch, Chance, t) -> Batch gives images of the model's size; `normalize` turns them into what the model takes. `evaluate`
     (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images.
-    `snapshots` are the values of t at which weights are kept besides the checkpoints.
+    `snapshots` are the values of t at which weights are kept besides the checkpoints. `parts` are the recipe's parts by seat, bound to the
+    data; training asks there for rules such as "stop" and "plateau", so that a new kind of part needs no field of its own here.
     """
 
     loss: Loss
@@ -76,8 +77,6 @@ class Plan:
     schedule: Callable[[float], float]
     penalties: tuple[Penalty, ...] = ()
     average: Average | None = None
-    stop: StopRule | None = None
-    plateau: PlateauRule | None = None
     trainable: tuple[Phase, ...] = ()
     clip: float = 0.0
     clip_value: float = 0.0
@@ -89,6 +88,7 @@ class Plan:
     evaluated_images: int = 0
     save_every: Period | None = None
     snapshots: tuple[float, ...] = ()
+    parts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def t(self, state: State) -> float:
         """Progress in 0..1."""

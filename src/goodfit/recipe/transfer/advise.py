@@ -123,7 +123,7 @@ def advise(origin: Origin, progress: Progress = lambda done, total: None) -> Adv
         UsageError: the net does not take the images.
     """
     data = origin.data
-    splits = tuple(_sample_rows(data.rows(split)) for split in ("train", "validation"))
+    splits = tuple(sample_rows(data.rows(split)) for split in ("train", "validation"))
     places = feature_places(origin.pretrained.model)
     places = places[:-1] if len(places) > 1 and _head_input_is_last_stage(origin.pretrained, data, splits[1], places) else places
     pretrained = _probe_places(origin.pretrained, data, splits, places, progress)
@@ -135,7 +135,7 @@ def advise(origin: Origin, progress: Progress = lambda done, total: None) -> Adv
         for place in places
     )
     similarity, error = feature_similarity(pretrained[places[-1]].right, random[places[-1]].right)
-    return _decide(origin, probes, {place: result.right for place, result in pretrained.items()}, similarity, error)
+    return decide(origin, probes, {place: result.right for place, result in pretrained.items()}, similarity, error)
 
 
 def fill_transfer_defaults(chooser: Chooser, advice: Advice | None, reporter: Reporter) -> None:
@@ -160,7 +160,7 @@ class ProbeResult:
     length: int
 
 
-def _sample_rows(rows: Tensor) -> Tensor:
+def sample_rows(rows: Tensor) -> Tensor:
     """At most as many of the rows as a probe needs, at random."""
     return rows[Chance.of(0, rows, "advice").permutation()[:MAX_PROBED_IMAGES].sort().values]
 
@@ -214,7 +214,7 @@ def lead_in_errors(a: Tensor, b: Tensor) -> float:
 # ---- deciding ----------------------------------------------------------------------------------------------------------------------
 
 
-def _decide(origin: Origin, probes: tuple[StageProbe, ...], right: dict[str, Tensor], similarity: float, error: float) -> Advice:
+def decide(origin: Origin, probes: tuple[StageProbe, ...], right: dict[str, Tensor], similarity: float, error: float) -> Advice:
     """Find the cell of the lecture's table, and what to train in it."""
     counts = origin.data.class_counts()
     per_class, chance = statistics.median(counts), max(counts) / sum(counts)
