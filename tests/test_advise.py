@@ -23,13 +23,13 @@ from goodfit.recipe.transfer.advise import (
     MIN_IMAGES_TO_TRAIN_STAGES,
     MIN_SIMILARITY,
     StageProbe,
-    decide,
-    sample_rows,
     advise,
+    decide,
     error,
     feature_similarity,
     lead_in_errors,
     resolved,
+    sample_rows,
 )
 from goodfit.recipe.transfer.features import feature_places
 from goodfit.recipe.transfer.origin import Origin, make_origin

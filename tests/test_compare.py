@@ -23,7 +23,7 @@ from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.predict.paired import compare_paired, mcnemar, on_shared_images
 from goodfit.recipe.source import open_images
-from goodfit.report.sections.baselines import lines
+from goodfit.report.sections.baselines import read_baselines
 from goodfit.runs import baselines as b
 from goodfit.study.compare import apart, comparison, differences, entries, name
 from tests.support.command import FAST, copied, refused, train
@@ -139,7 +139,7 @@ def test_compare_says_it_in_words_and_as_a_page(house: Path, tmp_path: Path) -> 
     page = Page((tmp_path / "c.html").read_text())
     assert page.open == []
     text = page.visible()
-    assert "3 runs compared" in text and "A less B" in text and "Nearest neighbor" in text
+    assert "3 runs compared" in text and "A minus B" in text and "Nearest neighbor" in text
     assert page.charts()["Validation accuracy"]["x"] == "share of the budget"
     assert {series["label"] for series in page.charts()["Validation accuracy"]["series"]} == {"A", "B"}, "folds have no curve of their own"
     again = command("compare", house / "other")
@@ -283,7 +283,7 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
     run.write("baselines.json", {**found, "rows": [{**row, "trained": 7, "judged": 5} for row in found["rows"]]})
     assert command("report", run.path).code == 0
     text = (run.path / "report.html").read_text()
-    assert "Nearest training image (of 7 training images, judged on 5 images), on validation" in text and "in time" not in text
+    assert "Nearest training image (of 7 training images, evaluated on 5 images), on validation" in text and "in time" not in text
     (run.path / "baselines.json").write_text("{")
     assert command("report", run.path).code == 0
     text = (run.path / "report.html").read_text()
@@ -296,13 +296,13 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
     [
         ({"trained": 50_000, "judged": 1000}, ""),
         ({"trained": 20_000, "judged": 1000}, " (of 20,000 training images)"),
-        ({"trained": 50_000, "judged": 512}, " (judged on 512 images)"),
+        ({"trained": 50_000, "judged": 512}, " (evaluated on 512 images)"),
         ({}, ""),
     ],
 )
 def test_a_baseline_says_what_it_was_cut_down_to(row: dict[str, int], said: str) -> None:
     found = {"images": 1000, "rows": [{"name": "linear softmax", "accuracy": 0.5, "interval": [0.4, 0.6], **row}]}
-    assert lines(found, 50_000) == [(f"Linear softmax on pixels{said}", 0.5, 0.4, 0.6)]
+    assert read_baselines(found, 50_000) == [(f"Linear softmax on pixels{said}", 0.5, 0.4, 0.6)]
 
 
 def test_folds_alone_are_compared_with_the_baselines_of_the_first(house: Path, tmp_path: Path) -> None:

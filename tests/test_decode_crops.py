@@ -353,8 +353,8 @@ def test_evaluation_stays_as_it_is(pictures: Path) -> None:
 def build_recipe(folder: Path, **words: str) -> Training:
     asked = fast(data=str(folder), size="24x32", channels="3", augment=PIPE, average="none", **words)
     data = open_images(asked)
-    chooser = Chooser(asked)
-    choose_training(chooser, data, load_catalog())
+    chooser = Chooser(asked, load_catalog())
+    choose_training(chooser, data)
     return build_training(chooser.recipe, data)
 
 
@@ -364,8 +364,7 @@ def test_a_step_in_pieces_has_the_same_images(pictures: Path) -> None:
     assert isinstance(whole.loader.pixels, OriginalCrops) and whole.plan.augment.cut == 0  # type: ignore[attr-defined]
     images = []
     for one in (whole, cut_up):
-        epoch, places = one.loader.places(1)
-        objective = Objective(one.state, one.loader.batch(1), one.plan, Chance.of(one.plan.seed, places, "augment", epoch), 0.5)
+        objective = Objective(one.state, one.loader.batch(1), one.plan, 0.5)
         images.append(torch.cat([piece.images for piece in objective.pieces()]))
     assert torch.equal(*images)
 

@@ -190,8 +190,7 @@ def test_clip_value_of_a_recipe(unbalanced: Dataset) -> None:
     def first_step(**changes: float) -> Tensor:
         built = build_training(BASE.but(optimizer="sgd(1.0, momentum=0, weight_decay=0)", **changes), unbalanced, load_catalog())
         before = [p.detach().clone() for p in built.state.model.parameters()]
-        epoch, places = built.loader.places(0)
-        objective = Objective(built.state, built.loader.batch(0), built.plan, Chance.of(0, places, "augment", epoch), 0.0)
+        objective = Objective(built.state, built.loader.batch(0), built.plan, 0.0)
         built.state.optimizer.step(objective)  # type: ignore[arg-type]
         return torch.cat([(b - p.detach()).flatten() for b, p in zip(before, built.state.model.parameters(), strict=True)])
 

@@ -47,9 +47,9 @@ def compare(
     result = comparison(found)
     if html:
         from goodfit.core.files import write_atomic
-        from goodfit.report.pages.comparison import render
+        from goodfit.report.pages.comparison import render_comparison
 
-        write_atomic(html, render(result))
+        write_atomic(html, render_comparison(result))
     if json:
         print(dumps(result))
         return

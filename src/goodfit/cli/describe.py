@@ -131,8 +131,8 @@ def one(model: str, net: Net, form: Form) -> None:
     """Print the account of one network."""
     from goodfit.models.anatomy.lecture import ERRATA
     from goodfit.models.anatomy.memory import training_step
-    from goodfit.models.anatomy.tables import as_csv, table
     from goodfit.recipe.parts import load_catalog
+    from goodfit.terminal.anatomy import format_account, format_account_csv
 
     it = subject(model, net)
     made, note = it.account(net.batch), ""
@@ -147,16 +147,17 @@ def one(model: str, net: Net, form: Form) -> None:
         print(dumps({"model": it.name, **made.to_dict()}))
         return
     if form.csv:
-        print(as_csv(made, form.stages))
+        print(format_account_csv(made, form.stages))
         return
     lecture = it.listed(ERRATA) if (it.classes, it.channels) == IMAGENET and it.size in PIXELS else None
-    print("\n".join(line for line in (table(made, form.stages), note, lecture) if line))
+    print("\n".join(line for line in (format_account(made, form.stages), note, lecture) if line))
 
 
 def several(models: list[str], net: Net, form: Form) -> None:
     """Print networks side by side."""
+    from goodfit.models.anatomy.account import compare_accounts
     from goodfit.models.anatomy.lecture import ERRORS
-    from goodfit.models.anatomy.tables import compare, compare_csv, compared
+    from goodfit.terminal.anatomy import format_model_comparison, format_model_comparison_csv
 
     found = [subject(model, net) for model in models]
     accounts = {it.name: it.account(net.batch) for it in found}
@@ -164,9 +165,9 @@ def several(models: list[str], net: Net, form: Form) -> None:
     if form.json:
         from json import dumps
 
-        print(dumps(compared(accounts, errors)))
+        print(dumps(compare_accounts(accounts, errors)))
     else:
-        print(compare_csv(accounts, errors) if form.csv else compare(accounts, errors))
+        print(format_model_comparison_csv(accounts, errors) if form.csv else format_model_comparison(accounts, errors))
 
 
 def reason(error: Exception) -> str:

@@ -44,7 +44,7 @@ def gradcheck(
         raise UsageError(f"Expected --classes of 2 or more, --channels of 1 or more and --samples of 0 or more, {received}.")
     from json import dumps
 
-    from goodfit.doctor.gradcheck import DEFAULT_SAMPLES, TOLERANCE, check_gradients, describe_error, format_table, to_json
+    from goodfit.doctor.gradcheck import DEFAULT_SAMPLES, TOLERANCE, check_gradients, describe_error, format_checks, to_json
     from goodfit.doctor.gradcheck_parts import find_part, part_subject
     from goodfit.recipe.parts import load_catalog
     from goodfit.recipe.recipe import parse_size
@@ -60,7 +60,7 @@ def gradcheck(
     else:
         kinks = sum(row.kinks for row in checks)
         note = f"; {count_of(kinks, 'number')} at a kink, where any slope between both sides is right." if kinks else "."
-        print(format_table(checks))
+        print(format_checks(checks))
         subject = f"{with_article(kind).capitalize()}, {part}: {count_of(len(checks), 'tensor')}"
         print(f"{subject}, relative error at most {TOLERANCE:g}{note}")
     if wrong:

@@ -44,10 +44,20 @@ def runs(
         print(dumps(found))
     elif prune:
         _prune([Run(Path(row["path"])) for row in found], yes)
-    else:
-        for row in found:
-            accuracy = format_percent(row["accuracy"]) if row["accuracy"] is not None else "-"
-            print(f"{row['path']:<48} {row['state']:<14} {accuracy:>8} {format_bytes(row['bytes']):>8}  {row['model']}")
+    elif found:
+        from goodfit.terminal.tables import format_table
+
+        rows = [
+            (
+                row["path"],
+                row["state"],
+                "-" if row["accuracy"] is None else format_percent(row["accuracy"]),
+                format_bytes(row["bytes"]),
+                row["model"],
+            )
+            for row in found
+        ]
+        print(format_table(rows, "<<>><"))
 
 
 def about(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The machine: which device, how many threads, which precision; what it gains from is found by asking it."""
+"""The machine: device, threads, precision, memory and its description."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def physical_cores() -> int:
 
 
 def configure_torch(threads: int) -> None:
-    """Set the number of compute threads, exact kernels, and an allocator that keeps freed pages."""
+    """Set up torch: the number of compute threads, deterministic kernels, and an allocator that keeps freed pages."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that fills every new tensor
@@ -57,7 +57,7 @@ def configure_torch(threads: int) -> None:
 
 
 def _keep_freed_pages() -> None:
-    """Tell glibc not to hand big blocks back to the system: page faults cost a third of a large batch's step."""
+    """Tell glibc not to return big blocks to the system: page faults cost a third of a large batch's step."""
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
@@ -88,7 +88,7 @@ def seed_noise(seed: int, device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be taken now."""
+    """The bytes of memory that are free now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     limit = Path("/sys/fs/cgroup/memory.max")
@@ -108,7 +108,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def cpu_name() -> str:
-    """The processor's own name."""
+    """The name of the processor."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
@@ -117,7 +117,7 @@ def cpu_name() -> str:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What a run should remember of the machine."""
+    """What a run records of the machine."""
     return {
         "cpu": cpu_name(),
         "cores": physical_cores(),

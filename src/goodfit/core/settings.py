@@ -1,4 +1,4 @@
-"""Settings and their types: one checker for parts and recipes, so a wrong value gets the same sentence from Python, text and TOML."""
+"""Settings and their types: one checker for parts and recipes, so that a wrong value gets the same sentence in Python, text and TOML."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Natural = Annotated[int, Range(0)]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A field as a user meets it: its name, type, default, and the kind of part it holds ("" for literals)."""
+    """A field as a user sets it: its name, type, default, and the kind of part it holds ("" for literals)."""
 
     name: str
     hint: Any
@@ -57,7 +57,7 @@ def settings_of(cls: Any) -> tuple[Setting, ...]:
 
 
 def takes_many(setting: Setting | None) -> bool:
-    """Whether a setting is a tuple of any length: as the first of a part, its values may be written one by one."""
+    """Whether a setting is a tuple of any length; the values of such a first setting may be written one by one."""
     return setting is not None and typing.get_origin(setting.hint) is tuple and typing.get_args(setting.hint)[-1] is Ellipsis
 
 
@@ -72,7 +72,7 @@ def _kind(hint: Any) -> str:
 
 
 def check_settings(owner: object, name: str) -> None:
-    """Check each field of a frozen dataclass against its type, turning ints into floats and lists into tuples where those are meant.
+    """Check each field of a frozen dataclass against its type, converting ints to floats and lists to tuples where the type wants those.
 
     Raises:
         UsageError: a value is of the wrong type or out of range.
@@ -81,25 +81,25 @@ def check_settings(owner: object, name: str) -> None:
     cls: Any = type(owner)
     for setting in settings_of(cls):
         value = getattr(owner, setting.name)
-        fitted = convert(value, setting.hint)
-        if fitted is INVALID:
+        converted = convert(value, setting.hint)
+        if converted is INVALID:
             raise UsageError(f"{name}: expected {setting.name} to be {type_phrase(setting.hint)}, received {value!r}.")
-        if fitted is not value:
-            object.__setattr__(owner, setting.name, fitted)
+        if converted is not value:
+            object.__setattr__(owner, setting.name, converted)
 
 
 INVALID = object()
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """The value as `hint` means it, or MISFIT."""
+    """Convert a value to the type `hint`; INVALID if it is not of that type."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is object:
         return value
     if origin is Annotated:
-        fitted = convert(value, inner[0])
+        converted = convert(value, inner[0])
         ranges = [x for x in inner[1:] if isinstance(x, Range)]
-        return fitted if fitted is not INVALID and all(r.holds(fitted) for r in ranges) else INVALID
+        return converted if converted is not INVALID and all(r.holds(converted) for r in ranges) else INVALID
     if origin in (Union, types.UnionType):
         return next((x for option in inner if (x := convert(value, option)) is not INVALID), INVALID)
     if origin is Literal:
@@ -124,12 +124,12 @@ def _convert_tuple(value: Any, inner: tuple[Any, ...]) -> Any:
     hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
     if len(hints) != len(value):
         return INVALID
-    fitted = tuple(convert(x, hint) for x, hint in zip(value, hints, strict=True))
-    return INVALID if any(x is INVALID for x in fitted) else fitted
+    converted = tuple(convert(x, hint) for x, hint in zip(value, hints, strict=True))
+    return INVALID if any(x is INVALID for x in converted) else converted
 
 
 def type_phrase(hint: Any) -> str:
-    """A type in words: `a number from 0 to 1`, `"reflect" or "edge"`, `an optimizer`."""
+    """Describe a type in words: `a number from 0 to 1`, `"reflect" or "edge"`, `an optimizer`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         ranges = [str(x) for x in inner[1:] if isinstance(x, Range)]
@@ -146,9 +146,9 @@ def type_phrase(hint: Any) -> str:
 
 
 def parse_setting(text: str, hint: Any) -> Any:
-    """The value a command line's text means for a field of type `hint`, or MISFIT: a literal where one fits, else the text itself."""
+    """Read the text of a command line as a value of type `hint`: a literal where one fits, else the text; INVALID if neither does."""
     try:
-        fitted = convert(ast.literal_eval(text), hint)
+        converted = convert(ast.literal_eval(text), hint)
     except (ValueError, SyntaxError):
-        fitted = INVALID
-    return convert(text, hint) if fitted is INVALID else fitted
+        converted = INVALID
+    return convert(text, hint) if converted is INVALID else converted

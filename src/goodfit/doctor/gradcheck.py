@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Loss, Penalty, split_outputs
 from goodfit.core.device import seed_noise
 from goodfit.core.errors import GoodfitError, UsageError, first_line
+from goodfit.terminal.tables import format_table
 from goodfit.training.gradient import restore_buffers
 
 STEP = 1e-5  # the lecture's h, for numbers of size 1
@@ -229,14 +230,13 @@ def _slope(scalar: _Scalar, tensor: Tensor, place: tuple[int, ...], here: float,
 # ---- as text -----------------------------------------------------------------------------------------------------------------
 
 
-def format_table(checks: list[TensorCheck]) -> str:
+def format_checks(checks: list[TensorCheck]) -> str:
     """Format the checks as a table, one line for each tensor."""
-    wide = max(len("tensor"), *(len(row.name) for row in checks))
-    lines = [f"{'tensor':{wide}}  {'shape':>16}  {'moved':>5}  {'relative error':>14}  {'kinks':>5}"]
+    rows = []
     for row in checks:
-        shape = "x".join(map(str, row.shape)) or "1"
-        lines.append(f"{row.name:{wide}}  {shape:>16}  {row.moved:5}  {row.error:14.1e}  {row.kinks:5}  {'ok' if row.passed else 'WRONG'}")
-    return "\n".join(lines)
+        shape, verdict = "x".join(map(str, row.shape)) or "1", "ok" if row.passed else "WRONG"
+        rows.append((row.name, shape, str(row.moved), f"{row.error:.1e}", str(row.kinks), verdict))
+    return format_table(rows, "<>>>><", ("tensor", "shape", "moved", "relative error", "kinks", ""))
 
 
 def describe_error(row: TensorCheck) -> str:

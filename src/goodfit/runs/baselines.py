@@ -17,15 +17,15 @@ from torch.nn import functional as F
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_folder, write_atomic
 from goodfit.core.interval import wilson_interval
+from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.store import hash_fields
 from goodfit.optim.lbfgs import LbfgsSteps
-from goodfit.runs.start import require_same_data
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
 from goodfit.recipe.transfer.probe import SoftmaxRegression
-from goodfit.core.reporter import SilentReporter, Reporter
+from goodfit.runs.start import require_same_data
 
 FILE = "baselines.json"
 MAX_SIDE = 32  # pixels; larger images are averaged down to it

@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from goodfit.core.errors import GoodfitError
-from goodfit.core.files import write_atomic, atomic_writer
+from goodfit.core.files import atomic_writer, write_atomic
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account
 from goodfit.models.weights.saved import save_model
+from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.scoring import ViewScores, score_views
 from goodfit.recipe.build import Training
 from goodfit.recipe.prepare import Prepared
-from goodfit.predict.calibration import measure_calibration
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.rules import stop
 from goodfit.training.snapshots import FOLDER, Snapshots

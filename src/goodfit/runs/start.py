@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from goodfit.core.device import select_device, describe_machine
+from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.files import lock, write_atomic
 from goodfit.core.progress import Lengths

@@ -6,6 +6,7 @@ from typing import Any
 
 from goodfit.core.words import format_duration, format_percent
 from goodfit.terminal.sketch import sketch
+from goodfit.terminal.tables import format_table
 
 MAX_CURVES = 8
 
@@ -23,9 +24,7 @@ def format_comparison(comparison: dict[str, Any]) -> list[str]:
 
 def _format_scores(comparison: dict[str, Any]) -> list[str]:
     """A line for each run, and one for each group of seeds."""
-    lines = [
-        f"{'':<4}{'accuracy':>9}  {'95 % interval':<18}{'log loss':>9}{'calibr.':>9}{'seconds':>12}{'parameters':>13}{'mult-adds':>15}  run"
-    ]
+    rows = []
     for row in comparison["runs"]:
         low, high = map(format_percent, row["interval"])
         loss = "-" if row["log_loss"] is None else f"{row['log_loss']:.4f}"
@@ -33,9 +32,10 @@ def _format_scores(comparison: dict[str, Any]) -> list[str]:
         seconds = "-" if row["seconds"] is None else format_duration(row["seconds"])
         parameters, work = ("-" if row[key] is None else f"{row[key]:,}" for key in ("parameters", "multiply_adds"))
         folds = f" ({len(row['folds'])} folds)" if row["folds"] else ""
-        interval = f"{low} to {high}"
-        cells = f"{format_percent(row['accuracy']):>9}  {interval:<18}{loss:>9}{error:>9}{seconds:>12}{parameters:>13}{work:>15}"
-        lines.append(f"{row['letter']:<4}{cells}  {row['path']}{folds}")
+        numbers = (format_percent(row["accuracy"]), f"{low} to {high}", loss, error, seconds, parameters, work)
+        rows.append((row["letter"], *numbers, f"{row['path']}{folds}"))
+    header = ("", "accuracy", "95 % interval", "log loss", "calibr.", "time", "parameters", "mult-adds", "run")
+    lines = [format_table(rows, "<><>>>>><", header)]
     for group in comparison["groups"]:
         if group["standard_error"] is not None:
             mean, error = format_percent(group["accuracy"], 2), format_percent(group["standard_error"], 2)

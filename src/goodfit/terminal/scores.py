@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goodfit.core.words import count_of, format_percent
+from goodfit.terminal.tables import format_table
 
 SHOWN_COVERAGES = (0.95, 0.9, 0.8, 0.5)  # shares of the images, the surest first, whose accuracy is shown
 
@@ -27,10 +28,11 @@ def format_scores(scores: dict[str, Any], split: str) -> list[str]:
     if noise := scores.get("marginalized"):
         lines += ["  by noisy passes:", _format_row("without noise", noise["deterministic"])]
         lines += [_format_row(count_of(row["passes"], "noisy pass", "noisy passes"), row) for row in noise["passes"]]
-    for row in scores["classes"]:
-        accuracy = format_percent(row["accuracy"]) if row["images"] else "-"
-        lines.append(f"  {accuracy:>8}  {row['name']} ({row['images']:,} images)")
-    return lines
+    classes = [
+        (format_percent(row["accuracy"]) if row["images"] else "-", f"{row['name']} ({row['images']:,} images)")
+        for row in scores["classes"]
+    ]
+    return [*lines, format_table(classes, "><", indent="  ")]
 
 
 def _format_row(name: str, row: dict[str, Any]) -> str:
@@ -65,10 +67,11 @@ def format_gain(gain: dict[str, Any]) -> str:
 
 def format_ensemble(path: str, content: dict[str, Any], scores: dict[str, Any]) -> list[str]:
     """Format the models of an ensemble with their weights, its scores, and its lead over the best of them."""
-    lines = [
-        f"  {row['weight']:>5.0%}  {format_percent(row['accuracy'], 2) if 'accuracy' in row else '-':>8}  {row['source']}"
+    rows = [
+        (format_percent(row["weight"], 0), format_percent(row["accuracy"], 2) if "accuracy" in row else "-", row["source"])
         for row in content["candidates"]
     ]
+    lines = [format_table(rows, ">><", indent="  ")]
     if validation := scores.get("validation"):
         images = f"{validation['images']:,} images that every model validated on"
         lines.append(f"Validation accuracy {format_percent(validation['accuracy'], 2)} ({images})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -222,6 +222,21 @@ def _rows(module: nn.Module, tallies: dict[str, Tally]) -> Iterator[Row]:
             name, type(m).__name__, stage, _kind(m, tally), tally.output, sum(p.numel() for p in parameters), tally.macs,
             tally.macs + tally.biases, tally.activations, tally.in_place, *_seen(tally.field),
         )  # fmt: skip
+
+
+def compare_accounts(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> list[dict[str, object]]:
+    """Return one dictionary per model: its parameters, multiply-adds and operations, the shares that conv and fully connected layers have
+    in them, and, where `errors` lists the model, its published top-1 and top-5 errors in percent.
+    """
+    return [
+        {
+            "model": name,
+            **{key: account.totals[key] for key in ("parameters", "macs", "ops")},
+            **account.shares,
+            **dict(zip(("top1_error", "top5_error"), errors.get(name, ()), strict=False)),
+        }
+        for name, account in accounts.items()
+    ]
 
 
 def _kind(m: nn.Module, tally: Tally) -> str:

@@ -19,6 +19,7 @@ from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features, feature_places
 from goodfit.recipe.transfer.origin import Origin
 from goodfit.recipe.transfer.probe import fit_probe
+from goodfit.terminal.tables import format_table
 
 # Of each split: an accuracy then has a standard error below one point.
 MAX_PROBED_IMAGES = 4000
@@ -41,7 +42,6 @@ SIGNIFICANT_ERRORS = 2.0  # standard errors
 # The stages below the head move at a tenth of its rate, as the lecture says, where little data is similar; with much data 0.3 was 0.7
 # points better at 43 images and the full rate no better still; on different data a tenth was 5 points worse than the full rate.
 TENTH_RATE, THIRD_RATE, FULL_RATE = "backbone(0.1)", "backbone(0.3)", "none"
-
 LECTURE = {
     ("little", "similar"): "use a linear classifier on the top layer",
     ("little", "different"): "you're in trouble: try a linear classifier from different stages",
@@ -104,15 +104,15 @@ class Advice:
 
     def table(self) -> str:
         """The accuracy of the probe by stage, as aligned text with bars."""
-        width = max(len(probe.name) for probe in self.rungs)
-        lines = [f"{'stage':{width}}  features  learned          random           linear probe, {count_of(self.judged, 'image')} held out"]
+        rows = []
         for probe in self.rungs:
             learned, random = (
                 f"{format_percent(a)} ± {format_percent(e)}" for a, e in ((probe.accuracy, probe.error), (probe.random, probe.random_error))
             )
             bar = "█" * round(30 * probe.accuracy) + (" best" if probe.name == self.best else "")
-            lines.append(f"{probe.name:{width}}  {probe.length:8,}  {learned:15}  {random:15}  {bar}")
-        return "\n".join(lines)
+            rows.append((probe.name, f"{probe.length:,}", learned, random, bar))
+        header = ("stage", "features", "learned", "random", f"linear probe, {count_of(self.judged, 'image')} held out")
+        return format_table(rows, "<><<<", header)
 
 
 def advise(origin: Origin, progress: Progress = lambda done, total: None) -> Advice:
