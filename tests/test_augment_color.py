@@ -282,7 +282,7 @@ def test_the_covariance_is_that_of_the_training_split(tmp_path: Path) -> None:
     data = open_images(recipe)
     built: Any = build_training(recipe, data)
     (part,) = built.plan.augment.parts
-    train = data.pixels.rows(data.rows("train")).numpy().reshape(-1, 3) / 255
+    train = data.pixels.read(data.rows("train")).numpy().reshape(-1, 3) / 255
     values, vectors = np.linalg.eigh(np.cov(train.T, bias=True))
     assert part.sigma == 0.2
     found = np.array(part._components)

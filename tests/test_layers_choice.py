@@ -338,7 +338,7 @@ def test_a_run_starts_from_its_training_images(photos: Path, tmp_path: Path, ini
     rows = [line.split(",") for line in (run.path / "splits.csv").read_text().splitlines()[1:]]
     boxes = [classifier.preprocess.decode(photos / row[0]) for row in rows if row[2] == "train"]
     stored = torch.from_numpy(np.stack(boxes)).permute(0, 3, 1, 2)
-    x = classifier.preprocess.normalize(classifier.preprocess.center(stored))
+    x = classifier.preprocess.normalize(classifier.preprocess.center_crop(stored))
     stem = classifier.model.get_submodule("stem.conv")
     with torch.no_grad():
         out = stem(x)[:, :, 1:-1, 1:-1] if init == "whitening" else stem(x)

@@ -18,8 +18,8 @@ import goodfit as package
 from goodfit.augment.views import ImageView
 from goodfit.core.run import Run
 from goodfit.data.decode import BrokenImage
+from goodfit.data.multiscale import decode_scaled as at_scale
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scaled import picture as at_scale
 from goodfit.losses.binary import Binary
 from goodfit.losses.softmax import Softmax
 from goodfit.predict.predictor import load_classifier

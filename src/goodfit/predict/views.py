@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from goodfit.augment.views import ImageView, Window
 from goodfit.core.contracts import Loss, split_outputs
 from goodfit.core.errors import UsageError, first_line
+from goodfit.data.multiscale import frame_size
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scaled import frame_of
 from goodfit.recipe.parts import MODEL_ERRORS
 from goodfit.training.evaluate import eval_batch_size, running_means
 from goodfit.training.noise import evaluating
@@ -102,7 +102,7 @@ class Viewer:
         """
         whole_scales = sorted(view.scale for view in self.views if view.place is None)
         for scale in whole_scales[:1]:  # the smallest is the hardest
-            height, width = frame_of(self.preprocess.size, scale) if scale else self.preprocess.box
+            height, width = frame_size(self.preprocess.size, scale) if scale else self.preprocess.box
             width += max(1, width // 4)  # photos are not square
             try:
                 with evaluating(self.model):

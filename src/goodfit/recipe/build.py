@@ -18,7 +18,7 @@ from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import ExternalPart, Part, pipe_parts
 from goodfit.core.progress import Length, Lengths, Period
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import Loader, sweep
+from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.class_weights import with_class_weights
@@ -111,7 +111,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
 def facts_of(data: Dataset, lengths: Lengths) -> Facts:
     """What parts may know of the data."""
     pre, measured = data.preprocess, data.statistics
-    return Facts(data.classes, data.counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
+    return Facts(data.classes, data.class_counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
 
 
 def _build_model(recipe: Recipe, part: Any, data: Dataset, device: torch.device) -> nn.Module:
@@ -145,8 +145,8 @@ def init_images(data: Dataset, device: torch.device) -> Tensor:
     """Normalized training images [B, C, H, W], evenly spread over the split, without augmentation, for an initialization from data."""
     train, pre = data.rows("train"), data.preprocess
     rows = train[torch.linspace(0, len(train) - 1, min(MAX_INIT_IMAGES, len(train))).long()]
-    batch = next(sweep(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
-    return pre.normalize(pre.center(batch.images))
+    batch = next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
+    return pre.normalize(pre.center_crop(batch.images))
 
 
 def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor]:

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_folder, write_atomic
-from goodfit.core.interval import wilson
+from goodfit.core.interval import wilson_interval
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.data.store import hashed
+from goodfit.data.store import hash_fields
 from goodfit.optim.lbfgs import LbfgsSteps
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
@@ -51,7 +51,7 @@ def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path |
         data.splits.digest,
         f"{pre.size} {pre.box} {pre.channels} {pre.aspect} {MAX_SIDE} {MAX_TRAIN_IMAGES} {CACHE_VERSION}",
     )
-    file = (cache or cache_folder() / "baselines") / f"{hashed(*key)}.json"
+    file = (cache or cache_folder() / "baselines") / f"{hash_fields(*key)}.json"
     cached: dict[str, Any] = {}
     if file.is_file():
         with contextlib.suppress(ValueError):  # damaged: computed again
@@ -72,14 +72,14 @@ def time_limit(training: float) -> float:
 
 def majority_baseline(data: Dataset) -> dict[str, Any]:
     """The baseline that predicts the most common class of the training images for every image."""
-    counts, validation = data.counts("train"), data.counts("validation")
+    counts, validation = data.class_counts("train"), data.class_counts("validation")
     right = validation[counts.index(max(counts))]
     return baseline_row("majority class", right, sum(validation), sum(counts), 0.0, True)
 
 
 def baseline_row(name: str, right: int, judged: int, trained: int, seconds: float, whole: bool) -> dict[str, Any]:
     """One row of the result; `whole` is false where the time limit cut the baseline short."""
-    accuracy, interval = (right / judged, wilson(right, judged)) if judged else (None, None)
+    accuracy, interval = (right / judged, wilson_interval(right, judged)) if judged else (None, None)
     return {
         "name": name, "accuracy": accuracy, "interval": interval, "judged": judged, "trained": trained, "seconds": seconds, "whole": whole,
     }  # fmt: skip
@@ -119,7 +119,7 @@ def image_vectors(data: Dataset, rows: Tensor, until: float = math.inf) -> Tenso
     """The images of some rows as float32 [n, D], averaged down to at most MAX_SIDE pixels; of the first of them, if time is up."""
     vectors = []
     for piece in torch.split(rows, READ_AT_ONCE):
-        images = data.preprocess.center(data.pixels.rows(piece).permute(0, 3, 1, 2)).float()
+        images = data.preprocess.center_crop(data.pixels.read(piece).permute(0, 3, 1, 2)).float()
         height, width = images.shape[-2:]
         if max(height, width) > MAX_SIDE:
             images = F.adaptive_avg_pool2d(images, (min(height, MAX_SIDE), min(width, MAX_SIDE)))

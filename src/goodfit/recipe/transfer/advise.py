@@ -216,7 +216,7 @@ def lead_in_errors(a: Tensor, b: Tensor) -> float:
 
 def decide(origin: Origin, probes: tuple[StageProbe, ...], right: dict[str, Tensor], similarity: float, error: float) -> Advice:
     """Find the cell of the lecture's table, and what to train in it."""
-    counts = origin.data.counts()
+    counts = origin.data.class_counts()
     per_class, chance = statistics.median(counts), max(counts) / sum(counts)
     amount, kinship = "little" if per_class < LITTLE_DATA else "much", "similar" if similarity >= MIN_SIMILARITY else "different"
     best, last = max(probes, key=lambda probe: probe.accuracy), probes[-1]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.core.words import list_some
 from goodfit.models.weights.saved import WEIGHTS_FILE
@@ -85,7 +85,7 @@ def _candidate(run: Run, file: Path) -> Candidate:
         raise UsageError(f'"{run.path}" {reason}.')
     if file.name != WEIGHTS_FILE:
         config.pop("temperature", None)  # it was fitted to the kept model
-    answers = Predictions.read(run.path / FILE if file.name == WEIGHTS_FILE else file.with_suffix(".npz"))
+    answers = Predictions.read(run.path / PREDICTIONS_FILE if file.name == WEIGHTS_FILE else file.with_suffix(".npz"))
     if answers is None:
         raise UsageError(f'The predictions of "{file}" for its validation images are not kept: run goodfit evaluate "{run.path}" first.')
     return Candidate(run, file, config, answers)
