@@ -267,7 +267,8 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     disable_fused_momentum(optimizer)
     state = State.start(model, optimizer, average)
     used = plan(
-        every="2 steps", schedule=schedule, average=average, parts={"plateau": made["plateau"]}, trainable=freezing_phases(made["trainable"], model),
+        every="2 steps", schedule=schedule, average=average, parts={"plateau": made["plateau"]},
+        trainable=freezing_phases(made["trainable"], model),
         evaluate=lambda model: {"score": scores[len(state.history)], "seen": checksum(model)},
     )  # fmt: skip
     return state, used

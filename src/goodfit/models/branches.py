@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import NonNegative
 from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He, None_, start
+from goodfit.layers.init import He, None_, initialize
 from goodfit.layers.noise import Dropout
 from goodfit.layers.norm import Batch
 from goodfit.models.blocks import Kernel, NormAct, Stem, make_conv, named_sequential
@@ -83,4 +83,4 @@ class InceptionFamily(Model):
 def init_aux_heads(heads: Sequence[nn.Linear]) -> None:
     """Initialize auxiliary heads with small weights, like the head, so that their first losses are near ln K too."""
     for head in heads:
-        start(head, None_(), head)
+        initialize(head, None_(), head)

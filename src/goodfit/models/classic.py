@@ -13,7 +13,7 @@ from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import Count
 from goodfit.layers import norm
 from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He, start
+from goodfit.layers.init import He, initialize
 from goodfit.layers.noise import Dropout
 from goodfit.layers.norm import normalizes
 from goodfit.models.anatomy.meta import to_meta
@@ -38,7 +38,7 @@ def output_shape(features: nn.Module, channels: int, size: tuple[int, int]) -> t
 
 def init_with_small_head(net: nn.Module, norm: Norm, init: Init, head: nn.Linear) -> None:
     """Initialize a net; without a norm its head starts smaller, since max pools then feed it large values."""
-    start(net, init, head)
+    initialize(net, init, head)
     if not normalizes(norm):
         with torch.no_grad():
             head.weight.mul_(HEAD_SCALE_WITHOUT_NORM)

@@ -10,7 +10,7 @@ from torch import nn
 from goodfit.core.contracts import Noise
 from goodfit.core.settings import NonNegative
 from goodfit.layers.activation import width_of
-from goodfit.layers.init import start
+from goodfit.layers.init import initialize
 from goodfit.layers.noise import Dropout, mask_weights
 from goodfit.models.blocks import NormAct, Order, named_sequential, uses_small_stem
 from goodfit.models.branches import Branches, InceptionFamily, NetWithAuxHeads, basic_conv, init_aux_heads
@@ -77,7 +77,7 @@ class Googlenet(InceptionFamily):
         head = mask_weights(self.drop, nn.Linear(n, classes))
         tail = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "dropout": self.drop(), "fc": head}
         net = NetWithAuxHeads({**parts, **extra, **tail}, AUX_HEADS if self.aux else {}, self.aux, STAGE_GROUPS)
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         init_aux_heads([m.get_submodule("fc2") for m in extra.values()])  # type: ignore[misc]
         return net
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.layers.init import start
+from goodfit.layers.init import initialize
 from goodfit.layers.noise import mask_weights
 from goodfit.models.blocks import Kernel, NormAct, Order, named_sequential, uses_small_stem
 from goodfit.models.branches import Branches, InceptionFamily, NetWithAuxHeads, basic_conv, init_aux_heads
@@ -131,7 +131,7 @@ class InceptionV3(InceptionFamily):
         head = mask_weights(self.drop, nn.Linear(n, classes))
         tail = {"avgpool": nn.AdaptiveAvgPool2d(1), "dropout": self.drop(), "flatten": nn.Flatten(), "fc": head}
         net = NetWithAuxHeads({**parts, **tail}, {BLOCK_BEFORE_AUX_HEAD: AUX_HEAD} if self.aux else {}, self.aux, STAGE_GROUPS)
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         init_aux_heads([m.get_submodule("fc") for m in extra.values()])  # type: ignore[misc]
         return net
 

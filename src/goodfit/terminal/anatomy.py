@@ -40,8 +40,8 @@ def describe_totals(account: Account) -> list[str]:
         f"For {count_of(account.batch, 'image')} of {image}: {t['ops']:,} operations (multiply-adds and one add per bias).",
         f"Conv layers have {format_percent(s['conv_parameters'])} of the parameters and {format_percent(s['conv_ops'])} of the operations,"
         f" fully connected ones {format_percent(s['fc_parameters'])} and {format_percent(s['fc_ops'])}.",
-        f"Activations in float32: {format_bytes(t['activation_bytes'])} if every layer keeps its output;"
-        f" {t['in_place']:,} numbers ({format_bytes(BYTES_PER_FLOAT32 * t['in_place'])}) with the input, if activations and sums work in place.",
+        f"Activations in float32: {format_bytes(t['activation_bytes'])} if every layer keeps its output; {t['in_place']:,} numbers"
+        f" ({format_bytes(BYTES_PER_FLOAT32 * t['in_place'])}) with the input, if activations and sums work in place.",
     ]
     if account.step_memory is not None:
         step = account.step_memory

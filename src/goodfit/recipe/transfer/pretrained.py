@@ -141,6 +141,7 @@ def load_pretrained(state: State, weights: Weights, data: Dataset) -> tuple[dict
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
     first, *others = transfer.sentences()
-    first += ", the head too, for its classes are the same" if same_classes and not transfer.reinitialized else ""
-    source = {"name": weights.name, "sha256": weights.sha256, "model": weights.model, "said": weights.accuracy, "tensors": transfer.to_dict()}
+    first += ", the head too, because its classes are the same" if same_classes and not transfer.reinitialized else ""
+    about = {"name": weights.name, "sha256": weights.sha256, "model": weights.model, "said": weights.accuracy}
+    source = {**about, "tensors": transfer.to_dict()}
     return source, (f"{weights.name}: {first}", *(f"  {line}" for line in others))
