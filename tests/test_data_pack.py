@@ -7,8 +7,6 @@ import errno
 import io
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,6 +29,7 @@ from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scan import Survey, survey
 from tests.support.photos import make_photos
+from tests.support.process import Forked, wait_until
 
 HERE = Preprocess((16, 12), (18, 14))
 LARGE = 1 << 40
@@ -157,30 +156,18 @@ def test_too_little_space_is_said_before_the_work(own: Path, photos: Path, monke
         pack(survey(find(str(photos))), HERE, LARGE)
 
 
-SLOW = """
-import sys, time
-from goodfit.data.index import find
-from goodfit.data.scan import survey
-from goodfit.data.pack import pack
-from goodfit.data.preprocess import Preprocess
-def slowly(done, n):
-    print(done, flush=True)
-    time.sleep(float(sys.argv[2]))
-packed = pack(survey(find(sys.argv[1])), Preprocess((16, 12), (18, 14)), 1 << 40, 1, slowly)
-print("digest", packed.digest, flush=True)
-"""
+def pack_slowly(photos: Path, pause: float) -> None:
+    def report(done: int, n: int) -> None:
+        print(done, flush=True)
+        time.sleep(pause)
 
-
-def packer(photos: Path, pause: float) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", SLOW, str(photos), str(pause)], stdout=subprocess.PIPE, text=True)
+    print("digest", pack(survey(find(str(photos))), HERE, LARGE, 1, report).digest)
 
 
 def test_a_killed_packing_goes_on_where_it_stopped(own: Path, photos: Path) -> None:
-    process = packer(photos, 60)
-    assert process.stdout is not None and process.stdout.readline() == "32\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    process = Forked(own / "packer", pack_slowly, photos, 60)
+    wait_until(lambda: process.out == "32\n")
+    process.kill()
     partial = next((cache_home() / "packed").glob("*partial"))
     with (partial / journal.BLOB).open("ab") as blob, (partial / journal.JOURNAL).open("ab") as lines:
         blob.write(b"torn")  # what a kill in the middle of a write leaves
@@ -205,9 +192,9 @@ def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own: Path, tmp_path: 
 
 
 def test_two_processes_at_once_make_one_whole_pack(own: Path, photos: Path) -> None:
-    processes = [packer(photos, 0.2) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
-    assert all(process.returncode == 0 for process in processes)
+    processes = [Forked(own / f"packer{k}", pack_slowly, photos, 0.2) for k in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    outputs = [process.out.split() for process in processes]
     assert outputs[0][-1] == outputs[1][-1]
     assert sorted(len(words) for words in outputs) == [2, 5]  # one packed, the other waited and found it
     found = survey(find(str(photos)))

@@ -21,7 +21,7 @@ class Forked:
     def __init__(self, folder: Path, function: Callable[..., object], *arguments: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._files = (folder / "stdout.txt", folder / "stderr.txt")
-        self._process = _CONTEXT.Process(target=_call, args=(self._files, function, arguments))
+        self._process = _CONTEXT.Process(target=_call, args=(self._files, dict(os.environ), function, arguments))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -47,14 +47,16 @@ class Forked:
 
     @property
     def out(self) -> str:
-        return self._files[0].read_text()
+        return self._files[0].read_text() if self._files[0].exists() else ""
 
     @property
     def err(self) -> str:
-        return self._files[1].read_text()
+        return self._files[1].read_text() if self._files[1].exists() else ""
 
 
-def _call(files: tuple[Path, Path], function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _call(files: tuple[Path, Path], environment: dict[str, str], function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     for number, file in enumerate(files, start=1):
         with file.open("ab", buffering=0) as opened:
             os.dup2(opened.fileno(), number)
