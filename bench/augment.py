@@ -28,9 +28,10 @@ from torch import Tensor
 
 from goodfit.augment.apply import Pipeline
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.catalog import Catalog, steps
+from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
 from goodfit.core.device import cpu_name
+from goodfit.core.parts import pipe_parts
 from goodfit.data.preprocess import Preprocess
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -71,7 +72,7 @@ def ours(text: str, images: Tensor, size: tuple[int, int]) -> Way:
     n = len(images)
     words = text.split(" | ")
     pipe = " | ".join(word for word in words if word != "normalize") or "none"
-    pipeline = Pipeline(steps(CATALOG.make(pipe, "augment")), size)  # type: ignore[arg-type]
+    pipeline = Pipeline(pipe_parts(CATALOG.make(pipe, "augment")), size)  # type: ignore[arg-type]
     preprocess = Preprocess(size, (images.shape[2], images.shape[3]), mean=MEAN, std=STD)
     targets, ids, epoch = one_hot(torch.arange(n) % 10, 10), torch.arange(n), itertools.count()
 
@@ -276,7 +277,7 @@ def photos(folder: Path, others: list[str], seconds: float, n: int = 96) -> bool
     headers = [header(BytesIO(file)) for file in files]
     sides = torch.tensor([(h.height, h.width) for h in headers], dtype=torch.float64)
     middle = torch.zeros(len(files), 4, dtype=torch.float64)
-    rest = Pipeline(steps(CATALOG.make("flip | jitter(0.4, hue=0.1)", "augment")), size)  # type: ignore[arg-type]
+    rest = Pipeline(pipe_parts(CATALOG.make("flip | jitter(0.4, hue=0.1)", "augment")), size)  # type: ignore[arg-type]
 
     def own() -> Tensor:
         chance = Chance.of(0, places, "augment", next(epoch))

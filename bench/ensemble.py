@@ -20,16 +20,15 @@ import torch
 from torch import Tensor
 
 import goodfit
-from goodfit.core.device import cores, cpu_name
+from goodfit.core.device import cpu_name, physical_cores
+from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
-from goodfit.predict.ensemble import Ensemble
-from goodfit.predict.paired import Right, paired
-from goodfit.predict.predictor import Classifier
+from goodfit.models.weights.saved import to_safetensors
+from goodfit.predict.images import ImagesFor
+from goodfit.predict.paired import Right, compare_paired
+from goodfit.predict.predictor import Classifier, Predictor
 from goodfit.recipe.recipe import Recipe
-from goodfit.runs.panel import Album
-from goodfit.study.ensemble.make import Select, Soup, ensemble
-from goodfit.terminal.reporter import Silent
-from goodfit.training.snapshots import packed
+from goodfit.study.ensemble.make import Select, Soup, make_ensemble
 
 PLAIN, STEPS = "warmup(0.05) | cosine", "step(every=0.3, factor=0.1)"
 WAYS: dict[str, tuple[Select, Soup]] = {
@@ -58,7 +57,7 @@ class Examiner:
     """Asks runs and ensembles about the test images of the data."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.album = Album(recipe, Silent())
+        self.album = ImagesFor(recipe, SilentReporter())
         self.rows = self.album.data.rows("test")
         self.known: dict[bytes, Tensor] = {}
         if not len(self.rows):
@@ -67,14 +66,14 @@ class Examiner:
     def right(self, run: Run) -> Right:
         """Which images [images] a run or ensemble is right about."""
         there = goodfit.load(run)
-        members, weights = (there.members, there.weights) if isinstance(there, Ensemble) else ((there,), (1.0,))
+        members, weights = (there.members, there.weights) if isinstance(there, Predictor) else ((there,), (1.0,))
         mean = sum((w * self.asked(x).double() for x, w in zip(members, weights, strict=True)), torch.zeros(()))
         right: Right = (mean.argmax(1) == self.album.data.labels[self.rows]).numpy()
         return right
 
     def asked(self, member: Classifier) -> Tensor:
         """The probabilities [images, K] of a model; those of the same weights are computed once."""
-        key = packed(member.model)
+        key = to_safetensors(member.model)
         if key not in self.known:
             self.known[key] = self.album.ask(member, self.rows)
         return self.known[key]
@@ -98,7 +97,7 @@ def gathered(groups: list[list[Run]], ways: list[str], examiner: Examiner, folde
         select, soup = WAYS[way]
         found, members = [], 1
         for group in groups:
-            made = ensemble([run.path for run in group], folder / f"{len(list(folder.iterdir())):03d}", select, soup)
+            made = make_ensemble([run.path for run in group], folder / f"{len(list(folder.iterdir())):03d}", select, soup)
             members = max(members, len(made.read("ensemble.json")["members"]))
             found.append(examiner.right(made))
         rows[way] = Row(np.array(found), training, members)
@@ -116,7 +115,7 @@ def table(rows: dict[str, Row], single: str) -> str:
 
 def gained(one: Row, other: Row) -> str:
     """The difference of two rows with its interval."""
-    found = paired(one.right, other.right)
+    found = compare_paired(one.right, other.right)
     low, high = found.interval
     return f"{100 * found.difference:+6.2f}  [{100 * low:+.2f}, {100 * high:+.2f}]"
 
@@ -175,7 +174,7 @@ def main() -> None:
     asked |= {"data": arguments.data, "budget": f"{arguments.epochs} epochs", **dict(word.split("=", 1) for word in arguments.settings)}
     recipe, began = Recipe().but_text(asked), time.perf_counter()
     print(f"{arguments.model} at {arguments.size} pixels, threads {recipe.threads}, torch {torch.__version__}")
-    print(f"{cores()} of {os.cpu_count()} cores of {cpu_name()}", flush=True)
+    print(f"{physical_cores()} of {os.cpu_count()} cores of {cpu_name()}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "ensembles"
         folder.mkdir()

@@ -15,17 +15,20 @@ from typing import Any
 
 import torch
 
-from goodfit.core.catalog import Catalog, Part, spell
-from goodfit.core.device import cpu_name, prepare
+from goodfit.core.catalog import Catalog
+from goodfit.core.device import configure_torch, cpu_name
 from goodfit.core.errors import UsageError
-from goodfit.core.settings import MISFIT, fit, settings_of
+from goodfit.core.parts import Part, spell
+from goodfit.core.settings import INVALID, convert, settings_of
 from goodfit.data.dataset import Dataset
-from goodfit.recipe.auto import Chooser, data_choices
-from goodfit.recipe.build import build, catalog
+from goodfit.recipe.auto import choose_image_shape
+from goodfit.recipe.build import build
+from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
+from goodfit.recipe.source import open_images, survey_images
 from goodfit.training import loop
-from goodfit.training.journal import Journal
+from goodfit.training.metric_log import MetricLog
 
 KINDS = ("activation", "init", "norm", "noise", "pool", "loss", "penalty", "optimizer", "schedule", "average", "brake")
 NET = "convnet(8)"
@@ -48,7 +51,7 @@ class Result:
 
 def with_part(recipe: Recipe, part: Part, known: Catalog, steps: int) -> Recipe:
     """The recipe with a part in its seat, or in the setting of the net that takes its kind."""
-    if any(s.name == part.kind and fit(part, s.hint) is not MISFIT for s in settings_of(Recipe)):
+    if any(s.name == part.kind and convert(part, s.hint) is not INVALID for s in settings_of(Recipe)):
         recipe = recipe.but(**{part.kind: part})
         if getattr(part, "full_batch", False):
             fewer = f"{max(2, steps // FEWER)} steps"
@@ -66,8 +69,8 @@ def train(recipe: Recipe, part: Part, data: Dataset, known: Catalog, steps: int)
     rows: list[dict[str, Any]] = []
     try:
         recipe = with_part(recipe, part, known, steps)
-        built = build(recipe, data, known)
-        state = loop.fit(built.state, built.loader, built.plan, built.watch, Journal((rows.extend,)))
+        built = build(recipe, make_parts(recipe, known), data)
+        state = loop.fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
     except Exception as error:
         traceback.print_exc()
         return Result(crash=f"{type(error).__name__}: {error}")
@@ -88,10 +91,10 @@ def opened(arguments: argparse.Namespace) -> tuple[Recipe, Dataset]:
         optimizer="sgd(0.05, nesterov=True)", schedule="warmup(0.1) | cosine", budget=f"{arguments.steps} steps", probes="none",
         batch_size=arguments.batch, evaluate_every="1.0", precision="fp32", layout="channels_last", device="cpu", threads=arguments.threads,
     )  # fmt: skip
-    prepare(arguments.threads)
-    chooser, seen = Chooser(recipe), look(recipe)
-    data_choices(chooser, seen)
-    return chooser.recipe, open_data(chooser.recipe, seen)
+    configure_torch(arguments.threads)
+    chooser, seen = Chooser(recipe), survey_images(recipe)
+    choose_image_shape(chooser, seen)
+    return chooser.recipe, open_images(chooser.recipe, seen)
 
 
 def main() -> int:
@@ -106,7 +109,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="*", default=KINDS, help=f"some of {' '.join(KINDS)}")
     arguments = parser.parse_args()
     recipe, data = opened(arguments)
-    known = catalog()
+    known = load_catalog()
     print(f"{data.name}: {len(data.rows('train')):,} images, {len(data.rows('validation')):,} to validate; {NET} at {recipe.size} pixels,")
     print(f"{arguments.steps} steps of {arguments.batch}, {arguments.threads} thread(s), torch {torch.__version__}, {cpu_name()}")
     crashes, started = 0, time.perf_counter()

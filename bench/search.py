@@ -25,14 +25,15 @@ import scipy.stats
 import torch
 
 from goodfit.core.catalog import Catalog
-from goodfit.core.device import cores, cpu_name
+from goodfit.core.device import cpu_name, physical_cores
+from goodfit.core.reporter import SilentReporter
 from goodfit.data.dataset import Dataset
-from goodfit.recipe.build import build, catalog
-from goodfit.recipe.plan import plan_of
+from goodfit.recipe.build import build
+from goodfit.recipe.parts import load_catalog, make_parts
+from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import Method, Plan
 from goodfit.study.search.work import Search, begin, work
-from goodfit.terminal.reporter import Silent
 from goodfit.training.loop import fit
 
 GOAL = 1.6  # times the trials an hour, with two workers on two cores
@@ -63,9 +64,9 @@ class Trainer:
     def __call__(self, recipe: Recipe, out: Path) -> float:
         """The validation accuracy at the end of a training; raises Diverged as any does, which the search takes for 0."""
         self.tests[out] = 0.0
-        built = build(recipe, self.data, self.known)
+        built = build(recipe, make_parts(recipe, self.known), self.data)
         state = fit(built.state, built.loader, built.plan)
-        self.tests[out] = built.judge(state.judged, self.data.rows("test")).accuracy
+        self.tests[out] = built.evaluator(state.eval_model, self.data.rows("test")).accuracy
         return state.history[-1]
 
     def best(self, search: Search, first: int = 0) -> Best:
@@ -192,11 +193,11 @@ def main() -> None:
     asked = Recipe(
         data=arguments.data, limit=arguments.limit, size=arguments.size, model=arguments.model, budget=f"{arguments.steps} steps"
     )
-    base, _, data, *_ = plan_of(asked.but_text(BASE), Silent())
+    base, _, data, *_ = prepare(asked.but_text(BASE), SilentReporter())
     counts = ", ".join(f"{len(data.rows(split)):,} {split}" for split in ("train", "validation", "test"))
     print(f"{data.name}: {counts} images, {arguments.model} at {arguments.size} pixels, {arguments.steps} steps of {base.batch_size}")
-    print(f"1 thread, torch {torch.__version__}, {cores()} of {os.cpu_count()} cores of {cpu_name()}", flush=True)
-    trainer, found, began = Trainer(data, catalog()), [], time.perf_counter()
+    print(f"1 thread, torch {torch.__version__}, {physical_cores()} of {os.cpu_count()} cores of {cpu_name()}", flush=True)
+    trainer, found, began = Trainer(data, load_catalog()), [], time.perf_counter()
     few, many = arguments.few, arguments.many
     coarse = math.ceil(many / 2)
     names = {
@@ -221,7 +222,7 @@ def main() -> None:
             rows = [{names[key]: dataclasses.asdict(best) for key, best in row.items()} for row in found]
             arguments.json.write_text(json.dumps(rows, indent=1))
         if arguments.turns:
-            print(f"\ngoodfit search, {arguments.trials} trials of {arguments.long} steps, 1 thread each, {cores()} cores")
+            print(f"\ngoodfit search, {arguments.trials} trials of {arguments.long} steps, 1 thread each, {physical_cores()} cores")
             print(throughput(arguments, folder))
 
 

@@ -13,9 +13,10 @@ import time
 import torch
 
 from goodfit.core.device import cpu_name
-from goodfit.recipe.build import Built, build, catalog
+from goodfit.recipe.build import Training, build
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
+from goodfit.recipe.source import open_images
 from goodfit.training.loop import fit
 
 LAYOUT = {
@@ -33,23 +34,23 @@ STOCHASTIC = [(SGD.format(lr), "constant", 100_000) for lr in (0.01, 0.03, 0.1)]
 CHECKS = 20  # steps of SGD between two looks at the loss
 
 
-def made(optimizer: str, batch: int | str, schedule: str = "constant", steps: int = 100_000, size: int = 16) -> Built:
+def made(optimizer: str, batch: int | str, schedule: str = "constant", steps: int = 100_000, size: int = 16) -> Training:
     """A training that is ready for its first step."""
     recipe = Recipe().but(
         **LAYOUT, **REST, size=size, data="digits", optimizer=optimizer, batch_size=batch, schedule=schedule, budget=f"{steps} steps"
     )
-    data = open_data(recipe, look(recipe))
-    return build(recipe, data, catalog())
+    data = open_images(recipe)
+    return build(recipe, make_parts(recipe, load_catalog()), data)
 
 
-def loss_now(built: Built) -> float:
+def loss_now(built: Training) -> float:
     """The mean loss over all training images, and the penalty."""
     rows = built.loader.rows
-    answers = built.judge(built.state.model, rows)
+    answers = built.evaluator(built.state.model, rows)
     return float(answers.losses.double().mean()) + sum(float(p(built.state.model).detach()) for p in built.plan.penalties)
 
 
-def race(built: Built, goal: float, every: int, limit: float) -> tuple[float | None, int, float]:
+def race(built: Training, goal: float, every: int, limit: float) -> tuple[float | None, int, float]:
     """Seconds of training until the loss is at most `goal` (None when it never was), the steps, and the last loss."""
     seconds, total = 0.0, built.plan.lengths.total_steps
     while (loss := loss_now(built)) > goal and built.state.step < total and seconds < limit:
@@ -57,7 +58,7 @@ def race(built: Built, goal: float, every: int, limit: float) -> tuple[float | N
     return (seconds if loss <= goal else None), built.state.step, loss
 
 
-def timed(built: Built, steps: int) -> float:
+def timed(built: Training, steps: int) -> float:
     """Seconds that so many steps take."""
     stop = built.state.step + steps
     started = time.perf_counter()

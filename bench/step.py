@@ -23,13 +23,15 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from goodfit.core.device import cpu_name
-from goodfit.recipe.auto import Chooser, data_choices, machine_choices, training_choices
-from goodfit.recipe.build import Built, build, catalog
+from goodfit.recipe.auto import choose_image_shape, choose_machine, choose_training
+from goodfit.recipe.build import Training, build
+from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
-from goodfit.training.gradient import Objective
-from goodfit.training.journal import Journal
+from goodfit.recipe.source import open_images, survey_images
 from goodfit.training.loop import fit
+from goodfit.training.metric_log import MetricLog
+from goodfit.training.step import Objective
 
 BATCH, IMAGES = 128, 2560
 MEAN, STD = np.array([0.49, 0.48, 0.45], np.float32), np.array([0.25, 0.24, 0.26], np.float32)
@@ -68,7 +70,7 @@ def theirs(images: np.ndarray, labels: np.ndarray, model: torch.nn.Module, worke
 class Timers:
     """CPU time of this process inside forward, backward and the optimizer's own update."""
 
-    def __init__(self, built: Built) -> None:
+    def __init__(self, built: Training) -> None:
         self.inside = 0.0
         self.own: list[float] = []
         self.seconds: list[float] = []
@@ -102,7 +104,7 @@ class Timers:
         self.inside, self.mark = 0.0, (cpu, wall)
 
 
-def ours(folder: Path) -> tuple[Built, Recipe]:
+def ours(folder: Path) -> tuple[Training, Recipe]:
     """The same data, network and batch, everything else as `goodfit train` chooses it."""
     recipe = Recipe(
         data=str(folder / "images.npz"),
@@ -113,12 +115,12 @@ def ours(folder: Path) -> tuple[Built, Recipe]:
         evaluate_every="1.0",
     )
     chooser = Chooser(recipe)
-    machine_choices(chooser)
-    seen = look(recipe)
-    data_choices(chooser, seen)
-    data = open_data(chooser.recipe, seen)
-    training_choices(chooser, data, catalog())
-    return build(chooser.recipe, data, catalog()), chooser.recipe
+    choose_machine(chooser)
+    seen = survey_images(recipe)
+    choose_image_shape(chooser, seen)
+    data = open_images(chooser.recipe, seen)
+    choose_training(chooser, data, load_catalog())
+    return build(chooser.recipe, make_parts(chooser.recipe, load_catalog()), data), chooser.recipe
 
 
 def measure_plain(workers: int, steps: int) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def measure_goodfit(steps: int) -> dict[str, Any]:
         np.savez(Path(name) / "images.npz", images=images, labels=labels)
         built, recipe = ours(Path(name))
     timers = Timers(built)
-    fit(built.state, built.loader, built.plan, built.watch, Journal(), halt=_counted(timers, built, steps + 2))
+    fit(built.state, built.loader, built.plan, built.watch, MetricLog(), halt=_counted(timers, built, steps + 2))
     rate = BATCH / statistics.median(timers.seconds[2:])
     return {"rate": rate, "setting": f"{recipe.precision}, {recipe.layout}", "own": statistics.median(timers.own[2:])}
 
@@ -173,7 +175,7 @@ def main() -> None:
 
 def build_plain() -> torch.nn.Module:
     """The network, as a plain module."""
-    network: torch.nn.Module = catalog().make("resnet(18)", "model")(10, 3, (32, 32))  # type: ignore[operator]
+    network: torch.nn.Module = load_catalog().make("resnet(18)", "model")(10, 3, (32, 32))  # type: ignore[operator]
     return network.train()
 
 
@@ -186,7 +188,7 @@ def _lengths(steps: Iterator[None], n: int) -> list[float]:
     return lengths
 
 
-def _counted(timers: Timers, built: Built, goal: int) -> Any:
+def _counted(timers: Timers, built: Training, goal: int) -> Any:
     """A `halt` that notes each step and stops the loop at `goal`."""
     begun = built.state.step
 

@@ -22,14 +22,15 @@ import torch
 
 import goodfit
 from goodfit.core.chance import Chance
-from goodfit.core.device import cpu_name, prepare
+from goodfit.core.device import configure_torch, cpu_name
 from goodfit.data.dataset import Dataset
+from goodfit.recipe.prepare import open_origin
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
-from goodfit.recipe.transfer.advise import advice
-from goodfit.recipe.transfer.features import HEAD, features, places
-from goodfit.recipe.transfer.origin import Origin, origin
-from goodfit.recipe.transfer.probe import probe
+from goodfit.recipe.source import open_images
+from goodfit.recipe.transfer.advise import advise
+from goodfit.recipe.transfer.features import HEAD, compute_features, feature_places
+from goodfit.recipe.transfer.origin import Origin
+from goodfit.recipe.transfer.probe import fit_probe
 
 GOAL, CELLS = 1.0, 6  # points behind the best row, and in how many of eight cells the advisor may be no further
 
@@ -72,7 +73,7 @@ class Cell:
 def opened(data: str, size: int, limit: int = 0) -> Dataset:
     """A data set in color at one size."""
     recipe = Recipe(data=data, size=size, channels=3, limit=limit)
-    return open_data(recipe, look(recipe))
+    return open_images(recipe)
 
 
 def part_of(data: Dataset, classes: range, each: int, test: int, seed: int, file: Path) -> Path:
@@ -103,13 +104,13 @@ def compare(name: str, files: list[Path], recipe: Recipe, source: Path, folder: 
     cell = Cell(name, {}, [])
     for seed, file in enumerate(files):
         fine = recipe.but(seed=seed, source=str(source), data=str(file))
-        there = origin(fine)
-        names = places(there.learned.model)
+        there = open_origin(fine)
+        names = feature_places(there.learned.model)
         few, many = max(1, (len(names) - 1) // 2), range(1, len(names) - 1)
         trainings = [(row, "backbone(0.1)") for row in (*(f"last({k})" for k in many), "all")]
         trainings += [(row, rates) for row in (f"last({few})", "all") for rates in ("backbone(0.3)", "none")]
         began = time.perf_counter()
-        found = advice(there)
+        found = advise(there)
         chosen = f"probe {HEAD}" if found.trainable == HEAD else label(found.trainable, found.rates)
         print(f"    {name}, seed {seed}: advice in {time.perf_counter() - began:.1f} s: {chosen}. {' '.join(found.reasons)}", flush=True)
         cell.chosen.append(chosen)
@@ -132,9 +133,9 @@ def probed(there: Origin, place: str) -> tuple[float, float]:
     """Test accuracy and seconds of the linear probe of a place."""
     began = time.perf_counter()
     data, train, test = there.data, there.data.rows("train"), there.data.rows("test")
-    fitted = probe(features(there.learned, data, train, [place])[place], data.labels[train], len(data.classes))
+    fitted = fit_probe(compute_features(there.learned, data, train, [place])[place], data.labels[train], len(data.classes))
     seconds = time.perf_counter() - began
-    scores = fitted(features(there.learned, data, test, [place])[place])
+    scores = fitted(compute_features(there.learned, data, test, [place])[place])
     return float((scores.argmax(1) == data.labels[test]).double().mean()), seconds
 
 
@@ -160,7 +161,7 @@ def main() -> None:
     recipe = Recipe().but_text(
         {"model": arguments.model, "size": str(arguments.size), "threads": "1", **dict(word.split("=", 1) for word in arguments.settings)}
     )
-    prepare(int(recipe.threads))
+    configure_torch(int(recipe.threads))
     began = time.time()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import contracts
-from goodfit.core.settings import said, settings_of
-from goodfit.recipe.build import catalog
-from goodfit.recipe.cards import cards
+from goodfit.core.settings import settings_of, type_phrase
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe, presets
 
 HERE = Path(__file__).parent
@@ -23,7 +22,7 @@ LINES = ("Helps", "Hurts", "Cost", "Source")  # of a card, after what the part d
 
 def parts_page() -> str:
     """Every part with its settings and card, by kind."""
-    known = cards(catalog())
+    known = load_catalog().cards()
     kinds = sorted({card["kind"] for card in known})
     menu = " · ".join(f"[{kind}](#{kind})" for kind in kinds)
     text = f"{MADE}# Parts\n\nEvery part there is, as `goodfit parts KIND` prints it. Defaults are in the spelling.\n\n{menu}\n"
@@ -41,10 +40,10 @@ def recipe_page() -> str:
         'argument of `goodfit.Recipe`, in a file a TOML key. "auto" is chosen from the data and the machine, said before training starts,\n'
         "and written into the run's own recipe.toml. An unknown key is an error.\n\n"
     )
-    sentences = {field.name: field.metadata["says"] for field in dataclasses.fields(Recipe)}
+    sentences = {field.name: field.metadata["help"] for field in dataclasses.fields(Recipe)}
     for setting in settings_of(Recipe):
         default = json.dumps(list(setting.default) if isinstance(setting.default, tuple) else setting.default)
-        text += f"- **`{setting.name}`** = `{default}`: {_plain(sentences[setting.name])} Type: {_plain(said(setting.hint))}.\n"
+        text += f"- **`{setting.name}`** = `{default}`: {_plain(sentences[setting.name])} Type: {_plain(type_phrase(setting.hint))}.\n"
     text += "\n## Presets\n\n`--recipe NAME` starts from one; other options still win.\n"
     for name in presets():
         content = (resources.files("goodfit.recipe") / "presets" / f"{name}.toml").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ from goodfit.core.errors import UsageError
 from goodfit.models.anatomy.account import Account, Row, account
 from goodfit.models.anatomy.memory import training_step
 from goodfit.models.anatomy.meta import OUTSIDE, ghost
-from goodfit.models.anatomy.tables import as_csv, table
 from goodfit.optim.groups import optimizer_for
+from goodfit.terminal.anatomy import format_account, format_account_csv
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models", "goodfit.optim"])
 NAMES = list(CATALOG.kinds["model"])
@@ -295,7 +295,7 @@ def test_what_is_not_known_is_not_told() -> None:
     rows = {row.name: row for row in account(Mixing(), 3, (9, 9)).rows}
     assert rows["conv"].field == (3, 3)
     assert rows["up"].field == rows[""].field == (0, 0) and rows["up"].stride is None
-    assert table(account(Mixing(), 3, (9, 9))).splitlines()[3].split()[-2:] == ["-", "-"]
+    assert format_account(account(Mixing(), 3, (9, 9))).splitlines()[3].split()[-2:] == ["-", "-"]
 
 
 # ---- the memory of training ------------------------------------------------------------------------------------------------------
@@ -450,18 +450,18 @@ def test_dictionary(made: Account) -> None:
 
 
 def test_table(made: Account) -> None:
-    lines = table(made).splitlines()
+    lines = format_account(made).splitlines()
     place = next(i for i, line in enumerate(lines) if line.startswith("total"))
     assert place == len(made.rows) + 2
     assert lines[1].split()[:3] == ["input", "3x32x32", f"{4 * 3 * 32 * 32:,}"]
     assert f"{made.totals['parameters']:,}" in lines[place]
     assert any(line.startswith("For 4 images of 3x32x32:") for line in lines)
     assert lines[-1].startswith("A training step of 4 images with sgd takes ")
-    assert len(table(made, by_stage=True).splitlines()) == len(made.stages()) + len(lines) - len(made.rows)
+    assert len(format_account(made, by_stage=True).splitlines()) == len(made.stages()) + len(lines) - len(made.rows)
 
 
 def test_csv(made: Account) -> None:
-    head, *lines = (line.split(",") for line in as_csv(made).splitlines())
+    head, *lines = (line.split(",") for line in format_account_csv(made).splitlines())
     assert len(lines) == len(made.rows)
     assert all(len(line) == len(head) for line in lines)
     column = head.index("parameters")
@@ -471,4 +471,4 @@ def test_csv(made: Account) -> None:
         first.stage, first.name, first.type, "32x32x32", str(first.parameters), str(first.macs), str(first.ops),
         str(first.activations), str(first.kept), "3", "1",
     ]  # fmt: skip
-    assert len(as_csv(made, by_stage=True).splitlines()) == len(made.stages()) + 1
+    assert len(format_account_csv(made, by_stage=True).splitlines()) == len(made.stages()) + 1

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from goodfit.core.catalog import Catalog, spell
-from goodfit.models.anatomy.account import Account, account
+from goodfit.core.catalog import Catalog
+from goodfit.core.parts import spell
+from goodfit.models.anatomy.account import Account, account, compare_accounts
 from goodfit.models.anatomy.lecture import ERRATA, ERRORS
-from goodfit.models.anatomy.tables import compare, compared, table
+from goodfit.terminal.anatomy import format_account, format_model_comparison
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 PAPER = "googlenet(kernel=5, norm=none, aux=0)"
@@ -223,7 +224,7 @@ def test_the_slides_total_of_vgg16_fits_nothing() -> None:
     both = made.totals["activations"] + 3 * 224 * 224
     assert both / 1e6 == pytest.approx(28.8, abs=0.05) and 4 * both / 1e6 == pytest.approx(115, abs=0.5)
     assert not any(abs(n / 24e6 - 1) < 0.15 for n in (own, both))
-    said = table(made)
+    said = format_account(made)
     assert "15,237,608 numbers (61 MB) with the input" in said and "28,642,792" in said
     assert "15.2M" in ERRATA["vgg(16)"] and "28.8M" in ERRATA["vgg(16)"]
 
@@ -321,11 +322,11 @@ def test_the_errors_of_the_model_zoo() -> None:
 def test_models_side_by_side() -> None:
     names = ["alexnet2012", "vgg_f", "vgg_m", "vgg_s", "vgg(16)", "vgg(19)", "nin", PAPER]
     accounts = {name: of(name, 227 if name == "alexnet2012" else 224) for name in names}
-    head, *lines = compare(accounts, ERRORS).splitlines()
+    head, *lines = format_model_comparison(accounts, ERRORS).splitlines()
     assert head.split()[:6] == ["model", "parameters", "conv", "fc", "ops", "conv"]
     assert " ".join(lines[4].split()) == "vgg(16) 138.36 M 10.6 % 89.4 % 15,483.82 M 99.2 % 0.8 % 28.41 % 9.62 %"
     assert " ".join(lines[0].split()) == "alexnet2012 60.97 M 3.8 % 96.2 % 725.07 M 91.9 % 8.1 % - -"
-    rows = compared(accounts, ERRORS)
+    rows = compare_accounts(accounts, ERRORS)
     assert [row["model"] for row in rows] == names
     assert rows[4]["top1_error"] == 28.41 and "top1_error" not in rows[0]
 

@@ -13,12 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.run import Run
-from goodfit.recipe.build import catalog
+from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.prepare import open_origin
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer import advise
-from goodfit.recipe.transfer.advise import FEWEST, LITTLE, PLENTY, SIMILAR, Rung, advice, ahead, carried, decide, error, resolved, some
-from goodfit.recipe.transfer.features import places
-from goodfit.recipe.transfer.origin import Origin, meet, origin
+from goodfit.recipe.transfer.advise import (
+    LITTLE_DATA,
+    MIN_IMAGES_TO_TRAIN_ALL,
+    MIN_IMAGES_TO_TRAIN_STAGES,
+    MIN_SIMILARITY,
+    StageProbe,
+    advise,
+    decide,
+    error,
+    feature_similarity,
+    lead_in_errors,
+    resolved,
+    sample_rows,
+)
+from goodfit.recipe.transfer.features import feature_places
+from goodfit.recipe.transfer.origin import Origin, make_origin
 from goodfit.recipe.transfer.pretrained import from_run
 from tests.support.command import FAST, goodfit, refused, train
 from tests.support.photos import make_photos
@@ -39,7 +53,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def there(source: Path, target: Path) -> Origin:
-    return origin(Recipe(data=str(target), source=str(source), device="cpu"))
+    return open_origin(Recipe(data=str(target), source=str(source), device="cpu"))
 
 
 # ---- the cell and the action -------------------------------------------------------------------------------------------------------
@@ -57,24 +71,30 @@ def advised(per_class: int, learned: float, random: float, sooner: float = 0.0, 
         model.add_module(name, child)
     names = list(children)
     shares = dict.fromkeys(names, min(0.2, learned)) | {names[-1]: learned} | ({names[-2]: sooner} if sooner else {})
-    rungs = tuple(Rung(name, 2, shares[name], error(right(shares[name])), random, error(right(random))) for name in names)
+    rungs = tuple(StageProbe(name, 2, shares[name], error(right(shares[name])), random, error(right(random))) for name in names)
     data: Any = SimpleNamespace(counts=lambda: (per_class,) * 3)
     net: Any = SimpleNamespace(data=data, learned=SimpleNamespace(model=model))
-    return decide(net, rungs, {name: right(shares[name]) for name in names}, carried(right(learned), right(random)))
+    return decide(net, rungs, {name: right(shares[name]) for name in names}, feature_similarity(right(learned), right(random)))
 
 
 @pytest.mark.item("S179")
 @pytest.mark.parametrize(
     ("per_class", "learned", "cell", "lecture", "patch"),
     [
-        (FEWEST - 1, 0.8, "little similar", "a linear classifier on the top layer", '--trainable "head" --rates "none"'),
-        (LITTLE - 1, 0.99, "little similar", "a linear classifier on the top layer", '--trainable "head" --rates "none"'),
-        (LITTLE - 1, 0.8, "little similar", "a linear classifier on the top layer", '--trainable "last(2)" --rates "backbone(0.1)"'),
-        (LITTLE - 1, 0.5, "little different", "different stages", '--trainable "last(2)" --rates "none"'),
-        (FEWEST - 1, 0.5, "little different", "different stages", '--trainable "last(2)" --rates "none"'),
-        (LITTLE, 0.8, "much similar", "a few layers", '--trainable "last(2)" --rates "backbone(0.3)"'),
-        (PLENTY, 0.8, "much similar", "a few layers", '--trainable "all" --rates "none"'),
-        (LITTLE, 0.5, "much different", "a larger number of layers", '--trainable "all" --rates "none"'),
+        (
+            MIN_IMAGES_TO_TRAIN_STAGES - 1,
+            0.8,
+            "little similar",
+            "a linear classifier on the top layer",
+            '--trainable "head" --rates "none"',
+        ),
+        (LITTLE_DATA - 1, 0.99, "little similar", "a linear classifier on the top layer", '--trainable "head" --rates "none"'),
+        (LITTLE_DATA - 1, 0.8, "little similar", "a linear classifier on the top layer", '--trainable "last(2)" --rates "backbone(0.1)"'),
+        (LITTLE_DATA - 1, 0.5, "little different", "different stages", '--trainable "last(2)" --rates "none"'),
+        (MIN_IMAGES_TO_TRAIN_STAGES - 1, 0.5, "little different", "different stages", '--trainable "last(2)" --rates "none"'),
+        (LITTLE_DATA, 0.8, "much similar", "a few layers", '--trainable "last(2)" --rates "backbone(0.3)"'),
+        (MIN_IMAGES_TO_TRAIN_ALL, 0.8, "much similar", "a few layers", '--trainable "all" --rates "none"'),
+        (LITTLE_DATA, 0.5, "much different", "a larger number of layers", '--trainable "all" --rates "none"'),
     ],
 )
 def test_the_table(per_class: int, learned: float, cell: str, lecture: str, patch: str) -> None:
@@ -82,9 +102,9 @@ def test_the_table(per_class: int, learned: float, cell: str, lecture: str, patc
     assert f"{found.amount} {found.kinship}" == cell
     assert lecture in found.lecture
     assert found.patch == patch
-    assert (found.per_class, found.judged) == (per_class, 2000)
+    assert (found.per_class, found.eval_model) == (per_class, 2000)
     assert found.chance == pytest.approx(1 / 3)
-    known = catalog()
+    known = load_catalog()
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(5)))
     learning = known.make(found.trainable, "trainable")(model)  # type: ignore[operator]
     stages = {"head": ["4"], "last(2)": ["2", "3", "4"], "all": ["0", "1", "2", "3", "4"]}[found.trainable]
@@ -105,7 +125,7 @@ def test_an_earlier_stage_must_be_better_beyond_doubt() -> None:
 
 def test_the_line_is_said_where_it_is_near() -> None:
     q = 0.4
-    p = q + SIMILAR * (1 - q)
+    p = q + MIN_SIMILARITY * (1 - q)
     assert "reach across" in advised(40, p + 0.01, q).reasons[1]
     assert "reach across" not in advised(40, p + 0.2, q).reasons[1]
     assert advised(40, p + 0.01, q).kinship == "similar"
@@ -126,7 +146,7 @@ def test_standard_errors() -> None:
     learned, random = draw.random((4000, n)) < p, draw.random((4000, n)) < q
     share, rest = learned.mean(1), random.mean(1)
     assert error(torch.arange(n) < p * n) == pytest.approx(share.std(), rel=0.05)
-    similarity, doubt = carried(torch.arange(n) < p * n, torch.arange(n) < q * n)
+    similarity, doubt = feature_similarity(torch.arange(n) < p * n, torch.arange(n) < q * n)
     assert similarity == pytest.approx((p - q) / (1 - q))
     assert doubt == pytest.approx(((share - rest) / (1 - rest)).std(), rel=0.1)
     assert error(torch.ones(20, dtype=torch.bool)) > 0.03, "all right is not certain"
@@ -137,25 +157,25 @@ def test_paired_differences() -> None:
     a, b = draw.random(500) < 0.6, draw.random(500) < 0.5
     wins, losses, n = int((a & ~b).sum()), int((b & ~a).sum()), 500
     expected = (wins - losses) / np.sqrt(wins + losses - (wins - losses) ** 2 / n)
-    assert ahead(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected)
-    assert ahead(torch.from_numpy(a), torch.from_numpy(a)) == 0
+    assert lead_in_errors(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected)
+    assert lead_in_errors(torch.from_numpy(a), torch.from_numpy(a)) == 0
 
 
 def test_carried_at_its_ends() -> None:
     ones, none = torch.ones(50, dtype=torch.bool), torch.zeros(50, dtype=torch.bool)
-    assert carried(ones, none)[0] == 1
-    assert carried(none, ones)[0] == -1
-    assert carried(ones, ones)[0] == 0
+    assert feature_similarity(ones, none)[0] == 1
+    assert feature_similarity(none, ones)[0] == -1
+    assert feature_similarity(ones, ones)[0] == 0
 
 
 def test_large_splits_are_sampled_alike_from_all_over() -> None:
     rows = torch.arange(0, 60000, 3)
-    taken = some(rows)
+    taken = sample_rows(rows)
     assert len(taken) == advise.MOST
     assert torch.isin(taken, rows).all()
     assert torch.equal(taken, taken.unique())
     assert abs(float(taken.double().mean()) - 30000) < 1200
-    assert torch.equal(some(rows[:100]), rows[:100])
+    assert torch.equal(sample_rows(rows[:100]), rows[:100])
 
 
 # ---- the whole ---------------------------------------------------------------------------------------------------------------------
@@ -178,24 +198,24 @@ def test_only_training_images_are_fitted_to_and_no_test_image_is_seen(there: Ori
 
     monkeypatch.setattr(advise, "probe", spied)
     monkeypatch.setattr(advise, "features", noted)
-    found = advice(there)
+    found = advise(there)
     assert seen and not seen & test
     assert len(fitted) == 2 * len(found.rungs)
     rows = torch.tensor(sorted(train_rows))
-    names = places(there.learned.model)[: len(found.rungs)]
+    names = feature_places(there.learned.model)[: len(found.rungs)]
     for (x, labels), (net, name) in zip(fitted, [(net, name) for net in (there.learned, there.random) for name in names], strict=True):
         assert torch.equal(labels, data.labels[rows])
         np.testing.assert_array_equal(x.numpy(), features(net, data, rows, [name])[name])
-    assert found.judged == len(train_rows) + len(data.rows("validation"))
+    assert found.eval_model == len(train_rows) + len(data.rows("validation"))
 
 
 def test_labels_that_are_held_out_change_only_what_is_judged(there: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    rungs = advice(there).rungs
+    rungs = advise(there).rungs
     held = there.data.rows("validation")
     before = there.data.labels[held].clone()
     there.data.labels[held] = (before + 1) % 3
     try:
-        worse = advice(there).rungs
+        worse = advise(there).rungs
     finally:
         there.data.labels[held] = before
     share = len(held) / (len(held) + len(there.data.rows("train")))
@@ -204,15 +224,18 @@ def test_labels_that_are_held_out_change_only_what_is_judged(there: Origin, monk
 
 
 def test_it_repeats_and_leaves_the_generator_alone(source: Path, target: Path, there: Origin) -> None:
-    again = origin(Recipe(data=str(target), source=str(source), device="cpu"))
+    again = open_origin(Recipe(data=str(target), source=str(source), device="cpu"))
     assert again.random.digest == there.random.digest
     state = torch.get_rng_state()
-    assert advice(again) == advice(there)
+    assert advise(again) == advise(there)
     assert torch.equal(torch.get_rng_state(), state)
     weights = from_run(Run(source))
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    assert meet(weights, catalog().make("convnet(4)", "model"), there.data, torch.device("cpu")).random.digest == there.random.digest
+    assert (
+        make_origin(weights, load_catalog().make("convnet(4)", "model"), there.data, torch.device("cpu")).random.digest
+        == there.random.digest
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -252,15 +275,15 @@ def test_the_verb_measures_and_its_patch_trains(source: Path, target: Path, tmp_
 
 
 def test_auto_is_what_is_advised(source: Path, target: Path, there: Origin) -> None:
-    asked, found = Recipe(data=str(target), source=str(source), device="cpu", trainable="auto"), advice(there)
+    asked, found = Recipe(data=str(target), source=str(source), device="cpu", trainable="auto"), advise(there)
     heard: list[str] = []
-    voice: Any = SimpleNamespace(say=heard.append, packing=lambda done, total: None)
-    made = resolved(asked, voice)
+    reporter: Any = SimpleNamespace(say=heard.append, packing=lambda done, total: None)
+    made = resolved(asked, reporter)
     assert made == asked.but(trainable=found.trainable, rates=found.rates)
     assert tuple(heard[-len(found.reasons) :]) == found.reasons
-    assert resolved(asked.but(rates="layer_decay(0.5)"), voice).rates == "layer_decay(0.5)"
-    assert resolved(asked.but(source=""), voice) == asked.but(source="", trainable="all")
-    assert resolved(asked.but(trainable="head"), voice) == asked.but(trainable="head")
+    assert resolved(asked.but(rates="layer_decay(0.5)"), reporter).rates == "layer_decay(0.5)"
+    assert resolved(asked.but(source=""), reporter) == asked.but(source="", trainable="all")
+    assert resolved(asked.but(trainable="head"), reporter) == asked.but(trainable="head")
 
 
 def test_a_net_that_is_one_layer(target: Path, photos: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from goodfit.losses.softmax import Softmax
 from goodfit.models.linear import Linear
 from goodfit.models.resnet import Resnet
 from goodfit.optim.first_order import Adam, Sgd
-from goodfit.recipe.build import build, catalog
-from goodfit.recipe.source import look, open_data
+from goodfit.recipe.source import open_images
 from goodfit.schedules.shapes import Cosine
 from goodfit.training.gradient import gradient
+from tests.support.build import build_training
 from tests.support.command import FAST
 
 SMALL = goodfit.Recipe().but_text(FAST)
@@ -156,8 +156,8 @@ def test_a_plain_module_and_a_plain_optimizer_by_name(photos: Path, tmp_path: Pa
 def test_gradient_in_a_loop_of_ones_own(photos: Path) -> None:
     """The fourth level: build the parts, then call `gradient` and step in a plain for loop."""
     recipe = SMALL.but(data=str(photos), schedule="constant")
-    data = open_data(recipe, look(recipe))
-    built = build(recipe, data, catalog())
+    data = open_images(recipe)
+    built = build_training(recipe, data)
     model = built.state.model
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     losses = []
@@ -170,4 +170,4 @@ def test_gradient_in_a_loop_of_ones_own(photos: Path) -> None:
         losses.append(float(outcome.loss))
     assert losses[0] == pytest.approx(np.log(3), abs=0.5)
     assert np.mean(losses[-5:]) < 0.3 * losses[0]
-    assert built.judge(model, data.rows("validation")).accuracy > 0.6
+    assert built.evaluator(model, data.rows("validation")).accuracy > 0.6

@@ -20,7 +20,7 @@ from goodfit.augment.geometry import Geometry
 from goodfit.augment.maps import Border, Frame, Map
 from goodfit.augment.mix import Mixup
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.chance import Chance, of_epoch
+from goodfit.core.chance import Chance
 from goodfit.core.errors import DataError, UsageError
 
 NUMPY = {"reflect": "reflect", "edge": "edge", "zero": "constant", "mean": "constant"}
@@ -79,7 +79,7 @@ def test_alternating_flips_start_at_random_and_then_take_turns(p: float) -> None
     seen = []
     for epoch in range(4):
         ids = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
-        drawn = part.draw(of_epoch(3, "augment", epoch, torch.arange(n), ids).at("flip", 0), 0.0, (4, 6), (4, 6)).matrix
+        drawn = part.draw(Chance.for_epoch(3, "augment", epoch, torch.arange(n), ids).at("flip", 0), 0.0, (4, 6), (4, 6)).matrix
         mirrored = torch.empty(n, 2, dtype=torch.bool)
         mirrored[ids] = drawn[:, :, :2].diagonal(dim1=1, dim2=2) < 0
         seen.append(mirrored)

@@ -22,9 +22,9 @@ from goodfit.core.chance import Chance
 from goodfit.core.contracts import Facts
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Length, Lengths
-from goodfit.recipe.build import build, catalog
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
+from goodfit.recipe.source import open_images
+from tests.support.build import build_training
 
 GRAY = np.array([0.299, 0.587, 0.114])
 YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -275,8 +275,8 @@ def test_the_covariance_is_that_of_the_training_split(tmp_path: Path) -> None:
         schedule="constant", budget="2 steps", batch_size=8, evaluate_every="1 step", probes="none", precision="fp32", layout="contiguous",
         device="cpu", threads=1, workers=0, validation=0.5,
     )  # fmt: skip
-    data = open_data(recipe, look(recipe))
-    built: Any = build(recipe, data, catalog())
+    data = open_images(recipe)
+    built: Any = build_training(recipe, data)
     (part,) = built.plan.augment.parts
     train = data.pixels.rows(data.rows("train")).numpy().reshape(-1, 3) / 255
     values, vectors = np.linalg.eigh(np.cov(train.T, bias=True))

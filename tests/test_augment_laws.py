@@ -11,8 +11,9 @@ from goodfit.augment.apply import Pipeline
 from goodfit.augment.color import Color
 from goodfit.augment.geometry import Geometry
 from goodfit.core.batch import Batch
-from goodfit.core.catalog import Catalog, name_of, steps
+from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
+from goodfit.core.parts import part_name, pipe_parts
 from tests.support.augment import batch, chance
 
 CATALOG = Catalog(["goodfit.augment"])
@@ -42,7 +43,7 @@ SIZE = (24, 28)
 
 
 def pipeline(text: str, size: tuple[int, int] = SIZE) -> Pipeline:
-    return Pipeline(steps(CATALOG.make(text, "augment")), size)  # type: ignore[arg-type]
+    return Pipeline(pipe_parts(CATALOG.make(text, "augment")), size)  # type: ignore[arg-type]
 
 
 def floats(images: torch.Tensor) -> torch.Tensor:
@@ -146,7 +147,7 @@ def test_a_part_alone_is_a_function_of_the_batch(name: str) -> None:
     b = batch()
     out = part(b, chance(), 0.5)
     assert out.images.shape == b.images.shape
-    inside = Pipeline((part,), (29, 33))(b, _For(chance(), name_of(part.now(0.5))), 0.5)  # type: ignore[arg-type]
+    inside = Pipeline((part,), (29, 33))(b, _For(chance(), part_name(part.now(0.5))), 0.5)  # type: ignore[arg-type]
     assert torch.equal(out.images, inside.images) and torch.equal(out.targets, inside.targets)
 
 

@@ -13,7 +13,7 @@ from goodfit.augment.apply import Pipeline
 from goodfit.augment.erase import Cutout, Erase
 from goodfit.augment.mix import Cutmix, Mixup, Smooth
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.chance import BLOCK, Chance
+from goodfit.core.chance import MIXING_BLOCK, Chance
 from goodfit.core.errors import UsageError
 
 SIZE = (20, 26)
@@ -31,7 +31,7 @@ def chance(n: int = 200) -> Chance:
 
 def partners(name: str, n: int = 200) -> np.ndarray:
     found = chance(n).at(name, 0).at("partners").partners().numpy()
-    assert (found // BLOCK == np.arange(n) // BLOCK).all()
+    assert (found // MIXING_BLOCK == np.arange(n) // MIXING_BLOCK).all()
     return found
 
 

@@ -15,9 +15,10 @@ from scipy import stats
 from goodfit.augment.policy import Policy, RandAugment, TrivialAugment
 from goodfit.augment.policy_ops import OPS, Drawn, Op
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.catalog import Catalog, spell
+from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import spell
 
 CATALOG = Catalog(["goodfit.augment"])
 SIZE = (28, 36)

@@ -12,10 +12,11 @@ import torch
 from goodfit.augment.apply import Pipeline
 from goodfit.augment.ramp import Ramp
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.catalog import Catalog, spell, steps
+from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import pipe_parts, spell
 from goodfit.core.progress import Length, Lengths
 
 CATALOG = Catalog(["goodfit.augment"])
@@ -65,7 +66,7 @@ def test_a_ramp_is_the_scaled_part_in_its_place(text: str, t: float) -> None:
     """Bit for bit, alone and among neighbors it composes with; so what is drawn is the same at every strength."""
     scaled, box = part(text).scaled(t), (SIZE[0] - 4, SIZE[1] - 4)
     for pipe in ("{}", "shear(5) | {} | rotate(10)", "flip | jitter(0.2) | {} | jitter(0.1)"):
-        ramped, other = steps(part(pipe.format(f"ramp({text})"))), steps(part(pipe.format("flip")))
+        ramped, other = pipe_parts(part(pipe.format(f"ramp({text})"))), pipe_parts(part(pipe.format("flip")))
         plain = tuple(scaled if isinstance(x, Ramp) else x for x in ramped)
         assert len(other) == len(plain)
         one, two = (Pipeline(parts, box)(batch(), chance(140), t) for parts in (ramped, plain))  # type: ignore[arg-type]

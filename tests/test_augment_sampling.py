@@ -20,8 +20,9 @@ from goodfit.augment.geometry import Geometry
 from goodfit.augment.maps import Border, Frame, Map, compose
 from goodfit.augment.sampling import sample
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.catalog import Catalog, spell
+from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
+from goodfit.core.parts import spell
 
 BORDERS = get_args(Border)
 FILL = (0.2, 0.5, 0.7)

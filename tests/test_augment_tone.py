@@ -19,9 +19,10 @@ from goodfit.augment.blur import Blur, Sharpness
 from goodfit.augment.noise import Noise
 from goodfit.augment.tone import Autocontrast, Equalize, Gamma, Posterize, Solarize
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.catalog import Catalog, spell
+from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import spell
 
 N, BOX = 24, (19, 22)
 

@@ -14,16 +14,17 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Length, Lengths
 from goodfit.schedules.compose import compose
-from goodfit.training.average import Ema, Polyak, Swa, along, follow, take_statistics
-from goodfit.training.loop import IMAGES, refresh
-from goodfit.training.state import State, ready
+from goodfit.training.averaging import blend_into
+from goodfit.training.batch_statistics import STATISTICS_IMAGES, recompute_statistics, refresh_average
+from goodfit.training.rules.average import Ema, Polyak, Swa, bind_cycles
+from goodfit.training.state import State
 from tests.support.loop import listed, noisy_digits, normed, plan, run
 
 CATALOG = Catalog(["goodfit.schedules", "goodfit.training"])
 
 
 def state_of(model: nn.Module, average: Any, lr: float = 0.3) -> State:
-    return ready(model, torch.optim.SGD(model.parameters(), lr=lr), average)
+    return State.start(model, torch.optim.SGD(model.parameters(), lr=lr), average)
 
 
 # ---- the mean ---------------------------------------------------------------------------------------------------------------------
@@ -46,7 +47,7 @@ def test_a_moving_average_with_1_minus_1_over_n_is_the_mean() -> None:
 def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
     kept: dict[int, Tensor] = {}
     schedule = compose(CATALOG.make("cyclic(0.2)", "schedule"))
-    average = along(Swa(start=0.3), schedule.ends())
+    average = bind_cycles(Swa(start=0.3), schedule.ends())
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(18, 3))
     state = state_of(model, average)
@@ -67,14 +68,14 @@ def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
     ("schedule", "points"), [("constant", [0.5, 0.75, 1.0]), ("sgdr(3)", [3 / 7, 1.0]), ("cyclic(0.25)", [0.5, 0.75, 1.0])]
 )
 def test_swa_takes_the_schedules_cycles_else_its_own(schedule: str, points: list[float]) -> None:
-    average = along(Swa(every=0.25), compose(CATALOG.make(schedule, "schedule")).ends())
+    average = bind_cycles(Swa(every=0.25), compose(CATALOG.make(schedule, "schedule")).ends())
     assert isinstance(average, Swa)
     assert [n / 1000 for n in range(1001) if average.reached(n / 1000) > average.reached((n - 1) / 1000)] == pytest.approx(points, abs=1e-3)
 
 
 def test_swa_without_cycles_or_places() -> None:
     with pytest.raises(UsageError, match="every to be a length above 0"):
-        along(Swa(every=0.0), ())
+        bind_cycles(Swa(every=0.0), ())
 
 
 # ---- batch statistics -------------------------------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ def test_statistics_are_those_of_the_batches_and_nothing_else_changes() -> None:
     model = normed().train()
     model[4].eval()
     before = copy.deepcopy(model)
-    take_statistics(model, images())
+    recompute_statistics(model, images())
     inputs = [before[1](before[0](batch)).detach().double() for batch in images()]
     assert torch.allclose(model[2].running_mean.double(), torch.stack([x.mean(0) for x in inputs]).mean(0), atol=1e-5)
     assert torch.allclose(model[2].running_var.double(), torch.stack([x.var(0) for x in inputs]).mean(0), rtol=1e-4)
@@ -97,7 +98,7 @@ def test_statistics_are_those_of_the_batches_and_nothing_else_changes() -> None:
     assert model[2].momentum == before[2].momentum
     for name, p in model.named_parameters():
         assert torch.equal(p, dict(before.named_parameters())[name])
-    take_statistics(model, [], fixed={"2"})
+    recompute_statistics(model, [], fixed={"2"})
     assert not torch.equal(model[2].running_mean, torch.zeros(8)), "fixed ones are left alone"
 
 
@@ -113,15 +114,15 @@ def test_the_judged_average_has_statistics_of_its_own() -> None:
     used = plan("4 epochs", every="1 epoch", average=Ema(0.9), evaluate=evaluate)
     run(state, used)
     batches = [batch.images for batch in listed().batches]
-    assert sum(map(len, batches)) < IMAGES
+    assert sum(map(len, batches)) < STATISTICS_IMAGES
     for judged in (*seen, state.average):
         again = copy.deepcopy(judged)
         assert again is not None
-        take_statistics(again, batches)
+        recompute_statistics(again, batches)
         for name, value in judged.state_dict().items():  # type: ignore[union-attr]
             assert torch.allclose(value.float(), again.state_dict()[name].float(), atol=1e-6), name
     naive = copy.deepcopy(state.model)
-    follow(naive, state.average, 0.0)  # type: ignore[arg-type]
+    blend_into(naive, state.average, 0.0)  # type: ignore[arg-type]
     assert not torch.allclose(naive[2].running_mean, state.model[2].running_mean, atol=1e-3)  # type: ignore[index]
 
 
@@ -129,7 +130,7 @@ def test_without_evaluations_the_statistics_come_at_the_end() -> None:
     state = state_of(normed(), Ema(0.9))
     run(state, plan("4 epochs", average=Ema(0.9)))
     before = copy.deepcopy(state.average)
-    refresh(state, plan("4 epochs", average=Ema(0.9)), listed())
+    refresh_average(state, plan("4 epochs", average=Ema(0.9)), listed())
     assert all(torch.equal(a, b) for a, b in zip(before.state_dict().values(), state.average.state_dict().values(), strict=True))  # type: ignore[union-attr]
 
 

@@ -19,7 +19,7 @@ import goodfit
 from goodfit.core.errors import GoodfitError
 from goodfit.core.predictions import FILE, MANY, Predictions
 from goodfit.core.run import Run
-from goodfit.training import calibration as c
+from goodfit.predict import calibration as c
 from tests.support.command import copied, refused, train
 from tests.support.command import goodfit as command
 from tests.support.photos import make_photos

@@ -136,7 +136,7 @@ def test_no_space_while_checkpointing(photos: Path, finished: Path, tmp_path: Pa
 
 def test_no_space_for_the_log(photos: Path, tmp_path: Path) -> None:
     def append(self: Run, lines: list[dict[str, Any]]) -> None:
-        with files.full_disk_said(self.path / "log.jsonl"):
+        with files.explain_write_errors(self.path / "log.jsonl"):
             full()
 
     with pytest.MonkeyPatch.context() as patch:

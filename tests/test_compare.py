@@ -21,9 +21,9 @@ from goodfit import api
 from goodfit.core.errors import Interrupted, UsageError
 from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
-from goodfit.predict.paired import mcnemar, paired, shared
-from goodfit.recipe.source import look, open_data
-from goodfit.report.sections.baselines import lines
+from goodfit.predict.paired import compare_paired, mcnemar, on_shared_images
+from goodfit.recipe.source import open_images
+from goodfit.report.sections.baselines import read_baselines
 from goodfit.runs import baselines as b
 from goodfit.study.compare import apart, comparison, differences, entries, name
 from tests.support.command import FAST, copied, refused, train
@@ -45,7 +45,7 @@ def answers(n: int = 400, shares: tuple[float, ...] = (0.8, 0.74), seed: int = 0
 
 def test_the_interval_is_that_of_images_drawn_one_by_one() -> None:
     one, other = answers()
-    found = paired(one, other)
+    found = compare_paired(one, other)
     rng = np.random.default_rng(7)
     rows = rng.integers(0, 400, (20_000, 400))
     drawn = (one[0][rows].mean(1) - other[0][rows].mean(1)).astype(np.float64)
@@ -53,15 +53,15 @@ def test_the_interval_is_that_of_images_drawn_one_by_one() -> None:
     assert found.difference == pytest.approx(one.mean() - other.mean())
     assert (found.only_one, found.only_other) == (int((one & ~other).sum()), int((~one & other).sum()))
     assert found.p == mcnemar(found.only_one or 0, found.only_other or 0)
-    turned = paired(other, one)
+    turned = compare_paired(other, one)
     assert turned.interval == pytest.approx((-found.interval[1], -found.interval[0]), abs=0.004)
-    assert paired(one, one).interval == (0, 0) and paired(one, one).p == 1
+    assert compare_paired(one, one).interval == (0, 0) and compare_paired(one, one).p == 1
 
 
 def test_copies_of_a_side_are_drawn_as_well() -> None:
     sides = answers(300, (0.9, 0.7, 0.5, 0.6))
     one, other = np.concatenate(sides[:3]), sides[3]
-    found = paired(one, other)
+    found = compare_paired(one, other)
     rng = np.random.default_rng(1)
     drawn = []
     for _ in range(4000):
@@ -69,20 +69,20 @@ def test_copies_of_a_side_are_drawn_as_well() -> None:
         drawn.append(one[copies][:, rows].mean() - other[:, rows].mean())
     assert found.interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
     assert found.p is None and found.difference == pytest.approx(one.mean() - other.mean())
-    assert found.interval[1] - found.interval[0] > paired(one[:1], other).interval[1] - paired(one[:1], other).interval[0]
+    assert found.interval[1] - found.interval[0] > compare_paired(one[:1], other).interval[1] - compare_paired(one[:1], other).interval[0]
 
 
 def test_only_images_that_both_judged_are_compared() -> None:
     p = np.eye(2, dtype=np.float32)
     one = Predictions(np.array(["a", "b", "c"]), np.array([0, 1, 0]), p[[0, 0, 0]], ("x", "y"))
     other = Predictions(np.array(["c", "d", "b"]), np.array([0, 1, 1]), p[[1, 1, 1]], ("x", "y"))
-    first, second = shared([[one], [other]])
+    first, second = on_shared_images([[one], [other]])
     assert (first == [[False, True]]).all() and (second == [[True, False]]).all(), "b, then c"
     for changed in (
         Predictions(other.names, other.labels, other.probabilities, ("x", "z")),
         Predictions(other.names, 1 - other.labels, other.probabilities, ("x", "y")),
     ):
-        assert shared([[one], [changed]])[0].shape == (1, 0)
+        assert on_shared_images([[one], [changed]])[0].shape == (1, 0)
 
 
 def test_letters() -> None:
@@ -139,7 +139,7 @@ def test_compare_says_it_in_words_and_as_a_page(house: Path, tmp_path: Path) -> 
     page = Page((tmp_path / "c.html").read_text())
     assert page.open == []
     text = page.visible()
-    assert "3 runs compared" in text and "A less B" in text and "Nearest neighbor" in text
+    assert "3 runs compared" in text and "A minus B" in text and "Nearest neighbor" in text
     assert page.charts()["Validation accuracy"]["x"] == "share of the budget"
     assert {series["label"] for series in page.charts()["Validation accuracy"]["series"]} == {"A", "B"}, "folds have no curve of their own"
     again = command("compare", house / "other")
@@ -182,7 +182,7 @@ def test_a_run_that_was_repeated_is_no_second_seed(house: Path, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def digits() -> b.Dataset:
     recipe = goodfit.Recipe(data="digits", limit=60, channels=1).but_text({**FAST, "size": "16"})
-    return open_data(recipe, look(recipe))
+    return open_images(recipe)
 
 
 def test_baselines_are_those_of_scikit_learn(digits: b.Dataset, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_few_steps_are_made_to_few_images_where_time_is_short() -> None:
 
 def test_large_images_are_averaged_down(photos: Path) -> None:
     recipe = goodfit.Recipe(data=str(photos)).but_text({**FAST, "size": "40x20"})
-    data = open_data(recipe, look(recipe))
+    data = open_images(recipe)
     rows = data.rows("validation")[:4]
     found = b.vectors(data, rows).view(4, 3, 32, 20)
     images = data.preprocess.center(data.pixels.rows(rows).permute(0, 3, 1, 2)).double()
@@ -283,7 +283,7 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
     run.write("baselines.json", {**found, "rows": [{**row, "trained": 7, "judged": 5} for row in found["rows"]]})
     assert command("report", run.path).code == 0
     text = (run.path / "report.html").read_text()
-    assert "Nearest training image (of 7 training images, judged on 5 images), on validation" in text and "in time" not in text
+    assert "Nearest training image (of 7 training images, evaluated on 5 images), on validation" in text and "in time" not in text
     (run.path / "baselines.json").write_text("{")
     assert command("report", run.path).code == 0
     text = (run.path / "report.html").read_text()
@@ -296,13 +296,13 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
     [
         ({"trained": 50_000, "judged": 1000}, ""),
         ({"trained": 20_000, "judged": 1000}, " (of 20,000 training images)"),
-        ({"trained": 50_000, "judged": 512}, " (judged on 512 images)"),
+        ({"trained": 50_000, "judged": 512}, " (evaluated on 512 images)"),
         ({}, ""),
     ],
 )
 def test_a_baseline_says_what_it_was_cut_down_to(row: dict[str, int], said: str) -> None:
     found = {"images": 1000, "rows": [{"name": "linear softmax", "accuracy": 0.5, "interval": [0.4, 0.6], **row}]}
-    assert lines(found, 50_000) == [(f"Linear softmax on pixels{said}", 0.5, 0.4, 0.6)]
+    assert read_baselines(found, 50_000) == [(f"Linear softmax on pixels{said}", 0.5, 0.4, 0.6)]
 
 
 def test_folds_alone_are_compared_with_the_baselines_of_the_first(house: Path, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import pytest
 
-from goodfit.core.catalog import Catalog, Foreign, Part, Pipe, name_of, snake_case, spell, steps
+from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
-from goodfit.core.settings import many, settings_of
-from goodfit.recipe.build import catalog
-from goodfit.recipe.cards import cards
+from goodfit.core.parts import ExternalPart, Part, Pipe, part_name, pipe_parts, snake_case, spell
+from goodfit.core.settings import settings_of, takes_many
+from goodfit.recipe.parts import load_catalog
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 ALL = [(kind, name, cls) for kind, found in sorted(KNOWN.kinds.items()) for name, cls in sorted(found.items())]
 SEATS = {"activation", "augment", "average", "brake", "init", "loss", "model", "noise", "norm", "optimizer", "penalty", "pool"}
 SEATS |= {"probe", "rates", "sampler", "schedule", "stop", "trainable", "views"}
@@ -109,7 +109,7 @@ def test_refuses_a_wrong_type_and_an_unknown_setting(kind: str, name: str, cls: 
     settings = settings_of(cls)
     with pytest.raises(UsageError, match=f"Unknown setting of {name} "):
         KNOWN.make(f"{name}(colour=1)", kind)
-    if not (settings and many(settings[0])):
+    if not (settings and takes_many(settings[0])):
         with pytest.raises(UsageError, match=f"{name} takes {len(settings)} settings"):
             KNOWN.make(f"{name}({', '.join('1' * (len(settings) + 1))})", kind)
     for setting in settings:
@@ -124,7 +124,7 @@ def test_refuses_a_wrong_type_and_an_unknown_setting(kind: str, name: str, cls: 
 
 
 def test_cards_tell_every_part() -> None:
-    told = cards(KNOWN)
+    told = KNOWN.cards()
     assert [(card["kind"], card["name"]) for card in told] == [(kind, name) for kind, name, _ in ALL]
     for card in told:
         assert KNOWN.make(card["spelling"], card["kind"]) == KNOWN.kinds[card["kind"]][card["name"]]()
@@ -158,7 +158,7 @@ class Shapes(Part):
     b: int = 0
     word: str = ""
     pair: tuple[float, float] = (0.0, 0.0)
-    many: tuple[int, ...] = ()
+    takes_many: tuple[int, ...] = ()
     choice: Literal["x", "y"] = "x"
     maybe: float | None = None
 
@@ -212,7 +212,7 @@ def test_none_and_pipes() -> None:
     assert spell(Pipe()) == "none"
     assert type(KNOWN.make("none", "stop")) is KNOWN.kinds["stop"]["none"]
     pipe = KNOWN.make("flip | (crop | smooth)", "augment")
-    assert [name_of(part) for part in steps(pipe)] == ["flip", "crop", "smooth"]
+    assert [part_name(part) for part in pipe_parts(pipe)] == ["flip", "crop", "smooth"]
     assert KNOWN.make("flip", "augment") | KNOWN.make("crop | smooth", "augment") == pipe
     assert KNOWN.make(pipe, "augment") is pipe
     assert KNOWN.make("none | flip", "augment") == Pipe((KNOWN.make("flip", "augment"),))
@@ -334,11 +334,11 @@ class Halfway(Augment):
 
 def test_a_users_file_wins_over_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
-    known = catalog([str(tmp_path / "mine.py")])
+    known = load_catalog([str(tmp_path / "mine.py")])
     assert spell(known.make("flip(share=0.5) | dark_room", "augment")) == "flip(0.5) | dark_room"
     assert "halfway" not in known.kinds["augment"]
-    assert catalog().make("flip", "augment") == KNOWN.make("flip", "augment")
-    again = catalog([str(tmp_path / "mine.py")])
+    assert load_catalog().make("flip", "augment") == KNOWN.make("flip", "augment")
+    again = load_catalog([str(tmp_path / "mine.py")])
     assert again.make("flip", "augment") == known.make("flip", "augment"), "the same file is the same class"
 
 
@@ -354,13 +354,13 @@ def test_a_users_file_that_does_not_import_says_why(content: str, said: str, tmp
     (tmp_path / "mine.py").write_text(content)
     modules = set(sys.modules)
     with pytest.raises(UsageError, match=said):
-        catalog([str(tmp_path / "mine.py")])
+        load_catalog([str(tmp_path / "mine.py")])
     assert not {name for name in set(sys.modules) - modules if name.startswith("goodfit_use")}
 
 
 def test_a_users_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Expected a Python file with your parts"):
-        catalog([str(tmp_path / "none.py")])
+        load_catalog([str(tmp_path / "none.py")])
 
 
 @pytest.fixture
@@ -395,21 +395,21 @@ def test_a_function_of_keywords_is_told_the_classes(monkeypatch: pytest.MonkeyPa
         module.create_model, module.named = create_model, named  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, package, module)
         part = KNOWN.make(f"{package}.create_model('a', depth=2)", "model")
-        assert isinstance(part, Foreign)
-        assert part.knowing(facts)() == ("a", 2, told)
+        assert isinstance(part, ExternalPart)
+        assert part.with_facts(facts)() == ("a", 2, told)
         chosen = KNOWN.make(f"{package}.create_model('a', num_classes=3)", "model")
-        assert isinstance(chosen, Foreign)
-        assert chosen.knowing(facts)() == ("a", 1, {**told, "num_classes": 3})
+        assert isinstance(chosen, ExternalPart)
+        assert chosen.with_facts(facts)() == ("a", 1, {**told, "num_classes": 3})
         apart = KNOWN.make(f"{package}.named", "model")
-        assert isinstance(apart, Foreign)
-        assert apart.knowing(facts)() == (10, {})
+        assert isinstance(apart, ExternalPart)
+        assert apart.with_facts(facts)() == (10, {})
 
 
 def test_dotted_names(package: str) -> None:
     part = KNOWN.make(f"{package}.nets.net(depth=5)", "model")
-    assert isinstance(part, Foreign)
+    assert isinstance(part, ExternalPart)
     assert spell(part) == f"{package}.nets.net(depth=5)"
-    assert part.knowing({"classes": 10, "channels": 3, "size": (8, 8)})() == (10, (8, 8), 5)
+    assert part.with_facts({"classes": 10, "channels": 3, "size": (8, 8)})() == (10, (8, 8), 5)
     act = KNOWN.make(f"mlp(act={package}.nets.Snake(a=2))", "model")
     assert spell(act) == f"mlp(act={package}.nets.Snake(2.0))"
     assert KNOWN.make(spell(act), "model") == act

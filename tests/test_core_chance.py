@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from goodfit.core.chance import BLOCK, FIRST, GOLDEN, MASK, SECOND, Chance, fold, mix, mixed, of_epoch
+from goodfit.core.chance import GOLDEN, MASK64, MIX64_FIRST, MIX64_SECOND, MIXING_BLOCK, Chance, fold, mix64, mix64_tensor
 
 N = 20_000
 RARE = 1e-4  # the seeds are fixed, so a test that passes passes always; a wrong hash gives p-values far below
@@ -36,16 +36,16 @@ EDGES = [0, 1, 2, -1, 2**63 - 1, -(2**63), 0x0123456789ABCDEF, -0x0123456789ABCD
 
 def test_the_finalizer_is_splitmix64_with_wraparound() -> None:
     words = EDGES + np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 500).tolist()
-    found = mixed(torch.tensor(words, dtype=torch.int64)).tolist()
+    found = mix64_tensor(torch.tensor(words, dtype=torch.int64)).tolist()
     assert [x % 2**64 for x in found] == [splitmix(w) for w in words]
-    assert [mix(w & MASK) for w in words] == [splitmix(w) for w in words]
+    assert [mix64(w & MASK64) for w in words] == [splitmix(w) for w in words]
 
 
 def test_the_stream_is_the_published_splitmix64() -> None:
     """The first outputs of SplitMix64 seeded with 1234567, as its reference code prints them."""
     known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
-    assert [mix((1234567 + n * GOLDEN) & MASK) for n in range(1, 6)] == known
-    assert (FIRST, SECOND) == (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+    assert [mix64((1234567 + n * GOLDEN) & MASK64) for n in range(1, 6)] == known
+    assert (MIX64_FIRST, MIX64_SECOND) == (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def test_bits_equal_plain_integers() -> None:
@@ -64,7 +64,7 @@ def test_fold_tells_words_numbers_and_orders_apart() -> None:
     keys = [fold(0), fold(1), fold(0, 0), fold(0, 1), fold(0, "0"), fold(0, "a", "b"), fold(0, "b", "a"), fold(0, "ab"), fold(0, "a", 1)]
     keys += [fold(0, 1, 2), fold(0, 2, 1), fold(0, -1), fold(0, "flip", 0), fold(0, "flip", 1), fold(0, "crop", 0)]
     assert len(set(keys)) == len(keys)
-    assert all(0 <= key <= MASK for key in keys)
+    assert all(0 <= key <= MASK64 for key in keys)
     assert fold(fold(5, "a"), "b") == fold(5, "a", "b")
 
 
@@ -186,8 +186,8 @@ def test_permutations_of_few_are_uniform() -> None:
 @pytest.mark.parametrize("n", [1, 5, 16, 17, 40, 128])
 def test_partners_are_permutations_within_blocks(n: int) -> None:
     partners = chance("mixup", n=n).partners()
-    for start in range(0, n, BLOCK):
-        places = torch.arange(start, min(start + BLOCK, n))
+    for start in range(0, n, MIXING_BLOCK):
+        places = torch.arange(start, min(start + MIXING_BLOCK, n))
         assert torch.equal(partners[places].sort().values, places)
 
 
@@ -234,16 +234,16 @@ def test_the_chance_of_an_epoch_also_knows_the_images() -> None:
     """At the places it draws as `of` does; `steady` draws the same for an image in every epoch, wherever it stands."""
     ids = torch.arange(50).flip(0)
     for epoch in (0, 5):
-        c = of_epoch(3, "augment", epoch, torch.arange(50), ids).at("flip", 1)
-        assert c.epoch == epoch and c.steady is not None
+        c = Chance.for_epoch(3, "augment", epoch, torch.arange(50), ids).at("flip", 1)
+        assert c.epoch == epoch and c.per_image is not None
         assert torch.equal(c.bits(), Chance.of(3, torch.arange(50), "augment", epoch, "flip", 1).bits())
-        assert torch.equal(c.steady.bits(), Chance.of(3, ids, "augment", "flip", 1).bits())
+        assert torch.equal(c.per_image.bits(), Chance.of(3, ids, "augment", "flip", 1).bits())
         piece = c[torch.tensor([4, 7])]
         assert torch.equal(piece.uniform(), c.uniform()[[4, 7]]) and piece.epoch == epoch
-        assert piece.steady is not None and torch.equal(piece.steady.uniform(), c.steady.uniform()[[4, 7]])
-        assert torch.equal(c[10:20].on("cpu").steady.bits(), c.steady.bits()[10:20])  # type: ignore[union-attr]
+        assert piece.per_image is not None and torch.equal(piece.per_image.uniform(), c.per_image.uniform()[[4, 7]])
+        assert torch.equal(c[10:20].on("cpu").per_image.bits(), c.per_image.bits()[10:20])  # type: ignore[union-attr]
     plain = Chance.of(3, torch.arange(5))
-    assert plain.steady is None and plain.epoch == 0 and plain[1:3].steady is None and plain.at("x").steady is None
+    assert plain.per_image is None and plain.epoch == 0 and plain[1:3].per_image is None and plain.at("x").per_image is None
 
 
 def test_negative_and_large_seeds() -> None:

@@ -12,10 +12,19 @@ import pytest
 import torch
 
 from goodfit.core import files, run
-from goodfit.core.device import autocast, choose, cores, free_memory, machine, memory_format, out_of_memory, seed_noise
-from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError, did_you_mean, one_of
-from goodfit.core.run import Run, runs
-from goodfit.core.words import count, duration, percent, size, some
+from goodfit.core.device import (
+    autocast,
+    describe_machine,
+    free_memory,
+    is_out_of_memory,
+    memory_format,
+    physical_cores,
+    seed_noise,
+    select_device,
+)
+from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError, did_you_mean, unknown_name
+from goodfit.core.run import Run, list_runs
+from goodfit.core.words import count_of, format_bytes, format_duration, format_percent, list_some
 
 
 def names(folder: Path) -> list[str]:
@@ -62,10 +71,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Any:
     ("error", "said"), [(errno.ENOSPC, "No space is left"), (errno.EDQUOT, "No space is left"), (errno.EROFS, "cannot be written")]
 )
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, full_disk: Any, error: int, said: str) -> None:
-    files.write(tmp_path / "a.json", "the old content")
+    files.write_atomic(tmp_path / "a.json", "the old content")
     full_disk(error)
     with pytest.raises(GoodfitError, match=said) as caught:
-        files.write(tmp_path / "a.json", "the new content")
+        files.write_atomic(tmp_path / "a.json", "the new content")
     assert caught.value.exit_code == 1
     assert str(tmp_path / "a.json") in str(caught.value)
     assert (tmp_path / "a.json").read_text() == "the old content"
@@ -75,12 +84,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, full_disk: Any, erro
 def test_another_failure_is_not_hidden(tmp_path: Path, full_disk: Any) -> None:
     full_disk(errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
-        files.write(tmp_path / "a.json", "x")
+        files.write_atomic(tmp_path / "a.json", "x")
     assert names(tmp_path) == []
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), files.writing(tmp_path / "sub" / "a.bin") as file:
+    with pytest.raises(KeyError), files.atomic_writer(tmp_path / "sub" / "a.bin") as file:
         file.write(b"half")
         raise KeyError
     assert names(tmp_path / "sub") == []
@@ -90,7 +99,7 @@ def test_writes_are_synced_before_they_take_their_place(tmp_path: Path, monkeypa
     order: list[str] = []
     monkeypatch.setattr(files.os, "fsync", lambda handle, sync=os.fsync: (order.append("fsync"), sync(handle))[1])
     monkeypatch.setattr(Path, "replace", lambda self, to, replace=Path.replace: (order.append("replace"), replace(self, to))[1])
-    files.write(tmp_path / "a", b"\x00\xff")
+    files.write_atomic(tmp_path / "a", b"\x00\xff")
     assert order == ["fsync", "replace", "fsync"]
     assert (tmp_path / "a").read_bytes() == b"\x00\xff"
 
@@ -98,15 +107,15 @@ def test_writes_are_synced_before_they_take_their_place(tmp_path: Path, monkeypa
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(GoodfitError, match="cannot be written"):
-        files.write(tmp_path / "file" / "a", "x")
+        files.write_atomic(tmp_path / "file" / "a", "x")
 
 
 def test_cache_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOODFIT_CACHE", "/here")
-    assert files.cache_home() == Path("/here")
+    assert files.cache_folder() == Path("/here")
     monkeypatch.delenv("GOODFIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/there")
-    assert files.cache_home() == Path("/there/goodfit")
+    assert files.cache_folder() == Path("/there/goodfit")
 
 
 # ---- the run folder ---------------------------------------------------------------------------------------------------------------
@@ -201,7 +210,7 @@ def test_runs_are_listed_oldest_first_and_named_when_one_is_missing(tmp_path: Pa
         (one.path / "recipe.toml").write_text("")
         os.utime(one.path / "recipe.toml", (1000 + place, 1000 + place))
     Run.new(tmp_path / "unborn", "x")
-    assert [one.name for one in runs(tmp_path)] == ["c", "a", "b"]
+    assert [one.name for one in list_runs(tmp_path)] == ["c", "a", "b"]
     assert Run.open(tmp_path / "a").name == "a"
     with pytest.raises(UsageError, match=r"Expected a run folder at .*nothing.*There is: .*c, .*a, .*b\."):
         Run.open(tmp_path / "nothing")
@@ -213,12 +222,12 @@ def test_runs_are_listed_oldest_first_and_named_when_one_is_missing(tmp_path: Pa
 @pytest.mark.parametrize("name", ["cuda:99", "warp", "mps:3", ""])
 def test_a_device_that_is_not_there(name: str) -> None:
     with pytest.raises(UsageError, match=f'The device "{name}" is not there: '):
-        choose(name)
+        select_device(name)
 
 
 def test_choose() -> None:
-    assert choose("cpu") == torch.device("cpu")
-    assert choose("auto").type in ("cuda", "mps", "cpu")
+    assert select_device("cpu") == torch.device("cpu")
+    assert select_device("auto").type in ("cuda", "mps", "cpu")
 
 
 def test_out_of_memory_is_recognized() -> None:
@@ -229,14 +238,14 @@ def test_out_of_memory_is_recognized() -> None:
         "DefaultCPUAllocator failed",
         "not enough memory: you tried",
     ]
-    assert all(out_of_memory(RuntimeError(text)) for text in told)
-    assert out_of_memory(MemoryError())
-    assert out_of_memory(torch.OutOfMemoryError("x"))
-    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not out_of_memory(ValueError("out of memory"))
+    assert all(is_out_of_memory(RuntimeError(text)) for text in told)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("x"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**60, dtype=torch.uint8)
-    assert out_of_memory(error.value), "torch's own"
+    assert is_out_of_memory(error.value), "torch's own"
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
@@ -254,8 +263,8 @@ def test_noise_is_seeded_as_by_torch() -> None:
 
 
 def test_the_machine_is_known() -> None:
-    known = machine(torch.device("cpu"))
-    assert 1 <= cores() == known["cores"]
+    known = describe_machine(torch.device("cpu"))
+    assert 1 <= physical_cores() == known["cores"]
     assert known["device"] == "cpu"
     assert known["gpu"] is None
     assert json.loads(json.dumps(known)) == known
@@ -275,12 +284,19 @@ def test_exit_codes() -> None:
 def test_suggestions() -> None:
     assert did_you_mean("momentun", ["lr", "momentum"]) == ' Did you mean "momentum"?'
     assert did_you_mean("zzz", ["lr", "momentum"]) == ""
-    assert one_of("part", "zzz", ["a", "b"]) == 'Unknown part "zzz". There is: a, b.'
+    assert unknown_name("part", "zzz", ["a", "b"]) == 'Unknown part "zzz". There is: a, b.'
 
 
 def test_words() -> None:
-    assert [count(1, "image"), count(1200, "class", "classes")] == ["1 image", "1,200 classes"]
-    assert [size(512), size(1.5e6), size(20e9), size(3e12)] == ["512 B", "1.5 MB", "20 GB", "3000 GB"]
-    assert [duration(x) for x in (0.42, 12, 60, 200, 3600, 7500)] == ["0.42 s", "12 s", "1 min", "3 min 20 s", "1 h 00 min", "2 h 05 min"]
-    assert percent(0.985) == "98.5 %"
-    assert [some(list("abc")), some(list("abcdefg"))] == ["a, b, c", "a, b, c, d, e and 2 more"]
+    assert [count_of(1, "image"), count_of(1200, "class", "classes")] == ["1 image", "1,200 classes"]
+    assert [format_bytes(512), format_bytes(1.5e6), format_bytes(20e9), format_bytes(3e12)] == ["512 B", "1.5 MB", "20 GB", "3000 GB"]
+    assert [format_duration(x) for x in (0.42, 12, 60, 200, 3600, 7500)] == [
+        "0.42 s",
+        "12 s",
+        "1 min",
+        "3 min 20 s",
+        "1 h 00 min",
+        "2 h 05 min",
+    ]
+    assert format_percent(0.985) == "98.5 %"
+    assert [list_some(list("abc")), list_some(list("abcdefg"))] == ["a, b, c", "a, b, c, d, e and 2 more"]

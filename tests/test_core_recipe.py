@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from goodfit.core.catalog import steps
 from goodfit.core.errors import UsageError
-from goodfit.core.progress import Every, Length, Lengths
-from goodfit.core.settings import MISFIT, Count, Natural, Positive, Share, fit, read, said, settings_of
+from goodfit.core.parts import pipe_parts
+from goodfit.core.progress import Length, Lengths, Period
+from goodfit.core.settings import INVALID, Count, Natural, Positive, Share, convert, parse_setting, settings_of, type_phrase
 from goodfit.optim.first_order import Sgd
-from goodfit.recipe.build import catalog, parts
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe, presets
 from goodfit.schedules.shapes import Cosine, Warmup
 
@@ -26,23 +26,23 @@ from goodfit.schedules.shapes import Cosine, Warmup
 @pytest.mark.parametrize(
     ("value", "hint", "expected"),
     [
-        (1, float, 1.0), (True, float, MISFIT), ("1", float, MISFIT), (1.0, int, MISFIT), (True, int, MISFIT), (1, bool, MISFIT),
-        (0, Share, 0.0), (1, Share, 1.0), (1.0001, Share, MISFIT), (float("nan"), Share, MISFIT), (0, Positive, MISFIT),
-        (float("inf"), Positive, MISFIT), (1, Count, 1), (0, Count, MISFIT), (0, Natural, 0), (-1, Natural, MISFIT),
-        ([1, 2], tuple[float, float], (1.0, 2.0)), ((1, 2, 3), tuple[float, float], MISFIT), ((), tuple[int, ...], ()),
-        ((1, "a"), tuple[int, ...], MISFIT), (5, tuple[int, ...], MISFIT), (None, float | None, None), ("a", int | str, "a"),
-        (2, float | str, 2.0), (None, float, MISFIT),
+        (1, float, 1.0), (True, float, INVALID), ("1", float, INVALID), (1.0, int, INVALID), (True, int, INVALID), (1, bool, INVALID),
+        (0, Share, 0.0), (1, Share, 1.0), (1.0001, Share, INVALID), (float("nan"), Share, INVALID), (0, Positive, INVALID),
+        (float("inf"), Positive, INVALID), (1, Count, 1), (0, Count, INVALID), (0, Natural, 0), (-1, Natural, INVALID),
+        ([1, 2], tuple[float, float], (1.0, 2.0)), ((1, 2, 3), tuple[float, float], INVALID), ((), tuple[int, ...], ()),
+        ((1, "a"), tuple[int, ...], INVALID), (5, tuple[int, ...], INVALID), (None, float | None, None), ("a", int | str, "a"),
+        (2, float | str, 2.0), (None, float, INVALID),
     ],
 )  # fmt: skip
 def test_fit(value: Any, hint: Any, expected: Any) -> None:
-    found = fit(value, hint)
-    assert found is MISFIT if expected is MISFIT else (found == expected and type(found) is type(expected))
+    found = convert(value, hint)
+    assert found is INVALID if expected is INVALID else (found == expected and type(found) is type(expected))
 
 
 def test_types_are_said_in_words() -> None:
-    assert said(Share) == "a number from 0 to 1"
-    assert said(tuple[Positive, Positive]) == "a tuple of a number above 0 and a number above 0"
-    assert said(Count | None) == "a whole number from 1 or None"
+    assert type_phrase(Share) == "a number from 0 to 1"
+    assert type_phrase(tuple[Positive, Positive]) == "a tuple of a number above 0 and a number above 0"
+    assert type_phrase(Count | None) == "a whole number from 1 or None"
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_types_are_said_in_words() -> None:
         ("32", str, "32"),
         ("0.5", Share | str, 0.5),
         ("a.csv", Share | str, "a.csv"),
-        ("x", Count, MISFIT),
+        ("x", Count, INVALID),
         ("auto", Count | str, "auto"),
     ],
 )
 def test_read(text: str, hint: Any, expected: Any) -> None:
-    found = read(text, hint)
+    found = parse_setting(text, hint)
     assert found is expected or (found == expected and type(found) is type(expected))
 
 
@@ -91,9 +91,9 @@ def test_parts_as_objects_are_spelled_out(tmp_path: Path) -> None:
     text = recipe.plain()
     assert text["optimizer"] == "sgd(0.2, momentum=0.9, nesterov=False, weight_decay=0.0005, form='step')"
     (tmp_path / "r.toml").write_text(recipe.to_toml())
-    made = parts(Recipe.from_toml(tmp_path / "r.toml"), catalog())
+    made = make_parts(Recipe.from_toml(tmp_path / "r.toml"), load_catalog())
     assert made["optimizer"] == Sgd(0.2)
-    assert steps(made["schedule"]) == (Warmup(0.1), Cosine())
+    assert pipe_parts(made["schedule"]) == (Warmup(0.1), Cosine())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_no_toml_and_no_file(tmp_path: Path) -> None:
 def test_presets_load_and_make_their_parts(name: str) -> None:
     recipe = Recipe.from_toml(name)
     assert recipe != Recipe()
-    made = parts(recipe, catalog())
+    made = make_parts(recipe, load_catalog())
     assert made
     Length.read(recipe.budget if recipe.budget != "auto" else "1 epoch")
     assert {seat for seat, part in made.items() if part} <= {*vars(recipe), "probes"}
@@ -173,7 +173,7 @@ def test_the_recipe_needs_no_torch() -> None:
 
 def test_field_defaults_are_right_by_their_own_types() -> None:
     for setting in settings_of(Recipe):
-        assert fit(setting.default, setting.hint) == setting.default
+        assert convert(setting.default, setting.hint) == setting.default
 
 
 # ---- progress ---------------------------------------------------------------------------------------------------------------------
@@ -261,10 +261,10 @@ def test_mixed_units_are_refused(budget: str, length: str) -> None:
 def test_every(every: str, budget: str, comes: dict[int, int]) -> None:
     """At half a second a step."""
     run = lengths(budget)
-    number = Every(Length.read(every, "length"), run).number
+    number = Period(Length.read(every, "length"), run).number
     assert {step: number(step, step / 2, run.t(step, step / 2)) for step in comes} == comes
 
 
 def test_every_zero_is_refused() -> None:
     with pytest.raises(UsageError, match="above 0"):
-        Every(Length.read("0", "length"), lengths("4 epochs"))
+        Period(Length.read("0", "length"), lengths("4 epochs"))

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from goodfit.core.errors import DataError, GoodfitError
-from goodfit.core.files import alone, cache_home
+from goodfit.core.files import cache_folder, lock
 from goodfit.data import journal
 from goodfit.data.dataset import prepare
 from goodfit.data.decode import DECODERS
@@ -168,7 +168,7 @@ def test_a_killed_packing_goes_on_where_it_stopped(own: Path, photos: Path) -> N
     process = Forked(own / "packer", pack_slowly, photos, 60)
     wait_until(lambda: process.out == "32\n")
     process.kill()
-    partial = next((cache_home() / "packed").glob("*partial"))
+    partial = next((cache_folder() / "packed").glob("*partial"))
     with (partial / journal.BLOB).open("ab") as blob, (partial / journal.JOURNAL).open("ab") as lines:
         blob.write(b"torn")  # what a kill in the middle of a write leaves
         lines.write(b'{"bytes": 4, "cr')
@@ -177,7 +177,7 @@ def test_a_killed_packing_goes_on_where_it_stopped(own: Path, photos: Path) -> N
     packed = pack(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
     assert calls == [64, 90]
     assert np.array_equal(content(packed), oracle(found, HERE))
-    assert not list((cache_home() / "packed").glob("*partial"))
+    assert not list((cache_folder() / "packed").glob("*partial"))
 
 
 def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own: Path, tmp_path: Path) -> None:
@@ -253,13 +253,13 @@ def test_other_labels_use_the_same_pack_and_give_another_digest(own: Path, photo
 
 
 def test_abandoned_packings_are_removed_and_others_kept(own: Path, photos: Path) -> None:
-    home = cache_home() / "packed"
+    home = cache_folder() / "packed"
     for key, age in (("aa", 2 * 86400), ("bb", 3600), ("cc", 2 * 86400)):
         folder = home / f"{key}-raw.partial"
         folder.mkdir(parents=True)
         (folder / journal.BLOB).write_bytes(b"x")
         for path in (folder / journal.BLOB, folder):
             os.utime(path, (time.time() - age,) * 2)
-    with alone(home / "cc.lock"):  # another process packs there, however slowly
+    with lock(home / "cc.lock"):  # another process packs there, however slowly
         pack(survey(find(str(photos))), HERE, LARGE)
     assert sorted(path.name for path in home.glob("*partial")) == ["bb-raw.partial", "cc-raw.partial"]

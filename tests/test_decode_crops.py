@@ -17,9 +17,10 @@ from goodfit.augment.apply import Pipeline
 from goodfit.augment.crop import ResizedCrop, ScaleCrop
 from goodfit.augment.windows import Windowed, windowed
 from goodfit.core.batch import Batch
-from goodfit.core.catalog import Catalog, steps
+from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import pipe_parts
 from goodfit.data import crops
 from goodfit.data.crops import Cuts, cut
 from goodfit.data.dataset import Dataset, prepare
@@ -28,12 +29,15 @@ from goodfit.data.loader import Loader, Unread
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scan import survey
-from goodfit.recipe.auto import Chooser, training_choices
-from goodfit.recipe.build import Built, build, catalog
-from goodfit.recipe.early_crops import cut_early
+from goodfit.recipe.auto import choose_training
+from goodfit.recipe.build import Training
+from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.early_crops import crop_early
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
-from goodfit.training.gradient import Objective
+from goodfit.recipe.source import open_images
+from goodfit.training.step import Objective
+from tests.support.build import build_training
 from tests.support.runs import assert_equal_weights
 from tests.support.runs import recipe as fast
 
@@ -42,7 +46,7 @@ RNG = np.random.default_rng(5)
 
 
 def parts(text: str) -> tuple:
-    return steps(CATALOG.make(text, "augment"))
+    return pipe_parts(CATALOG.make(text, "augment"))
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -267,7 +271,7 @@ def data_of(folder: Path, storage: str = "files", workers: int = 2, aspect: str 
 
 
 def loader(data: Dataset, text: str = PIPE, batch: int = 8, workers: int = 1) -> tuple[Loader, Pipeline]:
-    pixels, position = cut_early(parts(text), data, 7)
+    pixels, position = crop_early(parts(text), data, 7)
     assert isinstance(pixels, Cuts)
     return Loader(pixels, data.labels, data.rows("train"), 2, batch, 7, workers), Pipeline(parts(text), SIZE, position)
 
@@ -327,13 +331,13 @@ def test_only_originals_that_are_cropped_to_the_models_shape_are_cut(pictures: P
     for storage, kind in (("raw", RawPixels), ("jpeg", JpegPixels), ("files", FilePixels)):
         data = data_of(pictures, storage)
         assert type(data.pixels) is kind
-        pixels, position = cut_early(parts(PIPE), data, 0)
+        pixels, position = crop_early(parts(PIPE), data, 0)
         assert (pixels is data.pixels) == (storage != "files") and position == (0 if storage == "files" else None)
     for aspect in ("pad", "stretch"):
         data = data_of(pictures, aspect=aspect)
-        assert cut_early(parts(PIPE), data, 0) == (data.pixels, None)
+        assert crop_early(parts(PIPE), data, 0) == (data.pixels, None)
     data = data_of(pictures)
-    assert cut_early(parts("flip | crop(2)"), data, 0) == (data.pixels, None)
+    assert crop_early(parts("flip | crop(2)"), data, 0) == (data.pixels, None)
 
 
 def test_evaluation_stays_as_it_is(pictures: Path) -> None:
@@ -345,12 +349,12 @@ def test_evaluation_stays_as_it_is(pictures: Path) -> None:
 # ---- from a recipe -------------------------------------------------------------------------------------------------------------
 
 
-def built(folder: Path, **words: str) -> Built:
+def built(folder: Path, **words: str) -> Training:
     asked = fast(data=str(folder), size="24x32", channels="3", augment=PIPE, average="none", **words)
-    data = open_data(asked, look(asked))
+    data = open_images(asked)
     chooser = Chooser(asked)
-    training_choices(chooser, data, catalog())
-    return build(chooser.recipe, data, catalog())
+    choose_training(chooser, data, load_catalog())
+    return build_training(chooser.recipe, data)
 
 
 def test_a_step_in_pieces_has_the_same_images(pictures: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from goodfit.core.run import Run
-from goodfit.predict.predictor import load_run
+from goodfit.predict.predictor import load_classifier
 from tests.support.command import goodfit, refused, train
 
 
@@ -68,7 +68,7 @@ def test_a_runs_own_network(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train(photos, run, model="mlp((8,))").code == 0
     content = json.loads(goodfit("describe", run, "--json").out)
-    trained = load_run(run, "cpu")
+    trained = load_classifier(run, "cpu")
     assert content["input"] == [1, 3, 16, 16]
     assert content["totals"]["parameters"] == sum(p.numel() for p in trained.model.parameters())
     assert content["model"] == str(run)

@@ -19,9 +19,8 @@ import pytest
 import goodfit
 from goodfit.cli import VERBS, application
 from goodfit.cli.options import assemble
-from goodfit.core.catalog import spell
-from goodfit.recipe.build import PACKAGES, catalog, parts
-from goodfit.recipe.cards import cards
+from goodfit.core.parts import spell
+from goodfit.recipe.parts import PACKAGES, load_catalog, make_parts
 from tests import test_augment_laws as laws
 from tests.support.augment import batch, chance
 
@@ -73,9 +72,9 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_the_part_of_the_guide_has_a_card_and_a_text(example: Path) -> None:
-    known = catalog([str(example)])
-    assert "negative" not in catalog().kinds["augment"], "the example has become a part: show another"
-    (card,) = [card for card in cards(known) if card["name"] == "negative"]
+    known = load_catalog([str(example)])
+    assert "negative" not in load_catalog().kinds["augment"], "the example has become a part: show another"
+    (card,) = [card for card in known.cards() if card["name"] == "negative"]
     assert (card["kind"], card["spelling"]) == ("augment", "negative(p=0.1)")
     assert all(f"\n{line}: " in card["card"] for line in ("Helps", "Hurts", "Cost", "Source"))
     for text in ("negative", "negative(0.2)", "crop(2) | negative(0.3)"):
@@ -94,7 +93,7 @@ def test_the_part_of_the_guide_trains_and_predicts(example: Path, photos: Path, 
 
 
 def test_the_part_of_the_guide_keeps_the_laws(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(laws, "CATALOG", catalog([str(example)]))
+    monkeypatch.setattr(laws, "CATALOG", load_catalog([str(example)]))
     run = {name: law for name, law in vars(laws).items() if name.startswith("test_") and called_with(law) & {"name", "text"}}
     assert len(run) >= 8
     for law in run.values():
@@ -108,7 +107,7 @@ def called_with(law: Any) -> set[str]:
 
 
 def test_the_part_of_the_guide_turns_colors_and_leaves_alpha(example: Path) -> None:
-    part: Any = catalog([str(example)]).make("negative(1.0)", "augment")
+    part: Any = load_catalog([str(example)]).make("negative(1.0)", "augment")
     before = batch(channels=4).images
     after = part(batch(channels=4), chance(), 0.5).images
     assert ((after[:, :3].int() + before[:, :3].int()) == 255).all()
@@ -140,9 +139,9 @@ def test_every_command_is_understood(page: str, command: str, example: Path, mon
         if shorts is not None and shorts.recipe.startswith("runs/"):
             shorts = dataclasses.replace(shorts, recipe="")
         recipe = assemble(given.get("data", ""), shorts, given.get("options"))
-        assert parts(recipe, catalog(recipe.use))
+        assert make_parts(recipe, load_catalog(recipe.use))
     if function.__name__ == "parts":
-        known = catalog(bound.arguments.get("use") or [])
+        known = load_catalog(bound.arguments.get("use") or [])
         assert bound.arguments["kind_or_name"] in {word for kind, named in known.kinds.items() for word in (kind, *named)}
 
 
@@ -214,10 +213,10 @@ def test_made_pages_are_as_made_now(maker: ModuleType, page: str, make: str) -> 
 
 def test_the_page_of_parts_has_every_part_and_its_card(maker: ModuleType) -> None:
     text = maker.parts_page()
-    for card in cards(catalog()):
+    for card in load_catalog().cards():
         assert f"`{card['spelling']}`" in text
-        assert text.count(f"### {card['name']}\n") == sum(other["name"] == card["name"] for other in cards(catalog()))
-    assert all(text.count(f"- **{line}:**") == len(cards(catalog())) for line in ("Helps", "Hurts", "Cost", "Source"))
+        assert text.count(f"### {card['name']}\n") == sum(other["name"] == card["name"] for other in load_catalog().cards())
+    assert all(text.count(f"- **{line}:**") == len(load_catalog().cards()) for line in ("Helps", "Hurts", "Cost", "Source"))
 
 
 def test_the_page_of_the_recipe_has_every_field_and_preset(maker: ModuleType) -> None:

@@ -22,19 +22,20 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodfit.core.catalog import Part, spell
+from goodfit.core.contracts import split_outputs
 from goodfit.core.errors import Diverged, UsageError
-from goodfit.core.settings import MISFIT, Range, Setting, fit, settings_of
+from goodfit.core.parts import Part, spell
+from goodfit.core.settings import INVALID, Range, Setting, convert, settings_of
 from goodfit.data.dataset import Dataset
-from goodfit.predict.scoring import scored
-from goodfit.recipe.build import build, catalog, make_model
+from goodfit.predict.scoring import score_views
+from goodfit.recipe.parts import load_catalog, make_model
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
+from goodfit.recipe.source import open_images
 from goodfit.training import loop
-from goodfit.training.heads import heads
-from goodfit.training.journal import Journal
+from goodfit.training.metric_log import MetricLog
+from tests.support.build import build_training
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 SIDE, CLASSES, EACH = 8, 3, 14
 BASE = Recipe(
     size=SIDE, channels=3, model="mlp((5,))", augment="none", optimizer="sgd(0.05)", schedule="constant", budget="20 steps",
@@ -135,7 +136,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     path = tmp_path_factory.mktemp("effects") / "stripes.npz"
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     recipe = BASE.but(data=str(path))
-    return open_data(recipe, look(recipe))
+    return open_images(recipe)
 
 
 # ---- trainings ---------------------------------------------------------------------------------------------------------------------
@@ -173,8 +174,8 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
     rows: list[dict[str, Any]] = []
     torch.manual_seed(0)
     try:
-        built = build(recipe, data, KNOWN)
-        state = loop.fit(built.state, built.loader, built.plan, built.watch, Journal((rows.extend,)))
+        built = build_training(recipe, data, KNOWN)
+        state = loop.fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
     except (UsageError, Diverged) as error:
         return f"refused: {error}"
     digest = hashlib.sha256()
@@ -182,7 +183,7 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
         for name, tensor in module.state_dict().items() if module is not None else ():
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
-    seen = scored(built.judge, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"))
+    seen = score_views(built.evaluator, state.model, data.rows("validation"), KNOWN.make(recipe.views, "views"))
     digest.update(seen.probabilities.numpy().tobytes())
     timed = ("elapsed", "seconds", "images_per_s", "data_share")
     digest.update(repr([{k: v for k, v in row.items() if k not in timed} for row in rows]).encode())
@@ -209,7 +210,7 @@ def operations(model: Any) -> str:
             net = make_model(model, CLASSES, 3, (SIDE, SIDE))
         except UsageError as error:
             return f"refused: {error}"
-        _, auxiliary = heads(net(torch.empty(4, 3, SIDE, SIDE)))
+        _, auxiliary = split_outputs(net(torch.empty(4, 3, SIDE, SIDE)))
         net.eval()(torch.empty(4, 3, SIDE, SIDE))
     return "\n".join([*trace.lines, *(f"weight {weight}" for _, weight in auxiliary)])
 
@@ -236,7 +237,7 @@ def base(kind: str, name: str, setting: str = "") -> Part:
 def others(setting: Setting, value: Any) -> Iterator[Any]:
     """Values of a setting's type other than `value`, the plainest first."""
     named = VALUES.get(setting.name, ())
-    yield from (x for x in named if fit(x, setting.hint) is not MISFIT and x != value)
+    yield from (x for x in named if convert(x, setting.hint) is not INVALID and x != value)
     if setting.kind:
         for name, cls in sorted(KNOWN.kinds[setting.kind].items()):
             if name != "none" and not getattr(cls, "full_batch", False) and cls() != value:

@@ -24,16 +24,15 @@ from goodfit.core.predictions import Predictions
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.predict.ensemble import load_any
-from goodfit.predict.predictor import load_run
+from goodfit.predict.predictor import load_classifier, load_predictor
 from goodfit.schedules.compose import Composed, compose
-from goodfit.study.ensemble.candidates import aligned, candidates
-from goodfit.study.ensemble.make import ensemble
-from goodfit.study.ensemble.selection import average, greedy, greedy_soup, score
-from goodfit.study.ensemble.soup import blend
+from goodfit.study.ensemble.candidates import align_predictions, find_candidates
+from goodfit.study.ensemble.make import make_ensemble
+from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, score
+from goodfit.study.ensemble.soup import average_weights
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.snapshots import Snapshots, mark, points
-from goodfit.training.state import State, ready
+from goodfit.training.snapshots import Snapshots, record_snapshot, snapshot_points
+from goodfit.training.state import State
 from tests.support.command import copied, refused, train
 from tests.support.command import goodfit as command
 from tests.support.loop import net as plain_net
@@ -74,8 +73,8 @@ def test_the_average_is_the_weighted_mean_in_float64() -> None:
     shares, labels = answers(4, 30, 5)
     weights = [0.5, 0.0, 0.2, 0.3]
     expected = np.einsum("m,mnk->nk", np.array(weights), np.stack(shares).astype(np.float64))
-    assert np.abs(average(shares, weights) - expected).max() < 1e-15
-    assert score(average(shares, [0.25] * 4), labels) == pytest.approx(naive(shares, labels, (0, 1, 2, 3)), abs=1e-12)
+    assert np.abs(average_probabilities(shares, weights) - expected).max() < 1e-15
+    assert score(average_probabilities(shares, [0.25] * 4), labels) == pytest.approx(naive(shares, labels, (0, 1, 2, 3)), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -86,7 +85,7 @@ def test_greedy_selection_is_what_brute_force_finds(seed: int) -> None:
     for _ in range(5):
         bags.append((*bags[-1], max(range(4), key=lambda m: (*naive(shares, labels, (*bags[-1], m)), -m))))
     best = max(bags[1:], key=lambda bag: (*(round(x, 12) for x in naive(shares, labels, bag)), -len(bag)))
-    assert greedy(shares, labels, rounds=5) == [best.count(m) for m in range(4)]
+    assert greedy_bag(shares, labels, rounds=5) == [best.count(m) for m in range(4)]
     found = naive(shares, labels, best)
     every = [bag for n in range(1, 6) for bag in itertools.combinations_with_replacement(range(4), n)]
     assert max(naive(shares, labels, (m,)) for m in range(4)) <= found <= max(naive(shares, labels, bag) for bag in every)
@@ -97,10 +96,10 @@ def test_greedy_selection_takes_what_helps_and_leaves_what_harms() -> None:
     shares, labels = answers(3, 400, 4, seed=1)
     useless = np.full_like(shares[0], 0.25)
     wrong = np.eye(4, dtype=np.float32)[(labels + 1) % 4]
-    counts = greedy([*shares, useless, wrong], labels)
+    counts = greedy_bag([*shares, useless, wrong], labels)
     assert counts[4] == 0
     assert sum(n > 0 for n in counts[:3]) >= 2
-    chosen = score(average([*shares, useless, wrong], [n / sum(counts) for n in counts]), labels)
+    chosen = score(average_probabilities([*shares, useless, wrong], [n / sum(counts) for n in counts]), labels)
     assert chosen > max(score(one.astype(np.float64), labels) for one in shares)
 
 
@@ -121,27 +120,27 @@ def test_a_blend_is_the_mean_and_one_of_identical_models_is_the_model() -> None:
     states = [{"w": torch.randn(5, 3), "n": torch.tensor(i + 4)} for i in range(3)]
     before = [x["w"].clone() for x in states]
     expected = np.mean([x["w"].numpy().astype(np.float64) for x in states], axis=0)
-    found = blend(states)
+    found = average_weights(states)
     assert np.abs(found["w"].numpy() - expected).max() < 1e-7
     assert found["n"] == 4
     assert all(torch.equal(a, b["w"]) for a, b in zip(before, states, strict=True)), "the ingredients stay as they are"
-    same = blend([states[0]] * 7)
+    same = average_weights([states[0]] * 7)
     assert all(torch.equal(same[name], states[0][name]) for name in same)
-    assert blend([{"w": torch.ones(2, dtype=torch.bfloat16)}])["w"].dtype == torch.bfloat16
+    assert average_weights([{"w": torch.ones(2, dtype=torch.bfloat16)}])["w"].dtype == torch.bfloat16
 
 
 # ---- snapshots ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_points_are_the_ends_of_cycles() -> None:
-    assert points(0, (0.5, 1.0)) == ()
-    assert points("all", (0.2, 0.6, 1.0)) == (0.2, 0.6, 1.0)
-    assert points(2, (0.2, 0.6, 1.0)) == (0.6, 1.0)
-    assert points(4, ()) == pytest.approx((0.25, 0.5, 0.75, 1.0))
+    assert snapshot_points(0, (0.5, 1.0)) == ()
+    assert snapshot_points("all", (0.2, 0.6, 1.0)) == (0.2, 0.6, 1.0)
+    assert snapshot_points(2, (0.2, 0.6, 1.0)) == (0.6, 1.0)
+    assert snapshot_points(4, ()) == pytest.approx((0.25, 0.5, 0.75, 1.0))
     with pytest.raises(UsageError, match="Expected 4 cycles for as many snapshots, but the schedule has 3"):
-        points(4, (0.2, 0.6, 1.0))
+        snapshot_points(4, (0.2, 0.6, 1.0))
     with pytest.raises(UsageError, match="a schedule with cycles"):
-        points("all", ())
+        snapshot_points("all", ())
 
 
 def keeping(folder: Path) -> Snapshots:
@@ -162,7 +161,7 @@ def test_snapshots_are_the_weights_where_the_rate_is_lowest(text: str, steps: li
         seen[state.step] = {name: x.clone() for name, x in model.state_dict().items()}
         return {"score": 0.0}
 
-    taken = points("all", used.ends())
+    taken = snapshot_points("all", used.ends())
     rows = fitted(state, plan(every="1 step", schedule=used, snapshots=taken, evaluate=evaluate), save=keeping(tmp_path).save)
     assert list(files(tmp_path)) == state.snapshots == steps
     for step in steps:
@@ -209,10 +208,13 @@ def test_the_ensemble_of_snapshots_is_better_than_the_best_of_them(tmp_path: Pat
     for seed in range(3):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-        state = ready(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+        state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
         lengths = Lengths(30, 20, Length.read("300 steps"))
         fitted(
-            state, plan(lengths=lengths, schedule=used, snapshots=points(4, used.ends()), seed=seed), source, save=keeping(tmp_path).save
+            state,
+            plan(lengths=lengths, schedule=used, snapshots=snapshot_points(4, used.ends()), seed=seed),
+            source,
+            save=keeping(tmp_path).save,
         )
         assert state.snapshots == [120, 180, 240, 300]
         shares = []
@@ -221,7 +223,7 @@ def test_the_ensemble_of_snapshots_is_better_than_the_best_of_them(tmp_path: Pat
             with torch.no_grad():
                 shares.append(model(x).softmax(1).numpy())
         single = max(score(one.astype(np.float64), y.numpy())[0] for one in shares)
-        gains.append(score(average(shares, [0.25] * 4), y.numpy())[0] - single)
+        gains.append(score(average_probabilities(shares, [0.25] * 4), y.numpy())[0] - single)
     assert np.mean(gains) > 0.002
 
 
@@ -258,9 +260,9 @@ def images(photos: Path) -> list[Path]:
 def test_the_ensemble_of_runs_predicts_the_mean_of_their_probabilities(runs: Path, photos: Path, tmp_path: Path) -> None:
     """Each member by its own preprocessing: one of them sees smaller images."""
     members = [*seeds(runs), runs / "small"]
-    made = ensemble(members, tmp_path / "made")
+    made = make_ensemble(members, tmp_path / "made")
     found = goodfit.load(made)
-    expected = np.mean([everything(load_run(path), images(photos)) for path in members], axis=0)
+    expected = np.mean([everything(load_classifier(path), images(photos)) for path in members], axis=0)
     assert np.abs(everything(found, images(photos)) - expected).max() < 1e-6
     said = json.loads(command("predict", made.path, *images(photos), "--json").out)
     assert [row["classes"][0] for row in said] == [found.classes[k] for k in expected.argmax(1)]
@@ -269,7 +271,7 @@ def test_the_ensemble_of_runs_predicts_the_mean_of_their_probabilities(runs: Pat
     one, other = found.predict([broken, images(photos)[0]])
     assert one.problem
     assert other.classes
-    assert np.abs(everything(load_any(made.path, views="flip_pair"), images(photos)) - expected).max() > 1e-6
+    assert np.abs(everything(load_predictor(made.path, views="flip_pair"), images(photos)) - expected).max() > 1e-6
     content = made.read("ensemble.json")
     for row, path in zip(content["candidates"], members, strict=True):
         assert not Path(row["source"]).is_absolute()
@@ -279,7 +281,7 @@ def test_the_ensemble_of_runs_predicts_the_mean_of_their_probabilities(runs: Pat
 
 def test_evaluate_scores_the_mean_on_the_same_images(runs: Path, tmp_path: Path) -> None:
     members = [*seeds(runs), runs / "small"]
-    made = ensemble(members, tmp_path / "made")
+    made = make_ensemble(members, tmp_path / "made")
     kept = [Predictions.read(path / "predictions.npz") for path in members]
     mean = np.mean([one.probabilities.astype(np.float64) for one in kept if one], axis=0)
     labels = kept[0].labels  # type: ignore[union-attr]
@@ -300,12 +302,12 @@ def test_evaluate_scores_the_mean_on_the_same_images(runs: Path, tmp_path: Path)
 
 def test_an_ensemble_has_the_baselines_of_the_images_it_is_judged_on(runs: Path, tmp_path: Path) -> None:
     """Those of its first model's run; none where that validated on more images than all had in common."""
-    made = ensemble(seeds(runs), tmp_path / "made")
+    made = make_ensemble(seeds(runs), tmp_path / "made")
     assert made.read("baselines.json") == Run(runs / "seed-0").read("baselines.json") != {}
     command("evaluate", made.path)
     assert "Linear softmax on pixels, on validation" in (made.path / "report.html").read_text()
     assert "linear softmax" in command("compare", made.path).out
-    other = ensemble([runs / "seed-0", runs / "elsewhere"], tmp_path / "other")
+    other = make_ensemble([runs / "seed-0", runs / "elsewhere"], tmp_path / "other")
     assert other.read("scores.json")["validation"]["images"] < Run(runs / "seed-0").read("scores.json")["validation"]["images"]
     assert other.read("baselines.json") == {}
 
@@ -322,7 +324,7 @@ def test_choosing_never_touches_the_test_split(runs: Path, tmp_path: Path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "rows", guarded)
-        made = ensemble(seeds(runs), tmp_path / "made", **option)
+        made = make_ensemble(seeds(runs), tmp_path / "made", **option)
     assert made.read("about.json")["openings"] == []
     scores = goodfit.evaluate(made, test=True)
     assert scores["images"] == Run(runs / "seed-0").read("about.json")["data"]["splits"]["test"]
@@ -338,7 +340,7 @@ def test_an_average_is_made_without_the_data_and_works_elsewhere(runs: Path, pho
         copied(path, tmp_path / path.name)
         recipe = tmp_path / path.name / "recipe.toml"
         recipe.write_text(recipe.read_text().replace(str(photos), str(tmp_path / "gone")))
-    made = ensemble([tmp_path / path.name for path in seeds(runs)], tmp_path / "made", select="greedy")
+    made = make_ensemble([tmp_path / path.name for path in seeds(runs)], tmp_path / "made", select="greedy")
     before = everything(goodfit.load(made), images(photos))
     shutil.move(made.path, tmp_path / "moved")
     for path in seeds(runs):
@@ -362,14 +364,14 @@ def test_classes_in_another_order_are_matched_by_name(runs: Path, photos: Path, 
     Predictions(
         kept.names[backward], len(kept.classes) - 1 - kept.labels[backward], kept.probabilities[backward][:, ::-1], kept.classes[::-1]
     ).save(turned.path / "predictions.npz")
-    one, other = aligned(candidates([run, turned.path]))
+    one, other = align_predictions(find_candidates([run, turned.path]))
     assert np.array_equal(one.probabilities, other.probabilities)
     assert np.array_equal(one.labels, other.labels)
-    made = ensemble([run, turned.path], tmp_path / "made")
-    assert np.abs(everything(goodfit.load(made), images(photos)) - everything(load_run(run), images(photos))).max() < 1e-6
+    made = make_ensemble([run, turned.path], tmp_path / "made")
+    assert np.abs(everything(goodfit.load(made), images(photos)) - everything(load_classifier(run), images(photos))).max() < 1e-6
     assert goodfit.evaluate(made)["accuracy"] == Run(run).read("scores.json")["validation"]["accuracy"]
     with pytest.raises(UsageError, match="label_names"):
-        ensemble([run, turned.path], tmp_path / "soup", soup="uniform")
+        make_ensemble([run, turned.path], tmp_path / "soup", soup="uniform")
 
 
 @pytest.mark.item("S124")
@@ -378,7 +380,7 @@ def test_members_are_the_averaged_weights_of_runs_with_an_average(photos: Path, 
     for seed in range(2):
         assert train(photos, tmp_path / f"ema-{seed}", seed=str(seed), average="ema(0.9)").code == 0
         assert train(photos, tmp_path / f"raw-{seed}", seed=str(seed)).code == 0
-    made = ensemble([tmp_path / "ema-0", tmp_path / "ema-1"], tmp_path / "made")
+    made = make_ensemble([tmp_path / "ema-0", tmp_path / "ema-1"], tmp_path / "made")
     for seed, member in enumerate(made.read("ensemble.json")["members"]):
         kept, averaged, raw = (
             load_file(path / "model.safetensors")
@@ -398,7 +400,7 @@ def test_a_run_with_snapshots_is_an_ensemble_of_them(runs: Path, photos: Path, t
     assert [row["accuracy"] for row in content["candidates"]] == pytest.approx([row["accuracy"] for row in scores])
     last = load_file(shots[-1])
     assert all(torch.equal(x, last[name]) for name, x in load_file(runs / "cyclic" / "model.safetensors").items())
-    expected = np.mean([everything(load_run(tmp_path / "made" / m["path"]), images(photos)) for m in content["members"]], axis=0)
+    expected = np.mean([everything(load_classifier(tmp_path / "made" / m["path"]), images(photos)) for m in content["members"]], axis=0)
     assert np.abs(everything(goodfit.load(tmp_path / "made"), images(photos)) - expected).max() < 1e-6
     said = command("ensemble", runs / "cyclic", runs / "seed-0", "--final", "--out", tmp_path / "final", "--json")
     assert len(json.loads(said.out)["members"]) == 2
@@ -413,7 +415,7 @@ def test_a_run_with_snapshots_is_an_ensemble_of_them(runs: Path, photos: Path, t
 def test_a_soup_of_identical_models_is_the_model(runs: Path, tmp_path: Path) -> None:
     """Weights, batch statistics and answers, bit for bit."""
     other = copied(runs / "cyclic", tmp_path / "copy")
-    made = ensemble([runs / "cyclic", other], tmp_path / "made", soup="uniform", final=True)
+    made = make_ensemble([runs / "cyclic", other], tmp_path / "made", soup="uniform", final=True)
     before, after = (load_file(path / "model.safetensors") for path in (runs / "cyclic", made.path))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -423,7 +425,7 @@ def test_a_soup_of_identical_models_is_the_model(runs: Path, tmp_path: Path) -> 
 
 
 def test_a_uniform_soup_has_the_mean_weights_and_statistics_of_its_own(runs: Path, photos: Path, tmp_path: Path) -> None:
-    made = ensemble([runs / "cyclic"], tmp_path / "made", soup="uniform")
+    made = make_ensemble([runs / "cyclic"], tmp_path / "made", soup="uniform")
     parts = [load_file(file) for file in sorted((runs / "cyclic" / "snapshots").glob("*.safetensors"))]
     found = load_file(made.path / "model.safetensors")
     for name, x in found.items():
@@ -433,7 +435,7 @@ def test_a_uniform_soup_has_the_mean_weights_and_statistics_of_its_own(runs: Pat
         elif x.is_floating_point():
             assert np.abs(x.numpy() - mean).max() < 1e-6
     classifier = goodfit.load(made)
-    assert np.array_equal(everything(classifier, images(photos)), everything(load_run(made.path), images(photos))), "it is one model"
+    assert np.array_equal(everything(classifier, images(photos)), everything(load_classifier(made.path), images(photos))), "it is one model"
     scores = made.read("scores.json")["validation"]
     assert goodfit.evaluate(made)["accuracy"] == scores["accuracy"]
     assert (made.path / "members" / "00" / "model.safetensors").is_file(), "the best single model, to compare it with on test images"
@@ -441,7 +443,7 @@ def test_a_uniform_soup_has_the_mean_weights_and_statistics_of_its_own(runs: Pat
 
 
 def test_a_greedy_soup_is_never_below_the_best_single_model(runs: Path, tmp_path: Path) -> None:
-    made = ensemble([runs / "cyclic"], tmp_path / "made", soup="greedy")
+    made = make_ensemble([runs / "cyclic"], tmp_path / "made", soup="greedy")
     gain = made.read("scores.json")["validation"]["gain"]
     assert gain["difference"] >= 0
     weights = [row["weight"] for row in made.read("ensemble.json")["candidates"]]
@@ -464,7 +466,7 @@ def test_runs_of_other_splits_are_judged_by_what_all_held_out(runs: Path, tmp_pa
     both = {name for name, split in split_of(a).items() if split == split_of(b)[name] == "validation"}
     seen = sum(split == "test" and split_of(b)[name] != "test" for name, split in split_of(a).items())
     assert seen
-    made = ensemble([a, b], tmp_path / "made")
+    made = make_ensemble([a, b], tmp_path / "made")
     assert made.read("scores.json").get("validation", {"images": 0})["images"] == len(both)
     assert made.read("ensemble.json")["tests_seen"] == seen
     refused(command("evaluate", made.path, "--test"), 2, f"{seen} of its test images were used to train", "--split-seed")
@@ -493,7 +495,7 @@ def test_folds_have_no_validation_image_in_common(runs: Path, photos: Path, tmp_
     assert goodfit.evaluate(tmp_path / "made", test=True)["images"] == sum(split == "test" for split in splits.values())
     for option in ({"select": "greedy"}, {"soup": "greedy"}):
         with pytest.raises(UsageError, match="A greedy choice needs images"):
-            ensemble(folds, tmp_path / "none", **option)  # type: ignore[arg-type]
+            make_ensemble(folds, tmp_path / "none", **option)  # type: ignore[arg-type]
     assert not (tmp_path / "none").exists()
 
 
@@ -516,8 +518,8 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     refused(command("ensemble", one, other.path), 2, "models of the same classes", "pink", "red")
     Predictions(kept.names, (kept.labels + 1) % 3, kept.probabilities, kept.classes).save(other.path / "predictions.npz")
     with pytest.raises(DataError, match="different labels"):
-        ensemble([one, other.path], tmp_path / "no")
-    made = ensemble([one, two], tmp_path / "made")
+        make_ensemble([one, other.path], tmp_path / "no")
+    made = make_ensemble([one, two], tmp_path / "made")
     refused(command("ensemble", one, made.path), 2, "is an ensemble already")
     refused(command("evaluate", made.path, "--marginalize", "3"), 2, "marginalize is for a single model")
     refused(command("evaluate", made.path, "--calibrate"), 2, "calibrate is for a single model")
@@ -528,9 +530,9 @@ def test_cycles_that_were_over_before_the_first_step_leave_no_snapshot() -> None
     """As under a budget in minutes, of which the start-up takes its share."""
     made: Any = SimpleNamespace(snapshots=(0.3, 0.6, 1.0), t=lambda state: 0.4 if state.step == 0 else 0.7)
     state: Any = SimpleNamespace(step=0, passed=0, snapshots=[])
-    mark(state, made)
+    record_snapshot(state, made)
     assert (state.passed, state.snapshots) == (1, [])
     state.step = 5
-    mark(state, made)
-    mark(state, made)
+    record_snapshot(state, made)
+    record_snapshot(state, made)
     assert (state.passed, state.snapshots) == (2, [5])

@@ -24,10 +24,11 @@ from goodfit.core.run import Run
 from goodfit.data.preprocess import Aspect, Preprocess
 from goodfit.data.resampling import windows
 from goodfit.data.scaled import LONGEST, picture
+from goodfit.models.weights.saved import WEIGHTS_FILE
 from goodfit.predict import export as module
-from goodfit.predict.ensemble import MODEL, Ensemble
 from goodfit.predict.graph import Graph
-from goodfit.study.ensemble.make import ensemble
+from goodfit.predict.predictor import Predictor
+from goodfit.study.ensemble.make import make_ensemble
 from tests.support.command import copied, refused, train
 from tests.support.command import goodfit as command
 
@@ -186,13 +187,13 @@ def test_the_file_says_what_it_is(runs: Path, single: Path) -> None:
 
 def test_the_file_of_an_ensemble_answers_as_predict(runs: Path, tmp_path: Path) -> None:
     """Members of other sizes, aspects, losses, views, temperatures, weights and orders of classes."""
-    made = ensemble([runs / "plain", runs / "linear"], tmp_path / "made")
+    made = make_ensemble([runs / "plain", runs / "linear"], tmp_path / "made")
     content = made.read("ensemble.json")
     one, other = content["members"]
     turned = Run(made.path / other["path"])
     turned.update("config.json", {"label_names": turned.read("config.json")["label_names"][::-1], "temperature": 0.6})
-    save_file({name: x.flip(0).contiguous() for name, x in load_file(turned.path / MODEL).items()}, turned.path / MODEL)
-    one["weight"], other["weight"], other["sha256"] = 2 / 3, 1 / 3, digest(turned.path / MODEL)
+    save_file({name: x.flip(0).contiguous() for name, x in load_file(turned.path / WEIGHTS_FILE).items()}, turned.path / WEIGHTS_FILE)
+    one["weight"], other["weight"], other["sha256"] = 2 / 3, 1 / 3, digest(turned.path / WEIGHTS_FILE)
     made.write("ensemble.json", content)
     said = command("export", made.path, "--onnx", tmp_path / "new" / "both.onnx")
     assert (said.code, said.err, said.out.count("\n")) == (0, "", 1), said
@@ -208,7 +209,7 @@ def test_the_file_of_an_ensemble_answers_as_predict(runs: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("views", ["center", "five_crop", "ten_crop((16, 20), average=logit)"])
 def test_the_graph_of_a_soup_is_that_of_one_model(runs: Path, tmp_path: Path, views: str) -> None:
-    soup = goodfit.load(ensemble([runs / "plain", runs / "again"], tmp_path / "made", soup="uniform"), views=views)
+    soup = goodfit.load(make_ensemble([runs / "plain", runs / "again"], tmp_path / "made", soup="uniform"), views=views)
     graph = Graph(soup)
     assert len(graph.members) == 1
     for n, height, width in BATCHES:
@@ -230,10 +231,10 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     (bare / "config.json").unlink()
     refused(command("export", bare), 2, "has no model yet")
     damaged = copied(run, tmp_path / "damaged")
-    (damaged / MODEL).write_bytes(b"no weights")
+    (damaged / WEIGHTS_FILE).write_bytes(b"no weights")
     refused(command("export", damaged), 1, "does not read")
-    made = ensemble([run, runs / "linear"], tmp_path / "made")
-    (made.path / "members" / "01" / MODEL).write_bytes(b"no weights")
+    made = make_ensemble([run, runs / "linear"], tmp_path / "made")
+    (made.path / "members" / "01" / WEIGHTS_FILE).write_bytes(b"no weights")
     refused(command("export", made.path), 1, "is not the one that the ensemble was made of")
     assert not (made.path / "model.onnx").exists()
 
@@ -242,7 +243,7 @@ def test_members_of_other_channels_are_refused(runs: Path) -> None:
     one = goodfit.load(runs / "plain")
     gray = dataclasses.replace(one, preprocess=one.preprocess.but(channels=1))
     with pytest.raises(UsageError, match="members that take the same channels, found 1 and 3"):
-        Graph(Ensemble((one, gray), (0.5, 0.5), one.classes))
+        Graph(Predictor((one, gray), (0.5, 0.5), one.classes))
 
 
 def test_weights_beyond_what_a_file_holds_are_refused(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

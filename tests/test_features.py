@@ -18,11 +18,12 @@ import goodfit as library
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
+from goodfit.recipe.prepare import open_origin
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.transfer import features as module
-from goodfit.recipe.transfer.features import HEAD, Net, features, places, pooled
-from goodfit.recipe.transfer.origin import Origin, origin
-from goodfit.recipe.transfer.probe import PENALTIES, Probe, Softmax, fold_of, probe
+from goodfit.recipe.transfer import compute_features as module
+from goodfit.recipe.transfer.features import HEAD, FeatureNet, compute_features, feature_places, pool_features
+from goodfit.recipe.transfer.origin import Origin
+from goodfit.recipe.transfer.probe import PENALTIES, LinearProbe, SoftmaxRegression, deal_folds, fit_probe
 from tests.support.command import copied, goodfit, refused, train
 from tests.support.photos import make_photos
 
@@ -36,13 +37,13 @@ def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def there(source: Path, photos: Path) -> Origin:
-    return origin(Recipe(data=str(photos), source=str(source), device="cpu"))
+    return open_origin(Recipe(data=str(photos), source=str(source), device="cpu"))
 
 
 # ---- features ----------------------------------------------------------------------------------------------------------------------
 
 
-def seen(net: Net, data: Dataset, rows: Tensor) -> Tensor:
+def seen(net: FeatureNet, data: Dataset, rows: Tensor) -> Tensor:
     """The images of rows as the net sees them, in float64 NumPy and back."""
     pre = net.preprocess
     images = np.stack([np.asarray(data.pixels.exact(rows[i : i + 1]))[0] for i in range(len(rows))]).astype(np.float64)
@@ -54,7 +55,7 @@ def seen(net: Net, data: Dataset, rows: Tensor) -> Tensor:
 def test_features_are_what_the_net_makes_by_hand(there: Origin) -> None:
     net, data = there.learned, there.data
     rows = data.rows("train")[3:20]
-    found = features(net, data, rows, places(net.model))
+    found = compute_features(net, data, rows, feature_places(net.model))
     assert list(found) == ["stem", "stage1", "stage2", HEAD]
     x, children = seen(net, data, rows), dict(net.model.named_children())
     with torch.no_grad():
@@ -69,7 +70,7 @@ def test_the_head_on_its_features_answers_as_the_run_does(source: Path, there: O
     classifier = library.load(source, "cpu")
     net = dataclasses.replace(there.learned, model=classifier.model)
     rows = there.data.rows("validation")
-    scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(features(net, there.data, rows, [HEAD])[HEAD])))
+    scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(compute_features(net, there.data, rows, [HEAD])[HEAD])))
     expected = classifier.probabilities(there.data.pixels.exact(rows).permute(0, 3, 1, 2))
     torch.testing.assert_close(scores.softmax(1), expected, atol=1e-5, rtol=0)
 
@@ -79,22 +80,22 @@ def test_they_are_computed_once(there: Origin, monkeypatch: pytest.MonkeyPatch) 
     calls: list[tuple[list[str], int]] = []
     compute = module.compute
 
-    def counted(net: Net, data: Dataset, rows: Tensor, files: dict[str, Path], progress: Any) -> None:
+    def counted(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, Path], progress: Any) -> None:
         calls.append((list(files), len(rows)))
         compute(net, data, rows, files, progress)
 
     monkeypatch.setattr(module, "compute", counted)
-    first = features(net, data, rows, ["stage1"])["stage1"]
+    first = compute_features(net, data, rows, ["stage1"])["stage1"]
     assert isinstance(first, np.memmap)
     heard: list[tuple[int, int]] = []
-    features(net, data, rows, ["stage1", "stage2"], lambda done, total: heard.append((done, total)))
-    features(net, data, rows, ["stage2", "stage1"])
+    compute_features(net, data, rows, ["stage1", "stage2"], lambda done, total: heard.append((done, total)))
+    compute_features(net, data, rows, ["stage2", "stage1"])
     assert calls == [(["stage1"], len(rows)), (["stage2"], len(rows))]
     assert heard[-1] == (len(rows), len(rows))
-    features(net, data, rows[:-1], ["stage1"])  # other rows
-    features(dataclasses.replace(net, preprocess=net.preprocess.but(mean=(0.1, 0.2, 0.3))), data, rows, ["stage1"])
-    features(net, dataclasses.replace(data, digest="other"), rows, ["stage1"])
-    features(there.random, data, rows, ["stage1"])
+    compute_features(net, data, rows[:-1], ["stage1"])  # other rows
+    compute_features(dataclasses.replace(net, preprocess=net.preprocess.but(mean=(0.1, 0.2, 0.3))), data, rows, ["stage1"])
+    compute_features(net, dataclasses.replace(data, digest="other"), rows, ["stage1"])
+    compute_features(there.random, data, rows, ["stage1"])
     assert len(calls) == 6
 
 
@@ -118,10 +119,10 @@ def test_weights_are_told_apart_and_heads_are_not(there: Origin) -> None:
 
 def test_shapes_that_are_pooled() -> None:
     x = torch.arange(24.0).reshape(2, 3, 2, 2)
-    assert pooled(x).tolist() == [[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]]
-    assert pooled((x, "aux")).shape == (2, 3)
-    assert pooled(torch.ones(2, 7, 5)).shape == (2, 5)
-    assert pooled(torch.ones(2, 5).half()).dtype == torch.float32
+    assert pool_features(x).tolist() == [[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]]
+    assert pool_features((x, "aux")).shape == (2, 3)
+    assert pool_features(torch.ones(2, 7, 5)).shape == (2, 5)
+    assert pool_features(torch.ones(2, 5).half()).dtype == torch.float32
 
 
 def test_a_later_layer_in_place_spoils_nothing(there: Origin) -> None:
@@ -134,17 +135,17 @@ def test_a_later_layer_in_place_spoils_nothing(there: Origin) -> None:
             return self.end(self.act(self.conv(x)).mean((2, 3)))
 
     net = dataclasses.replace(there.learned, model=InPlace().eval())
-    assert places(net.model) == ["conv", HEAD]
-    found = features(net, there.data, there.data.rows("train"), ["conv", HEAD])
+    assert feature_places(net.model) == ["conv", HEAD]
+    found = compute_features(net, there.data, there.data.rows("train"), ["conv", HEAD])
     assert found["conv"].min() < 0 <= found[HEAD].min()
 
 
 def test_wrong_stages_and_images(there: Origin) -> None:
     with pytest.raises(UsageError, match=r'Unknown stage "stage3"\. Did you mean "stage2"'):
-        features(there.learned, there.data, there.data.rows("train"), ["stage3"])
+        compute_features(there.learned, there.data, there.data.rows("train"), ["stage3"])
     narrow = dataclasses.replace(there.learned, name="gray", model=nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)))
     with pytest.raises(UsageError, match='"gray" does not take images of 3x16x16'):
-        features(narrow, there.data, there.data.rows("train"), [HEAD])
+        compute_features(narrow, there.data, there.data.rows("train"), [HEAD])
 
 
 # ---- the probe ---------------------------------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def optimum(x: np.ndarray, labels: Tensor, l2: float) -> LogisticRegression:
 def test_a_fit_is_at_scikit_learns_optimum(n: int, length: int, classes: int, l2: float) -> None:
     x, labels = blobs(n, length, classes)
     y = standardized(x)
-    theta = Softmax(torch.from_numpy(y).float(), labels, torch.zeros(classes, length + 1), l2).minimize(1e-6).double().numpy()
+    theta = SoftmaxRegression(torch.from_numpy(y).float(), labels, torch.zeros(classes, length + 1), l2).minimize(1e-6).double().numpy()
     best = optimum(y, labels, l2)
     expected = loss_of(y, labels, best.coef_, best.intercept_, l2)
     assert expected - 1e-6 <= loss_of(y, labels, theta[:, :-1], theta[:, -1], l2) <= expected + 1e-4
@@ -187,7 +188,7 @@ def test_a_fit_is_at_scikit_learns_optimum(n: int, length: int, classes: int, l2
 
 def test_the_gradient_is_autograds() -> None:
     x, labels = blobs(40, 6, 3)
-    made = Softmax(x.double(), labels, torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 0.3)
+    made = SoftmaxRegression(x.double(), labels, torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 0.3)
     loss = made()
     theta = made.theta.detach().clone().requires_grad_()
     expected = F.cross_entropy(x.double() @ theta[:, :-1].T + theta[:, -1], labels) + 0.15 * theta[:, :-1].square().sum()
@@ -198,7 +199,7 @@ def test_the_gradient_is_autograds() -> None:
 
 def test_the_whole_probe_is_the_optimum_of_the_penalty_it_chose() -> None:
     x, labels = blobs(300, 12, 4)
-    found = probe(x, labels, 4)
+    found = fit_probe(x, labels, 4)
     best = optimum(standardized(x), labels, found.l2)
     expected = loss_of(standardized(x), labels, best.coef_, best.intercept_, found.l2)
     raw = found.weight.double().numpy() * x.double().numpy().std(0), found.bias.double().numpy()
@@ -212,7 +213,7 @@ def test_the_whole_probe_is_the_optimum_of_the_penalty_it_chose() -> None:
 
 def test_the_penalty_is_chosen_on_held_out_folds() -> None:
     x, labels = blobs(200, 30, 3)
-    found, y, fold = probe(x, labels, 3), standardized(x), fold_of(labels, 5).numpy()
+    found, y, fold = fit_probe(x, labels, 3), standardized(x), deal_folds(labels, 5).numpy()
     held, losses = {}, []
     for l2, _ in found.path:
         logs = np.zeros((len(y), 3))
@@ -230,30 +231,30 @@ def test_what_is_held_out_is_not_known() -> None:
     """Labels that have nothing to do with the features can be learned by heart, and still nothing is seen on the held-out folds."""
     draw = torch.Generator().manual_seed(0)
     x, labels = torch.randn(300, 200, generator=draw), torch.randint(3, (300,), generator=draw)
-    found = probe(x, labels, 3)
+    found = fit_probe(x, labels, 3)
     assert abs(float((found.held == labels).float().mean()) - 1 / 3) < 0.09
     assert found.l2 >= 0.1, "so the penalty is strong"
 
 
 def test_folds_are_stratified() -> None:
     labels = torch.tensor([0] * 33 + [1] * 7 + [2] * 4 + [3])[torch.randperm(45, generator=torch.Generator().manual_seed(0))]
-    fold = fold_of(labels, 5)
+    fold = deal_folds(labels, 5)
     counts = np.array([[int(((labels == k) & (fold == f)).sum()) for f in range(5)] for k in range(4)])
     assert (counts.max(1) - counts.min(1) <= 1).all()
     assert counts.sum(0).max() - counts.sum(0).min() <= 1
-    assert torch.equal(fold, fold_of(labels, 5))
-    assert not torch.equal(fold, fold_of(labels, 5, seed=1))
+    assert torch.equal(fold, deal_folds(labels, 5))
+    assert not torch.equal(fold, deal_folds(labels, 5, seed=1))
 
 
 def test_odd_features_and_few_images() -> None:
     x, labels = blobs(40, 5, 3)
     x[:, 2] = 7.0
-    assert torch.isfinite(probe(x, labels, 3).weight).all()
+    assert torch.isfinite(fit_probe(x, labels, 3).weight).all()
     labels = torch.tensor([0, 0, 0, 1, 1, 2])  # a class of one image, and one without
-    found: Probe = probe(x[:6], labels, 4)
+    found: LinearProbe = fit_probe(x[:6], labels, 4)
     assert found(x[:6]).shape == (6, 4)
     with pytest.raises(DataError, match="two images or more"):
-        probe(x[:1], labels[:1], 3)
+        fit_probe(x[:1], labels[:1], 3)
 
 
 # ---- the file ----------------------------------------------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def test_export(source: Path, photos: Path, there: Origin, tmp_path: Path) -> No
         assert [file["classes"][label] for label in file["labels"]] == [name.split("/")[-2] for name in file["names"]]
         assert file["splits"].tolist() == ["train"] * len(data.rows("train")) + ["validation"] * len(data.rows("validation"))
         np.testing.assert_array_equal(
-            file["features"][: len(data.rows("train"))], features(there.learned, data, data.rows("train"), ["stage1"])["stage1"]
+            file["features"][: len(data.rows("train"))], compute_features(there.learned, data, data.rows("train"), ["stage1"])["stage1"]
         )
     assert Run(source).read("about.json")["openings"] == []
 

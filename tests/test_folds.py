@@ -19,7 +19,7 @@ from goodfit.core.predictions import FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.splits import split
 from goodfit.data.store import TEST, UNASSIGNED, Arrays, Index
-from goodfit.study.folds import deal, dealt, dealt_in_groups, read_groups
+from goodfit.study.folds import deal, deal_groups, deal_stratified, read_groups
 from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
@@ -61,10 +61,10 @@ def test_folds_are_disjoint_cover_everything_and_leave_the_test_images(folds: in
 
 def test_folds_follow_from_seed_and_names() -> None:
     labels, names = uneven(), [f"{k}.png" for k in range(300)]
-    first = dealt(labels, names, 5, 0)
-    assert (dealt(labels, names, 5, 0) == first).all() and (dealt(labels, names, 5, 1) != first).any()
+    first = deal_stratified(labels, names, 5, 0)
+    assert (deal_stratified(labels, names, 5, 0) == first).all() and (deal_stratified(labels, names, 5, 1) != first).any()
     order = np.random.default_rng(0).permutation(300)
-    assert (dealt(labels[order], [names[k] for k in order], 5, 0) == first[order]).all(), "not from the order of the images"
+    assert (deal_stratified(labels[order], [names[k] for k in order], 5, 0) == first[order]).all(), "not from the order of the images"
 
 
 @pytest.mark.item("S005")
@@ -72,7 +72,7 @@ def test_folds_follow_from_seed_and_names() -> None:
 def test_no_group_is_in_two_folds_and_classes_are_as_even_as_scikit_learns(seed: int) -> None:
     labels = uneven(400, seed)
     groups = np.random.default_rng(seed).integers(0, 60, 400)
-    fold = dealt_in_groups(labels, [f"g{g}" for g in groups], 5, seed)
+    fold = deal_groups(labels, [f"g{g}" for g in groups], 5, seed)
     assert all(len(set(fold[groups == g])) == 1 for g in groups)
     assert set(fold) == set(range(5))
 
@@ -163,13 +163,13 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
     photos: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    real = api.run_recipe
+    real = train.train
 
-    def stopping(asked: goodfit.Recipe, manner: api.Manner) -> Run | None:
-        calls.append(manner.out.name if manner.out else "")
+    def stopping(asked: goodfit.Recipe, options: RunOptions) -> Run | None:
+        calls.append(options.out.name if options.out else "")
         if len(calls) == 2:
             raise Interrupted("Stopped.")
-        return real(asked, manner)
+        return real(asked, options)
 
     monkeypatch.setattr(api, "run_recipe", stopping)
     out = tmp_path / "cv"
@@ -193,12 +193,12 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
 def test_folds_from_python_leave_their_page(photos: Path, tmp_path: Path) -> None:
     asked = goodfit.Recipe(data=str(photos)).but_text(FAST)
     out = tmp_path / "cv"
-    found = api.train_folds(asked, api.Manner(out), 2)
+    found = train_folds(asked, RunOptions(out), 2)
     text = Page((out / "report.html").read_text()).visible()
     assert f"{100 * found['accuracy']:.1f} % validation accuracy , mean of the folds" in text
     assert "Those of fold-1 alone" in text and "Linear softmax on pixels" in text
     (out / "report.html").unlink()
-    api.train_folds(asked, api.Manner(out, resume="auto"), 2)
+    train_folds(asked, RunOptions(out, resume="auto"), 2)
     assert (out / "report.html").is_file(), "of folds that were all finished before, too"
 
 

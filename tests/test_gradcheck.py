@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from goodfit.cli.gradcheck import KINDS, subject
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.doctor.gradcheck import STEP, TOLERANCE, Checked, Subject, check, of_loss, of_module
+from goodfit.doctor.gradcheck import STEP, TOLERANCE, Subject, TensorCheck, check_gradients, loss_subject, module_subject
+from goodfit.doctor.gradcheck_parts import CHECKED_KINDS, part_subject
 from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
-from goodfit.recipe.build import catalog
+from goodfit.recipe.parts import load_catalog
 from tests.support.command import goodfit, refused
 
 MINE = '''
@@ -93,8 +93,8 @@ def of(function: Any, **tensors: Tensor) -> Subject:
     return Subject(leaves, lambda: [function(*leaves.values())])
 
 
-def only(subject: Subject, samples: int = 0) -> Checked:
-    (row,) = check(subject, samples)
+def only(part_subject: Subject, samples: int = 0) -> TensorCheck:
+    (row,) = check_gradients(part_subject, samples)
     return row
 
 
@@ -134,13 +134,13 @@ def test_a_wrong_gradient_is_found_and_its_error_said(off: float) -> None:
 
 
 def test_the_tensor_that_is_wrong_is_named_and_no_other() -> None:
-    rows = check(of(lambda a, b, c: a.sin() * Wrong.apply(b, 0.01) + c, a=torch.ones(3), b=torch.ones(3), c=torch.ones(3)), 0)
+    rows = check_gradients(of(lambda a, b, c: a.sin() * Wrong.apply(b, 0.01) + c, a=torch.ones(3), b=torch.ones(3), c=torch.ones(3)), 0)
     assert [(row.name, row.passed) for row in rows] == [("a", True), ("b", False), ("c", True)]
 
 
 def test_a_path_that_backward_forgets_is_found() -> None:
     """The gradient is None, or lacks a term; a tensor that nothing depends on is right to have none."""
-    rows = check(of(lambda a, b, c: a * b.detach(), a=torch.ones(3), b=torch.ones(3), c=torch.ones(3)), 0)
+    rows = check_gradients(of(lambda a, b, c: a * b.detach(), a=torch.ones(3), b=torch.ones(3), c=torch.ones(3)), 0)
     assert [(row.name, row.passed) for row in rows] == [("a", True), ("b", False), ("c", True)]
     assert (rows[1].analytic, rows[1].error) == (0.0, pytest.approx(1.0))
 
@@ -198,11 +198,11 @@ def test_what_is_no_function_or_not_in_float64_is_refused() -> None:
     generator = torch.Generator()
     for module, words in ((Drawn(), "draws noise from elsewhere"), (Cast(), "received torch.float32"), (Cut(), "received none that do")):
         with pytest.raises(GoodfitError, match=words):
-            check(of_module(module, torch.ones(2, 3)))
+            check_gradients(module_subject(module, torch.ones(2, 3)))
     with pytest.raises(UsageError, match="Linear does not take an input of 2x3"):
-        of_module(nn.Linear(4, 2), torch.ones(2, 3))
+        module_subject(nn.Linear(4, 2), torch.ones(2, 3))
     with pytest.raises(UsageError, match=r"one number per example, of shape \[6\], received \[\]"):
-        of_loss(nn.functional.cross_entropy, 3)  # type: ignore[arg-type]
+        loss_subject(nn.functional.cross_entropy, 3)  # type: ignore[arg-type]
 
 
 class Cast(nn.Module):
@@ -220,22 +220,22 @@ def test_a_result_that_was_rounded_to_float32_is_not_passed_off() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.float().sin().double()
 
-    assert not check(of_module(Rounded(), torch.linspace(-1, 1, 8)[None]), 0)[0].passed
+    assert not check_gradients(module_subject(Rounded(), torch.linspace(-1, 1, 8)[None]), 0)[0].passed
 
 
 # ---- the catalog -------------------------------------------------------------------------------------------------------------------
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 
 
 def parts() -> list[tuple[str, str]]:
-    return [(kind, name) for kind in KINDS if kind != "model" for name in sorted(KNOWN.kinds.get(kind, {}))]
+    return [(kind, name) for kind in CHECKED_KINDS if kind != "model" for name in sorted(KNOWN.kinds.get(kind, {}))]
 
 
 @pytest.mark.item("S045")
 @pytest.mark.parametrize(("kind", "name"), parts())
 def test_every_layer_loss_and_penalty_passes(kind: str, name: str) -> None:
-    for row in check(subject(KNOWN.make(name, kind), kind, 5, 4, (4, 4)), 12):
+    for row in check_gradients(part_subject(KNOWN.make(name, kind), kind, 5, 4, (4, 4)), 12):
         assert row.passed, row
         assert row.error <= 1e-7
 
@@ -254,7 +254,7 @@ MODELS = [
 @pytest.mark.item("S045")
 @pytest.mark.parametrize("text", MODELS)
 def test_networks_pass(text: str) -> None:
-    rows = check(subject(KNOWN.make(text, "model"), "model", 3, 2, (8, 8)), 3)
+    rows = check_gradients(part_subject(KNOWN.make(text, "model"), "model", 3, 2, (8, 8)), 3)
     assert rows[0].name == "input"
     assert len(rows) > 2
     for row in rows:
@@ -275,12 +275,12 @@ def test_the_affine_layer_of_the_slide() -> None:
     assert x.grad is not None and layer.weight.grad is not None
     assert np.array_equal(x.grad.numpy(), outer @ weights.T)  # [10, 15]
     assert np.array_equal(layer.weight.grad.numpy(), (inputs.T @ outer).T)  # [5, 20]
-    assert all(row.passed and row.error < 1e-9 for row in check(of_module(nn.Linear(7, 5), torch.randn(4, 7)), 0))
+    assert all(row.passed and row.error < 1e-9 for row in check_gradients(module_subject(nn.Linear(7, 5), torch.randn(4, 7)), 0))
 
 
 def test_batch_statistics_and_noise_are_the_same_for_every_evaluation() -> None:
     module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2))
-    checked = check(of_module(module, torch.randn(5, 6, generator=torch.Generator().manual_seed(3))), 0)
+    checked = check_gradients(module_subject(module, torch.randn(5, 6, generator=torch.Generator().manual_seed(3))), 0)
     assert all(row.passed for row in checked)
     assert [row.name for row in checked] == ["input", "0.weight", "0.bias", "1.weight", "1.bias", "4.weight", "4.bias"]
     assert int(module[1].num_batches_tracked) <= 1, "statistics are put back"
@@ -290,7 +290,7 @@ def test_batch_statistics_and_noise_are_the_same_for_every_evaluation() -> None:
 def test_the_check_leaves_the_tensors_as_they_were() -> None:
     module = nn.Sequential(nn.Linear(6, 3), nn.Sigmoid()).double()
     before = [p.detach().clone() for p in module.parameters()]
-    check(of_module(module, torch.randn(2, 6)), 0)
+    check_gradients(module_subject(module, torch.randn(2, 6)), 0)
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
@@ -301,9 +301,9 @@ def test_losses_are_checked_on_hard_and_soft_targets() -> None:
         loss = Softmax()(logits, targets)
         return torch.where(targets.amax(1) == 1, loss, Wrong.apply(loss, 0.1))
 
-    assert not only(of_loss(hard_only, 4)).passed  # type: ignore[arg-type]
-    assert only(of_loss(Svm(), 4)).passed
-    assert only(of_loss(Svm(squared=True), 4)).passed
+    assert not only(loss_subject(hard_only, 4)).passed  # type: ignore[arg-type]
+    assert only(loss_subject(Svm(), 4)).passed
+    assert only(loss_subject(Svm(squared=True), 4)).passed
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------------------

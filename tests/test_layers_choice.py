@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import goodfit
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
-from goodfit.core.weights import weights
+from goodfit.core.parameters import weight_parameters
 from goodfit.layers.activation import Elu, Maxout, Prelu, Relu
 from goodfit.layers.data_init import Lsuv, Whitening, whitening_filters
 from goodfit.layers.init import Constant, Dirac, Gaussian, Orthogonal, Zero, calibrate, layers
@@ -95,7 +95,7 @@ def test_prelu_learns_its_slope_and_is_spared_from_decay() -> None:
     torch.testing.assert_close(module(x), torch.maximum(0.25 * x, x))
     net = build("mlp((8, 8), act=prelu)")
     assert len([name for name in dict(net.named_parameters()) if name.endswith("act.weight")]) == 2
-    assert not [name for name in weights(net) if "act" in name]
+    assert not [name for name in weight_parameters(net) if "act" in name]
     spared = [p for group in groups(net, Sgd(weight_decay=0.1)) if group["weight_decay"] == 0 for p in group["params"]]
     assert sum(p is q for p in spared for q in net.parameters() if q.shape == (1,)) == 2
 

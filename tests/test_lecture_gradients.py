@@ -121,7 +121,7 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_images_gradients() -> None:
 def test_the_lectures_batch_sizes_can_be_chosen(size: int, tmp_path: Path) -> None:
     """32, 64 and 128 are common, Krizhevsky took 256, and 1 is stochastic gradient descent: each image once an epoch."""
     images, labels = pictures(200)
-    loader = Loader(mapped(images, tmp_path), labels, torch.arange(200), K, Recipe(batch_size=size).images_a_step(200), seed=0, workers=0)
+    loader = Loader(mapped(images, tmp_path), labels, torch.arange(200), K, Recipe(batch_size=size).images_per_step(200), seed=0, workers=0)
     assert loader.epoch_steps == -(-200 // size)
     batches = list(itertools.islice(loader.stream(), loader.epoch_steps))
     assert {len(b) for b in batches[:-1]} <= {size}

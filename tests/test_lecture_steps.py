@@ -19,8 +19,10 @@ from goodfit.optim.first_order import Adagrad, Adam, Rmsprop
 from goodfit.schedules.compose import compose
 from goodfit.schedules.cycles import Cyclic, Sgdr
 from goodfit.schedules.decays import Exponential, Inverse
-from goodfit.training.average import Polyak, follow
-from goodfit.training.steering import Lever, Plateau
+from goodfit.training.averaging import blend_into
+from goodfit.training.manual_lr import ManualLrFactor
+from goodfit.training.rules.average import Polyak
+from goodfit.training.rules.plateau import Plateau
 
 
 def steps_of(optimizer: Optimizer, gradients: Sequence[float]) -> list[float]:
@@ -100,7 +102,7 @@ def test_a_moving_average_with_the_right_alpha_is_the_mean() -> None:
     for n, x in enumerate(values):
         with torch.no_grad():
             model.weight.copy_(x[None])
-        follow(average, model, polyak(n, 0.5))
+        blend_into(average, model, polyak(n, 0.5))
     assert float((average.weight.detach()[0] - values.mean(0)).abs().max()) < 1e-12
 
 
@@ -132,12 +134,12 @@ def test_the_rate_of_alexnet_falls_by_ten_on_a_plateau_or_by_hand(tmp_path: Path
     scores = [0.1, 0.2, 0.3, 0.3, 0.29, 0.3, 0.35, 0.35, 0.35, 0.35]
     rates = [1e-2 * plateau(scores[:n]) for n in range(1, len(scores) + 1)]
     assert rates == pytest.approx([1e-2] * 5 + [1e-3] * 4 + [1e-4])
-    lever = Lever(tmp_path / "lever")
+    lever = ManualLrFactor(tmp_path / "lever")
     assert lever(7) == 1.0
     lever.pull(0.1)
     assert lever(8) == pytest.approx(0.1)
-    assert Lever(tmp_path / "lever")(8) == pytest.approx(0.1), "and stays pulled for who resumes"
-    assert Lever(tmp_path / "lever")(3) == 1.0, "but not before its step"
+    assert ManualLrFactor(tmp_path / "lever")(8) == pytest.approx(0.1), "and stays pulled for who resumes"
+    assert ManualLrFactor(tmp_path / "lever")(3) == 1.0, "but not before its step"
 
 
 @pytest.mark.item("S104")

@@ -24,8 +24,9 @@ from goodfit.losses.svm import Svm
 from goodfit.losses.weighted import Weighted, class_weights, weighted
 from goodfit.optim.first_order import Sgd
 from goodfit.optim.groups import optimizer_for
-from goodfit.training.gradient import Objective, cut, gradient
-from goodfit.training.state import Plan, ready
+from goodfit.training.gradient import cut, gradient
+from goodfit.training.state import Plan, State
+from goodfit.training.step import Objective
 
 CATALOG = Catalog(["goodfit.losses"])
 LOSSES = [pytest.param(cls(), id=name) for name, cls in CATALOG.kinds["loss"].items()] + [pytest.param(Svm(0.5, True), id="svm squared")]
@@ -337,7 +338,7 @@ def test_weighted_hessian_is_that_of_the_weighted_mean() -> None:
         lengths = Lengths(1, 40, Length.read("1 epoch"))
         return Plan(loss, lengths, lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0, (L2(0.1),))
 
-    state = ready(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=2)
+    state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=2)
     objective = Objective(state, batch, plan(Weighted(Softmax(), GIVEN)), Chance.of(0, torch.arange(40)), 0.0)  # type: ignore[arg-type]
     parameters = tuple(p.detach().clone() for p in model.parameters())
 
@@ -362,7 +363,7 @@ def test_the_objective_clips_by_norm_and_then_by_value(norm: float, value: float
     expected = [p.grad.clamp(-value, value) if value else p.grad.clone() for p in parameters if p.grad is not None]
     lengths = Lengths(1, 40, Length.read("1 epoch"))
     plan = Plan(Softmax(), lengths, lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0, clip=norm, clip_value=value)
-    Objective(ready(model, torch.optim.SGD(parameters, lr=0.1)), batch, plan, Chance.of(0, torch.arange(40)), 0.0)()
+    Objective(State.start(model, torch.optim.SGD(parameters, lr=0.1)), batch, plan, Chance.of(0, torch.arange(40)), 0.0)()
     for p, wanted in zip(parameters, expected, strict=True):
         torch.testing.assert_close(p.grad, wanted)
 

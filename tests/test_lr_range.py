@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from goodfit.optim.groups import optimizer_for
-from goodfit.recipe.build import catalog
+from goodfit.recipe.parts import load_catalog
 from goodfit.terminal.sketch import sketch
-from goodfit.training.lr_range import Trace, judge, sweep
-from goodfit.training.state import ready
-from goodfit.training.trainable import phases
+from goodfit.training.freezing import freezing_phases
+from goodfit.training.lr_range import LrTrace, find_lr_range, sweep_lr
+from goodfit.training.state import State
 from tests.support.command import FAST, goodfit, refused
 from tests.support.loop import listed, net, normed, plan, run, sgd, told
 
@@ -31,14 +31,14 @@ def curve(noise: float = 0.03, seed: int = 0, blowup: float = 1.0, fall: float =
     return loss + noise * np.random.default_rng(seed).normal(size=len(x))
 
 
-def trace(losses: np.ndarray) -> Trace:
-    return Trace(RATES[: len(losses)], tuple(float(x) for x in losses))
+def trace(losses: np.ndarray) -> LrTrace:
+    return LrTrace(RATES[: len(losses)], tuple(float(x) for x in losses))
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("blowup", [0.3, 1.0, 3.0])
 def test_the_range_of_a_valley(seed: int, blowup: float) -> None:
-    verdict = judge(trace(curve(seed=seed, blowup=blowup)))
+    verdict = find_lr_range(trace(curve(seed=seed, blowup=blowup)))
     assert verdict.steepest is not None
     assert verdict.blowup is not None
     assert verdict.low is not None
@@ -55,7 +55,7 @@ def test_spikes_and_lost_numbers_do_not_move_it() -> None:
     spoiled = clean.copy()
     spoiled[[3, 4, 12]] = [40.0, 35.0, 80.0]
     spoiled[[7, 30, 61]] = math.nan
-    expected, found = judge(trace(clean)), judge(trace(spoiled))
+    expected, found = find_lr_range(trace(clean)), find_lr_range(trace(spoiled))
     assert found.low == pytest.approx(expected.low, rel=0.3)
     assert found.high == pytest.approx(expected.high, rel=0.3)
 
@@ -63,13 +63,13 @@ def test_spikes_and_lost_numbers_do_not_move_it() -> None:
 def test_an_end_that_is_no_number_is_the_blow_up() -> None:
     losses = curve(blowup=1e9)[:90]
     losses[87:] = math.nan
-    verdict = judge(trace(losses))
+    verdict = find_lr_range(trace(losses))
     assert verdict.blowup == pytest.approx(RATES[87])
     assert "no number any more" in verdict.reasons[1]
 
 
 def test_a_loss_that_never_rises_is_said() -> None:
-    verdict = judge(trace(curve(blowup=1e9)))
+    verdict = find_lr_range(trace(curve(blowup=1e9)))
     assert verdict.blowup is None
     assert verdict.high == verdict.bottom
     assert "never rises again" in verdict.reasons[1]
@@ -81,14 +81,14 @@ def test_no_clear_valley(case: str, seed: int) -> None:
     losses = (
         curve(noise=0.3, seed=seed, fall=0.05) if case == "noise" else curve(seed=seed, fall=0.0, blowup=1e9 if case == "flat" else 0.01)
     )
-    verdict = judge(trace(losses))
+    verdict = find_lr_range(trace(losses))
     assert (verdict.low, verdict.high) == (None, None)
     assert verdict.reasons[0].startswith("no clear valley: ")
 
 
 @pytest.mark.parametrize("losses", [[], [math.nan] * 4, [2.0, math.nan, 1.0] * 2])
 def test_too_few_numbers(losses: list[float]) -> None:
-    verdict = judge(Trace(RATES[: len(losses)], tuple(losses)))
+    verdict = find_lr_range(LrTrace(RATES[: len(losses)], tuple(losses)))
     assert verdict.low is None
     assert "losses are numbers" in verdict.reasons[0]
 
@@ -98,7 +98,7 @@ def test_the_sweep_is_the_training_at_those_rates_and_leaves_the_state() -> None
     run(state, plan("1 epoch"))
     before, optimizer = copy.deepcopy(state.model.state_dict()), copy.deepcopy(state.optimizer.state_dict())
     scalars, noise = copy.deepcopy(state.scalars()), torch.get_rng_state()
-    found = sweep(state, listed(), plan(), 1e-4, 1e-1, 40)
+    found = sweep_lr(state, listed(), plan(), 1e-4, 1e-1, 40)
     assert all(torch.equal(x, before[name]) for name, x in state.model.state_dict().items())
     assert state.optimizer.state_dict() == optimizer
     assert state.scalars() == scalars
@@ -108,7 +108,7 @@ def test_the_sweep_is_the_training_at_those_rates_and_leaves_the_state() -> None
 
     fresh = sgd(net(), lr=1.0)
     trained = sgd(net(), lr=1.0)
-    swept = sweep(fresh, listed(), plan(), 1e-4, 1e-1, 40)
+    swept = sweep_lr(fresh, listed(), plan(), 1e-4, 1e-1, 40)
     rows = run(trained, plan("40 steps", schedule=lambda t: 1e-4 * 1000 ** (round(t * 40) / 39)))
     assert list(swept.losses) == pytest.approx(told(rows, "loss"), rel=1e-5)
 
@@ -119,31 +119,31 @@ def test_any_optimizer_can_be_swept_and_trains_on_as_if_it_had_not(text: str) ->
     ends = []
     for swept in (False, True):
         model = net()
-        part: Any = catalog().make(text, "optimizer")
-        state = ready(model, optimizer_for(model, part))
+        part: Any = load_catalog().make(text, "optimizer")
+        state = State.start(model, optimizer_for(model, part))
         used = (
-            plan("2 epochs", trainable=phases(catalog().make("head(0.5) | all", "trainable"), model))
+            plan("2 epochs", trainable=freezing_phases(load_catalog().make("head(0.5) | all", "trainable"), model))
             if text == "adamw"
             else plan("2 epochs")
         )
         run(state, used, halt=lambda state=state: state.step == 5)
         if swept:
-            assert len(sweep(state, listed(), used, 1e-4, 1e-2, 20).losses) == 20
+            assert len(sweep_lr(state, listed(), used, 1e-4, 1e-2, 20).losses) == 20
         run(state, used)
         ends.append(state.model.state_dict())
     assert all(torch.equal(x, ends[1][name]) for name, x in ends[0].items())
 
 
 def test_an_explosion_ends_the_sweep_early() -> None:
-    found = sweep(sgd(net()), listed(), plan(), 1e-3, 1e6, 200)
+    found = sweep_lr(sgd(net()), listed(), plan(), 1e-3, 1e6, 200)
     assert 20 < len(found.losses) < 200
-    assert judge(found).blowup is not None
+    assert find_lr_range(found).blowup is not None
 
 
 def test_lost_numbers_of_single_batches_are_passed_over() -> None:
     source = listed()
     source.batches[2].images[0, 0, 0, 0] = float("nan")
-    found = sweep(sgd(net()), source, plan(), 1e-4, 1e-2, 30)
+    found = sweep_lr(sgd(net()), source, plan(), 1e-4, 1e-2, 30)
     assert [n for n, x in enumerate(found.losses) if math.isnan(x)] == list(range(2, 30, 5))
     assert math.isfinite(found.losses[-1])
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.core.catalog import Catalog, Foreign, Part
-from goodfit.core.contracts import Activation, Model
+from goodfit.core.catalog import Catalog
+from goodfit.core.contracts import Activation, Model, split_outputs
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import ExternalPart, Part
 from goodfit.core.settings import settings_of
 from goodfit.models.anatomy.account import account
 from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear
 from goodfit.models.mlp import Mlp
 from goodfit.models.weights.stages import Stage, head, stages
-from goodfit.training.heads import heads
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 CASES = [(1, (8, 8)), (3, (32, 24)), (4, (33, 47))]
@@ -79,7 +79,7 @@ class Halves(nn.Module):
 def test_any_size_and_channels(name: str, channels: int, size: tuple[int, int]) -> None:
     device = "meta" if name in LARGE else "cpu"
     net = (on_meta if name in LARGE else build)(name, 7, channels, size)
-    logits, extras = heads(net(images(2, channels, size).to(device)))
+    logits, extras = split_outputs(net(images(2, channels, size).to(device)))
     assert all(x.shape == (2, 7) for x in (logits, *(x for x, _ in extras)))
     assert net.eval()(images(1, channels, size).to(device)).shape == (1, 7)
 
@@ -99,7 +99,7 @@ def test_the_account_equals_the_count(name: str) -> None:
 def test_first_loss_is_near_ln_k_and_every_parameter_is_reached(name: str, classes: int, side: int) -> None:
     net = build(name, classes, size=(side, side))
     targets = torch.arange(side) % classes
-    logits, extras = heads(net(images(side, size=(side, side))))
+    logits, extras = split_outputs(net(images(side, size=(side, side))))
     losses = [F.cross_entropy(x, targets) for x in (logits, *(x for x, _ in extras))]
     assert [x.item() for x in losses] == pytest.approx([math.log(classes)] * len(losses), rel=0.1)
     torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
@@ -139,7 +139,7 @@ CHOICES = [
 def test_every_choice_of_layer_trains(text: str, shapes_only: bool) -> None:
     net = (on_meta if shapes_only else build)(text, 3, 1, (8, 8))
     device = next(net.parameters()).device
-    logits, extras = heads(net(images(6, 1, (8, 8)).to(device)))
+    logits, extras = split_outputs(net(images(6, 1, (8, 8)).to(device)))
     loss = F.cross_entropy(logits, (torch.arange(6) % 3).to(device))
     assert shapes_only or loss.item() == pytest.approx(math.log(3), rel=0.1)
     sum((x.sum() for x, _ in extras), loss).backward()  # type: ignore[no-untyped-call]
@@ -150,7 +150,7 @@ def test_every_choice_of_layer_trains(text: str, shapes_only: bool) -> None:
 def test_a_wider_activation_is_fed(name: str) -> None:
     net = on_meta(CATALOG.kinds["model"][name](act=Largest()))
     plain = on_meta(name)
-    logits, extras = heads(net(images(8).to("meta")))
+    logits, extras = split_outputs(net(images(8).to("meta")))
     assert all(x.shape == (8, 10) for x in (logits, *(x for x, _ in extras)))
     assert sum(isinstance(m, Halves) for m in net.modules()) > 0
     assert sum(p.numel() for p in net.parameters()) > 1.4 * sum(p.numel() for p in plain.parameters())
@@ -180,8 +180,8 @@ class Plain(nn.Module):
 
 def test_a_plain_module_by_dotted_name() -> None:
     part = CATALOG.make(f"{__name__}.Plain(depth=3)", "model")
-    assert isinstance(part, Foreign)
-    net = part.knowing({"classes": 5, "channels": 2, "size": (8, 8)})()
+    assert isinstance(part, ExternalPart)
+    net = part.with_facts({"classes": 5, "channels": 2, "size": (8, 8)})()
     assert net(images(4, 2, (8, 8))).shape == (4, 5)
     assert stages(net) == [("convs", ("convs",))] and head(net)[0] == "out"
     assert account(net, 2, (8, 8)).totals["parameters"] == sum(p.numel() for p in net.parameters())

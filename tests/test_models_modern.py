@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from goodfit.core.batch import Batch
 from goodfit.core.catalog import Catalog
+from goodfit.core.contracts import split_outputs
 from goodfit.core.errors import UsageError
 from goodfit.layers.activation import Relu
 from goodfit.layers.noise import None_ as NoNoise
@@ -26,7 +27,6 @@ from goodfit.models.mobilenet import InvertedResidual, layer
 from goodfit.models.resnet import Block, Padding, PreactBlock
 from goodfit.models.weights.stages import head, stages
 from goodfit.training.gradient import gradient
-from goodfit.training.heads import heads
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 KEYS = json.loads((Path(__file__).parent / "data" / "torchvision_keys.json").read_text())
@@ -253,7 +253,7 @@ def test_auxiliary_losses_count_with_their_weight_in_training_only(text: str, we
     assert len(extra) == len(names)
     torch.testing.assert_close(outcome.loss, (main + weight * sum(extra)).detach())
     assert isinstance(net.eval()(batch.images), Tensor)
-    assert [w for _, w in heads(build(f"{text}({quiet}, aux=0.7)", 4, (12, 12))(batch.images))[1]] == [0.7] * len(names)
+    assert [w for _, w in split_outputs(build(f"{text}({quiet}, aux=0.7)", 4, (12, 12))(batch.images))[1]] == [0.7] * len(names)
 
 
 @pytest.mark.parametrize(("text", "where"), [("googlenet", ("inception4", {"aux1", "aux2"})), ("inception_v3", ("mixed6", {"AuxLogits"}))])
@@ -380,7 +380,7 @@ def test_depth_and_shortcut_are_checked() -> None:
 )
 def test_without_norm_the_first_loss_is_near_ln_k_too(text: str) -> None:
     net = build(f"{text}, norm=none)", 10, (16, 16))
-    logits, extras = heads(net(images(10, 3, 16, 16)))
+    logits, extras = split_outputs(net(images(10, 3, 16, 16)))
     losses = [F.cross_entropy(x, torch.arange(10)).item() for x in (logits, *(x for x, _ in extras))]
     assert losses == pytest.approx([math.log(10)] * len(losses), rel=0.1)
 
@@ -530,7 +530,7 @@ def test_a_layer_of_mobilenet_feeds_a_wider_activation_channel_by_channel() -> N
 
 def test_a_net_by_dotted_name_is_called_with_what_it_is_given() -> None:
     part: Any = CATALOG.make(f"{__name__}.create_model('tiny', num_classes=5, in_chans=2)", "model")
-    net = part.knowing({"classes": 5, "channels": 2, "size": (8, 8)})()
+    net = part.with_facts({"classes": 5, "channels": 2, "size": (8, 8)})()
     assert net(images(1, 2, 8, 8)).shape == (1, 5)
     assert [stage.name for stage in stages(net)] == ["conv"]
 

@@ -12,13 +12,15 @@ import safetensors.torch
 import torch
 
 import goodfit
+from goodfit.core.parameters import has_parameters
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.recipe.build import build, catalog
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
-from goodfit.training.journal import Journal
-from goodfit.training.loop import fit, learns
+from goodfit.recipe.source import open_images
+from goodfit.training.loop import fit
+from goodfit.training.metric_log import MetricLog
+from tests.support.build import build_training
 from tests.support.command import goodfit as command
 
 SIDE, CLASSES, EACH = 6, 4, 20
@@ -42,7 +44,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(file: Path) -> Dataset:
     recipe = RECIPE.but(data=str(file))
-    return open_data(recipe, look(recipe))
+    return open_images(recipe)
 
 
 @pytest.fixture(scope="module")
@@ -82,40 +84,40 @@ def voted(data: Dataset, split: str, k: int, metric: str) -> np.ndarray:
 
 @pytest.mark.item("S001")
 def test_one_neighbor_is_right_on_every_training_image(data: Dataset) -> None:
-    built = build(RECIPE, data, catalog())
-    assert built.judge(built.state.model, data.rows("train")).accuracy == 1.0
+    built = build_training(RECIPE, data)
+    assert built.evaluator(built.state.model, data.rows("train")).accuracy == 1.0
 
 
 @pytest.mark.item("S002")
 @pytest.mark.parametrize("metric", ["l1", "l2"])
 @pytest.mark.parametrize("k", [1, 4, 5])
 def test_answers_are_those_of_the_plain_rule(data: Dataset, k: int, metric: str) -> None:
-    built = build(RECIPE.but(model=f"nearest({k}, metric={metric})"), data, catalog())
-    answers = built.judge(built.state.model, data.rows("validation"))
+    built = build_training(RECIPE.but(model=f"nearest({k}, metric={metric})"), data, load_catalog())
+    answers = built.evaluator(built.state.model, data.rows("validation"))
     assert answers.logits.argmax(1).tolist() == voted(data, "validation", k, metric).tolist()
 
 
 def test_all_training_images_are_memorized_and_no_others(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("goodfit.recipe.memorize.AT_ONCE", 7)
-    tensors = build(RECIPE.but(layout="channels_last"), data, catalog()).state.model.state_dict()
+    tensors = build_training(RECIPE.but(layout="channels_last"), data).state.model.state_dict()
     np.testing.assert_allclose(tensors["neighbors.images"].numpy(), pixels(data, "train"), atol=1e-5)
     assert torch.equal(tensors["neighbors.labels"], data.labels[data.rows("train")])
 
 
 def test_no_step_is_made_and_it_is_judged_once(data: Dataset) -> None:
-    built = build(RECIPE.but(average="ema", trainable="all"), data, catalog())
+    built = build_training(RECIPE.but(average="ema", trainable="all"), data)
     rows: list[dict[str, Any]] = []
     for _ in range(2):  # the second time there is nothing left to do
-        fit(built.state, built.loader, built.plan, built.watch, Journal((rows.extend,)))
-    assert built.state.step == 0 and not learns(built.state.model)
+        fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
+    assert built.state.step == 0 and not has_parameters(built.state.model)
     assert [(row["kind"], row["step"]) for row in rows] == [("evaluate", 0)]
     assert rows[0]["clean_train"]["accuracy"] == 1.0
 
 
 def test_a_net_of_the_users_own_without_parameters_is_judged_as_it_is(data: Dataset) -> None:
-    built = build(RECIPE.but(model="torch.nn.Flatten"), data, catalog())
+    built = build_training(RECIPE.but(model="torch.nn.Flatten"), data)
     assert built.notes == ("torch.nn.Flatten() has nothing to train: it is judged as it is",)
-    assert not build(RECIPE.but(model="linear"), data, catalog()).notes
+    assert not build_training(RECIPE.but(model="linear"), data).notes
 
 
 # ---- the whole --------------------------------------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ def test_what_trains_by_steps_is_refused(file: Path) -> None:
 @pytest.mark.item("S153")
 def test_alexnet_2012_is_as_the_paper_says() -> None:
     recipe = Recipe.from_toml("alexnet-2012")
-    known = catalog()
+    known = load_catalog()
     model: Any = known.make(recipe.model, "model")
     assert (model.drop.p, str(model.act), str(model.groups)) == (0.5, "relu", "2")
     with torch.device("meta"):
@@ -183,7 +185,7 @@ def test_alexnet_2012_is_as_the_paper_says() -> None:
     assert sum("Response" in kind for kind in kinds) == 2
     moves: Any = known.make(recipe.optimizer, "optimizer")
     assert (moves.lr, moves.momentum, moves.weight_decay, moves.nesterov) == (0.01, 0.9, 5e-4, False)
-    assert str(recipe.brake) == "plateau(0.1)" and known.make(str(recipe.brake), "brake")([1.0] * 10) == pytest.approx(0.1)
+    assert str(recipe.plateau) == "plateau(0.1)" and known.make(str(recipe.plateau), "plateau")([1.0] * 10) == pytest.approx(0.1)
     assert (recipe.batch_size, recipe.size, recipe.schedule) == (128, 227, "constant")
 
 

@@ -24,12 +24,12 @@ from goodfit.layers.pool import FractionalMax, starts
 from goodfit.losses.softmax import Softmax
 from goodfit.models.anatomy.account import account
 from goodfit.models.resnet import Block
-from goodfit.training.average import Ema
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.evaluate import Answers, evaluate, mean_of_passes
+from goodfit.training.evaluate import Outputs, collect_outputs, score_noisy_passes
 from goodfit.training.loop import fit
 from goodfit.training.noise import evaluating, noise_layers, set_progress
-from goodfit.training.state import Plan, State, ready
+from goodfit.training.rules.average import Ema
+from goodfit.training.state import Plan, State
 from tests.support.command import goodfit, refused, train
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
@@ -296,7 +296,7 @@ NETS = [
 def test_resumed_in_the_middle_is_bit_equal(text: str, tmp_path: Path) -> None:
     def fresh() -> State:
         model = build(text, 3, 3, (8, 8))
-        return ready(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), Ema(0.9))
+        return State.start(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), Ema(0.9))
 
     def go(state: State, halt: int = 99) -> State:
         plan = Plan(Softmax(), Lengths(6, 8, Length(6, "step")), lambda b, c, t: b, lambda x: x, lambda t: 1.0, average=Ema(0.9))
@@ -310,8 +310,8 @@ def test_resumed_in_the_middle_is_bit_equal(text: str, tmp_path: Path) -> None:
     assert again.step == whole.step == 6
     for name, x in whole.model.state_dict().items():
         assert torch.equal(x, again.model.state_dict()[name]), name
-    for name, x in whole.judged.state_dict().items():
-        assert torch.equal(x, again.judged.state_dict()[name]), name
+    for name, x in whole.eval_model.state_dict().items():
+        assert torch.equal(x, again.eval_model.state_dict()[name]), name
     strengths = [float(x) for name, x in whole.model.state_dict().items() if name.endswith("strength")]
     assert all(s == pytest.approx(5 / 6) for s in strengths)
 
@@ -340,12 +340,12 @@ def questions(n: int = 30) -> list[Batch]:
 def test_the_mean_of_passes_is_numpys_and_repeats() -> None:
     net = build("convnet(4, pool=fractional_max, drop=dropout)", 3, 3, (8, 8))
 
-    def ask(place: int) -> Answers:
-        return evaluate(net, questions(), Softmax(), lambda x: x, torch.device("cpu"), seed=place)
+    def ask(place: int) -> Outputs:
+        return collect_outputs(net, questions(), Softmax(), lambda x: x, torch.device("cpu"), seed=place)
 
-    rows = mean_of_passes(ask, 6, Softmax().probabilities)
+    rows = score_noisy_passes(ask, 6, Softmax().probabilities)
     assert [row["passes"] for row in rows] == [1, 2, 4, 6]
-    assert rows == mean_of_passes(ask, 6, Softmax().probabilities)
+    assert rows == score_noisy_passes(ask, 6, Softmax().probabilities)
     logits = np.stack([ask(place).logits.double().numpy() for place in range(6)])
     assert not np.array_equal(logits[0], logits[1])
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

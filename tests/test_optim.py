@@ -14,16 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from goodfit.core.catalog import Catalog, Foreign
+from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
-from goodfit.core.weights import weights
+from goodfit.core.parameters import weight_parameters
+from goodfit.core.parts import ExternalPart
 from goodfit.optim.first_order import Adagrad, Adam, Adamw, Rmsprop, Sgd
 from goodfit.optim.groups import groups, optimizer_for, with_peaks
 from goodfit.optim.muon import Muon, orthogonal
 from goodfit.optim.sam import Sam
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.state import State, ready
+from goodfit.training.state import State
 
 CATALOG = Catalog(["goodfit.optim"])
 OPTIMIZERS = [pytest.param(cls(), id=name) for name, cls in CATALOG.kinds["optimizer"].items()]
@@ -477,7 +478,7 @@ def net() -> nn.Module:
 
 def test_decay_is_for_weights_only() -> None:
     model = net()
-    assert list(weights(model)) == ["stem.weight", "head.weight"]
+    assert list(weight_parameters(model)) == ["stem.weight", "head.weight"]
     decayed, spared = groups(model, Sgd(0.1, weight_decay=0.01))
     assert [id(p) for p in decayed["params"]] == [id(model.stem.weight), id(model.head.weight)]  # type: ignore[union-attr]
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
@@ -507,7 +508,7 @@ def test_rates_by_stage() -> None:
 
 
 def test_torchs_own_optimizers_are_welcome() -> None:
-    optimizer = optimizer_for(net(), Foreign("torch.optim.Adagrad", settings=(("lr", 0.02), ("weight_decay", 0.3))), {"stem": 0.5})  # type: ignore[arg-type]
+    optimizer = optimizer_for(net(), ExternalPart("torch.optim.Adagrad", settings=(("lr", 0.02), ("weight_decay", 0.3))), {"stem": 0.5})  # type: ignore[arg-type]
     assert [(g["peak"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.02, 0.3), (0.02, 0.0), (0.01, 0.3), (0.01, 0.0)]
     plain = with_peaks(torch.optim.SGD(net().parameters(), lr=0.3))
     assert with_peaks(plain).param_groups[0]["peak"] == 0.3
@@ -526,7 +527,7 @@ def begin(part: Optimizer, seed: int) -> State:
     torch.manual_seed(seed)
     layers = [nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(2 * 4, 3)]
     model = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return ready(model, optimizer_for(model, part))
+    return State.start(model, optimizer_for(model, part))
 
 
 def train(state: State, steps: int, whole: bool) -> None:

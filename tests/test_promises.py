@@ -194,10 +194,10 @@ def test_predict_is_evaluate_from_anywhere_without_the_data(tmp_path: Path, monk
     for name in names:
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(photos / name, kept / name)
-    from goodfit.recipe.source import look, open_data
+    from goodfit.recipe.source import open_images
 
     used = goodfit.Recipe.from_toml(run.path / "recipe.toml")
-    data = open_data(used, look(used))
+    data = open_images(used)
     classifier = goodfit.load(run)
     stored = data.pixels.exact(data.rows("validation")).numpy()
     assert np.array_equal(stored, np.stack([classifier.preprocess.decode(kept / name) for name in names]))

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from goodfit.core.run import Run
-from goodfit.report.figures import MOST, Points, picture, script_data, smoothed, thin
+from goodfit.report.charts import MAX_POINTS, Points, embed_json, smooth, thin
+from goodfit.report.interpretation import Gap, describe_end, describe_gap, interpret_run, measure_gap
 from goodfit.report.markup import Html, tag
 from goodfit.report.page import write_report
-from goodfit.report.pages.run import render
-from goodfit.report.reading import Gap, findings, gap, gap_said, state_said
+from goodfit.report.pages.run import render_run
 from goodfit.report.record import read_record
+from goodfit.report.sections.worst import embed_png
 from tests.support.fake_run import Page, log_lines, make_run, replace_log
 
 
@@ -47,7 +48,7 @@ def test_report_is_written_without_torch_or_numpy(run: Run) -> None:
 
 
 def test_page_is_well_formed_and_loads_nothing(run: Run) -> None:
-    text = render(run.path)
+    text = render_run(run.path)
     page = Page(text)
     assert page.open == []
     for name, attributes in page.elements:
@@ -63,7 +64,7 @@ def test_page_is_well_formed_and_loads_nothing(run: Run) -> None:
 
 
 def test_scripts_are_the_ones_the_policy_allows(run: Run) -> None:
-    page = Page(render(run.path))
+    page = Page(render_run(run.path))
     policy = str(next(a["content"] for name, a in page.elements if a.get("http-equiv")))
     scripts = [text for name, text in page.texts if name == "script" and not text.startswith("{")]
     assert len(scripts) == 2
@@ -72,7 +73,7 @@ def test_scripts_are_the_ones_the_policy_allows(run: Run) -> None:
 
 
 def test_menu_leads_to_sections_that_are_there(run: Run) -> None:
-    page = Page(render(run.path))
+    page = Page(render_run(run.path))
     anchors = {attributes["id"] for name, attributes in page.elements if name == "section"}
     links = {str(attributes["href"])[1:] for name, attributes in page.elements if name == "a"}
     assert links == anchors >= {"curves", "confusion", "classes", "worst", "recipe", "data", "openings", "timing", "machine"}
@@ -99,7 +100,7 @@ def test_nothing_of_the_run_becomes_markup(tmp_path: Path) -> None:
     (run.path / "recipe.toml").write_text(f"model = {json.dumps(evil)}\n")
     run.append([{"kind": "event", "step": 3, "text": evil}])
     run.append([{"kind": "train", "step": 2400, "loss": 1.0, "update_ratio": {evil: 0.001}}])
-    page = Page(render(run.path))
+    page = Page(render_run(run.path))
     assert page.open == []
     assert len([name for name, _ in page.elements if name == "img"]) == 12  # the worst errors' own
     assert not [a for name, a in page.elements if "onerror" in a]
@@ -108,7 +109,7 @@ def test_nothing_of_the_run_becomes_markup(tmp_path: Path) -> None:
 
 
 def test_chart_data_cannot_end_its_element() -> None:
-    text = script_data({"label": "</script><!--&"})
+    text = embed_json({"label": "</script><!--&"})
     assert text.count("<") == 2 and "&" not in text
     assert Page(text).texts == [("script", r'{"label":"\u003c/script\u003e\u003c!--\u0026"}')]
 
@@ -123,7 +124,7 @@ def test_tag_escapes_all_but_markup() -> None:
 
 
 def test_numbers_shown_are_those_of_the_scores(run: Run) -> None:
-    text = Page(render(run.path)).visible()
+    text = Page(render_run(run.path)).visible()
     scores = run.read("scores.json")["validation"]
     low, high = scores["interval"]
     assert f"{100 * scores['accuracy']:.1f} %" in text
@@ -139,11 +140,11 @@ def test_numbers_shown_are_those_of_the_scores(run: Run) -> None:
 def test_an_opened_test_split_gives_the_headline(run: Run) -> None:
     scores = run.read("scores.json")
     run.update("scores.json", {"test": scores["validation"] | {"accuracy": 0.7654, "interval": [0.72, 0.81], "images": 500}})
-    assert "not opened" in Page(render(run.path)).visible().lower()
+    assert "not opened" in Page(render_run(run.path)).visible().lower()
     run.update("about.json", {"openings": [{"time": "2026-08-02T11:00", "command": "goodfit evaluate --test"}] * 2})
-    text = Page(render(run.path)).visible()
+    text = Page(render_run(run.path)).visible()
     assert re.search(r"76\.5 % accuracy on test , 500 images", text)
-    assert "Opened 2 times" in text and "opened 2 times: each look" in text and "not opened" not in text.lower()
+    assert "Opened 2 times" in text and "opened 2 times: every change" in text and "not opened" not in text.lower()
 
 
 @pytest.mark.item("S006")
@@ -151,11 +152,11 @@ def test_gap_is_that_of_the_kept_weights(run: Run) -> None:
     run.update("scores.json", {"kept": 1000})
     record = read_record(run)
     line = next(e for e in record.evaluations if e["step"] == 1000)
-    found = gap(record)
-    assert found is not None and found.size == pytest.approx(line["clean_train"]["accuracy"] - line["validation"]["accuracy"])
+    gap = measure_gap(record)
+    assert gap is not None and gap.size == pytest.approx(line["clean_train"]["accuracy"] - line["validation"]["accuracy"])
     assert (
-        f"gap between clean training accuracy and validation is {100 * found.size:.0f} points: overfitting"
-        in Page(render(run.path)).visible()
+        f"gap between clean training accuracy and validation is {100 * gap.size:.0f} points: overfitting"
+        in Page(render_run(run.path)).visible()
     )
 
 
@@ -163,8 +164,8 @@ def test_gap_is_that_of_the_kept_weights(run: Run) -> None:
 def test_gap_is_that_of_the_last_evaluation_where_the_kept_weights_have_none(run: Run, kept: object) -> None:
     run.update("scores.json", {"kept": kept})  # the best one, at step 2200, is of no matter
     record = read_record(run)
-    line, found = record.evaluations[-1], gap(record)
-    assert found is not None and found.size == pytest.approx(line["clean_train"]["accuracy"] - line["validation"]["accuracy"])
+    line, gap = record.evaluations[-1], measure_gap(record)
+    assert gap is not None and gap.size == pytest.approx(line["clean_train"]["accuracy"] - line["validation"]["accuracy"])
 
 
 STATES = {
@@ -180,15 +181,15 @@ STATES = {
 @pytest.mark.parametrize("state", ["finished", *STATES])
 def test_each_end_of_a_run_is_said(run: Run, state: str) -> None:
     run.update("about.json", {"state": state})
-    said = state_said(read_record(run))
-    assert "does not say" not in said and STATES.get(state, "") in said and bool(said) == (state != "finished")
-    assert ("chose which weights to keep" in " ".join(findings(read_record(run)))) == (state == "stopped early")
+    said = describe_end(read_record(run))
+    assert "is not recorded" not in said and STATES.get(state, "") in said and bool(said) == (state != "finished")
+    assert ("chose which weights to keep" in " ".join(interpret_run(read_record(run)))) == (state == "stopped early")
 
 
 def test_seconds_are_shown_as_given(run: Run) -> None:
     run.update("about.json", {"seconds": {"startup": 2.0, "training": 3700.0, "evaluation": 22.0}})
-    text = Page(render(run.path)).visible()
-    assert "in 1 h 01 min" in text and re.search(r"Training 1 h 01 min 99 %", text) and "Together 1 h 02 min" in text
+    text = Page(render_run(run.path)).visible()
+    assert "in 1 h 01 min" in text and re.search(r"Training 1 h 01 min 99 %", text) and "Total 1 h 02 min" in text
 
 
 @pytest.mark.item("S006")
@@ -204,7 +205,7 @@ def test_seconds_are_shown_as_given(run: Run) -> None:
     ],
 )
 def test_gap_is_said_with_care(train: float, validation: float, noise: float, said: str) -> None:
-    assert said in gap_said(Gap(train, validation, noise))
+    assert said in describe_gap(Gap(train, validation, noise))
 
 
 def test_trend_tells_overconfidence_from_decline_and_from_growth(run: Run) -> None:
@@ -212,7 +213,7 @@ def test_trend_tells_overconfidence_from_decline_and_from_growth(run: Run) -> No
         pairs = zip(losses, accuracies, strict=True)
         lines = [{"kind": "evaluate", "step": 100 * (k + 1), "validation": {"loss": a, "accuracy": b}} for k, (a, b) in enumerate(pairs)]
         replace_log(run, lines)
-        return " ".join(findings(read_record(run)))
+        return " ".join(interpret_run(read_record(run)))
 
     assert "overconfident" in said([1, 0.5, 0.5, 0.6, 0.7], [0.5, 0.8, 0.8, 0.8, 0.8])
     assert "too long" in said([1, 0.5, 0.5, 0.6, 0.7], [0.5, 0.8, 0.8, 0.78, 0.75])
@@ -222,11 +223,11 @@ def test_trend_tells_overconfidence_from_decline_and_from_growth(run: Run) -> No
 
 def test_a_model_no_better_than_the_majority_is_called_so(run: Run) -> None:
     run.update("about.json", {"data": run.read("about.json")["data"] | {"majority": 0.9}})
-    assert "not clearly better" in Page(render(run.path)).visible()
+    assert "not clearly better" in Page(render_run(run.path)).visible()
 
 
 def test_auto_choices_show_rule_and_evidence(run: Run) -> None:
-    text = Page(render(run.path)).visible()
+    text = Page(render_run(run.path)).visible()
     assert re.search(r"batch_size 128 auto at least 30 steps an epoch, and fits memory \(4,400 images", text)
     assert re.search(r"optimizer sgd\(0\.1, momentum=0\.9, nesterov=True\) schedule", text)
 
@@ -235,8 +236,8 @@ def test_auto_choices_show_rule_and_evidence(run: Run) -> None:
 
 
 def test_charts_hold_the_log(run: Run) -> None:
-    charts = Page(render(run.path)).charts()
-    assert set(charts) == {"Loss", "Accuracy", "Learning rate", "Gradient norm", "Update to weight ratio"}
+    charts = Page(render_run(run.path)).charts()
+    assert set(charts) == {"Loss", "Accuracy", "Learning rate", "Gradient norm", "Update to weight ratio", "Reliability", "Reject option"}
     validation = line_of(charts["Accuracy"], "validation")
     lines = [line for line in log_lines() if line["kind"] == "evaluate"]
     assert validation["x"] == [line["step"] for line in lines]
@@ -262,7 +263,7 @@ def test_numbers_that_are_not_finite_become_gaps(run: Run) -> None:
     replace_log(run, lines)
     with (run.path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # torn by a kill
-    page = Page(render(run.path))
+    page = Page(render_run(run.path))
     loss = line_of(page.charts()["Loss"], "train, as logged")
     assert loss["y"][-1] is None and loss["y"][0] is not None
     assert "nan" not in page.visible().lower().replace("finance", "")
@@ -272,7 +273,7 @@ def test_a_spike_is_kept_and_makes_the_axis_logarithmic(run: Run) -> None:
     lines = log_lines()
     lines[1234]["loss"] = 1e6
     replace_log(run, lines)
-    loss = Page(render(run.path)).charts()["Loss"]
+    loss = Page(render_run(run.path)).charts()["Loss"]
     assert loss["log"] and max(y for y in line_of(loss, "train, as logged")["y"] if y is not None) == 1e6
 
 
@@ -280,7 +281,7 @@ def test_thinning_keeps_ends_extremes_and_gaps() -> None:
     points: Points = [(k, math.sin(k / 500)) for k in range(50_000)]
     points[777], points[40_001], points[9_000] = (777, 99.0), (40_001, -99.0), (9_000, None)
     few = thin(points)
-    assert len(few) <= MOST and few == sorted(few, key=lambda p: p[0])
+    assert len(few) <= MAX_POINTS and few == sorted(few, key=lambda p: p[0])
     assert {points[0], points[777], points[9_000], points[40_001], points[-1]} <= set(few)
     assert thin(points[:500]) == points[:500]
 
@@ -288,7 +289,7 @@ def test_thinning_keeps_ends_extremes_and_gaps() -> None:
 def test_running_mean_is_a_mean_of_what_is_there() -> None:
     points: Points = [(k, float(k)) for k in range(100)]
     points[50] = (50, None)
-    mean = smoothed(points, share=0.1)
+    mean = smooth(points, share=0.1)
     assert mean[50][1] is None and mean[20] == (20, 20.0)
     assert mean[48][1] == pytest.approx(sum(k for k in range(43, 54) if k != 50) / 10)
 
@@ -297,7 +298,7 @@ def test_running_mean_is_a_mean_of_what_is_there() -> None:
 
 
 def test_worst_errors_carry_their_pictures(run: Run) -> None:
-    page = Page(render(run.path))
+    page = Page(render_run(run.path))
     images = [attributes for name, attributes in page.elements if name == "img"]
     assert len(images) == 12
     assert all(str(image["src"]).startswith("data:image/png;base64,") and image["alt"] and image["width"] == "32" for image in images)
@@ -306,10 +307,12 @@ def test_worst_errors_carry_their_pictures(run: Run) -> None:
 def test_pictures_come_from_the_run_folder_only(run: Run) -> None:
     (run.path.parent / "secret.png").write_bytes((run.path / "worst" / "00.png").read_bytes())
     (run.path / "worst" / "01.png").write_text("no picture")
-    assert picture(run.path, "../secret.png") is None and picture(run.path, str(run.path.parent / "secret.png")) is None
-    assert picture(run.path, "worst/01.png") is None and picture(run.path, "") is None and picture(run.path, "worst/00.png") is not None
+    assert embed_png(run.path, "../secret.png") is None and embed_png(run.path, str(run.path.parent / "secret.png")) is None
+    assert (
+        embed_png(run.path, "worst/01.png") is None and embed_png(run.path, "") is None and embed_png(run.path, "worst/00.png") is not None
+    )
     (run.path / "worst" / "02.png").unlink()
-    assert Page(render(run.path)).visible().count("no picture") == 2
+    assert Page(render_run(run.path)).visible().count("no picture") == 2
 
 
 # ---- many classes --------------------------------------------------------------------------------------------------------------
@@ -318,7 +321,7 @@ def test_pictures_come_from_the_run_folder_only(run: Run) -> None:
 def test_two_hundred_classes_stay_readable(tmp_path: Path) -> None:
     names = tuple(f"species {k:03}" for k in range(200))
     run = make_run(tmp_path / "run", names)
-    text = render(run.path)
+    text = render_run(run.path)
     page = Page(text)
     assert "heat" not in {c for _, a in page.elements for c in str(a.get("class")).split()}
     assert "The 15 weakest of 200 classes" in page.visible() and "All 200 classes" in page.visible()
@@ -330,5 +333,5 @@ def test_two_hundred_classes_stay_readable(tmp_path: Path) -> None:
 
 
 def test_table_headings_say_what_they_head(run: Run) -> None:
-    heads = [attributes for name, attributes in Page(render(run.path)).elements if name == "th"]
+    heads = [attributes for name, attributes in Page(render_run(run.path)).elements if name == "th"]
     assert len(heads) > 50 and all(attributes.get("scope") in ("row", "col") for attributes in heads)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from goodfit.core.run import Run
-from goodfit.report.pages.run import render
+from goodfit.report.pages.run import render_run
 from tests.support.fake_run import Page, log_lines, make_run, replace_log
 from tests.support.trees import changed, paths_of
 
@@ -20,7 +20,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("")
-    page = Page(render(tmp_path))
+    page = Page(render_run(tmp_path))
     assert page.open == [] and page.charts() == {}
     text = page.visible()
     assert "accuracy not measured" in text and "No training step was logged." in text and "Not opened." in text
@@ -32,7 +32,7 @@ def test_an_unfinished_run_renders_what_it_has(run: Run, state: str) -> None:
     (run.path / "worst.json").unlink()
     run.write("about.json", {"state": state})
     replace_log(run, log_lines()[:700])
-    page = Page(render(run.path))
+    page = Page(render_run(run.path))
     text = page.visible()
     assert "at epoch 3.5" in text and state.split(maxsplit=1)[0] in text
     assert "validation accuracy so far, at epoch 3.0" in text
@@ -45,9 +45,9 @@ def test_an_unfinished_run_renders_what_it_has(run: Run, state: str) -> None:
 @pytest.mark.parametrize("file", ["about.json", "scores.json", "worst.json", "config.json", "ensemble.json"])
 def test_damaged_files_are_named_and_do_no_harm(run: Run, file: str, content: str) -> None:
     (run.path / file).write_text(content)
-    page = Page(render(run.path))
+    page = Page(render_run(run.path))
     assert page.open == []
-    assert ("Not readable there: " + file in page.visible()) == (not content.startswith('{"'))
+    assert ("Files that could not be read: " + file in page.visible()) == (not content.startswith('{"'))
 
 
 def test_every_key_may_be_missing_or_of_another_kind(run: Run) -> None:
@@ -58,7 +58,7 @@ def test_every_key_may_be_missing_or_of_another_kind(run: Run) -> None:
         for keys in paths_of(whole):
             for value in (..., "x", 7, None, [1, None], {"a": "b"}):
                 (run.path / file).write_text(json.dumps(changed(whole, keys, value)))
-                render(run.path)
+                render_run(run.path)
         run.write(file, whole)
 
 
@@ -69,6 +69,6 @@ def test_log_lines_may_be_of_any_shape(run: Run) -> None:
         for keys in paths_of(lines[place]):
             for value in (..., "x", -7, None, [1, None], {"a": "b"}):
                 replace_log(run, [*lines[:place], changed(lines[place], keys, value), *lines[place + 1 :]])
-                render(run.path)
+                render_run(run.path)
     (run.path / "log.jsonl").write_bytes(b"3\nnull\n[]\n{}\n\xff\xfe\n")
-    assert "No training step was logged." in Page(render(run.path)).visible()
+    assert "No training step was logged." in Page(render_run(run.path)).visible()

@@ -15,8 +15,7 @@ import pytest
 
 from goodfit import api
 from goodfit.core.run import Run
-from goodfit.report.page import render, write_report
-from goodfit.report.plot import Plot, Scale
+from goodfit.report.page import render_report, write_report
 from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page, calibration_of, make_run
@@ -34,20 +33,8 @@ def page_of(run: Run) -> Page:
     return page
 
 
-def plots(page: Page) -> dict[str, list[tuple[str, dict[str, str | None]]]]:
-    """The shapes of each plot, by its title."""
-    titles = [text for name, text in page.texts if name == "h3"]
-    groups: list[list[tuple[str, dict[str, str | None]]]] = []
-    for name, attributes in page.elements:
-        if name == "svg":
-            groups.append([])
-        elif groups and name in ("line", "polyline", "circle", "rect", "text"):
-            groups[-1].append((name, attributes))
-    return dict(zip([title for title in titles if title not in ("Failed", "Events")][-len(groups) :], groups, strict=True))
-
-
-def shapes(group: list[tuple[str, dict[str, str | None]]], name: str, style: str) -> list[dict[str, str | None]]:
-    return [attributes for kind, attributes in group if kind == name and attributes.get("class") == style]
+def series_of(chart: dict[str, Any], label: str) -> dict[str, Any]:
+    return next(series for series in chart["series"] if series["label"] == label)
 
 
 # ---- all of them ---------------------------------------------------------------------------------------------------------------
@@ -84,37 +71,14 @@ def test_every_key_may_be_missing_or_of_another_kind(tmp_path: Path, file: str) 
     for keys in paths_of(whole):
         for value in (..., "x", 7, -7, None, [1, None], {"a": "b"}):
             (run.path / file).write_text(json.dumps(changed(whole, keys, value)))
-            render(run.path)
+            render_report(run.path)
     for content in ("", "{", "[]", "\xff"):
         (run.path / file).write_bytes(content.encode("latin-1"))
-        assert f"Not readable there: {file}." in page_of(run).visible()
+        assert f"Files that could not be read: {file}." in page_of(run).visible()
 
 
 def test_a_folder_that_is_none_of_these(tmp_path: Path) -> None:
     refused(command("report", tmp_path), 2, f'Expected the folder of a run, an ensemble, a search or folds at "{tmp_path}", found none.')
-
-
-@pytest.mark.parametrize(
-    ("axis", "ticks"),
-    [
-        (Scale("", 0.0, 1.0), [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (Scale("", 0.93, 1.0), [0.94, 0.96, 0.98, 1.0]),
-        (Scale("", 1e-4, 1.0, log=True), [1e-4, 1e-3, 1e-2, 1e-1, 1.0]),
-        (Scale("", 0.004, 0.2, log=True), [0.005, 0.01, 0.02, 0.05, 0.1, 0.2]),
-        (Scale("", 0.011, 0.013, log=True), [0.011, 0.0115, 0.012, 0.0125, 0.013]),
-        (Scale("", 3.0, 3.0), [3.0]),
-    ],
-)
-def test_ticks_are_round_and_lie_on_the_axis(axis: Scale, ticks: list[float]) -> None:
-    assert axis.ticks() == pytest.approx(ticks)
-
-
-def test_a_logarithmic_axis_has_equal_factors_at_equal_distances() -> None:
-    axis = Scale("", 1e-3, 10, log=True)
-    assert [axis.place(x) for x in (1e-3, 1e-2, 1e-1, 1, 10)] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-    drawn = Plot(axis, Scale("", 0.0, 1.0))
-    drawn.dot(0.1, 0.5, "<here>", "ink")
-    assert "&lt;here&gt;" in drawn.figure("", "")
 
 
 # ---- calibration ---------------------------------------------------------------------------------------------------------------
@@ -128,19 +92,23 @@ def test_calibration_is_told_and_drawn(tmp_path: Path) -> None:
     found = calibration_of(1000)
     sure = sum(row["images"] * row["confidence"] for row in found["bins"]) / 1000
     assert f"was {100 * sure:.1f} % sure on average and right {100 * sure - 8:.1f} % of the time: overconfident" in text
-    assert "A temperature of 1.41, fitted to validation images, brings the expected calibration error from 8.0 % to 1.2 %." in text
+    assert "A temperature of 1.41, fitted to validation images, lowers the expected calibration error from 8.0 % to 1.2 %." in text
     assert "It is stored with the model" in text and "--calibrate" not in text
     assert re.search(r"Log loss 0\.512 0\.467", text) and re.search(r"Expected calibration error 8\.0 % 1\.2 %", text)
     assert "83.7 % of the other answers would be right instead of 82.0 %: goodfit predict RUN --reject-below 0.223" in text
-    drawn = plots(page)
-    dots = shapes(drawn["Reliability"], "circle", "accent")
-    areas = [float(str(dot["r"])) ** 2 for dot in dots]
-    assert len(dots) == len(shapes(drawn["Reliability"], "polyline", "whisker")) == 3
-    assert areas[1] / areas[2] == pytest.approx(20 / 70, rel=0.05), "areas go by the images"
-    for dot, line in zip(dots, shapes(drawn["Reliability"], "polyline", "whisker"), strict=True):
-        low, high = (float(point.split(",")[1]) for point in str(line["points"]).split())
-        assert high < float(str(dot["cy"])) < low, "a whisker goes around its dot"
-    assert len(shapes(drawn["Reject option"], "circle", "accent")) == 18
+    charts = page.charts()
+    dots, intervals = (series_of(charts["Reliability"], label) for label in ("bins", "95 % interval"))
+    assert dots["x"] == [0.55, 0.75, 0.97] and dots["y"] == pytest.approx([0.47, 0.67, 0.89])
+    assert (dots["radii"][1] / dots["radii"][2]) ** 2 == pytest.approx(20 / 70, rel=0.05), "areas go by the images"
+    assert dots["notes"][0] == "100 images: 55.0\u00a0% sure, 47.0\u00a0% right"
+    for place, y in enumerate(dots["y"]):
+        low, high, gap = intervals["y"][3 * place : 3 * place + 3]
+        assert low < y < high and gap is None, "an interval goes around its dot"
+    curve = series_of(charts["Reject option"], "accuracy")
+    assert len(curve["x"]) == len(curve["notes"]) == 18 and curve["x"] == sorted(curve["x"])
+    assert any("reject below 0.223" in note for note in curve["notes"])
+    labels = [str(a["aria-label"]) for _, a in page.elements if a.get("role") == "img"]
+    assert any(label.startswith("Reliability on validation: 47") for label in labels)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +126,7 @@ def test_a_temperature_that_gains_nothing_is_no_gain(tmp_path: Path) -> None:
     scores = run.read("scores.json")["validation"]
     scores["calibration"]["ece_after"] = 0.11
     run.update("scores.json", {"validation": scores})
-    assert "would move the expected calibration error from 8.0 % to 11.0 %, which is no gain" in page_of(run).visible()
+    assert "would change the expected calibration error from 8.0 % to 11.0 %, which is no gain" in page_of(run).visible()
     del scores["calibration"]
     run.update("scores.json", {"validation": scores})
     assert "calibration" not in page_of(run).visible().lower()
@@ -171,22 +139,22 @@ def test_an_ensemble_tells_its_models_and_its_gain(tmp_path: Path) -> None:
     page = page_of(make_ensemble(tmp_path / "e"))
     text = page.visible()
     assert "The mean of the probabilities of a greedy choice among 3 models, of 10 classes." in text
-    gain = "1.2 points ahead of the best single model (95 % interval +0.20 to +3.10 points, the same images, McNemar's p = 0.012)."
+    gain = "1.2 points ahead of the best single model (95 % interval +0.20 to +3.10 points, on the same images, McNemar's p = 0.012)."
     assert f"On validation it is {gain}" in text
-    assert "so the gain is flattered" in text and "Validation, the best single model 80.1 %" in text
+    assert "so the gain is biased upward" in text and "Validation, the best single model 80.1 %" in text
     assert "../c/model.safetensors 61.20 % 0.600 left out" in text and "../b<i>/model.safetensors 79.00 % 0.600 25.0 %" in text
     anchors = {str(attributes["id"]) for name, attributes in page.elements if name == "section"}
     assert {"ensemble", "calibration", "confusion"} <= anchors
     assert not anchors & {"curves", "recipe", "timing", "worst"}, "those are of one model"
-    for alien in ("Seen by the model at", "Images to train on", "--reject-below", "resnet(18)", "training report", "8 min"):
+    for alien in ("Seen by the model at", "Training images", "--reject-below", "resnet(18)", "training report", "8 min"):
         assert alien not in text, alien
     assert "untouched" in text
 
 
 def test_test_images_that_other_models_saw_are_said(tmp_path: Path) -> None:
     text = page_of(make_ensemble(tmp_path / "e", tests_seen=17, kind="soup", select="uniform")).visible()
-    assert "17 test images had a part in training some of the models: there is no honest test score." in text
-    assert "17 images of it had a part" in text and "untouched" not in text and "flattered" not in text
+    assert "17 test images were used to train some of the models, so there is no honest test score." in text
+    assert "17 images of it were used" in text and "untouched" not in text and "biased" not in text
     assert "A soup: one model with the mean of the weights of 3 models" in text
 
 
@@ -198,11 +166,11 @@ def test_a_search_tells_what_it_found(tmp_path: Path) -> None:
     text = page.visible()
     for said in (
         "animals",
-        "14 trials of 2 epochs, drawn at random, the later ones more finely",
-        "the best 2 trained anew with 2 fresh seeds",
+        "14 trials of 2 epochs, drawn at random, the later ones from narrower ranges",
+        "the best 2 retrained with 2 fresh seeds",
         "validation accuracy , mean of 2 fresh seeds ± 1.00 points standard error",
-        "Of the 12 points that the winner was ahead of the median trial in the search, 2.0 points did not come again with fresh seeds.",
-        "The first two are 1.0 points apart with fresh seeds, which so few seeds cannot tell from none.",
+        "Of the 12 points by which the winner led the median trial in the search, 2.0 points vanished with fresh seeds.",
+        "The first two are 1.0 points apart with fresh seeds, which so few seeds cannot tell from no difference.",
         "1 trial failed and 1 trial diverged.",
         "coarse/0001 85.00 % ± 1.00 86.00 %, 84.00 % 87.00 % +2.00",
         "lr 81 % model 12 % optimizer.momentum 7 %",
@@ -210,7 +178,7 @@ def test_a_search_tells_what_it_found(tmp_path: Path) -> None:
         'optimizer = "sgd(0.96)"',
         "coarse/0009 : out of <i>memory",
         "The other 1 trial",
-        "Time of all trainings 42 s",
+        "Total training time 42 s",
         "one_of(convnet(8), '<b>net')",
         "model Median accuracy Best Trials convnet(8) 75.00 % 90.00 % 6 <b>net 69.00 % 87.00 % 7",
     ):
@@ -220,18 +188,19 @@ def test_a_search_tells_what_it_found(tmp_path: Path) -> None:
 
 
 def test_a_search_draws_each_number_with_stages_and_ranges(tmp_path: Path) -> None:
-    drawn = plots(page_of(make_search(tmp_path / "s")))
-    assert list(drawn) == ["lr", "optimizer.momentum"]
-    rates = drawn["lr"]
-    coarse, fine = shapes(rates, "circle", "ink"), shapes(rates, "circle", "accent")
-    assert (len(coarse), len(fine)) == (7, 5)
-    assert len(shapes(rates, "circle", "ring")) == len(shapes(rates, "text", "cross")) == 1
-    places = sorted(float(str(dot["cx"])) for dot in (*coarse, *fine))
-    steps = [b - a for a, b in itertools.pairwise(places)]
-    assert max(steps) - min(steps) < 0.25, "halves at equal distances: the axis is logarithmic"
-    (edge,), (wash,) = shapes(rates, "rect", "edge"), shapes(rates, "rect", "wash")
-    ends = [float(str(band["x"])) + float(str(band["width"])) for band in (edge, wash)]
-    assert ends[1] > ends[0] and float(str(wash["x"])) > float(str(edge["x"])), "the fine range goes beyond the coarse one"
+    charts = page_of(make_search(tmp_path / "s")).charts()
+    assert list(charts) == ["lr", "optimizer.momentum"]
+    rates = charts["lr"]
+    coarse, fine, winner, lost = (series_of(rates, label) for label in ("coarse", "fine", "winner", "diverged"))
+    assert [(s["style"], len(s["x"])) for s in (coarse, fine, winner, lost)] == [("ink", 7), ("accent", 5), ("ring", 1), ("cross", 1)]
+    assert (winner["x"], winner["y"], winner["notes"]) == ([0.48], [0.87], ["coarse/0001: lr 0.48, 87.00\u00a0%"])
+    assert lost["y"][0] < min(fine["y"]) and lost["notes"] == ["coarse/0008: lr 0.99, diverged"]
+    assert rates["logX"] and not charts["optimizer.momentum"]["logX"]
+    assert rates["ranges"] == [
+        {"low": 1e-4, "high": 1.0, "label": "range of coarse"},
+        {"low": 0.01, "high": 4.0, "label": "range of fine"},
+    ]
+    assert rates["xRange"][0] < 1e-4 and rates["xRange"][1] > 4.0, "nothing lies on the edge"
 
 
 def test_a_search_that_goes_on_or_was_not_retrained_says_so(tmp_path: Path) -> None:
@@ -245,7 +214,7 @@ def test_a_search_that_goes_on_or_was_not_retrained_says_so(tmp_path: Path) -> N
     text = page_of(run).visible()
     assert (
         "The search had not ended, with 13 trials done; goodfit search --resume" in text
-        and "all came again, and 1.0 points more, with fresh seeds" in text
+        and "all remained, and 1.0 points more came, with fresh seeds" in text
     )
     for file in ("results.json", "winner.toml", "base.toml"):
         (run.path / file).unlink()
@@ -262,10 +231,10 @@ def test_how_a_search_ended_is_told_by_what_was_written_and_not_by_its_trials(tm
     results["trials"][-1]["state"] = "waiting"
     run.write("results.json", results | {"over": True, "timed_out": True})
     text = page_of(run).visible()
-    assert "Time ended the search, with 13 trials done; goodfit search --resume" in text and "had not ended" not in text
+    assert "The search ran out of time, with 13 trials done; goodfit search --resume" in text and "had not ended" not in text
     run.write("results.json", results | {"over": True, "timed_out": False})
     text = page_of(run).visible()
-    assert "--resume" not in text and "ended the search" not in text
+    assert "--resume" not in text and "out of time" not in text
 
 
 def test_baselines_are_on_every_page(tmp_path: Path) -> None:
@@ -278,12 +247,12 @@ def test_baselines_are_on_every_page(tmp_path: Path) -> None:
             Run(run.path / name).write("baselines.json", found)
             Run(run.path / name).update("about.json", {"data": {"splits": {"train": 300}}})
         text = page_of(run).visible()
-        assert any(said in text for said in (f"as the trial {names[0]} reads them", f"Those of {names[0]} alone"))
+        assert any(said in text for said in (f"as trial {names[0]} reads them", f"Those of {names[0]} only"))
         for said in ("Always answering the most common class", "Nearest training image", "Linear softmax on pixels"):
             assert f"{said} 31.0 % 28.0 % to 34.0 %" in text, said
         (run.path / names[0] / "baselines.json").write_text("[")
         text = page_of(run).visible()
-        assert f"Not readable there: {names[0]}/baselines.json." in text
+        assert f"Files that could not be read: {names[0]}/baselines.json." in text
         assert ("Linear softmax" in text) == (len(names) > 1)
 
 
@@ -297,7 +266,7 @@ def test_folds_tell_each_and_all(tmp_path: Path) -> None:
     assert re.search(r"80\.0 % validation accuracy , mean of the folds ± 5\.0 points standard deviation", text)
     assert "Of all 3,000 images together, 80.1 % were recognized (95 % interval 78.7 % to 81.5 %)." in text
     assert "fold-2 80.0 % 75.0 % to 85.0 % 1,000 8 min 2 s" in text
-    assert "Each fold has a model of its own" in text and "--reject-below" not in text
+    assert "Each fold has its own model" in text and "--reject-below" not in text
     assert [attributes["href"] for name, attributes in page.elements if name == "a"][-1] == "fold-1/report.html"
     run.write("folds.json", {"folds": 3, "state": "running", "asked": {"data": "photos/animals"}})
     (run.path / "fold-3" / "recipe.toml").unlink()
@@ -307,7 +276,7 @@ def test_folds_tell_each_and_all(tmp_path: Path) -> None:
         "running" in text
         and "not all folds are trained yet" in text
         and "fold-3" not in text
-        and "Not readable there: fold-2/scores.json." in text
+        and "Files that could not be read: fold-2/scores.json." in text
     )
 
 
@@ -318,7 +287,7 @@ QUICK += ["--each", "1 epoch", "--full", "1 epoch", "--space", "lr=log(0.001, 0.
 
 
 def test_a_search_that_is_stopped_leaves_its_page(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, run_recipe = itertools.count(), api.run_recipe
+    trained, run_recipe = itertools.count(), train.train
 
     def stopping(*given: Any) -> Run | None:
         if next(trained) == 2:
@@ -344,7 +313,7 @@ def test_the_commands_write_their_pages(photos: Path, tmp_path: Path) -> None:
         assert said.code == 0 and f"Report: {folder / 'report.html'}" in said.err, said.err
     pages = {name: Page((folder / "report.html").read_text()) for name, (_, folder) in made.items()}
     assert "the best single model" in pages["Models"].visible() and "of 2 models" in pages["Models"].visible()
-    assert len(shapes(plots(pages["Ranking"])["lr"], "circle", "accent")) == 2
+    assert len(series_of(pages["Ranking"].charts()["lr"], "fine")["x"]) == 2
     links = [str(attributes["href"]) for name, attributes in pages["Ranking"].elements if name == "a"]
     assert "coarse/0000/report.html" in links
     (tmp_path / "e" / "report.html").unlink()

@@ -10,9 +10,9 @@ import pytest
 
 import goodfit
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.core.files import alone
+from goodfit.core.files import lock
 from goodfit.core.run import Run
-from goodfit.runs.start import LOCK
+from goodfit.runs.start import LOCK_FILE
 from tests.support.runs import assert_equal_weights, recipe, train
 
 
@@ -60,7 +60,7 @@ def test_a_run_that_stopped_early_stays_stopped(photos: Path, tmp_path: Path) ->
 
 def test_two_processes_do_not_train_one_run(photos: Path, tmp_path: Path) -> None:
     run = train(photos, tmp_path / "run", budget="2 epochs")
-    with alone(run.path / LOCK), pytest.raises(UsageError, match="is being trained by another process"):
+    with lock(run.path / LOCK_FILE), pytest.raises(UsageError, match="is being trained by another process"):
         goodfit.train(photos, recipe(budget="3 epochs"), out=run.path, resume="auto", quiet=True)
 
 
@@ -88,11 +88,10 @@ def test_changed_data_starts_anew_without_out_and_is_refused_with_it(tmp_path: P
 
 
 def test_a_budget_that_is_over_before_the_first_step_is_said(photos: Path, tmp_path: Path) -> None:
-    from goodfit import api
 
-    manner = api.Manner(tmp_path / "run", started=time.time() - 100)
+    options = RunOptions(tmp_path / "run", started=time.time() - 100)
     with pytest.raises(GoodfitError, match="over before the first step: packing the images took 1 min 4"):
-        api.run_recipe(recipe(budget="90 s").but(data=str(photos)), manner)
+        train.train(recipe(budget="90 s").but(data=str(photos)), options)
     assert not (tmp_path / "run").exists()
 
 

@@ -20,10 +20,11 @@ from goodfit.data.loader import Loader
 from goodfit.data.pixels import RawPixels
 from goodfit.data.sampler import Balanced, Shuffle
 from goodfit.losses.weighted import Weighted
-from goodfit.recipe.build import build, catalog
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
-from goodfit.training.gradient import Objective
+from goodfit.recipe.source import open_images
+from goodfit.training.step import Objective
+from tests.support.build import build_training
 
 SAMPLERS = [pytest.param(cls(), id=name) for name, cls in Catalog(["goodfit.data.sampler"]).kinds["sampler"].items()]
 SOME = torch.tensor([0] * 30 + [2] * 7 + [3] * 1 + [4] * 12)  # no image of 1
@@ -136,7 +137,7 @@ def unequal(tmp_path: Path) -> Dataset:
     labels = np.repeat([0, 1, 2], [40, 8, 16])
     np.savez(tmp_path / "unequal.npz", images=np.random.default_rng(0).integers(0, 256, (64, 6, 6, 3), dtype=np.uint8), labels=labels)
     recipe = BASE.but(data=str(tmp_path / "unequal.npz"))
-    return open_data(recipe, look(recipe))
+    return open_images(recipe)
 
 
 def counts(data: Dataset) -> list[int]:
@@ -144,31 +145,31 @@ def counts(data: Dataset) -> list[int]:
 
 
 def test_the_epochs_of_a_recipe_with_a_balanced_sampler_are_longer(unequal: Dataset) -> None:
-    plain, balanced = build(BASE, unequal, catalog()), build(BASE.but(sampler="balanced"), unequal, catalog())
+    plain, balanced = build_training(BASE, unequal), build_training(BASE.but(sampler="balanced"), unequal)
     assert plain.loader.epoch_images == sum(counts(unequal))
     assert balanced.loader.epoch_images == 3 * max(counts(unequal))
     assert balanced.plan.lengths.total_steps == 4 * -(-3 * max(counts(unequal)) // 8)
-    whole = build(BASE.but(sampler="balanced", batch_size="all"), unequal, catalog())
+    whole = build_training(BASE.but(sampler="balanced", batch_size="all"), unequal)
     assert (whole.loader.epoch_steps, len(whole.loader.batch(0))) == (1, 3 * max(counts(unequal)))
     with pytest.raises(UsageError, match=r'Unknown sampler "balancd"\. Did you mean "balanced"'):
-        build(BASE.but(sampler="balancd"), unequal, catalog())
+        build_training(BASE.but(sampler="balancd"), unequal)
     with pytest.raises(UsageError, match="derive yours from"):
-        build(BASE.but(sampler="torch.arange"), unequal, catalog())
+        build_training(BASE.but(sampler="torch.arange"), unequal)
 
 
 def test_class_weights_of_a_recipe(unequal: Dataset) -> None:
     n = counts(unequal)
 
     def weights(text: str | tuple[float, ...]) -> tuple[float, ...]:
-        built = build(BASE.but(class_weights=text), unequal, catalog())
+        built = build_training(BASE.but(class_weights=text), unequal)
         assert isinstance(built.plan.loss, Weighted)
-        assert built.judge.loss == built.plan.loss.loss, "evaluation weighs all images alike"
+        assert built.evaluator.loss == built.plan.loss.loss, "evaluation weighs all images alike"
         return built.plan.loss.weights
 
     assert weights("balanced") == pytest.approx([sum(n) / (3 * x) for x in n])
     assert weights((1, 2, 5)) == (1.0, 2.0, 5.0)
     assert weights(f"{unequal.classes[1]}=4") == (1.0, 4.0, 1.0)
-    assert not isinstance(build(BASE, unequal, catalog()).plan.loss, Weighted)
+    assert not isinstance(build_training(BASE, unequal).plan.loss, Weighted)
     assert BASE.but_text({"class_weights": "(1, 2, 5)"}).class_weights == (1.0, 2.0, 5.0)
     assert BASE.but_text({"class_weights": "cat=2, dog=0.5"}).class_weights == "cat=2, dog=0.5"
 
@@ -180,14 +181,14 @@ def test_class_weights_go_through_toml(tmp_path: Path) -> None:
 
 
 def test_penalties_on_layers_that_are_not_there_are_said_before_training(unequal: Dataset) -> None:
-    build(BASE.but(penalty="l2(0.1, layers=head) | l1"), unequal, catalog())
+    build_training(BASE.but(penalty="l2(0.1, layers=head) | l1"), unequal, load_catalog())
     with pytest.raises(UsageError, match='none in "haed"'):
-        build(BASE.but(penalty="l2(0.1, layers=haed)"), unequal, catalog())
+        build_training(BASE.but(penalty="l2(0.1, layers=haed)"), unequal, load_catalog())
 
 
 def test_clip_value_of_a_recipe(unequal: Dataset) -> None:
     def first_step(**changes: float) -> Tensor:
-        built = build(BASE.but(optimizer="sgd(1.0, momentum=0, weight_decay=0)", **changes), unequal, catalog())
+        built = build_training(BASE.but(optimizer="sgd(1.0, momentum=0, weight_decay=0)", **changes), unequal, load_catalog())
         before = [p.detach().clone() for p in built.state.model.parameters()]
         epoch, places = built.loader.places(0)
         objective = Objective(built.state, built.loader.batch(0), built.plan, Chance.of(0, places, "augment", epoch), 0.0)

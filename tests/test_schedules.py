@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from goodfit.core.catalog import Catalog, Foreign
+from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Facts
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import ExternalPart
 from goodfit.core.progress import Length, Lengths
 from goodfit.schedules.compose import Composed, compose
 from goodfit.schedules.cycles import Sgdr
@@ -98,7 +99,7 @@ def test_three_parts_and_a_part_of_no_length() -> None:
 
 def test_a_function_of_the_users_own() -> None:
     assert made("math.sqrt")(0.25) == 0.5
-    assert compose(Warmup(0.5) | Foreign("math.sqrt"))(0.5 + 0.125) == 0.5
+    assert compose(Warmup(0.5) | ExternalPart("math.sqrt"))(0.5 + 0.125) == 0.5
 
 
 @pytest.mark.parametrize("text", ["cosine | warmup(0.1)", "warmup(0.5) | constant(0.5) | cosine"])

@@ -21,8 +21,8 @@ import pytest
 
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, UsageError
 from goodfit.core.run import Run
-from goodfit.recipe.build import SEATS, catalog, parts
-from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.parts import load_catalog, make_parts
+from goodfit.recipe.recipe import SEATS, Recipe
 from goodfit.study.search import worker as worker_module
 from goodfit.study.search.defaults import default_texts, drawn_part, filled, has_default
 from goodfit.study.search.plan import Plan, scaled
@@ -84,13 +84,13 @@ def test_settings_of_parts_and_short_words() -> None:
     texts = {"lr": "log(0.01, 1)", "model.drop": "dropout(uniform(0, 0.5))", "model.width": "one_of(8, 16)", "strength": "uniform(0, 1)"}
     space = Space.read(texts, KNOWN)
     recipe = settled(BASE, space, {"lr": 0.2, "model.drop.p": 0.3, "model.width": "16", "strength": 0.5}, KNOWN)
-    made: dict[str, Any] = parts(recipe, KNOWN)
+    made: dict[str, Any] = make_parts(recipe, KNOWN)
     assert made["optimizer"].lr == 0.2
     assert (made["model"].width, made["model"].drop.p) == (16, 0.3)
     assert [part.p for part in made["augment"].parts] == [part.scaled(0.5).p for part in KNOWN.make(BASE.augment, "augment").parts]  # type: ignore[attr-defined]
     nested = Space.read({"optimizer.around.lr": "log(0.01, 1)"}, KNOWN)
     recipe = settled(BASE.but(optimizer="sam(around=sgd(0.1))"), nested, {"optimizer.around.lr": 0.7}, KNOWN)
-    assert parts(recipe, KNOWN)["optimizer"].around.lr == 0.7  # type: ignore[attr-defined]
+    assert make_parts(recipe, KNOWN)["optimizer"].around.lr == 0.7  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ class Fussy(Augment):
 
 def test_parts_of_ones_own_have_defaults_or_none(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(MILDER)
-    known = catalog([tmp_path / "own.py"])
+    known = load_catalog([tmp_path / "own.py"])
     base = BASE.but(augment="flip | my_tone")
     assert "strength" not in default_texts(base, known), "what cannot be made milder is not drawn by strength"
     with pytest.raises(UsageError, match="cannot be scaled"):
@@ -384,7 +384,7 @@ def test_the_best_are_trained_anew_and_luck_is_what_did_not_come_again(tmp_path:
         """The third trial is lucky with the search's seed alone."""
         if recipe.seed == BASE.seed:
             return 0.95 if out.name == "0002" else 0.8 - 0.01 * int(out.name)
-        part: Any = parts(recipe, KNOWN)["optimizer"]
+        part: Any = make_parts(recipe, KNOWN)["optimizer"]
         return 0.6 if part.lr == lr_of[2] else 0.75 + 0.02 * recipe.seed
 
     axes = Space.read(SPACE, KNOWN).axes

@@ -35,8 +35,9 @@ from goodfit.optim.lbfgs import Lbfgs
 from goodfit.optim.line_search import Point, strong_wolfe
 from goodfit.optim.newton import Newton
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.gradient import Objective, flat
-from goodfit.training.state import Plan, State, ready
+from goodfit.training.curvature import _flatten
+from goodfit.training.state import Plan, State
+from goodfit.training.step import Objective
 from tests.support.command import goodfit, refused, train
 
 PARTS = [Newton(), Newton(exact=0), Bfgs(), Lbfgs()]
@@ -99,7 +100,7 @@ PLAN = Plan(
 
 
 def state_of(model: nn.Module, part: Optimizer, pieces: int = 1) -> State:
-    return ready(model, optimizer_for(model, part), pieces=pieces)
+    return State.start(model, optimizer_for(model, part), pieces=pieces)
 
 
 def objective(state: State, batch: Batch | None = None, plan: Plan = PLAN) -> Objective:
@@ -157,7 +158,7 @@ def loss_of(model: nn.Module, batch: Batch) -> Callable[[Tensor], Tensor]:
 def test_hessian_and_products_are_torch_funcs(make: Callable[[], nn.Module], pieces: int) -> None:
     model = make()
     goal = objective(state_of(model, Newton(), pieces))
-    weights = flat(p.detach() for p in model.parameters())
+    weights = _flatten(p.detach() for p in model.parameters())
     expected = torch.func.hessian(loss_of(model, examples()))(weights)
     hessian = goal.hessian()
     assert torch.allclose(hessian, expected, atol=1e-12)
@@ -166,7 +167,7 @@ def test_hessian_and_products_are_torch_funcs(make: Callable[[], nn.Module], pie
     slope = torch.func.grad(loss_of(model, examples()))
     differences = (slope(weights + 1e-5 * v) - slope(weights - 1e-5 * v)) / 2e-5
     assert torch.allclose(goal.hvp(v), differences, atol=1e-8)
-    assert torch.equal(flat(p.detach() for p in model.parameters()), weights)
+    assert torch.equal(_flatten(p.detach() for p in model.parameters()), weights)
 
 
 def test_products_see_the_noise_of_the_step_and_leave_batch_statistics() -> None:
@@ -285,7 +286,7 @@ def test_the_optimum_of_a_linear_softmax(part: Optimizer) -> None:
     model = linear()
     losses = steps(state_of(model, part), 40)
     assert losses[-1] == pytest.approx(least, abs=1e-10)
-    found = flat(p.detach() for p in model.parameters()).numpy()
+    found = _flatten(p.detach() for p in model.parameters()).numpy()
     found[-K:] -= found[-K:].mean()  # the biases may all rise together for nothing
     where[-K:] -= where[-K:].mean()
     assert np.abs(found - where).max() < 1e-4
@@ -488,11 +489,11 @@ def test_a_rate_of_zero_stands_still_and_a_smaller_one_steps_less(part: Optimize
     moved = []
     for rate in (0.0, 0.3, 1.0):
         model = linear()
-        before = flat(p.detach().clone() for p in model.parameters())
+        before = _flatten(p.detach().clone() for p in model.parameters())
         state = state_of(model, part)
         state.optimizer.param_groups[0]["lr"] = rate
         steps(state, 1)
-        moved.append(float((flat(p.detach() for p in model.parameters()) - before).norm()))
+        moved.append(float((_flatten(p.detach() for p in model.parameters()) - before).norm()))
     assert moved[0] == 0 < moved[1]
     assert moved[1] != moved[2]
 

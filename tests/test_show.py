@@ -11,9 +11,9 @@ from PIL import Image
 from goodfit.augment.apply import Pipeline
 from goodfit.augment.flip import Flip
 from goodfit.core.chance import Chance
+from goodfit.core.reporter import SilentReporter
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.augment_sheet import shown
-from goodfit.terminal.reporter import Silent
+from goodfit.study.augmentation_preview import preview_augmentation
 from goodfit.terminal.sheet import CAPTION, GAP, LINE, Picture, sheet
 from tests.support.command import goodfit, refused
 
@@ -35,7 +35,7 @@ def test_a_sheet_shows_each_picture_in_its_place() -> None:
 
 def test_rows_are_the_classes_in_turn_and_columns_draws_of_epochs(photos: Path) -> None:
     recipe = Recipe(data=str(photos), size=16, augment="flip | mixup(1.0)", seed=3)
-    rows, titles = shown(recipe, Silent(), 6, 2, 1.0, each=False)
+    rows, titles = preview_augmentation(recipe, SilentReporter(), 6, 2, 1.0, each=False)
     assert titles == ["original", "epoch 1", "epoch 2"]
     assert [len(row) for row in rows] == [3] * 6
     names = [row[0].caption for row in rows]
@@ -44,7 +44,7 @@ def test_rows_are_the_classes_in_turn_and_columns_draws_of_epochs(photos: Path) 
 
 
 def test_draws_are_the_pipeline_s(photos: Path) -> None:
-    rows, _ = shown(Recipe(data=str(photos), size=16, augment="flip"), Silent(), 4, 1, 1.0, each=False)
+    rows, _ = preview_augmentation(Recipe(data=str(photos), size=16, augment="flip"), SilentReporter(), 4, 1, 1.0, each=False)
     originals = torch.from_numpy(np.stack([row[0].pixels for row in rows]))
     drawn = np.stack([row[1].pixels for row in rows])
     chosen = Chance.of(0, torch.arange(4), "augment", 0).at("flip", 0).chosen(Flip().p)
@@ -54,7 +54,9 @@ def test_draws_are_the_pipeline_s(photos: Path) -> None:
 
 
 def test_each_part_alone_at_rising_strength(photos: Path) -> None:
-    rows, titles = shown(Recipe(data=str(photos), size=16, augment="brightness((0.2, 0.4)) | erase(1.0)"), Silent(), 4, 1, 1.0, each=True)
+    rows, titles = preview_augmentation(
+        Recipe(data=str(photos), size=16, augment="brightness((0.2, 0.4)) | erase(1.0)"), SilentReporter(), 4, 1, 1.0, each=True
+    )
     assert titles[0] == "original" and titles[-1] == "strength 1"
     assert [row[0].caption for row in rows] == ["brightness((0.2, 0.4))", "erase(1.0)"]
     moved = [np.abs(cell.pixels.astype(float) - rows[0][0].pixels).mean() for cell in rows[0]]

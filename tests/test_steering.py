@@ -10,26 +10,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from goodfit.core.catalog import Catalog, Foreign, spell
+from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Penalty
 from goodfit.core.errors import UsageError
-from goodfit.core.progress import Every, Length, Lengths
+from goodfit.core.parts import ExternalPart, spell
+from goodfit.core.progress import Length, Lengths, Period
 from goodfit.core.run import Run
 from goodfit.losses.penalty import L2
 from goodfit.models.convnet import Convnet
 from goodfit.optim.first_order import Adam, Sgd
 from goodfit.optim.groups import optimizer_for
-from goodfit.recipe.build import catalog
+from goodfit.recipe.parts import load_catalog
 from goodfit.schedules.compose import compose
-from goodfit.training.average import along
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.state import State, ready
-from goodfit.training.steering import Lever, Plateau
-from goodfit.training.trainable import phase_at, phases, set_trainable, unfuse
+from goodfit.training.freezing import disable_fused_momentum, freezing_phases, phase_at, set_trainable
+from goodfit.training.manual_lr import ManualLrFactor
+from goodfit.training.rules.average import bind_cycles
+from goodfit.training.rules.plateau import Plateau
+from goodfit.training.state import State
 from tests.support.command import goodfit, refused, train
 from tests.support.loop import net, normed, plan, run, sgd, told
 
-KNOWN: Catalog = catalog()
+KNOWN: Catalog = load_catalog()
 
 
 # ---- the brake ----------------------------------------------------------------------------------------------------------------------
@@ -57,7 +59,7 @@ def test_plateau_equals_torch(patience: int, least: float, cooldown: int, lowest
 def test_the_brake_divides_the_rate_by_ten_and_says_so() -> None:
     """Validation stands still from the second epoch on: AlexNet's policy."""
     state = sgd(net(), lr=1e-2)
-    used = plan("8 epochs", every="1 epoch", brake=Plateau(0.1, patience=2), evaluate=lambda model: {"score": 0.5})
+    used = plan("8 epochs", every="1 epoch", parts={"plateau": Plateau(0.1, patience=2)}, evaluate=lambda model: {"score": 0.5})
     rows = run(state, used)
     assert told(rows, "lr") == pytest.approx([1e-2] * 15 + [1e-3] * 10 + [1e-4] * 10 + [1e-5] * 5)
     events = [(row["step"], row["text"]) for row in rows if row["kind"] == "event"]
@@ -67,11 +69,11 @@ def test_the_brake_divides_the_rate_by_ten_and_says_so() -> None:
 
 @pytest.mark.item("S101")
 def test_the_lever_pulls_at_the_next_step_and_again_on_a_resume(tmp_path: Path) -> None:
-    state, lever = sgd(net(), lr=1e-2), Lever(tmp_path / "lever")
+    state, lever = sgd(net(), lr=1e-2), ManualLrFactor(tmp_path / "lever")
 
     def halt() -> bool:
         if state.step == 7 and not list((tmp_path / "lever").glob("*.json")):
-            Lever(tmp_path / "lever").pull(0.1)
+            ManualLrFactor(tmp_path / "lever").pull(0.1)
         return False
 
     rows = run(state, plan(), halt=halt, lever=lever)
@@ -81,7 +83,7 @@ def test_the_lever_pulls_at_the_next_step_and_again_on_a_resume(tmp_path: Path) 
     ]
     assert json.loads((tmp_path / "lever" / "0000.json").read_text()) == {"factor": 0.1, "step": 7}
     again = sgd(net(), lr=1e-2)
-    assert told(run(again, plan(), lever=Lever(tmp_path / "lever")), "lr") == told(rows, "lr")
+    assert told(run(again, plan(), lever=ManualLrFactor(tmp_path / "lever")), "lr") == told(rows, "lr")
     assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), again.model.parameters(), strict=True))
 
 
@@ -91,14 +93,14 @@ def test_steer_on_the_command_line(photos: Path, tmp_path: Path) -> None:
     refused(goodfit("steer", tmp_path / "run", "--rate", "0"), 2, "factor above 0")
     Run(tmp_path / "run").update("about.json", {"state": "running"})
     assert "will be multiplied by 0.1" in goodfit("steer", tmp_path / "run", "--rate", "0.1").err
-    assert Lever(tmp_path / "run" / "lever")(3) == 0.1
+    assert ManualLrFactor(tmp_path / "run" / "lever")(3) == 0.1
 
 
 # ---- what learns ----------------------------------------------------------------------------------------------------------------------
 
 
 def frozen_of(text: str, model: nn.Module, t: float = 0.0) -> set[str]:
-    phase = phase_at(phases(KNOWN.make(text, "trainable"), model), t)
+    phase = phase_at(freezing_phases(KNOWN.make(text, "trainable"), model), t)
     return set() if phase is None else {name for name, _ in model.named_parameters()} - phase.learning
 
 
@@ -122,7 +124,7 @@ def test_which_parameters_learn() -> None:
 )
 def test_what_cannot_learn_is_said(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        phases(KNOWN.make(text, "trainable"), Convnet(4)(3, 3, (16, 16)))
+        freezing_phases(KNOWN.make(text, "trainable"), Convnet(4)(3, 3, (16, 16)))
 
 
 def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +132,7 @@ def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.Monke
     assert frozen_of("goodfit.models.weights.stages.mine", net()) == {"1.weight", "3.weight", "3.bias"}
     monkeypatch.setattr("goodfit.models.weights.stages.mine", lambda model: (), raising=False)
     with pytest.raises(UsageError, match="nothing would learn"):
-        phases(Foreign("goodfit.models.weights.stages.mine"), net())
+        freezing_phases(ExternalPart("goodfit.models.weights.stages.mine"), net())
 
 
 @pytest.mark.parametrize("optimizer", [Sgd(0.1, weight_decay=0.1), Adam(0.01, weight_decay=0.1)])
@@ -138,15 +140,15 @@ def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.Monke
 def test_what_is_frozen_stays_bit_for_bit(optimizer: Any, penalties: tuple[Penalty, ...]) -> None:
     """No decay, no momentum from before, no batch statistics: frozen in the middle, with all of them at work before and after."""
     model = normed()
-    state = ready(model, optimizer_for(model, optimizer))
+    state = State.start(model, optimizer_for(model, optimizer))
     kept: dict[int, dict[str, Tensor]] = {}
 
     def save(state: State) -> None:
         kept[state.step] = {name: x.detach().clone() for name, x in model.state_dict().items()}
 
     pipe = KNOWN.make("since('1', 0.25) | head(0.5) | all", "trainable")
-    often = Every(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs")))
-    run(state, plan(penalties=penalties, trainable=phases(pipe, model), save_every=often), save=save)
+    often = Period(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs")))
+    run(state, plan(penalties=penalties, trainable=freezing_phases(pipe, model), save_every=often), save=save)
     body = [name for name in kept[20] if not name.startswith("5.")]
     for name in body:
         for step in range(6, 16):
@@ -159,19 +161,19 @@ def test_what_is_frozen_stays_bit_for_bit(optimizer: Any, penalties: tuple[Penal
 
 def test_statistics_of_frozen_layers_move_when_asked() -> None:
     model = normed()
-    used = phases(KNOWN.make("head(statistics=moving)", "trainable"), model)
+    used = freezing_phases(KNOWN.make("head(statistics=moving)", "trainable"), model)
     before = {name: x.clone() for name, x in model.state_dict().items()}
-    run(ready(model, torch.optim.SGD(model.parameters(), lr=0.1)), plan(trainable=used))
+    run(State.start(model, torch.optim.SGD(model.parameters(), lr=0.1)), plan(trainable=used))
     assert not torch.equal(model[2].running_mean, before["2.running_mean"])  # type: ignore[index, arg-type]
     assert torch.equal(model[2].weight, before["2.weight"])  # type: ignore[index, arg-type]
 
 
 def test_an_evaluation_on_the_way_does_not_wake_frozen_statistics() -> None:
     model = normed()
-    used = phases(KNOWN.make("head", "trainable"), model)
+    used = freezing_phases(KNOWN.make("head", "trainable"), model)
     mean = model[2].running_mean.clone()  # type: ignore[index, union-attr, operator]
     run(
-        ready(model, torch.optim.SGD(model.parameters(), lr=0.1)),
+        State.start(model, torch.optim.SGD(model.parameters(), lr=0.1)),
         plan(every="1 step", trainable=used, evaluate=lambda model: {"score": 0.0}),
     )
     assert torch.equal(model[2].running_mean, mean)  # type: ignore[index, arg-type]
@@ -179,7 +181,7 @@ def test_an_evaluation_on_the_way_does_not_wake_frozen_statistics() -> None:
 
 def test_dropout_of_frozen_layers_stays_at_work() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(18, 8), nn.Dropout(0.5), nn.Linear(8, 3)).train()
-    set_trainable(model, phases(KNOWN.make("head", "trainable"), model), 0.0)
+    set_trainable(model, freezing_phases(KNOWN.make("head", "trainable"), model), 0.0)
     assert model[2].training
     assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
 
@@ -260,12 +262,12 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     made: dict[str, Any] = {kind: KNOWN.make(text, kind) for kind, text in parts.items()}
     model, scores = normed(), [0.1, 0.4, 0.3, 0.5, 0.4, 0.3, 0.6, 0.5, 0.4, 0.3]
     schedule = compose(made["schedule"])
-    average = along(made["average"], schedule.ends())
+    average = bind_cycles(made["average"], schedule.ends())
     optimizer = optimizer_for(model, Sgd(0.1), made["rates"](model))
-    unfuse(optimizer)
-    state = ready(model, optimizer, average)
+    disable_fused_momentum(optimizer)
+    state = State.start(model, optimizer, average)
     used = plan(
-        every="2 steps", schedule=schedule, average=average, brake=made["brake"], trainable=phases(made["trainable"], model),
+        every="2 steps", schedule=schedule, average=average, parts={"plateau": made["plateau"]}, trainable=freezing_phases(made["trainable"], model),
         evaluate=lambda model: {"score": scores[len(state.history)], "seen": checksum(model)},
     )  # fmt: skip
     return state, used
@@ -289,7 +291,7 @@ def test_a_resume_is_bit_equal(kind: str, text: str, tmp_path: Path) -> None:
     for key in ("seen", "step"):
         assert told(rows, key, "evaluate") == told(expected, key, "evaluate")
     assert told(rows, "text", "event") == told(expected, "text", "event")
-    assert second.brake == whole.brake
+    assert second.plateau_factor == whole.plateau_factor
 
 
 def test_spelled_and_read_back() -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
-from goodfit.core.weights import is_norm
+from goodfit.core.parameters import is_norm
 from goodfit.models.weights.stages import head, stages
 from goodfit.models.weights.surgery import Transfer, first_conv, for_channels, heads_of, recolored, transplant
-from goodfit.recipe.build import catalog
-from goodfit.training.trainable import phases
+from goodfit.recipe.parts import load_catalog
+from goodfit.training.freezing import freezing_phases
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 COUNTER = "num_batches_tracked"
 
 
@@ -238,7 +238,7 @@ def test_head_freezes_all_but_the_head(name: str) -> None:
     net = on_meta(name)
     if not stages(net):
         return  # nothing but a head
-    (phase,) = phases(KNOWN.make("head", "trainable"), net)
+    (phase,) = freezing_phases(KNOWN.make("head", "trainable"), net)
     last = head(net)[0]
     assert phase.learning == {f"{last}.{inner}" for inner, _ in head(net)[1].named_parameters()}
     assert phase.fixed == {n for n, m in net.named_modules() if is_norm(m) and getattr(m, "running_mean", None) is not None}
@@ -251,10 +251,10 @@ def test_more_layers_learn_one_stage_after_the_other(name: str) -> None:
     there = stages(net)
     before: set[str] = set()
     for k in range(len(there) + 1):
-        (phase,) = phases(KNOWN.make(f"last({k})", "trainable"), net) or (None,)
+        (phase,) = freezing_phases(KNOWN.make(f"last({k})", "trainable"), net) or (None,)
         learning = set(phase.learning) if phase else {n for n, _ in net.named_parameters()}
         if k:
-            since = phases(KNOWN.make(f"since({there[len(there) - k].name!r})", "trainable"), net)
+            since = freezing_phases(KNOWN.make(f"since({there[len(there) - k].name!r})", "trainable"), net)
             assert learning == (since[0].learning if since else learning)
             assert any(n.startswith(f"{m}.") for n in learning - before for m in there[len(there) - k].modules)
         assert before < learning

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from goodfit.core import files
 from goodfit.core.errors import Diverged, GoodfitError
-from goodfit.training.average import Ema, Polyak, follow
-from goodfit.training.checkpoint import Checkpoints, pack, unpack
-from goodfit.training.state import State, ready
+from goodfit.training.averaging import blend_into
+from goodfit.training.checkpoint import Checkpoints, from_json_tree, to_json_tree
+from goodfit.training.rules.average import Ema, Polyak
+from goodfit.training.state import State
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
@@ -54,13 +55,13 @@ def train(state: State, steps: int) -> None:
         state.optimizer.step(closure)  # type: ignore[arg-type]
         state.step += 1
         if state.average is not None:
-            follow(state.average, state.model, 0.8)
+            blend_into(state.average, state.model, 0.8)
 
 
 def fresh(name: str = "sgd", seed: int = 0, average: bool = False) -> State:
     # torch's LBFGS cannot flatten gradients of channels_last filters
     model = net(seed, torch.contiguous_format if name == "lbfgs" else torch.channels_last)
-    return ready(model, OPTIMIZERS[name](model.parameters()), Ema() if average else None)
+    return State.start(model, OPTIMIZERS[name](model.parameters()), Ema() if average else None)
 
 
 def assert_same(one: Any, other: Any, path: str = "") -> None:
@@ -92,8 +93,8 @@ def test_any_optimizers_state_comes_back_bit_for_bit(name: str) -> None:
     train(state, 5)
     tree = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
     tensors: dict[str, Tensor] = {}
-    written = json.loads(json.dumps(pack(tree, tensors)))
-    assert_same(unpack(written, load(save(tensors))), {key: dict(value) for key, value in tree.items()})
+    written = json.loads(json.dumps(to_json_tree(tree, tensors)))
+    assert_same(from_json_tree(written, load(save(tensors))), {key: dict(value) for key, value in tree.items()})
 
 
 def test_odd_values_come_back() -> None:
@@ -106,7 +107,7 @@ def test_odd_values_come_back() -> None:
         "images": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
     }
     tensors: dict[str, Tensor] = {}
-    back = unpack(json.loads(json.dumps(pack(tree, tensors))), load(save(tensors)))
+    back = from_json_tree(json.loads(json.dumps(to_json_tree(tree, tensors))), load(save(tensors)))
     assert_same(back, tree)
     assert torch.equal(back["shared"][2], shared.view(2, 3).t())
 
@@ -294,7 +295,7 @@ def test_ema_equals_its_formula_in_float64() -> None:
             model.weight.copy_(torch.from_numpy(w)[None])
         keep = average(n, n / 300)
         assert keep == min(0.95, (1 + n) / (10 + n))
-        follow(followed, model, keep)
+        blend_into(followed, model, keep)
         expected = keep * expected + (1 - keep) * w
     assert np.allclose(followed.weight.detach().numpy()[0], expected, atol=1e-13)
     late = sum(0.05 * 0.95 ** (299 - n) * w for n, w in enumerate(steps) if n > 200)
@@ -307,7 +308,7 @@ def test_averages_follow_batch_statistics_and_copy_counters() -> None:
     for step in range(4):
         model(torch.randn(8, 3) * (step + 2) + step)
         before, now = followed.running_var.clone(), model.running_var.clone()  # type: ignore[union-attr]
-        follow(followed, model, 0.75)
+        blend_into(followed, model, 0.75)
         assert torch.allclose(followed.running_var, 0.75 * before + 0.25 * now)  # type: ignore[arg-type]
         assert int(followed.num_batches_tracked) == step + 1  # type: ignore[arg-type]
 
@@ -322,7 +323,7 @@ def test_polyak_is_the_mean_from_its_start_on(start: float) -> None:
         with torch.no_grad():
             model.weight.copy_(torch.from_numpy(w)[None])
         keep = average(updates, step / n)
-        follow(followed, model, keep)
+        blend_into(followed, model, keep)
         updates = updates + 1 if keep else 1
     first = max(0, round(start * n) - 1)
     assert np.allclose(followed.weight.detach().numpy()[0], steps[first:].mean(0), atol=1e-13)

@@ -16,15 +16,15 @@ from goodfit.core.batch import Batch, one_hot
 from goodfit.core.interval import wilson
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.softmax import Softmax
-from goodfit.training.evaluate import Answers, balanced_interval, evaluate, scores
+from goodfit.training.evaluate import Outputs, balanced_interval, collect_outputs, compute_scores
 
 
-def answers(n: int, k: int, seed: int = 0) -> Answers:
+def answers(n: int, k: int, seed: int = 0) -> Outputs:
     rng = np.random.default_rng(seed)
     labels = rng.choice(k, n, p=rng.dirichlet(np.ones(k) * 2))
     logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[labels]
     tensors = torch.from_numpy(labels), torch.from_numpy(logits).float()
-    return Answers(torch.arange(n), tensors[0], tensors[1], torch.from_numpy(rng.gamma(1.0, size=n)).float())
+    return Outputs(torch.arange(n), tensors[0], tensors[1], torch.from_numpy(rng.gamma(1.0, size=n)).float())
 
 
 def names(k: int) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def names(k: int) -> tuple[str, ...]:
 @pytest.mark.parametrize(("n", "k"), [(500, 10), (60, 3), (37, 2), (2000, 100)])
 def test_scores_equal_scikit_learns(n: int, k: int) -> None:
     given = answers(n, k)
-    found = scores(given, names(k))
+    found = compute_scores(given, names(k))
     labels, logits = given.labels.numpy(), given.logits.numpy()
     guesses = logits.argmax(1)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guesses), abs=1e-12)
@@ -55,8 +55,8 @@ def test_scores_equal_scikit_learns(n: int, k: int) -> None:
 
 
 def test_a_class_without_images_counts_for_nothing() -> None:
-    given = Answers(torch.arange(4), torch.tensor([0, 0, 2, 2]), torch.eye(3)[[0, 0, 1, 2]], torch.zeros(4))
-    found = scores(given, names(3))
+    given = Outputs(torch.arange(4), torch.tensor([0, 0, 2, 2]), torch.eye(3)[[0, 0, 1, 2]], torch.zeros(4))
+    found = compute_scores(given, names(3))
     assert found["classes"][1] == {"name": "class 1", "images": 0, "accuracy": None}
     assert found["balanced_accuracy"] == 0.75
     assert found["top5"] == 1.0
@@ -140,11 +140,11 @@ def test_pixels_are_numbers_from_0_to_1_before_the_mean_is_taken_off() -> None:
 def test_evaluate_asks_without_touching_the_model(training: bool) -> None:
     net = model().train(training)
     before = {name: x.clone() for name, x in net.state_dict().items()}
-    found = evaluate(net, batches((7, 5)), Softmax(), normalize, torch.device("cpu"))
+    found = collect_outputs(net, batches((7, 5)), Softmax(), normalize, torch.device("cpu"))
     assert net.training is training
     assert all(torch.equal(x, before[name]) for name, x in net.state_dict().items())
     assert not any(p.grad is not None for p in net.parameters())
-    again = evaluate(net, batches((7, 5)), Softmax(), normalize, torch.device("cpu"))
+    again = collect_outputs(net, batches((7, 5)), Softmax(), normalize, torch.device("cpu"))
     assert torch.equal(found.logits, again.logits), "no dropout"
     assert not found.logits.requires_grad
     whole = batches((7, 5))
@@ -165,7 +165,7 @@ def test_the_training_flag_comes_back_after_an_error() -> None:
         raise KeyError
 
     with pytest.raises(KeyError):
-        evaluate(net, broken(), Softmax(), normalize, torch.device("cpu"))
+        collect_outputs(net, broken(), Softmax(), normalize, torch.device("cpu"))
     assert net.training
 
 
@@ -179,8 +179,8 @@ def test_the_main_head_answers_and_bf16_gives_fp32_logits() -> None:
             return self.net(x), [(torch.full((len(x), 4), 9.0), 0.3)]
 
     two = Two()
-    exact = evaluate(two, batches((6,)), Softmax(), normalize, torch.device("cpu"))
-    rough = evaluate(two, batches((6,)), Softmax(), normalize, torch.device("cpu"), "bf16")
+    exact = collect_outputs(two, batches((6,)), Softmax(), normalize, torch.device("cpu"))
+    rough = collect_outputs(two, batches((6,)), Softmax(), normalize, torch.device("cpu"), "bf16")
     assert exact.logits.shape == (6, 4)
     assert rough.logits.dtype == torch.float32
     assert 0 < (exact.logits - rough.logits).abs().max() < 0.05

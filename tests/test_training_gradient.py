@@ -17,14 +17,15 @@ from goodfit.augment.crop import Crop
 from goodfit.augment.flip import Flip
 from goodfit.augment.mix import Mixup
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.chance import BLOCK, Chance
+from goodfit.core.chance import MIXING_BLOCK, Chance
 from goodfit.core.contracts import Augment, Loss
 from goodfit.core.errors import Diverged, GoodfitError
 from goodfit.core.progress import Length, Lengths
 from goodfit.losses.penalty import L1, L2
 from goodfit.losses.softmax import Softmax
-from goodfit.training.gradient import Objective, cut, gradient
-from goodfit.training.state import Plan, ready
+from goodfit.training.gradient import cut, gradient
+from goodfit.training.state import Plan, State
+from goodfit.training.step import Objective
 
 K, SIDE = 5, 6
 FULL_MEMORY = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 GB."
@@ -154,7 +155,7 @@ def test_under_bf16_the_loss_is_taken_in_fp32() -> None:
 def test_cuts_are_of_whole_blocks(n: int, number: int) -> None:
     rows = cut(n, number)
     assert torch.cat([torch.arange(n)[r] for r in rows]).tolist() == list(range(n))
-    assert all(r.start % BLOCK == 0 for r in rows)
+    assert all(r.start % MIXING_BLOCK == 0 for r in rows)
     assert len(rows) <= number
     assert len(rows) == 1 or rows[0].stop < n
 
@@ -177,7 +178,7 @@ def plan(augment: Any = None, **changes: Any) -> Plan:
 def objective(
     model: nn.Module, n: int = 64, pieces: int = 1, step: int = 3, used: Plan | None = None, given: Batch | None = None
 ) -> Objective:
-    state = ready(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=pieces)
+    state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=pieces)
     state.step = step
     return Objective(state, given or batch(n, torch.uint8), used or plan(), Chance.of(0, torch.arange(n), "augment", 0), 0.5)
 
@@ -286,7 +287,7 @@ def test_out_of_memory_leaves_batch_statistics_as_if_it_had_not_been() -> None:
 def test_out_of_memory_with_one_block_gives_up_in_a_sentence() -> None:
     goal = objective(net(Greedy(8)))
     with pytest.raises(
-        GoodfitError, match=f"Memory ran out even with pieces of {BLOCK} images: choose a smaller --model or --size"
+        GoodfitError, match=f"Memory ran out even with pieces of {MIXING_BLOCK} images: choose a smaller --model or --size"
     ) as error:
         goal()
     assert error.value.exit_code == 1

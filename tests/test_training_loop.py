@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 import goodfit
 from goodfit.core.errors import Diverged
-from goodfit.core.progress import Every, Length, Lengths
+from goodfit.core.progress import Length, Lengths, Period
 from goodfit.core.run import Run
 from goodfit.schedules.compose import compose
 from goodfit.schedules.shapes import Cosine, Warmup
-from goodfit.training.average import Ema, Polyak
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.journal import KEEP, Journal
-from goodfit.training.loop import fit, set_rates
+from goodfit.training.loop import fit
+from goodfit.training.metric_log import MAX_ROWS_HELD, MetricLog
+from goodfit.training.rules.average import Ema, Polyak
 from goodfit.training.rules.stop import Patience
-from goodfit.training.state import ready
+from goodfit.training.state import State
 from tests.support.command import goodfit as command
 from tests.support.loop import listed, net, plan, run, sgd, told
 
@@ -71,7 +71,7 @@ PLAIN: dict[str, dict[str, Any]] = {
 def test_plain_torch_optimizers_are_welcome(name: str) -> None:
     """On the whole set at once, so that those with line searches are at home too."""
     model = net()
-    state = ready(model, getattr(torch.optim, name)(model.parameters(), **PLAIN[name]))
+    state = State.start(model, getattr(torch.optim, name)(model.parameters(), **PLAIN[name]))
     rows = run(state, plan("40 steps"), listed((71,)))
     assert told(rows, "loss")[-1] < told(rows, "loss")[0] / 2
     assert state.step == 40
@@ -80,8 +80,8 @@ def test_plain_torch_optimizers_are_welcome(name: str) -> None:
 def test_the_schedule_and_the_brake_reach_every_group() -> None:
     model = net()
     groups = [{"params": model[1].parameters(), "lr": 0.4}, {"params": model[3].parameters(), "lr": 0.1}]
-    state = ready(model, torch.optim.SGD(groups))
-    state.brake = 0.5
+    state = State.start(model, torch.optim.SGD(groups))
+    state.plateau_factor = 0.5
     seen: list[list[float]] = []
     step = state.optimizer.step
 
@@ -115,7 +115,7 @@ def test_the_average_is_what_is_judged(average: Any) -> None:
 
     model = net()
     start = model[1].weight.detach().double().clone()
-    state = ready(model, torch.optim.SGD(model.parameters(), lr=0.3), average)
+    state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.3), average)
     run(state, plan(every="1 step", average=average, evaluate=evaluate))
     assert state.average is not None
     assert all(model is state.average for model in judged)
@@ -195,7 +195,7 @@ def test_patience_stops_and_the_best_weights_can_be_had_back(tmp_path: Path) -> 
         kept[state.step] = model[1].weight.detach().clone()  # type: ignore[index]
         return {"score": scores[len(state.history)]}
 
-    rows = run(state, plan("100 epochs", every="1 epoch", evaluate=evaluate, stop=Patience(4)), save=Checkpoints(tmp_path).save)
+    rows = run(state, plan("100 epochs", every="1 epoch", evaluate=evaluate, parts={"stop": Patience(4)}), save=Checkpoints(tmp_path).save)
     assert state.step == 35, "four evaluations after the third, which was the first of the best"
     assert state.stopped == "no better score for 4 evaluations"
     assert state.best == {"step": 25, "score": 0.8}, "of equals the later one, trained for longer"
@@ -220,7 +220,7 @@ def test_patience_counts_evaluations_since_the_first_best() -> None:
 def test_saves_come_between_evaluations_and_at_the_end() -> None:
     state = sgd(net())
     saved: list[int] = []
-    used = plan(save_every=Every(Length.read("3 steps"), Lengths(5, 16, Length.read("4 epochs"))))
+    used = plan(save_every=Period(Length.read("3 steps"), Lengths(5, 16, Length.read("4 epochs"))))
     run(state, used, save=lambda state: saved.append(state.step))
     assert saved == [3, 6, 9, 12, 15, 18, 20]
 
@@ -242,16 +242,16 @@ def test_halting_saves_and_going_on_starts_at_the_step() -> None:
 
 def test_the_journal_hands_on_plain_numbers_in_order() -> None:
     batches: list[list[dict[str, Any]]] = []
-    journal = Journal((batches.append,))
-    for step in range(KEEP + 3):
+    journal = MetricLog((batches.append,))
+    for step in range(MAX_ROWS_HELD + 3):
         journal.add({"kind": "train", "step": step, "loss": torch.tensor(1 / 3), "grad_norm": 0.1, "nested": {"a": torch.tensor(2.0)}})
-    assert [len(rows) for rows in batches] == [KEEP]
+    assert [len(rows) for rows in batches] == [MAX_ROWS_HELD]
     journal.events(99, ["said"])
     assert journal.flush() is None
     assert journal.flush() is None
-    assert [len(rows) for rows in batches] == [KEEP, 4]
+    assert [len(rows) for rows in batches] == [MAX_ROWS_HELD, 4]
     rows = [row for rows in batches for row in rows]
-    assert [row["step"] for row in rows] == [*range(KEEP + 3), 99]
+    assert [row["step"] for row in rows] == [*range(MAX_ROWS_HELD + 3), 99]
     assert rows[0]["loss"] == 0.3333333
     assert rows[0]["nested"] == {"a": 2.0}
     assert rows[-1] == {"kind": "event", "step": 99, "text": "said"}
@@ -261,7 +261,7 @@ def test_the_journal_hands_on_plain_numbers_in_order() -> None:
 @pytest.mark.parametrize("key", ["loss", "grad_norm"])
 def test_the_journal_finds_the_first_step_that_is_not_finite(key: str) -> None:
     seen: list[dict[str, Any]] = []
-    journal = Journal((seen.extend,))
+    journal = MetricLog((seen.extend,))
     for step in range(8):
         row = {"kind": "train", "step": step, "loss": torch.tensor(1.0), "grad_norm": torch.tensor(1.0)}
         journal.add({**row, key: torch.tensor(float("inf" if step == 5 else "nan"))} if step >= 5 else row)
@@ -272,7 +272,7 @@ def test_the_journal_finds_the_first_step_that_is_not_finite(key: str) -> None:
 
 def test_the_loop_hands_nothing_to_save_once_a_row_is_not_finite() -> None:
     """As on a GPU, where steps are not asked one by one."""
-    journal = Journal()
+    journal = MetricLog()
     journal.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
     state, saved = sgd(net()), []
     with pytest.raises(Diverged, match=r"diverged at step 3: its loss or gradient is not finite"):
@@ -285,7 +285,7 @@ def test_the_loop_hands_nothing_to_save_once_a_row_is_not_finite() -> None:
 
 def test_a_rate_that_explodes_is_noticed_and_nothing_of_it_is_saved(tmp_path: Path) -> None:
     state = sgd(net(), lr=1e10)
-    used = plan("40 epochs", save_every=Every(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs"))))
+    used = plan("40 epochs", save_every=Period(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs"))))
     with pytest.raises(Diverged, match=r"Training diverged (at|by) step \d+: .* not finite") as error:
         run(state, used, save=Checkpoints(tmp_path).save)
     assert "lower learning rate" in str(error.value) or "last checkpoint" in str(error.value)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 import goodfit as package
 from goodfit.core.errors import DataError, UsageError
+from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.models.weights.published import MEAN, PUBLISHED, STD, Published
-from goodfit.recipe.plan import plan_of
+from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.transfer.pretrained import lasting, weights_of
-from goodfit.terminal.reporter import Silent
+from goodfit.recipe.transfer.pretrained import absolute_source, weights_of
 from tests.support.command import FAST, Said, copied, goodfit, refused, train
 from tests.support.photos import make_photos
 
@@ -139,7 +139,7 @@ def test_what_has_learned_moves_at_a_tenth(source: Path, others: Path, photos: P
     base = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN})
 
     def peaks(**changes: Any) -> tuple[Recipe, dict[str, float]]:
-        recipe, built, *_ = plan_of(base.but(data=str(others), **changes), Silent())
+        recipe, built, *_ = prepare(base.but(data=str(others), **changes), SilentReporter())
         names = {id(p): name for name, p in built.state.model.named_parameters()}
         return recipe, {names[id(p)]: group["peak"] for group in built.state.optimizer.param_groups for p in group["params"]}
 
@@ -175,7 +175,7 @@ def test_a_pretrained_net_learns_in_one_epoch_what_a_fresh_one_does_not(source: 
 
 def test_the_running_average_begins_there_too(source: Path, others: Path) -> None:
     recipe = Recipe().but_text({**{key: value for key, value in FAST.items() if key not in OPEN}, "average": "ema(0.9)"})
-    built = plan_of(recipe.but(data=str(others), source=str(source)), Silent())[1]
+    built = prepare(recipe.but(data=str(others), source=str(source)), SilentReporter())[1]
     assert built.state.average is not None
     for name, x in built.state.model.state_dict().items():
         assert torch.equal(x, built.state.average.state_dict()[name])
@@ -260,11 +260,11 @@ def test_a_source_that_has_changed_is_refused(source: Path, others: Path, tmp_pa
 def test_sources_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()
-    assert lasting("") == ""
-    assert lasting("resnet50:imagenet") == "resnet50:imagenet" and lasting("vgg16") == "vgg16"
-    assert lasting("resnet18") == str(tmp_path / "resnet18"), "a folder of that name is nearer"
-    assert lasting("runs/gone") == str(tmp_path / "runs" / "gone")
-    assert lasting("gone#sha256=0123abcd") == f"{tmp_path / 'gone'}#sha256=0123abcd"
+    assert absolute_source("") == ""
+    assert absolute_source("resnet50:imagenet") == "resnet50:imagenet" and absolute_source("vgg16") == "vgg16"
+    assert absolute_source("resnet18") == str(tmp_path / "resnet18"), "a folder of that name is nearer"
+    assert absolute_source("runs/gone") == str(tmp_path / "runs" / "gone")
+    assert absolute_source("gone#sha256=0123abcd") == f"{tmp_path / 'gone'}#sha256=0123abcd"
 
 
 # ---- files and published weights ---------------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_resnet18_is_224_pixels_of_imagenets_colors(
     monkeypatch.setitem(PUBLISHED, "resnet18:IMAGENET1K_V1", about._replace(file=name))
     (tmp_path / name).write_bytes(file.getvalue())
     recipe = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN})
-    recipe, built, data, *_ = plan_of(recipe.but(data=str(others), source=str(tmp_path / name)), Silent())
+    recipe, built, data, *_ = prepare(recipe.but(data=str(others), source=str(tmp_path / name)), SilentReporter())
     assert (recipe.size, data.preprocess.mean, data.preprocess.std) == (224, MEAN, STD)
     assert (
         built.notes[0].endswith(": 100 of 102 tensors taken as they are")
@@ -362,9 +362,9 @@ def test_mean_and_std_by_hand(photos: Path, tmp_path: Path) -> None:
 
 def test_numbers_of_the_source_can_be_overruled(source: Path, others: Path) -> None:
     recipe = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN}).but(data=str(others), source=str(source))
-    data = plan_of(recipe.but(mean="data", std="data", size=20), Silent())[2]
+    data = prepare(recipe.but(mean="data", std="data", size=20), SilentReporter())[2]
     assert data.preprocess.mean == data.statistics.mean and data.preprocess.size == (20, 20)
     with pytest.raises(DataError, match="Expected weights in a file that ends in"):
-        plan_of(recipe.but(source=str(source / "recipe.toml")), Silent())
+        prepare(recipe.but(source=str(source / "recipe.toml")), SilentReporter())
     with pytest.raises(UsageError, match="found nothing at"):
-        plan_of(recipe.but(source="nowhere"), Silent())
+        prepare(recipe.but(source="nowhere"), SilentReporter())

@@ -22,14 +22,14 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.data.scaled import picture as at_scale
 from goodfit.losses.binary import Binary
 from goodfit.losses.softmax import Softmax
-from goodfit.predict.predictor import load_run
+from goodfit.predict.predictor import load_classifier
 from goodfit.predict.views import Viewer
-from goodfit.recipe.build import catalog, make_model
-from goodfit.training.running import running_means
+from goodfit.recipe.parts import load_catalog, make_model
+from goodfit.training.evaluate import running_means
 from tests.support.command import goodfit, refused, train
 from tests.support.photos import COLORS, picture
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 SPECS = [
     "center",
     "flip_pair",
@@ -356,7 +356,7 @@ def test_evaluate_is_predict(run: Path, shapes: Path, spec: str) -> None:
     assert viewed["views"][-1]["log_loss"] == pytest.approx(scores["loss"], abs=1e-6)
     times = [row["milliseconds"] for row in viewed["views"]]
     assert times == sorted(times) and times[0] > 0 and viewed["center"]["milliseconds"] > 0
-    center = load_run(run)
+    center = load_classifier(run)
     alone = [dict(zip(x.classes, x.probabilities, strict=True)) for x in center.predict([shapes / name for name, _ in images])]
     assert viewed["center"]["log_loss"] == pytest.approx(
         -np.mean([np.log(own[truth]) for own, (_, truth) in zip(alone, images, strict=True)]), abs=2e-5
@@ -424,7 +424,7 @@ def test_arrays_are_seen_at_larger_scales_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
     run = tmp_path / "run"
     assert train(tmp_path / "data.npz", run, size="12").code == 0
-    classifier = load_run(run, views="ten_crop((12, 14))")
+    classifier = load_classifier(run, views="ten_crop((12, 14))")
     assert classifier.preprocess.box == (12, 12)
     found = classifier.predict(list(images[:3]))
     weight, bias = (classifier.model.head.get_parameter(name).detach().double().numpy() for name in ("weight", "bias"))  # type: ignore[union-attr, operator]

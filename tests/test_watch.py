@@ -1,4 +1,4 @@
-"""What looks at training: probes, telemetry, TensorBoard events and the voice; none of it changes a bit."""
+"""What looks at training: probes, telemetry, TensorBoard events and the reporter; none of it changes a bit."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Probe
 from goodfit.core.progress import Length, Lengths
+from goodfit.core.reporter import SilentReporter
 from goodfit.losses.softmax import Softmax
-from goodfit.terminal.reporter import Silent, Terminal, evaluation_line, step_line
-from goodfit.training.gradient import Objective
-from goodfit.training.state import Plan, State, ready
+from goodfit.terminal.reporter import TerminalReporter, format_evaluation, format_steps
+from goodfit.training.state import Plan, State
+from goodfit.training.step import Objective
 from goodfit.watch.probes.update_ratio import UpdateRatio
-from goodfit.watch.telemetry import Telemetry, View
-from goodfit.watch.tensorboard import Events, numbers
+from goodfit.watch.telemetry import StepView, Telemetry
+from goodfit.watch.tensorboard import EventWriter, named_numbers
 
 PLAN = Plan(Softmax(), Lengths(4, 8, Length.read("4 epochs")), lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0)
 
@@ -33,7 +34,7 @@ PLAN = Plan(Softmax(), Lengths(4, 8, Length.read("4 epochs")), lambda batch, cha
 def state(lr: float = 0.3) -> State:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3))
-    return ready(model, torch.optim.SGD(model.parameters(), lr=lr))
+    return State.start(model, torch.optim.SGD(model.parameters(), lr=lr))
 
 
 def steps(given: State, n: int, watch: Telemetry) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ def test_looking_changes_nothing() -> None:
 
 
 def test_a_probe_sees_before_and_after_and_the_outcome() -> None:
-    views: list[View] = []
+    views: list[StepView] = []
 
     @dataclasses.dataclass(frozen=True)
     class Looking(Probe):
@@ -100,7 +101,7 @@ def test_a_probe_sees_before_and_after_and_the_outcome() -> None:
         def before(self, state: State) -> Any:
             return state.step, state.model[1].weight.detach().clone()  # type: ignore[index]
 
-        def read(self, view: View) -> dict[str, Any]:
+        def read(self, view: StepView) -> dict[str, Any]:
             views.append(view)
             return {"looked": len(views)}
 
@@ -135,7 +136,7 @@ EVENT = {"kind": "event", "step": 4, "text": "Memory ran out [bold]really[/bold]
 def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = Events(tmp_path)
+    events = EventWriter(tmp_path)
     events([TRAIN, {**TRAIN, "step": 4, "loss": 1.25}])
     events([EVALUATE, EVENT])
     read = EventAccumulator(str(tmp_path))
@@ -151,16 +152,16 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
 
 
 def test_event_names() -> None:
-    names = dict(numbers(TRAIN, "train"))
+    names = dict(named_numbers(TRAIN, "train"))
     assert set(names) == {"train/t", "train/lr", "train/loss", "train/acc1", "train/update_ratio/1.weight"}
-    assert numbers(EVENT, "") == []
+    assert named_numbers(EVENT, "") == []
 
 
-# ---- the voice --------------------------------------------------------------------------------------------------------------------
+# ---- the reporter --------------------------------------------------------------------------------------------------------------------
 
 
 def test_an_evaluation_is_a_line() -> None:
-    assert evaluation_line(EVALUATE) == " 50 %  step      4     1 min 2 s  train 0.500 93.8 %  validation 0.750 87.5 %"
+    assert format_evaluation(EVALUATE) == " 50 %  step      4     1 min 2 s  train 0.500 93.8 %  validation 0.750 87.5 %"
 
 
 @pytest.mark.parametrize(
@@ -168,38 +169,38 @@ def test_an_evaluation_is_a_line() -> None:
     [({"loss": None, "accuracy": 0.1}, "validation not finite 10.0 %"), ({"loss": None, "accuracy": None}, "validation not finite -")],
 )
 def test_an_evaluation_that_is_not_finite_is_said_too(validation: dict[str, Any], said: str) -> None:
-    assert evaluation_line({**EVALUATE, "validation": validation}).endswith(said)
+    assert format_evaluation({**EVALUATE, "validation": validation}).endswith(said)
 
 
 def test_steps_are_a_line() -> None:
     rows = [{"images_per_s": 1000.0, "loss": 1.0}, {"images_per_s": 3000.0, "loss": 2.0}, {"images_per_s": 2000.0, "loss": None}]
-    assert step_line(rows) == "2,000 images/s  loss 1.500"
-    assert step_line(rows[2:]) == "2,000 images/s  loss not finite"
+    assert format_steps(rows) == "2,000 images/s  loss 1.500"
+    assert format_steps(rows[2:]) == "2,000 images/s  loss not finite"
 
 
 @pytest.fixture
-def terminal() -> Terminal:
-    made = Terminal()
+def terminal() -> TerminalReporter:
+    made = TerminalReporter()
     made.console = Console(file=io.StringIO(), highlight=False, soft_wrap=True, force_terminal=False)
     return made
 
 
-def heard(terminal: Terminal) -> str:
+def heard(terminal: TerminalReporter) -> str:
     assert isinstance(terminal.console.file, io.StringIO)
     return terminal.console.file.getvalue()
 
 
-def test_away_from_a_terminal_there_are_lines_and_no_bar(terminal: Terminal) -> None:
+def test_away_from_a_terminal_there_are_lines_and_no_bar(terminal: TerminalReporter) -> None:
     terminal.live = False
     terminal.packing(1, 10)
     terminal.rows([{**TRAIN, "images_per_s": 10.0}, EVALUATE, EVENT])
     terminal.say("a [red]b[/red] " + "long " * 60)
     lines = heard(terminal).splitlines()
-    assert lines == [evaluation_line(EVALUATE), EVENT["text"], "a [red]b[/red] " + "long " * 60], "as it is: no markup, no wrapping"
+    assert lines == [format_evaluation(EVALUATE), EVENT["text"], "a [red]b[/red] " + "long " * 60], "as it is: no markup, no wrapping"
     assert terminal.bar is None
 
 
-def test_at_a_terminal_there_is_a_bar_until_hushed(terminal: Terminal) -> None:
+def test_at_a_terminal_there_is_a_bar_until_hushed(terminal: TerminalReporter) -> None:
     terminal.live = True
     terminal.packing(3, 10)
     assert terminal.bar is not None
@@ -208,17 +209,17 @@ def test_at_a_terminal_there_is_a_bar_until_hushed(terminal: Terminal) -> None:
     terminal.rows([{**TRAIN, "images_per_s": 1234.0, "t": 0.25}])
     (task,) = terminal.bar.tasks
     assert (task.completed, task.fields["text"]) == (0.25, "1,234 images/s  loss 1.500")
-    terminal.hush()
-    terminal.hush()
+    terminal.clear_progress()
+    terminal.clear_progress()
     assert terminal.bar is None
 
 
 def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
-    voice = Silent()
-    voice.say("x")
-    voice.packing(1, 2)
-    voice.rows([EVALUATE])
-    voice.hush()
+    reporter = SilentReporter()
+    reporter.say("x")
+    reporter.show_packing(1, 2)
+    reporter.show_rows([EVALUATE])
+    reporter.clear_progress()
     assert capfd.readouterr() == ("", "")
 
 

@@ -23,10 +23,10 @@ from goodfit.core.fetch import fetch
 from goodfit.models.weights import published as hub
 from goodfit.models.weights.files import Weights, are_imagenet, from_file, from_published, tensors_in
 from goodfit.models.weights.published import HALF, MEAN, PUBLISHED, STD, Published, published
-from goodfit.recipe.build import catalog
-from goodfit.recipe.transfer.pretrained import find
+from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.transfer.pretrained import _load_weights
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 KEYS: dict[str, list[list[Any]]] = json.loads((Path(__file__).parent / "data" / "torchvision_keys.json").read_text())
 
 
@@ -154,7 +154,7 @@ def place() -> Path:
 def test_published_weights_are_fetched_once(server: Server) -> None:
     said: list[str] = []
     for _ in range(2):
-        weights = find("tiny:imagenet", said.append)
+        weights = _load_weights("tiny:imagenet", said.append)
         assert equal(weights.tensors, some_tensors())
     assert server.asked == [""] and said == [f"Fetching {PUBLISHED['tiny:V1'].url}"]
     assert (weights.name, weights.model, weights.size, weights.mean, weights.std) == ("tiny:V1", "linear", (16, 16), MEAN, STD)
@@ -304,6 +304,6 @@ def test_no_such_weights(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r'resnet18:imagenet; found nothing at "resnet81:imagenet"\. Did you mean "resnet18"\? Published are'
     ):
-        find("resnet81:imagenet", print)
+        _load_weights("resnet81:imagenet", print)
     with pytest.raises(UsageError, match="Expected a run folder at"):
-        find(str(tmp_path), print)
+        _load_weights(str(tmp_path), print)

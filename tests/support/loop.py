@@ -11,11 +11,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.progress import Every, Length, Lengths
+from goodfit.core.chance import Chance
+from goodfit.core.progress import Length, Lengths, Period
 from goodfit.losses.softmax import Softmax
-from goodfit.training.journal import Journal
 from goodfit.training.loop import fit
-from goodfit.training.state import Plan, State, ready
+from goodfit.training.metric_log import MetricLog
+from goodfit.training.state import Plan, State
 
 K = 3
 
@@ -30,13 +31,14 @@ class Listed:
     def stream(self, start: int) -> Iterator[Batch]:
         self.begun.append(start)
         while True:
-            yield self.batches[start % len(self.batches)]
+            yield self.batch(start)
             start += 1
 
-    def places(self, step: int) -> tuple[int, Tensor]:
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, with its chance."""
         epoch, within = divmod(step, len(self.batches))
-        first = sum(map(len, self.batches[:within]))
-        return epoch, torch.arange(first, first + len(self.batches[within]))
+        first, batch = sum(map(len, self.batches[:within])), self.batches[within]
+        return batch.but(chance=Chance.for_epoch(0, "augment", epoch, torch.arange(first, first + len(batch)), batch.ids))
 
 
 def listed(sizes: tuple[int, ...] = (16, 16, 16, 16, 7)) -> Listed:
@@ -58,19 +60,19 @@ def net(seed: int = 0) -> nn.Module:
 def plan(budget: str = "4 epochs", every: str = "", **changes: Any) -> Plan:
     lengths = Lengths(5, 16, Length.read(budget))
     if every:
-        changes["evaluate_every"] = Every(Length.read(every, "length"), lengths)
+        changes["evaluate_every"] = Period(Length.read(every, "length"), lengths)
     defaults: dict[str, Any] = {"schedule": lambda t: 1.0, "augment": lambda batch, chance, t: batch, "normalize": lambda images: images}
     return Plan(**{"loss": Softmax(), "lengths": lengths, **defaults, **changes})
 
 
 def sgd(model: nn.Module, lr: float = 0.1) -> State:
-    return ready(model, torch.optim.SGD(model.parameters(), lr=lr))
+    return State.start(model, torch.optim.SGD(model.parameters(), lr=lr))
 
 
 def run(state: State, used: Plan, source: Listed | None = None, **named: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    journal = Journal((rows.extend,))
-    fit(state, source or listed(), used, journal=journal, **named)
+    log = MetricLog((rows.extend,))
+    fit(state, source or listed(), used, log=log, **named)
     return rows
 
 

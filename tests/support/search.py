@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import Terminated
-from goodfit.recipe.build import catalog, parts
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
-from goodfit.runs.signals import halting
+from goodfit.runs.signals import halt_on_signals
 from goodfit.study.search.work import Search, work
 
-KNOWN = catalog()
+KNOWN = load_catalog()
 BASE = Recipe(model="convnet(8)", optimizer="sgd(0.1)", augment="flip | crop(2)", schedule="cosine", budget="9 epochs", batch_size=8)
 PEAK = (0.03, 0.5)  # where the hill is
 
 
 def hill(recipe: Recipe, out: Path) -> float:
     """A training that is none: its accuracy has one peak over rate and momentum, and a little luck by the seed."""
-    part: Any = parts(recipe, KNOWN)["optimizer"]
+    part: Any = make_parts(recipe, KNOWN)["optimizer"]
     height = math.exp(-(math.log10(part.lr / PEAK[0]) ** 2) - (part.momentum - PEAK[1]) ** 2)
     return 0.9 * height + 0.01 * math.sin(1000 * part.lr + recipe.seed)
 
@@ -52,7 +52,7 @@ def work_until_stopped(study: Path, seconds: float) -> None:
 
     def train(recipe: Recipe, out: Path) -> float:
         note(study, out)
-        with halting() as halt:
+        with halt_on_signals() as halt:
             for _ in range(1000 if out.parent.name == "final" else 10):
                 time.sleep(0.01)
                 if halt():

@@ -12,10 +12,10 @@ from goodfit.augment.geometry import Geometry
 from goodfit.augment.maps import Border, Frame, Map, center
 from goodfit.augment.sampling import sample
 from goodfit.core.batch import Batch
-from goodfit.core.catalog import name_of
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
 from goodfit.core.errors import DataError
+from goodfit.core.parts import part_name
 
 
 class Step(NamedTuple):
@@ -25,7 +25,7 @@ class Step(NamedTuple):
     position: int
 
     def chance(self, chance: Chance) -> Chance:
-        return chance.at(name_of(self.part), self.position)
+        return chance.at(part_name(self.part), self.position)
 
 
 class Pipeline:

@@ -44,5 +44,5 @@ class Flip(Geometry):
         """1 for the images to mirror, else 0, [B] float64."""
         if not self.alternate:
             return chance.chosen(self.p).double()
-        steady = chance if chance.steady is None else chance.steady
+        steady = chance if chance.per_image is None else chance.per_image
         return ((steady.uniform() + 0.5 * (chance.epoch % 2)).remainder(1) < self.p).double()

@@ -8,10 +8,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from goodfit.core.catalog import name_of
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import part_name
 from goodfit.core.settings import settings_of
 
 
@@ -36,7 +36,7 @@ class Ranged(Augment):
         super().__post_init__()
         low, high = getattr(self, name)
         if low > high:
-            raise UsageError(f"{name_of(self)}: expected {name} to be (low, high) with low <= high, received {(low, high)}.")
+            raise UsageError(f"{part_name(self)}: expected {name} to be (low, high) with low <= high, received {(low, high)}.")
 
     def scaled(self, strength: float) -> Self:
         """The same part with its range shrunk toward the neutral value, exactly: 0 is that value, 1 this part; without one, its `p`."""

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from goodfit.core.catalog import name_of
 from goodfit.core.contracts import Views
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import part_name
 from goodfit.core.settings import Count
 
 Average = Literal["probability", "logit"]
@@ -146,5 +146,7 @@ def _crops(part: Views, scales: tuple[int, ...], size: Frame, sides: tuple[bool,
     """
     small = [scale for scale in scales if scale < min(size)]
     if small:
-        raise UsageError(f"{name_of(part)}: expected scales of {min(size)} pixels or more, as the model's size needs, received {small[0]}.")
+        raise UsageError(
+            f"{part_name(part)}: expected scales of {min(size)} pixels or more, as the model's size needs, received {small[0]}."
+        )
     return tuple(View(scale, place, mirrored) for scale in scales or (0,) for place in PLACES for mirrored in sides)

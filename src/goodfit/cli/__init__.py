@@ -9,7 +9,7 @@ import time
 import cyclopts
 import psutil
 
-from goodfit.cli.faults import fault
+from goodfit.cli.user_code import explain_user_code_error
 from goodfit.core.errors import GoodfitError, Interrupted, UsageError
 
 VERBS = {
@@ -41,7 +41,7 @@ def application() -> cyclopts.App:
         version_flags=["--version"],
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main says in a sentence what is kept
-        default_parameter=cyclopts.Parameter(show_default=worth_showing, negative=""),  # no --no-json, no --empty-use
+        default_parameter=cyclopts.Parameter(show_default=format_default, negative=""),  # no --no-json, no --empty-use
         console=None,
     )
     for verb, sentence in VERBS.items():
@@ -49,41 +49,41 @@ def application() -> cyclopts.App:
     return app
 
 
-def worth_showing(value: object) -> str | None:
-    """The default as --help shows it; nothing and no need no words."""
+def format_default(value: object) -> str | None:
+    """The default as --help shows it; empty ones are not shown."""
     return str(value) if value not in (None, "", False, [], ()) else None
 
 
 def main() -> None:
     """Run a command line; every error a person can act on is one sentence on stderr and an exit code."""
     sys.path.append("")  # the user's own packages, for dotted names; last, so that no file of theirs hides a library
-    words = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
+    arguments = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
     try:
-        application()(words, exit_on_error=False, print_error=False, result_action="return_value")
+        application()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.UnusedCliTokensError as error:
-        left = " ".join(error.unused_tokens or ())
-        leave(UsageError(f'Expected no more, found "{left}": put a value with spaces in quotes, such as --budget "10 min".'))
+        unused = " ".join(error.unused_tokens or ())
+        exit_with(UsageError(f'Expected no more, found "{unused}": put a value with spaces in quotes, such as --budget "10 min".'))
     except cyclopts.CycloptsError as error:
-        leave(UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.'))
+        exit_with(UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.'))
     except GoodfitError as error:
-        leave(error)
+        exit_with(error)
     except KeyboardInterrupt:
-        leave(Interrupted("Stopped; what was packed or trained so far is kept, and the same command goes on from there."))
+        exit_with(Interrupted("Stopped; what was packed or trained so far is kept, and the same command continues from there."))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; nothing to say
     except Exception as error:
-        said = None if os.environ.get("GOODFIT_TRACEBACK") else fault(error)
-        if said is None:
+        explained = None if os.environ.get("GOODFIT_TRACEBACK") else explain_user_code_error(error)
+        if explained is None:
             raise
-        leave(said)
+        exit_with(explained)
 
 
-def leave(error: GoodfitError) -> None:
-    """Say the error and exit with its code."""
+def exit_with(error: GoodfitError) -> None:
+    """Print the error and exit with its code."""
     print(f"goodfit: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 
-def started() -> float:
-    """The clock time at which this process began: a budget in minutes counts from there."""
+def process_started() -> float:
+    """The clock time at which this process started; a budget in minutes counts from there."""
     return min(float(psutil.Process().create_time()), time.time())

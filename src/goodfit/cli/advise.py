@@ -25,19 +25,19 @@ def advise(
     asked = assemble(data, shorts, options)
     from json import dumps
 
-    from goodfit.recipe.transfer.advise import advice
-    from goodfit.recipe.transfer.origin import origin
-    from goodfit.terminal.reporter import Terminal
+    from goodfit.recipe.prepare import open_origin
+    from goodfit.recipe.transfer.advise import advise as advise_transfer
+    from goodfit.terminal.reporter import TerminalReporter
 
-    voice = Terminal()
-    there = origin(asked, voice)
-    found = advice(there)
+    reporter = TerminalReporter()
+    origin = open_origin(asked, reporter)
+    advice = advise_transfer(origin)
     if json:
-        print(dumps(found.plain()))
+        print(dumps(advice.plain()))
         return
-    voice.say(f"{there.learned.name} on {there.data.name}\n")
-    voice.say(found.table())
-    voice.say(f'\n{found.amount.capitalize()} and {found.kinship} data. The lecture: "{found.lecture}".')
-    for reason in found.reasons:
-        voice.say(f"  {reason}")
-    voice.say(f"Advice: {found.patch}")
+    reporter.say(f"{origin.pretrained.name} on {origin.data.name}\n")
+    reporter.say(advice.table())
+    reporter.say(f'\n{advice.amount.capitalize()} and {advice.kinship} data. The lecture: "{advice.lecture}".')
+    for reason in advice.reasons:
+        reporter.say(f"  {reason}")
+    reporter.say(f"Advice: {advice.patch}")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from goodfit.core.errors import UsageError
-
-CURVES = 8  # at most so many are drawn
 
 
 def compare(
@@ -37,113 +34,25 @@ def compare(
     from json import dumps
 
     from goodfit.study.compare import comparison, entries
+    from goodfit.terminal.comparison import format_comparison
 
     found = entries(runs)
     if baselines:
         from goodfit.core.run import Run
-        from goodfit.runs.baselines import ensure
+        from goodfit.runs.baselines import update_baselines
 
         path = found[0].path
-        ensure(Run(next(iter(sorted(path.glob("fold-*/")))) if (path / "folds.json").is_file() else path))
+        update_baselines(Run(next(iter(sorted(path.glob("fold-*/")))) if (path / "folds.json").is_file() else path))
         found = entries(runs)
     result = comparison(found)
     if html:
-        from goodfit.core.files import write
-        from goodfit.report.pages.comparison import render
+        from goodfit.core.files import write_atomic
+        from goodfit.report.pages.comparison import render_comparison
 
-        write(html, render(result))
+        write_atomic(html, render_comparison(result))
     if json:
         print(dumps(result))
         return
-    print("\n".join(told(result)))
+    print("\n".join(format_comparison(result)))
     if html:
         print(f"Comparison: {html}", file=sys.stderr)
-
-
-def told(result: dict[str, Any]) -> list[str]:
-    """The comparison as lines of text."""
-    return [*scores(result), *recipes(result), *pairs(result), *baselines_said(result), *curves(result)]
-
-
-def scores(result: dict[str, Any]) -> list[str]:
-    """A line for each run, and one for each group of seeds."""
-    from goodfit.core.words import duration, percent
-
-    lines = [
-        f"{'':<4}{'accuracy':>9}  {'95 % interval':<18}{'log loss':>9}{'calibr.':>9}{'seconds':>12}{'parameters':>13}{'mult-adds':>15}  run"
-    ]
-    for row in result["runs"]:
-        low, high = row["interval"]
-        loss = "-" if row["log_loss"] is None else f"{row['log_loss']:.4f}"
-        error = "-" if row["calibration_error"] is None else percent(row["calibration_error"])
-        spent = "-" if row["seconds"] is None else duration(row["seconds"])
-        size, work = ("-" if row[key] is None else f"{row[key]:,}" for key in ("parameters", "multiply_adds"))
-        between = f"{percent(low)} to {percent(high)}"
-        of_folds = f" ({len(row['folds'])} folds)" if row["folds"] else ""
-        cells = f"{percent(row['accuracy']):>9}  {between:<18}{loss:>9}{error:>9}{spent:>12}{size:>13}{work:>15}"
-        lines.append(f"{row['letter']:<4}{cells}  {row['path']}{of_folds}")
-    for group in result["groups"]:
-        if group["standard_error"] is not None:
-            names = ", ".join(group["runs"])
-            lines.append(
-                f"{names} differ in their seed: mean {percent(group['accuracy'], 2)}, standard error {percent(group['standard_error'], 2)}."
-            )
-    return lines
-
-
-def recipes(result: dict[str, Any]) -> list[str]:
-    """The fields of the recipes that differ, each value with the runs that have it."""
-    if len(result["runs"]) < 2:
-        return []
-    if not result["differences"]:
-        return ["", "The recipes are the same."]
-    lines = ["", "The recipes are the same but for"]
-    for row in result["differences"]:
-        with_value: dict[str, list[str]] = {}
-        for run, value in zip(result["runs"], row["values"], strict=True):
-            with_value.setdefault(value, []).append(run["letter"])
-        lines.append(f"  {row['field']}")
-        lines += [f"    {', '.join(names):<8} {value}" for value, names in with_value.items()]
-    return lines
-
-
-def pairs(result: dict[str, Any]) -> list[str]:
-    """The first group against each of the others."""
-    said = [f"  {sentence(row)}" for row in result["pairs"]]
-    return ["", *said] if said else []
-
-
-def sentence(row: dict[str, Any]) -> str:
-    """A pair of groups as a sentence."""
-    one, other = ("mean of " * (len(row[side]) > 1) + ", ".join(row[side]) for side in ("one", "other"))
-    if "problem" in row:
-        return f"{one} and {other} cannot be compared image by image: {row['problem']}."
-    low, high = (100 * x for x in row["interval"])
-    said = f"{one} less {other}: {100 * row['difference']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}), {row['images']:,} images"
-    if row["p"] is not None:
-        said += f"; only {one} right about {row['only_one']:,}, only {other} about {row['only_other']:,}, McNemar's p = {row['p']:.2g}"
-    return said + (": could be luck." if low <= 0 <= high else ".")
-
-
-def baselines_said(result: dict[str, Any]) -> list[str]:
-    """The baselines in one line."""
-    from goodfit.core.words import percent
-
-    found = result["baselines"]
-    if not found:
-        return []
-    rows = [f"{row['name']} {percent(row['accuracy'])}" for row in found["rows"] if row["accuracy"] is not None]
-    whose = f" of {found['of']}" if "of" in found else ""
-    return ["", f"Baselines on the validation images{whose}: {', '.join(rows)}."]
-
-
-def curves(result: dict[str, Any]) -> list[str]:
-    """Validation accuracy over the budget, run by run."""
-    from goodfit.terminal.sketch import sketch
-
-    drawn = [row for row in result["runs"] if len(row["curve"]) > 1][:CURVES]
-    lines = []
-    for row in drawn:
-        ts, accuracies = zip(*row["curve"], strict=True)
-        lines += ["", sketch(ts, accuracies, f"{row['letter']}: validation accuracy", "share of the budget", width=48, height=4)]
-    return lines

@@ -14,7 +14,7 @@ from goodfit.core.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from goodfit.core.catalog import Part
+    from goodfit.core.parts import Part
     from goodfit.models.anatomy.account import Account
 
 T = TypeVar("T")
@@ -104,9 +104,9 @@ class Subject:
 
     def listed(self, table: Mapping[str, T]) -> T | None:
         """What a table of models has for this one, however it is spelled."""
-        from goodfit.recipe.build import catalog
+        from goodfit.recipe.parts import load_catalog
 
-        known = catalog()
+        known = load_catalog()
         return next((value for text, value in table.items() if known.make(text, "model") == self.part), None)
 
 
@@ -114,15 +114,15 @@ def subject(model: str, net: Net) -> Subject:
     """A network by its part, its dotted name, or the folder of the run that trained it."""
     import torch
 
-    from goodfit.recipe.build import catalog, make_model
-    from goodfit.recipe.size import parse_size
+    from goodfit.recipe.parts import load_catalog, make_model
+    from goodfit.recipe.recipe import parse_size
 
     if (Path(model) / "recipe.toml").is_file():
-        from goodfit.predict.predictor import load_run
+        from goodfit.predict.predictor import load_classifier
 
-        trained = load_run(model, "cpu")
+        trained = load_classifier(model, "cpu")
         return Subject(model, None, trained.model, len(trained.classes), trained.preprocess.channels, trained.preprocess.size)
-    part, size = catalog(net.use).make(model, "model"), parse_size(net.size)
+    part, size = load_catalog(net.use).make(model, "model"), parse_size(net.size)
     with torch.device("meta"):
         return Subject(model, part, make_model(part, net.classes, net.channels, size), net.classes, net.channels, size)
 
@@ -131,12 +131,12 @@ def one(model: str, net: Net, form: Form) -> None:
     """Print the account of one network."""
     from goodfit.models.anatomy.lecture import ERRATA
     from goodfit.models.anatomy.memory import training_step
-    from goodfit.models.anatomy.tables import as_csv, table
-    from goodfit.recipe.build import catalog
+    from goodfit.recipe.parts import load_catalog
+    from goodfit.terminal.anatomy import format_account, format_account_csv
 
     it = subject(model, net)
     made, note = it.account(net.batch), ""
-    optimizer: Any = catalog(net.use).make(net.optimizer, "optimizer")
+    optimizer: Any = load_catalog(net.use).make(net.optimizer, "optimizer")
     try:
         made = made.trained(training_step(it.module, it.channels, it.size, net.batch, optimizer))
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, UsageError) as error:
@@ -147,16 +147,17 @@ def one(model: str, net: Net, form: Form) -> None:
         print(dumps({"model": it.name, **made.to_dict()}))
         return
     if form.csv:
-        print(as_csv(made, form.stages))
+        print(format_account_csv(made, form.stages))
         return
     lecture = it.listed(ERRATA) if (it.classes, it.channels) == IMAGENET and it.size in PIXELS else None
-    print("\n".join(line for line in (table(made, form.stages), note, lecture) if line))
+    print("\n".join(line for line in (format_account(made, form.stages), note, lecture) if line))
 
 
 def several(models: list[str], net: Net, form: Form) -> None:
     """Print networks side by side."""
+    from goodfit.models.anatomy.account import compare_accounts
     from goodfit.models.anatomy.lecture import ERRORS
-    from goodfit.models.anatomy.tables import compare, compare_csv, compared
+    from goodfit.terminal.anatomy import format_model_comparison, format_model_comparison_csv
 
     found = [subject(model, net) for model in models]
     accounts = {it.name: it.account(net.batch) for it in found}
@@ -164,9 +165,9 @@ def several(models: list[str], net: Net, form: Form) -> None:
     if form.json:
         from json import dumps
 
-        print(dumps(compared(accounts, errors)))
+        print(dumps(compare_accounts(accounts, errors)))
     else:
-        print(compare_csv(accounts, errors) if form.csv else compare(accounts, errors))
+        print(format_model_comparison_csv(accounts, errors) if form.csv else format_model_comparison(accounts, errors))
 
 
 def reason(error: Exception) -> str:

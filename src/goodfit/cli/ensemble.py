@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from goodfit.core.run import Run
+from typing import Literal
 
 
 def ensemble(
@@ -43,46 +40,15 @@ def ensemble(
     from json import dumps
 
     from goodfit.report.page import write_report
-    from goodfit.study.ensemble.make import ensemble as make
-    from goodfit.terminal.reporter import Terminal
+    from goodfit.study.ensemble.make import make_ensemble
+    from goodfit.terminal.reporter import TerminalReporter
+    from goodfit.terminal.scores import format_ensemble
 
-    voice = Terminal()
-    run = make(runs, out, select, soup, final, device, voice)
+    reporter = TerminalReporter()
+    run = make_ensemble(runs, out, select, soup, final, device, reporter)
     page = write_report(run.path)
     if json:
         print(dumps({"ensemble": str(run.path), **run.read("ensemble.json"), **run.read("scores.json")}))
         return
-    for line in [*told(run), f"Report: {page}"]:
-        voice.say(line)
-
-
-def told(run: Run) -> list[str]:
-    """The models with their weights, what they come to, and what that is worth."""
-    from goodfit.core.words import percent
-
-    content = run.read("ensemble.json")
-    lines = [
-        f"  {row['weight']:>5.0%}  {percent(row['accuracy'], 2) if 'accuracy' in row else '-':>8}  {row['source']}"
-        for row in content["candidates"]
-    ]
-    scores = run.read("scores.json").get("validation")
-    if scores:
-        lines.append(f"Validation accuracy {percent(scores['accuracy'], 2)} ({scores['images']:,} images that every model validated on)")
-        lines.append(f"  {gained(scores['gain'])}")
-        if content["select"] == "greedy":
-            lines.append("  The models were chosen by these images, so the gain is flattered: test images alone tell it.")
-    else:
-        lines.append("No image was validated by every model, as with folds: what they come to together, test images alone tell.")
-    return [*lines, f"Ensemble: {run.path}", f'Its gain on the test images: goodfit evaluate "{run.path}" --test']
-
-
-def gained(gain: dict[str, Any]) -> str:
-    """The gain over the best single model in a sentence."""
-    from goodfit.core.words import percent
-
-    low, high = gain["interval"]
-    p = f", p = {gain['p']:.3g}" if gain["p"] is not None else ""
-    return (
-        f"{100 * gain['difference']:+.2f} points over the best single model's {percent(gain['single'], 2)}"
-        f" (95 % interval {100 * low:+.2f} to {100 * high:+.2f}, the same images{p})"
-    )
+    for line in [*format_ensemble(str(run.path), run.read("ensemble.json"), run.read("scores.json")), f"Report: {page}"]:
+        reporter.say(line)

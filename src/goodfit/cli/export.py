@@ -31,11 +31,13 @@ def export(
     """
     from json import dumps
 
-    from goodfit.core.words import size
+    from goodfit.core.words import format_bytes
     from goodfit.predict.export import export as write
 
     made = write(run, onnx, views)
     if json:
         print(dumps({"onnx": str(made.path), "input": made.inputs, "output": made.outputs, "difference": made.difference}))
         return
-    print(f"{made.path} ({size(made.path.stat().st_size)}): {made.inputs} -> {made.outputs}; within {made.difference:.1g} of the run's.")
+    print(
+        f"{made.path} ({format_bytes(made.path.stat().st_size)}): {made.inputs} -> {made.outputs}; within {made.difference:.1g} of the run's."
+    )

@@ -42,16 +42,16 @@ def features(
         raise UsageError("Expected the source in the first place alone, received --from, too.")
     asked = assemble(data, shorts, options).but(source=source)
     from goodfit.core.run import Run
-    from goodfit.core.words import count
-    from goodfit.recipe.transfer.origin import origin
-    from goodfit.recipe.transfer.vectors import save
-    from goodfit.runs.opening import open_test
-    from goodfit.terminal.reporter import Terminal
+    from goodfit.core.words import count_of
+    from goodfit.recipe.prepare import open_origin
+    from goodfit.recipe.transfer.features import save_features
+    from goodfit.runs.evaluate import open_test_split
+    from goodfit.terminal.reporter import TerminalReporter
 
-    voice = Terminal()
-    there = origin(asked, voice)
+    reporter = TerminalReporter()
+    origin = open_origin(asked, reporter)
     run = Run(Path(source).expanduser())
-    if test and run.read("about.json").get("data", {}).get("digest") == there.data.digest:
-        open_test(run, voice)
-    shape = save(there.learned, there.data, stage, out, ("train", "validation", "test") if test else ("train", "validation"))
-    voice.say(f"{count(shape[0], 'image')}, {count(shape[1], 'feature')} of {stage}: {out}")
+    if test and run.read("about.json").get("data", {}).get("digest") == origin.data.digest:
+        open_test_split(run, reporter)
+    shape = save_features(origin.pretrained, origin.data, stage, out, ("train", "validation", "test") if test else ("train", "validation"))
+    reporter.say(f"{count_of(shape[0], 'image')}, {count_of(shape[1], 'feature')} of {stage}: {out}")

@@ -39,20 +39,20 @@ def lr(
     from json import dumps
 
     from goodfit import api
-    from goodfit.terminal.reporter import Terminal
+    from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.sketch import sketch
 
-    voice = Terminal()
-    trace, verdict = api.lr_range(asked, api.Manner(voice=voice), low, high, steps)
+    reporter = TerminalReporter()
+    trace, found = api.lr_range(asked, reporter, low, high, steps)
     if json:
         losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have
-        print(dumps({"tested": {"rates": trace.rates, "losses": losses}, **asdict(verdict)}))
+        print(dumps({"tested": {"rates": trace.rates, "losses": losses}, **asdict(found)}))
         return
-    voice.say(sketch(verdict.rates, verdict.smoothed, "loss, smoothed", "learning rate", log_x=True))
-    if verdict.low is None or verdict.high is None:
-        voice.say(f"{verdict.reasons[0][0].upper()}{verdict.reasons[0][1:]}.")
-        voice.say("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")
+    reporter.say(sketch(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True))
+    if found.low is None or found.high is None:
+        reporter.say(f"{found.reasons[0][0].upper()}{found.reasons[0][1:]}.")
+        reporter.say("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")
         return
-    voice.say(f"Good peak learning rates: {verdict.low:.2g} to {verdict.high:.2g}.")
-    for reason in verdict.reasons:
-        voice.say(f"  {reason}")
+    reporter.say(f"Good peak learning rates: {found.low:.2g} to {found.high:.2g}.")
+    for reason in found.reasons:
+        reporter.say(f"  {reason}")

@@ -22,7 +22,7 @@ def _options() -> type:
             fields.append(
                 (
                     field.name,
-                    Annotated[str | None, Parameter(name=NAMES.get(field.name), help=field.metadata["says"] + default)],
+                    Annotated[str | None, Parameter(name=NAMES.get(field.name), help=field.metadata["help"] + default)],
                     dataclasses.field(default=None, kw_only=True),
                 )
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import indent
 
-from goodfit.core.errors import UsageError, one_of
+from goodfit.core.errors import UsageError, unknown_name
 
 
 def parts(
@@ -25,14 +25,14 @@ def parts(
     json
         Print the parts as JSON on stdout.
     """
-    from goodfit.recipe.build import catalog
-    from goodfit.recipe.cards import cards
+    from goodfit.recipe.parts import load_catalog
 
-    there = catalog(use or [])
-    known = cards(there)
-    chosen = [card for card in known if kind_or_name in ("", card["kind"], card["name"])]
+    catalog = load_catalog(use or [])
+    cards = catalog.cards()
+    chosen = [card for card in cards if kind_or_name in ("", card["kind"], card["name"])]
     if not chosen:
-        raise UsageError(one_of("kind or part", kind_or_name, sorted({card["kind"] for card in known} | {card["name"] for card in known})))
+        names = sorted({card["kind"] for card in cards} | {card["name"] for card in cards})
+        raise UsageError(unknown_name("kind or part", kind_or_name, names))
     if json:
         from json import dumps
 
@@ -45,5 +45,5 @@ def parts(
         for card in chosen:
             if card["kind"] == kind:
                 print(f"  {card['spelling']}\n{indent(card['card'] if kind_or_name else card['summary'], ' ' * 6)}\n")
-                if kind_or_name == card["name"] and has_default(kind) and draws(text := drawn_part(there.make(card["name"], kind))):
+                if kind_or_name == card["name"] and has_default(kind) and draws(text := drawn_part(catalog.make(card["name"], kind))):
                     print(f'      Searched by default: --space "{kind}={text}"\n')

@@ -52,10 +52,10 @@ def predict(
         raise UsageError("Expected one of --json and --csv, received both.")
     if not 0 <= reject_below <= 1:
         raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
-    from goodfit.predict.ensemble import load_any
+    from goodfit.predict.predictor import load_predictor
 
     files = find(images)
-    classifier = load_any(run, device, views)
+    classifier = load_predictor(run, device, views)
     predictions = list(classifier.stream(files, top))
     show(predictions, "json" if json else "csv" if csv else "text", reject_below)
     broken = [p for p in predictions if p.problem]
@@ -68,7 +68,7 @@ def predict(
 
 def show(predictions: list[Prediction], form: str, reject_below: float = 0.0) -> None:
     """Print predictions as text, json or csv; with a probability to reject below, each says whether it is rejected."""
-    from goodfit.core.words import percent
+    from goodfit.core.words import format_percent
 
     def rejected(p: Prediction) -> bool:
         return p.probabilities[0] < reject_below
@@ -99,7 +99,7 @@ def show(predictions: list[Prediction], form: str, reject_below: float = 0.0) ->
             table.writerows(lines or [[p.name, "", "", p.problem, *more]])
     else:
         for p in predictions:
-            said = p.problem or ", ".join(f"{c} {percent(x)}" for c, x in zip(p.classes, p.probabilities, strict=True))
+            said = p.problem or ", ".join(f"{c} {format_percent(x)}" for c, x in zip(p.classes, p.probabilities, strict=True))
             print(f"{p.name}: " + ("rejected, " if reject_below and not p.problem and rejected(p) else "") + said)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from goodfit.core.errors import DataError
 from goodfit.core.run import Run
-from goodfit.core.run import runs as runs_in
-from goodfit.core.words import percent, size
+from goodfit.core.run import list_runs as runs_in
+from goodfit.core.words import format_bytes, format_percent
 
 STILL = 3600  # seconds without a change after which a run that says it is running was killed
 
@@ -44,10 +44,20 @@ def runs(
         print(dumps(found))
     elif prune:
         _prune([Run(Path(row["path"])) for row in found], yes)
-    else:
-        for row in found:
-            accuracy = percent(row["accuracy"]) if row["accuracy"] is not None else "-"
-            print(f"{row['path']:<48} {row['state']:<14} {accuracy:>8} {size(row['bytes']):>8}  {row['model']}")
+    elif found:
+        from goodfit.terminal.tables import format_table
+
+        rows = [
+            (
+                row["path"],
+                row["state"],
+                "-" if row["accuracy"] is None else format_percent(row["accuracy"]),
+                format_bytes(row["bytes"]),
+                row["model"],
+            )
+            for row in found
+        ]
+        print(format_table(rows, "<<>><"))
 
 
 def about(run: Run) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def _prune(found: list[Run], yes: bool) -> None:
             continue
         bytes_ = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         freed += bytes_
-        print(f"{'deleted' if yes else 'would delete'} {path} ({size(bytes_)})")
+        print(f"{'deleted' if yes else 'would delete'} {path} ({format_bytes(bytes_)})")
         if yes:
             shutil.rmtree(path)
-    print(f"{size(freed)} {'freed' if yes else 'to free: run again with --yes'}")
+    print(f"{format_bytes(freed)} {'freed' if yes else 'to free: run again with --yes'}")

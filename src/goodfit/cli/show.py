@@ -44,16 +44,16 @@ def show(
     asked = assemble(data, shorts, options)
     from io import BytesIO
 
-    from goodfit.core.files import write
-    from goodfit.study.augment_sheet import shown
-    from goodfit.terminal.reporter import Terminal
+    from goodfit.core.files import write_atomic
+    from goodfit.study.augmentation_preview import preview_augmentation
+    from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.sheet import sheet
 
-    voice = Terminal()
-    rows, titles = shown(asked, voice, images, draws, progress, each)
+    reporter = TerminalReporter()
+    rows, titles = preview_augmentation(asked, reporter, images, draws, progress, each)
     if not rows:
         raise UsageError("Expected augmentation to show, received none: give it as --augment.")
     content = BytesIO()
     sheet(rows, titles).save(content, "PNG")
-    write(out, content.getvalue())
-    voice.say(f"{len(rows)} rows of {len(titles)} pictures: {out}")
+    write_atomic(out, content.getvalue())
+    reporter.say(f"{len(rows)} rows of {len(titles)} pictures: {out}")

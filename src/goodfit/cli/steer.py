@@ -18,7 +18,7 @@ def steer(run: str, /, *, rate: float) -> None:
     if not 0 < rate < float("inf"):
         raise UsageError(f"Expected --rate to be a factor above 0, received {rate:g}.")
     from goodfit import api
-    from goodfit.terminal.reporter import Terminal
+    from goodfit.terminal.reporter import TerminalReporter
 
     api.steer(run, rate)
-    Terminal().say(f"The learning rate of {run} will be multiplied by {rate:g} at its next step.")
+    TerminalReporter().say(f"The learning rate of {run} will be multiplied by {rate:g} at its next step.")

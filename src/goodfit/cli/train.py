@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from goodfit.cli import started
+from goodfit.cli import process_started
 from goodfit.cli.options import Options, Shorts, assemble
 from goodfit.core.errors import UsageError
 
 
 @Parameter(name="*", group="Run")
 @dataclasses.dataclass(kw_only=True)
-class Manners:
-    """How the training is carried out."""
+class RunOptions:
+    """Run options that are not part of the recipe."""
 
     out: Annotated[Path | None, Parameter(help="Folder of the run (default: runs/<time>-<data>).")] = None
     resume: Annotated[
-        str, Parameter(help="auto: go on with --out, or with the newest unfinished run of the same recipe and data; never.")
+        str, Parameter(help="auto: continue the run in --out, or the newest unfinished run of the same recipe and data; never.")
     ] = "never"
-    seeds: Annotated[int, Parameter(help="Train this many copies that differ in their seed; say the mean and its standard error.")] = 1
+    seeds: Annotated[int, Parameter(help="Train this many runs that differ in their seed; report the mean and its standard error.")] = 1
     folds: Annotated[
         int, Parameter(help="Cross-validate: train once for each of so many folds of the training and validation images; 0 does not.")
     ] = 0
     groups: Annotated[
         Path | None, Parameter(help="With --folds: a CSV with the columns path and group (default: a column group of the data's own CSV).")
     ] = None
-    dry: Annotated[bool, Parameter(help="Say what would be done, and stop.")] = False
+    dry: Annotated[bool, Parameter(help="Report what would be done, and stop.")] = False
     plot_schedule: Annotated[bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.")] = False
     tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.")] = False
     json: Annotated[bool, Parameter(help="Print the run and its scores as JSON on stdout.")] = False
 
+    def check(self) -> None:
+        """Refuse options that do not go together."""
+        if self.seeds < 1:
+            raise UsageError(f"Expected --seeds to be 1 or more, received {self.seeds}.")
+        if self.folds and self.seeds > 1:
+            raise UsageError("Expected one of --seeds and --folds, received both.")
+        if self.groups and not self.folds:
+            raise UsageError("Expected --folds beside --groups, received none.")
+
 
 @dataclasses.dataclass(kw_only=True)
 class TrainShorts(Shorts):
-    """Those, and the ones that only a training has."""
+    """Shorthand options of `train`."""
 
     epochs: Annotated[float | None, Parameter(help='Short for --budget "N epochs".')] = None
     lr: Annotated[float | None, Parameter(help="Short for the optimizer's lr.")] = None
 
 
-def train(data: str = "", /, *, manners: Manners | None = None, shorts: TrainShorts | None = None, options: Options | None = None) -> None:
+def train(data: str = "", /, *, run: RunOptions | None = None, shorts: TrainShorts | None = None, options: Options | None = None) -> None:
     """Train a classifier on images.
 
     Parameters
@@ -53,46 +61,34 @@ def train(data: str = "", /, *, manners: Manners | None = None, shorts: TrainSho
         A folder of images (train/<class>/... or <class>/...), parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist,
         fashion_mnist.
     """
-    manners, shorts = manners or Manners(), shorts or TrainShorts()
+    run, shorts = run or RunOptions(), shorts or TrainShorts()
     if shorts.epochs is not None:
         if options is not None and options.budget is not None:
             raise UsageError("Expected one of --epochs and --budget, received both.")
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
     asked = assemble(data, shorts, options)
-    if manners.seeds < 1:
-        raise UsageError(f"Expected --seeds to be 1 or more, received {manners.seeds}.")
-    if manners.folds and manners.seeds > 1:
-        raise UsageError("Expected one of --seeds and --folds, received both.")
-    if manners.groups and not manners.folds:
-        raise UsageError("Expected --folds beside --groups, received none.")
-    from goodfit import api
-    from goodfit.core.words import percent
-    from goodfit.recipe.build import with_rate
-    from goodfit.report.frame import FILE
-    from goodfit.terminal.reporter import Terminal
+    run.check()
+    from json import dumps
 
-    asked = with_rate(asked, shorts.lr)
-    manner = api.Manner(manners.out, manners.resume, manners.dry, manners.plot_schedule, manners.tensorboard, Terminal(), started())
-    if manners.seeds > 1:
-        result = api.train_seeds(asked, manner, manners.seeds)
-        if not manners.dry:
-            manner.voice.say(
-                f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['standard_error'], 2)}"
-                f" (mean and standard error of {manners.seeds} seeds)."
-            )
-    elif manners.folds:
-        result = api.train_folds(asked, manner, manners.folds, manners.groups)
-        if not manners.dry:
-            whole = result["out_of_fold"]
-            low, high = whole["interval"]
-            manner.voice.say(
-                f"Validation accuracy {percent(result['accuracy'], 2)} ± {percent(result['deviation'], 2)}"
-                f" (mean and standard deviation of {manners.folds} folds); of all {whole['images']:,} images, each by the model that did"
-                f" not train on it, {percent(whole['accuracy'], 2)} (95 % interval {percent(low)} to {percent(high)}).\n"
-                f"Folds: {result['folder']}\nReport: {Path(result['folder']) / FILE}"
-            )
+    from goodfit.recipe.parts import with_lr
+    from goodfit.runs import train as runs
+    from goodfit.study.cross_validation import train_folds
+    from goodfit.study.seeds import train_seeds
+    from goodfit.terminal.reporter import TerminalReporter
+    from goodfit.terminal.scores import format_folds, format_seeds
+
+    asked, reporter = with_lr(asked, shorts.lr), TerminalReporter()
+    wanted = runs.RunOptions(run.out, run.resume, run.dry, run.plot_schedule, run.tensorboard, reporter, process_started())
+    if run.seeds > 1:
+        result = train_seeds(asked, wanted, run.seeds)
+        summary = format_seeds(result)
+    elif run.folds:
+        result = train_folds(asked, wanted, run.folds, run.groups)
+        summary = format_folds(result) if result else ""
     else:
-        run = api.run_recipe(asked, manner)
-        result = {"run": str(run.path), **run.read("scores.json")} if run else {}
-    if manners.json:
-        print(json.dumps(result))
+        trained, summary = runs.train(asked, wanted), ""
+        result = {"run": str(trained.path), **trained.read("scores.json")} if trained else {}
+    if summary and not run.dry:
+        reporter.say(summary)
+    if run.json:
+        print(dumps(result))

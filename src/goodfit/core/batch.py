@@ -1,11 +1,14 @@
-"""A batch: images, what they are, and which they are."""
+"""A batch: images with their targets and ids."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from goodfit.core.chance import Chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,26 +17,30 @@ class Batch:
 
     `images` [B, C, H, W]: uint8 0..255 as stored, or float 0..1 once an op needs it (in memory the channels come last).
     `targets` [B, K]: each row a distribution over the K classes, so that mixing and smoothing are ordinary ops.
-    `ids` [B]: int64 rows in the data's table, to name an image wherever it goes.
+    `ids` [B]: int64 rows in the data's table, which name an image wherever it goes.
+    `chance`: where a training batch draws its random numbers from; None for batches that are only evaluated.
     """
 
     images: Tensor
     targets: Tensor
     ids: Tensor
+    chance: Chance | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
-        return Batch(self.images[rows], self.targets[rows], self.ids[rows])
+        chance = None if self.chance is None else self.chance[rows]
+        return Batch(self.images[rows], self.targets[rows], self.ids[rows], chance)
 
-    def but(self, **changes: Tensor) -> Batch:
+    def but(self, **changes: Any) -> Batch:
         """The same batch with some of its fields replaced."""
         return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on `device`; `non_blocking` lets pinned memory travel meanwhile."""
-        return Batch(*(x.to(device, non_blocking=non_blocking) for x in (self.images, self.targets, self.ids)))
+        images, targets, ids = (x.to(device, non_blocking=non_blocking) for x in (self.images, self.targets, self.ids))
+        return Batch(images, targets, ids, self.chance)
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:

@@ -8,27 +8,27 @@ import zlib
 import torch
 from torch import Tensor
 
-MASK = (1 << 64) - 1
+MASK64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
-FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-BLOCK = 16  # mixing partners come from blocks of this many consecutive places of the logical batch
+MIX64_FIRST, MIX64_SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+MIXING_BLOCK = 16  # mixing partners come from blocks of this many consecutive places of the logical batch
 
 
 def _signed(x: int) -> int:
     return x - (1 << 64) if x >> 63 else x
 
 
-def mix(x: int) -> int:
+def mix64(x: int) -> int:
     """SplitMix64's finalizer on a 64-bit number (Steele, Lea & Flood 2014)."""
-    x = ((x ^ (x >> 30)) * FIRST) & MASK
-    x = ((x ^ (x >> 27)) * SECOND) & MASK
+    x = ((x ^ (x >> 30)) * MIX64_FIRST) & MASK64
+    x = ((x ^ (x >> 27)) * MIX64_SECOND) & MASK64
     return x ^ (x >> 31)
 
 
-def mixed(x: Tensor) -> Tensor:
-    """`mix` on an int64 tensor: right shifts are masked, products wrap, so CPU and CUDA agree bit for bit."""
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(FIRST)
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(SECOND)
+def mix64_tensor(x: Tensor) -> Tensor:
+    """`mix64` on an int64 tensor: right shifts are masked, products wrap, so CPU and CUDA agree bit for bit."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(MIX64_FIRST)
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(MIX64_SECOND)
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
@@ -36,7 +36,7 @@ def fold(key: int, *words: int | str) -> int:
     """A new 64-bit key from `key` and words (text by CRC-32, numbers as they are)."""
     for word in words:
         number = zlib.crc32(word.encode()) + (1 << 32) if isinstance(word, str) else word
-        key = mix((key + GOLDEN * (mix(number & MASK) | 1)) & MASK)
+        key = mix64((key + GOLDEN * (mix64(number & MASK64) | 1)) & MASK64)
     return key
 
 
@@ -47,38 +47,40 @@ class Chance:
     `key` folds the seed, the purpose and its position in the pipe, the epoch and the view; `places` [B] int64 are positions in the
     epoch's order. The same places draw the same numbers in any batch, piece, worker, rank or resumed run.
 
-    What goes by epochs finds their number, from 0, in `epoch`, and in `steady` a chance that is the same in all of them: its places
-    are the images' ids. None where nobody said which images they are.
+    `epoch` counts from 0. `per_image` is keyed by image id instead of place, so it draws the same numbers for an image in every epoch;
+    it is None where the images are not known.
     """
 
     key: int
     places: Tensor
     epoch: int = 0
-    steady: Chance | None = None
+    per_image: Chance | None = None
+
+    @staticmethod
+    def for_epoch(seed: int, purpose: str, epoch: int, places: Tensor, ids: Tensor) -> Chance:
+        """The chance for a purpose at `places` [B] of an epoch, where the images with these `ids` [B] stand."""
+        key = Chance.of(seed, places, purpose, epoch).key
+        return Chance(key, places, epoch, Chance.of(seed, ids, purpose))
 
     @staticmethod
     def of(seed: int, places: Tensor, *words: int | str) -> Chance:
         """The chance of `seed` at `places`, for a purpose named by `words`."""
-        return Chance(fold(seed & MASK, *words), places)
+        return Chance(fold(seed & MASK64, *words), places)
 
     def __getitem__(self, rows: slice | Tensor) -> Chance:
         """The chance of some of the places."""
-        return Chance(self.key, self.places[rows], self.epoch, None if self.steady is None else self.steady[rows])
+        return Chance(self.key, self.places[rows], self.epoch, None if self.per_image is None else self.per_image[rows])
 
     def at(self, *words: int | str) -> Chance:
         """An independent chance for a named purpose: `chance.at("flip", 2)`."""
-        steady = None if self.steady is None else self.steady.at(*words)
-        return Chance(fold(self.key, *words), self.places, self.epoch, steady)
-
-    def on(self, device: torch.device | str) -> Chance:
-        """The same chance, drawn on `device` (for per-pixel noise; parameters are drawn on the host)."""
-        return Chance(self.key, self.places.to(device), self.epoch, None if self.steady is None else self.steady.on(device))
+        per_image = None if self.per_image is None else self.per_image.at(*words)
+        return Chance(fold(self.key, *words), self.places, self.epoch, per_image)
 
     def bits(self, n: int = 1) -> Tensor:
         """64 random bits as int64 [B, n]."""
-        rows = mixed(self.places * _signed(GOLDEN) + _signed(self.key))
+        rows = mix64_tensor(self.places * _signed(GOLDEN) + _signed(self.key))
         columns = torch.arange(1, n + 1, device=rows.device) * _signed(fold(self.key, "column") | 1)
-        return mixed(rows[:, None] + columns)
+        return mix64_tensor(rows[:, None] + columns)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, n: int | None = None) -> Tensor:
         """float32 in [low, high), [B] or [B, n]; 24 random bits each."""
@@ -115,7 +117,7 @@ class Chance:
         """A random order of the places, as indices [B]."""
         return torch.argsort(self.bits()[:, 0], stable=True)
 
-    def partners(self, block: int = BLOCK) -> Tensor:
+    def partners(self, block: int = MIXING_BLOCK) -> Tensor:
         """For each place the index [B] of its partner: a permutation within every block of `block` consecutive places."""
         n = len(self.places)
         rows = -(-n // block)
@@ -123,8 +125,3 @@ class Chance:
         keys[:n] = self.bits()[:, 0] >> 1
         order = torch.argsort(keys.view(rows, block), dim=1, stable=True)
         return (order + torch.arange(rows, device=keys.device)[:, None] * block).flatten()[:n]
-
-
-def of_epoch(seed: int, purpose: str, epoch: int, places: Tensor, ids: Tensor) -> Chance:
-    """`Chance.of(seed, places, purpose, epoch)` that knows the epoch, and the images whose `ids` [B] are at the places."""
-    return dataclasses.replace(Chance.of(seed, places, purpose, epoch), epoch=epoch, steady=Chance.of(seed, ids, purpose))

@@ -1,4 +1,4 @@
-"""The seats: what each kind of part takes and gives. One page holds them all."""
+"""The contracts: what each kind of part takes and returns. One page holds them all."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
-from goodfit.core.catalog import Part
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import Part
 from goodfit.core.progress import Lengths
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a part may learn from the data and the plan, once, when it is bound.
+    """What a part may know of the data and the budget when it is bound.
 
     `size` is (height, width) of what the model sees; `mean` [C], `std` [C] and `covariance` [C, C] are of the training split, on a
     scale of 0 to 1; `counts` [K] are training images per class; `lengths` turns "10 epochs" into a share of the budget.
@@ -39,6 +39,7 @@ class Augment(Part):
     """(Batch, Chance, t) -> Batch: pure, on the whole batch, on any device. Images may come as uint8 or as float 0..1."""
 
     kind: ClassVar[str] = "augment"
+    piped: ClassVar[bool] = True
     dial: ClassVar[str] = "p"  # the setting that `scaled` multiplies
 
     @abstractmethod
@@ -68,8 +69,12 @@ class Loss(Part):
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor: ...
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities [B, K] for the scores [B, K]; rows sum to 1."""
+        """Probabilities [B, K] for the logits [B, K]; rows sum to 1."""
         return logits.softmax(dim=1)
+
+    def weigh(self, targets: Tensor) -> Tensor | None:
+        """The weight [B] of each example in the mean loss, by its target [B, K]; None weighs all alike."""
+        return None
 
 
 class Sampler(Part):
@@ -89,6 +94,7 @@ class Penalty(Part):
     """(model) -> scalar, added to the mean loss; on weights only, never on biases or norms."""
 
     kind: ClassVar[str] = "penalty"
+    piped: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, model: nn.Module) -> Tensor: ...
@@ -111,6 +117,7 @@ class Schedule(Part):
     """(t) -> factor of the peak learning rate, pure, for t in 0..1 of the stretch it is given: the whole budget, or its share in a pipe."""
 
     kind: ClassVar[str] = "schedule"
+    piped: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, t: float) -> float: ...
@@ -136,6 +143,11 @@ class Model(Part):
 
     @abstractmethod
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module: ...
+
+
+def split_outputs(output: Tensor | tuple[Tensor, list[tuple[Tensor, float]]]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
+    """Split what a model returns into its logits [B, K] and the (logits, weight) pairs of its auxiliary heads, if it has any."""
+    return output if isinstance(output, tuple) else (output, [])
 
 
 class Activation(Part):
@@ -197,7 +209,7 @@ class Average(Part):
     def __call__(self, updates: int, t: float) -> float: ...
 
 
-class Stop(Part):
+class StopRule(Part):
     """(scores so far, oldest first) -> whether to stop early."""
 
     kind: ClassVar[str] = "stop"
@@ -206,10 +218,10 @@ class Stop(Part):
     def __call__(self, scores: list[float]) -> bool: ...
 
 
-class Brake(Part):
-    """(scores so far, oldest first) -> the factor that multiplies the learning rate from now on, beside the schedule."""
+class PlateauRule(Part):
+    """(scores so far, oldest first) -> the factor that multiplies the learning rate from now on, in addition to the schedule."""
 
-    kind: ClassVar[str] = "brake"
+    kind: ClassVar[str] = "plateau"
 
     @abstractmethod
     def __call__(self, scores: list[float]) -> float: ...
@@ -219,6 +231,7 @@ class Trainable(Part):
     """(model) -> the names of the parameters that learn; the others stay as they are, bit for bit."""
 
     kind: ClassVar[str] = "trainable"
+    piped: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, model: nn.Module) -> set[str]: ...
@@ -237,6 +250,7 @@ class Probe(Part):
     """Looks at training, changes nothing: every `every` steps it may keep something from before the step, and reads numbers after it."""
 
     kind: ClassVar[str] = "probe"
+    piped: ClassVar[bool] = True
     every: int
 
     def before(self, state: Any) -> Any:

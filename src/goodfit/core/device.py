@@ -1,4 +1,4 @@
-"""The machine: which device, how many threads, which precision; what it gains from is found by asking it."""
+"""The machine: device, threads, precision, memory and its description."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from goodfit.core.errors import UsageError
 
 
-def choose(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """The device of that name; `auto` takes CUDA, else any other accelerator there is, else the CPU.
 
     Raises:
@@ -40,14 +40,14 @@ def choose(name: str) -> torch.device:
     return device
 
 
-def cores() -> int:
+def physical_cores() -> int:
     """Physical cores this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
-def prepare(threads: int) -> None:
-    """Set the number of compute threads, exact kernels, and an allocator that keeps freed pages."""
+def configure_torch(threads: int) -> None:
+    """Set up torch: the number of compute threads, deterministic kernels, and an allocator that keeps freed pages."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that fills every new tensor
@@ -57,7 +57,7 @@ def prepare(threads: int) -> None:
 
 
 def _keep_freed_pages() -> None:
-    """Tell glibc not to hand big blocks back to the system: page faults cost a third of a large batch's step."""
+    """Tell glibc not to return big blocks to the system: page faults cost a third of a large batch's step."""
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
@@ -88,7 +88,7 @@ def seed_noise(seed: int, device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be taken now."""
+    """The bytes of memory that are free now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     limit = Path("/sys/fs/cgroup/memory.max")
@@ -99,7 +99,7 @@ def free_memory(device: torch.device) -> int:
     return available
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     texts = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
@@ -108,7 +108,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def cpu_name() -> str:
-    """The processor's own name."""
+    """The name of the processor."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
@@ -116,11 +116,11 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a run should remember of the machine."""
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What a run records of the machine."""
     return {
         "cpu": cpu_name(),
-        "cores": cores(),
+        "cores": physical_cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),

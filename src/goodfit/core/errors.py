@@ -48,7 +48,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f' Did you mean "{near[0]}"?' if near else ""
 
 
-def one_of(what: str, word: object, known: Iterable[str]) -> str:
-    """The sentence for an unknown word: what was received, what there is, and the nearest."""
+def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
+    """The sentence for an unknown name: what was received, the nearest, and all there are."""
     names = list(known)
-    return f'Unknown {what} "{word}".{did_you_mean(str(word), names)} There is: {", ".join(names)}.'
+    return f'Unknown {what} "{name}".{did_you_mean(str(name), names)} There is: {", ".join(names)}.'
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error without its full stop, to be put into a sentence; its class where it has no text."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

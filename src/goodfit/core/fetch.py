@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from goodfit.core.errors import DataError
-from goodfit.core.files import alone, full_disk_said, sync_folder
+from goodfit.core.files import explain_write_errors, lock, sync_folder
 
 Say = Callable[[str], None]
 Algorithm = Literal["md5", "sha256"]
@@ -30,9 +30,9 @@ def fetch(url: str, path: Path, checksum: str, algorithm: Algorithm, say: Say) -
         GoodfitError: no space is left, or the folder cannot be written.
     """
     if not path.is_file():
-        with full_disk_said(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(path.with_name(f".{path.name}.lock")):
+        with lock(path.with_name(f".{path.name}.lock")):
             if not path.is_file():  # nor did another process fetch it meanwhile
                 say(f"Fetching {url}")
                 _download(url, path)
@@ -73,7 +73,7 @@ def _go_on(url: str, part: Path) -> None:
         reply = urllib.request.urlopen(url, timeout=60)
     with reply:
         left, mode = getattr(reply, "length", None), "ab" if there and _continues(reply, there) else "wb"
-        with full_disk_said(part), part.open(mode) as file:
+        with explain_write_errors(part), part.open(mode) as file:
             while piece := reply.read(1 << 20):
                 file.write(piece)
                 left = None if left is None else left - len(piece)

@@ -5,38 +5,39 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from goodfit.core.errors import GoodfitError
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file open for writing that takes the place of `path` when the block ends well, and is gone when it does not.
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path` when the block ends well, and is deleted when it does not.
 
     Raises:
         GoodfitError: no space is left, or the folder cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with full_disk_said(path):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
+            with temporary.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(path)
+            temporary.replace(path)
             sync_folder(path.parent)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
-def write(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str) -> None:
     """Write `content` to `path`, whole or not at all."""
-    with writing(path) as file:
+    with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -51,8 +52,12 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_said(path: Path) -> Iterator[None]:
-    """Say a failed write in one sentence."""
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write within the block into one sentence.
+
+    Raises:
+        GoodfitError: no space is left, or the path cannot be written.
+    """
     try:
         yield
     except OSError as error:
@@ -64,34 +69,27 @@ def full_disk_said(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(path: Path, wait: bool = True) -> Iterator[bool | None]:
-    """Hold the lock file at `path`; the system frees it when a process dies, however it dies.
+def lock(path: Path, wait: bool = True) -> Iterator[bool | None]:
+    """Hold the lock file at `path` within the block; the system frees it when a process dies, however it dies.
 
-    Yields whether it is held (with `wait` another process that has it is waited for), and None where the system has no such locks.
+    Yields whether it is held (with `wait`, after waiting for another process that holds it), and None where the system has no such locks.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield None
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        held: bool | None = False
-        while not held:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                if not wait:
-                    break
-                time.sleep(0.1)
-            except OSError:  # a network disk without locks
-                held = None
-                break
+    file_lock, held = FileLock(path), None
+    try:
+        file_lock.acquire(timeout=-1 if wait else 0, poll_interval=0.1)
+        held = True
+    except Timeout:
+        held = False
+    except (OSError, NotImplementedError):  # a network disk without locks
+        held = None
+    try:
         yield held
+    finally:
+        file_lock.release()
 
 
-def cache_home() -> Path:
-    """Where packed images and downloads are kept: $GOODFIT_CACHE, else goodfit/ in the user's cache folder."""
-    own = os.environ.get("GOODFIT_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "goodfit"
+def cache_folder() -> Path:
+    """The folder of packed images and downloads: $GOODFIT_CACHE, else goodfit/ in the user's cache folder."""
+    folder = os.environ.get("GOODFIT_CACHE")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "goodfit"

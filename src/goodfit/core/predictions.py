@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import GoodfitError
-from goodfit.core.files import writing
+from goodfit.core.files import atomic_writer
 
 FILE = "predictions.npz"  # of a run: its answers to the validation images
 MANY = 2**24  # probabilities above which they are kept in half precision
@@ -45,7 +45,7 @@ class Predictions:
             GoodfitError: the file cannot be written.
         """
         narrow = np.float16 if self.probabilities.size > MANY else np.float32
-        with writing(path) as file:
+        with atomic_writer(path) as file:
             np.savez_compressed(
                 file,
                 names=self.names,

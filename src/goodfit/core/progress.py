@@ -45,7 +45,7 @@ class Length:
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Turns lengths into steps and shares for one run: `epoch_steps` steps an epoch, on the mean `batch` images a step, a `budget`."""
+    """Converts lengths into steps and shares for one run: `epoch_steps` steps an epoch, `batch` images a step on average, a `budget`."""
 
     epoch_steps: int
     batch: float
@@ -81,15 +81,15 @@ class Lengths:
         return length.amount / self.budget.amount if self.timed else self.steps(length) / self.total_steps
 
     def t(self, step: int, elapsed: float, reserve: float = 0.0) -> float:
-        """Progress in 0..1 after `step` steps and `elapsed` seconds, `reserve` seconds being kept for the final evaluation."""
+        """Progress in 0..1 after `step` steps and `elapsed` seconds; `reserve` seconds are kept for the final evaluation."""
         if self.timed:
             return min(1.0, elapsed / max(self.budget.amount - reserve, 1e-9))
         return min(1.0, step / self.total_steps)
 
 
 @dataclasses.dataclass(frozen=True)
-class Every:
-    """Once in a while: true at each multiple of a length, counted in steps, or in seconds of training."""
+class Period:
+    """A length after which something happens again and again, counted in steps or in seconds of training."""
 
     length: Length
     lengths: Lengths
@@ -99,7 +99,7 @@ class Every:
             raise UsageError('Expected how often as a length above 0, such as "1 epoch" or "0.1" of the budget, received 0.')
 
     def number(self, step: int, elapsed: float, t: float) -> int:
-        """How many times it has come by now."""
+        """How many times it has passed by now."""
         match self.length.unit:
             case "second":
                 return int(elapsed / self.length.amount)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
-from goodfit.core.files import full_disk_said, write
+from goodfit.core.files import explain_write_errors, write_atomic
 
-ENSEMBLE = "ensemble.json"  # of a folder that holds several models, or one made of several
+ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +28,22 @@ class Run:
 
     @staticmethod
     def new(path: Path | None, name: str, root: Path = Path("runs")) -> Run:
-        """A new folder at `path`, else `runs/<time>-<name>`."""
+        """Make a new folder at `path`, else `runs/<time>-<name>`.
+
+        Raises:
+            UsageError: the path is taken.
+            GoodfitError: it cannot be written.
+        """
         if path is None:
-            path = _fresh(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
-        refuse_taken(path)
-        with full_disk_said(path):
+            path = _make_unique_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+        require_free_folder(path)
+        with explain_write_errors(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         return Run(path)
 
     @staticmethod
     def open(path: str | Path) -> Run:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
             UsageError: the folder is not there or is no run; the sentence lists the runs nearby.
@@ -46,10 +51,10 @@ class Run:
         folder = Path(path)
         if (folder / "recipe.toml").is_file():
             return Run(folder)
-        raise none_there("a run folder", folder)
+        raise not_found("a run folder", folder)
 
     def point_latest(self) -> None:
-        """Let `latest` beside this folder point to it, where the system has links."""
+        """Point the link `latest` beside this folder to it, where the system has links."""
         link = self.path.parent / "latest"
         with contextlib.suppress(OSError):
             if link.is_symlink() or not link.exists():
@@ -66,7 +71,7 @@ class Run:
         return self.path / "checkpoints"
 
     def read(self, file: str) -> dict[str, Any]:
-        """A JSON file of the run as a dictionary; empty when it is not there."""
+        """Read a JSON file of the run as a dictionary; empty when it does not exist."""
         path = self.path / file
         if not path.is_file():
             return {}
@@ -75,7 +80,7 @@ class Run:
 
     def write(self, file: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run, whole or not at all."""
-        write(self.path / file, json.dumps(content, indent=1) + "\n")
+        write_atomic(self.path / file, json.dumps(content, indent=1) + "\n")
 
     def update(self, file: str, changes: Mapping[str, Any]) -> None:
         """Replace some keys of a JSON file of the run."""
@@ -86,11 +91,11 @@ class Run:
     def append(self, lines: list[dict[str, Any]]) -> None:
         """Add lines to log.jsonl."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        with full_disk_said(self.path / "log.jsonl"), (self.path / "log.jsonl").open("a") as file:
+        with explain_write_errors(self.path / "log.jsonl"), (self.path / "log.jsonl").open("a") as file:
             file.write(text)
 
     def log(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The lines of log.jsonl, of one kind or all; a torn last line is ignored."""
+        """Read the lines of log.jsonl, of one kind or all; a torn last line is ignored."""
         path = self.path / "log.jsonl"
         lines = []
         for text in path.read_text().splitlines() if path.is_file() else []:
@@ -99,45 +104,45 @@ class Run:
         return [line for line in lines if kind is None or line["kind"] == kind]
 
     def cut_log(self, step: int) -> None:
-        """Drop the lines after `step`: they will be written again."""
+        """Delete the lines after `step`: they will be written again."""
         kept = [line for line in self.log() if line["step"] <= step]
-        write(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomic(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     # ---- the folder as a whole -----------------------------------------------------------------------------------------------
 
     def bytes(self) -> int:
-        """Its size on disk."""
+        """Its size on disk in bytes."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
 
 
-def used(run: Run) -> list[Path]:
-    """The run's own copies of the user's files of parts, in the order they are read."""
+def part_files(run: Run) -> list[Path]:
+    """The run's copies of the user's files of parts, in the order they are read."""
     return sorted((run.path / "use").glob("*.py"))
 
 
-def refuse_taken(path: Path) -> None:
-    """Refuse a place for a new run that holds something.
+def require_free_folder(path: Path) -> None:
+    """Refuse a folder for a new run that holds something already.
 
     Raises:
         UsageError: there is a file, or a folder that is not empty.
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
-    begun = {"checkpoints", "splits.csv", "about.json", "use", ".lock"}  # a run killed before its recipe was written has no more
-    if path.exists() and (any(path.glob("checkpoints/*")) or any(file.name not in begun for file in path.iterdir())):
+    unfinished_start = {"checkpoints", "splits.csv", "about.json", "use", ".lock"}  # a run killed before its recipe was written has no more
+    if path.exists() and (any(path.glob("checkpoints/*")) or any(file.name not in unfinished_start for file in path.iterdir())):
         there = ", or continue that run with --resume auto" if (path / "recipe.toml").is_file() else ""
         raise UsageError(f'"{path}" is not empty: choose another --out{there}.')
 
 
-def none_there(what: str, folder: Path) -> UsageError:
-    """The error of a place that does not hold `what` was expected; the sentence lists the runs nearby."""
-    there = [str(run.path) for run in runs(folder if folder.is_dir() else folder.parent)]
+def not_found(what: str, folder: Path) -> UsageError:
+    """The error for a folder that does not hold `what` was expected; the sentence lists the runs nearby."""
+    there = [str(run.path) for run in list_runs(folder if folder.is_dir() else folder.parent)]
     return UsageError(f'Expected {what} at "{folder}", found none.' + (f" There is: {', '.join(there[-5:])}." if there else ""))
 
 
-def _fresh(root: Path, stem: str) -> Path:
-    """A new folder that no other process has taken in the same second."""
-    with full_disk_said(root):
+def _make_unique_folder(root: Path, stem: str) -> Path:
+    """Make a folder that no other process has made in the same second."""
+    with explain_write_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         for path in (root / (f"{stem}-{n}" if n else stem) for n in itertools.count()):
             with contextlib.suppress(FileExistsError):
@@ -146,7 +151,7 @@ def _fresh(root: Path, stem: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def runs(root: Path) -> list[Run]:
-    """The runs in a folder, oldest first."""
+def list_runs(root: Path) -> list[Run]:
+    """List the runs in a folder, oldest first."""
     found = [Run(path) for path in root.glob("*") if not path.is_symlink() and (path / "recipe.toml").is_file()]
     return sorted(found, key=lambda run: (run.path / "recipe.toml").stat().st_mtime)

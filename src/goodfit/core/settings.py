@@ -1,4 +1,4 @@
-"""Settings and their types: one checker for parts and recipes, so a wrong value gets the same sentence from Python, text and TOML."""
+"""Settings and their types: one checker for parts and recipes, so that a wrong value gets the same sentence in Python, text and TOML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typing
 from typing import Annotated, Any, Literal, Union
 
 from goodfit.core.errors import UsageError
-from goodfit.core.words import a
+from goodfit.core.words import with_article
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ Natural = Annotated[int, Range(0)]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A field as a user meets it: its name, type, default, and the kind of part it holds ("" for literals)."""
+    """A field as a user sets it: its name, type, default, and the kind of part it holds ("" for literals)."""
 
     name: str
     hint: Any
@@ -56,8 +56,8 @@ def settings_of(cls: Any) -> tuple[Setting, ...]:
     return tuple(Setting(f.name, hints[f.name], _default(f), _kind(hints[f.name])) for f in fields)
 
 
-def many(setting: Setting | None) -> bool:
-    """Whether a setting is a tuple of any length: as the first of a part, its values may be written one by one."""
+def takes_many(setting: Setting | None) -> bool:
+    """Whether a setting is a tuple of any length; the values of such a first setting may be written one by one."""
     return setting is not None and typing.get_origin(setting.hint) is tuple and typing.get_args(setting.hint)[-1] is Ellipsis
 
 
@@ -72,7 +72,7 @@ def _kind(hint: Any) -> str:
 
 
 def check_settings(owner: object, name: str) -> None:
-    """Check each field of a frozen dataclass against its type, turning ints into floats and lists into tuples where those are meant.
+    """Check each field of a frozen dataclass against its type, converting ints to floats and lists to tuples where the type wants those.
 
     Raises:
         UsageError: a value is of the wrong type or out of range.
@@ -81,74 +81,74 @@ def check_settings(owner: object, name: str) -> None:
     cls: Any = type(owner)
     for setting in settings_of(cls):
         value = getattr(owner, setting.name)
-        fitted = fit(value, setting.hint)
-        if fitted is MISFIT:
-            raise UsageError(f"{name}: expected {setting.name} to be {said(setting.hint)}, received {value!r}.")
-        if fitted is not value:
-            object.__setattr__(owner, setting.name, fitted)
+        converted = convert(value, setting.hint)
+        if converted is INVALID:
+            raise UsageError(f"{name}: expected {setting.name} to be {type_phrase(setting.hint)}, received {value!r}.")
+        if converted is not value:
+            object.__setattr__(owner, setting.name, converted)
 
 
-MISFIT = object()
+INVALID = object()
 
 
-def fit(value: Any, hint: Any) -> Any:
-    """The value as `hint` means it, or MISFIT."""
+def convert(value: Any, hint: Any) -> Any:
+    """Convert a value to the type `hint`; INVALID if it is not of that type."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is object:
         return value
     if origin is Annotated:
-        fitted = fit(value, inner[0])
+        converted = convert(value, inner[0])
         ranges = [x for x in inner[1:] if isinstance(x, Range)]
-        return fitted if fitted is not MISFIT and all(r.holds(fitted) for r in ranges) else MISFIT
+        return converted if converted is not INVALID and all(r.holds(converted) for r in ranges) else INVALID
     if origin in (Union, types.UnionType):
-        return next((x for option in inner if (x := fit(value, option)) is not MISFIT), MISFIT)
+        return next((x for option in inner if (x := convert(value, option)) is not INVALID), INVALID)
     if origin is Literal:
-        return value if value in inner else MISFIT
+        return value if value in inner else INVALID
     if origin is tuple:
-        return _fit_tuple(value, inner)
+        return _convert_tuple(value, inner)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, bool):
-        return MISFIT
+        return INVALID
     if hint is None or hint is type(None):
-        return value if value is None else MISFIT
+        return value if value is None else INVALID
     kind = getattr(hint, "kind", "")
-    if kind and getattr(value, "kind", "") in ("pipe", "foreign"):
+    if kind and getattr(value, "kind", "") in ("pipe", "external"):
         return value
-    return value if isinstance(value, hint) else MISFIT
+    return value if isinstance(value, hint) else INVALID
 
 
-def _fit_tuple(value: Any, inner: tuple[Any, ...]) -> Any:
+def _convert_tuple(value: Any, inner: tuple[Any, ...]) -> Any:
     if not isinstance(value, (tuple, list)):
-        return MISFIT
+        return INVALID
     hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
     if len(hints) != len(value):
-        return MISFIT
-    fitted = tuple(fit(x, hint) for x, hint in zip(value, hints, strict=True))
-    return MISFIT if any(x is MISFIT for x in fitted) else fitted
+        return INVALID
+    converted = tuple(convert(x, hint) for x, hint in zip(value, hints, strict=True))
+    return INVALID if any(x is INVALID for x in converted) else converted
 
 
-def said(hint: Any) -> str:
-    """A type in words: `a number from 0 to 1`, `"reflect" or "edge"`, `an optimizer`."""
+def type_phrase(hint: Any) -> str:
+    """Describe a type in words: `a number from 0 to 1`, `"reflect" or "edge"`, `an optimizer`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         ranges = [str(x) for x in inner[1:] if isinstance(x, Range)]
-        return " ".join([said(inner[0]), *ranges])
+        return " ".join([type_phrase(inner[0]), *ranges])
     if origin in (Union, types.UnionType):
-        return " or ".join(said(option) for option in inner)
+        return " or ".join(type_phrase(option) for option in inner)
     if origin is Literal:
         return " or ".join(f'"{x}"' if isinstance(x, str) else str(x) for x in inner)
     if origin is tuple:
-        return "a tuple of " + " and ".join(said(x) for x in inner if x is not Ellipsis)
+        return "a tuple of " + " and ".join(type_phrase(x) for x in inner if x is not Ellipsis)
     names = {float: "a number", int: "a whole number", bool: "True or False", str: "text", type(None): "None"}
     kind = getattr(hint, "kind", "")
-    return a(kind) if kind else names.get(hint, str(hint))
+    return with_article(kind) if kind else names.get(hint, str(hint))
 
 
-def read(text: str, hint: Any) -> Any:
-    """The value a command line's text means for a field of type `hint`, or MISFIT: a literal where one fits, else the text itself."""
+def parse_setting(text: str, hint: Any) -> Any:
+    """Read the text of a command line as a value of type `hint`: a literal where one fits, else the text; INVALID if neither does."""
     try:
-        fitted = fit(ast.literal_eval(text), hint)
+        converted = convert(ast.literal_eval(text), hint)
     except (ValueError, SyntaxError):
-        fitted = MISFIT
-    return fit(text, hint) if fitted is MISFIT else fitted
+        converted = INVALID
+    return convert(text, hint) if converted is INVALID else converted

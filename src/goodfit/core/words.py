@@ -1,20 +1,20 @@
-"""How numbers are said to people: counts, sizes, durations."""
+"""Numbers and names as text for people: counts, sizes, durations, lists."""
 
 from __future__ import annotations
 
 
-def count(n: int, noun: str, plural: str = "") -> str:
-    """`3 images`, `1 image`, `1,200 classes` (give an irregular plural)."""
+def count_of(n: int, noun: str, plural: str = "") -> str:
+    """Format a count: `3 images`, `1 image`, `1,200 classes` (give an irregular plural)."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
-def a(noun: str) -> str:
-    """`a model`, `an augment`."""
+def with_article(noun: str) -> str:
+    """Put the article before a noun: `a model`, `an augment`."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def size(n_bytes: float) -> str:
-    """`512 B`, `1.5 MB`, `20 GB`: decimal units, two figures below ten."""
+def format_bytes(n_bytes: float) -> str:
+    """Format bytes in decimal units: `512 B`, `1.5 MB`, `20 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 1000 or unit == "GB":
             break
@@ -22,8 +22,8 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 10 else f"{n_bytes:.1f} {unit}"
 
 
-def duration(seconds: float) -> str:
-    """`0.42 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+def format_duration(seconds: float) -> str:
+    """Format a duration: `0.42 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     if seconds < 60:
@@ -35,12 +35,12 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """`98.5 %` from 0.985."""
+def format_percent(share: float, digits: int = 1) -> str:
+    """Format a share as a percentage: `98.5 %` from 0.985."""
     return f"{100 * share:.{digits}f} %"
 
 
-def some(names: list[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
+def list_some(names: list[str], most: int = 5) -> str:
+    """List the first few names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

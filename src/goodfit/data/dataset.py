@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.data.pack import Packed, Progress, pack
 from goodfit.data.pixels import Kind, Pixels
 from goodfit.data.preprocess import Aspect, Preprocess, box_size
@@ -103,4 +103,4 @@ def _broken_note(survey: Survey, packed: Packed) -> list[str]:
     if not packed.broken:
         return []
     named = [f"{survey.index.names[row]} ({reason})" for row, reason in packed.broken.items()]
-    return [f"{count(len(named), 'broken image')} left out: {some(named, 3)}."]
+    return [f"{count_of(len(named), 'broken image')} left out: {list_some(named, 3)}."]

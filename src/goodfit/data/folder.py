@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from goodfit.core.errors import DataError
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.data.store import SPLIT_NAMES, SPLIT_WORDS, UNASSIGNED, File, Files, Index
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
@@ -40,8 +40,8 @@ def from_folder(root: Path) -> Index:
             raise DataError(f'The class folder "{root / where}" has no images: put some in, or remove the folder.')
         notes.append(f'"{where}" has no images.')
     if strange:
-        kinds = some([f"{n} x {suffix}" for suffix, n in strange.most_common()], 4)
-        notes.append(f"Left out {count(strange.total(), 'file')} not named like an image ({kinds}).")
+        kinds = list_some([f"{n} x {suffix}" for suffix, n in strange.most_common()], 4)
+        notes.append(f"Left out {count_of(strange.total(), 'file')} not named like an image ({kinds}).")
     classes = tuple(sorted(per_class))
     rows = [(k, split, file) for k, name in enumerate(classes) for split, file in per_class[name]]
     files = [file for _, _, file in rows]
@@ -69,22 +69,24 @@ def _homes(root: Path) -> list[tuple[int, Path]]:
 def _left_out(root: Path, homes: list[tuple[int, Path]]) -> list[str]:
     """Notes on images beside the class folders, and on folders with images beside those of the splits."""
     loose = sum(_is_image(entry.name) for home in {root, *(home for _, home in homes)} for entry in _entries(home) if not entry.is_dir())
-    notes = [f"Left out {count(loose, 'image')} beside the class folders."] if loose else []
+    notes = [f"Left out {count_of(loose, 'image')} beside the class folders."] if loose else []
     used = {home for _, home in homes}
     others = [] if root in used else [folder for folder in _subfolders(root) if Path(folder.path) not in used]
     named = [f'"{folder.name}"' for folder in others if next(_walk(folder.path, root, Counter(), set()), None)]
     splits = ", ".join(f'"{home.name}"' for _, home in homes)
     has = "has" if len(named) == 1 else "have"
     if named:
-        notes.append(f"Left out, because only {splits} are read: {some(named)}, which {has} images.")
+        notes.append(f"Left out, because only {splits} are read: {list_some(named)}, which {has} images.")
     return notes
 
 
 def _nothing(root: Path, classes: dict[str, list[tuple[int, File]]]) -> None:
     if classes:
-        raise DataError(f'No images in "{root}": its class folders ({some(sorted(classes))}) hold none of {" ".join(sorted(SUFFIXES))}.')
+        raise DataError(
+            f'No images in "{root}": its class folders ({list_some(sorted(classes))}) hold none of {" ".join(sorted(SUFFIXES))}.'
+        )
     loose = sum(_is_image(entry.name) for entry in _entries(root))
-    found = f"{count(loose, 'image')} but no class folders" if loose else "nothing to train on"
+    found = f"{count_of(loose, 'image')} but no class folders" if loose else "nothing to train on"
     raise DataError(
         f'Expected one folder per class in "{root}" (or {"/, ".join(SPLIT_NAMES[k] for k in range(3))}/ with them), found {found}.'
     )
@@ -106,7 +108,7 @@ def _class_folders(home: Path) -> list[os.DirEntry[str]]:
     """The subfolders, without those of runs, which have images for their reports."""
 
     def of_runs(folder: os.DirEntry[str]) -> bool:
-        return any(Path(some.path, "recipe.toml").is_file() for some in (folder, *_subfolders(folder.path)))
+        return any(Path(place.path, "recipe.toml").is_file() for place in (folder, *_subfolders(folder.path)))
 
     return [folder for folder in _subfolders(home) if not of_runs(folder)]
 

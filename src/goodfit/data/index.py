@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import Say
-from goodfit.core.words import some
+from goodfit.core.words import list_some
 from goodfit.data.arrays import from_idx, from_npz, idx_files
 from goodfit.data.folder import SUFFIXES, from_folder
 from goodfit.data.named import NAMES, from_name
@@ -106,7 +106,7 @@ def _check(index: Index, data: str) -> None:
             raise DataError(f'The classes "{other}" and "{name}" in "{data}" differ only by case: rename or join them.')
     counts = np.bincount(index.labels, minlength=len(index.classes))
     if not counts.all():
-        raise DataError(f'"{data}" has no images of {some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.')
+        raise DataError(f'"{data}" has no images of {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.')
     training = np.isin(index.splits, (TRAIN, UNASSIGNED))
     if not training.any():
         raise DataError(f'"{data}" has {" and ".join(SPLIT_NAMES[int(k)] for k in np.unique(index.splits))} images, but none to train on.')

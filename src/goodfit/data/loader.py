@@ -72,10 +72,11 @@ class Loader:
         return epoch, torch.arange(within * self.size, end)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from the start of training."""
+        """The batch of a step, counted from the start of training, with its chance."""
         epoch, places = self.places(step)
         rows = self.order(epoch)[places]
-        unread = Unread.of(self.pixels, one_hot(self.labels[rows], self.classes), rows, places, epoch)
+        chance = Chance.for_epoch(self.seed, "augment", epoch, places, rows)
+        unread = Unread.of(self.pixels, one_hot(self.labels[rows], self.classes), rows, chance)
         return unread if len(rows) * math.prod(self.pixels.shape[1:]) > LARGE else unread[:]
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
@@ -98,21 +99,21 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class Unread(Batch):
-    """A batch, such as all of the training images, whose pixels are read when a slice of it is asked for; its own are without storage."""
+    """A batch, such as one of all training images, whose pixels are read when a slice of it is asked for; its own have no storage."""
 
-    pixels: Source
-    places: Tensor
-    epoch: int
+    pixels: Source = dataclasses.field(kw_only=True)
 
     @staticmethod
-    def of(pixels: Source, targets: Tensor, rows: Tensor, places: Tensor, epoch: int) -> Unread:
-        """The batch of rows at `places` of an epoch's order; nothing is read."""
+    def of(pixels: Source, targets: Tensor, rows: Tensor, chance: Chance) -> Unread:
+        """The batch of rows at the places of their chance; nothing is read."""
         images = torch.empty(len(rows), *pixels.shape[1:], dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
-        return Unread(images, targets, rows, pixels, places, epoch)
+        return Unread(images, targets, rows, chance, pixels=pixels)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
-        images = self.pixels.drawn(self.ids[rows], self.places[rows], self.epoch)
-        return Batch(images.permute(0, 3, 1, 2), self.targets[rows], self.ids[rows])
+        assert self.chance is not None
+        chance = self.chance[rows]
+        images = self.pixels.drawn(self.ids[rows], chance.places, chance.epoch)
+        return Batch(images.permute(0, 3, 1, 2), self.targets[rows], self.ids[rows], chance)
 
 
 def sweep(pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch: int) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import Say, fetch
-from goodfit.core.files import cache_home
+from goodfit.core.files import cache_folder
 from goodfit.data.arrays import digits, from_idx, idx_files
 from goodfit.data.pickles import from_cifar
 from goodfit.data.store import Index
@@ -54,7 +54,7 @@ def from_name(name: str, say: Say) -> Index:
     if name == "digits":
         return digits()
     address, files = SOURCES[name]
-    folder = cache_home() / "downloads" / name
+    folder = cache_folder() / "downloads" / name
     if name in UNPACKED and (folder / UNPACKED[name]).is_dir():
         return from_cifar(folder / UNPACKED[name], name)
     for file, checksum in files.items():

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from goodfit.core.errors import DataError, GoodfitError
-from goodfit.core.files import alone, cache_home, full_disk_said, sync_folder, write
-from goodfit.core.words import size as said_size
+from goodfit.core.files import cache_folder, explain_write_errors, lock, sync_folder, write_atomic
+from goodfit.core.words import format_bytes as said_size
 from goodfit.data.decode import DECODERS, BrokenImage, said
 from goodfit.data.journal import BLOB, Journal
 from goodfit.data.pixels import FilePixels, JpegPixels, Kind, Pixels, RawPixels, encode
@@ -63,13 +63,13 @@ def pack(survey: Survey, preprocess: Preprocess, cache: int | Kind, workers: int
     """
     workers = workers or os.cpu_count() or 1
     key = hashed(VERSION, DECODERS, survey.index.store.stamp(), json.dumps([_settings(preprocess), sorted(survey.broken)]))
-    home = cache_home() / "packed"
-    with full_disk_said(home):
+    home = cache_folder() / "packed"
+    with explain_write_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         kind, notes = (cache, ()) if isinstance(cache, str) else _storage(survey, preprocess, cache, home / f"{key}.sample")
         folder = home / f"{key}-{kind}"
         if not (folder / "pack.json").is_file():
-            with alone(home / f"{key}.lock") as held:
+            with lock(home / f"{key}.lock") as held:
                 if not (folder / "pack.json").is_file():
                     _clear(home)
                     _fill(survey, preprocess, kind, _Place(folder, bool(held)), workers, progress)
@@ -109,7 +109,7 @@ def _jpeg_bytes(survey: Survey, preprocess: Preprocess, path: Path) -> float:
         except (BrokenImage, OSError):
             continue
     mean = float(np.mean(sizes)) if sizes else 0.0
-    write(path, str(mean))
+    write_atomic(path, str(mean))
     return mean
 
 
@@ -119,7 +119,7 @@ def _clear(home: Path) -> None:
         with contextlib.suppress(OSError):  # it was finished, or removed by another process, just now
             touched = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
             if time.time() - touched > STALE:
-                with alone(home / f"{folder.name.partition('-')[0]}.lock", wait=False) as held:
+                with lock(home / f"{folder.name.partition('-')[0]}.lock", wait=False) as held:
                     if held is not False:  # False: another process has it
                         shutil.rmtree(folder)
 
@@ -132,11 +132,11 @@ class _Place:
     """The finished folder, and the one it is made in: kept for the next try when this process alone has it, else private."""
 
     folder: Path
-    alone: bool
+    is_owned: bool
 
     @property
     def partial(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.{'' if self.alone else os.getpid()}partial")
+        return self.folder.with_name(f"{self.folder.name}.{'' if self.is_owned else os.getpid()}partial")
 
 
 def _fill(survey: Survey, preprocess: Preprocess, kind: Kind, place: _Place, workers: int, progress: Progress | None) -> None:
@@ -156,7 +156,7 @@ def _fill(survey: Survey, preprocess: Preprocess, kind: Kind, place: _Place, wor
         np.save(place.partial / "hashes.npy", hashes)
         np.save(place.partial / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
         facts = {"version": VERSION, "kind": kind, "n": n, "broken": list(broken.items())}
-        write(place.partial / "pack.json", json.dumps(facts))
+        write_atomic(place.partial / "pack.json", json.dumps(facts))
         journal.finish()
     finally:
         journal.close()
@@ -239,7 +239,7 @@ def _digest(index: Index, folder: Path, broken: dict[int, str]) -> str:
         if row not in broken:
             total.update(f"\0{name}\0{index.labels[row]}\0".encode("utf-8", "surrogateescape"))
             total.update(hashes[row].tobytes())
-    write(path, total.hexdigest())
+    write_atomic(path, total.hexdigest())
     return total.hexdigest()
 
 

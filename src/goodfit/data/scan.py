@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goodfit.core.errors import DataError
-from goodfit.core.files import cache_home, writing
-from goodfit.core.words import count
+from goodfit.core.files import atomic_writer, cache_folder
+from goodfit.core.words import count_of
 from goodfit.data.decode import DECODERS, UNREADABLE, BrokenImage, Header, header, is_deep, said
 from goodfit.data.store import Index, Store, hashed
 
@@ -64,7 +64,7 @@ def survey(index: Index, workers: int = 0) -> Survey:
     Raises:
         DataError: every image is broken.
     """
-    path = cache_home() / "surveys" / f"{hashed(VERSION, DECODERS, index.stamp())}.npz"
+    path = cache_folder() / "surveys" / f"{hashed(VERSION, DECODERS, index.stamp())}.npz"
     kept = _kept(path, len(index))
     if kept is None:
         headers = _headers(index.store, len(index), workers)
@@ -129,7 +129,7 @@ def _notes(found: Survey) -> tuple[str, ...]:
         shares = ", ".join(f"{n:,} {words[kind]}" for kind, n in sorted(kinds.items()))
         notes.append(f"The images are mixed: {shares}.")
     if deep := int((found.bits == 16).sum()):
-        notes.append(f"{count(deep, '16-bit image')}: values from 0 to {found.white} become 0 to 255.")
+        notes.append(f"{count_of(deep, '16-bit image')}: values from 0 to {found.white} become 0 to 255.")
     return tuple(notes)
 
 
@@ -144,5 +144,5 @@ def _kept(path: Path, n: int) -> tuple[Any, dict[int, str], int] | None:
 
 def _keep(path: Path, table: Any, broken: dict[int, str], white: int) -> None:
     facts = np.frombuffer(json.dumps({"broken": list(broken.items()), "white": white}).encode(), dtype=np.uint8)
-    with writing(path) as file:
+    with atomic_writer(path) as file:
         np.savez(file, table=table, facts=facts)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
-from goodfit.core.files import write
-from goodfit.core.words import count, percent, some
+from goodfit.core.files import write_atomic
+from goodfit.core.words import count_of, format_percent, list_some
 from goodfit.data.store import SPLIT_NAMES, SPLIT_WORDS, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, hashed, name_scores
 
 Rows = NDArray[np.int64]
@@ -49,7 +49,7 @@ def split(index: Index, good: NDArray[np.bool_], validation: float, seed: int, t
         made += _take(index, own, VALIDATION, validation, seed)
     counts = np.bincount(index.labels[own == TRAIN], minlength=len(index.classes))
     if not counts.all():
-        raise DataError(f"No training image is left for {some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.")
+        raise DataError(f"No training image is left for {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.")
     train, held, tested = (np.flatnonzero(own == k) for k in (TRAIN, VALIDATION, TEST))
     return Splits(train, held, tested, tuple(made), hashed("\0".join(index.names), own.tobytes()))
 
@@ -67,10 +67,8 @@ def _take(index: Index, own: NDArray[np.int8], which: int, share: float, seed: i
     moved = [order[start : start + n] for start, n in zip(starts, wanted, strict=True)]
     own[rows[np.concatenate(moved)]] = which
     few = [index.classes[k] for k in np.flatnonzero((wanted == 0) & (counts > 0))]
-    sentence = (
-        f"The {SPLIT_NAMES[which]} split is made: {percent(share, 0)} of each class, {count(int(wanted.sum()), 'image')}, by seed {seed}."
-    )
-    return [sentence, *([f"Too few images for {SPLIT_NAMES[which]} ones of: {some(few)}."] if few else [])]
+    sentence = f"The {SPLIT_NAMES[which]} split is made: {format_percent(share, 0)} of each class, {count_of(int(wanted.sum()), 'image')}, by seed {seed}."
+    return [sentence, *([f"Too few images for {SPLIT_NAMES[which]} ones of: {list_some(few)}."] if few else [])]
 
 
 def write_csv(path: Path, index: Index, splits: Splits) -> None:
@@ -80,7 +78,7 @@ def write_csv(path: Path, index: Index, splits: Splits) -> None:
     table.writerow(("path", "label", "split"))
     words = {int(row): word for word in ("train", "validation", "test") for row in getattr(splits, word)}
     table.writerows((index.names[row], index.classes[index.labels[row]], words[row]) for row in sorted(words))
-    write(path, text.getvalue())
+    write_atomic(path, text.getvalue())
 
 
 def assign(index: Index, path: Path) -> Index:
@@ -101,12 +99,12 @@ def assign(index: Index, path: Path) -> Index:
         raise DataError(f'"{path}" cannot be read as a table of splits: {error}.') from error
     wrong = sorted({word for word in words.values() if word and word.lower() not in SPLIT_WORDS})
     if wrong:
-        raise DataError(f'Expected splits of train, validation or test in "{path}", found: {some(wrong)}.')
+        raise DataError(f'Expected splits of train, validation or test in "{path}", found: {list_some(wrong)}.')
     given = np.array([SPLIT_WORDS.get(words.get(name, "").lower(), UNASSIGNED) for name in index.names], dtype=np.int8)
     named = int((given != UNASSIGNED).sum())
     if not named:
         raise DataError(f'"{path}" names none of the images, such as {index.names[0]}.')
     own = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
-    note = f'"{path}" gives the split of {named:,} of {count(len(index), "image")}'
+    note = f'"{path}" gives the split of {named:,} of {count_of(len(index), "image")}'
     note += "." if named == len(index) else ": the others stay where they were, those that were nowhere are for training."
     return dataclasses.replace(index, splits=np.where(given == UNASSIGNED, own, given).astype(np.int8), notes=(*index.notes, note))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from goodfit.core.chance import Chance
-from goodfit.core.files import write
+from goodfit.core.files import write_atomic
 from goodfit.data.pixels import Pixels, Rows
 from goodfit.data.store import hashed
 
@@ -37,7 +37,7 @@ def statistics(pixels: Pixels, rows: Rows, cache: Path | None = None) -> Statist
         return Statistics(tuple(kept["mean"]), tuple(kept["std"]), tuple(tuple(row) for row in kept["covariance"]))
     found = _compute(pixels, chosen)
     if path is not None:
-        write(path, json.dumps(dataclasses.asdict(found)))
+        write_atomic(path, json.dumps(dataclasses.asdict(found)))
     return found
 
 

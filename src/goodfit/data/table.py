@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from goodfit.core.errors import DataError
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.data.store import SPLIT_NAMES, SPLIT_WORDS, UNASSIGNED, File, Files, Index, numbered
 
 COLUMNS = {
@@ -30,7 +30,7 @@ def from_table(path: Path) -> Index:
     files = [File.of(name, path.parent) for name in images]
     missing = [file.name for file in files if file.size < 0]
     if missing:
-        raise DataError(f'"{path}" lists {count(len(missing), "file")} that are not in "{path.parent}": {some(missing)}.')
+        raise DataError(f'"{path}" lists {count_of(len(missing), "file")} that are not in "{path.parent}": {list_some(missing)}.')
     return Index(path.stem, classes, labels, np.array([row[2] for row in rows], dtype=np.int8), images, Files(path.parent, files))
 
 

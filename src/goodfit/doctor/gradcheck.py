@@ -1,4 +1,4 @@
-"""Gradient checking: what backward says against central differences in float64, tensor by tensor."""
+"""Gradient checking: the gradient of backward against central differences in float64, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodfit.core.contracts import Loss, Penalty
+from goodfit.core.contracts import Loss, Penalty, split_outputs
 from goodfit.core.device import seed_noise
-from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.training.gradient import put_back
-from goodfit.training.heads import heads
+from goodfit.core.errors import GoodfitError, UsageError, first_line
+from goodfit.terminal.tables import format_table
+from goodfit.training.gradient import restore_buffers
 
 STEP = 1e-5  # the lecture's h, for numbers of size 1
-SHRINK = (1.0, 0.1, 0.01)  # where a step does not agree, smaller ones tell a kink nearby from a wrong gradient
-SMOOTH = 1e-3  # one-sided slopes that differ by less, relative to the steepest, need no second look
+STEP_FACTORS = (1.0, 0.1, 0.01)  # where a step disagrees, smaller ones distinguish a nearby kink from a wrong gradient
+SMOOTH_TOLERANCE = 1e-3  # one-sided slopes that differ by less, relative to the steepest, need no smaller step
 TOLERANCE = 1e-7  # greatest relative error that passes, in float64
-ROUNDING = 64 * sys.float_info.epsilon  # of one evaluation, relative to the terms it adds up: measured, with room
-SAMPLES = 5  # numbers of each tensor that are moved
+ROUNDING_ERROR = 64 * sys.float_info.epsilon  # of one evaluation, relative to the terms it adds up: measured, with a margin
+DEFAULT_SAMPLES = 5  # entries of each tensor that are checked
 CPU = torch.device("cpu")
 
 
@@ -35,8 +35,8 @@ class Subject:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
-    """One tensor: the worst of the `moved` numbers compared, with its place, both slopes and relative error; `kinks` among them."""
+class TensorCheck:
+    """The check of one tensor: the worst of the `moved` entries, with its place, both slopes and relative error; `kinks` among them."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class _Slope:
-    """One number compared: backward's slope, the central difference, their relative error, and whether there is a kink."""
+    """The check of one entry: backward's slope, the central difference, their relative error, and whether there is a kink."""
 
     place: tuple[int, ...]
     analytic: float
@@ -64,35 +64,34 @@ class _Slope:
 # ---- what can be checked -------------------------------------------------------------------------------------------------------
 
 
-def of_module(module: nn.Module, images: Tensor, seed: int = 0) -> Subject:
-    """A module in training mode on one input [B, ...]: its parameters, and the input itself.
+def module_subject(module: nn.Module, images: Tensor, seed: int = 0) -> Subject:
+    """A module in training mode on one input [B, ...]: checks its parameters and the input itself.
 
     Raises:
         UsageError: the module does not take such an input.
     """
     module = module.double().train()
-    given = images.detach().double().requires_grad_()
-    kept = [buffer.clone() for buffer in module.buffers()]
+    inputs = images.detach().double().requires_grad_()
+    buffers = [buffer.clone() for buffer in module.buffers()]
 
     def outputs() -> list[Tensor]:
         with torch.no_grad():
-            put_back(module, kept)
+            restore_buffers(module, buffers)
         seed_noise(seed, CPU)
-        scores, extras = heads(module(given.clone()))  # the clone lets a module change its input in place
+        scores, extras = split_outputs(module(inputs.clone()))  # the clone lets a module change its input in place
         return [scores, *(extra for extra, _ in extras)]
 
     try:
         with torch.no_grad():
             outputs()
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         shape = "x".join(map(str, images.shape))
-        raise UsageError(f"{type(module).__name__} does not take an input of {shape} in float64: {reason}.") from error
-    return Subject({"input": given, **dict(module.named_parameters())}, outputs)
+        raise UsageError(f"{type(module).__name__} does not take an input of {shape} in float64: {first_line(error)}.") from error
+    return Subject({"input": inputs, **dict(module.named_parameters())}, outputs)
 
 
-def of_loss(loss: Loss, classes: int, batch: int = 6, seed: int = 0) -> Subject:
-    """A loss on random scores, for hard targets and soft ones in turns.
+def loss_subject(loss: Loss, classes: int, batch: int = 6, seed: int = 0) -> Subject:
+    """A loss on random scores, with hard and soft targets in turn.
 
     Raises:
         UsageError: the loss does not give one number per example.
@@ -108,8 +107,8 @@ def of_loss(loss: Loss, classes: int, batch: int = 6, seed: int = 0) -> Subject:
     return Subject({"scores": scores}, lambda: [loss(scores, targets)])
 
 
-def of_penalty(penalties: Iterable[Penalty], model: nn.Module) -> Subject:
-    """The sum of penalties on a model: its parameters."""
+def penalty_subject(penalties: Iterable[Penalty], model: nn.Module) -> Subject:
+    """The sum of penalties on a model: checks its parameters."""
     model, terms = model.double(), tuple(penalties)
     return Subject(dict(model.named_parameters()), lambda: [torch.stack([term(model) for term in terms]).sum()])
 
@@ -118,7 +117,7 @@ def of_penalty(penalties: Iterable[Penalty], model: nn.Module) -> Subject:
 
 
 class _Scalar:
-    """The outputs as one number: their sum under fixed random factors, so that no two outputs can hide each other's errors."""
+    """The outputs as one number: their sum with fixed random factors, so that errors of two outputs cannot cancel."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -151,7 +150,7 @@ class _Scalar:
 
     @torch.no_grad()
     def at(self, tensor: Tensor, place: tuple[int, ...], value: float) -> float:
-        """The number with one entry of a tensor moved."""
+        """The number with one entry of a tensor changed."""
         before = tensor[place].clone()
         tensor[place] = value
         try:
@@ -160,7 +159,7 @@ class _Scalar:
             tensor[place] = before
 
 
-def check(subject: Subject, samples: int = SAMPLES, tolerance: float = TOLERANCE) -> list[Checked]:
+def check_gradients(subject: Subject, samples: int = DEFAULT_SAMPLES, tolerance: float = TOLERANCE) -> list[TensorCheck]:
     """Compare backward with (f(x + h) - f(x - h)) / 2h for `samples` numbers of each tensor (0: for all of them).
 
     h is 1e-5 times the tensor's root mean square, within 0.01 to 100 (1e-5 for a tensor of zeros). The relative error of a number is
@@ -173,22 +172,22 @@ def check(subject: Subject, samples: int = SAMPLES, tolerance: float = TOLERANCE
     """
     scalar = _Scalar(subject)
     here = scalar()
-    checked = []
+    checks = []
     for name, tensor in subject.tensors.items():
         gradient = scalar.gradients[name]
         slopes = [_slope(scalar, tensor, place, here, gradient, tolerance) for place in _places(gradient, samples)]
         worst = max(slopes, key=lambda s: (not s.passed, math.inf if math.isnan(s.error) else s.error))
-        checked.append(
-            Checked(
+        checks.append(
+            TensorCheck(
                 name, tuple(tensor.shape), len(slopes), worst.place, worst.analytic, worst.numeric, worst.error,
                 sum(s.kink for s in slopes), all(s.passed for s in slopes),
             )
         )  # fmt: skip
-    return checked
+    return checks
 
 
 def _places(gradient: Tensor, samples: int) -> list[tuple[int, ...]]:
-    """The entry of the steepest slope, then others by chance; all of them for 0."""
+    """The entry of the steepest slope, then random others; all of them for 0."""
     n = gradient.numel()
     if samples and n > samples:
         steepest = int(gradient.abs().nan_to_num(math.inf).argmax())
@@ -200,27 +199,27 @@ def _places(gradient: Tensor, samples: int) -> list[tuple[int, ...]]:
 
 
 def _slope(scalar: _Scalar, tensor: Tensor, place: tuple[int, ...], here: float, gradient: Tensor, tolerance: float) -> _Slope:
-    """One number of a tensor compared, with smaller and smaller steps until they agree."""
+    """Check one entry of a tensor, with smaller and smaller steps until they agree."""
     a, x = float(gradient[place]), float(tensor.detach()[place])
     largest = float(gradient.abs().max())
     size = float(tensor.detach().square().mean().sqrt())
     tries: list[tuple[float, float]] = []  # the central difference of each step, and its relative error
     jumps: list[float] = []  # by how much the slopes on both sides differ
     agreed = right = left = math.nan
-    for shrink in SHRINK:
+    for shrink in STEP_FACTORS:
         step = STEP * shrink * (min(max(size, 0.01), 100.0) if size else 1.0)
         up, down = x + step, x - step
         above, below = scalar.at(tensor, place, up), scalar.at(tensor, place, down)
         n, right, left = (above - below) / (up - down), (above - here) / (up - x), (here - below) / (x - down)
-        floor = ROUNDING * scalar.size / step
+        floor = ROUNDING_ERROR * scalar.size / step
         tries.append((n, abs(a - n) / max(largest, abs(n), floor / tolerance, sys.float_info.min)))
         jumps.append(max(0.0, abs(right - left) - floor))
         closer = len(tries) == 1 or abs(a - n) < abs(a - tries[0][0]) / 5  # not by more rounding alone
         if math.isnan(agreed) and tries[-1][1] <= tolerance and closer:
             agreed = tries[-1][1]
-        if agreed <= tolerance and (len(jumps) > 1 or jumps[0] <= SMOOTH * max(largest, abs(n))):
+        if agreed <= tolerance and (len(jumps) > 1 or jumps[0] <= SMOOTH_TOLERANCE * max(largest, abs(n))):
             # A curve's one-sided slopes come together as the step does; those of a kink do not, or do so at once when it is passed.
-            kink = len(jumps) > 1 and abs(jumps[0] - jumps[1] / SHRINK[1]) > jumps[0] / 2
+            kink = len(jumps) > 1 and abs(jumps[0] - jumps[1] / STEP_FACTORS[1]) > jumps[0] / 2
             return _Slope(place, a, n, agreed, kink, True)
     slack = tolerance * max(largest, abs(n)) + floor
     kink = jumps[-1] > jumps[0] / 2 > 0
@@ -228,25 +227,24 @@ def _slope(scalar: _Scalar, tensor: Tensor, place: tuple[int, ...], here: float,
     return _Slope(place, a, tries[0][0], 0.0 if passed else tries[0][1], kink, passed)
 
 
-# ---- saying it -----------------------------------------------------------------------------------------------------------------
+# ---- as text -----------------------------------------------------------------------------------------------------------------
 
 
-def table(checked: list[Checked]) -> str:
-    """One line a tensor."""
-    wide = max(len("tensor"), *(len(row.name) for row in checked))
-    lines = [f"{'tensor':{wide}}  {'shape':>16}  {'moved':>5}  {'relative error':>14}  {'kinks':>5}"]
-    for row in checked:
-        shape = "x".join(map(str, row.shape)) or "1"
-        lines.append(f"{row.name:{wide}}  {shape:>16}  {row.moved:5}  {row.error:14.1e}  {row.kinks:5}  {'ok' if row.passed else 'WRONG'}")
-    return "\n".join(lines)
+def format_checks(checks: list[TensorCheck]) -> str:
+    """Format the checks as a table, one line for each tensor."""
+    rows = []
+    for row in checks:
+        shape, verdict = "x".join(map(str, row.shape)) or "1", "ok" if row.passed else "WRONG"
+        rows.append((row.name, shape, str(row.moved), f"{row.error:.1e}", str(row.kinks), verdict))
+    return format_table(rows, "<>>>><", ("tensor", "shape", "moved", "relative error", "kinks", ""))
 
 
-def said(row: Checked) -> str:
-    """What is wrong with a tensor, in words."""
+def describe_error(row: TensorCheck) -> str:
+    """Describe what is wrong with a tensor."""
     place = ", ".join(map(str, row.place))
     return f"{row.name}[{place}]: backward gives {row.analytic:.6g}, central differences {row.numeric:.6g} (relative error {row.error:.1e})"
 
 
-def plain(row: Checked) -> dict[str, Any]:
-    """A row as JSON has it: what is not finite becomes None."""
+def to_json(row: TensorCheck) -> dict[str, Any]:
+    """A row for JSON: numbers that are not finite become None."""
     return {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in dataclasses.asdict(row).items()}

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from goodfit.core.contracts import Penalty
 from goodfit.core.errors import UsageError
+from goodfit.core.parameters import weight_parameters
 from goodfit.core.settings import NonNegative
-from goodfit.core.weights import weights
-from goodfit.core.words import some
+from goodfit.core.words import list_some
 
 Layers = str | tuple[str, ...]  # starts of the names of weights, "head" or ("stem", "stage1"); none given: all
 
@@ -23,10 +23,12 @@ def chosen(model: nn.Module, layers: Layers = ()) -> list[Tensor]:
         UsageError: a layer has no weights; the sentence lists those that have.
     """
     wanted = (layers,) if isinstance(layers, str) else layers
-    named = weights(model)
+    named = weight_parameters(model)
     for layer in wanted:
         if not any(_in(name, layer) for name in named):
-            raise UsageError(f'Expected the penalty\'s layers to have weights, found none in "{layer}". There is: {some(list(named), 12)}.')
+            raise UsageError(
+                f'Expected the penalty\'s layers to have weights, found none in "{layer}". There is: {list_some(list(named), 12)}.'
+            )
     return [w for name, w in named.items() if not wanted or any(_in(name, layer) for layer in wanted)]
 
 

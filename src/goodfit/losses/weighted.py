@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goodfit.core.contracts import Facts, Loss
-from goodfit.core.errors import UsageError, one_of
+from goodfit.core.errors import UsageError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,6 @@ def _named(text: str, classes: Sequence[str]) -> dict[str, float]:
         if not name or not re.fullmatch(r"[0-9.]+([eE][+-]?[0-9]+)?", number) or float(number) <= 0:
             raise UsageError(f'Expected class_weights to be none, balanced, or like "{classes[0]}=2", received "{text}".')
         if name not in classes:
-            raise UsageError(one_of("class", name, list(classes)))
+            raise UsageError(unknown_name("class", name, list(classes)))
         found[name] = float(number)
     return found

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from goodfit.core.catalog import Part, name_of
 from goodfit.core.contracts import Activation, Noise, Norm, Pool
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import Part, part_name
 from goodfit.layers.activation import width_of
 from goodfit.layers.noise import mask_weights
 from goodfit.layers.norm import normalizes
@@ -39,7 +39,9 @@ def needs_size(model: Part, size: tuple[int, int], least: int) -> None:
     """
     if min(size) < least:
         received = f"{size[0]}x{size[1]}"
-        raise UsageError(f"{name_of(model)}: expected images of at least {least}x{least} pixels, received {received}; use a larger --size.")
+        raise UsageError(
+            f"{part_name(model)}: expected images of at least {least}x{least} pixels, received {received}; use a larger --size."
+        )
 
 
 Stem = Literal["auto", "imagenet", "small"]  # how a net begins: as for ImageNet, or with fewer strides; auto goes by the images

@@ -12,7 +12,7 @@ from torch import Tensor
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Count, Positive
-from goodfit.core.words import size
+from goodfit.core.words import format_bytes
 from goodfit.optim.line_search import QuasiNewton
 
 
@@ -36,7 +36,7 @@ class Bfgs(Optimizer):
     def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
         made = BfgsSteps(groups, self.lr)
         if (n := len(made.flat)) > self.most:
-            need = size(n * n * made.flat.parameters[0].element_size())
+            need = format_bytes(n * n * made.flat.parameters[0].element_size())
             raise UsageError(
                 f"bfgs keeps a matrix of {n:,} x {n:,} numbers ({need}) for {n:,} parameters: expected at most {self.most:,};"
                 f" use lbfgs, which needs no matrix, or bfgs(most={n})."

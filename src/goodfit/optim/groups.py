@@ -10,7 +10,7 @@ from torch import nn
 
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
-from goodfit.core.weights import weights
+from goodfit.core.parameters import weight_parameters
 
 ALL_ALIKE: Mapping[str, float] = {}
 
@@ -30,7 +30,7 @@ def groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = 
         if rates:
             raise UsageError(f'"{optimizer}" moves all weights as one vector: expected no rates by stage, received {dict(rates)}.')
         return [_group(optimizer, 1.0, True, list(model.parameters()))]
-    decaying = weights(model)
+    decaying = weight_parameters(model)
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for rate in dict.fromkeys([1.0, *rates.values()]):
         found |= {(rate, True): [], (rate, False): []}

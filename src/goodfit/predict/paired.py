@@ -1,4 +1,4 @@
-"""Two classifiers on the same images: how much better one is, and whether that could be luck."""
+"""Comparing two classifiers on the same images: how much better one is, and whether that could be luck."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from goodfit.core.predictions import Predictions
 
 Right = NDArray[np.bool_]  # [copies, images]: whether each copy of a classifier is right about each image
-DRAWS = 10_000
-TOGETHER = 1000  # draws at once: with several copies a side there may be as many patterns as images
+BOOTSTRAP_DRAWS = 10_000
+DRAWS_AT_ONCE = 1000  # with several copies a side there may be as many patterns as images
 LEVEL = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
-class Paired:
+class PairedDifference:
     """The accuracy of `one` less that of the `other` on `images` that both judged, its 95 % `interval` (low, high) and the p-value.
 
     `only_one` and `only_other` are the images that one alone is right about, `p` is McNemar's; None where a side has several copies.
@@ -32,7 +32,7 @@ class Paired:
     p: float | None
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """For JSON."""
         return {**vars(self), "interval": list(self.interval)}
 
 
@@ -49,7 +49,7 @@ def mcnemar(only_one: int, only_other: int) -> float:
     return float(min(2**tosses, 2 * total) / 2**tosses)
 
 
-def paired(one: Right, other: Right, seed: int = 0) -> Paired:
+def compare_paired(one: Right, other: Right, seed: int = 0) -> PairedDifference:
     """Compare classifiers on the same images in the same order; where a side has several copies (seeds), their means are compared.
 
     The interval is a paired bootstrap: images are drawn anew, the same for both sides, and the copies of a side that has several.
@@ -59,32 +59,32 @@ def paired(one: Right, other: Right, seed: int = 0) -> Paired:
     rng = np.random.Generator(np.random.PCG64(seed))
     patterns, counts = np.unique(np.concatenate([one, other]), axis=1, return_counts=True)
     signs = np.concatenate([patterns[: len(one)] / len(one), -patterns[len(one) :].astype(np.float64) / len(other)])
-    found = []
-    for start in range(0, DRAWS, TOGETHER):
-        draws = min(TOGETHER, DRAWS - start)
+    differences = []
+    for start in range(0, BOOTSTRAP_DRAWS, DRAWS_AT_ONCE):
+        draws = min(DRAWS_AT_ONCE, BOOTSTRAP_DRAWS - start)
         shares = rng.multinomial(n, counts / n, size=draws) @ signs.T / n  # [draws, copies]
         weights = [rng.multinomial(m, np.full(m, 1 / m), size=draws) if m > 1 else np.ones((draws, 1)) for m in (len(one), len(other))]
-        found.append((shares * np.concatenate(weights, axis=1)).sum(1))
-    low, high = np.quantile(np.concatenate(found), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        differences.append((shares * np.concatenate(weights, axis=1)).sum(1))
+    low, high = np.quantile(np.concatenate(differences), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     difference = float(one.mean() - other.mean())
     if len(one) > 1 or len(other) > 1:
-        return Paired(n, difference, (float(low), float(high)), None, None, None)
+        return PairedDifference(n, difference, (float(low), float(high)), None, None, None)
     only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
-    return Paired(n, difference, (float(low), float(high)), only_one, only_other, mcnemar(only_one, only_other))
+    return PairedDifference(n, difference, (float(low), float(high)), only_one, only_other, mcnemar(only_one, only_other))
 
 
-def shared(sides: Sequence[Sequence[Predictions]]) -> list[Right]:
-    """For each side the answers [copies, images] to the images that every copy of every side judged, known by name; none if their classes,
-    or the labels of an image, are not the same.
+def on_shared_images(sides: Sequence[Sequence[Predictions]]) -> list[Right]:
+    """For each side, whether each copy is right [copies, images] about the images that all copies of all sides judged, matched by name; no
+    images if their classes, or the labels of an image, differ.
     """
     copies = [copy for side in sides for copy in side]
     names = sorted(set.intersection(*(set(copy.names.tolist()) for copy in copies)))
-    places = [{name: row for row, name in enumerate(copy.names.tolist())} for copy in copies]
-    rows = [np.array([place[name] for name in names], dtype=np.int64) for place in places]
-    alike = all(
-        copy.classes == copies[0].classes and (copy.labels[some] == copies[0].labels[rows[0]]).all()
-        for copy, some in zip(copies, rows, strict=True)
+    row_of = [{name: row for row, name in enumerate(copy.names.tolist())} for copy in copies]
+    rows = [np.array([lookup[name] for name in names], dtype=np.int64) for lookup in row_of]
+    is_comparable = all(
+        copy.classes == copies[0].classes and (copy.labels[places] == copies[0].labels[rows[0]]).all()
+        for copy, places in zip(copies, rows, strict=True)
     )
-    right = [copy.right[some] if alike else np.zeros(0, dtype=np.bool_) for copy, some in zip(copies, rows, strict=True)]
-    taken = iter(right)
-    return [np.array([next(taken) for _ in side]) for side in sides]
+    right = [copy.right[places] if is_comparable else np.zeros(0, dtype=np.bool_) for copy, places in zip(copies, rows, strict=True)]
+    remaining = iter(right)
+    return [np.array([next(remaining) for _ in side]) for side in sides]

@@ -1,11 +1,10 @@
-"""A trained classifier: the kept weights with their preprocessing, ready to predict; needs neither the data nor the training code."""
+"""Trained classifiers at work: one or several of them, with the views, temperature and weight of each; needs no data and no training code."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -13,33 +12,33 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from goodfit.augment.views import Center
-from goodfit.core.catalog import Part, spell
-from goodfit.core.device import choose, cores
+from goodfit.core.contracts import split_outputs
+from goodfit.core.device import physical_cores, select_device
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.core.files import write
-from goodfit.core.run import ENSEMBLE, Run, used
+from goodfit.core.fetch import digest
+from goodfit.core.parts import Part
+from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.data.decode import BrokenImage
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.scaled import contents, picture
-from goodfit.predict.views import Viewer, probabilities_of
-from goodfit.recipe.build import catalog, make_model
-from goodfit.training.calibration import tempered
-from goodfit.training.heads import heads
-from goodfit.training.snapshots import packed
+from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, explain_damage
+from goodfit.predict.calibration import apply_temperature
+from goodfit.predict.views import Viewer, to_probabilities
+from goodfit.recipe.parts import load_catalog, make_model
 
-BATCH = 64
-IMAGES = (str, Path, bytes, Image.Image)  # and arrays
+IMAGES_AT_ONCE = 64
+IMAGE_TYPES = (str, Path, bytes, Image.Image, np.ndarray)
+Decoded = dict[int, NDArray[np.uint8]]  # scale -> pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the classifier says of one image: `classes` and their `probabilities`, likeliest first; or the `problem` with the image."""
+    """The prediction for one image: `classes` and their `probabilities`, likeliest first; or the `problem` with the image."""
 
     name: str
     classes: tuple[str, ...] = ()
@@ -49,8 +48,8 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model in evaluation mode with its classes, preprocessing, the loss that says how scores become probabilities, the views of an
-    image that `predict` averages over, and the temperature of its probabilities: 1 unless `goodfit evaluate --calibrate` stored another.
+    """A model in evaluation mode with its classes, its preprocessing, the loss that turns its scores into probabilities, the views of an
+    image that are averaged, and the temperature of its probabilities: 1 unless `goodfit evaluate --calibrate` stored another.
     """
 
     model: nn.Module
@@ -63,49 +62,26 @@ class Classifier:
 
     @property
     def viewer(self) -> Viewer:
-        """What shows images to the model."""
+        """Runs the model on the views of images."""
         return Viewer(self.model, self.views, self.preprocess, self.loss, self.device)
-
-    @torch.no_grad()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box, by their center alone."""
-        there = self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
-        return tempered(probabilities_of(self.loss, heads(self.model(there))[0].float()).cpu(), self.temperature)
-
-    def predict(self, images: object, top: int = 5) -> list[Prediction]:
-        """Predictions for paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); one alone or any sequence (an array [N, H, W, C] too).
-
-        An image that cannot be read gives a prediction with its `problem`, and the others go on.
-
-        Raises:
-            UsageError: something is no path, image or array.
-        """
-        return list(self.stream(one_or_many(images), top))
-
-    def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
-        """`predict`, one batch after the other, for more images than memory holds."""
-        left = iter(images)
-        with ThreadPoolExecutor(cores()) as pool:
-            while some := list(islice(left, BATCH)):
-                decoded = list(pool.map(self.decode, some))
-                good = [x for x in decoded if isinstance(x, dict)]
-                rows: Iterator[Tensor] = iter(self.answers(good) if good else [])
-                for image, x in zip(some, decoded, strict=True):
-                    name = name_of(image)
-                    yield prediction(name, self.classes, next(rows), top) if isinstance(x, dict) else Prediction(name, problem=x.reason)
 
     @functools.cached_property
     def scales(self) -> tuple[int, ...]:
         """The scales at which its views need an image."""
         return tuple(dict.fromkeys(view.scale for view in self.viewer.views))
 
-    def answers(self, decoded: Sequence[dict[int, np.ndarray]]) -> Tensor:
-        """Probabilities [n, K] float32 of images that `decode` has decoded."""
-        return tempered(self.viewer.probabilities(lambda scale: [x[scale] for x in decoded]), self.temperature)
+    @property
+    def pixels_key(self) -> tuple[Preprocess, tuple[int, ...]]:
+        """What its decoded pixels depend on: its preprocessing without the normalization, and the scales of its views."""
+        return self.preprocess.but(mean=(), std=()), self.scales
 
-    def decode(self, image: Any) -> dict[int, np.ndarray] | BrokenImage:
-        """The image's pixels at each scale that a view needs."""
-        if not isinstance(image, (*IMAGES, np.ndarray)):
+    def decode(self, image: Any) -> Decoded | BrokenImage:
+        """Decode an image to pixels at each scale that a view needs.
+
+        Raises:
+            UsageError: it is not a path, image or array.
+        """
+        if not isinstance(image, IMAGE_TYPES):
             raise UsageError(f"Expected a path, PIL image or array to predict, received a {type(image).__name__}.")
         try:
             source = contents(image)
@@ -113,63 +89,133 @@ class Classifier:
         except BrokenImage as error:
             return error
 
+    def probabilities(self, decoded: Sequence[Decoded]) -> Tensor:
+        """Probabilities [n, K] float32 for decoded images, averaged over the views."""
+        return apply_temperature(self.viewer.probabilities(lambda scale: [x[scale] for x in decoded]), self.temperature)
 
-def prediction(name: str, classes: Sequence[str], probabilities: Tensor, top: int) -> Prediction:
-    """The likeliest classes for probabilities [K]."""
-    best = probabilities.topk(min(top, len(classes)))
-    return Prediction(name, tuple(classes[i] for i in best.indices.tolist()), tuple(best.values.tolist()))
+    @torch.no_grad()
+    def center_probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box, by their center crop alone."""
+        inputs = self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
+        logits = split_outputs(self.model(inputs))[0].float()
+        return apply_temperature(to_probabilities(self.loss, logits).cpu(), self.temperature)
 
 
-def name_of(image: object) -> str:
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """One or more classifiers of the same `classes`, in whatever order each has them, whose probabilities are averaged by `weights`
+    (which sum to 1). A run has one member, an ensemble several.
+    """
+
+    members: tuple[Classifier, ...]
+    weights: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    def predict(self, images: object, top: int = 5) -> list[Prediction]:
+        """Predict the classes of paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); of one or any sequence (an array [N, H, W, C] too).
+
+        An image that cannot be read gets a prediction with its `problem`, and the others go on.
+
+        Raises:
+            UsageError: something is not a path, image or array.
+        """
+        return list(self.stream(as_sequence(images), top))
+
+    def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
+        """Predict batch after batch, for more images than memory holds. Members with equal preprocessing share the decoded pixels."""
+        remaining = iter(images)
+        with ThreadPoolExecutor(physical_cores()) as pool:
+            while batch := list(islice(remaining, IMAGES_AT_ONCE)):
+                decoders = {member.pixels_key: member for member in self.members}
+                decoded = {key: list(pool.map(member.decode, batch)) for key, member in decoders.items()}
+                by_image = zip(*decoded.values(), strict=True)
+                problems = [next((x.reason for x in versions if isinstance(x, BrokenImage)), "") for versions in by_image]
+                good = [place for place, problem in enumerate(problems) if not problem]
+                pixels: dict[Any, list[Any]] = {key: [versions[place] for place in good] for key, versions in decoded.items()}
+                answers = (member.probabilities(pixels[member.pixels_key]) for member in self.members)
+                rows: Iterator[Tensor] = iter(self.average(answers) if good else [])
+                for image, problem in zip(batch, problems, strict=True):
+                    name = image_name(image)
+                    yield Prediction(name, problem=problem) if problem else self._prediction(name, next(rows), top)
+
+    def average(self, answers: Iterable[Tensor]) -> Tensor:
+        """Average the probabilities [n, K] of each member in turn, as float32 [n, K] in the order of `classes`."""
+        mean = torch.zeros((), dtype=torch.float64)
+        for member, weight, probabilities in zip(self.members, self.weights, answers, strict=True):
+            mean = mean + weight * reorder_classes(probabilities, member.classes, self.classes).double()
+        return mean.float()
+
+    def _prediction(self, name: str, probabilities: Tensor, top: int) -> Prediction:
+        best = probabilities.topk(min(top, len(self.classes)))
+        return Prediction(name, tuple(self.classes[i] for i in best.indices.tolist()), tuple(best.values.tolist()))
+
+
+def reorder_classes(probabilities: Tensor, current: tuple[str, ...], wanted: tuple[str, ...]) -> Tensor:
+    """Reorder the columns of probabilities [N, K] from the order of the `current` classes to that of the `wanted`."""
+    return probabilities if current == wanted else probabilities[:, [current.index(name) for name in wanted]]
+
+
+def image_name(image: object) -> str:
     """The name of an image: its path, or that of the file it was opened from."""
     return str(image) if isinstance(image, (str, Path)) else getattr(image, "filename", "") or "image"
 
 
-def one_or_many(images: Any) -> Iterable[Any]:
-    """Images as a sequence of them; one alone is a sequence of one."""
-    alone = isinstance(images, (*IMAGES, np.ndarray)) and not (isinstance(images, np.ndarray) and images.ndim == 4)
-    return [images] if alone else images
+def as_sequence(images: Any) -> Iterable[Any]:
+    """Images as a sequence; a single one becomes a sequence of one."""
+    is_single = isinstance(images, IMAGE_TYPES) and not (isinstance(images, np.ndarray) and images.ndim == 4)
+    return [images] if is_single else images
 
 
-def keep(run: Run, model: nn.Module, made: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess) -> None:
-    """Write model.safetensors and config.json: all that `load` needs; `made` are the recipe's parts by seat."""
-    config = {
-        **{seat: spell(made[seat], full=True) for seat in ("model", "loss", "views")},
-        "num_classes": len(classes),
-        "label_names": list(classes),
-        "preprocess": preprocess.to_dict(),
-        "use": [path.name for path in used(run)],
-    }
-    write(run.path / "model.safetensors", packed(model))
-    write(run.path / "config.json", json.dumps(config, indent=1) + "\n")
+# ---- loading -----------------------------------------------------------------------------------------------------------------------
 
 
-def load_run(path: str | Path, device: str = "auto", views: str | Part = "") -> Classifier:
-    """The classifier of a run folder, wherever it lies; with other `views` than the run's own, if given.
+def load_classifier(path: str | Path, device: str = "auto", views: str | Part = "") -> Classifier:
+    """Load the one model of a run folder, wherever it lies; with other `views` than the run's own, if given.
 
     Raises:
-        UsageError: there is no run, it has no finished model yet, or its model does not go with the views.
+        UsageError: there is no run, it has no finished model yet, it is an ensemble, or its model does not take the views.
         GoodfitError: its model is damaged.
     """
     run = Run.open(path)
-    try:
-        config = run.read("config.json")
-        if not config and run.read(ENSEMBLE):
-            raise UsageError(f'Expected one model, found the ensemble "{run.path}": name a member of it, such as {run.path}/members/00.')
-        if not config:
-            raise UsageError(f'The run "{run.path}" has no model yet: train it to its end with --resume auto --out "{run.path}".')
-        known = catalog([str(run.path / "use" / name) for name in config["use"]])
-        preprocess = Preprocess.from_dict(config["preprocess"])
-        classes = tuple(config["label_names"])
-        model = make_model(known.make(config["model"], "model"), len(classes), preprocess.channels, preprocess.size)
-        model.load_state_dict(load((run.path / "model.safetensors").read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0].rstrip(".:")
-        raise GoodfitError(f'The model in "{run.path}" does not read ({reason}): train it anew, or take a copy of the run.') from error
-    there = choose(device)
-    model = model.eval().to(there, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    looks = known.make(views or config.get("views", "center"), "views")  # runs of earlier versions have none
-    loss, temperature = known.make(config["loss"], "loss"), float(config.get("temperature", 1.0))
-    classifier = Classifier(model, classes, preprocess, loss, there, looks, temperature)
+    saved = SavedModel.read(run)
+    with explain_damage(run):
+        catalog = load_catalog(saved.use_files)
+        size, channels = saved.preprocess.size, saved.preprocess.channels
+        model = make_model(catalog.make(saved.model, "model"), len(saved.classes), channels, size)
+        model.load_state_dict(saved.tensors)
+    target = select_device(device)
+    model = model.eval().to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss, view_part = catalog.make(saved.loss, "loss"), catalog.make(views or saved.views, "views")
+    classifier = Classifier(model, saved.classes, saved.preprocess, loss, target, view_part, saved.temperature)
     classifier.viewer.check()
     return classifier
+
+
+def load_predictor(path: str | Path, device: str = "auto", views: str = "") -> Predictor:
+    """Load the predictor of a run or of an ensemble, wherever its folder lies; with other `views` than its own, if given.
+
+    Raises:
+        UsageError: there is neither, or a model does not take the views.
+        GoodfitError: a model is damaged.
+    """
+    run = Run.open(path)
+    if run.read(ENSEMBLE_FILE) and not run.read(CONFIG_FILE):  # a soup is one model, as a run is
+        return load_ensemble(run, device, views)
+    classifier = load_classifier(path, device, views)
+    return Predictor((classifier,), (1.0,), classifier.classes)
+
+
+def load_ensemble(run: Run, device: str = "auto", views: str = "") -> Predictor:
+    """Load the members of an ensemble that have a weight; of a soup, itself alone.
+
+    Raises:
+        GoodfitError: a model is damaged, or no longer the one that the ensemble was made of.
+    """
+    content = run.read(ENSEMBLE_FILE)
+    members = [member for member in content["members"] if member["weight"] and "path" in member]
+    for member in members:
+        file = run.path / member["path"] / WEIGHTS_FILE
+        if file.is_file() and digest(file) != member["sha256"]:
+            raise GoodfitError(f'The model "{file}" is not the one that the ensemble was made of (its SHA-256 differs): make it again.')
+    classifiers = tuple(load_classifier(run.path / member["path"], device, views) for member in members)
+    return Predictor(classifiers, tuple(member["weight"] for member in members), tuple(content["classes"]))

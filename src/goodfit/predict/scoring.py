@@ -1,4 +1,4 @@
-"""Answers averaged at test time (the lecture's pattern: train y = f(x, z), test by the mean over z): views of an image, noisy passes."""
+"""Scores of answers averaged at test time, over views of an image or noisy passes (the lecture: train y = f(x, z), test by the mean over z)."""
 
 from __future__ import annotations
 
@@ -12,77 +12,79 @@ from torch import Tensor, nn
 
 from goodfit.augment.views import Center
 from goodfit.core.batch import one_hot
-from goodfit.core.catalog import spell
-from goodfit.core.chance import MASK, fold
-from goodfit.core.device import cores
+from goodfit.core.chance import MASK64, fold
+from goodfit.core.device import physical_cores
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import spell
+from goodfit.core.predictions import Predictions
 from goodfit.data.dataset import Dataset
 from goodfit.data.scaled import picture
-from goodfit.predict.views import Pictures, Viewer, probabilities_of
-from goodfit.recipe.build import Judge
-from goodfit.training.evaluate import Answers, judged, mean_of_passes, scores
+from goodfit.predict.calibration import log_probabilities, measure_calibration
+from goodfit.predict.paired import compare_paired
+from goodfit.predict.views import Pictures, Viewer, to_probabilities
+from goodfit.training.evaluate import Outputs, RowEvaluator, accuracy_and_log_loss, compute_scores, score_noisy_passes
 from goodfit.training.noise import noise_layers
 
-PIECE = 64  # images whose pictures at one scale are in memory at once
+IMAGES_AT_ONCE = 64  # whose pictures at one scale are in memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
-    """What a model comes to on some images: the `answers` to the center crops alone, the `scores` by all views, and the final
+class ViewScores:
+    """The scores of a model on some images: the outputs for the `center` crops alone, the `scores` by all views, and the final
     `probabilities` [N, K] with the `losses` [N] that belong to them.
     """
 
-    center: Answers
+    center: Outputs
     scores: dict[str, Any]
     probabilities: Tensor
     losses: Tensor
 
 
-def scored(judge: Judge, model: nn.Module, rows: Tensor, part: Any) -> Scored:
-    """Score a model on rows of the judge's data by the views of a part.
+def score_views(evaluator: RowEvaluator, model: nn.Module, rows: Tensor, part: Any) -> ViewScores:
+    """Score a model on rows of the evaluator's data by the views of a part.
 
     Unless that is the center alone, the scores have the key "viewed": the part's "spelling", and "accuracy", "log_loss" and
     "milliseconds" an image (reading the pixels included) of the "center" crop and of the mean over the first 1, 2, 4, ... and all "views".
     The loss of averaged logits is the model's own, that of averaged probabilities their log loss.
     """
-    data, began = judge.dataset, time.perf_counter()
-    center = judge(model, rows)
+    data, began = evaluator.dataset, time.perf_counter()
+    center = evaluator(model, rows)
     seconds = time.perf_counter() - began
-    alone = probabilities_of(judge.loss, center.logits)
+    center_probabilities = to_probabilities(evaluator.loss, center.logits)
     if isinstance(part, Center):
-        return Scored(center, scores(center, data.classes), alone, center.losses)
-    viewer = Viewer(model, part, data.preprocess, judge.loss, judge.device)
-    means, table = by_views(viewer, data, rows)
-    final = viewer.in_probabilities(means)
-    if viewer.by_logits:
-        logits, losses = means, judge.loss(means, one_hot(center.labels, len(data.classes)))
+        return ViewScores(center, compute_scores(center, data.classes), center_probabilities, center.losses)
+    viewer = Viewer(model, part, data.preprocess, evaluator.loss, evaluator.device)
+    means, table = _average_views(viewer, data, rows)
+    final = viewer.mean_to_probabilities(means)
+    if viewer.averages_logits:
+        logits, losses = means, evaluator.loss(means, one_hot(center.labels, len(data.classes)))
     else:
-        logits = final.clamp(min=torch.finfo(torch.float32).tiny).log()
+        logits = log_probabilities(final)
         losses = -logits.gather(1, center.labels[:, None])[:, 0]
-    result = scores(dataclasses.replace(center, logits=logits, losses=losses), data.classes)
-    rule = {**judged(alone, center.labels), "milliseconds": 1000 * seconds / len(rows)}
-    return Scored(center, {**result, "viewed": {"spelling": spell(part), "center": rule, "views": table}}, final, losses)
+    result = compute_scores(dataclasses.replace(center, logits=logits, losses=losses), data.classes)
+    rule = {**accuracy_and_log_loss(center_probabilities, center.labels), "milliseconds": 1000 * seconds / len(rows)}
+    return ViewScores(center, {**result, "viewed": {"spelling": spell(part), "center": rule, "views": table}}, final, losses)
 
 
-def by_views(viewer: Viewer, data: Dataset, rows: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-    """The mean [N, K] float32 of the logits or probabilities of all views, and a line for the mean of the first 1, 2, 4, ... and all."""
-    found: dict[int, list[Tensor]] = {}
+def _average_views(viewer: Viewer, data: Dataset, rows: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Average the logits or probabilities of all views, [N, K] float32, and score the mean of the first 1, 2, 4, ... and all."""
+    means: dict[int, list[Tensor]] = {}
     seconds: dict[int, float] = {}
-    with ThreadPoolExecutor(cores()) as pool:
-        for piece in torch.split(rows, PIECE):
+    with ThreadPoolExecutor(physical_cores()) as pool:
+        for piece in torch.split(rows, IMAGES_AT_ONCE):
             began = time.perf_counter()
-            for n, mean in viewer.means(pictures_of(data, piece, pool)):
-                found.setdefault(n, []).append(mean.float())
+            for n, mean in viewer.means(_pictures(data, piece, pool)):
+                means.setdefault(n, []).append(mean.float())
                 seconds[n] = seconds.get(n, 0.0) + time.perf_counter() - began
     table, labels = [], data.labels[rows]
-    for n, means in found.items():
-        line = judged(viewer.in_probabilities(torch.cat(means)), labels)
+    for n, pieces in means.items():
+        line = accuracy_and_log_loss(viewer.mean_to_probabilities(torch.cat(pieces)), labels)
         table.append({"views": n, **line, "milliseconds": 1000 * seconds[n] / len(rows)})
-    return torch.cat(found[len(viewer.views)]), table
+    return torch.cat(means[len(viewer.views)]), table
 
 
-def pictures_of(data: Dataset, rows: Tensor, pool: ThreadPoolExecutor) -> Pictures:
-    """The pictures of some rows at any scale: their stored boxes, or decoded from the originals."""
+def _pictures(data: Dataset, rows: Tensor, pool: ThreadPoolExecutor) -> Pictures:
+    """The function from a scale to the pictures of some rows: their stored boxes, or decoded from the originals."""
 
     def pictures(scale: int) -> Any:
         if not scale:
@@ -95,24 +97,44 @@ def pictures_of(data: Dataset, rows: Tensor, pool: ThreadPoolExecutor) -> Pictur
 # ---- noise ---------------------------------------------------------------------------------------------------------------------
 
 
-def needs_noise(model: nn.Module, passes: int) -> None:
-    """Refuse to average passes of a model that has no noise.
+def require_noise(model: nn.Module, passes: int) -> None:
+    """Refuse to average passes of a model without noise.
 
     Raises:
         UsageError: `passes` is negative, or the model has no noise layer.
     """
     if passes < 0 or (passes and not noise_layers(model)):
-        found = f"{passes}" if passes < 0 else "one that has no noise layer"
-        raise UsageError(f"marginalize averages noisy passes, 1 or more, of a model trained with noise such as dropout; received {found}.")
+        received = f"{passes}" if passes < 0 else "one that has no noise layer"
+        raise UsageError(
+            f"marginalize averages noisy passes, 1 or more, of a model trained with noise such as dropout; received {received}."
+        )
 
 
-def averaged(judge: Judge, model: nn.Module, answers: Answers, passes: int, seed: int) -> dict[str, Any]:
-    """Accuracy and log loss of the mean of noisy passes by their number, and those of the deterministic `answers` to the same images."""
+def score_noise(evaluator: RowEvaluator, model: nn.Module, outputs: Outputs, passes: int, seed: int) -> dict[str, Any]:
+    """Accuracy and log loss of the mean of noisy passes by their number, and of the deterministic `outputs` for the same images."""
 
-    def ask(place: int) -> Answers:
-        return judge(model, answers.ids, seed=fold(seed & MASK, "marginalize", place))
+    def run_pass(index: int) -> Outputs:
+        return evaluator(model, outputs.ids, seed=fold(seed & MASK64, "marginalize", index))
 
     def probabilities(logits: Any) -> Any:
-        return probabilities_of(judge.loss, logits)
+        return to_probabilities(evaluator.loss, logits)
 
-    return {"deterministic": judged(probabilities(answers.logits), answers.labels), "passes": mean_of_passes(ask, passes, probabilities)}
+    deterministic = accuracy_and_log_loss(probabilities(outputs.logits), outputs.labels)
+    return {"deterministic": deterministic, "passes": score_noisy_passes(run_pass, passes, probabilities)}
+
+
+# ---- ensembles -----------------------------------------------------------------------------------------------------------------------
+
+
+def score_ensemble(mean: Predictions, single: Predictions, temperature: float | None = None) -> dict[str, Any]:
+    """Score averaged probabilities as those of a run are, with, under "gain", their lead over a single model on the same images.
+
+    Without a `temperature`, one is fitted to these images, which then must be validation images.
+    """
+    probabilities, labels = torch.from_numpy(mean.probabilities), torch.from_numpy(mean.labels)
+    logits = log_probabilities(probabilities)
+    losses = -logits.gather(1, labels[:, None])[:, 0]
+    result = compute_scores(Outputs(torch.arange(len(labels)), labels, logits, losses), mean.classes)
+    result["calibration"] = measure_calibration(probabilities, labels, temperature)
+    result["gain"] = {"single": float(single.right.mean()), **compare_paired(mean.right[None], single.right[None]).plain()}
+    return result

@@ -1,244 +1,249 @@
-"""Auto: what the user left open is chosen from the data and the machine; each choice is said with its rule and its evidence."""
+"""Auto: what the user left open is chosen from the data and the machine; each choice is reported with its rule and its evidence."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from goodfit.core.catalog import Catalog, Part
 from goodfit.core.chance import Chance
-from goodfit.core.device import choose, cores, free_memory, prepare
+from goodfit.core.device import configure_torch, free_memory, physical_cores, select_device
+from goodfit.core.parameters import has_parameters, is_norm
+from goodfit.core.parts import Part
 from goodfit.core.progress import Length
-from goodfit.core.weights import is_norm
-from goodfit.core.words import count, percent, size
+from goodfit.core.words import count_of, format_bytes, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.scan import Survey
 from goodfit.models.anatomy.account import account
-from goodfit.recipe import memorize
-from goodfit.recipe.build import make_model, parts
-from goodfit.recipe.full_batch import CHOICES
-from goodfit.recipe.measure import fastest
+from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.measure import measure_fastest
+from goodfit.recipe.parts import make_model
 from goodfit.recipe.recipe import Recipe
-from goodfit.training.loop import learns
 
-SMALL = 64  # images up to this side are taken as they are,
-LEAST = 16  # but no smaller than this, so that a conv net has room for its stages
-WIDTHS = (64, 48, 32, 24, 16, 12)
-KINDS = {1: "gray", 3: "RGB", 4: "with alpha"}
-PASSES = (8, 60)  # fewest and most epochs a counted default asks for
-SEEN = 400_000  # images a default training looks at, between those bounds
+SMALL_SIDE = 64  # pixels: images up to this side keep their own size,
+MIN_SIDE = 16  # but no smaller than this, so that a conv net has room for its stages
+GPU_SIDE = 128  # of larger images on a GPU; on a CPU it is SMALL_SIDE
+WIDTHS = (64, 48, 32, 24, 16, 12)  # of the conv net, by the time there is
+CHANNEL_NAMES = {1: "gray", 3: "RGB", 4: "with alpha"}
+MIN_EPOCHS, MAX_EPOCHS = 8, 60  # of a budget that is chosen
+IMAGES_SEEN = 400_000  # by a training whose budget is chosen, within those epochs
+MAX_MIRRORED, MIRRORED_SIDE = 1500, 12  # images and pixels for the question whether mirrored images keep their class
+MEMORY_SHARE = 0.6  # of the free memory that a step may take
 
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """One field that was left open: what it became, by which rule, on what evidence."""
-
-    field: str
-    value: str
-    rule: str
-    evidence: str
-
-
-class Chooser:
-    """Fills the fields of a recipe that say "auto", keeping an account of each."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.choices: list[Choice] = []
-
-    def open(self, field: str) -> bool:
-        return bool(getattr(self.recipe, field) == "auto")
-
-    def choose(self, field: str, value: Any, rule: str, evidence: str) -> None:
-        """Settle a field, unless the user did."""
-        if self.open(field):
-            self.recipe = self.recipe.but(**{field: value})
-            self.choices.append(Choice(field, str(value), rule, evidence))
+# With an optimizer that needs the same loss at every call: a field, its value, and why.
+FULL_BATCH_CHOICES = (
+    ("augment", "none", "a full-batch optimizer needs the same images at every call"),
+    ("batch_size", "all", "a full-batch optimizer needs all training images in each step"),
+    ("model", "linear", "a small model without noise or batch statistics, for each step passes over all images several times"),
+    ("schedule", "constant", "a full-batch optimizer finds the length of its steps by itself"),
+    ("layout", "contiguous", "second derivatives are taken in that layout"),
+    ("precision", "fp32", "rounding to bf16 would hide how the loss falls along a step"),
+)
 
 
-def machine_choices(chooser: Chooser) -> None:
-    """The device: it comes first, for everything else runs on it."""
-    device = choose(chooser.recipe.device)
-    chooser.choose("device", str(device), "an accelerator where there is one", f"{device.type} is there")
-    prepare(cores() if chooser.open("threads") else int(chooser.recipe.threads))
+# With a model that has no parameters: a field, its value, and why.
+UNTRAINED_CHOICES = (
+    ("augment", "none", "the training images are memorized as they are"),
+    ("batch_size", "all", "all training images are memorized at once"),
+    ("schedule", "constant", "none is needed"),
+    ("optimizer", "sgd", "none is needed: it is never asked"),
+    ("pieces", 1, "there is no step to be cut"),
+    ("precision", "fp32", "images are compared exactly"),
+    ("layout", "contiguous", "images are compared number by number"),
+    ("budget", "1 epoch", "no steps are made, so that it is not used"),
+    ("evaluate_every", "1 epoch", "it is judged once"),
+)
 
 
-def data_choices(chooser: Chooser, survey: Survey) -> None:
-    """The size and channels the model sees, from the images' own."""
+def choose_machine(chooser: Chooser) -> None:
+    """Choose the device, and set up torch; this comes first, for everything else runs on it."""
+    device = select_device(chooser.recipe.device)
+    chooser.choose("device", str(device), "an accelerator where there is one", f"{device.type} is available")
+    configure_torch(physical_cores() if chooser.is_open("threads") else int(chooser.recipe.threads))
+
+
+def choose_image_shape(chooser: Chooser, survey: Survey) -> None:
+    """Choose the size and channels the model sees, from those of the images."""
     good = np.array([row not in survey.broken for row in range(len(survey.widths))])
-    short = np.minimum(survey.widths, survey.heights)[good]
-    middle = int(np.median(short))
-    small = middle <= SMALL
-    cuda = chooser.recipe.device.startswith("cuda")
-    side = max(middle, LEAST) if small else 128 if cuda else SMALL
-    rule = (
-        f"their own size, from {LEAST} up to {SMALL} pixels" if small else "128 pixels on a GPU, 64 on a CPU; give --size for more detail"
-    )
-    chooser.choose("size", side, rule, f"the median short side is {middle} pixels")
-    kinds = ", ".join(f"{int((survey.channels == kind).sum()):,} {word}" for kind, word in KINDS.items() if (survey.channels == kind).any())
+    short_sides = np.minimum(survey.widths, survey.heights)[good]
+    median = int(np.median(short_sides))
+    on_gpu = chooser.recipe.device.startswith("cuda")
+    if median <= SMALL_SIDE:
+        side, rule = max(median, MIN_SIDE), f"their own size, from {MIN_SIDE} up to {SMALL_SIDE} pixels"
+    else:
+        side = GPU_SIDE if on_gpu else SMALL_SIDE
+        rule = f"{GPU_SIDE} pixels on a GPU, {SMALL_SIDE} on a CPU; give --size for more detail"
+    chooser.choose("size", side, rule, f"the median short side is {median} pixels")
+    images = {name: int((survey.channels == channels).sum()) for channels, name in CHANNEL_NAMES.items()}
     rule = "gray where every image is, alpha where every image has it, else RGB (gray repeated, alpha laid over white)"
-    chooser.choose("channels", survey.model_channels, rule, kinds)
+    chooser.choose("channels", survey.model_channels, rule, ", ".join(f"{n:,} {name}" for name, n in images.items() if n))
 
 
-def training_choices(chooser: Chooser, data: Dataset, known: Catalog, spent: float = 0.0) -> None:
-    """Augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate; `spent` seconds are over already."""
+def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None:
+    """Choose augmentation, batch, model, optimizer, pieces, precision, budget and how often to evaluate.
+
+    `spent` seconds of a budget in minutes are over already.
+    """
+    if not chooser.has_open_fields():
+        return
     images = len(data.splits.train)
-    _full_batch(chooser, known)
-    _model(chooser, data, known, spent)
-    model = parts(chooser.recipe, known)["model"]
-    shape = make_model(model, len(data.classes), data.preprocess.channels, data.preprocess.size)
-    if not learns(shape):
-        _memory(chooser, model)
-    chooser.choose("schedule", *_schedule(chooser.recipe))
-    augment_choice(chooser, data)
+    _choose_for_full_batch(chooser)
+    _choose_model(chooser, data, spent)
+    part = chooser.part("model")
+    assert part is not None
+    model = make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size)
+    if not has_parameters(model):
+        _choose_for_untrained(chooser, part)
+    chooser.choose("schedule", *_default_schedule(chooser.recipe))
+    choose_augment(chooser, data)
     batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
-    chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count(images, "training image"))
-    chooser.choose("optimizer", *_optimizer(chooser.recipe.images_a_step(images), shape))
-    _fit_memory(chooser, data, shape)
-    _precision(chooser, data, model)
-    epochs = min(max(round(SEEN / images), PASSES[0]), PASSES[1])
-    rule = f"about {SEEN:,} images seen, within {PASSES[0]} to {PASSES[1]} epochs"
-    chooser.choose("budget", f"{epochs} epochs", rule, count(images, "training image"))
+    chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
+    chooser.choose("optimizer", *_default_optimizer(chooser.recipe.images_per_step(images), model))
+    _choose_pieces(chooser, data, model)
+    _choose_precision(chooser, data, part)
+    epochs = min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
+    rule = f"about {IMAGES_SEEN:,} images seen, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs"
+    chooser.choose("budget", f"{epochs} epochs", rule, count_of(images, "training image"))
     budget = Length.read(chooser.recipe.budget)
-    few = budget.unit == "epoch" and budget.amount <= 40
-    often = "1 epoch" if few else "0.1" if budget.unit == "second" else "0.025"
-    chooser.choose(
-        "evaluate_every", often, "each epoch; 40 times over a longer budget, 10 times over one in minutes", chooser.recipe.budget
-    )
+    is_short = budget.unit == "epoch" and budget.amount <= 40
+    every = "1 epoch" if is_short else "0.1" if budget.unit == "second" else "0.025"
+    rule = "each epoch; 40 times over a longer budget, 10 times over one in minutes"
+    chooser.choose("evaluate_every", every, rule, chooser.recipe.budget)
 
 
-def _full_batch(chooser: Chooser, known: Catalog) -> None:
-    """Beside an optimizer that needs the same loss at every call: no noise, and all images in each step."""
-    optimizer = parts(chooser.recipe, known).get("optimizer")
-    for field, value, rule in CHOICES if getattr(optimizer, "full_batch", False) and chooser.recipe.noise == "refuse" else ():
-        chooser.choose(field, value, rule, f"the optimizer is {optimizer}")
+def _choose_for_full_batch(chooser: Chooser) -> None:
+    """With an optimizer that needs the same loss at every call: no noise, and all images in each step."""
+    optimizer = chooser.part("optimizer")
+    if getattr(optimizer, "full_batch", False) and chooser.recipe.noise == "refuse":
+        for field, value, rule in FULL_BATCH_CHOICES:
+            chooser.choose(field, value, rule, f"the optimizer is {optimizer}")
 
 
-def _memory(chooser: Chooser, model: Part) -> None:
-    """Beside a model that learns nothing by steps nothing is measured."""
-    for field, value, rule in (*memorize.CHOICES, ("threads", cores(), "one for each core")):
+def _choose_for_untrained(chooser: Chooser, model: Part) -> None:
+    """With a model that is not trained by steps, nothing is measured."""
+    for field, value, rule in (*UNTRAINED_CHOICES, ("threads", physical_cores(), "one for each core")):
         chooser.choose(field, value, rule, f"{model} has nothing to train")
 
 
-def _schedule(recipe: Recipe) -> tuple[str, str, str]:
-    if str(recipe.brake) != "none":
-        return "warmup(0.05) | constant", "a short warmup, then the peak: the brake is what lowers it", f"the brake is {recipe.brake}"
+def _default_schedule(recipe: Recipe) -> tuple[str, str, str]:
+    if str(recipe.plateau) != "none":
+        evidence = f"the plateau rule is {recipe.plateau}"
+        return "warmup(0.05) | constant", "a short warmup, then the peak: the plateau rule lowers it", evidence
     if recipe.snapshots:
         cycles = 5 if recipe.snapshots == "all" else recipe.snapshots
         return f"sgdr({cycles}, growth=1)", "a cycle for each snapshot", f"snapshots = {recipe.snapshots}"
     return "warmup(0.05) | cosine", "a short warmup, then down to zero at the budget's end", recipe.budget
 
 
-def augment_choice(chooser: Chooser, data: Dataset) -> None:
-    """The augmentation, by the images' size and whether their mirror images keep the class."""
-    if chooser.open("augment"):
-        chooser.choose("augment", *_augment(data))
+def choose_augment(chooser: Chooser, data: Dataset) -> None:
+    """Choose the augmentation, by the images' size and whether their mirror images keep the class."""
+    if chooser.is_open("augment"):
+        chooser.choose("augment", *_default_augment(data))
 
 
-def _augment(data: Dataset) -> tuple[str, str, str]:
-    kept, evidence = _mirror_keeps_class(data)
-    height, width = data.preprocess.size
-    side = min(height, width)
+def _default_augment(data: Dataset) -> tuple[str, str, str]:
+    keeps_class, evidence = _mirror_keeps_class(data)
+    side = min(data.preprocess.size)
     shift = f"crop({max(1, round(side / 8))})"
-    words = [shift] if side <= SMALL and data.preprocess.box == data.preprocess.size else ["resized_crop(area=(0.35, 1.0))"]
-    if kept:
-        words.insert(0, "flip")
+    is_small = side <= SMALL_SIDE and data.preprocess.box == data.preprocess.size
+    parts = ["flip"] if keeps_class else []
+    parts.append(shift if is_small else "resized_crop(area=(0.35, 1.0))")
     if data.preprocess.channels >= 3 and side > 48:
-        words.append("jitter(0.3)")
+        parts.append("jitter(0.3)")
     rule = "shifts of an eighth of the side for small images, resized crops for photos; flips when mirrored images keep their class"
-    return " | ".join([*words, "smooth(0.1)"]), rule, evidence
+    return " | ".join([*parts, "smooth(0.1)"]), rule, evidence
 
 
-def _mirror_keeps_class(data: Dataset, most: int = 1500, side: int = 12) -> tuple[bool, str]:
-    """Whether mirrored training images still look like their class: the nearest neighbors of mirrored images against those of the
-    images themselves, among at most `most` training images at `side` pixels.
+def _mirror_keeps_class(data: Dataset) -> tuple[bool, str]:
+    """Whether mirrored training images still look like their class: compares the nearest neighbors of mirrored images with those of the
+    images themselves, among at most MAX_MIRRORED training images at MIRRORED_SIDE pixels.
     """
     rows = data.rows("train")
-    rows = rows[Chance.of(0, torch.arange(len(rows)), "mirror").permutation()[:most]].sort().values
-    boxes = (data.pixels.rows(some).permute(0, 3, 1, 2).float() for some in torch.split(rows, 64))
-    small = torch.cat([torch.nn.functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True) for x in boxes])
+    rows = rows[Chance.of(0, torch.arange(len(rows)), "mirror").permutation()[:MAX_MIRRORED]].sort().values
+    boxes = (data.pixels.rows(piece).permute(0, 3, 1, 2).float() for piece in torch.split(rows, 64))
+    side = (MIRRORED_SIDE, MIRRORED_SIDE)
+    images = torch.cat([torch.nn.functional.interpolate(x, size=side, mode="bilinear", antialias=True) for x in boxes])
     labels = data.labels[rows]
 
     def agreement(queries: torch.Tensor) -> float:
-        distance = torch.cdist(queries.flatten(1), small.flatten(1))
+        distance = torch.cdist(queries.flatten(1), images.flatten(1))
         distance.fill_diagonal_(float("inf"))
         return float((labels[distance.argmin(1)] == labels).double().mean())
 
-    chance = float((torch.bincount(labels).double() / len(labels)).square().sum())
-    plain, mirrored = agreement(small), agreement(small.flip(3))
-    kept = mirrored - chance > 0.75 * (plain - chance)
-    return kept, f"nearest neighbors agree on the class for {percent(plain)} of images, for {percent(mirrored)} of mirrored ones"
-
-
-def _optimizer(batch: int, model: nn.Module) -> tuple[str, str, str]:
-    norms = sum(is_norm(module) for module in model.modules())
-    rate = (0.25 if norms else 0.025) * (batch / 128) ** 0.5
-    return (
-        f"sgd({rate:.2g}, momentum=0.9, nesterov=True, weight_decay=0.0005)",
-        "SGD with Nesterov momentum; ten times the rate where norms keep the activations in bounds; it grows with the root of the batch",
-        f"{count(norms, 'norm')}, batches of {batch}",
+    by_chance = float((torch.bincount(labels).double() / len(labels)).square().sum())
+    plain, mirrored = agreement(images), agreement(images.flip(3))
+    keeps_class = mirrored - by_chance > 0.75 * (plain - by_chance)
+    return keeps_class, (
+        f"nearest neighbors agree on the class for {format_percent(plain)} of images, for {format_percent(mirrored)} of mirrored ones"
     )
 
 
-def _model(chooser: Chooser, data: Dataset, known: Catalog, spent: float) -> None:
-    """A small conv net: under a budget in minutes the widest that sees every image often enough, by the measured speed of one."""
+def _default_optimizer(batch: int, model: nn.Module) -> tuple[str, str, str]:
+    norms = sum(is_norm(module) for module in model.modules())
+    lr = (0.25 if norms else 0.025) * (batch / 128) ** 0.5
+    return (
+        f"sgd({lr:.2g}, momentum=0.9, nesterov=True, weight_decay=0.0005)",
+        "SGD with Nesterov momentum; ten times the rate where norms keep the activations in bounds; it grows with the root of the batch",
+        f"{count_of(norms, 'norm')}, batches of {batch}",
+    )
+
+
+def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
+    """Choose a small conv net: under a budget in minutes the widest that sees every image often enough, by the measured speed of one."""
     images, budget = len(data.splits.train), chooser.recipe.budget
     if budget == "auto" or Length.read(budget).unit != "second":
         width = 16 if images < 2000 else 32
-        chooser.choose("model", f"convnet({width})", "a small conv net: 32 wide, 16 for few images", count(images, "training image"))
-    elif chooser.open("model"):
-        passes = min(max(SEEN / images, PASSES[0]), PASSES[1]) / 2
+        chooser.choose("model", f"convnet({width})", "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
+    elif chooser.is_open("model"):
+        epochs = min(max(IMAGES_SEEN / images, MIN_EPOCHS), MAX_EPOCHS) / 2
         middle = WIDTHS[len(WIDTHS) // 2]
-        speed = fastest(known.make(f"convnet({middle})", "model"), data, chooser.recipe)
-        work = {width: _macs(known.make(f"convnet({width})", "model"), data) for width in WIDTHS}
-        taken = (
-            speed.seconds_per_image * images / max(0.9 * Length.read(budget).amount - spent, 1.0)
-        )  # by one pass at the middle width, as a share of the budget
-        seen = {width: (work[middle] / work[width]) ** 0.8 / taken for width in WIDTHS}  # small nets use the machine less well
-        width = next((width for width in WIDTHS if seen[width] >= passes), WIDTHS[-1])
-        rule = f"the widest small conv net that passes over the data {passes:.0f} times in the budget"
+        nets = {width: chooser.catalog.make(f"convnet({width})", "model") for width in WIDTHS}
+        speed = measure_fastest(nets[middle], data, chooser.recipe)
+        work = {width: _multiply_adds(net, data) for width, net in nets.items()}
+        seconds = max(0.9 * Length.read(budget).amount - spent, 1.0)
+        epoch_share = speed.seconds_per_image * images / seconds  # of the budget, at the middle width
+        seen = {width: (work[middle] / work[width]) ** 0.8 / epoch_share for width in WIDTHS}  # small nets use the machine less well
+        width = next((width for width in WIDTHS if seen[width] >= epochs), WIDTHS[-1])
+        rule = f"the widest small conv net that passes over the data {epochs:.0f} times in the budget"
         evidence = f"by convnet({middle})'s speed, convnet({width}) sees each of {images:,} images {seen[width]:.0f} times in {budget}"
         chooser.choose("model", f"convnet({width})", rule, evidence)
 
 
-def _macs(part: Part, data: Dataset) -> int:
-    """Multiply-adds of one forward pass."""
+def _multiply_adds(part: Part, data: Dataset) -> int:
+    """Those of one forward pass."""
     pre = data.preprocess
     with torch.device("meta"):
         model = make_model(part, len(data.classes), pre.channels, pre.size)
     return account(model, pre.channels, pre.size).totals["macs"]
 
 
-def _fit_memory(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
-    """Cut the step into pieces when the activations would not fit."""
+def _choose_pieces(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
+    """Cut the step into pieces when the activations would not fit into memory."""
     recipe, pre = chooser.recipe, data.preprocess
     try:
         totals = account(copy.deepcopy(model).to("meta"), pre.channels, pre.size).totals
     except (RuntimeError, NotImplementedError):  # a net of the user's own that makes tensors in its forward pass
-        chooser.choose("pieces", 1, "the whole step at once", "what it needs cannot be told without running it")
+        chooser.choose("pieces", 1, "the whole step at once", "how much memory it takes cannot be told without running it")
         return
-    batch = recipe.images_a_step(len(data.splits.train))
+    batch = recipe.images_per_step(len(data.splits.train))
     need = 2 * 4 * totals["activations"] * batch + 16 * totals["parameters"]
-    free = free_memory(choose(recipe.device))
+    free = free_memory(select_device(recipe.device))
     pieces = 1
-    while need / pieces > 0.6 * free and pieces * 16 < batch:
+    while need / pieces > MEMORY_SHARE * free and pieces * 16 < batch:
         pieces *= 2
-    evidence = f"a step needs about {size(need)}, {size(free)} are free"
+    evidence = f"a step needs about {format_bytes(need)}, {format_bytes(free)} are free"
     chooser.choose("pieces", pieces, "as few as fit in 60 % of the free memory", evidence)
 
 
-def _precision(chooser: Chooser, data: Dataset, model: Part) -> None:
-    if chooser.open("precision") or chooser.open("layout") or chooser.open("threads"):
-        found = fastest(model, data, chooser.recipe)
+def _choose_precision(chooser: Chooser, data: Dataset, model: Part) -> None:
+    """Measure which precision, memory layout and threads train the model fastest, where one of them is open."""
+    if any(map(chooser.is_open, ("precision", "layout", "threads"))):
+        fastest = measure_fastest(model, data, chooser.recipe)
         rule = "the fastest of those measured with this model on this machine; another than plain fp32 must gain 15 %"
-        chooser.choose("precision", found.precision, rule, found.evidence)
-        chooser.choose("layout", found.layout, rule, found.evidence)
-        chooser.choose(
-            "threads", found.threads, "one for each core; one alone for small steps that several would hardly speed up", found.evidence
-        )
+        chooser.choose("precision", fastest.precision, rule, fastest.evidence)
+        chooser.choose("layout", fastest.layout, rule, fastest.evidence)
+        rule = "one for each core; one alone for small steps that several would hardly speed up"
+        chooser.choose("threads", fastest.threads, rule, fastest.evidence)
         torch.set_num_threads(int(chooser.recipe.threads))

@@ -1,4 +1,4 @@
-"""Models that nothing is to be trained in: they memorize the training images, or are judged as they are."""
+"""Models without parameters: they memorize the training images, or are evaluated as they are."""
 
 from __future__ import annotations
 
@@ -7,40 +7,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from goodfit.core.catalog import Part, spell
-from goodfit.core.words import count
+from goodfit.core.parameters import has_parameters
+from goodfit.core.parts import Part, spell
+from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import sweep
-from goodfit.training.loop import learns
 
-AT_ONCE = 256  # images read at once
-# What auto chooses beside such a model: a field, its value, and why.
-CHOICES = (
-    ("augment", "none", "the training images are memorized as they are"),
-    ("batch_size", "all", "all training images are memorized at once"),
-    ("schedule", "constant", "none is needed"),
-    ("optimizer", "sgd", "none is needed: it is never asked"),
-    ("pieces", 1, "there is no step to be cut"),
-    ("precision", "fp32", "images are compared exactly"),
-    ("layout", "contiguous", "images are compared number by number"),
-    ("budget", "1 epoch", "no steps are made, so that it is not used"),
-    ("evaluate_every", "1 epoch", "it is judged once"),
-)
+IMAGES_READ_AT_ONCE = 256
 
 
-def memorize(part: Part, model: nn.Module, data: Dataset) -> tuple[str, ...]:
-    """Hand a model without parameters all training images, normalized and without augmentation, where one of its modules has a method
-    `memorize(images [N, C, H, W], labels [N])`. Returns what to say of it; nothing for a model that learns by steps.
+def memorize_images(part: Part, model: nn.Module, data: Dataset) -> tuple[str, ...]:
+    """Pass all training images, normalized and without augmentation, to a model without parameters, if one of its modules has a method
+    `memorize(images [N, C, H, W], labels [N])`. Returns what to report; nothing for a model that is trained by steps.
     """
-    if learns(model):
+    if has_parameters(model):
         return ()
-    eager: Any = next((module for module in model.modules() if hasattr(module, "memorize")), None)
-    if eager is None:
-        return (f"{spell(part)} has nothing to train: it is judged as it is",)
+    memorizer: Any = next((module for module in model.modules() if hasattr(module, "memorize")), None)
+    if memorizer is None:
+        return (f"{spell(part)} has nothing to train: it is evaluated as it is",)
     pre, rows = data.preprocess, data.rows("train")
     images, first = torch.empty(len(rows), pre.channels, *pre.size), 0
-    for batch in sweep(data.pixels, data.labels, rows, len(data.classes), AT_ONCE):
+    for batch in sweep(data.pixels, data.labels, rows, len(data.classes), IMAGES_READ_AT_ONCE):
         images[first : first + len(batch)] = pre.normalize(pre.center(batch.images))
         first += len(batch)
-    eager.memorize(images, data.labels[rows])
-    return (f"{spell(part)} has memorized {count(len(rows), 'training image')}; nothing is to be trained, so no steps are made",)
+    memorizer.memorize(images, data.labels[rows])
+    return (f"{spell(part)} has memorized {count_of(len(rows), 'training image')}; there is nothing to train, so no steps are made",)

@@ -10,81 +10,98 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from goodfit.core.catalog import Part, spell
-from goodfit.core.errors import UsageError, one_of
+from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.parts import Part, spell
 from goodfit.core.progress import Length
-from goodfit.core.settings import MISFIT, Count, Natural, NonNegative, Positive, Share, check_settings, read, said, settings_of
+from goodfit.core.settings import (
+    INVALID,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Share,
+    check_settings,
+    parse_setting,
+    settings_of,
+    type_phrase,
+)
 
 AUTO: Any = "auto"
 
 
-def says(sentence: str, default: Any) -> Any:
-    """A field with its default and the sentence that explains it."""
-    return dataclasses.field(default=default, metadata={"says": sentence})
+def option(sentence: str, default: Any, kind: str = "") -> Any:
+    """A field with its default and the sentence that explains it; `kind` is that of its part where the field has another name."""
+    return dataclasses.field(default=default, metadata={"help": sentence, "kind": kind})
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training. "auto" is chosen from the data and the machine, said, and frozen into the run's recipe."""
+    """Everything that decides a training. "auto" is chosen from the data and the machine, reported, and frozen into the run's recipe."""
 
-    data: str = says("Images: a folder, parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist, fashion_mnist.", "")
-    limit: Natural = says("Take at most this many images per class and split; 0 takes all.", 0)
-    size: int | str = says('Size the model sees: "96" or "128x96" (height x width).', AUTO)
-    aspect: Literal["crop", "pad", "stretch"] = says("How images come to that shape: crop, pad or stretch.", "crop")
-    channels: Literal["auto", 1, 3, 4] = says("1 gray, 3 RGB, 4 RGB with alpha.", AUTO)
-    mean: Literal["auto", "data"] | tuple[float, ...] = says(
+    data: str = option("Images: a folder, parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist, fashion_mnist.", "")
+    limit: Natural = option("Take at most this many images per class and split; 0 takes all.", 0)
+    size: int | str = option('Size the model sees: "96" or "128x96" (height x width).', AUTO)
+    aspect: Literal["crop", "pad", "stretch"] = option("How images come to that shape: crop, pad or stretch.", "crop")
+    channels: Literal["auto", 1, 3, 4] = option("1 gray, 3 RGB, 4 RGB with alpha.", AUTO)
+    mean: Literal["auto", "data"] | tuple[float, ...] = option(
         "What is taken off each channel, on a scale of 0 to 1: numbers, or data for the mean of the training images.", AUTO
     )
-    std: Literal["auto", "data"] | tuple[Positive, ...] = says("What each channel is then divided by: numbers, or data.", AUTO)
-    validation: Share | str = says("Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15)
-    cache: Positive = says("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
-    storage: Literal["auto", "raw", "jpeg", "files"] = says(
+    std: Literal["auto", "data"] | tuple[Positive, ...] = option("What each channel is then divided by: numbers, or data.", AUTO)
+    validation: Share | str = option(
+        "Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15
+    )
+    cache: Positive = option("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
+    storage: Literal["auto", "raw", "jpeg", "files"] = option(
         "How prepared images are kept: raw pixels, jpeg, or files (not at all: crops are cut from the originals); auto goes by cache.",
         "auto",
     )
-    model: str | Part = says("The network.", AUTO)
-    source: str = says(
+    model: str | Part = option("The network.", AUTO)
+    source: str = option(
         "Weights to begin from (--from): a run folder, a .safetensors or .pth file, or published ones such as resnet18:imagenet.", ""
     )
-    augment: str | Part = says("What is done to the training images.", AUTO)
-    views: str | Part = says("Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", "center")
-    loss: str | Part = says("What training makes small.", "softmax")
-    class_weights: str | tuple[Positive, ...] = says(
+    augment: str | Part = option("What is done to the training images.", AUTO)
+    views: str | Part = option(
+        "Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", "center"
+    )
+    loss: str | Part = option("What training makes small.", "softmax")
+    class_weights: str | tuple[Positive, ...] = option(
         'How much each class counts in the mean loss: none, balanced, "cat=2, dog=0.5" (the others 1), or a number for each class.', "none"
     )
-    penalty: str | Part = says("Penalties on the weights, added to the loss.", "none")
-    optimizer: str | Part = says("How the weights move; its lr is the peak rate.", AUTO)
-    schedule: str | Part = says("The learning rate over the budget, as a factor of the peak.", AUTO)
-    brake: str | Part = says("What lowers the rate further when validation stops improving: none or plateau.", "none")
-    average: str | Part = says("Running average of the weights: none, ema, polyak or swa.", "none")
-    snapshots: Natural | Literal["all"] = says(
+    penalty: str | Part = option("Penalties on the weights, added to the loss.", "none")
+    optimizer: str | Part = option("How the weights move; its lr is the peak rate.", AUTO)
+    schedule: str | Part = option("The learning rate over the budget, as a factor of the peak.", AUTO)
+    plateau: str | Part = option("What lowers the rate further when validation stops improving: none or plateau.", "none")
+    average: str | Part = option("Running average of the weights: none, ema, polyak or swa.", "none")
+    snapshots: Natural | Literal["all"] = option(
         "Keep the weights at the lowest rate of so many of the schedule's last cycles, or of all, for goodfit ensemble.", 0
     )
-    trainable: str | Part = says(
+    trainable: str | Part = option(
         "What learns: all, head, last(2), or one after the other as in head(0.2) | all; auto as `advise` says of --from.", "all"
     )
-    rates: str | Part = says("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
-    budget: str = says('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
-    stop: str | Part = says("When to stop early: none or patience(10).", "none")
-    batch_size: Count | Literal["auto", "all"] = says("Images a step; all takes every training image in each.", AUTO)
-    sampler: str | Part = says("Which images an epoch shows: shuffle, or balanced (every class as often as the largest).", "shuffle")
-    pieces: Count | Literal["auto"] = says("Pieces a step's images are computed in, to save memory; the step stays the same.", AUTO)
-    noise: Literal["refuse", "allow"] = says(
+    rates: str | Part = option("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
+    budget: str = option('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
+    stop: str | Part = option("When to stop early: none or patience(10).", "none")
+    batch_size: Count | Literal["auto", "all"] = option("Images a step; all takes every training image in each.", AUTO)
+    sampler: str | Part = option("Which images an epoch shows: shuffle, or balanced (every class as often as the largest).", "shuffle")
+    pieces: Count | Literal["auto"] = option("Pieces a step's images are computed in, to save memory; the step stays the same.", AUTO)
+    noise: Literal["refuse", "allow"] = option(
         "What to do with augmentation, dropout, batch norm, mini-batches or clipping beside newton, bfgs or lbfgs.", "refuse"
     )
-    clip: NonNegative = says("Largest norm of the gradient; 0 does not clip.", 0.0)
-    clip_value: NonNegative = says("Largest size of any number in the gradient, after clip; 0 does not clip.", 0.0)
-    seed: Natural = says("Seed of everything random.", 0)
-    split_seed: Natural = says("Seed of the splits that are made, apart from seed, so that copies differ in their training alone.", 0)
-    evaluate_every: str = says('How often to evaluate: "1 epoch", "200 steps", "1 min", or a share of the budget such as "0.1".', AUTO)
-    save_every: str = says("How often to save a checkpoint between evaluations.", "2 min")
-    probes: str | Part = says("What is measured while training, besides loss, accuracy, rate, gradient norm and time.", "update_ratio")
-    precision: Literal["auto", "fp32", "bf16"] = says("fp32, or bf16 autocast.", AUTO)
-    layout: Literal["auto", "channels_last", "contiguous"] = says("Memory layout of images and weights.", AUTO)
-    device: str = says("auto, cpu, cuda, cuda:1, mps, ...", AUTO)
-    threads: Count | Literal["auto"] = says("Compute threads.", AUTO)
-    workers: Natural = says("Threads that read batches ahead; the batches are the same for any number.", 1)
-    use: tuple[str, ...] = says("Python files with your own parts.", ())
+    clip: NonNegative = option("Largest norm of the gradient; 0 does not clip.", 0.0)
+    clip_value: NonNegative = option("Largest size of any number in the gradient, after clip; 0 does not clip.", 0.0)
+    seed: Natural = option("Seed of everything random.", 0)
+    split_seed: Natural = option("Seed of the splits that are made, apart from seed, so that copies differ in their training alone.", 0)
+    evaluate_every: str = option('How often to evaluate: "1 epoch", "200 steps", "1 min", or a share of the budget such as "0.1".', AUTO)
+    save_every: str = option("How often to save a checkpoint between evaluations.", "2 min")
+    probes: str | Part = option(
+        "What is measured while training, besides loss, accuracy, rate, gradient norm and time.", "update_ratio", "probe"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = option("fp32, or bf16 autocast.", AUTO)
+    layout: Literal["auto", "channels_last", "contiguous"] = option("Memory layout of images and weights.", AUTO)
+    device: str = option("auto, cpu, cuda, cuda:1, mps, ...", AUTO)
+    threads: Count | Literal["auto"] = option("Compute threads.", AUTO)
+    workers: Natural = option("Threads that read batches ahead; the batches are the same for any number.", 1)
+    use: tuple[str, ...] = option("Python files with your own parts.", ())
 
     def __post_init__(self) -> None:
         check_settings(self, "recipe")
@@ -98,40 +115,41 @@ class Recipe:
         Raises:
             UsageError: a key is unknown, or a value is of the wrong type; the sentence lists what there is.
         """
-        known = [s.name for s in settings_of(Recipe)]
+        keys = [s.name for s in settings_of(Recipe)]
+        changes = with_current_keys(changes)
         for key in changes:
-            if key not in known:
-                raise UsageError(one_of("recipe key", key, known))
+            if key not in keys:
+                raise UsageError(unknown_name("recipe key", key, keys))
         return dataclasses.replace(self, **changes)
 
     def but_text(self, texts: Mapping[str, str]) -> Recipe:
         """The same recipe with some fields changed, their values given as on a command line."""
-        hints = {s.name: s.hint for s in settings_of(Recipe)}
-        values = {key: read(text, hints[key]) if key in hints else text for key, text in texts.items()}
+        hints, texts = {s.name: s.hint for s in settings_of(Recipe)}, with_current_keys(texts)
+        values = {key: parse_setting(text, hints[key]) if key in hints else text for key, text in texts.items()}
         for key, value in values.items():
-            if value is MISFIT:
-                raise UsageError(f'recipe: expected {key} to be {said(hints[key])}, received "{texts[key]}".')
+            if value is INVALID:
+                raise UsageError(f'recipe: expected {key} to be {type_phrase(hints[key])}, received "{texts[key]}".')
         return self.but(**values)
 
-    def images_a_step(self, images: int) -> int:
-        """The images of a step when there are so many to train on; batch_size must be chosen."""
+    def images_per_step(self, images: int) -> int:
+        """The images of a step when there are `images` to train on; batch_size must not be "auto"."""
         return images if self.batch_size == "all" else int(self.batch_size)
 
     def plain(self) -> dict[str, Any]:
-        """The fields as TOML and JSON have them: parts are spelled out with all their settings."""
-        return {s.name: _plain(getattr(self, s.name)) for s in settings_of(Recipe)}
+        """The fields as TOML and JSON hold them: parts are spelled out with all their settings."""
+        return {s.name: _to_toml_value(getattr(self, s.name)) for s in settings_of(Recipe)}
 
     def to_toml(self) -> str:
-        """The recipe as a TOML file, each key under its sentence."""
-        notes = {f.name: f.metadata["says"] for f in dataclasses.fields(self)}
+        """Write the recipe as TOML, each key below its sentence."""
+        notes = {f.name: f.metadata["help"] for f in dataclasses.fields(self)}
         return "".join(f"# {notes[key]}\n{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in self.plain().items())
 
     @staticmethod
     def from_toml(source: str | Path) -> Recipe:
-        """The recipe in a TOML file, or the preset of that name.
+        """Read the recipe in a TOML file, or the preset of that name.
 
         Raises:
-            UsageError: there is no such file or preset, it is no TOML, or a key or value is wrong.
+            UsageError: there is no such file or preset, it is not TOML, or a key or value is wrong.
         """
         path = Path(source)
         if not path.is_file() and not path.suffix:
@@ -141,17 +159,49 @@ class Recipe:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f'The recipe "{source}" is no TOML: {error}.') from error
+            raise UsageError(f'The recipe "{source}" is not TOML: {error}.') from error
         return Recipe().but(**values)
 
 
+_PART_FIELDS = {setting.name for setting in settings_of(Recipe) if setting.kind}
+# The fields that hold parts, each with the kind of part it holds.
+SEATS = {f.name: f.metadata["kind"] or f.name for f in dataclasses.fields(Recipe) if f.name in _PART_FIELDS}
+
+FORMER_KEYS = {"brake": "plateau"}  # what fields were called in version 0.1
+
+
+def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe with each key that has been renamed under its current name."""
+    return {FORMER_KEYS.get(key, key): value for key, value in values.items()}
+
+
+MAX_SIDE = 8192  # pixels; more is taken for a typing error
+
+
+def parse_size(text: int | str) -> tuple[int, int]:
+    """Read `96` or `128x96` as (height, width).
+
+    Raises:
+        UsageError: the text is not a size.
+    """
+    try:
+        sides = [int(x) for x in str(text).lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise UsageError(f'Expected a size like "96" or "128x96" (height x width), received "{text}".')
+    if max(sides) > MAX_SIDE:
+        raise UsageError(f'Expected a size of at most {MAX_SIDE} pixels a side, received "{text}".')
+    return sides[0], sides[-1]
+
+
 def presets() -> list[str]:
-    """Names of the recipes that come along."""
+    """The names of the recipes that are included."""
     folder = resources.files("goodfit.recipe") / "presets"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
-def _plain(value: Any) -> Any:
+def _to_toml_value(value: Any) -> Any:
     if isinstance(value, Part):
         return spell(value, full=True)
     return list(value) if isinstance(value, tuple) else value

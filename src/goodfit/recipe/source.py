@@ -1,69 +1,67 @@
-"""The data of a recipe, opened the same way for training and for evaluation."""
+"""The images of a recipe, opened in the same way for training and for evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.words import count
+from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset, prepare
 from goodfit.data.index import find
-from goodfit.data.pack import Progress
 from goodfit.data.scan import Survey, survey
 from goodfit.data.splits import assign
-from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.size import parse_size
+from goodfit.recipe.recipe import Recipe, parse_size
 
 
-def look(recipe: Recipe, say: Callable[[str], None] = lambda text: None) -> Survey:
-    """Find the images of a recipe and read their headers; `say` hears of a download.
+def survey_images(recipe: Recipe, reporter: Reporter) -> Survey:
+    """Find the images of a recipe and read their headers.
 
     Raises:
-        UsageError: the recipe names no data, or its validation file is not there.
-        DataError: the data is not there, or not what training needs.
+        UsageError: the recipe names no data, or its validation file does not exist.
+        DataError: the data does not exist, or is not what training needs.
     """
     if not recipe.data:
         raise UsageError('Expected the images to train on, such as "photos/" or "digits", received nothing.')
-    index = find(recipe.data, recipe.limit, recipe.split_seed, say)
+    index = find(recipe.data, recipe.limit, recipe.split_seed, reporter.say)
     if isinstance(recipe.validation, str):
         if not Path(recipe.validation).is_file():
             raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')
         index = assign(index, Path(recipe.validation))
-    seen = survey(index)
-    return seen if recipe.channels == "auto" else dataclasses.replace(seen, wanted=recipe.channels)
+    images = survey(index)
+    return images if recipe.channels == "auto" else dataclasses.replace(images, wanted=recipe.channels)
 
 
-def open_data(recipe: Recipe, seen: Survey, progress: Progress | None = None) -> Dataset:
-    """Pack, split and measure the images of a recipe whose size is chosen.
+def open_images(recipe: Recipe, reporter: Reporter | None = None, images: Survey | None = None) -> Dataset:
+    """Pack, split and measure the images of a recipe whose size is chosen; `images` are surveyed here unless given.
 
     Raises:
-        UsageError: the recipe holds no validation images out.
+        UsageError: the recipe holds no validation images out, or its mean or std are not one number for each channel.
         DataError: there are too few images, or every one is broken.
         GoodfitError: no space is left.
     """
+    reporter = reporter or SilentReporter()
+    images = images or survey_images(recipe, reporter)
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage
-    data = prepare(seen, parse_size(recipe.size), recipe.aspect, share, recipe.split_seed, cache, progress=progress)
+    size = parse_size(recipe.size)
+    data = prepare(images, size, recipe.aspect, share, recipe.split_seed, cache, progress=reporter.show_packing)
     if not len(data.splits.validation):
         if recipe.validation == 0:
             raise UsageError(
                 f'"{data.name}" has no validation images of its own, and validation = 0 takes none: give a share such as 0.15, for a model '
-                "cannot be judged on the images it learned."
+                "cannot be judged on the images it was trained on."
             )
         raise DataError(f'"{data.name}" has too few images to hold some out for validation: a class needs 3 good ones or more.')
-    return normalized(data, recipe)
+    return _with_normalization(data, recipe)
 
 
-def normalized(data: Dataset, recipe: Recipe) -> Dataset:
-    """The data with the recipe's mean and std, where those are numbers.
-
-    Raises:
-        UsageError: there are not as many as channels.
-    """
+def _with_normalization(data: Dataset, recipe: Recipe) -> Dataset:
+    """The data with the recipe's mean and std, where those are numbers."""
     numbers = {key: value for key in ("mean", "std") if isinstance(value := getattr(recipe, key), tuple)}
     for key, values in numbers.items():
         if len(values) != data.preprocess.channels:
-            raise UsageError(f"Expected {key} to have {count(data.preprocess.channels, 'number')}, one a channel, received {len(values)}.")
+            expected = count_of(data.preprocess.channels, "number")
+            raise UsageError(f"Expected {key} to have {expected}, one for each channel, received {len(values)}.")
     return dataclasses.replace(data, preprocess=data.preprocess.but(**numbers))

@@ -1,1 +1,1 @@
-"""The report: one HTML file that tells a run or a study to a person, made from its folder alone."""
+"""Reports: a run or a study explained in one HTML file, made from its folder alone."""

@@ -1,4 +1,4 @@
-"""The frame of a page: one HTML file that opens offline and asks nothing of any network."""
+"""The frame of a page: one HTML file that opens offline and loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from urllib.parse import quote
 
 from goodfit.report.markup import Html, paragraph, tag
 
-FILE = "report.html"
-Part = tuple[str, str, Html]  # a section: its anchor, its name in the menu, and what it holds; left out when that is empty
+REPORT_FILE = "report.html"
+PagePart = tuple[str, str, Html]  # a section: its anchor, its name in the menu, and its content; left out if that is empty
+NO_SCRIPTS = tag("noscript", paragraph("The charts need JavaScript, which is switched off; the tables below hold the numbers."))
 
 
-def framed(title: str, header: Html, parts: Iterable[Part], source: str) -> str:
-    """A page as one HTML text: `title` is that of the browser's tab, `source` the sentences that say what it was made from."""
-    there = [part for part in parts if part[2]]
-    menu = [tag("a", name, attrs={"href": f"#{anchor}"}) for anchor, name, _ in there]
+def render_page(title: str, header: Html, parts: Iterable[PagePart], source: str) -> str:
+    """Render a page as one HTML text: `title` is that of the browser's tab, `source` the sentences that say what it was made from."""
+    sections = [part for part in parts if part[2]]
+    menu = [tag("a", name, attrs={"href": f"#{anchor}"}) for anchor, name, _ in sections]
     body = tag(
         "body",
-        tag("main", header, tag("nav", *menu, attrs={"aria-label": "Sections"}), *(content for *_, content in there)),
-        footer(source),
-        *(tag("script", Html(script)) for script in scripts()),
+        tag("main", header, tag("nav", *menu, attrs={"aria-label": "Sections"}), NO_SCRIPTS, *(content for *_, content in sections)),
+        render_footer(source),
+        *(tag("script", Html(script)) for script in read_scripts()),
     )
-    return f'<!doctype html>\n<html lang="en">{head(title)}{body}</html>\n'
+    return f'<!doctype html>\n<html lang="en">{render_head(title)}{body}</html>\n'
 
 
-def link(folder: Path, name: str) -> Html:
-    """A run within a folder, by its name there, that leads to its page where it has one."""
-    shown, page = tag("code", name), f"{name}/{FILE}"
-    return tag("a", shown, attrs={"href": quote(page)}) if (folder / page).is_file() else shown
+def link_to_run(folder: Path, name: str) -> Html:
+    """Name a run within a folder, as a link to its page if it has one."""
+    label, page = tag("code", name), f"{name}/{REPORT_FILE}"
+    return tag("a", label, attrs={"href": quote(page)}) if (folder / page).is_file() else label
 
 
-def head(title: str) -> Html:
-    """The page's head: nothing may be loaded from elsewhere, and no script may run but ours."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts())
+def render_head(title: str) -> Html:
+    """Render the head, whose policy forbids to load anything and to run any script but ours."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in read_scripts())
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'; form-action 'none'"
     return tag(
         "head",
@@ -47,22 +48,22 @@ def head(title: str) -> Html:
         tag("meta", attrs={"name": "color-scheme", "content": "light dark"}),
         tag("title", title),
         tag("link", attrs={"rel": "icon", "href": "data:,"}),
-        tag("style", Html(static("uPlot.min.css")), Html(static("report.css"))),
+        tag("style", Html(read_static("uPlot.min.css")), Html(read_static("report.css"))),
     )
 
 
-def footer(source: str) -> Html:
-    """Where the page came from, and the license of the script it carries."""
-    license_text = Html(f"<!--\nCharts by uPlot.\n\n{static('uPlot.LICENSE')}-->")
-    return tag("footer", paragraph(f"{source} This file is complete; it loads nothing from elsewhere."), license_text)
+def render_footer(source: str) -> Html:
+    """Render the footer: what the page was made from, and the license of the script it carries."""
+    license_text = Html(f"<!--\nCharts by uPlot.\n\n{read_static('uPlot.LICENSE')}-->")
+    return tag("footer", paragraph(f"{source} This file is complete and loads nothing from elsewhere."), license_text)
 
 
-def scripts() -> tuple[str, ...]:
-    """The scripts of the page, in the order they run."""
-    return static("uPlot.iife.min.js"), static("report.js")
+def read_scripts() -> tuple[str, ...]:
+    """Read the scripts of the page, in the order in which they run."""
+    return read_static("uPlot.iife.min.js"), read_static("report.js")
 
 
 @functools.cache
-def static(name: str) -> str:
-    """A file that the package carries."""
+def read_static(name: str) -> str:
+    """Read a file that ships with the package."""
     return (resources.files("goodfit.report") / "static" / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Markup in which text is always escaped: only what `tag` and `joined` made counts as HTML."""
+"""Building blocks of HTML, and numbers in words: text is always escaped unless it is `Html` already."""
 
 from __future__ import annotations
 
@@ -9,90 +9,94 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from goodfit.core import words
 
-VOID = ("img", "meta", "link", "br")
-THIN = "\u00a0"  # keeps a number and its unit on one line
+VOID_ELEMENTS = ("img", "meta", "link", "br")
+NBSP = "\u00a0"  # the no-break space keeps a number and its unit on one line
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is HTML already and is not escaped again."""
 
     __slots__ = ()
 
 
 Child = str | int | None
-NOTHING = Html("")
+EMPTY = Html("")
 
 
-def joined(children: Iterable[Child]) -> Html:
-    """Children one after the other, escaped unless they are markup already."""
+def join(children: Iterable[Child]) -> Html:
+    """Concatenate children, escaping those that are not `Html`; None is left out."""
     return Html("".join(child if isinstance(child, Html) else html.escape(str(child)) for child in children if child is not None))
 
 
 def tag(spec: str, *children: Child, attrs: Mapping[str, str | int | None] | None = None) -> Html:
-    """An element: `tag("td.number", "98 %")` is `<td class="number">98 %</td>`; attributes that are None are left out."""
+    """Build an element: `tag("td.number", "98 %")` is `<td class="number">98 %</td>`. Attributes that are None are left out."""
     name, *classes = spec.split(".")
-    given = {"class": " ".join(classes) or None, **(attrs or {})}
-    inside = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given.items() if value is not None)
-    return Html(f"<{name}{inside}>") if name in VOID else Html(f"<{name}{inside}>{joined(children)}</{name}>")
+    attributes = {"class": " ".join(classes) or None, **(attrs or {})}
+    inside = "".join(f' {key}="{html.escape(str(value))}"' for key, value in attributes.items() if value is not None)
+    return Html(f"<{name}{inside}>") if name in VOID_ELEMENTS else Html(f"<{name}{inside}>{join(children)}</{name}>")
 
 
 def section(anchor: str, title: str, *children: Child) -> Html:
-    """A section with its heading; empty when all its children are."""
-    return tag("section", tag("h2", title), *children, attrs={"id": anchor}) if any(children) else NOTHING
+    """Build a section with a heading; it is empty if all its children are."""
+    return tag("section", tag("h2", title), *children, attrs={"id": anchor}) if any(children) else EMPTY
 
 
 def paragraph(*children: Child) -> Html:
+    """Build a paragraph."""
     return tag("p", *children)
 
 
-def with_code(text: str) -> Html:
-    """A sentence whose `commands` stand between backticks."""
-    return joined(tag("code", part) if place % 2 else part for place, part in enumerate(text.split("`")))
+def inline_code(text: str) -> Html:
+    """Convert a sentence with commands between backticks, setting the commands as code."""
+    return join(tag("code", part) if place % 2 else part for place, part in enumerate(text.split("`")))
 
 
-def folded(summary: str, *children: Child) -> Html:
-    """What is there for those who look for it."""
+def details(summary: str, *children: Child) -> Html:
+    """Build a block that is folded away under its summary until the reader opens it."""
     return tag("details", tag("summary", summary), *children)
 
 
-def listed(items: Sequence[Child], spec: str = "ul") -> Html:
-    return tag(spec, *(tag("li", item) for item in items)) if items else NOTHING
+def bullet_list(items: Sequence[Child]) -> Html:
+    """Build a bullet list; it is empty if there are no items."""
+    return tag("ul", *(tag("li", item) for item in items)) if items else EMPTY
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A table's column: its heading, and `number`, `wide` or `text` for how its cells are set."""
+    """A column of a table: its heading, and the style of its cells, one of `text`, `number` and `wide`."""
 
     title: str
     kind: str = "text"
 
 
 def table(columns: Sequence[Column], body: Iterable[Sequence[Child]], caption: str = "") -> Html:
-    """A table whose first cell in each row is that row's heading."""
+    """Build a table; the first cell of each row is the heading of that row."""
     head = tag("thead", tag("tr", *(tag(f"th.{c.kind}", c.title, attrs={"scope": "col"}) for c in columns)))
     lines = []
     for first, *rest in body:
         cells = [tag(f"td.{c.kind}", cell) for c, cell in zip(columns[1:], rest, strict=True)]
         lines.append(tag("tr", tag("th", first, attrs={"scope": "row"}), *cells))
     inner = tag("table", tag("caption", caption) if caption else None, head, tag("tbody", *lines))
-    return scrolling(inner, caption or ", ".join(c.title for c in columns if c.title))
+    return scroll_box(inner, caption or ", ".join(c.title for c in columns if c.title))
 
 
-def scrolling(inner: Html, label: str) -> Html:
-    """Something wide, in a frame that scrolls by itself, by keyboard too."""
+def scroll_box(inner: Html, label: str) -> Html:
+    """Put wide content into a box that scrolls on its own, also by keyboard."""
     return tag("div.scroll", inner, attrs={"tabindex": 0, "role": "region", "aria-label": label})
 
 
-def facts(pairs: Iterable[tuple[str, Child]]) -> Html:
-    """Names and values, those without a value left out."""
-    known = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs if value not in (None, "")]
-    return tag("dl", *known) if known else NOTHING
+def definition_list(pairs: Iterable[tuple[str, Child]]) -> Html:
+    """Build a list of names with their values, leaving out names without a value."""
+    entries = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs if value not in (None, "")]
+    return tag("dl", *entries) if entries else EMPTY
 
 
 def bar(share: float | None, low: float | None = None, high: float | None = None) -> Html:
-    """A bar from 0 to `share` of its cell, with a whisker from `low` to `high`; for the eye only, the number stands beside it."""
+    """Build a bar that fills `share` of its cell, with a whisker from `low` to `high`. It is hidden from screen readers, which read the
+    number beside it.
+    """
     if share is None:
-        return NOTHING
+        return EMPTY
     whisker = (
         tag("i", attrs={"style": f"left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"})
         if low is not None and high is not None
@@ -104,19 +108,24 @@ def bar(share: float | None, low: float | None = None, high: float | None = None
 # ---- numbers -------------------------------------------------------------------------------------------------------------------
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """`98.5 %` from 0.985, `not measured` from None."""
-    return "not measured" if share is None else words.percent(share, digits).replace(" ", THIN)
+def format_percent(share: float | None, digits: int = 1) -> str:
+    """Format 0.985 as `98.5 %`, and None as `not measured`."""
+    return "not measured" if share is None else words.format_percent(share, digits).replace(" ", NBSP)
 
 
-def points(share: float) -> str:
-    """A difference of two shares: `12 points`, `0.8 points`."""
+def format_interval(low: float | None, high: float | None) -> str:
+    """Format an interval of shares as `80.5 % to 84.5 %`; empty without one."""
+    return f"{format_percent(low)} to {format_percent(high)}" if low is not None else ""
+
+
+def format_points(share: float) -> str:
+    """Format the size of a difference of two shares: `12 points`, `0.8 points`."""
     value = 100 * abs(share)
-    return f"{value:.0f}{THIN}points" if value >= 9.95 else f"{value:.1f}{THIN}points"
+    return f"{value:.0f}{NBSP}points" if value >= 9.95 else f"{value:.1f}{NBSP}points"
 
 
-def significant(x: float | None, digits: int = 3) -> str:
-    """A number with a few significant digits: `0.0123`, `1,230`, `1.2e-05`."""
+def format_number(x: float | None, digits: int = 3) -> str:
+    """Format a number with a few significant digits: `0.0123`, `1,230`, `1.2e-05`; None is `not measured`."""
     if x is None:
         return "not measured"
     if x == 0 or 1e-4 <= abs(x) < 1e6:
@@ -125,9 +134,9 @@ def significant(x: float | None, digits: int = 3) -> str:
     return f"{x:.{digits - 1}e}"
 
 
-def millions(n: float) -> str:
-    """`11.2 million`, `340 thousand`, `650`."""
+def format_large_count(n: float) -> str:
+    """Format a large count in words: `11.2 million`, `340 thousand`, `650`."""
     for unit, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
         if n >= size:
-            return f"{n / size:.3g}{THIN}{unit}"
+            return f"{n / size:.3g}{NBSP}{unit}"
     return f"{n:.0f}"

@@ -1,4 +1,4 @@
-"""The record of a run, read from its folder, with whatever is missing or damaged simply absent."""
+"""Read the files of a run's folder; whatever is missing or damaged is simply absent."""
 
 from __future__ import annotations
 
@@ -11,50 +11,58 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.run import ENSEMBLE, Run
+from goodfit.core.run import ENSEMBLE_FILE, Run
 
 
-def at(tree: object, *keys: str) -> Any:
-    """The value under nested keys, None where a key is missing."""
+def get(tree: object, *keys: str) -> Any:
+    """Return the value under nested keys, or None if a key is missing."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
 
 
-def finite(value: object) -> float | None:
-    """A finite number as float; None for anything else (NaN, infinity, text, nothing)."""
+def as_number(value: object) -> float | None:
+    """Return a finite number as float, and None for anything else (NaN, infinity, text)."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
 
 
-def number(tree: object, *keys: str) -> float | None:
-    """The finite number under nested keys, None where there is none."""
-    return finite(at(tree, *keys))
+def get_number(tree: object, *keys: str) -> float | None:
+    """Return the finite number under nested keys, or None if there is none."""
+    return as_number(get(tree, *keys))
 
 
-def share(tree: object, *keys: str) -> float | None:
-    """The number from 0 to 1 under nested keys, None where there is none."""
-    value = number(tree, *keys)
+def get_share(tree: object, *keys: str) -> float | None:
+    """Return the number from 0 to 1 under nested keys, or None if there is none."""
+    value = get_number(tree, *keys)
     return value if value is not None and 0 <= value <= 1 else None
 
 
-def rows(value: object) -> list[dict[str, Any]]:
-    """The dictionaries of a list; anything else counts as no rows."""
+def as_rows(value: object) -> list[dict[str, Any]]:
+    """Return the dictionaries in a list; anything that is no list has none."""
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
 
 
-def texts(value: object) -> list[str]:
-    """The items of a list as text; anything else counts as none."""
+def as_texts(value: object) -> list[str]:
+    """Return the items of a list as text; anything that is no list has none."""
     return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
 
 
-def items(value: object) -> list[tuple[str, Any]]:
-    """The keys of a dictionary as text, with their values; anything else counts as none."""
+def as_interval(value: object) -> tuple[float, float] | tuple[None, None]:
+    """Return a pair of numbers (low, high), or two Nones for anything else."""
+    match value:
+        case [int() | float() as low, int() | float() as high] if low <= high:
+            return float(low), float(high)
+    return None, None
+
+
+def as_items(value: object) -> list[tuple[str, Any]]:
+    """Return the keys of a dictionary as text, with their values; anything that is no dictionary has none."""
     return [(str(key), inner) for key, inner in value.items()] if isinstance(value, dict) else []
 
 
-class Files:
-    """The files of a folder as dictionaries: empty where they are missing, and where they do not read, which `damaged` then names."""
+class FolderReader:
+    """Reads the files of a folder as dictionaries. A missing file is empty; so is a damaged one, whose name is added to `damaged`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -64,20 +72,20 @@ class Files:
     def name(self) -> str:
         return self.folder.resolve().name
 
-    def json(self, file: str) -> dict[str, Any]:
-        """The content of a JSON file."""
+    def read_json(self, file: str) -> dict[str, Any]:
+        """Return the content of a JSON file."""
         path = self.folder / file
         try:
-            found: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            content: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except (ValueError, OSError):
-            found = None
-        if not isinstance(found, dict):
+            content = None
+        if not isinstance(content, dict):
             self.damaged.append(file)
             return {}
-        return found
+        return content
 
-    def toml(self, file: str) -> tuple[str, dict[str, Any]]:
-        """The text of a TOML file, and its content."""
+    def read_toml(self, file: str) -> tuple[str, dict[str, Any]]:
+        """Return the text of a TOML file, and its content."""
         text = ""
         try:
             text = (self.folder / file).read_text(encoding="utf-8")
@@ -88,17 +96,18 @@ class Files:
             self.damaged.append(file)
             return text, {}
 
-    def source(self, what: str, version: object = "") -> str:
-        """The sentence that says what a page was made from."""
+    def describe_source(self, kind: str, version: object = "") -> str:
+        """Return the sentence that names the folder a page was made from, and its damaged files; `kind` says what folder it is."""
         by = f" by Goodfit {version}" if version else ""
-        damaged = f" Not readable there: {', '.join(dict.fromkeys(self.damaged))}." if self.damaged else ""
-        return f"Made from the {what} {self.name}{by}.{damaged}"
+        damaged = f" Files that could not be read: {', '.join(dict.fromkeys(self.damaged))}." if self.damaged else ""
+        return f"Made from the {kind} {self.name}{by}.{damaged}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What the folder of a run or an ensemble says: its files as dictionaries, its log by kind of line, and the files it was read from.
-    `ensemble` is None for a run, which is what tells them apart.
+    """The folder of a run or an ensemble: its files as dictionaries, its log by kind of line, and the reader of its files.
+
+    `ensemble` is None for a run.
     """
 
     run: Run
@@ -112,41 +121,41 @@ class Record:
     train: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
-    files: Files
+    files: FolderReader
 
     @property
     def state(self) -> str:
-        """`running`, `finished`, `stopped early`, `interrupted`, `terminated`, `diverged`, `failed`; empty where none was written."""
-        return str(at(self.about, "state") or "")
+        """`running`, `finished`, `stopped early`, `interrupted`, `terminated`, `diverged`, `failed`; empty if none was written."""
+        return str(get(self.about, "state") or "")
 
     @property
-    def shown(self) -> str:
-        """The split whose confusions and classes are shown: validation, else test; empty without scores."""
-        return next((split for split in ("validation", "test") if at(self.scores, split)), "")
+    def split(self) -> str:
+        """The split whose classes and mistakes are shown: validation if it has scores, else test; empty without scores."""
+        return next((split for split in ("validation", "test") if get(self.scores, split)), "")
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """Steps an epoch, where the log's steps (counted from 1) and whole epochs (from 0) tell it to one in a hundred."""
-        pairs = [(step - 1, epoch) for x in self.train if (step := number(x, "step")) and (epoch := number(x, "epoch")) is not None]
+        """Steps per epoch, if the steps of the log (counted from 1) and its whole epochs (from 0) determine it within one percent."""
+        pairs = [(step - 1, epoch) for x in self.train if (step := get_number(x, "step")) and (epoch := get_number(x, "epoch")) is not None]
         most = min((before // epoch for before, epoch in pairs if epoch > 0), default=None)
         least = max((before // (epoch + 1) for before, epoch in pairs if epoch >= 0), default=0.0) + 1
         return most if most is not None and 0 <= most - least <= 0.01 * most else None
 
     @property
-    def majority(self) -> float | None:
+    def majority_accuracy(self) -> float | None:
         """The accuracy of always answering the most common class."""
-        return number(self.about, "data", "majority")
+        return get_number(self.about, "data", "majority")
 
     @property
     def model(self) -> str:
-        """The model as it was asked for or chosen, which is shorter than the recipe's full spelling; empty where unknown."""
-        asked = at(self.about, "asked", "model")
-        chosen = next((row.get("value") for row in rows(at(self.about, "choices")) if row.get("field") == "model"), None)
+        """The model as the user or auto wrote it, which is shorter than the recipe's full spelling; empty if unknown."""
+        asked = get(self.about, "asked", "model")
+        chosen = next((row.get("value") for row in as_rows(get(self.about, "choices")) if row.get("field") == "model"), None)
         return str(chosen or (asked if asked != "auto" else None) or self.recipe.get("model") or "")
 
-    def when(self, step: object) -> str:
-        """A moment of training in words: `epoch 3.5`, else `step 1,200`."""
-        count, per_epoch = finite(step), self.steps_per_epoch
+    def describe_step(self, step: object) -> str:
+        """Describe a step as `epoch 3.5`, or as `step 1,200` if the steps per epoch are unknown."""
+        count, per_epoch = as_number(step), self.steps_per_epoch
         if count is None:
             return "an unknown step"
         return f"epoch {count / per_epoch:.1f}" if per_epoch else f"step {count:,.0f}"
@@ -154,21 +163,21 @@ class Record:
 
 def read_record(run: Run) -> Record:
     """Read the folder of a run or an ensemble."""
-    files = Files(run.path)
-    recipe_text, recipe = files.toml("recipe.toml")
-    ensemble = files.json(ENSEMBLE) if (run.path / ENSEMBLE).is_file() else None
+    files = FolderReader(run.path)
+    recipe_text, recipe = files.read_toml("recipe.toml")
+    ensemble = files.read_json(ENSEMBLE_FILE) if (run.path / ENSEMBLE_FILE).is_file() else None
     lines = _log(run)
     kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in ("train", "evaluate", "event")}
     return Record(
-        run, recipe, recipe_text, files.json("about.json"), files.json("scores.json"), files.json("config.json"), ensemble,
-        rows(files.json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files,
+        run, recipe, recipe_text, files.read_json("about.json"), files.read_json("scores.json"), files.read_json("config.json"), ensemble,
+        as_rows(files.read_json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files,
     )  # fmt: skip
 
 
 def _log(run: Run) -> list[dict[str, Any]]:
-    """The lines of the log that are whole; a run cut off while writing leaves a torn one."""
+    """Read the whole lines of the log; a run that was killed while writing leaves a torn one."""
     path, lines = run.path / "log.jsonl", []
     for text in path.read_bytes().decode(errors="replace").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
             lines.append(json.loads(text))
-    return rows(lines)
+    return as_rows(lines)

@@ -1,55 +1,154 @@
-"""Evaluation of a run: what its classifier scores on its own images, written into its folder."""
+"""Evaluating a run or an ensemble on its own images, which writes the scores into its folder."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import psutil
 import torch
+from torch import Tensor
 
 from goodfit.core.errors import UsageError
-from goodfit.core.predictions import FILE
-from goodfit.core.run import Run
-from goodfit.runs import start
-from goodfit.recipe.build import Judge
-from goodfit.predict.predictor import load_run
-from goodfit.runs.finish import predictions_of, temperature_of
-from goodfit.predict.scoring import averaged, needs_noise, scored
-from goodfit.runs.opening import open_test
+from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.reporter import Reporter
+from goodfit.core.run import ENSEMBLE_FILE, Run
+from goodfit.core.words import count_of
+from goodfit.data.dataset import Dataset
+from goodfit.predict.calibration import measure_calibration
+from goodfit.predict.images import ImagesFor
+from goodfit.predict.predictor import load_classifier, load_ensemble
+from goodfit.predict.scoring import require_noise, score_ensemble, score_noise, score_views
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
-from goodfit.training.calibration import calibration
-from goodfit.terminal.reporter import Voice
+from goodfit.runs.finish import predictions_of
+from goodfit.runs.start import require_same_data, timestamp
+from goodfit.training.evaluate import RowEvaluator
 
 
-def evaluate(run: Run, test: bool, device: str, voice: Voice, views: str, marginalize: int, calibrate: bool) -> dict[str, Any]:
-    """Scores of a run on its validation images, or on its test images, which is logged; `goodfit.evaluate` says what is in them.
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """What to evaluate: the validation images or the `test` images, on which `device`, by which `views` ("": the run's own).
+
+    `marginalize` averages so many noisy passes; `calibrate` stores the temperature that fits the validation images.
+    """
+
+    test: bool = False
+    device: str = "auto"
+    views: str = ""
+    marginalize: int = 0
+    calibrate: bool = False
+
+    @property
+    def split(self) -> str:
+        return "test" if self.test else "validation"
+
+
+def evaluate_run(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
+    """Score a run or an ensemble on its validation images, or on its test images, which is logged; `goodfit.evaluate` says what is scored.
 
     Raises:
-        UsageError: the run is not finished, its data has no test split, or its model no noise or no use for the views.
+        UsageError: an option does not go with the run or another option, the run is not finished, or it has no such images.
         DataError: the data is gone or has changed.
+        GoodfitError: a model is damaged.
     """
+    if options.calibrate and (options.test or options.views):
+        other = "test" if options.test else options.views
+        raise UsageError(f"calibrate fits a temperature to the validation images by the run's own views, received {other} too.")
+    if (run.path / ENSEMBLE_FILE).is_file():
+        return _evaluate_ensemble(run, options, reporter)
+    return _evaluate_classifier(run, options, reporter)
+
+
+def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     recipe = Recipe.from_toml(run.path / "recipe.toml")
-    classifier = load_run(run.path, device, views)
-    needs_noise(classifier.model, marginalize)
-    torch.set_num_threads(int(recipe.threads))
-    data = open_data(recipe, look(recipe, voice.say), voice.packing)
-    start.same_data(run, data)
-    rows = data.rows("test" if test else "validation")
-    if not len(rows):
-        raise UsageError(f'"{data.name}" has no test images to evaluate on.')
-    if test:
-        open_test(run, voice)
-    judge = Judge(data, classifier.loss, classifier.device)
-    found = scored(judge, classifier.model, rows, classifier.views)
-    result = found.scores
-    temperature = temperature_of(run) if test else None  # the test images fit nothing
-    result["calibration"] = calibration(found.probabilities, found.center.labels, temperature)
-    if marginalize:
-        result["marginalized"] = averaged(judge, classifier.model, found.center, marginalize, recipe.seed)
-    if test or not views:  # a validation score by other views than its own is not the run's
-        run.update("scores.json", {"test" if test else "validation": result})
-    if not (test or views):
-        predictions_of(found, data).save(run.path / FILE)
-    if calibrate:
+    classifier = load_classifier(run.path, options.device, options.views)
+    require_noise(classifier.model, options.marginalize)
+    images = _open_images(run, recipe, reporter)
+    data = images.data
+    rows = data.rows("test" if options.test else "validation")
+    _open_split(run, rows, options, reporter, f'"{data.name}" has no {options.split} images to evaluate on.')
+    evaluator = RowEvaluator(data, classifier.loss, classifier.device)
+    scored = score_views(evaluator, classifier.model, rows, classifier.views)
+    result = scored.scores
+    temperature = stored_temperature(run) if options.test else None  # nothing is fitted to the test images
+    result["calibration"] = measure_calibration(scored.probabilities, scored.center.labels, temperature)
+    if options.marginalize:
+        result["marginalized"] = score_noise(evaluator, classifier.model, scored.center, options.marginalize, recipe.seed)
+    if options.test or not options.views:  # a validation score by other views than its own is not the run's
+        run.update("scores.json", {options.split: result})
+    if not (options.test or options.views):
+        predictions_of(scored, data).save(run.path / FILE)
+    if options.calibrate:
         run.update("config.json", {"temperature": result["calibration"]["temperature"]})
     return result
+
+
+def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
+    """Score an ensemble; under "gain" is its lead over the member that was best on validation, with a paired interval."""
+    if option := "marginalize" if options.marginalize else "calibrate" if options.calibrate else "":
+        raise UsageError(f'{option} is for a single model: give it a member of "{run.path}", such as {run.path}/members/00.')
+    content, recipe = run.read(ENSEMBLE_FILE), Recipe.from_toml(run.path / "recipe.toml")
+    if options.test and content["tests_seen"]:
+        raise UsageError(
+            f'The members of "{run.path}" have other splits, and {content["tests_seen"]:,} of its test images were used to train some:'
+            " there is no honest test score. Train them with the same --split-seed."
+        )
+    predictor = load_ensemble(run, options.device, options.views)
+    images = _open_images(run, recipe, reporter)
+    rows = images.data.rows("test") if options.test else _rows_no_member_trained_on(run, images.data)
+    missing = "test images" if options.test else "validation image that no member was trained on"
+    _open_split(run, rows, options, reporter, f'"{run.path}" has no {missing} to evaluate on.')
+    paths = [member["path"] for member in content["members"]]
+    answers = {path: images.probabilities(member, rows) for path, member in zip(paths, predictor.members, strict=True)}
+    single = content["single"]["path"]
+    if single not in answers:
+        answers[single] = images.probabilities(load_classifier(run.path / single, options.device, options.views), rows)
+    mean = sum((weight * answers[path].double() for path, weight in zip(paths, predictor.weights, strict=True)), torch.zeros(()))
+    predictions = images.predictions(mean, rows)
+    temperature = stored_temperature(run) if options.test else None
+    result = score_ensemble(predictions, images.predictions(answers[single], rows), temperature)
+    run.update("scores.json", {options.split: result})
+    if not options.test:
+        predictions.save(run.path / FILE)
+    return result
+
+
+def _open_images(run: Run, recipe: Recipe, reporter: Reporter) -> ImagesFor:
+    """Open the images of a run's recipe, with its number of threads, and check that they are the run's."""
+    torch.set_num_threads(int(recipe.threads))
+    images = ImagesFor(recipe, reporter)
+    require_same_data(run, images.data)
+    return images
+
+
+def _open_split(run: Run, rows: Tensor, options: EvaluateOptions, reporter: Reporter, if_empty: str) -> None:
+    """Refuse to evaluate no images; log that the test split is opened."""
+    if not len(rows):
+        raise UsageError(if_empty)
+    if options.test:
+        open_test_split(run, reporter)
+
+
+def open_test_split(run: Run, reporter: Reporter) -> None:
+    """Log in the run that its test split is opened; warn from the second time on."""
+    openings = run.read("about.json").get("openings", [])
+    if openings:
+        reporter.say(
+            f"Warning: the test split of this run was opened {count_of(len(openings), 'time')} before,"
+            f" first {openings[0]['time']}; choosing by it makes it a second validation split."
+        )
+    command = " ".join(psutil.Process().cmdline()[1:])
+    run.update("about.json", {"openings": [*openings, {"time": timestamp(), "command": command}]})
+
+
+def stored_temperature(run: Run) -> float:
+    """The temperature that was fitted to a run's validation images; 1 where there is none, as in runs of earlier versions."""
+    return float(run.read("scores.json").get("validation", {}).get("calibration", {}).get("temperature", 1.0))
+
+
+def _rows_no_member_trained_on(run: Run, data: Dataset) -> Tensor:
+    """The validation rows that an ensemble was scored on when it was made."""
+    kept = Predictions.read(run.path / FILE)
+    names = set(kept.names.tolist()) if kept else set()
+    rows = data.rows("validation")
+    return rows[torch.tensor([data.names[row] in names for row in rows.tolist()], dtype=torch.bool)]

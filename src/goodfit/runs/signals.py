@@ -12,8 +12,8 @@ from goodfit.core.errors import GoodfitError, Interrupted, Terminated
 from goodfit.core.run import Run
 
 
-class Halt:
-    """Called, it says whether a signal has asked for a stop; `signal` is its name."""
+class HaltRequest:
+    """Whether a signal has asked the training to stop; `signal` is its name."""
 
     def __init__(self) -> None:
         self.signal = ""
@@ -21,21 +21,21 @@ class Halt:
     def __call__(self) -> bool:
         return bool(self.signal)
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """Note the first signal; a second Ctrl-C stops at once."""
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Record the first signal; a second Ctrl-C stops at once."""
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
 
 
 @contextlib.contextmanager
-def halting() -> Iterator[Halt]:
-    """Hear SIGINT and SIGTERM within the block; outside the main thread nothing is heard."""
-    halt = Halt()
+def halt_on_signals() -> Iterator[HaltRequest]:
+    """Turn SIGINT and SIGTERM within the block into a request to halt; only in the main thread."""
+    halt = HaltRequest()
     if threading.current_thread() is not threading.main_thread():
         yield halt
         return
-    before = {number: signal.signal(number, halt.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, halt.receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield halt
     finally:
@@ -43,7 +43,7 @@ def halting() -> Iterator[Halt]:
             signal.signal(number, handler)
 
 
-def halt_error(halt: Halt, run: Run, step: int) -> GoodfitError:
-    """What to say of a run that was asked to stop."""
+def halt_error(halt: HaltRequest, run: Run, step: int) -> GoodfitError:
+    """The error of a run that was asked to stop."""
     kind = Interrupted if halt.signal == "SIGINT" else Terminated
-    return kind(f'Stopped at step {step:,}, everything is saved; the same command with "--resume auto --out {run.path}" goes on.')
+    return kind(f'Stopped at step {step:,}, everything is saved; the same command with "--resume auto --out {run.path}" continues it.')

@@ -1,4 +1,4 @@
-"""Where a run begins or goes on: its folder, what may change on a resume, and what is written down first."""
+"""Starting and resuming a run: which run to resume, what may change then, and what is written before the first step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from goodfit.core.catalog import spell
-from goodfit.core.device import choose, machine
+from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.files import alone, write
+from goodfit.core.files import lock, write_atomic
 from goodfit.core.progress import Lengths
-from goodfit.core.run import Run, runs
-from goodfit.core.words import some
+from goodfit.core.run import Run, list_runs
+from goodfit.core.words import list_some
 from goodfit.data.dataset import SPLITS, Dataset
 from goodfit.data.splits import write_csv
-from goodfit.data.store import Index
-from goodfit.recipe.auto import Choice
-from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.prepare import Prepared
+from goodfit.recipe.recipe import Recipe, with_current_keys
 
-CHANGEABLE = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
-LOCK = ".lock"
-OPEN = ("running", "interrupted", "terminated", "diverged", "failed")
+CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
+LOCK_FILE = ".lock"
+UNFINISHED_STATES = ("running", "interrupted", "terminated", "diverged", "failed")
 
 
-def earlier(asked: Recipe, out: Path | None, resume: str) -> Run | None:
-    """The run that `--resume auto` goes on with: the one at `out`, else the newest unfinished one that was asked for the same.
+def find_resumable(asked: Recipe, out: Path | None, resume: str) -> Run | None:
+    """Find the run that `--resume auto` continues: the one at `out`, else the newest unfinished one of the same recipe.
 
     Raises:
-        UsageError: `resume` is neither auto nor never, or the run at `out` was asked for something else.
+        UsageError: `resume` is neither auto nor never, or the run at `out` has another recipe.
     """
     if resume not in ("auto", "never"):
         raise UsageError(f'Expected --resume to be auto or never, received "{resume}".')
@@ -51,53 +49,57 @@ def earlier(asked: Recipe, out: Path | None, resume: str) -> Run | None:
         run = Run(out)
         refuse_changes(run, asked)
         return run
-    return next((run for run in reversed(runs(Path("runs"))) if unfinished(run, asked) and not busy(run)), None)
+    return next((run for run in reversed(list_runs(Path("runs"))) if is_unfinished(run, asked) and not is_busy(run)), None)
 
 
-def busy(run: Run) -> bool:
+def is_busy(run: Run) -> bool:
     """Whether another process is training this run."""
-    with alone(run.path / LOCK, wait=False) as held:
+    with lock(run.path / LOCK_FILE, wait=False) as held:
         return held is False
 
 
 @contextlib.contextmanager
-def owned(run: Run) -> Iterator[None]:
-    """Own the run while it is trained: two processes must not write one log.
+def owning(run: Run) -> Iterator[None]:
+    """Hold the lock of a run while it is trained: two processes must not write one log.
 
     Raises:
-        UsageError: another process has it.
+        UsageError: another process holds it.
     """
-    with alone(run.path / LOCK, wait=False) as held:
+    with lock(run.path / LOCK_FILE, wait=False) as held:
         if held is False:
             raise UsageError(f'The run "{run.path}" is being trained by another process: wait for it, or choose another --out.')
         yield
 
 
-def unfinished(run: Run, asked: Recipe) -> bool:
-    """Whether a run was asked for the same and did not end; one whose about.json does not read is passed over."""
+def is_unfinished(run: Run, asked: Recipe) -> bool:
+    """Whether a run has the same recipe and did not end; one whose about.json does not read counts as ended."""
     try:
         about = run.read("about.json")
     except ValueError:
         return False
-    return about.get("state") in OPEN and about.get("asked") == asked.plain()
+    return about.get("state") in UNFINISHED_STATES and asked_values(about) == asked.plain()
 
 
 def refuse_changes(run: Run, asked: Recipe) -> None:
-    """Refuse a resume that would train something else."""
-    before = run.read("about.json").get("asked", {})
-    changed = [key for key, value in asked.plain().items() if before.get(key, value) != value and key not in CHANGEABLE]
+    """Refuse a resume that would train something else.
+
+    Raises:
+        UsageError: a field has changed that may not change.
+    """
+    before = asked_values(run.read("about.json"))
+    changed = [key for key, value in asked.plain().items() if before.get(key, value) != value and key not in CHANGEABLE_ON_RESUME]
     if changed:
         raise UsageError(
-            f'The run "{run.path}" was started with another {some(changed)}; on a resume only {", ".join(CHANGEABLE)} may change.'
+            f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only {", ".join(CHANGEABLE_ON_RESUME)} may change.'
             f" Give another --out to start anew."
         )
 
 
 def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
-    """Refuse a budget that ended before the step a run has reached: its rate would never come down.
+    """Refuse a budget that ends before the step a run has reached: its rate would never anneal.
 
     Raises:
-        UsageError: it did.
+        UsageError: it does.
     """
     if not lengths.timed and lengths.total_steps < step:
         raise UsageError(
@@ -106,52 +108,69 @@ def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
         )
 
 
-def continued(run: Run, asked: Recipe) -> Recipe:
-    """The run's own recipe, with the changes that a resume may make."""
+def resumed_recipe(run: Run, asked: Recipe) -> Recipe:
+    """The run's own recipe with the changes that a resume may make."""
     recipe = Recipe.from_toml(run.path / "recipe.toml")
-    before = run.read("about.json")["asked"]
+    before = asked_values(run.read("about.json"))
     return recipe.but(
-        **{key: getattr(asked, key) for key in CHANGEABLE if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"}
+        **{key: getattr(asked, key) for key in CHANGEABLE_ON_RESUME if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"}
     )
 
 
-class Changed(DataError):
-    """The images or their splits are not those the run began with."""
+class DataChanged(DataError):
+    """The images or their splits are not those that the run started with."""
 
 
-def same_data(run: Run, data: Dataset) -> None:
-    """Refuse to go on with other images than the run began with."""
+def require_same_data(run: Run, data: Dataset) -> None:
+    """Refuse other images than those the run started with.
+
+    Raises:
+        DataChanged: the images or their splits have changed.
+    """
     before = run.read("about.json")["data"]
     if (before["digest"], before["split_digest"]) != (data.digest, data.splits.digest):
-        raise Changed(f'The images of "{data.name}" or their splits have changed since "{run.path}" began; start anew with another --out.')
+        raise DataChanged(f'The images of "{data.name}" or their splits have changed since "{run.path}" started; start anew with another --out.')
 
 
-def begin(run: Run, asked: Recipe, recipe: Recipe, data: Dataset, index: Index, choices: list[Choice], source: dict[str, Any]) -> None:
-    """Write down what the run is, before its first step: copies of the user's files, splits, about.json, and recipe.toml last."""
-    for place, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
+def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
+    """Write what the run is, before its first step: copies of the user's files, splits.csv, about.json, and recipe.toml last."""
+    recipe, data = prepared.recipe, prepared.data
+    for index, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
         (run.path / "use").mkdir(exist_ok=True)
-        shutil.copyfile(file, run.path / "use" / f"{place:02d}-{Path(file).name}")
-    write_csv(run.path / "splits.csv", index, data.splits)
+        shutil.copyfile(file, run.path / "use" / f"{index:02d}-{Path(file).name}")
+    write_csv(run.path / "splits.csv", prepared.index, data.splits)
     about = {
-        "goodfit": version("goodfit"),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "machine": machine(choose(recipe.device)),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": now(),
+        **describe_environment(select_device(recipe.device)),
+        "started": timestamp(),
         "state": "running",
         "asked": asked.plain(),
-        "choices": [vars(choice) for choice in choices],
+        "choices": [vars(choice) for choice in prepared.choices],
         "use": {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in recipe.use},
-        "data": about_data(data),
-        **({"source": source} if source else {}),
+        "data": describe_data(data),
+        **({"source": prepared.source} if prepared.source else {}),
         "openings": [],
     }
     run.write("about.json", about)
-    write(run.path / "recipe.toml", recipe.to_toml())
+    write_atomic(run.path / "recipe.toml", recipe.to_toml())
 
 
-def about_data(data: Dataset) -> dict[str, Any]:
-    """What a run should remember of its data."""
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """What a run records of the versions, the machine and the command."""
+    return {
+        "goodfit": version("goodfit"),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": describe_machine(device),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def asked_values(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the recipe that a run was asked for, as its about.json has them."""
+    return with_current_keys(about.get("asked", {}))
+
+
+def describe_data(data: Dataset) -> dict[str, Any]:
+    """What a run records of its data."""
     columns = [data.counts(name) for name in SPLITS]
     train, validation = columns[0], columns[1]
     return {
@@ -173,11 +192,6 @@ def about_data(data: Dataset) -> dict[str, Any]:
     }
 
 
-def now() -> str:
+def timestamp() -> str:
     """The local time as ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
-def spelled(recipe: Recipe, parts: dict[str, Any]) -> Recipe:
-    """The recipe with every part written out, all settings included."""
-    return recipe.but(**{("probes" if seat == "probe" else seat): spell(part, full=True) for seat, part in parts.items()})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from goodfit.core.catalog import Foreign, Part, spell, steps
 from goodfit.core.contracts import Schedule
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import ExternalPart, Part, pipe_parts, spell
 from goodfit.schedules.span import Shape
 
 ROUNDING = 1e-12
@@ -54,13 +54,13 @@ def compose(schedule: Part) -> Composed:
     Raises:
         UsageError: a part before the last leaves nothing for those after it.
     """
-    parts = steps(schedule)
+    parts = pipe_parts(schedule)
     if not parts:
         raise UsageError("Expected a schedule such as constant, received none.")
     starts = starts_of(schedule)
     ends = [*starts[1:], 1.0]
     kept = [(start, end, part) for start, end, part in zip(starts, ends, parts, strict=True) if end > start]
-    fitted = [part if isinstance(part, Foreign) else part.within(end - start) for start, end, part in kept]  # type: ignore[attr-defined]
+    fitted = [part if isinstance(part, ExternalPart) else part.within(end - start) for start, end, part in kept]  # type: ignore[attr-defined]
     return Composed(tuple(start for start, _, _ in kept), tuple(fitted))
 
 
@@ -71,7 +71,7 @@ def starts_of(pipe: Part) -> list[float]:
         UsageError: a part before the last leaves nothing for those after it.
     """
     starts = [0.0]
-    for part in steps(pipe)[:-1]:
+    for part in pipe_parts(pipe)[:-1]:
         starts.append(starts[-1] + float(getattr(part, "share", 1.0)))
         if starts[-1] >= 1 - ROUNDING:
             raise UsageError(

@@ -7,8 +7,8 @@ import math
 from itertools import pairwise
 from typing import Self
 
-from goodfit.core.catalog import name_of
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import part_name
 from goodfit.core.settings import NonNegative, Positive, Share
 from goodfit.schedules.span import ROUNDING, Shape, Span, share_of
 
@@ -52,7 +52,7 @@ class Falling(Shape):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.per, float) and not self.per:
-            raise UsageError(f'{name_of(self)}: expected per to be a length above 0, such as "1 epoch", received 0.')
+            raise UsageError(f'{part_name(self)}: expected per to be a length above 0, such as "1 epoch", received 0.')
 
     def fallen(self, t: float) -> float:
         """k t, with t in units of `per`, at most what it is at the end of its length."""

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Self, cast
 
-from goodfit.core.catalog import Part, name_of
 from goodfit.core.contracts import Facts, Schedule
 from goodfit.core.errors import UsageError
+from goodfit.core.parts import Part, part_name
 from goodfit.core.progress import Length
 from goodfit.core.settings import Share, settings_of
 
@@ -52,7 +52,9 @@ class Spanned:
         shares = {name: each(facts.lengths.share, value) for name, value in self.spans().items()}
         for name, share in shares.items():
             if max(share, default=0.0) > 1 if isinstance(share, tuple) else share > 1:
-                raise UsageError(f'{name_of(cast(Part, self))}: expected {name} to fit into the budget, received "{getattr(self, name)}".')
+                raise UsageError(
+                    f'{part_name(cast(Part, self))}: expected {name} to fit into the budget, received "{getattr(self, name)}".'
+                )
         return dataclasses.replace(self, **shares)  # type: ignore[type-var]
 
     @property

@@ -14,8 +14,8 @@ from typing import Any
 
 from goodfit.core.errors import UsageError
 from goodfit.core.predictions import FILE, Predictions
-from goodfit.core.run import ENSEMBLE, Run, runs
-from goodfit.predict.paired import paired, shared
+from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
+from goodfit.predict.paired import compare_paired, on_shared_images
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.folds import FOLDS
 
@@ -50,7 +50,7 @@ def entries(paths: Sequence[str | Path]) -> list[Entry]:
     for path in map(Path, paths):
         if (path / FOLDS).is_file():
             found.append(of_folds(path))
-        elif (path / "recipe.toml").is_file() or not (inner := runs(path)):
+        elif (path / "recipe.toml").is_file() or not (inner := list_runs(path)):
             found.append(of_run(Run.open(path)))
         else:
             found += [of_run(run) for run in inner]
@@ -66,7 +66,7 @@ def of_run(run: Run) -> Entry:
     try:
         written = tomllib.loads((run.path / "recipe.toml").read_text(encoding="utf-8"))
         recipe = {**Recipe().plain(), **written}  # that of an earlier version lacks some fields
-        if together := run.read(ENSEMBLE):
+        if together := run.read(ENSEMBLE_FILE):
             recipe["model"] = f"ensemble of {len(together.get('members', []))}" if together.get("members") else "ensemble"
         about, scores = run.read("about.json"), run.read("scores.json").get("validation", {})
         baselines, log = run.read("baselines.json"), run.log("evaluate")
@@ -171,10 +171,10 @@ def pair(found: Sequence[Entry], one: Sequence[int], other: Sequence[int], lette
     sides = [[p for k in members if (p := found[k].predictions)] for members in (one, other)]
     if (len(sides[0]), len(sides[1])) != (len(one), len(other)):
         return {**said, "problem": "a run of an earlier version kept no predictions: evaluate it again"}
-    first, second = shared(sides)
+    first, second = on_shared_images(sides)
     if not first.shape[1]:
         return {**said, "problem": "they have no validation images in common"}
-    return {**said, **paired(first, second).plain()}
+    return {**said, **compare_paired(first, second).plain()}
 
 
 # ---- recipes -------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Cross-validation: one ordinary run for each fold, and what they come to together; a finished fold is not trained again."""
+"""Cross-validation: one ordinary run for each fold, and their results together; a finished fold is not trained again."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -11,80 +12,79 @@ import numpy as np
 import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
-from goodfit.core.files import write
+from goodfit.core.files import write_atomic
 from goodfit.core.interval import wilson
 from goodfit.core.predictions import FILE, Predictions
-from goodfit.core.run import Run, refuse_taken
-from goodfit.data.dataset import Dataset
+from goodfit.core.run import Run, require_free_folder
 from goodfit.data.splits import write_csv
 from goodfit.data.store import Index
-from goodfit.recipe.auto import Chooser, data_choices, machine_choices
-from goodfit.recipe.build import catalog
-from goodfit.recipe.plan import plain_paths
+from goodfit.predict.calibration import measure_calibration
+from goodfit.recipe.prepare import open_recipe, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import look, open_data
-from goodfit.recipe.transfer import pretrained
-from goodfit.study.folds import FOLDS, Folds, deal, groups_of, sizes_said
-from goodfit.study.seeds import Train, standard_error
-from goodfit.terminal.reporter import Voice
-from goodfit.training.calibration import calibration
+from goodfit.report.page import write_report
+from goodfit.runs.start import asked_values
+from goodfit.runs.train import RunOptions, train
+from goodfit.study.folds import FOLDS, Folds, deal, describe_folds, groups_of
+from goodfit.study.seeds import standard_error
 
-DONE = ("finished", "stopped early")
+FINISHED_STATES = ("finished", "stopped early")
 
 
-def train_folds(
-    asked: Recipe, train: Train, folds: int, out: Path | None, resume: str, dry: bool, groups: Path | None, voice: Voice
-) -> dict[str, Any]:
-    """Train a recipe once for each fold, which then validates it, under one folder; returns what they come to, also in its folds.json.
+def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | None = None) -> dict[str, Any]:
+    """Train a recipe once for each fold, which then validates it, under one folder; returns the results, also in its folds.json.
 
-    The folder has fold-1.csv, ..., the splits; fold-1/, ..., the runs; and predictions.npz: for every image that trains or validates,
-    what the model said that was not trained on it. With `resume` auto, finished folds are kept and an unfinished one goes on.
+    The folder has fold-1.csv, ..., the splits; fold-1/, ..., the runs; predictions.npz, the prediction for every image that trains or
+    validates by the model that was not trained on it; and a report, written after each fold. With `resume` auto, finished folds are kept
+    and an unfinished one is resumed.
 
     Raises:
         UsageError: there are too few folds, or the folder is taken.
         DataError: the images do not make such folds, or have changed since the folder began.
     """
-    asked = plain_paths(asked)
-    data, index = opened(asked, voice)
-    found = groups_of(index, asked.data, groups)
-    dealt = deal(index, data.splits, folds, asked.split_seed, found)
-    voice.say(sizes_said(dealt, found))
-    if dry:
-        train(asked, None)
+    reporter = options.reporter
+    opened = open_recipe(asked, reporter)
+    asked, data, index = with_absolute_paths(asked), opened.data, opened.index
+    group_of = groups_of(index, asked.data, groups)
+    dealt = deal(index, data.splits, folds, asked.split_seed, group_of)
+    reporter.say(describe_folds(dealt, group_of))
+    if options.dry:
+        train(asked, dataclasses.replace(options, out=None))
         return {}
-    folder = place(asked, out, resume, folds, data.name)
-    begin(folder, asked, index, dealt)
-    runs = []
+    folder = choose_folder(asked, options.out, options.resume, folds, data.name)
+    record_folds(folder, asked, index, dealt)
+    runs, fold_options = [], dataclasses.replace(options, resume="auto")
     for k in range(folds):
         path = folder / f"fold-{k + 1}"
         recipe = asked.but(validation=str(Path(f"{path}.csv").resolve()))
-        run = finished(path, recipe)
-        voice.say(f"Fold {k + 1} of {folds}" + (f": {path} is finished." if run else "."))
-        try:
-            run = run or train(recipe, path)
-        except (Interrupted, Terminated) as error:
-            kept = f'Stopped in fold {k + 1} of {folds}, everything is saved; the same command with "--resume auto --out {folder}" goes on.'
-            raise type(error)(kept) from error
-        assert run is not None
+        run = finished_run(path, recipe)
+        reporter.say(f"Fold {k + 1} of {folds}" + (f": {path} is finished." if run else "."))
+        if run is None:
+            run = _train_fold(recipe, dataclasses.replace(fold_options, out=path), f"fold {k + 1} of {folds}")
+            fold_options = fold_options.for_next_run()
         runs.append(run)
-    answers = together(runs, [index.names[row] for row in dealt.rows])
-    answers.save(folder / FILE)
-    return concluded(folder, runs, answers)
+    predictions = out_of_fold_predictions(runs, [index.names[row] for row in dealt.rows])
+    predictions.save(folder / FILE)
+    result = record_results(folder, runs, predictions)
+    return {**result, "report": str(write_report(folder))}
 
 
-def opened(asked: Recipe, voice: Voice) -> tuple[Dataset, Index]:
-    """The data of a recipe as its training will open it, and the index of its images."""
-    chooser = Chooser(asked)
-    machine_choices(chooser)
-    if weights := pretrained.weights_of(asked, None, lambda text: None):
-        pretrained.take_over(chooser, weights, catalog(asked.use))
-    seen = look(chooser.recipe, voice.say)
-    data_choices(chooser, seen)
-    return open_data(chooser.recipe, seen, voice.packing), seen.index
+def _train_fold(recipe: Recipe, options: RunOptions, name: str) -> Run:
+    """Train one fold, and write the report of all so far, also when it is stopped."""
+    assert options.out is not None
+    folder = options.out.parent
+    try:
+        run = train(recipe, options)
+    except (Interrupted, Terminated) as error:
+        saved = f'Stopped in {name}, everything is saved; the same command with "--resume auto --out {folder}" continues it.'
+        raise type(error)(saved) from error
+    finally:
+        write_report(folder)
+    assert run is not None
+    return run
 
 
-def place(asked: Recipe, out: Path | None, resume: str, folds: int, name: str) -> Path:
-    """The folder of the folds: `out`, else with `resume` auto the newest unfinished one of the same recipe, else a new one in runs/.
+def choose_folder(asked: Recipe, out: Path | None, resume: str, folds: int, name: str) -> Path:
+    """Choose the folder of the folds: `out`, else with `resume` auto the newest unfinished one of the same recipe, else a new one in runs/.
 
     Raises:
         UsageError: `resume` is neither auto nor never, or the folder is taken.
@@ -93,22 +93,22 @@ def place(asked: Recipe, out: Path | None, resume: str, folds: int, name: str) -
         raise UsageError(f'Expected --resume to be auto or never, received "{resume}".')
     if out is not None:
         if not (out / FOLDS).is_file():
-            refuse_taken(out)
+            require_free_folder(out)
         elif resume == "never":
-            raise UsageError(f'"{out}" holds folds already: go on with them by --resume auto, or choose another --out.')
+            raise UsageError(f'"{out}" holds folds already: continue them with --resume auto, or choose another --out.')
         return out
-    begun = sorted(Path("runs").glob(f"*/{FOLDS}"), key=lambda file: file.stat().st_mtime, reverse=True) if resume == "auto" else []
-    for file in begun:
-        said = Run(file.parent).read(FOLDS)
-        if said.get("state") != "finished" and (said.get("folds"), said.get("asked")) == (folds, asked.plain()):
+    existing = sorted(Path("runs").glob(f"*/{FOLDS}"), key=lambda file: file.stat().st_mtime, reverse=True) if resume == "auto" else []
+    for file in existing:
+        content = Run(file.parent).read(FOLDS)
+        if content.get("state") != "finished" and (content.get("folds"), asked_values(content)) == (folds, asked.plain()):
             return file.parent
-    fresh = Run.new(None, f"{name}-folds")
-    fresh.checkpoints.rmdir()  # the folds have their own
-    return fresh.path
+    run = Run.new(None, f"{name}-folds")
+    run.checkpoints.rmdir()  # the folds have their own
+    return run.path
 
 
-def begin(folder: Path, asked: Recipe, index: Index, dealt: Folds) -> None:
-    """Write the splits of each fold, or check that they are those the folder began with.
+def record_folds(folder: Path, asked: Recipe, index: Index, dealt: Folds) -> None:
+    """Write the splits of each fold, or check that they are those the folder started with.
 
     Raises:
         DataError: they are not.
@@ -116,47 +116,47 @@ def begin(folder: Path, asked: Recipe, index: Index, dealt: Folds) -> None:
     before = Run(folder).read(FOLDS)
     for k in range(dealt.number):
         file = folder / f"fold-{k + 1}.csv"
-        beside = folder / f".fold-{k + 1}.csv"
-        write_csv(beside, index, dealt.splits(k))
-        if before and file.is_file() and file.read_bytes() != beside.read_bytes():
-            beside.unlink()
-            raise DataError(f'The images or the folds have changed since "{folder}" began; start anew with another --out.')
-        beside.replace(file)
+        temporary = folder / f".fold-{k + 1}.csv"
+        write_csv(temporary, index, dealt.splits(k))
+        if before and file.is_file() and file.read_bytes() != temporary.read_bytes():
+            temporary.unlink()
+            raise DataError(f'The images or the folds have changed since "{folder}" started; start anew with another --out.')
+        temporary.replace(file)
     if before.get("folds", dealt.number) != dealt.number:
-        raise DataError(f'"{folder}" began with {before["folds"]} folds, not {dealt.number}; start anew with another --out.')
-    write(folder / FOLDS, json.dumps({"folds": dealt.number, "state": "running", "asked": asked.plain()}, indent=1) + "\n")
+        raise DataError(f'"{folder}" started with {before["folds"]} folds, not {dealt.number}; start anew with another --out.')
+    write_atomic(folder / FOLDS, json.dumps({"folds": dealt.number, "state": "running", "asked": asked.plain()}, indent=1) + "\n")
 
 
-def finished(path: Path, recipe: Recipe) -> Run | None:
-    """The run of a fold where it was asked for the same and is finished."""
+def finished_run(path: Path, recipe: Recipe) -> Run | None:
+    """The run of a fold, if it has the same recipe and is finished."""
     if not (path / "recipe.toml").is_file():
         return None
     run = Run(path)
     about = run.read("about.json")
-    done = about.get("state") in DONE and about.get("asked") == plain_paths(recipe).plain() and (path / FILE).is_file()
+    done = about.get("state") in FINISHED_STATES and asked_values(about) == with_absolute_paths(recipe).plain() and (path / FILE).is_file()
     return run if done else None
 
 
-def together(runs: list[Run], names: list[str]) -> Predictions:
-    """The out-of-fold predictions: of every image, in the order of `names`, by the one run that validated on it.
+def out_of_fold_predictions(runs: list[Run], names: list[str]) -> Predictions:
+    """Collect the prediction for every image, in the order of `names`, by the one run that validated on it.
 
     Raises:
         GoodfitError: the runs did not validate on each of them once.
     """
-    parts = [part for run in runs if (part := Predictions.read(run.path / FILE))]
-    found = np.concatenate([part.names for part in parts])
-    where = {name: row for row, name in enumerate(found.tolist())}
-    if len(parts) < len(runs) or sorted(found.tolist()) != sorted(names):
-        raise GoodfitError(f'The folds in "{runs[0].path.parent}" did not validate on every image once: train them anew.')
+    by_run = [part for run in runs if (part := Predictions.read(run.path / FILE))]
+    judged = np.concatenate([part.names for part in by_run])
+    where = {name: row for row, name in enumerate(judged.tolist())}
+    if len(by_run) < len(runs) or sorted(judged.tolist()) != sorted(names):
+        raise GoodfitError(f'The folds in "{runs[0].path.parent}" did not validate on every image once: train them again.')
     order = [where[name] for name in names]
-    labels, shares = np.concatenate([part.labels for part in parts]), np.concatenate([part.probabilities for part in parts])
-    return Predictions(found[order], labels[order], shares[order], parts[0].classes)
+    labels, shares = np.concatenate([part.labels for part in by_run]), np.concatenate([part.probabilities for part in by_run])
+    return Predictions(judged[order], labels[order], shares[order], by_run[0].classes)
 
 
-def concluded(folder: Path, runs: list[Run], answers: Predictions) -> dict[str, Any]:
-    """What the folds come to: mean and standard deviation, and the scores of the out-of-fold predictions; written to folds.json."""
+def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> dict[str, Any]:
+    """Write mean and standard deviation, and the scores of the out-of-fold predictions, to folds.json; returns them."""
     accuracies = [float(run.read("scores.json")["validation"]["accuracy"]) for run in runs]
-    right = int(answers.right.sum())
+    right = int(predictions.right.sum())
     result = {
         "folder": str(folder),
         "runs": [str(run.path) for run in runs],
@@ -165,16 +165,16 @@ def concluded(folder: Path, runs: list[Run], answers: Predictions) -> dict[str, 
         "deviation": statistics.stdev(accuracies),
         "standard_error": standard_error(accuracies),
         "out_of_fold": {
-            "images": len(answers.labels),
-            "accuracy": right / len(answers.labels),
-            "interval": wilson(right, len(answers.labels)),
-            "calibration": calibration(torch.from_numpy(answers.probabilities), torch.from_numpy(answers.labels)),
+            "images": len(predictions.labels),
+            "accuracy": right / len(predictions.labels),
+            "interval": wilson(right, len(predictions.labels)),
+            "calibration": measure_calibration(torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.labels)),
         },
     }
-    Run(folder).update(FOLDS, {**result, "state": "finished", "seconds": sum(spent(run) for run in runs)})
+    Run(folder).update(FOLDS, {**result, "state": "finished", "seconds": sum(seconds_of(run) for run in runs)})
     return result
 
 
-def spent(run: Run) -> float:
-    """The seconds a run has taken, start-up, packing and evaluation included."""
+def seconds_of(run: Run) -> float:
+    """The seconds a run took, start-up, packing and evaluation included."""
     return float(sum(run.read("about.json").get("seconds", {}).values()))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.data.splits import Splits
 from goodfit.data.store import Index, hashed, name_scores
 from goodfit.data.table import COLUMNS
@@ -54,50 +54,50 @@ def deal(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[st
     rows = np.sort(np.concatenate([splits.train, splits.validation]))
     names, labels = [index.names[row] for row in rows], index.labels[rows]
     if groups is None:
-        fold, what = dealt(labels, names, folds, seed), "image"
+        fold, what = deal_stratified(labels, names, folds, seed), "image"
     else:
         group = [groups.get(name) or f"\0{name}" for name in names]  # no text of a table holds a NUL: none meets a group's name
-        fold, what = dealt_in_groups(labels, group, folds, seed), "group"
+        fold, what = deal_groups(labels, group, folds, seed), "group"
     if len(np.unique(fold)) < folds:
         raise DataError(f"Expected {folds} {what}s or more to train and validate on for {folds} folds, found fewer.")
     for k in range(folds):
         missing = np.setdiff1d(labels, labels[fold != k])
         if len(missing):
             rule = f"its images must be 2 {what}s or more" + (", which go to different folds" if groups else "")
-            raise DataError(f"Fold {k + 1} holds every image of {some([index.classes[c] for c in missing])}: {rule}.")
+            raise DataError(f"Fold {k + 1} holds every image of {list_some([index.classes[c] for c in missing])}: {rule}.")
     return Folds(rows, fold, splits.test)
 
 
-def dealt(labels: Rows, names: Sequence[str], folds: int, seed: int) -> Rows:
-    """The fold [n] of each image: every class, in a random order, is dealt out evenly, each starting where the class before it ended."""
+def deal_stratified(labels: Rows, names: Sequence[str], folds: int, seed: int) -> Rows:
+    """Deal images into folds [n]: every class, in a random order, evenly, each starting where the class before it ended."""
     order = np.lexsort((name_scores(names, seed, "folds"), labels))
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % folds
     return fold
 
 
-def dealt_in_groups(labels: Rows, groups: Sequence[str], folds: int, seed: int) -> Rows:
-    """The fold [n] of each image, whole groups at a time: each group, those of the most uneven classes first, goes where the shares of
+def deal_groups(labels: Rows, groups: Sequence[str], folds: int, seed: int) -> Rows:
+    """Deal images into folds [n], whole groups at a time: each group, those of the most uneven classes first, goes where the shares of
     the classes then differ least between the folds.
 
     Source: the greedy rule of scikit-learn's StratifiedGroupKFold.
     """
-    found, of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    group_names, group_of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
     classes, labels = np.unique(labels, return_inverse=True)
-    counts = np.zeros((len(found), len(classes)))
-    np.add.at(counts, (of, labels), 1)
+    counts = np.zeros((len(group_names), len(classes)))
+    np.add.at(counts, (group_of, labels), 1)
     shares = counts / counts.sum(0)
     held = np.zeros((folds, len(classes)))
     images = np.zeros(folds)
-    fold = np.empty(len(found), dtype=np.int64)
-    for group in np.lexsort((name_scores(found.tolist(), seed, "folds"), -counts.std(1))):
+    fold = np.empty(len(group_names), dtype=np.int64)
+    for group in np.lexsort((name_scores(group_names.tolist(), seed, "folds"), -counts.std(1))):
         tried = held[None] + np.eye(folds)[:, :, None] * shares[group]  # [the fold that takes it, fold, class]
         uneven = tried.std(1).mean(1)
         best = min(range(folds), key=lambda k: (round(float(uneven[k]), 12), images[k]))
         fold[group] = best
         held[best] += shares[group]
         images[best] += counts[group].sum()
-    result: Rows = fold[of]
+    result: Rows = fold[group_of]
     return result
 
 
@@ -143,9 +143,9 @@ def groups_of(index: Index, data: str, file: Path | None) -> dict[str, str] | No
     return groups
 
 
-def sizes_said(folds: Folds, groups: Mapping[str, str] | None) -> str:
-    """The folds in a sentence."""
+def describe_folds(folds: Folds, groups: Mapping[str, str] | None) -> str:
+    """Describe the folds in a sentence."""
     sizes = np.bincount(folds.fold)
     between = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
-    apart = ", no group in two" if groups is not None else ""
-    return f"{folds.number} folds of {between} images, stratified{apart}; {count(len(folds.test), 'test image')} left alone."
+    note = ", no group in two" if groups is not None else ""
+    return f"{folds.number} folds of {between} images, stratified{note}; {count_of(len(folds.test), 'test image')} left alone."

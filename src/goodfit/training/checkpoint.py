@@ -14,10 +14,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from goodfit.core.errors import Diverged, GoodfitError
-from goodfit.core.files import write
+from goodfit.core.files import write_atomic
 from goodfit.training.state import State
 
-KEPT = 2
+RECENT_CHECKPOINTS_KEPT = 2
+# Names that fields of the state had in checkpoints of version 0.1.
+FORMER_FIELDS = {
+    "brake": "plateau_factor",
+    "lever": "manual_factor",
+    "updates": "average_updates",
+    "averaged": "averaged_at",
+    "passed": "snapshots_taken",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +39,25 @@ class Checkpoints:
         return sorted(int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdigit())
 
     def save(self, state: State) -> None:
-        """Write the state; then drop all but the last two and the best."""
+        """Write the state, then delete all checkpoints but the last two and the best.
+
+        Raises:
+            Diverged: a weight is not finite.
+            GoodfitError: no space is left.
+        """
         if state.step in self.steps():
             return
-        if not finite(state):
-            raise Diverged(f"Training diverged by step {state.step}: a weight is not finite. What is saved is from before.")
+        if not is_finite(state):
+            raise Diverged(f"Training diverged by step {state.step}: a weight is not finite. What was saved before is kept.")
         tensors: dict[str, Tensor] = {}
-        tree = pack({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": _average(state)}, tensors)
+        average = state.average.state_dict() if state.average is not None else None
+        tree = to_json_tree({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": average}, tensors)
         content = save(tensors)
-        write(self._tensors(state.step), content)
+        write_atomic(self._tensors(state.step), content)
         about = {"state": state.scalars(), "tree": tree}
         about["sha256"] = checksum(about, content)
-        write(self._about(state.step), json.dumps(about))
-        kept = [*self.steps()[-KEPT:], state.best.get("step")]
+        write_atomic(self._about(state.step), json.dumps(about))
+        kept = [*self.steps()[-RECENT_CHECKPOINTS_KEPT:], state.best.get("step")]
         for step in self.steps():
             if step not in kept:
                 self._about(step).unlink()
@@ -55,28 +69,28 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def restore(self, state: State, step: int | None = None) -> list[str]:
-        """Bring the state to the last good checkpoint, or the one of `step`; returns sentences on what was damaged.
+        """Set the state to the last good checkpoint, or to that of `step`; returns a warning for each that was damaged.
 
         Raises:
             GoodfitError: there is no good checkpoint.
         """
-        passed: list[str] = []
+        warnings: list[str] = []
         for number in [step] if step is not None else reversed(self.steps()):
             try:
                 about, tensors = self._read(number)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
                     self._set_aside(number)
-                passed.append(f"The checkpoint of step {number} is damaged ({error}); falling back to the one before.")
+                warnings.append(f"The checkpoint of step {number} is damaged ({error}); falling back to the one before.")
                 continue
-            tree = unpack(about["tree"], tensors)
+            tree = from_json_tree(about["tree"], tensors)
             state.model.load_state_dict(tree["model"])
             state.optimizer.load_state_dict(tree["optimizer"])
             if state.average is not None:
                 state.average.load_state_dict(tree["average"])
             for name, value in about["state"].items():
-                setattr(state, name, value)
-            return passed
+                setattr(state, FORMER_FIELDS.get(name, name), value)
+            return warnings
         raise GoodfitError(f'No good checkpoint is left in "{self.folder}"; start the run anew.')
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -87,7 +101,7 @@ class Checkpoints:
         return about, load(content)
 
     def _set_aside(self, step: int) -> None:
-        """Count a damaged checkpoint no more, so that its step is saved anew and it takes no good one's place among those kept."""
+        """Set a damaged checkpoint aside, so that its step is saved again and it does not count among those kept."""
         about = self._about(step)
         if about.is_file():
             about.replace(about.with_suffix(".damaged"))
@@ -105,37 +119,33 @@ def checksum(about: dict[str, Any], content: bytes) -> str:
     return hashlib.sha256(plain.encode() + content).hexdigest()
 
 
-def _average(state: State) -> dict[str, Tensor] | None:
-    return state.average.state_dict() if state.average is not None else None
-
-
-def pack(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """A nested structure as JSON, its tensors moved to `tensors` under their path."""
+def to_json_tree(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """Turn a nested structure into JSON values, moving its tensors to `tensors` under their path."""
     if isinstance(tree, Tensor):
         tensors[path] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
-        strided = tree.dim() == 4 and not tree.is_contiguous() and tree.is_contiguous(memory_format=torch.channels_last)
-        return {"tensor": path, "channels_last": strided}
+        channels_last = tree.dim() == 4 and not tree.is_contiguous() and tree.is_contiguous(memory_format=torch.channels_last)
+        return {"tensor": path, "channels_last": channels_last}
     if isinstance(tree, dict):
-        return {"items": [[key, pack(value, tensors, f"{path}/{key}")] for key, value in tree.items()]}
+        return {"items": [[key, to_json_tree(value, tensors, f"{path}/{key}")] for key, value in tree.items()]}
     if isinstance(tree, (list, tuple)):
-        return {type(tree).__name__: [pack(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]}
+        return {type(tree).__name__: [to_json_tree(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]}
     return tree
 
 
-def unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """The structure that `pack` wrote."""
+def from_json_tree(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Rebuild the structure that `to_json_tree` was given."""
     match tree:
-        case {"tensor": path, "channels_last": strided}:  # sums run in memory order, so the order is part of the state
-            return tensors[path].contiguous(memory_format=torch.channels_last if strided else torch.contiguous_format)
+        case {"tensor": path, "channels_last": channels_last}:  # sums run in memory order, so the layout is part of the state
+            return tensors[path].contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         case {"items": items}:
-            return {key: unpack(value, tensors) for key, value in items}
+            return {key: from_json_tree(value, tensors) for key, value in items}
         case {"list": values}:
-            return [unpack(value, tensors) for value in values]
+            return [from_json_tree(value, tensors) for value in values]
         case {"tuple": values}:
-            return tuple(unpack(value, tensors) for value in values)
+            return tuple(from_json_tree(value, tensors) for value in values)
     return tree
 
 
-def finite(state: State) -> bool:
+def is_finite(state: State) -> bool:
     """Whether every weight and statistic is a finite number."""
     return all(bool(torch.isfinite(x).all()) for x in state.model.state_dict().values() if x.is_floating_point())

@@ -1,4 +1,4 @@
-"""When a number stops being finite: which step, which images, which tensor first."""
+"""When a number stops being finite: in which step, for which images, in which tensor first."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
+from goodfit.core.contracts import split_outputs
 from goodfit.core.device import autocast
 from goodfit.core.errors import Diverged
-from goodfit.core.words import some
+from goodfit.core.words import list_some
 from goodfit.losses.scores import wide
-from goodfit.training.heads import heads
 from goodfit.training.state import Plan
 
 
-def blame(model: nn.Module, pieces: Iterable[Batch], plan: Plan, step: int) -> Diverged:
+def divergence_error(model: nn.Module, pieces: Iterable[Batch], plan: Plan, step: int) -> Diverged:
     """The error that names the step, the images and the first non-finite tensor, found by running the step's pieces again."""
     images: list[str] = []
     first = next((f"the parameter {name}" for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), "")
     for piece in pieces if not first else ():
-        places = _first_in_forward(model, piece, plan)
-        first = first or places[0]
-        images += [str(int(i)) for i in piece.ids[places[1]]]
+        name, affected = _first_in_forward(model, piece, plan)
+        first = first or name
+        images += [str(int(i)) for i in piece.ids[affected]]
     if not first:
         names = [name for name, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
         first = f"the gradient of {names[-1]}" if names else "the norm of the gradient (it overflows)"
-    whose = f" Images: {some(images, 8)}." if images else ""
+    affected_images = f" Images: {list_some(images, 8)}." if images else ""
     return Diverged(
-        f"Training diverged at step {step}: {first} is not finite.{whose}"
-        f" What is saved is from before; a lower learning rate, clip=1 or a longer warmup usually helps."
+        f"Training diverged at step {step}: {first} is not finite.{affected_images}"
+        f" What was saved before is kept; a lower learning rate, clip=1 or a longer warmup usually helps."
     )
 
 
 def _first_in_forward(model: nn.Module, piece: Batch, plan: Plan) -> tuple[str, Tensor]:
     """The name of the first non-finite tensor of a forward pass ("" if all are finite), and the images [B] it touches."""
-    found: list[tuple[str, Tensor]] = []
+    first: list[tuple[str, Tensor]] = []
 
-    def look(name: str, x: object) -> None:
-        if not found and isinstance(x, Tensor) and x.is_floating_point() and not bool(torch.isfinite(x).all()):
+    def check(name: str, x: object) -> None:
+        if not first and isinstance(x, Tensor) and x.is_floating_point() and not bool(torch.isfinite(x).all()):
             per_image = x.dim() > 0 and len(x) == len(piece)
             bad = ~torch.isfinite(x).flatten(1).all(1) if per_image and x.dim() > 1 else torch.ones(len(piece), dtype=torch.bool)
-            found.append((name, bad.cpu()))
+            first.append((name, bad.cpu()))
 
-    look("the input", piece.images)
+    check("the input", piece.images)
     hooks = [
-        module.register_forward_hook(lambda _, __, out, name=name: look(f"the output of {name}", out))
+        module.register_forward_hook(lambda _, __, out, name=name: check(f"the output of {name}", out))
         for name, module in model.named_modules()
         if name and not any(module.children())
     ]
@@ -56,5 +56,5 @@ def _first_in_forward(model: nn.Module, piece: Batch, plan: Plan) -> tuple[str, 
     finally:
         for hook in hooks:
             hook.remove()
-    look("the loss", plan.loss(wide(heads(output)[0]), piece.targets)[:, None])
-    return found[0] if found else ("", torch.zeros(len(piece), dtype=torch.bool))
+    check("the loss", plan.loss(wide(split_outputs(output)[0]), piece.targets)[:, None])
+    return first[0] if first else ("", torch.zeros(len(piece), dtype=torch.bool))

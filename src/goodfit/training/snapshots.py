@@ -11,19 +11,19 @@ from safetensors.torch import save
 from torch import nn
 
 from goodfit.core.errors import UsageError
-from goodfit.core.files import write
-from goodfit.core.words import count
+from goodfit.core.files import write_atomic
+from goodfit.core.words import count_of
 from goodfit.schedules.span import ROUNDING
-from goodfit.training.checkpoint import Checkpoints, finite
+from goodfit.training.checkpoint import Checkpoints, is_finite
 from goodfit.training.state import Plan, State
 
 FOLDER = "snapshots"  # of a run
 
 
-def points(asked: int | Literal["all"], ends: tuple[float, ...]) -> tuple[float, ...]:
-    """The t at which snapshots are taken: the last so many of the `ends` of the schedule's cycles, where its factor is lowest.
+def snapshot_points(asked: int | Literal["all"], ends: tuple[float, ...]) -> tuple[float, ...]:
+    """The values of t at which snapshots are taken: the last of the `ends` of the schedule's cycles, where its factor is lowest.
 
-    A schedule without cycles is cut into equal lengths instead, the control of the claim that cycles make better snapshots.
+    A schedule without cycles is cut into equal lengths instead, as a control for the claim that cycles make better snapshots.
     Source: Huang et al. 2017 (snapshot ensembles).
 
     Raises:
@@ -36,37 +36,37 @@ def points(asked: int | Literal["all"], ends: tuple[float, ...]) -> tuple[float,
             )
         return ends
     if asked > len(ends) > 0:
-        raise UsageError(f"Expected {count(asked, 'cycle')} for as many snapshots, but the schedule has {len(ends)}.")
+        raise UsageError(f"Expected {count_of(asked, 'cycle')} for as many snapshots, but the schedule has {len(ends)}.")
     return (ends or tuple(n / asked for n in range(1, asked + 1)))[-asked:] if asked else ()
 
 
-def passed(plan: Plan, t: float) -> int:
+def snapshots_due(plan: Plan, t: float) -> int:
     """How many snapshots are due by progress t."""
     return sum(point <= t + ROUNDING for point in plan.snapshots)
 
 
-def mark(state: State, plan: Plan) -> None:
-    """Note that the weights of this step are a snapshot, if one has come due since the last."""
-    due = passed(plan, plan.t(state))
-    if due > state.passed:
-        state.passed = due
-        state.snapshots += [state.step] if state.step else []  # a budget in minutes may have passed some before the first step
+def record_snapshot(state: State, plan: Plan) -> None:
+    """Record that the weights of this step are a snapshot, if one has become due since the last."""
+    due = snapshots_due(plan, plan.t(state))
+    if due > state.snapshots_taken:
+        state.snapshots_taken = due
+        state.snapshots += [state.step] if state.step else []  # under a budget in minutes some may be due before the first step
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshots:
     """Checkpoints that also keep the weights of each step that is a snapshot, as STEP.safetensors in a folder of the run.
 
-    They are the weights that the steps have come to, not their running average, with the batch statistics of the steps.
+    They are the weights of the step itself, not their running average, with the batch statistics of training.
     """
 
     checkpoints: Checkpoints
     folder: Path
 
     def save(self, state: State) -> None:
-        """Write the snapshot, if the step is one, then the checkpoint: a kill in between writes the same snapshot again."""
-        if state.step in state.snapshots and finite(state):
-            write(self.path(state.step), packed(state.model))
+        """Write the snapshot, if the step is one, then the checkpoint; after a kill in between, the same snapshot is written again."""
+        if state.step in state.snapshots and is_finite(state):
+            write_atomic(self.path(state.step), serialize_weights(state.model))
         self.checkpoints.save(state)
 
     def path(self, step: int) -> Path:
@@ -74,13 +74,13 @@ class Snapshots:
         return self.folder / f"{step:08d}.safetensors"
 
     def prune(self, state: State) -> None:
-        """Drop what is no snapshot of this training: files of steps that a resume under a budget in minutes has not met again."""
+        """Delete files that are no snapshot of this training: those of steps that a resume under a budget in minutes did not reach again."""
         kept = {self.path(step) for step in state.snapshots}
         for file in self.folder.glob("*"):
             if file.with_suffix(".safetensors") not in kept:
                 file.unlink()
 
 
-def packed(model: nn.Module) -> bytes:
-    """A model's weights and statistics as the content of a safetensors file."""
+def serialize_weights(model: nn.Module) -> bytes:
+    """The weights and statistics of a model as the content of a safetensors file."""
     return save({name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in model.state_dict().items()})

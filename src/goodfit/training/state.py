@@ -1,30 +1,30 @@
-"""State owns everything that changes while training; Plan holds everything that does not."""
+"""State holds everything that changes during training; Plan holds everything that does not."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
-from goodfit.core.chance import Chance
-from goodfit.core.contracts import Average, Brake, Loss, Penalty, Stop
-from goodfit.core.progress import Every, Lengths
-from goodfit.training.trainable import Phase
+from goodfit.core.chance import MASK64, Chance, fold
+from goodfit.core.contracts import Average, Loss, Penalty
+from goodfit.core.progress import Lengths, Period
+from goodfit.training.freezing import Phase
 
 
 @dataclasses.dataclass
 class State:
-    """All that a checkpoint has to hold.
+    """Everything that a checkpoint has to hold.
 
-    `elapsed` is seconds since the command started, over all sessions; `reserve` seconds of it are kept for the final evaluation.
-    `brake` (of a plateau) and `lever` (a person's) multiply the learning rate; `history` holds the validation score of each
-    evaluation; `updates` counts the weights in the average, which were last taken in at progress `averaged`; `snapshots` are the steps
-    whose weights were kept, at the `passed` first points of the plan's.
+    `elapsed` is in seconds since the command started, over all sessions; `reserve` seconds of a budget in minutes are kept for the final
+    evaluation. `plateau_factor` and `manual_factor` multiply the learning rate. `history` holds the validation score of each evaluation.
+    `average_updates` counts the weights in the running average, the last of which were added at progress `averaged_at`. `snapshots` are
+    the steps whose weights were kept, at the first `snapshots_taken` points of the plan.
     """
 
     model: nn.Module
@@ -33,20 +33,25 @@ class State:
     step: int = 0
     elapsed: float = 0.0
     reserve: float = 0.0
-    brake: float = 1.0
-    lever: float = 1.0
+    plateau_factor: float = 1.0
+    manual_factor: float = 1.0
     pieces: int = 1
-    updates: int = 0
-    averaged: float = 0.0
+    average_updates: int = 0
+    averaged_at: float = 0.0
     evaluations: int = 0
     history: list[float] = dataclasses.field(default_factory=list)
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     stopped: str = ""
     snapshots: list[int] = dataclasses.field(default_factory=list)
-    passed: int = 0
+    snapshots_taken: int = 0
+
+    @staticmethod
+    def start(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None = None, pieces: int = 1) -> State:
+        """The state before the first step; a running average starts as a copy of the model."""
+        return State(model, optimizer, copy.deepcopy(model).eval().requires_grad_(False) if average else None, pieces=pieces)
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model that is evaluated and kept: the running average where there is one."""
         return self.average if self.average is not None else self.model
 
@@ -55,18 +60,14 @@ class State:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "optimizer", "average")}
 
 
-def ready(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None = None, pieces: int = 1) -> State:
-    """The state before the first step; a running average starts as a copy of the model."""
-    return State(model, optimizer, copy.deepcopy(model).eval().requires_grad_(False) if average else None, pieces=pieces)
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What a training does, fixed before its first step.
 
-    `augment` (Batch, Chance, t) -> Batch ends at the model's size; `normalize` turns its images into what the model takes.
-    `evaluate` (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `judged` images.
-    `snapshots` are the t whose weights are kept beside the checkpoints.
+    `augment` (Batch, Chance, t) -> Batch gives images of the model's size; `normalize` turns them into what the model takes. `evaluate`
+    (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images.
+    `snapshots` are the values of t at which weights are kept besides the checkpoints. `parts` are the recipe's parts by seat, bound to the
+    data; training asks there for rules such as "stop" and "plateau", so that a new kind of part needs no field of its own here.
     """
 
     loss: Loss
@@ -76,8 +77,6 @@ class Plan:
     schedule: Callable[[float], float]
     penalties: tuple[Penalty, ...] = ()
     average: Average | None = None
-    stop: Stop | None = None
-    brake: Brake | None = None
     trainable: tuple[Phase, ...] = ()
     clip: float = 0.0
     clip_value: float = 0.0
@@ -85,11 +84,28 @@ class Plan:
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
     evaluate: Callable[[nn.Module], dict[str, Any]] | None = None
-    evaluate_every: Every | None = None
-    judged: int = 0
-    save_every: Every | None = None
+    evaluate_every: Period | None = None
+    evaluated_images: int = 0
+    save_every: Period | None = None
     snapshots: tuple[float, ...] = ()
+    parts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def t(self, state: State) -> float:
         """Progress in 0..1."""
         return self.lengths.t(state.step, state.elapsed, state.reserve)
+
+    def noise_seed(self, step: int, piece: int) -> int:
+        """The seed of the noise layers for one piece of a step."""
+        return fold(fold(self.seed & MASK64, "noise", step), piece) >> 1
+
+    def prepare(self, batch: Batch, t: float) -> Batch:
+        """A training batch as the model sees it at progress t: on the device, augmented and normalized."""
+        assert batch.chance is not None, "only training batches can be augmented"
+        augmented = self.augment(batch.to(self.device, non_blocking=True), batch.chance, t)
+        return augmented.but(images=self.normalize(augmented.images))
+
+
+class Batches(Protocol):
+    """Where training batches come from: an endless stream from any step on; each carries its chance."""
+
+    def stream(self, start: int) -> Iterator[Batch]: ...

@@ -1,4 +1,4 @@
-"""Telemetry: probes read numbers from each step; training cannot tell whether anybody looks."""
+"""Telemetry: probes read numbers from each step; training is the same with and without them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from goodfit.core.contracts import Probe
-from goodfit.training.gradient import Objective, Outcome
+from goodfit.training.gradient import Outcome
 from goodfit.training.state import State
+from goodfit.training.step import Objective
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """What a probe may read after a step: the state, the step's outcome, and what the probe itself kept from before it."""
+class StepView:
+    """What a probe may read after a step: the state, the outcome of the step, and what the probe kept from before it."""
 
     state: State
     outcome: Outcome
@@ -23,16 +24,16 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Telemetry:
-    """The probes of a run, as the loop's `watch` seat."""
+    """The probes of a run, in the form that the training loop takes."""
 
     probes: tuple[Probe, ...]
 
     @contextlib.contextmanager
     def during(self, state: State, objective: Objective) -> Iterator[dict[str, Any]]:
-        """Let the probes due at this step look before and after; what they read is in the dictionary when the block has ended."""
-        seen: dict[str, Any] = {}
+        """Run the probes due at this step before and after the block; their readings are in the dictionary once it has ended."""
+        readings: dict[str, Any] = {}
         due = [(probe, probe.before(state)) for probe in self.probes if state.step % probe.every == 0]
-        yield seen
+        yield readings
         for probe, before in due:
             assert objective.outcome is not None
-            seen.update(probe.read(View(state, objective.outcome, before)))
+            readings.update(probe.read(StepView(state, objective.outcome, before)))

@@ -1,4 +1,4 @@
-"""Events for TensorBoard, from the same rows as the log."""
+"""Events for TensorBoard, written from the same rows as the log."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any, ClassVar
 from goodfit.core.errors import UsageError
 
 
-class Events:
+class EventWriter:
     """Writes rows as TensorBoard events: train/loss, val/acc1, ..."""
 
     names: ClassVar = {"validation": "val", "clean_train": "clean_train", "accuracy": "acc1"}
 
     def __init__(self, folder: Path) -> None:
-        self.writer = writer()(str(folder))
+        self.writer = import_summary_writer()(str(folder))
 
     def __call__(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
-            for name, value in numbers(row, "train" if row["kind"] == "train" else ""):
+            for name, value in named_numbers(row, "train" if row["kind"] == "train" else ""):
                 self.writer.add_scalar(name, value, row["step"])
         self.writer.flush()
 
 
-def writer() -> Any:
-    """TensorBoard's class that writes events.
+def import_summary_writer() -> Any:
+    """Import TensorBoard's class that writes events.
 
     Raises:
         UsageError: the extra is not installed.
@@ -36,13 +36,13 @@ def writer() -> Any:
     return SummaryWriter
 
 
-def numbers(row: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+def named_numbers(row: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
     """The numbers of a row with their event names; nested ones after a slash."""
-    found: list[tuple[str, float]] = []
+    numbers: list[tuple[str, float]] = []
     for key, value in row.items():
-        name = f"{prefix}/{Events.names.get(key, key)}".strip("/")
+        name = f"{prefix}/{EventWriter.names.get(key, key)}".strip("/")
         if isinstance(value, dict):
-            found += numbers(value, name)
+            numbers += named_numbers(value, name)
         elif isinstance(value, (int, float)) and key != "step":
-            found.append((name, value))
-    return found
+            numbers.append((name, value))
+    return numbers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from goodfit.core.errors import UsageError
-from goodfit.core.words import count
+from goodfit.core.words import count_of
 from goodfit.models.anatomy import receptive_field as receptive
 from goodfit.models.anatomy.memory import Training
 from goodfit.models.anatomy.meta import Watcher, ghost
@@ -224,6 +224,21 @@ def _rows(module: nn.Module, tallies: dict[str, Tally]) -> Iterator[Row]:
         )  # fmt: skip
 
 
+def compare_accounts(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> list[dict[str, object]]:
+    """Return one dictionary per model: its parameters, multiply-adds and operations, the shares that conv and fully connected layers have
+    in them, and, where `errors` lists the model, its published top-1 and top-5 errors in percent.
+    """
+    return [
+        {
+            "model": name,
+            **{key: account.totals[key] for key in ("parameters", "macs", "ops")},
+            **account.shares,
+            **dict(zip(("top1_error", "top5_error"), errors.get(name, ()), strict=False)),
+        }
+        for name, account in accounts.items()
+    ]
+
+
 def _kind(m: nn.Module, tally: Tally) -> str:
     """By what its multiply-adds are; by its class where it did not run."""
     if tally.macs:
@@ -254,4 +269,4 @@ def _stages(module: nn.Module, names: list[str]) -> Iterator[str]:
 def _sum(stage: str, rows: list[Row]) -> Row:
     sums = {name: sum(getattr(row, name) for row in rows) for name in SUMS}
     ends = [row for row in rows if row.stride] or [row for row in rows if row.output] or rows
-    return dataclasses.replace(ends[-1], name=stage, type=count(len(rows), "module"), kind="", stage=stage, **sums)
+    return dataclasses.replace(ends[-1], name=stage, type=count_of(len(rows), "module"), kind="", stage=stage, **sums)

@@ -16,8 +16,11 @@ from torch import Tensor
 
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import Say, digest, fetch
-from goodfit.core.files import cache_home
+from goodfit.core.files import cache_folder
+from goodfit.core.run import Run
+from goodfit.core.words import format_percent
 from goodfit.models.weights.published import PUBLISHED
+from goodfit.models.weights.saved import SavedModel
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 WRAPPED = ("state_dict", "model_state_dict", "model")  # under which training scripts keep the tensors
@@ -32,7 +35,7 @@ class Weights:
 
     `model` is the text of the part that they fit, `classes` the names of what its head tells apart, `size` (height, width) and `mean` and
     `std` per channel those of the images it saw; each is empty where unknown. `use` are files of the user's own parts that the model
-    needs, `said` tells how good it is.
+    needs, `accuracy` a phrase that says how good it is.
     """
 
     name: str
@@ -44,7 +47,7 @@ class Weights:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     use: tuple[str, ...] = ()
-    said: str = ""
+    accuracy: str = ""
     imagenet: bool = False
 
     def tell_apart(self, classes: Sequence[str]) -> bool:
@@ -65,7 +68,7 @@ def from_published(name: str, say: Say) -> Weights:
         DataError: they cannot be fetched, or are damaged; the sentence says which file to put where.
     """
     about = PUBLISHED[name]
-    path = cache_home() / "downloads" / "weights" / about.file
+    path = cache_folder() / "downloads" / "weights" / about.file
     return _known(name, path, fetch(about.url, path, about.checksum, "sha256", say))
 
 
@@ -87,12 +90,28 @@ def from_file(path: Path) -> Weights:
     return _known(str(path), path, sha256)
 
 
+def from_run(run: Run) -> Weights:
+    """The kept weights of a run, with its model, classes and preprocessing.
+
+    Raises:
+        UsageError: the run has no model yet.
+        GoodfitError: its model is damaged.
+    """
+    saved = SavedModel.read(run)
+    accuracy, pre = run.read("scores.json").get("validation", {}).get("accuracy"), saved.preprocess
+    return Weights(
+        str(run.path.resolve()), saved.sha256, saved.tensors, saved.model, saved.classes, pre.size, pre.mean, pre.std,
+        tuple(str(file.resolve()) for file in saved.use_files),
+        "" if accuracy is None else f"{format_percent(accuracy)} on its own validation images",
+    )  # fmt: skip
+
+
 def _known(name: str, path: Path, sha256: str) -> Weights:
     """The published weights in a file of theirs."""
     (about,) = (about for about in PUBLISHED.values() if about.file == path.name)
     return Weights(
         name, sha256, tensors_in(path), about.model, size=(about.size, about.size), mean=about.mean, std=about.std,
-        said=f"top-1 {about.top1:.1f} %, top-5 {about.top5:.1f} % on ImageNet at {about.size} of {about.resize} pixels", imagenet=True,
+        accuracy=f"top-1 {about.top1:.1f} %, top-5 {about.top5:.1f} % on ImageNet at {about.size} of {about.resize} pixels", imagenet=True,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from goodfit.core.errors import UsageError, one_of
+from goodfit.core.errors import UsageError, unknown_name
 
 ADDRESS = "https://download.pytorch.org/models/"
 DEFAULT = "imagenet"  # stands for the first weights of a model
@@ -79,5 +79,5 @@ def published(text: str) -> str:
         return names[0] if names else ""
     found = next((name for name in names if name.lower() == text.lower()), "")
     if not found:
-        raise UsageError(one_of(f"weights of {model}", weights, [DEFAULT, *(name.partition(":")[2] for name in names)]))
+        raise UsageError(unknown_name(f"weights of {model}", weights, [DEFAULT, *(name.partition(":")[2] for name in names)]))
     return found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
-from goodfit.core.words import count, some
+from goodfit.core.words import count_of, list_some
 from goodfit.models.branches import Tapped
 from goodfit.models.weights.stages import head
 
@@ -33,7 +33,7 @@ class Transfer:
     def sentences(self) -> list[str]:
         """The account for people: how many were taken, then the others by kind, the first of each by name."""
         total = len(self.taken) + len(self.adapted) + len(self.anew)
-        said = [f"{len(self.taken):,} of {count(total, 'tensor')} taken as they are"]
+        said = [f"{len(self.taken):,} of {count_of(total, 'tensor')} taken as they are"]
         kinds: dict[str, list[str]] = {}
         for name, how in {**self.adapted, **self.anew}.items():
             kind, _, detail = how.partition(" (")
@@ -56,7 +56,7 @@ def listed(names: Sequence[str], others: Sequence[str]) -> str:
     for place, name in enumerate(said[:MOST]):
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
         said[place] = f"{name} (nearest there: {near[0]})" if near else name
-    return some(said, MOST)
+    return list_some(said, MOST)
 
 
 @torch.no_grad()
@@ -100,8 +100,8 @@ def transplant(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bo
     left = tuple(name for name in tensors if name not in own and name.rpartition(".")[2] != COUNTER)
     if not taken and not adapted:
         raise UsageError(
-            f"Not one tensor of the weights to begin from fits the model: those are called {some(list(tensors), 3)},"
-            f" these {some(list(own), 3)}. Give the --model that they are of."
+            f"Not one tensor of the weights to begin from fits the model: those are called {list_some(list(tensors), 3)},"
+            f" these {list_some(list(own), 3)}. Give the --model that they are of."
         )
     return Transfer(tuple(taken), adapted, anew, left)
 

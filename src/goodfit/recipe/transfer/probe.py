@@ -16,15 +16,15 @@ from goodfit.optim.lbfgs import LbfgsSteps
 
 FOLDS = 5
 PENALTIES = tuple(10.0 ** (1 - i / 2) for i in range(13))  # 10 down to 1e-5: half a power of ten changes the loss by less than its error
-GAIN, STALE = 0.01, 2  # the path ends when so many penalties lowered the held-out loss by less than that share: it falls, then rises
-NEAR, ROUGH = 1e-6, 1e-4  # how far above its minimum the loss of a fit may be; for the folds, whose losses are only compared
-SLOW = 10  # steps that together lower the loss by less than that: it is as near as it will get
-MOST = 1000  # steps of one fit
-HISTORY = 10
+MIN_GAIN, MAX_STALE = 0.01, 2  # the path ends after so many penalties that lower the held-out loss by less than this share
+LOSS_TOLERANCE, FOLD_LOSS_TOLERANCE = 1e-6, 1e-4  # how far above its minimum the loss of a fit may be; in the folds it is only compared
+STALLED_STEPS = 10  # that together lower the loss by less than the tolerance end the fit
+MAX_STEPS = 1000  # of one fit
+LBFGS_HISTORY = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Probe:
+class LinearProbe:
     """A linear classifier on features [n, D]: `weight` [K, D] and `bias` [K], as a head's; `l2` of its penalty on standardized features.
 
     `held` [N] has, for every image it was fitted to, the class that a probe of the other folds gave it; `path` the mean held-out loss
@@ -39,15 +39,15 @@ class Probe:
 
     def __call__(self, features: NDArray[np.float32] | Tensor) -> Tensor:
         """Scores [n, K]."""
-        return tensor(features) @ self.weight.T + self.bias
+        return to_tensor(features) @ self.weight.T + self.bias
 
 
-def tensor(features: NDArray[np.float32] | Tensor) -> Tensor:
-    """Features as a float32 tensor in memory of its own; those of the cache are mapped read-only."""
+def to_tensor(features: NDArray[np.float32] | Tensor) -> Tensor:
+    """Copy features into a float32 tensor; those of the cache are mapped read-only."""
     return features.float() if isinstance(features, Tensor) else torch.from_numpy(np.array(features, dtype=np.float32))
 
 
-class Softmax:
+class SoftmaxRegression:
     """The mean cross-entropy of labels [n] under a linear classifier on features [n, D], plus l2 / 2 times its squared weights.
 
     Called, it fills `.grad` of `theta` [K, D + 1], whose last column is the bias (not penalized), and returns the loss.
@@ -57,40 +57,40 @@ class Softmax:
         self.x, self.labels, self.l2 = x, labels, l2
         self.theta = nn.Parameter(theta.clone())
         self.targets = F.one_hot(labels, len(theta)).to(x.dtype)
-        self.at: Tensor | None = None
+        self.evaluated_at: Tensor | None = None
         self.loss = torch.zeros(())
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        if self.at is not None and torch.equal(self.at, self.theta):  # where the last line search ended
+        if self.evaluated_at is not None and torch.equal(self.evaluated_at, self.theta):  # where the last line search ended
             return self.loss
         weight, bias = self.theta[:, :-1], self.theta[:, -1]
         logs = F.log_softmax(torch.addmm(bias, self.x, weight.T), dim=1)
         self.loss = self.l2 / 2 * weight.square().sum() - logs.gather(1, self.labels[:, None]).mean()
         errors = logs.exp_().sub_(self.targets).div_(len(self.x))
         self.theta.grad = torch.cat([torch.addmm(weight * self.l2, errors.T, self.x), errors.sum(0)[:, None]], dim=1)
-        self.at = self.theta.detach().clone()
+        self.evaluated_at = self.theta.detach().clone()
         return self.loss
 
-    def minimize(self, near: float) -> Tensor:
-        """theta [K, D + 1] where the loss is at most about `near` above its minimum.
+    def minimize(self, tolerance: float) -> Tensor:
+        """Find theta [K, D + 1] where the loss is at most about `tolerance` above its minimum.
 
-        Where the curvature is l2 or more the loss is within |gradient|^2 / (2 l2) of its minimum; where steps no longer lower it, too.
+        Where the curvature is l2 or more the loss is within |gradient|^2 / (2 l2) of its minimum; the fit also ends where steps no longer lower it.
         """
-        steps = LbfgsSteps([{"params": [self.theta]}], history=HISTORY)
+        steps = LbfgsSteps([{"params": [self.theta]}], history=LBFGS_HISTORY)
         losses: list[float] = []
-        for _ in range(MOST):
+        for _ in range(MAX_STEPS):
             losses.append(float(self()))
             assert self.theta.grad is not None
-            sure = float(self.theta.grad.square().sum()) <= 2 * self.l2 * near
-            if sure or (len(losses) > SLOW and losses[-SLOW - 1] - losses[-1] < near / SLOW):
+            is_close = float(self.theta.grad.square().sum()) <= 2 * self.l2 * tolerance
+            if is_close or (len(losses) > STALLED_STEPS and losses[-STALLED_STEPS - 1] - losses[-1] < tolerance / STALLED_STEPS):
                 break
             steps.step(self)
         return self.theta.detach()
 
 
-def fold_of(labels: Tensor, folds: int, seed: int = 0) -> Tensor:
-    """The fold [n] of each image: every class, shuffled, is dealt out evenly, each starting where the class before it ended."""
+def deal_folds(labels: Tensor, folds: int, seed: int = 0) -> Tensor:
+    """Deal images into folds [n]: every class, shuffled, evenly, each starting where the class before it ended."""
     order = Chance.of(seed, torch.arange(len(labels)), "folds").permutation()
     order = order[labels[order].argsort(stable=True)]  # class by class
     fold = torch.empty_like(labels)
@@ -98,8 +98,8 @@ def fold_of(labels: Tensor, folds: int, seed: int = 0) -> Tensor:
     return fold
 
 
-def probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: int, seed: int = 0) -> Probe:
-    """The linear probe of features [n, D] with labels [n]: these, the training images, are all it ever sees.
+def fit_probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: int, seed: int = 0) -> LinearProbe:
+    """Fit the linear probe of features [n, D] to labels [n]: these, the training images, are all it ever sees.
 
     The penalty is the one of the least mean loss on held-out folds, along a path from strong to weak, each fit starting from the last.
 
@@ -108,35 +108,35 @@ def probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: int, 
     """
     if len(labels) < 2:
         raise DataError(f"Expected two images or more to fit a linear probe to, received {len(labels)}.")
-    x = tensor(features)
+    x = to_tensor(features)
     mean, std = x.mean(0), x.std(0, correction=0)
     std[std < 1e-6 * (1 + mean.abs())] = 1.0  # a feature that never changes stays out
     x = (x - mean) / std
-    fold = fold_of(labels, min(FOLDS, len(labels)), seed)
+    fold = deal_folds(labels, min(FOLDS, len(labels)), seed)
     path: list[tuple[float, float]] = []
-    best = Chosen(torch.zeros(classes, x.shape[1] + 1), torch.zeros_like(labels), 0.0)
+    best = BestPenalty(torch.zeros(classes, x.shape[1] + 1), torch.zeros_like(labels), 0.0)
     stale, starts = 0, [best.theta] * (int(fold.max()) + 1)
     for l2 in PENALTIES:
         loss, held = 0.0, torch.zeros_like(labels)
         for k, start in enumerate(starts):
             inside, outside = fold != k, fold == k
-            starts[k] = theta = Softmax(x[inside], labels[inside], start, l2).minimize(ROUGH)
+            starts[k] = theta = SoftmaxRegression(x[inside], labels[inside], start, l2).minimize(FOLD_LOSS_TOLERANCE)
             scores = torch.addmm(theta[:, -1], x[outside], theta[:, :-1].T)
             loss += float(F.cross_entropy(scores, labels[outside], reduction="sum")) / len(labels)
             held[outside] = scores.argmax(1)
-        stale = 0 if not path or loss < (1 - GAIN) * min(other for _, other in path) else stale + 1
+        stale = 0 if not path or loss < (1 - MIN_GAIN) * min(other for _, other in path) else stale + 1
         path.append((l2, loss))
         if loss <= min(other for _, other in path):
-            best = Chosen(starts[0], held, l2)
-        if stale == STALE:
+            best = BestPenalty(starts[0], held, l2)
+        if stale == MAX_STALE:
             break
-    theta = Softmax(x, labels, best.theta, best.l2).minimize(NEAR)
+    theta = SoftmaxRegression(x, labels, best.theta, best.l2).minimize(LOSS_TOLERANCE)
     weight = theta[:, :-1] / std
-    return Probe(weight, theta[:, -1] - weight @ mean, best.l2, best.held, tuple(path))
+    return LinearProbe(weight, theta[:, -1] - weight @ mean, best.l2, best.held, tuple(path))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Chosen:
+class BestPenalty:
     """The best penalty so far: the classifier of its first fold, to start from, and the classes of the held-out images."""
 
     theta: Tensor

@@ -1,1 +1,1 @@
-"""The pages: one file for each kind of folder that can be told."""
+"""The pages of reports, one file for each kind of folder."""

@@ -1,4 +1,4 @@
-"""The page of folds: what each came to, what they come to together, and how well their answers are calibrated."""
+"""The page of a cross-validation: the score of each fold and of all together, and the calibration of their answers."""
 
 from __future__ import annotations
 
@@ -6,93 +6,107 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
-from goodfit.report.frame import framed, link
-from goodfit.report.markup import NOTHING, Child, Column, Html, bar, paragraph, percent, points, section, table, tag
-from goodfit.report.reading import interval
-from goodfit.report.record import Files, at, finite, items, number
-from goodfit.report.sections.baselines import baselines
-from goodfit.report.sections.calibration import calibrated
-from goodfit.report.sections.headline import large, result, titled
-from goodfit.report.sections.recipe import said
+from goodfit.report.frame import link_to_run, render_page
+from goodfit.report.markup import (
+    EMPTY,
+    Child,
+    Column,
+    Html,
+    bar,
+    format_interval,
+    format_percent,
+    format_points,
+    paragraph,
+    section,
+    table,
+    tag,
+)
+from goodfit.report.record import FolderReader, as_interval, as_items, as_number, get, get_number
+from goodfit.report.sections.baselines import render_baselines
+from goodfit.report.sections.calibration import render_calibration_scores
+from goodfit.report.sections.headline import format_title, large_percent, result_box
+from goodfit.report.sections.recipe import format_value
 
-KEPT = "Each fold has a model of its own, so there is no one temperature to store."
-ONE = "Those of {name} alone: every fold has validation images of its own."
+NO_TEMPERATURE = "Each fold has its own model, so there is no single temperature to store."
+BASELINES_INTRO = "Those of {name} only: every fold has its own validation images."
 
 
-def render(folder: Path) -> str:
-    """The page of a folder of folds, of one that is still going too."""
-    files = Files(folder)
-    found = files.json("folds.json")
-    name = titled(at(found, "asked", "data") or files.name)
-    state = str(at(found, "state") or "")
-    n = number(found, "folds")
-    many = words.count(int(n), "fold") if n else "Folds"
+def render_folds(folder: Path) -> str:
+    """Render the page of a folder of folds, finished or not, as one HTML text."""
+    files = FolderReader(folder)
+    summary = files.read_json("folds.json")
+    name = format_title(get(summary, "asked", "data") or files.name)
+    state = str(get(summary, "state") or "")
+    n = get_number(summary, "folds")
+    folds = words.count_of(int(n), "fold") if n else "Folds"
     header = tag(
         "header",
         tag("p.eyebrow", "Goodfit cross-validation report", tag("span.state", state) if state and state != "finished" else None),
         tag("h1", name),
-        tag("p.subtitle", f"{many}: each image was judged by the one model that was not trained on it."),
-        result(figure(found), findings(found)),
+        tag("p.subtitle", f"{folds}: each image was classified by the one model that was not trained on it."),
+        result_box(render_figure(summary), interpret_folds(summary)),
     )
     parts = (
-        ("folds", "Folds", folds(files)),
-        ("baselines", "Baselines", baselines(files, ["fold-1"], ONE)),
-        ("calibration", "Calibration", calibrated(at(found, "out_of_fold", "calibration"), "all images", KEPT)),
-        ("recipe", "Recipe", recipe(found)),
+        ("folds", "Folds", render_table(files)),
+        ("baselines", "Baselines", render_baselines(files, ["fold-1"], BASELINES_INTRO)),
+        ("calibration", "Calibration", render_calibration_scores(get(summary, "out_of_fold", "calibration"), "all images", NO_TEMPERATURE)),
+        ("recipe", "Recipe", render_recipe(summary)),
     )
-    return framed(f"{name} · {files.name} · Goodfit cross-validation report", header, parts, files.source("folder of the folds"))
+    return render_page(
+        f"{name} · {files.name} · Goodfit cross-validation report", header, parts, files.describe_source("folder of the folds")
+    )
 
 
-def figure(found: dict[str, Any]) -> Html:
-    """The mean of the folds in large type, with their spread."""
-    mean, spread = number(found, "accuracy"), number(found, "deviation")
+def render_figure(summary: dict[str, Any]) -> Html:
+    """Render the mean accuracy of the folds in large type, with their standard deviation."""
+    mean, spread = get_number(summary, "accuracy"), get_number(summary, "deviation")
     if mean is None:
         return tag("div.figure", tag("p.big", "–"), tag("p", "not all folds are trained yet"))
-    more = tag("p.dim", f"± {points(spread)} standard deviation") if spread is not None else None
-    return tag("div.figure", large(mean), tag("p", tag("strong", "validation accuracy"), ", mean of the folds"), more)
+    deviation = tag("p.dim", f"± {format_points(spread)} standard deviation") if spread is not None else None
+    return tag("div.figure", large_percent(mean), tag("p", tag("strong", "validation accuracy"), ", mean of the folds"), deviation)
 
 
-def findings(found: dict[str, Any]) -> list[str]:
-    """What the folds say, in sentences."""
-    whole = at(found, "out_of_fold")
-    right, images, error = number(whole, "accuracy"), number(whole, "images"), number(found, "standard_error")
-    low, high = interval(at(whole, "interval"))
+def interpret_folds(summary: dict[str, Any]) -> list[str]:
+    """Interpret the folds in sentences."""
+    overall = get(summary, "out_of_fold")
+    accuracy, images, error = get_number(overall, "accuracy"), get_number(overall, "images"), get_number(summary, "standard_error")
+    low, high = as_interval(get(overall, "interval"))
     sentences = []
-    if right is not None:
-        of = f"all {words.count(int(images), 'image')}" if images else "all images"
-        between = f" (95 % interval {percent(low)} to {percent(high)})" if low is not None else ""
-        sentences.append(f"Of {of} together, {percent(right)} were recognized{between}.")
+    if accuracy is not None:
+        total = f"all {words.count_of(int(images), 'image')}" if images else "all images"
+        interval = f" (95 % interval {format_percent(low)} to {format_percent(high)})" if low is not None else ""
+        sentences.append(f"Of {total} together, {format_percent(accuracy)} were recognized{interval}.")
     if error is not None:
-        rough = "a rough one, for the folds share most of the images they train on"
-        sentences.append(f"The standard error of the mean is {points(error)}: {rough}.")
-    if right is not None:
-        sentences.append("The test images had no part in this.")
+        caveat = "a rough estimate, because the folds share most of their training images"
+        sentences.append(f"The standard error of the mean is {format_points(error)}: {caveat}.")
+    if accuracy is not None:
+        sentences.append("The test images were not used.")
     return sentences
 
 
-def folds(files: Files) -> Html:
-    """A row for each fold that was begun."""
+def render_table(files: FolderReader) -> Html:
+    """Render a table with a row for each fold that was started."""
     body: list[list[Child]] = []
     for path in sorted(files.folder.glob("fold-*/recipe.toml"), key=lambda path: (len(path.parent.name), path)):
         name = path.parent.name
-        about, scores = files.json(f"{name}/about.json"), at(files.json(f"{name}/scores.json"), "validation")
-        accuracy, images = number(scores, "accuracy"), number(scores, "images")
-        low, high = interval(at(scores, "interval"))
-        seconds = sum(x for _, value in items(at(about, "seconds")) if (x := finite(value)) is not None)
+        about, scores = files.read_json(f"{name}/about.json"), get(files.read_json(f"{name}/scores.json"), "validation")
+        accuracy, images = get_number(scores, "accuracy"), get_number(scores, "images")
+        low, high = as_interval(get(scores, "interval"))
+        seconds = sum(x for _, value in as_items(get(about, "seconds")) if (x := as_number(value)) is not None)
         body.append([
-            link(files.folder, name),
+            link_to_run(files.folder, name),
             bar(accuracy, low, high),
-            percent(accuracy) if accuracy is not None else str(at(about, "state") or ""),
-            f"{percent(low)} to {percent(high)}" if low is not None else "",
+            format_percent(accuracy) if accuracy is not None else str(get(about, "state") or ""),
+            format_interval(low, high),
             f"{images:,.0f}" if images is not None else "",
-            words.duration(seconds) if seconds else "",
+            words.format_duration(seconds) if seconds else "",
         ])  # fmt: skip
     columns = [Column("Fold"), Column("", "wide")] + [Column(title, "number") for title in ("Accuracy", "95 % interval", "Images", "Time")]
-    return section("folds", "Folds", table(columns, body)) if body else NOTHING
+    return section("folds", "Folds", table(columns, body)) if body else EMPTY
 
 
-def recipe(found: dict[str, Any]) -> Html:
-    """What was asked for."""
-    body = [[key, tag("code", said(value))] for key, value in items(at(found, "asked"))]
-    intro = "As it was asked for; what auto chose is in the report of each fold."
-    return section("recipe", "Recipe", paragraph(intro), table([Column("Setting"), Column("Value")], body)) if body else NOTHING
+def render_recipe(summary: dict[str, Any]) -> Html:
+    """Render the recipe that was given."""
+    body = [[key, tag("code", format_value(value))] for key, value in as_items(get(summary, "asked"))]
+    intro = "As it was given; the report of each fold says what auto chose."
+    return section("recipe", "Recipe", paragraph(intro), table([Column("Setting"), Column("Value")], body)) if body else EMPTY

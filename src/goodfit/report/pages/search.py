@@ -1,4 +1,4 @@
-"""The page of a search: what was looked for, what was found, and how much of it was luck."""
+"""The page of a search: what it searched, what it found, and how much of that was luck."""
 
 from __future__ import annotations
 
@@ -8,149 +8,156 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
-from goodfit.report.frame import framed
-from goodfit.report.markup import NOTHING, THIN, Column, Html, facts, folded, paragraph, points, section, table, tag
-from goodfit.report.record import Files, at, items, number, rows, share, texts
-from goodfit.report.sections.baselines import FILE, baselines
-from goodfit.report.sections.headline import large, result, titled
-from goodfit.report.sections.trials import Trials, diverged, finalists, ranking, value_said
-from goodfit.report.sections.values import importance, scatters
+from goodfit.report.frame import render_page
+from goodfit.report.markup import EMPTY, NBSP, Column, Html, definition_list, details, format_points, paragraph, section, table, tag
+from goodfit.report.record import FolderReader, as_items, as_rows, as_texts, get, get_number, get_share
+from goodfit.report.sections.baselines import BASELINES_FILE, render_baselines
+from goodfit.report.sections.headline import format_title, large_percent, result_box
+from goodfit.report.sections.trials import Trials, format_drawn_value, has_diverged, render_finalists, render_ranking
+from goodfit.report.sections.values import render_importance, render_values
 
-WAYS = {
-    "fine": "drawn at random, the later ones more finely around the best of the earlier",
+METHODS = {
+    "fine": "drawn at random, the later ones from narrower ranges around the best earlier ones",
     "random": "drawn at random",
-    "tpe": "drawn by TPE, each by what those before it came to",
+    "tpe": "drawn by TPE, which learns from the trials before",
     "grid": "on a grid",
-    "halving": "drawn at random, the best third then trained three times as long, twice",
+    "halving": "drawn at random; twice, the best third is trained three times as long",
 }
-ALIKE = "On the same validation images, as the trial {name} reads them."
+BASELINES_INTRO = "On the same validation images, as trial {name} reads them."
 
 
-def render(folder: Path) -> str:
-    """The page of a search's folder, of one that is still going too."""
-    files = Files(folder)
-    plan, results = files.json("search.json"), files.json("results.json")
-    _, base = files.toml("base.toml")
-    recipe, _ = files.toml("winner.toml")
+def render_search(folder: Path) -> str:
+    """Render the page of the folder of a search, finished or not, as one HTML text."""
+    files = FolderReader(folder)
+    plan, results = files.read_json("search.json"), files.read_json("results.json")
+    _, base = files.read_toml("base.toml")
+    recipe, _ = files.read_toml("winner.toml")
     trials = Trials.read(folder, results)
-    name = titled(base.get("data") or files.name)
-    trained = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/{FILE}"))
+    name = format_title(base.get("data") or files.name)
+    trained = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/{BASELINES_FILE}"))
     header = tag(
         "header",
         tag("p.eyebrow", "Goodfit search report"),
         tag("h1", name),
-        tag("p.subtitle", asked(plan)),
-        result(figure(trials, results), findings(trials, results, folder)),
+        tag("p.subtitle", describe_plan(plan)),
+        result_box(render_figure(trials, results), interpret_search(trials, results, folder)),
     )
     parts = (
-        ("winner", "Winner", winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
-        ("finalists", "Fresh seeds", finalists(trials, results)),
-        ("baselines", "Baselines", baselines(files, trained, ALIKE)),
-        ("importance", "Importance", importance(results)),
-        ("values", "Values", scatters(trials, results)),
-        ("ranking", "Ranking", ranking(trials)),
-        ("space", "Space", space(plan, trials)),
+        ("winner", "Winner", render_winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
+        ("finalists", "Fresh seeds", render_finalists(trials, results)),
+        ("baselines", "Baselines", render_baselines(files, trained, BASELINES_INTRO)),
+        ("importance", "Importance", render_importance(results)),
+        ("values", "Values", render_values(trials, results)),
+        ("ranking", "Ranking", render_ranking(trials)),
+        ("space", "Space", render_space(plan, trials)),
     )
-    return framed(f"{name} · {files.name} · Goodfit search report", header, parts, files.source("folder of the search"))
+    return render_page(f"{name} · {files.name} · Goodfit search report", header, parts, files.describe_source("folder of the search"))
 
 
-def asked(plan: dict[str, Any]) -> str:
-    """What the search was to do: one sentence of what is known."""
-    n, keep, copies = (number(plan, key) for key in ("trials", "keep", "copies"))
-    many = words.count(int(n), "trial") if n else "As many trials as the time allowed"
-    way = WAYS.get(str(plan.get("method")), "")
-    anew = f"; the best {keep:.0f} trained anew with {words.count(int(copies), 'fresh seed')}" if keep and copies else ""
-    return f"{many} of {plan.get('each')}{', ' if way else ''}{way}{anew}." if plan else ""
+def describe_plan(plan: dict[str, Any]) -> str:
+    """Describe in one sentence what the search was to do, leaving out what is not known."""
+    n, keep, copies = (get_number(plan, key) for key in ("trials", "keep", "copies"))
+    number = words.count_of(int(n), "trial") if n else "As many trials as the time allowed"
+    method = METHODS.get(str(plan.get("method")), "")
+    retraining = f"; the best {keep:.0f} retrained with {words.count_of(int(copies), 'fresh seed')}" if keep and copies else ""
+    return f"{number} of {plan.get('each')}{', ' if method else ''}{method}{retraining}." if plan else ""
 
 
-def figure(trials: Trials, results: dict[str, Any]) -> Html:
-    """The winner's accuracy in large type: with fresh seeds, else that of the search."""
-    for one in rows(at(results, "finalists"))[:1]:
-        mean, error, fresh = number(one, "mean"), number(one, "error"), one.get("fresh")
+def render_figure(trials: Trials, results: dict[str, Any]) -> Html:
+    """Render the winner's accuracy in large type: with fresh seeds, or else in the search."""
+    for row in as_rows(get(results, "finalists"))[:1]:
+        mean, error, fresh = get_number(row, "mean"), get_number(row, "error"), row.get("fresh")
         if mean is not None:
-            seeds = words.count(len(fresh), "fresh seed") if isinstance(fresh, list) else "fresh seeds"
-            more = tag("p.dim", f"± {100 * error:.2f}{THIN}points standard error") if error is not None else None
-            return tag("div.figure", large(mean), tag("p", tag("strong", "validation accuracy"), f", mean of {seeds}"), more)
-    best = next((y for row in trials.ranked if (y := share(row, "value")) is not None), None)
+            seeds = words.count_of(len(fresh), "fresh seed") if isinstance(fresh, list) else "fresh seeds"
+            uncertainty = tag("p.dim", f"± {100 * error:.2f}{NBSP}points standard error") if error is not None else None
+            return tag("div.figure", large_percent(mean), tag("p", tag("strong", "validation accuracy"), f", mean of {seeds}"), uncertainty)
+    best = next((y for row in trials.ranked if (y := get_share(row, "value")) is not None), None)
     if best is None:
         return tag("div.figure", tag("p.big", "–"), tag("p", "no trial has ended yet" if results else "no results"))
-    return tag("div.figure", large(best), tag("p", tag("strong", "validation accuracy"), " of the best trial, not retrained"))
+    return tag("div.figure", large_percent(best), tag("p", tag("strong", "validation accuracy"), " of the best trial, not retrained"))
 
 
-def findings(trials: Trials, results: dict[str, Any], folder: Path) -> list[str]:
-    """What the search says, in sentences."""
+def interpret_search(trials: Trials, results: dict[str, Any], folder: Path) -> list[str]:
+    """Interpret the search in sentences."""
     failed = sum(row.get("state") == "failed" for row in trials.all.values())
-    lost = sum(map(diverged, trials.ranked))
-    astray = [f"{words.count(n, 'trial')} {what}" for n, what in ((failed, "failed"), (lost, "diverged")) if n]
-    honest = "All figures are of validation images, which chose the winner; the test images were not looked at."
+    lost = sum(map(has_diverged, trials.ranked))
+    failures = [f"{words.count_of(n, 'trial')} {verb}" for n, verb in ((failed, "failed"), (lost, "diverged")) if n]
+    caveat = "All accuracies are on validation images, which also chose the winner; the test images were not used."
     sentences = [
-        ended(trials, results, folder),
-        luck(results),
-        close(results),
-        *texts(at(results, "warnings")),
-        f"{' and '.join(astray)}." if astray else "",
-        honest if trials.ranked else "",
+        describe_end(trials, results, folder),
+        describe_luck(results),
+        describe_lead(results),
+        *as_texts(get(results, "warnings")),
+        f"{' and '.join(failures)}." if failures else "",
+        caveat if trials.ranked else "",
     ]
     return [sentence for sentence in sentences if sentence]
 
 
-def ended(trials: Trials, results: dict[str, Any], folder: Path) -> str:
-    """How the search ended, when it did not simply do all it was to do; results of earlier versions tell it by the states of the trials."""
-    again, done = f"goodfit search --resume {shlex.quote(str(folder))}", words.count(len(trials.ranked), "trial")
+def describe_end(trials: Trials, results: dict[str, Any], folder: Path) -> str:
+    """Describe how the search ended; empty if it did all it was to do. Results of earlier versions show it in the trials' states."""
+    resume, done = f"goodfit search --resume {shlex.quote(str(folder))}", words.count_of(len(trials.ranked), "trial")
     if not (folder / "results.json").is_file():
-        return f"No results were written yet: they are after each trial. If the search was killed, `{again}` goes on."
-    over = at(results, "over")
+        return f"No results were written yet; they are written after each trial. If the search was killed, `{resume}` continues it."
+    over = get(results, "over")
     if not isinstance(over, bool):
         over = not any(row.get("state") in ("waiting", "running") for row in trials.all.values())
     if not over:
-        return f"The search had not ended, with {done} done; `{again}` goes on."
-    if at(results, "timed_out") is True:
-        return f"Time ended the search, with {done} done; `{again} --budget TIME` gives it more."
+        return f"The search had not ended, with {done} done; `{resume}` continues it."
+    if get(results, "timed_out") is True:
+        return f"The search ran out of time, with {done} done; `{resume} --budget TIME` gives it more."
     return ""
 
 
-def luck(results: dict[str, Any]) -> str:
-    """How much of the winner's lead came again with fresh seeds."""
-    lead, gone = number(results, "lead"), number(results, "luck")
-    if not rows(at(results, "finalists")):
-        return "The best trial was not retrained with fresh seeds, so some of its lead is luck." if at(results, "winner") else ""
-    if lead is None or gone is None:
-        return "How much of the winner's lead was luck is not known: the retrainings were of another length than the trials."
-    again = f"{points(gone)} did not come again" if gone >= 0 else f"all came again, and {points(gone)} more,"
-    return f"Of the {points(lead)} that the winner was ahead of the median trial in the search, {again} with fresh seeds."
+def describe_luck(results: dict[str, Any]) -> str:
+    """Describe how much of the winner's lead fresh seeds confirmed."""
+    lead, luck = get_number(results, "lead"), get_number(results, "luck")
+    if not as_rows(get(results, "finalists")):
+        return "The best trial was not retrained with fresh seeds, so some of its lead is luck." if get(results, "winner") else ""
+    if lead is None or luck is None:
+        return "How much of the winner's lead was luck is not known, because the retrainings were not as long as the trials."
+    confirmed = f"{format_points(luck)} vanished" if luck >= 0 else f"all remained, and {format_points(luck)} more came,"
+    return f"Of the {format_points(lead)} by which the winner led the median trial in the search, {confirmed} with fresh seeds."
 
 
-def close(results: dict[str, Any]) -> str:
-    """Whether the fresh seeds tell the first two apart."""
-    found = rows(at(results, "finalists"))[:2]
-    means, errors = ([x for one in found if (x := number(one, key)) is not None] for key in ("mean", "error"))
+def describe_lead(results: dict[str, Any]) -> str:
+    """Say if the fresh seeds cannot tell the first two apart."""
+    first_two = as_rows(get(results, "finalists"))[:2]
+    means, errors = ([x for row in first_two if (x := get_number(row, key)) is not None] for key in ("mean", "error"))
     if len(means) < 2 or len(errors) < 2 or means[0] - means[1] > 2 * math.hypot(*errors):
         return ""
-    return f"The first two are {points(means[0] - means[1])} apart with fresh seeds, which so few seeds cannot tell from none."
-
-
-def winner(results: dict[str, Any], recipe: str, command: str) -> Html:
-    """The winner's values, and its recipe with the command that trains it."""
-    values = items(at(results, "winner", "values"))
-    if not values:
-        return NOTHING
-    return section(
-        "winner",
-        "Winner",
-        paragraph("Trial ", tag("code", str(at(results, "winner", "trial"))), ", with these values in the recipe:"),
-        facts((name, tag("code", value_said(value))) for name, value in values),
-        tag("pre", tag("code", command)) if recipe else None,
-        folded("winner.toml, the whole recipe at full length", tag("pre", tag("code", recipe))) if recipe else None,
+    return (
+        f"The first two are {format_points(means[0] - means[1])} apart with fresh seeds, which so few seeds cannot tell from no difference."
     )
 
 
-def space(plan: dict[str, Any], trials: Trials) -> Html:
-    """What was searched, and how."""
-    body = [[key, tag("code", str(text))] for key, text in items(plan.get("space"))]
-    seconds = sum(x for row in trials.all.values() if (x := number(row, "seconds")) is not None)
-    names = (("method", "Method"), ("trials", "Trials asked for"), ("each", "Length of a trial"), ("full", "Length of the retrainings"))
-    counted = (("keep", "Best that are retrained"), ("copies", "With so many seeds each"), ("seed", "Seed of the draws"))
-    told = {**plan, "trials": plan.get("trials") or "as many as the time allows"} if plan else {}
-    known = [(name, str(told[key])) for key, name in (*names, *counted) if told.get(key) not in (None, "")]
-    time = [("Time of all trainings", words.duration(seconds))] if seconds else []
-    return section("space", "What was searched", facts([*known, *time]), table([Column("Key"), Column("Drawn")], body) if body else NOTHING)
+def render_winner(results: dict[str, Any], recipe: str, command: str) -> Html:
+    """Render the winner's values, the command that trains it, and its recipe."""
+    values = as_items(get(results, "winner", "values"))
+    if not values:
+        return EMPTY
+    return section(
+        "winner",
+        "Winner",
+        paragraph("Trial ", tag("code", str(get(results, "winner", "trial"))), ", with these values in the recipe:"),
+        definition_list((name, tag("code", format_drawn_value(value))) for name, value in values),
+        tag("pre", tag("code", command)) if recipe else None,
+        details("winner.toml, the complete recipe at full length", tag("pre", tag("code", recipe))) if recipe else None,
+    )
+
+
+def render_space(plan: dict[str, Any], trials: Trials) -> Html:
+    """Render what was searched, and how."""
+    body = [[key, tag("code", str(text))] for key, text in as_items(plan.get("space"))]
+    seconds = sum(x for row in trials.all.values() if (x := get_number(row, "seconds")) is not None)
+    names = (("method", "Method"), ("trials", "Number of trials"), ("each", "Length of a trial"), ("full", "Length of the retrainings"))
+    counts = (("keep", "Best trials retrained"), ("copies", "Seeds of each"), ("seed", "Seed of the draws"))
+    settings = {**plan, "trials": plan.get("trials") or "as many as the time allows"} if plan else {}
+    entries = [(name, str(settings[key])) for key, name in (*names, *counts) if settings.get(key) not in (None, "")]
+    time = [("Total training time", words.format_duration(seconds))] if seconds else []
+    return section(
+        "space",
+        "What was searched",
+        definition_list([*entries, *time]),
+        table([Column("Setting"), Column("Range")], body) if body else EMPTY,
+    )

@@ -1,1 +1,1 @@
-"""The sections of the report, one a file: each takes the record of a run and gives markup, empty when there is nothing to tell."""
+"""The sections of a report, one per file: each renders part of the record of a run, or nothing if that part is absent."""

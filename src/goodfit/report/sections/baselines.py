@@ -1,51 +1,60 @@
-"""Baselines: what the most common class, the nearest training image and a linear softmax come to on the same split."""
+"""Baselines: how the most common class, the nearest training image and a linear softmax score on the same split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from goodfit.report.markup import NOTHING, THIN, Child, Column, Html, bar, paragraph, percent, section, table
-from goodfit.report.reading import interval
-from goodfit.report.record import Files, at, number, rows, share
+from goodfit.report.markup import EMPTY, NBSP, Child, Column, Html, bar, format_interval, format_percent, paragraph, section, table
+from goodfit.report.record import FolderReader, as_interval, as_rows, get, get_number, get_share
 
-FILE = "baselines.json"
-MAJORITY = "Always answering the most common class"
-NAMES = {"majority class": MAJORITY, "nearest neighbor": "Nearest training image", "linear softmax": "Linear softmax on pixels"}
+BASELINES_FILE = "baselines.json"
+MAJORITY_LABEL = "Always answering the most common class"
+LABELS = {"majority class": MAJORITY_LABEL, "nearest neighbor": "Nearest training image", "linear softmax": "Linear softmax on pixels"}
 
-Line = tuple[str, float, float | None, float | None]  # a name, its accuracy, and the ends of the interval
+BaselineScore = tuple[str, float, float | None, float | None]  # a label, the accuracy, and the ends of its interval
 
 
-def lines(found: object, images: float | None) -> list[Line]:
-    """The rows of a baselines.json; what one made of fewer training images than the run's, or of fewer validation images, says so."""
-    asked = number(found, "images")
+def read_baselines(content: object, images: float | None) -> list[BaselineScore]:
+    """Read the scores in a baselines.json. The label of a baseline says so if it used fewer than the run's training `images`, or was
+    evaluated on fewer validation images.
+    """
+    validation_images = get_number(content, "images")
     return [
-        (f"{name}{few(row, images, asked)}", accuracy, *interval(row.get("interval")))
-        for row in rows(at(found, "rows"))
-        if (name := NAMES.get(str(row.get("name")))) and (accuracy := share(row, "accuracy")) is not None
+        (f"{name}{describe_limits(row, images, validation_images)}", accuracy, *as_interval(row.get("interval")))
+        for row in as_rows(get(content, "rows"))
+        if (name := LABELS.get(str(row.get("name")))) and (accuracy := get_share(row, "accuracy")) is not None
     ]
 
 
-def few(row: dict[str, Any], images: float | None, asked: float | None) -> str:
-    """What a baseline was cut down to, in brackets."""
-    trained, judged = number(row, "trained"), number(row, "judged")
-    cuts = [
+def describe_limits(row: dict[str, Any], images: float | None, validation_images: float | None) -> str:
+    """Say in parentheses how many images a baseline was limited to; empty if it used all."""
+    trained, evaluated = get_number(row, "trained"), get_number(row, "judged")
+    limits = [
         f"of {trained:,.0f} training images" if trained is not None and images is not None and trained < images else "",
-        f"judged on {judged:,.0f} images" if judged is not None and asked is not None and judged < asked else "",
+        f"evaluated on {evaluated:,.0f} images"
+        if evaluated is not None and validation_images is not None and evaluated < validation_images
+        else "",
     ]
-    said = ", ".join(cut for cut in cuts if cut)
-    return f" ({said})" if said else ""
+    clause = ", ".join(limit for limit in limits if limit)
+    return f" ({clause})" if clause else ""
 
 
-def baselines(files: Files, runs: Sequence[str], whose: str) -> Html:
-    """Those of the first of some runs within a folder that has any; the sentence `whose` has a place for its `name`."""
+def render_baselines(files: FolderReader, runs: Sequence[str], intro: str) -> Html:
+    """Render the baselines of the first of the `runs` within a folder that has any; `intro` is a sentence with a field for its `name`."""
     for name in runs:
-        found = files.json(f"{name}/{FILE}")
-        if known := lines(found, number(files.json(f"{name}/about.json"), "data", "splits", "train") if found else None):
+        content = files.read_json(f"{name}/{BASELINES_FILE}")
+        images = get_number(files.read_json(f"{name}/about.json"), "data", "splits", "train") if content else None
+        if scores := read_baselines(content, images):
             body: list[list[Child]] = [
-                [title, bar(accuracy, low, high), percent(accuracy), f"{percent(low)} to {percent(high)}" if low is not None else ""]
-                for title, accuracy, low, high in known
+                [
+                    title,
+                    bar(accuracy, low, high),
+                    format_percent(accuracy),
+                    format_interval(low, high),
+                ]
+                for title, accuracy, low, high in scores
             ]
-            columns = [Column("Baseline"), Column("", "wide"), Column("Accuracy", "number"), Column(f"95{THIN}% interval", "number")]
-            return section("baselines", "Baselines", paragraph(whose.format(name=name)), table(columns, body))
-    return NOTHING
+            columns = [Column("Baseline"), Column("", "wide"), Column("Accuracy", "number"), Column(f"95{NBSP}% interval", "number")]
+            return section("baselines", "Baselines", paragraph(intro.format(name=name)), table(columns, body))
+    return EMPTY

@@ -1,4 +1,4 @@
-"""Whether the model is right as often as it says, and what withholding its least sure answers brings."""
+"""Calibration: whether the model is right as often as it is confident, and what withholding its least confident answers gains."""
 
 from __future__ import annotations
 
@@ -6,167 +6,205 @@ import math
 
 from goodfit.core import words
 from goodfit.core.interval import wilson
-from goodfit.report.markup import NOTHING, Column, Html, folded, paragraph, percent, section, significant, table, tag, with_code
-from goodfit.report.plot import Plot, Scale
-from goodfit.report.record import Record, at, number, rows, share
+from goodfit.report.charts import Chart, Points, Series, render_chart
+from goodfit.report.markup import EMPTY, Column, Html, details, format_number, format_percent, inline_code, paragraph, section, table, tag
+from goodfit.report.record import Record, as_rows, get, get_number, get_share
 
-LARGEST, SMALLEST = 11.0, 2.5  # radius of the fullest bin's dot, and the least; their areas go by the images
-NEAR = 0.01  # distance of confidence and accuracy, or of two temperatures, that is not worth a word
-SHOWN = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # shares of the images that are answered, in the table
-EXAMPLE = 0.9  # and in the sentence
+MAX_RADIUS, MIN_RADIUS = 11.0, 2.5  # of the dot of the fullest bin, and of any, in pixels
+NEGLIGIBLE = 0.01  # difference of confidence and accuracy, of shares, or of two temperatures relative to each other
+TABLE_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # shares of the images that are answered, in the table
+EXAMPLE_COVERAGE = 0.9  # the same, in the sentence
 
-Bin = tuple[float, float, float]  # images, their mean confidence, and the share of them that is right
-Given = tuple[float, float, float]  # share of the images that is answered, accuracy on it, and confidence below which none is given
+Bin = tuple[float, float, float]  # number of images, their mean confidence, and their accuracy
+Rejection = tuple[float, float, float]  # share of the images that is answered, accuracy on it, and the confidence below which none is
 
 
-def calibration(record: Record) -> Html:
-    """The calibration of a run or an ensemble on the split that is shown."""
-    found = at(record.scores, record.shown, "calibration")
+def render_calibration(record: Record) -> Html:
+    """Render the calibration of a run or an ensemble on the split that is shown."""
+    scores = get(record.scores, record.split, "calibration")
     if record.ensemble is not None:
-        return calibrated(found, record.shown, "An ensemble stores no temperature: its answers are given as they are, before scaling.")
+        return render_calibration_scores(
+            scores, record.split, "An ensemble stores no temperature: predict gives its answers before scaling."
+        )
     command = "`goodfit predict RUN --reject-below {below}`"
-    fitted, stored = number(found, "temperature"), number(record.config, "temperature")
-    if fitted is not None and stored is not None and math.isclose(fitted, stored, rel_tol=NEAR):
-        return calibrated(found, record.shown, "It is stored with the model, and predict applies it.", command)
+    fitted, stored = get_number(scores, "temperature"), get_number(record.config, "temperature")
+    if fitted is not None and stored is not None and math.isclose(fitted, stored, rel_tol=NEGLIGIBLE):
+        return render_calibration_scores(scores, record.split, "It is stored with the model, and predict applies it.", command)
     if stored is None:
-        kept = "It is not stored with the model: `goodfit evaluate RUN --calibrate` stores it, and predict applies it from then on."
+        storage = "It is not stored with the model: `goodfit evaluate RUN --calibrate` stores it, and predict then applies it."
     else:
-        kept = f"Another one, {stored:.2f}, is stored with the model: `goodfit evaluate RUN --calibrate` stores it anew."
-    return calibrated(found, record.shown, kept, f"{command}, once this temperature is stored")
+        storage = f"Another one, {stored:.2f}, is stored with the model: `goodfit evaluate RUN --calibrate` replaces it."
+    return render_calibration_scores(scores, record.split, storage, f"{command}, once this temperature is stored")
 
 
-def calibrated(found: object, split: str, kept: str, command: str = "") -> Html:
-    """What a dictionary of calibration says of a split. `kept` is the sentence on where the temperature is stored; `command`, where there
-    is one that withholds answers by it, has a place for the probability `below`.
+def render_calibration_scores(scores: object, split: str, storage: str, command: str = "") -> Html:
+    """Render the calibration scores of a split. `storage` is the sentence that says where the temperature is stored. `command`, if
+    there is one that withholds answers, has a field for the probability `below`.
     """
     bins = [
-        (n, sure, right)
-        for row in rows(at(found, "bins"))
-        if (n := number(row, "images") or 0) >= 1
-        and (sure := share(row, "confidence")) is not None
-        and (right := share(row, "accuracy")) is not None
+        (n, confidence, accuracy)
+        for row in as_rows(get(scores, "bins"))
+        if (n := get_number(row, "images") or 0) >= 1
+        and (confidence := get_share(row, "confidence")) is not None
+        and (accuracy := get_share(row, "accuracy")) is not None
     ]
-    given = [
-        (answered, right, below)
-        for row in rows(at(found, "rejection"))
-        if (answered := share(row, "coverage"))
-        and (right := share(row, "accuracy")) is not None
-        and (below := share(row, "below")) is not None
+    rejections = [
+        (answered, accuracy, below)
+        for row in as_rows(get(scores, "rejection"))
+        if (answered := get_share(row, "coverage"))
+        and (accuracy := get_share(row, "accuracy")) is not None
+        and (below := get_share(row, "below")) is not None
     ]
-    if not bins and not given:
-        return NOTHING
+    if not bins and not rejections:
+        return EMPTY
     return section(
         "calibration",
         "Calibration",
-        paragraph(with_code(" ".join(part for part in (balance(bins, split), scaling(found), kept) if part))),
-        paragraph(with_code(said)) if given and (said := withheld(given, command)) else None,
-        tag("div.charts.large", diagram(bins, split) if bins else NOTHING, curve(given, command) if given else NOTHING),
-        _errors(found),
-        _bins(bins) if bins else None,
-        _given(given, command) if given else None,
+        paragraph(inline_code(" ".join(part for part in (describe_confidence(bins, split), describe_scaling(scores), storage) if part))),
+        paragraph(inline_code(gain)) if rejections and (gain := describe_rejection(rejections, command)) else None,
+        tag(
+            "div.charts.large",
+            render_chart(build_reliability_chart(bins, split)) if bins else EMPTY,
+            render_chart(build_rejection_chart(rejections, command)) if rejections else EMPTY,
+        ),
+        _render_errors(scores),
+        _render_bins(bins) if bins else None,
+        _render_rejection(rejections, command) if rejections else None,
     )
 
 
-# ---- in words ------------------------------------------------------------------------------------------------------------------
+# ---- sentences -----------------------------------------------------------------------------------------------------------------
 
 
-def balance(bins: list[Bin], split: str) -> str:
-    """Confidence beside accuracy, over all images."""
+def describe_confidence(bins: list[Bin], split: str) -> str:
+    """Compare the mean confidence with the accuracy, over all images."""
     images = sum(n for n, *_ in bins)
     if not images:
         return ""
-    sure, right = (sum(row[0] * row[place] for row in bins) / images for place in (1, 2))
-    word = "about as sure as it is right" if abs(sure - right) < NEAR else "overconfident" if sure > right else "underconfident"
-    return f"On {split} the model was {percent(sure)} sure on average and right {percent(right)} of the time: {word}."
+    confidence, accuracy = (sum(row[0] * row[column] for row in bins) / images for column in (1, 2))
+    verdict = "overconfident" if confidence > accuracy else "underconfident"
+    verdict = "about as sure as it is right" if abs(confidence - accuracy) < NEGLIGIBLE else verdict
+    sure, right = format_percent(confidence), format_percent(accuracy)
+    return f"On {split} the model was {sure} sure on average and right {right} of the time: {verdict}."
 
 
-def scaling(found: object) -> str:
-    """What the temperature makes of the expected calibration error."""
-    temperature, before, after = (number(found, key) for key in ("temperature", "ece", "ece_after"))
+def describe_scaling(scores: object) -> str:
+    """Say how the temperature changes the expected calibration error."""
+    temperature, before, after = (get_number(scores, key) for key in ("temperature", "ece", "ece_after"))
     if temperature is None or before is None or after is None:
         return ""
-    moved = "brings" if after < before else "would move"
-    more = "" if after < before else ", which is no gain"
+    verb = "lowers" if after < before else "would change"
+    remark = "" if after < before else ", which is no gain"
     return (
-        f"A temperature of {temperature:.2f}, fitted to validation images, {moved} the expected calibration error"
-        f" from {percent(before)} to {percent(after)}{more}."
+        f"A temperature of {temperature:.2f}, fitted to validation images, {verb} the expected calibration error"
+        f" from {format_percent(before)} to {format_percent(after)}{remark}."
     )
 
 
-def withheld(given: list[Given], command: str) -> str:
-    """What is gained where the least sure answers are withheld; empty where all are equally sure."""
-    whole = max(given)[1]
-    answered, right, below = min(given, key=lambda row: abs(row[0] - EXAMPLE))
-    if answered > 1 - NEAR:
+def describe_rejection(points: list[Rejection], command: str) -> str:
+    """Say what is gained by withholding the least confident answers; empty if all are equally confident."""
+    accuracy_on_all = max(points)[1]
+    answered, accuracy, below = min(points, key=lambda row: abs(row[0] - EXAMPLE_COVERAGE))
+    if answered > 1 - NEGLIGIBLE:
         return ""
-    said = (
-        f"If the {percent(1 - answered, 0)} of images that it is least sure of went to a person, {percent(right)} of the other answers"
-        f" would be right instead of {percent(whole)}"
+    withheld, improved, before = format_percent(1 - answered, 0), format_percent(accuracy), format_percent(accuracy_on_all)
+    sentence = (
+        f"If the {withheld} of images that it is least sure of went to a person, {improved} of the other answers would be right instead of"
+        f" {before}"
     )
-    return f"{said}: {command.format(below=_short(below))}." if command else f"{said}."
+    return f"{sentence}: {command.format(below=_round_down(below))}." if command else f"{sentence}."
 
 
-def _short(below: float) -> str:
-    """A probability just below, so that the answers that are to be given are; with more digits near 1."""
+def _round_down(below: float) -> str:
+    """Format a probability rounded down, so that no answer is rejected that should be given; with more digits near 1."""
     digits = 3 if below >= 1 else min(9, max(3, 1 - math.floor(math.log10(1 - below))))
     return f"{math.floor(below * 10**digits) / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
 
 
-# ---- as pictures and tables ----------------------------------------------------------------------------------------------------
+# ---- charts and tables ---------------------------------------------------------------------------------------------------------
 
 
-def diagram(bins: list[Bin], split: str) -> Html:
-    """The reliability diagram, before scaling: a dot for each bin, its area the number of images, its whisker the 95 % interval."""
-    plot = Plot(Scale("confidence", share=True), Scale("share right", share=True))
-    plot.line([(0, 0), (1, 1)], "dashed")
-    most = max(n for n, *_ in bins)
-    for n, sure, right in bins:
-        plot.line([(sure, end) for end in wilson(round(n * right), round(n))], "whisker")
-    for n, sure, right in bins:
-        said = f"{words.count(round(n), 'image')}: {percent(sure)} sure, {percent(right)} right"
-        plot.dot(sure, right, said, "accent", max(SMALLEST, LARGEST * math.sqrt(n / most)))
-    said = f"Reliability on {split}: " + "; ".join(f"{percent(right, 0)} right where {percent(sure, 0)} sure" for _, sure, right in bins)
-    caption = "Before scaling. Below the diagonal the model is surer than it is right. Areas are images, whiskers 95 % intervals."
-    return plot.figure("Reliability", f"{said}.", caption)
+def build_reliability_chart(bins: list[Bin], split: str) -> Chart:
+    """Build the reliability diagram before scaling: a dot for each bin, whose area is its number of images, with a 95 % interval."""
+    fullest = max(n for n, *_ in bins)
+    intervals: Points = []
+    for n, confidence, accuracy in bins:
+        low, high = wilson(round(n * accuracy), round(n))
+        intervals += [(confidence, low), (confidence, high), (confidence, None)]
+    dots = Series(
+        "bins",
+        [(confidence, accuracy) for _, confidence, accuracy in bins],
+        "accent",
+        tuple(round(max(MIN_RADIUS, MAX_RADIUS * math.sqrt(n / fullest)), 1) for n, *_ in bins),
+        tuple(
+            f"{words.count_of(round(n), 'image')}: {format_percent(confidence)} sure, {format_percent(accuracy)} right"
+            for n, confidence, accuracy in bins
+        ),
+    )
+    clauses = "; ".join(
+        f"{format_percent(accuracy, 0)} right where {format_percent(confidence, 0)} sure" for _, confidence, accuracy in bins
+    )
+    return Chart(
+        "Reliability",
+        (Series("as sure as right", [(0, 0), (1, 1)], "guide"), Series("95 % interval", intervals, "whisker"), dots),
+        "Before scaling. Below the diagonal the model is more confident than accurate. The area of a dot is its number of images.",
+        x="confidence",
+        y="share right",
+        unit="percent",
+        x_unit="percent",
+        summary=f"Reliability on {split}: {clauses}.",
+    )
 
 
-def curve(given: list[Given], command: str) -> Html:
-    """The reject-option curve."""
-    low = min(right for _, right, _ in given)
-    plot = Plot(Scale("share answered, the surest first", share=True), Scale("accuracy on these", max(0.0, low - 0.02), 1.0, share=True))
-    plot.line([(answered, right) for answered, right, _ in given], "accent")
-    for answered, right, below in given:
-        limit = f", reject below {_short(below)}" if command else ""
-        plot.dot(answered, right, f"{percent(answered, 0)} answered: {percent(right)} right{limit}", "accent", 3.5)
-    said = "; ".join(f"{percent(right)} right of the surest {percent(answered, 0)}" for answered, right, _ in given)
-    return plot.figure("Reject option", f"Reject option: {said}.", "After scaling. The less sure answers are withheld, the further left.")
+def build_rejection_chart(points: list[Rejection], command: str) -> Chart:
+    """Build the curve of the accuracy over the share of the images that is answered."""
+    points = sorted(points)
+    notes = tuple(
+        f"{format_percent(answered, 0)} answered: {format_percent(accuracy)} right"
+        + (f", reject below {_round_down(below)}" if command else "")
+        for answered, accuracy, below in points
+    )
+    clauses = "; ".join(f"{format_percent(accuracy)} right of the surest {format_percent(answered, 0)}" for answered, accuracy, _ in points)
+    return Chart(
+        "Reject option",
+        (Series("accuracy", [(answered, accuracy) for answered, accuracy, _ in points], "accent", notes=notes),),
+        "After scaling. Further to the left, more of the less confident answers are withheld.",
+        x="share answered, the surest first",
+        y="accuracy on these",
+        unit="percent",
+        x_unit="percent",
+        summary=f"Reject option: {clauses}.",
+    )
 
 
-def _errors(found: object) -> Html:
-    """Error and log loss, before and after."""
+def _render_errors(scores: object) -> Html:
+    """Render calibration error and log loss before and after scaling."""
     body = [
-        [name, said(number(found, key)), said(number(found, f"{key}_after"))]
-        for name, key, said in (("Expected calibration error", "ece", percent), ("Log loss", "log_loss", significant))
-        if number(found, key) is not None
+        [name, format_value(get_number(scores, key)), format_value(get_number(scores, f"{key}_after"))]
+        for name, key, format_value in (("Expected calibration error", "ece", format_percent), ("Log loss", "log_loss", format_number))
+        if get_number(scores, key) is not None
     ]
     columns = [Column(""), Column("Before scaling", "number"), Column("After", "number")]
-    return table(columns, body) if body else NOTHING
+    return table(columns, body) if body else EMPTY
 
 
-def _bins(bins: list[Bin]) -> Html:
-    """The numbers of the diagram, with how many images each dot stands for."""
+def _render_bins(bins: list[Bin]) -> Html:
+    """Render the numbers of the reliability diagram."""
     columns = [Column("Confidence"), *(Column(title, "number") for title in ("Share right", "Difference in points", "Images"))]
-    body = [[percent(sure), percent(right), f"{100 * (right - sure):+.1f}", f"{n:,.0f}"] for n, sure, right in bins]
-    return folded("The bins of the diagram as a table", table(columns, body))
+    body = [
+        [format_percent(confidence), format_percent(accuracy), f"{100 * (accuracy - confidence):+.1f}", f"{n:,.0f}"]
+        for n, confidence, accuracy in bins
+    ]
+    return details("The bins of the diagram as a table", table(columns, body))
 
 
-def _given(given: list[Given], command: str) -> Html:
-    """The accuracy on some shares of the images, and the probability that leaves them, where there is one for predict."""
+def _render_rejection(points: list[Rejection], command: str) -> Html:
+    """Render the accuracy on some shares of the images, and the probability for predict that answers them, if there is a command."""
     limits = [Column("--reject-below", "number")] if command else []
     columns = [Column("Answered"), Column("Accuracy on these", "number"), *limits]
     body = [
-        [percent(answered, 0), percent(right), *([_short(below)] if command else [])]
-        for answered, right, below in given
-        if any(abs(answered - wanted) < NEAR for wanted in SHOWN)
+        [format_percent(answered, 0), format_percent(accuracy), *([_round_down(below)] if command else [])]
+        for answered, accuracy, below in points
+        if any(abs(answered - coverage) < NEGLIGIBLE for coverage in TABLE_COVERAGES)
     ]
-    return folded("The reject option as a table", table(columns, body)) if body else NOTHING
+    return details("The reject option as a table", table(columns, body)) if body else EMPTY

@@ -1,60 +1,60 @@
-"""How well each class is recognized, the weakest first."""
+"""Classes: how well each is recognized, the weakest first."""
 
 from __future__ import annotations
 
-from goodfit.report.markup import NOTHING, Child, Column, Html, bar, folded, paragraph, percent, section, table
-from goodfit.report.record import Record, at, finite, number, rows
-from goodfit.report.sections.confusion import matrix_of
+from goodfit.report.markup import EMPTY, Child, Column, Html, bar, details, format_percent, paragraph, section, table
+from goodfit.report.record import Record, as_number, as_rows, get, get_number
+from goodfit.report.sections.confusion import read_confusion
 
-MOST_OPEN = 40  # classes shown at once
-WEAKEST = 15
+MAX_OPEN_ROWS = 40  # classes up to which all are shown without unfolding
+WEAKEST_ROWS = 15  # classes shown otherwise
 
 
-def classes(record: Record) -> Html:
-    """A table with each class's accuracy, and what it is most often taken for."""
-    found = rows(at(record.scores, record.shown, "classes"))
-    if not found:
-        return NOTHING
-    taken = _taken_for(record)
-    counts = at(record.about, "data", "counts") if record.ensemble is None else None  # its models may have other splits
+def render_classes(record: Record) -> Html:
+    """Render a table of the accuracy of each class, and the class it is most often taken for."""
+    scores = as_rows(get(record.scores, record.split, "classes"))
+    if not scores:
+        return EMPTY
+    mistakes = _frequent_mistakes(record)
+    counts = get(record.about, "data", "counts") if record.ensemble is None else None  # its models may have different splits
     lines: list[list[Child]] = []
-    for row in sorted(found, key=_accuracy):
-        name, accuracy, images = str(row.get("name", "")), number(row, "accuracy"), number(row, "images")
+    for row in sorted(scores, key=_accuracy):
+        name, accuracy, images = str(row.get("name", "")), get_number(row, "accuracy"), get_number(row, "images")
         trained = counts.get(name) if isinstance(counts, dict) else None
-        on = finite(trained[0]) if isinstance(trained, list) and trained else None
-        to_train = [f"{on:,.0f}" if on is not None else ""] if counts else []
+        n = as_number(trained[0]) if isinstance(trained, list) and trained else None
+        training_images = [f"{n:,.0f}" if n is not None else ""] if counts else []
         lines.append([
-            name, bar(accuracy), percent(accuracy) if images != 0 else "no images",
-            f"{images:,.0f}" if images is not None else "", *to_train, taken.get(name, ""),
+            name, bar(accuracy), format_percent(accuracy) if images != 0 else "no images",
+            f"{images:,.0f}" if images is not None else "", *training_images, mistakes.get(name, ""),
         ])  # fmt: skip
-    shown = record.shown
+    split = record.split
     columns = [
-        Column("Class"), Column("", "wide"), Column("Accuracy", "number"), Column(f"Images in {shown}", "number"),
-        *([Column("Images to train on", "number")] if counts else []), Column("Most often taken for"),
+        Column("Class"), Column("", "wide"), Column("Accuracy", "number"), Column(f"Images in {split}", "number"),
+        *([Column("Training images", "number")] if counts else []), Column("Most often taken for"),
     ]  # fmt: skip
-    intro = "The fewer images a class has, the less its figure means: with 50 images it is easily 10 points off."
-    if len(lines) <= MOST_OPEN:
-        return section("classes", "Classes", paragraph(intro), table(columns, lines, f"Accuracy by class on {shown}, weakest first"))
+    intro = "The fewer images a class has, the less certain its accuracy: with 50 images it is easily 10 points off."
+    if len(lines) <= MAX_OPEN_ROWS:
+        return section("classes", "Classes", paragraph(intro), table(columns, lines, f"Accuracy by class on {split}, weakest first"))
     return section(
         "classes",
         "Classes",
         paragraph(intro),
-        table(columns, lines[:WEAKEST], f"The {WEAKEST} weakest of {len(lines)} classes on {shown}"),
-        folded(f"All {len(lines)} classes", table(columns, lines)),
+        table(columns, lines[:WEAKEST_ROWS], f"The {WEAKEST_ROWS} weakest of {len(lines)} classes on {split}"),
+        details(f"All {len(lines)} classes", table(columns, lines)),
     )
 
 
 def _accuracy(row: dict[str, object]) -> float:
-    accuracy = number(row, "accuracy")
+    accuracy = get_number(row, "accuracy")
     return 2.0 if accuracy is None else accuracy
 
 
-def _taken_for(record: Record) -> dict[str, str]:
-    """For each class the wrong answer it gets most often, with the number of times."""
-    names, matrix = matrix_of(record)
-    said = {}
+def _frequent_mistakes(record: Record) -> dict[str, str]:
+    """Return for each class its most frequent wrong answer, with the number of times it was given."""
+    names, matrix = read_confusion(record)
+    mistakes = {}
     for truth, line in enumerate(matrix):
         n, other = max(((n, -k) for k, n in enumerate(line) if k != truth), default=(0.0, 0))
         if n:
-            said[names[truth]] = f"{names[-other]} ({n:,.0f})"
-    return said
+            mistakes[names[truth]] = f"{names[-other]} ({n:,.0f})"
+    return mistakes

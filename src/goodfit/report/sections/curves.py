@@ -1,142 +1,149 @@
-"""How training went: loss, accuracy, learning rate, gradient norm and update ratio over the steps."""
+"""Curves of training: loss, accuracy, learning rate, gradient norm and update ratio over the steps."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from goodfit.report.figures import Chart, Points, Series, draw, points_of, smoothed
-from goodfit.report.markup import NOTHING, Column, Html, folded, listed, paragraph, percent, section, significant, table, tag
-from goodfit.report.record import Record, at, finite, number
+from goodfit.report.charts import Chart, Points, Series, read_points, render_chart, smooth
+from goodfit.report.markup import EMPTY, Column, Html, bullet_list, details, format_number, format_percent, paragraph, section, table, tag
+from goodfit.report.record import Record, as_number, get, get_number
 
-NOISY = 60  # train points above which the running mean is drawn over them
-MOST_LINES = 60  # evaluations in the table
-WHY = (
+MIN_POINTS_FOR_RUNNING_MEAN = 60
+MAX_EVALUATION_ROWS = 60
+INTRO = (
     "Training accuracy is measured on augmented images, with dropout and the like switched on, while the model is still changing, "
     "so it may lie below validation. Clean training is measured as validation is: on unaugmented training images, in evaluation mode. "
-    "The distance between clean training and validation is the overfitting. Drag across a chart to zoom, double-click to see all again."
+    "The distance between clean training and validation is the overfitting. Drag across a chart to zoom, double-click to zoom out."
 )
 
 
-def curves(record: Record) -> Html:
-    """All the charts, with the evaluations as a table and the events as a list."""
+def render_curves(record: Record) -> Html:
+    """Render all charts, the evaluations as a table, and the events as a list."""
     if not record.train and not record.evaluations:
         return section("curves", "Curves", paragraph("No training step was logged."))
-    large = [over_training(record, "loss"), over_training(record, "accuracy")]
-    small = [rate(record), gradient(record), update_ratio(record)]
+    large = [build_score_chart(record, "loss"), build_score_chart(record, "accuracy")]
+    small = [build_learning_rate_chart(record), build_gradient_norm_chart(record), build_update_ratio_chart(record)]
     return section(
         "curves",
         "Curves",
-        paragraph(WHY),
-        tag("noscript", paragraph("The charts are drawn by JavaScript, which is switched off; the table below holds the evaluations.")),
-        tag("div.charts.large", *(draw(chart) for chart in large)),
-        tag("div.charts.small", *(draw(chart) for chart in small)),
-        _events(record),
-        _evaluations(record),
-        _layers(record),
+        paragraph(INTRO),
+        tag("div.charts.large", *(render_chart(chart) for chart in large)),
+        tag("div.charts.small", *(render_chart(chart) for chart in small)),
+        _render_events(record),
+        _render_evaluations(record),
+        _render_layers(record),
     )
 
 
-def over_training(record: Record, what: str) -> Chart:
-    """Loss or accuracy: on training batches, on clean training images and on validation."""
-    train = points_of(record.train, what)
+def build_score_chart(record: Record, score: str) -> Chart:
+    """Build the chart of `loss` or `accuracy` on training batches, on clean training images and on validation."""
+    train = read_points(record.train, score)
     raw = [Series("train", train, "ink")]
-    if len(train) > NOISY:
-        raw = [Series("train, as logged", train, "faint"), Series("train, running mean", smoothed(train), "ink")]
+    if len(train) > MIN_POINTS_FOR_RUNNING_MEAN:
+        raw = [Series("train, as logged", train, "faint"), Series("train, running mean", smooth(train), "ink")]
     series = (
         *raw,
-        Series("clean train", points_of(record.evaluations, "clean_train", what), "dashed"),
-        Series("validation", points_of(record.evaluations, "validation", what), "accent"),
+        Series("clean train", read_points(record.evaluations, "clean_train", score), "dashed"),
+        Series("validation", read_points(record.evaluations, "validation", score), "accent"),
     )
-    best = number(record.scores, "best", "step")
+    best = get_number(record.scores, "best", "step")
     marks = ((best, "best"),) if best is not None else ()
-    spiky = what == "loss" and _spans([y for s in series for _, y in s.points], 30)
-    unit, title = ("percent", "Accuracy") if what == "accuracy" else ("", "Loss")
-    return Chart(title, series, unit=unit, log=spiky, marks=marks, per_epoch=record.steps_per_epoch, height=280)
+    spiky = score == "loss" and _needs_log_axis([y for s in series for _, y in s.points], 30)
+    unit, title = ("percent", "Accuracy") if score == "accuracy" else ("", "Loss")
+    return Chart(title, series, unit=unit, log=spiky, marks=marks, steps_per_epoch=record.steps_per_epoch, height=280)
 
 
-def rate(record: Record) -> Chart:
-    series = Series("learning rate", points_of(record.train, "lr"), "ink")
-    return Chart("Learning rate", (series,), per_epoch=record.steps_per_epoch, height=180)
+def build_learning_rate_chart(record: Record) -> Chart:
+    """Build the chart of the learning rate."""
+    series = Series("learning rate", read_points(record.train, "lr"), "ink")
+    return Chart("Learning rate", (series,), steps_per_epoch=record.steps_per_epoch, height=180)
 
 
-def gradient(record: Record) -> Chart:
-    """The norm of the whole gradient, on a logarithmic axis when it spans much."""
-    points = points_of(record.train, "grad_norm")
+def build_gradient_norm_chart(record: Record) -> Chart:
+    """Build the chart of the norm of the whole gradient, on a logarithmic axis if it has peaks."""
+    points = read_points(record.train, "grad_norm")
     raw = [Series("gradient norm", points, "ink")]
-    if len(points) > NOISY:
-        raw = [Series("gradient norm", points, "faint"), Series("running mean", smoothed(points), "ink")]
+    if len(points) > MIN_POINTS_FOR_RUNNING_MEAN:
+        raw = [Series("gradient norm", points, "faint"), Series("running mean", smooth(points), "ink")]
     caption = "Before clipping." if record.recipe.get("clip") else ""
-    return Chart("Gradient norm", tuple(raw), caption, log=_spans([y for _, y in points], 20), per_epoch=record.steps_per_epoch, height=180)
+    return Chart(
+        "Gradient norm",
+        tuple(raw),
+        caption,
+        log=_needs_log_axis([y for _, y in points], 20),
+        steps_per_epoch=record.steps_per_epoch,
+        height=180,
+    )
 
 
-def update_ratio(record: Record) -> Chart:
-    """How large a step is beside the weights it changes: the layers' lowest, median and highest ratio."""
+def build_update_ratio_chart(record: Record) -> Chart:
+    """Build the chart of the size of a step relative to the weights: the lowest, median and highest ratio of the layers."""
     low: Points = []
     middle: Points = []
     high: Points = []
     for line in record.train:
-        step, ratios = number(line, "step"), _ratios(line)
+        step, ratios = get_number(line, "step"), _update_ratios(line)
         if step is not None and ratios:
             low.append((step, min(ratios.values())))
             middle.append((step, statistics.median(ratios.values())))
             high.append((step, max(ratios.values())))
-    if len(middle) > NOISY:
-        low, middle, high = smoothed(low), smoothed(middle), smoothed(high)
+    if len(middle) > MIN_POINTS_FOR_RUNNING_MEAN:
+        low, middle, high = smooth(low), smooth(middle), smooth(high)
     series = (Series("highest layer", high, "edge"), Series("lowest layer", low, "edge"), Series("median", middle, "accent"))
-    caption = "Size of a step over size of the weights, per layer; near 0.001 is a common rule of thumb."
-    return Chart("Update to weight ratio", series, caption, log=True, per_epoch=record.steps_per_epoch, height=180)
+    caption = "Norm of the step over norm of the weights, per layer; about 0.001 is a common rule of thumb."
+    return Chart("Update to weight ratio", series, caption, log=True, steps_per_epoch=record.steps_per_epoch, height=180)
 
 
-def _ratios(line: dict[str, object]) -> dict[str, float]:
-    ratios = at(line, "update_ratio")
-    return {str(name): y for name, x in ratios.items() if (y := finite(x)) is not None} if isinstance(ratios, dict) else {}
+def _update_ratios(line: dict[str, object]) -> dict[str, float]:
+    ratios = get(line, "update_ratio")
+    return {str(name): y for name, x in ratios.items() if (y := as_number(x)) is not None} if isinstance(ratios, dict) else {}
 
 
-def _spans(values: Sequence[float | None], times: float) -> bool:
-    """Whether the highest value is that many times the median, so that a straight axis would hide the rest."""
-    known = [value for value in values if value is not None and value > 0]
-    return bool(known) and max(known) > times * statistics.median(known)
+def _needs_log_axis(values: Sequence[float | None], times: float) -> bool:
+    """Tell whether the highest value is more than `times` the median, so that a linear axis would hide the rest."""
+    positive = [value for value in values if value is not None and value > 0]
+    return bool(positive) and max(positive) > times * statistics.median(positive)
 
 
-def _events(record: Record) -> Html:
-    lines = [f"{record.when(event.get('step'))}: {event.get('text', '')}" for event in record.events]
-    return tag("div", tag("h3", "Events"), listed([line[:1].upper() + line[1:] for line in lines])) if lines else NOTHING
+def _render_events(record: Record) -> Html:
+    lines = [f"{record.describe_step(event.get('step'))}: {event.get('text', '')}" for event in record.events]
+    return tag("div", tag("h3", "Events"), bullet_list([line[:1].upper() + line[1:] for line in lines])) if lines else EMPTY
 
 
-def _evaluations(record: Record) -> Html:
-    """The evaluations as a table: what the charts show, for reading and copying."""
+def _render_evaluations(record: Record) -> Html:
+    """Render the evaluations as a table, for reading and copying what the charts show."""
     lines = record.evaluations
     if not lines:
-        return NOTHING
-    every = -(-len(lines) // MOST_LINES)
-    kept = [line for place, line in enumerate(lines) if (len(lines) - 1 - place) % every == 0]
+        return EMPTY
+    every = -(-len(lines) // MAX_EVALUATION_ROWS)
+    selected = [line for index, line in enumerate(lines) if (len(lines) - 1 - index) % every == 0]
     columns = [Column("After")] + [
-        Column(f"{split} {what}", "number") for split in ("Validation", "Clean train") for what in ("loss", "accuracy")
+        Column(f"{split} {score}", "number") for split in ("Validation", "Clean train") for score in ("loss", "accuracy")
     ]
     body = [
         [
-            record.when(line.get("step")),
+            record.describe_step(line.get("step")),
             *(
                 text
                 for split in ("validation", "clean_train")
-                for text in (significant(number(line, split, "loss")), percent(number(line, split, "accuracy")))
+                for text in (format_number(get_number(line, split, "loss")), format_percent(get_number(line, split, "accuracy")))
             ),
         ]
-        for line in kept
+        for line in selected
     ]
-    thinned = f" (every {every} of {len(lines)})" if every > 1 else ""
-    return folded(f"The evaluations as a table{thinned}", table(columns, body))
+    thinned = f" (one in {every} of {len(lines)})" if every > 1 else ""
+    return details(f"The evaluations as a table{thinned}", table(columns, body))
 
 
-def _layers(record: Record) -> Html:
-    """The update ratio by layer, over the last tenth of training."""
-    last = [ratios for line in record.train if (ratios := _ratios(line))]
+def _render_layers(record: Record) -> Html:
+    """Render the update ratio by layer, over the last tenth of training."""
+    last = [ratios for line in record.train if (ratios := _update_ratios(line))]
     last = last[-max(1, len(last) // 10) :]
     if not last:
-        return NOTHING
-    layers = {name: statistics.median(known) for name in last[-1] if (known := [ratios[name] for ratios in last if name in ratios])}
-    body = [[name, significant(value)] for name, value in layers.items()]
-    return folded(
+        return EMPTY
+    layers = {name: statistics.median(values) for name in last[-1] if (values := [ratios[name] for ratios in last if name in ratios])}
+    body = [[name, format_number(value)] for name, value in layers.items()]
+    return details(
         "Update ratio by layer, over the last tenth", table([Column("Layer"), Column("Step over weights, median", "number")], body)
     )

@@ -1,85 +1,88 @@
-"""The data: splits, classes, what was left out, and the digests that name it exactly."""
+"""Data: splits, classes, files that were left out, and the digests that identify the data exactly."""
 
 from __future__ import annotations
 
 from goodfit.core import words
-from goodfit.report.markup import NOTHING, Child, Column, Html, bar, facts, folded, listed, paragraph, section, table, tag
-from goodfit.report.record import Record, at, finite, number, texts
+from goodfit.report.markup import EMPTY, Child, Column, Html, bar, bullet_list, definition_list, details, paragraph, section, table, tag
+from goodfit.report.record import Record, as_number, as_texts, get, get_number
 
 SPLITS = ("train", "validation", "test")
-MOST_CLASSES = 30
-MOST_BROKEN = 200
+MAX_OPEN_CLASSES = 30  # classes up to which their table is not folded away
+MAX_BROKEN_FILES = 200
 
 
-def data(record: Record) -> Html:
-    """Facts, images per class and split, notes, and the files left out."""
-    found = at(record.about, "data")
-    if not isinstance(found, dict) or not found:
-        return section("data", "Data", paragraph("The run says nothing about its data."))
-    notes = texts(found.get("notes"))
-    alone = record.ensemble is None  # the models of an ensemble may each see the images in a way of their own
+def render_data(record: Record) -> Html:
+    """Render facts, notes, images per class and split, and the files that were left out."""
+    about = get(record.about, "data")
+    if not isinstance(about, dict) or not about:
+        return section("data", "Data", paragraph("The run has no record of its data."))
+    is_run = record.ensemble is None  # the models of an ensemble may each prepare the images differently
     return section(
         "data",
         "Data",
-        None if alone else paragraph("The images and splits of the first of its models."),
-        facts([
-            ("Name", at(found, "name")),
-            ("Images", _images(found)),
-            ("Classes", f"{len(texts(found.get('classes'))):,}" if texts(found.get("classes")) else None),
-            *((f"In {split}", f"{n:,.0f}") for split in SPLITS if (n := number(found, "splits", split)) is not None),
-            ("Seen by the model at", _box(found.get("size"), found.get("channels")) if alone else None),
-            ("Stored at", _box(found.get("box"), None) if alone else None),
-            ("Channel means", _numbers(found.get("mean")) if alone else None),
-            ("Channel deviations", _numbers(found.get("std")) if alone else None),
-            ("Digest", tag("code", str(found["digest"])[:16]) if found.get("digest") else None),
-            ("Digest of the splits", tag("code", str(found["split_digest"])[:16]) if found.get("split_digest") else None),
+        None if is_run else paragraph("The images and splits of the first of its models."),
+        definition_list([
+            ("Name", get(about, "name")),
+            ("Images", _format_images(about)),
+            ("Classes", f"{len(as_texts(about.get('classes'))):,}" if as_texts(about.get("classes")) else None),
+            *((f"In {split}", f"{n:,.0f}") for split in SPLITS if (n := get_number(about, "splits", split)) is not None),
+            ("Seen by the model at", _format_size(about.get("size"), about.get("channels")) if is_run else None),
+            ("Stored at", _format_size(about.get("box"), None) if is_run else None),
+            ("Channel means", _format_numbers(about.get("mean")) if is_run else None),
+            ("Channel deviations", _format_numbers(about.get("std")) if is_run else None),
+            ("Digest", tag("code", str(about["digest"])[:16]) if about.get("digest") else None),
+            ("Digest of the splits", tag("code", str(about["split_digest"])[:16]) if about.get("split_digest") else None),
         ]),
-        listed(notes),
-        _counts(at(found, "counts")),
-        _broken(found.get("broken")),
+        bullet_list(as_texts(about.get("notes"))),
+        _render_counts(about.get("counts")),
+        _render_broken(about.get("broken")),
     )  # fmt: skip
 
 
-def _images(found: dict[str, object]) -> str | None:
-    images = number(found, "images")
+def _format_images(about: dict[str, object]) -> str | None:
+    images = get_number(about, "images")
     return f"{images:,.0f}" if images is not None else None
 
 
-def _box(value: object, channels: object) -> str | None:
-    sides, deep = texts(value), finite(channels)
-    colors = f", {words.count(int(deep), 'channel')}" if deep else ""
-    return f"{' × '.join(sides)} pixels{colors}" if sides else None
+def _format_size(value: object, channels: object) -> str | None:
+    sides, depth = as_texts(value), as_number(channels)
+    suffix = f", {words.count_of(int(depth), 'channel')}" if depth else ""
+    return f"{' × '.join(sides)} pixels{suffix}" if sides else None
 
 
-def _numbers(value: object) -> str | None:
-    known = [x for item in value if (x := finite(item)) is not None] if isinstance(value, list) else []
-    return ", ".join(f"{x:.3f}" for x in known) or None
+def _format_numbers(value: object) -> str | None:
+    numbers = [x for item in value if (x := as_number(item)) is not None] if isinstance(value, list) else []
+    return ", ".join(f"{x:.3f}" for x in numbers) or None
 
 
-def _counts(counts: object) -> Html:
-    """Images per class and split, folded away when the classes are many."""
+def _render_counts(counts: object) -> Html:
+    """Render the images per class and split, folded away if there are many classes."""
     if not isinstance(counts, dict) or not counts:
-        return NOTHING
-    known = {str(name): [finite(n) or 0 for n in row] for name, row in counts.items() if isinstance(row, list) and len(row) == len(SPLITS)}
-    if not known:
-        return NOTHING
-    ordered = sorted(known.items(), key=lambda item: -item[1][0])
-    most = max(ordered[0][1][0], 1)
-    body: list[list[Child]] = [[name, bar(row[0] / most), *(f"{n:,.0f}" for n in row)] for name, row in ordered]
+        return EMPTY
+    valid = {
+        str(name): [as_number(n) or 0 for n in row] for name, row in counts.items() if isinstance(row, list) and len(row) == len(SPLITS)
+    }
+    if not valid:
+        return EMPTY
+    ordered = sorted(valid.items(), key=lambda item: -item[1][0])
+    largest = max(ordered[0][1][0], 1)
+    body: list[list[Child]] = [[name, bar(row[0] / largest), *(f"{n:,.0f}" for n in row)] for name, row in ordered]
     columns = [Column("Class"), Column("", "wide"), *(Column(split.capitalize(), "number") for split in SPLITS)]
     inner = table(columns, body, "Images by class and split")
-    if len(ordered) <= MOST_CLASSES:
+    if len(ordered) <= MAX_OPEN_CLASSES:
         return inner
     (first, high), (last, low) = ordered[0], ordered[-1]
-    text = f"The most common class to train on is {first} with {words.count(int(high[0]), 'image')}, the rarest {last} with {low[0]:,.0f}."
-    return tag("div", paragraph(text), folded(f"Images of all {len(ordered)} classes", inner))
+    text = (
+        f"The most common class in training is {first} with {words.count_of(int(high[0]), 'image')}, the rarest {last} with {low[0]:,.0f}."
+    )
+    return tag("div", paragraph(text), details(f"Images of all {len(ordered)} classes", inner))
 
 
-def _broken(broken: object) -> Html:
-    """The files left out, each with the reason."""
+def _render_broken(broken: object) -> Html:
+    """Render the files that were left out, each with the reason."""
     if not isinstance(broken, dict) or not broken:
-        return NOTHING
-    body: list[list[Child]] = [[str(name), str(reason)] for name, reason in list(broken.items())[:MOST_BROKEN]]
-    more = f", the first {MOST_BROKEN} of them" if len(broken) > MOST_BROKEN else ""
-    title = f"{words.count(len(broken), 'file')} could not be read and {'was' if len(broken) == 1 else 'were'} left out"
-    return folded(title + more, table([Column("File"), Column("Reason")], body))
+        return EMPTY
+    body: list[list[Child]] = [[str(name), str(reason)] for name, reason in list(broken.items())[:MAX_BROKEN_FILES]]
+    more = f", the first {MAX_BROKEN_FILES} of them" if len(broken) > MAX_BROKEN_FILES else ""
+    title = f"{words.count_of(len(broken), 'file')} could not be read and {'was' if len(broken) == 1 else 'were'} left out"
+    return details(title + more, table([Column("File"), Column("Reason")], body))

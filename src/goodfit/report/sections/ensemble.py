@@ -1,12 +1,12 @@
-"""What an ensemble is made of: its models, those left out too, and what each scored alone."""
+"""Models of an ensemble, including those left out, and how each scores alone."""
 
 from __future__ import annotations
 
 from goodfit.core import words
-from goodfit.report.markup import NOTHING, Column, Html, bar, paragraph, percent, section, significant, table, tag
-from goodfit.report.record import Record, at, number, rows, texts
+from goodfit.report.markup import EMPTY, Column, Html, bar, format_number, format_percent, paragraph, section, table, tag
+from goodfit.report.record import Record, as_rows, as_texts, get, get_number
 
-WAYS = {
+METHODS = {
     ("average", "all"): "The mean of the probabilities of",
     ("average", "greedy"): "The mean of the probabilities of a greedy choice among",
     ("soup", "uniform"): "A soup: one model with the mean of the weights of",
@@ -14,38 +14,38 @@ WAYS = {
 }
 
 
-def made_of(record: Record) -> str:
-    """How it was made, of how many models: one sentence."""
-    made = at(record.ensemble, "candidates")
-    way = WAYS.get((str(at(record.ensemble, "kind")), str(at(record.ensemble, "select"))), "Made of")
-    classes = texts(at(record.ensemble, "classes"))
-    of = f", of {words.count(len(classes), 'class', 'classes')}" if classes else ""
-    return f"{way} {words.count(len(rows(made)), 'model')}{of}." if rows(made) else ""
+def describe_ensemble(record: Record) -> str:
+    """Describe in one sentence how an ensemble was made, and of how many models."""
+    models = len(as_rows(get(record.ensemble, "candidates")))
+    method = METHODS.get((str(get(record.ensemble, "kind")), str(get(record.ensemble, "select"))), "Made of")
+    classes = as_texts(get(record.ensemble, "classes"))
+    of = f", of {words.count_of(len(classes), 'class', 'classes')}" if classes else ""
+    return f"{method} {words.count_of(models, 'model')}{of}." if models else ""
 
 
-def ensemble(record: Record) -> Html:
-    """The models with their weights and scores; nothing for a run."""
-    found = rows(at(record.ensemble, "candidates"))
-    if not found:
-        return NOTHING
-    judged = any(number(row, "accuracy") is not None for row in found)
-    said = "The scores are by the validation images that all of them validated on" if judged else "No image was validated by all of them"
+def render_ensemble(record: Record) -> Html:
+    """Render the models with their weights and scores; empty for a run."""
+    candidates = as_rows(get(record.ensemble, "candidates"))
+    if not candidates:
+        return EMPTY
+    scored = any(get_number(row, "accuracy") is not None for row in candidates)
+    common = "The scores are on the validation images that all models share" if scored else "The models share no validation image"
     columns = [Column("Model"), Column("", "wide"), *(Column(title, "number") for title in ("Accuracy", "Log loss", "Weight"))]
     body = [
         [
             tag("code", str(row.get("source", "unknown"))),
-            bar(number(row, "accuracy")),
-            percent(number(row, "accuracy"), 2),
-            significant(number(row, "log_loss")),
-            percent(weight) if (weight := number(row, "weight")) else "left out",
+            bar(get_number(row, "accuracy")),
+            format_percent(get_number(row, "accuracy"), 2),
+            format_number(get_number(row, "log_loss")),
+            format_percent(weight) if (weight := get_number(row, "weight")) else "left out",
         ]
-        for row in found
+        for row in candidates
     ]
-    command = at(record.about, "command")
+    command = get(record.about, "command")
     return section(
         "ensemble",
         "Models",
-        paragraph(f"{said}; where the models lie is said as seen from this folder, which has copies of those it needs."),
+        paragraph(f"{common}. Paths are relative to this folder, which holds copies of the models it needs."),
         tag("pre", tag("code", str(command))) if command else None,
         table(columns, body),
     )

@@ -1,46 +1,48 @@
-"""Where the time went."""
+"""Time: how long each stage of a run took, and whether the data kept up."""
 
 from __future__ import annotations
 
 import statistics
 
 from goodfit.core import words
-from goodfit.report.markup import NOTHING, Child, Column, Html, bar, paragraph, percent, section, table
-from goodfit.report.record import Record, at, finite, number
+from goodfit.report.markup import EMPTY, Child, Column, Html, bar, format_percent, paragraph, section, table
+from goodfit.report.record import Record, as_items, as_number, get, get_number
 
-NAMES = {"startup": "Starting up", "data": "Preparing the data", "training": "Training", "evaluation": "Evaluating"}
-WAITING = 0.2  # share of a step spent waiting for data that is worth a word
+LABELS = {"startup": "Starting up", "data": "Preparing the data", "training": "Training", "evaluation": "Evaluating"}
+SLOW_DATA_SHARE = 0.2  # share of a step spent waiting for images from which on the data counts as the bottleneck
 
 
-def timing(record: Record) -> Html:
-    """Seconds by purpose, images a second, and whether the data kept up."""
-    seconds = at(record.about, "seconds")
-    known = {str(key): s for key, value in seconds.items() if (s := finite(value)) is not None} if isinstance(seconds, dict) else {}
-    total = sum(known.values())
+def render_timing(record: Record) -> Html:
+    """Render the time by stage, and the speed of training."""
+    seconds = get(record.about, "seconds")
+    stages = {key: s for key, value in as_items(seconds) if (s := as_number(value)) is not None}
+    total = sum(stages.values())
     body: list[list[Child]] = [
-        [NAMES.get(key, key), bar(s / total), words.duration(s), percent(s / total, 0)]
-        for key, s in sorted(known.items(), key=_place)
+        [LABELS.get(key, key), bar(s / total), words.format_duration(s), format_percent(s / total, 0)]
+        for key, s in sorted(stages.items(), key=_order)
         if total > 0
     ]
     if body:
-        body.append(["Together", NOTHING, words.duration(total), ""])
+        body.append(["Total", EMPTY, words.format_duration(total), ""])
     columns = [Column("Spent on"), Column("", "wide"), Column("Time", "number"), Column("Share", "number")]
-    return section("timing", "Time", table(columns, body) if body else NOTHING, paragraph(said) if (said := speed(record)) else NOTHING)
+    return section(
+        "timing", "Time", table(columns, body) if body else EMPTY, paragraph(speed) if (speed := describe_speed(record)) else EMPTY
+    )
 
 
-def _place(item: tuple[str, float]) -> int:
-    return [*NAMES, item[0]].index(item[0])
+def _order(item: tuple[str, float]) -> int:
+    return [*LABELS, item[0]].index(item[0])
 
 
-def speed(record: Record) -> str:
-    """Images a second, and what limits them."""
-    rates = [x for line in record.train if (x := number(line, "images_per_s")) is not None]
-    shares = [x for line in record.train if (x := number(line, "data_share")) is not None]
-    said = f"Training saw {statistics.median(rates):,.0f} images a second (median). " if rates else ""
+def describe_speed(record: Record) -> str:
+    """Describe how many images per second training processed, and what limited it."""
+    rates = [x for line in record.train if (x := get_number(line, "images_per_s")) is not None]
+    shares = [x for line in record.train if (x := get_number(line, "data_share")) is not None]
+    speed = f"Training processed {statistics.median(rates):,.0f} images per second (median). " if rates else ""
     if not shares:
-        return said.strip()
+        return speed.strip()
     share = statistics.median(shares)
-    said += f"Waiting for images took {percent(share, 0)} of a step: "
-    if share < WAITING:
-        return said + "the model sets the pace, not the data."
-    return said + "the data holds the model up; a smaller size, lighter augmentation or more threads may help."
+    speed += f"Waiting for images took {format_percent(share, 0)} of a step: "
+    if share < SLOW_DATA_SHARE:
+        return speed + "the model is the bottleneck, not the data."
+    return speed + "the data is the bottleneck; a smaller size, lighter augmentation or more threads may help."

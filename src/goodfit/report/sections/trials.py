@@ -1,4 +1,4 @@
-"""The trials of a search: the best with fresh seeds, the ranking, and those that failed."""
+"""Trials of a search: the best with fresh seeds, the ranking, and those that failed."""
 
 from __future__ import annotations
 
@@ -7,85 +7,105 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
-from goodfit.report.frame import link
-from goodfit.report.markup import NOTHING, Child, Column, Html, bar, folded, joined, listed, paragraph, percent, section, table, tag
-from goodfit.report.record import at, finite, items, number, rows, share, texts
+from goodfit.report.frame import link_to_run
+from goodfit.report.markup import (
+    EMPTY,
+    Child,
+    Column,
+    Html,
+    bar,
+    bullet_list,
+    details,
+    format_percent,
+    join,
+    paragraph,
+    section,
+    table,
+    tag,
+)
+from goodfit.report.record import as_items, as_number, as_rows, as_texts, get, get_number, get_share
 
-MOST_OPEN = 12  # trials shown at once
+MAX_OPEN_ROWS = 12  # trials shown without unfolding
 
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-    """What the results of a search say of its trials: all of them by their folders, those that are done, best first, and the winner."""
+    """The trials in the results of a search: all of them by folder, those that are done with the best first, and the winner's folder.
+
+    `ranges` holds what each stage draws from: axes by name.
+    """
 
     folder: Path
     all: dict[str, dict[str, Any]]
     ranked: list[dict[str, Any]]
     winner: str
-    ranges: dict[str, dict[str, dict[str, Any]]]  # what each stage draws from: axes by name
+    ranges: dict[str, dict[str, dict[str, Any]]]
 
     @staticmethod
     def read(folder: Path, results: dict[str, Any]) -> Trials:
-        found = {str(row.get("run")): row for row in rows(at(results, "trials"))}
-        ranked = [found[name] for name in texts(at(results, "ranking")) if name in found]
-        ranges = {stage: {str(axis.get("name")): axis for axis in rows(own)} for stage, own in items(at(results, "ranges"))}
-        return Trials(folder, found, ranked, str(at(results, "winner", "trial")), ranges)
+        """Read the trials from the results of the search in `folder`."""
+        trials = {str(row.get("run")): row for row in as_rows(get(results, "trials"))}
+        ranked = [trials[name] for name in as_texts(get(results, "ranking")) if name in trials]
+        ranges = {stage: {str(axis.get("name")): axis for axis in as_rows(axes)} for stage, axes in as_items(get(results, "ranges"))}
+        return Trials(folder, trials, ranked, str(get(results, "winner", "trial")), ranges)
 
     @property
     def axes(self) -> dict[str, dict[str, Any]]:
-        """What was drawn to begin with: axes by name."""
+        """The axes of the first stage by name."""
         return next(iter(self.ranges.values()), {})
 
 
-def value_said(value: object) -> str:
-    """A drawn value: a number with four digits, a choice as it is."""
+def format_drawn_value(value: object) -> str:
+    """Format a drawn value: a number with four digits, a choice as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def diverged(row: dict[str, Any]) -> bool:
-    """Whether a trial that is done came to nothing."""
+def has_diverged(row: dict[str, Any]) -> bool:
+    """Tell whether a trial ran to its end but diverged."""
     return bool(row.get("why")) and row.get("state") == "done"
 
 
-def finalists(trials: Trials, results: dict[str, Any]) -> Html:
-    """The best, trained anew with fresh seeds, beside what they scored in the search."""
+def render_finalists(trials: Trials, results: dict[str, Any]) -> Html:
+    """Render the best trials, retrained with fresh seeds, with their scores in the search."""
     body: list[list[Child]] = []
-    for one in rows(at(results, "finalists")):
-        mean, error, score = (number(one, key) for key in ("mean", "error", "score"))
+    for one in as_rows(get(results, "finalists")):
+        mean, error, score = (get_number(one, key) for key in ("mean", "error", "score"))
         fresh = one.get("fresh")
-        seeds = ", ".join(percent(finite(x), 2) for x in fresh) if isinstance(fresh, list) else ""
-        gone = f"{100 * (score - mean):+.2f}" if score is not None and mean is not None else ""
-        more = f" ± {100 * error:.2f}" if error is not None else ""
-        said = f"{percent(mean, 2)}{more}" if mean is not None else ""
-        body.append([link(trials.folder, str(one.get("trial"))), bar(mean), said, seeds, percent(score, 2), gone])
+        seeds = ", ".join(format_percent(as_number(x), 2) for x in fresh) if isinstance(fresh, list) else ""
+        loss = f"{100 * (score - mean):+.2f}" if score is not None and mean is not None else ""
+        uncertainty = f" ± {100 * error:.2f}" if error is not None else ""
+        accuracy = f"{format_percent(mean, 2)}{uncertainty}" if mean is not None else ""
+        body.append([link_to_run(trials.folder, str(one.get("trial"))), bar(mean), accuracy, seeds, format_percent(score, 2), loss])
     columns = [Column("Trial"), Column("", "wide")] + [
-        Column(title, "number") for title in ("Fresh seeds, mean", "One by one", "In the search", "Less with fresh seeds")
+        Column(title, "number") for title in ("Mean of fresh seeds", "Each seed", "In the search", "Lost with fresh seeds")
     ]
-    intro = "± is the standard error of the mean, in points; with so few seeds it is a rough one itself."
-    return section("finalists", "The best, with fresh seeds", paragraph(intro), table(columns, body)) if body else NOTHING
+    intro = "± is the standard error of the mean, in points; with so few seeds it is itself rough."
+    return section("finalists", "The best trials with fresh seeds", paragraph(intro), table(columns, body)) if body else EMPTY
 
 
-def ranking(trials: Trials) -> Html:
-    """All trials that are done, the best first, and the others with what became of them."""
+def render_ranking(trials: Trials) -> Html:
+    """Render all trials that are done, the best first, and those that failed with the reason."""
     failed = [row for row in trials.all.values() if row.get("state") == "failed"]
-    body = [_line(trials, rank, row) for rank, row in enumerate(trials.ranked, 1)]
+    body = [_ranking_row(trials, rank, row) for rank, row in enumerate(trials.ranked, 1)]
     numbers = ("Accuracy", "Time", *trials.axes)
     columns = [Column("Trial"), Column("Rank", "number"), Column("", "wide"), *(Column(title, "number") for title in numbers)]
-    rest = body[MOST_OPEN:]
-    lost = [joined([link(trials.folder, str(row.get("run"))), ": ", str(row.get("why") or "no reason was written")]) for row in failed]
+    rest = body[MAX_OPEN_ROWS:]
+    failures = [
+        join([link_to_run(trials.folder, str(row.get("run"))), ": ", str(row.get("why") or "no reason was recorded")]) for row in failed
+    ]
     return section(
         "ranking",
         "Ranking",
-        table(columns, body[:MOST_OPEN]) if body else NOTHING,
-        folded(f"The other {words.count(len(rest), 'trial')}", table(columns, rest)) if rest else None,
-        tag("h3", "Failed") if lost else None,
-        listed(lost),
+        table(columns, body[:MAX_OPEN_ROWS]) if body else EMPTY,
+        details(f"The other {words.count_of(len(rest), 'trial')}", table(columns, rest)) if rest else None,
+        tag("h3", "Failed") if failures else None,
+        bullet_list(failures),
     )
 
 
-def _line(trials: Trials, rank: int, row: dict[str, Any]) -> list[Child]:
-    accuracy, seconds = share(row, "value"), number(row, "seconds")
-    said = tag("span", "diverged", attrs={"title": str(row.get("why"))}) if diverged(row) else percent(accuracy, 2)
-    values = [value_said(found) if (found := at(row, "values", name)) is not None else "" for name in trials.axes]
-    time = words.duration(seconds) if seconds is not None else ""
-    return [link(trials.folder, str(row.get("run"))), f"{rank:,}", bar(accuracy), said, time, *values]
+def _ranking_row(trials: Trials, rank: int, row: dict[str, Any]) -> list[Child]:
+    accuracy, seconds = get_share(row, "value"), get_number(row, "seconds")
+    score = tag("span", "diverged", attrs={"title": str(row.get("why"))}) if has_diverged(row) else format_percent(accuracy, 2)
+    values = [format_drawn_value(value) if (value := get(row, "values", name)) is not None else "" for name in trials.axes]
+    time = words.format_duration(seconds) if seconds is not None else ""
+    return [link_to_run(trials.folder, str(row.get("run"))), f"{rank:,}", bar(accuracy), score, time, *values]

@@ -1,4 +1,4 @@
-"""Which models an ensemble is of: greedy selection on validation images."""
+"""Choosing the members of an ensemble: greedy selection on validation images."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
-TINY = float(np.finfo(np.float32).tiny)
-ROUNDS = 50  # members of a bag at most, drawn with replacement
+MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
+MAX_MEMBERS = 50  # of a bag, drawn with replacement
 
 
-def average(probabilities: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> Numbers:
-    """The mean [N, K] float64 of the probabilities [N, K] of each model, by weights that sum to 1."""
+def average_probabilities(probabilities: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> Numbers:
+    """Average the probabilities [N, K] of each model, by weights that sum to 1, in float64."""
     mean = np.zeros(probabilities[0].shape)
     for own, weight in zip(probabilities, weights, strict=True):
         if weight:
@@ -23,15 +23,15 @@ def average(probabilities: Sequence[NDArray[np.float32]], weights: Sequence[floa
 
 def score(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[float, float]:
     """(accuracy, -log loss) of probabilities [N, K]: the higher the better, compared in that order."""
-    right = np.maximum(probabilities[np.arange(len(labels)), labels], TINY)
+    right = np.maximum(probabilities[np.arange(len(labels)), labels], MIN_PROBABILITY)
     return float((probabilities.argmax(1) == labels).mean()), float(np.log(right).mean())
 
 
-def greedy(probabilities: Sequence[NDArray[np.float32]], labels: NDArray[np.int64], rounds: int = ROUNDS) -> list[int]:
-    """How often each model is in the best bag: one model at a time is added, with replacement, the one with which the mean scores best.
+def greedy_bag(probabilities: Sequence[NDArray[np.float32]], labels: NDArray[np.int64], rounds: int = MAX_MEMBERS) -> list[int]:
+    """Count how often each model is in the best bag: the model that helps the mean most is added, again and again, with replacement.
 
-    It begins with the best single model. Of all bags on the way the best is taken, the smallest of equals, so on these images its score
-    is never below that model's. Models of equal score count in their order.
+    It begins with the best single model. The best of all bags on the way is taken, the smallest of equals, so on these images its score
+    is never below that model's. Of models with equal scores the first is added.
     Source: Caruana et al. 2004 (ensemble selection from libraries of models).
     """
     total, picked = np.zeros(probabilities[0].shape), list[int]()
@@ -47,7 +47,7 @@ def greedy(probabilities: Sequence[NDArray[np.float32]], labels: NDArray[np.int6
 
 
 def greedy_soup(order: Sequence[int], score_of: Callable[[list[int]], tuple[float, float]]) -> list[int]:
-    """Which models a soup is of: in `order`, the best first, each is stirred in unless the soup then scores worse.
+    """Choose the models of a soup: in `order`, the best first, each is added unless the soup then scores worse.
 
     `score_of` gives the score of the soup of some models. Source: Wortsman et al. 2022 (model soups), recipe 1.
     """

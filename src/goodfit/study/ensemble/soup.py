@@ -7,24 +7,24 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from goodfit.core.run import Run, used
+from goodfit.core.run import Run, part_files
 from goodfit.data.dataset import Dataset
-from goodfit.recipe.build import build, catalog
+from goodfit.recipe.build import build
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
-from goodfit.training.average import take_statistics
-from goodfit.training.loop import some_images
+from goodfit.training.batch_statistics import recompute_statistics, statistics_images
 
 
 @torch.no_grad()
-def blend(ingredients: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The plain mean of the weights of some models, summed in float64; counters are the first model's.
+def average_weights(models: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Average the weights of some models, summed in float64; counters are the first model's.
 
     Source: Wortsman et al. 2022 (model soups); Izmailov et al. 2018 for weights along one run.
     """
     sums: dict[str, Tensor] = {}
     first: dict[str, Tensor] = {}
     n = 0
-    for n, tensors in enumerate(ingredients, start=1):
+    for n, tensors in enumerate(models, start=1):
         first = first or dict(tensors)
         for name, x in tensors.items():
             if x.is_floating_point():
@@ -32,12 +32,13 @@ def blend(ingredients: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: (sums[name] / n).to(x.dtype) if name in sums else x.clone() for name, x in first.items()}
 
 
-class Kitchen:
-    """Gives blended weights batch statistics of their own, from the training images of a run as its last steps saw them."""
+class NormRecalibrator:
+    """Recomputes the batch statistics of averaged weights, from the training images of a run as its last steps saw them."""
 
     def __init__(self, run: Run, recipe: Recipe, data: Dataset, device: torch.device) -> None:
-        self.built = build(recipe.but(device=str(device), snapshots=0), data, catalog(used(run)))
+        recipe = recipe.but(device=str(device), snapshots=0)
+        self.training = build(recipe, make_parts(recipe, load_catalog(part_files(run))), data)
 
-    def settle(self, model: nn.Module) -> None:
-        """Replace the running statistics of the model's batch norms, if it has any (see `take_statistics`)."""
-        take_statistics(model, some_images(self.built.plan, self.built.loader, 1.0))
+    def recalibrate(self, model: nn.Module) -> None:
+        """Replace the running statistics of the model's batch norms, if it has any (see `recompute_statistics`)."""
+        recompute_statistics(model, statistics_images(self.training.plan, self.training.loader, 1.0))

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from goodfit.core.catalog import Catalog, Foreign, Part, Pipe, name_of, spell, steps
-from goodfit.core.errors import UsageError, one_of
+from goodfit.core.catalog import Catalog
+from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.parts import ExternalPart, Part, Pipe, part_name, pipe_parts, spell
 from goodfit.core.settings import Range, Setting, settings_of
-from goodfit.recipe.build import SEATS, parts
-from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.parts import make_parts
+from goodfit.recipe.recipe import SEATS, Recipe
 from goodfit.study.search.settle import scalable
 from goodfit.study.search.space import LAWS, SHORT, STRENGTH
 
@@ -38,7 +39,7 @@ def default_texts(base: Recipe, known: Catalog) -> dict[str, str]:
     Raises:
         UsageError: the recipe's parts have none of them.
     """
-    made: dict[str, Any] = parts(base, known)
+    made: dict[str, Any] = make_parts(base, known)
     model, optimizer = made["model"], made["optimizer"]
     texts: dict[str, str] = {}
     if hasattr(model, "width"):
@@ -55,7 +56,7 @@ def default_texts(base: Recipe, known: Catalog) -> dict[str, str]:
     if not getattr(optimizer, "full_batch", False):
         if hasattr(model, "drop"):
             texts["model.drop"] = DROPPED
-        if steps(made["augment"]) and all(map(scalable, steps(made["augment"]))):
+        if pipe_parts(made["augment"]) and all(map(scalable, pipe_parts(made["augment"]))):
             texts[STRENGTH] = "uniform(0, 1)"
     if not texts:
         raise UsageError(f'"{base.model}" with "{base.optimizer}" has no settings that are searched by default: give --space.')
@@ -89,7 +90,7 @@ def _default(key: str, base: Recipe, known: Catalog) -> str:
         if not names:
             raise UsageError(f'"{spell(plain)}" has no settings of its own: write the whole of "{seat}" with its draws.')
         if name not in names:
-            raise UsageError(one_of(f"setting of {spell(plain)}", name, names))
+            raise UsageError(unknown_name(f"setting of {spell(plain)}", name, names))
         plain, text = getattr(plain, name), drawn_setting(plain, name)
     if not draws(text):
         raise UsageError(f'"{spell(plain)}" has nothing that is searched by default: write the space, as in "{key}=one_of(...)".')
@@ -109,10 +110,10 @@ def drawn_part(part: Part) -> str:
     """
     if isinstance(part, Pipe):
         return " | ".join(drawn_part(step) for step in part.parts) or "none"
-    if isinstance(part, Foreign):
+    if isinstance(part, ExternalPart):
         return spell(part)
     words = [f"{setting.name}={drawn_setting(part, setting.name)}" for setting in _settings(part)]
-    return f"{name_of(part)}({', '.join(words)})" if words else name_of(part)
+    return f"{part_name(part)}({', '.join(words)})" if words else part_name(part)
 
 
 def drawn_setting(part: Part, name: str) -> str:
@@ -129,7 +130,7 @@ def drawn_setting(part: Part, name: str) -> str:
 
     if isinstance(value, Part):
         if value.kind == "noise":
-            return DROPPED if name_of(value) in ("none", "dropout") else drawn_part(value)
+            return DROPPED if part_name(value) in ("none", "dropout") else drawn_part(value)
         return drawn_part(value) if value.kind == part.kind else spell(value)
     if name in LEFT:
         return spell(value)
@@ -186,7 +187,7 @@ def _takes_at(takes: Callable[[object], bool], values: tuple[object, ...], place
 def _settings(part: Any) -> tuple[Setting, ...]:
     """The settings of a part; a pipe, a function of the user's, or a number, has none of its own."""
     cls: Any = type(part)
-    return settings_of(cls) if isinstance(part, Part) and not isinstance(part, (Pipe, Foreign)) else ()
+    return settings_of(cls) if isinstance(part, Part) and not isinstance(part, (Pipe, ExternalPart)) else ()
 
 
 def _share(hint: Any) -> bool:

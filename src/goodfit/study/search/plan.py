@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from goodfit.core.errors import UsageError
-from goodfit.core.files import write
+from goodfit.core.files import write_atomic
 from goodfit.core.progress import Length
 
 Method = Literal["fine", "random", "tpe", "grid", "halving"]
@@ -49,7 +49,7 @@ class Plan:
         return Plan(**json.loads((study / PLAN).read_text()))
 
     def write(self, study: Path) -> None:
-        write(study / PLAN, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_atomic(study / PLAN, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from goodfit.core.files import write
-from goodfit.core.words import count, duration, percent
+from goodfit.core.files import write_atomic
+from goodfit.core.words import count_of, format_duration, format_percent
 from goodfit.study.search.plan import FINAL
 from goodfit.study.search.refine import edge
 from goodfit.study.search.scatter import scatters
@@ -18,6 +18,7 @@ from goodfit.study.search.settle import settled
 from goodfit.study.search.space import Axis, Value
 from goodfit.study.search.trials import Row, distribution, optuna, quiet
 from goodfit.study.search.work import Search
+from goodfit.terminal.tables import format_table
 
 RESULTS, WINNER = "results.json", "winner.toml"
 SHOWN = 12  # trials in the table
@@ -160,8 +161,8 @@ def table(found: Results) -> str:
     lines = [_trials(found)]
     if found.importance:
         lines.append("Importance (share of the scores' variance):")
-        wide = max(map(len, found.importance))
-        lines += [f"  {name:{wide}}  {percent(share, 0):>5}  {'█' * round(30 * share)}" for name, share in found.importance.items()]
+        rows = [(name, format_percent(share, 0), "█" * round(30 * share)) for name, share in found.importance.items()]
+        lines.append(format_table(rows, "<><", indent="  "))
     lines += scatters(found.ranking, found.ranges, found.importance)
     lines += [f"Warning: {text}" for text in found.warnings]
     lines += _finals(found)
@@ -175,15 +176,15 @@ def shown(values: dict[str, Value]) -> str:
 
 def _trials(found: Results) -> str:
     failed = [row for row in found.rows if row.state == "failed"]
-    lines = [f"{'rank':>4}  {'trial':13}  accuracy  {'time':>12}  values"]
+    rows = []
     for rank, row in enumerate(found.ranking[:SHOWN], 1):
-        time = duration(row.seconds) if row.seconds is not None else ""
+        time = format_duration(row.seconds) if row.seconds is not None else ""
         end = "  (diverged)" if row.why else ""
-        lines.append(f"{rank:4}  {row.folder:13}  {percent(float(row.value or 0.0), 2):>8}  {time:>12}  {shown(row.values)}{end}")
+        rows.append((str(rank), row.folder, format_percent(float(row.value or 0.0), 2), time, f"{shown(row.values)}{end}"))
     if len(found.ranking) > SHOWN:
-        lines.append(f"      and {len(found.ranking) - SHOWN:,} more")
-    lines += [f"   -  {row.folder:13}    failed  {row.why}" for row in failed[:SHOWN]]
-    return "\n".join(lines)
+        rows.append(("", f"and {len(found.ranking) - SHOWN:,} more", "", "", ""))
+    rows += [("-", row.folder, "failed", "", row.why) for row in failed[:SHOWN]]
+    return format_table(rows, "><>><", ("rank", "trial", "accuracy", "time", "values"))
 
 
 def _finals(found: Results) -> list[str]:
@@ -192,12 +193,12 @@ def _finals(found: Results) -> list[str]:
         return ["No trial has ended yet."]
     if not found.finalists:
         return [f"Best so far: {found.winner.folder}, not retrained with fresh seeds, so some of its lead is luck."]
-    lines = ["Retrained with fresh seeds:"]
+    rows = []
     for one in found.finalists:
-        error = f" ± {percent(one.error, 2)}" if one.error is not None else ""
-        lines.append(
-            f"  {one.row.folder:13}  {percent(one.mean, 2)}{error} ({count(len(one.fresh), 'seed')}); {percent(one.score, 2)} in the search"
-        )
+        error = f" ± {format_percent(one.error, 2)}" if one.error is not None else ""
+        mean, score = format_percent(one.mean, 2), format_percent(one.score, 2)
+        rows.append((one.row.folder, f"{mean}{error} ({count_of(len(one.fresh), 'seed')}); {score} in the search"))
+    lines = ["Retrained with fresh seeds:", format_table(rows, "<<", indent="  ")]
     best = found.finalists[0]
     if found.luck is not None and found.lead is not None:
         points, ahead = 100 * found.luck, 100 * found.lead
@@ -210,7 +211,7 @@ def _finals(found: Results) -> list[str]:
 
 def keep(search: Search, found: Results) -> None:
     """Write the results as JSON, and the winner's recipe at full length as TOML, into the search's folder."""
-    write(search.study / RESULTS, json.dumps(found.plain(), indent=1) + "\n")
+    write_atomic(search.study / RESULTS, json.dumps(found.plain(), indent=1) + "\n")
     if found.winner is not None:
         recipe = settled(search.base, search.space, found.winner.values, search.known).but(budget=search.plan.full)
-        write(search.study / WINNER, recipe.to_toml())
+        write_atomic(search.study / WINNER, recipe.to_toml())

@@ -6,11 +6,12 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from goodfit.core.catalog import Catalog, Foreign, Pipe, name_of, spell, steps
+from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Augment
-from goodfit.core.errors import UsageError, one_of
+from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.parts import ExternalPart, Pipe, part_name, pipe_parts, spell
 from goodfit.core.settings import settings_of
-from goodfit.recipe.build import parts
+from goodfit.recipe.parts import make_parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.space import FIELDS, KINDS, SHORT, STRENGTH, Space, Value
 
@@ -31,7 +32,7 @@ def settled(base: Recipe, space: Space, values: Mapping[str, Value], known: Cata
             continue
         seat, *path = SHORT.get(key, key).split(".")
         recipe = recipe.but(**{seat: with_setting(getattr(recipe, seat), KINDS[seat], path, text, known)})
-    parts(recipe, known)
+    make_parts(recipe, known)
     return recipe
 
 
@@ -43,7 +44,7 @@ def milder(recipe: Recipe, strength: float, known: Catalog) -> str:
     """
     if not 0 <= strength <= 1:
         raise UsageError(f"Expected the strength of an augmentation to be a number from 0 to 1, received {strength:g}.")
-    made: list[Any] = list(steps(known.make(recipe.augment, "augment")))
+    made: list[Any] = list(pipe_parts(known.make(recipe.augment, "augment")))
     if stubborn := next((part for part in made if not scalable(part)), None):
         raise UsageError(f'The strength of "{stubborn}" cannot be scaled.')
     return spell(Pipe(tuple(part.scaled(strength) for part in made)))
@@ -51,7 +52,7 @@ def milder(recipe: Recipe, strength: float, known: Catalog) -> str:
 
 def scalable(part: Any) -> bool:
     """Whether an augment can be made milder: it says how, or has the setting that is its dial."""
-    return not isinstance(part, Foreign) and (type(part).scaled is not Augment.scaled or hasattr(part, part.dial))
+    return not isinstance(part, ExternalPart) and (type(part).scaled is not Augment.scaled or hasattr(part, part.dial))
 
 
 def with_setting(text: Any, kind: str, path: list[str], value: str, known: Catalog) -> str:
@@ -65,9 +66,9 @@ def with_setting(text: Any, kind: str, path: list[str], value: str, known: Catal
     part = known.make(text, kind)
     if isinstance(part, Pipe):
         raise UsageError(f'Expected one {kind} to set "{path[0]}" of, found "{part}".')
-    settings = {s.name: s for s in settings_of(type(part))} if not isinstance(part, Foreign) else {}
+    settings = {s.name: s for s in settings_of(type(part))} if not isinstance(part, ExternalPart) else {}
     if settings and path[0] not in settings:
-        raise UsageError(one_of(f"setting of {name_of(part)}", path[0], settings))
+        raise UsageError(unknown_name(f"setting of {part_name(part)}", path[0], settings))
     if len(path) > 1:
         inner = spell(getattr(part, path[0])) if settings else ""
         value = with_setting(inner, settings[path[0]].kind if settings else "", path[1:], value, known)

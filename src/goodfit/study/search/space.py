@@ -10,19 +10,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from goodfit.core.catalog import PIPED, Catalog
-from goodfit.core.chance import MASK, fold
-from goodfit.core.errors import UsageError, one_of
+from goodfit.core.catalog import Catalog
+from goodfit.core.chance import MASK64, fold
+from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.settings import settings_of
-from goodfit.recipe.build import SEATS
-from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.recipe import SEATS, Recipe
 
 Law = Literal["log", "uniform", "integers", "one_of"]
 Value = float | int | str
 LAWS = ("log", "uniform", "integers", "one_of")
 SHORT = {"lr": "optimizer.lr"}  # as the option --lr
 STRENGTH = "strength"  # of the whole augmentation: 0 is none, 1 as the recipe has it
-KINDS = {**{seat: seat for seat in SEATS}, "probes": "probe"}
+KINDS = SEATS
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 DIGITS = 6  # significant digits of a drawn number
 
@@ -61,7 +60,7 @@ class Axis:
 
     def drawn(self, seed: int, *words: int | str) -> Value:
         """The value of a trial that `words` name: a pure function of the seed, the words and the axis."""
-        return self.at(((fold(seed & MASK, "search", *words, self.name) >> 11) + 0.5) * 2.0**-53)
+        return self.at(((fold(seed & MASK64, "search", *words, self.name) >> 11) + 0.5) * 2.0**-53)
 
     def __str__(self) -> str:
         inner = self.choices if self.law == "one_of" else (f"{self.low:.4g}", f"{self.high:.4g}")
@@ -90,7 +89,7 @@ class Space:
         for key, text in texts.items():
             field = SHORT.get(key, key).partition(".")[0]
             if field not in FIELDS and key != STRENGTH:
-                raise UsageError(one_of("key of the space", key, [*FIELDS, *SHORT, STRENGTH]))
+                raise UsageError(unknown_name("key of the space", key, [*FIELDS, *SHORT, STRENGTH]))
             if "." in key and field not in KINDS:
                 raise UsageError(f'Expected "{key}" to be a setting of a part; "{field}" holds none.')
 
@@ -210,7 +209,7 @@ def _walk(node: ast.expr, name: str, found: Callable[[ast.Call, str], ast.expr],
         case ast.Call() if _law(node):
             return found(node, name)
         case ast.Call(function, arguments, keywords):
-            inner = f"{name}.{ast.unparse(function)}" if names.kind in PIPED else name
+            inner = f"{name}.{ast.unparse(function)}" if names.known.is_piped(names.kind) else name
             values = []
             for place, argument in enumerate(arguments):
                 word = names.of(node, place)

@@ -13,7 +13,7 @@ from typing import Any
 
 from goodfit.core.chance import fold
 from goodfit.core.errors import UsageError
-from goodfit.core.files import alone
+from goodfit.core.files import lock
 from goodfit.study.search.space import Axis, Value
 from goodfit.study.search.worker import Worker
 
@@ -71,18 +71,18 @@ class Trials:
     @contextlib.contextmanager
     def claiming(self) -> Iterator[None]:
         """Decide alone: what happens in the block, no other worker does meanwhile."""
-        with alone(self.study_folder / CLAIM) as held:
+        with lock(self.study_folder / CLAIM) as held:
             if held is not None:
                 yield
                 return
             held_by = self.study_folder / f"{CLAIM}.links"  # a disk without locks, but with links
             held_by.touch()  # Optuna waits for what a link points to
-            lock = JournalFileSymlinkLock(str(held_by))
-            lock.acquire()
+            symlink_lock = JournalFileSymlinkLock(str(held_by))
+            symlink_lock.acquire()
             try:
                 yield
             finally:
-                lock.release()
+                symlink_lock.release()
 
     # ---- what there is -----------------------------------------------------------------------------------------------------------
 

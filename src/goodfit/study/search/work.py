@@ -9,8 +9,8 @@ from pathlib import Path
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError
-from goodfit.core.files import write
-from goodfit.recipe.build import catalog
+from goodfit.core.files import write_atomic
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import BASE, EXPLORED, FINAL, UNTIL, Plan, Stage, scaled, stages
 from goodfit.study.search.refine import best_of, drawn, grid, refined
@@ -33,7 +33,7 @@ class Search:
         self.study = study
         self.plan = Plan.read(study)
         self.base = Recipe.from_toml(study / BASE)
-        self.known: Catalog = catalog(self.base.use)
+        self.known: Catalog = load_catalog(self.base.use)
         self.space = Space.read(self.plan.space, self.known)
         self.worker = worker or Worker(study)
         self.trials = Trials(study, self.worker, self.plan.seed)
@@ -226,12 +226,12 @@ def begin(study: Path, plan: Plan, base: Recipe) -> Search:
     """
     if study.exists() and (not study.is_dir() or any(study.iterdir())):
         raise UsageError(f'"{study}" is not empty: choose another --out, or go on with that search by --resume.')
-    known = catalog(base.use)
+    known = load_catalog(base.use)
     space = Space.read(plan.space, known)
     if plan.method in ("grid", "halving") and not plan.trials:
         raise UsageError(f"Expected --trials with --method {plan.method}: it has to know how many there will be.")
     settled(base, space, {axis.name: axis.at(0.5) for axis in space.axes}, known)
     study.mkdir(parents=True, exist_ok=True)
     plan.write(study)
-    write(study / BASE, base.to_toml())
+    write_atomic(study / BASE, base.to_toml())
     return Search(study)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from goodfit.core.files import alone
+from goodfit.core.files import lock
 
 FOLDER = "workers"
 BEAT = 10.0  # seconds between two signs of life
@@ -35,7 +35,7 @@ class Worker:
     def at_work(self) -> Iterator[None]:
         """Live within the block."""
         done = threading.Event()
-        with alone(self._file(self.name), wait=False):
+        with lock(self._file(self.name), wait=False):
             beats = threading.Thread(target=self._beat, args=(done,), daemon=True)
             beats.start()
             try:
@@ -51,7 +51,7 @@ class Worker:
         if name == self.name or not file.is_file():
             return name == self.name
         if name.partition("@")[2] == self.name.partition("@")[2]:
-            with alone(file, wait=False) as held:
+            with lock(file, wait=False) as held:
                 if held is not None:
                     return not held
         self._file(self.name).touch()

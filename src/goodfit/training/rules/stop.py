@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from goodfit.core.contracts import Stop
+from goodfit.core.contracts import StopRule
 from goodfit.core.settings import Count
 
 
 @dataclasses.dataclass(frozen=True)
-class None_(Stop):  # noqa: N801  spelled `none`
+class None_(StopRule):  # noqa: N801  spelled `none`
     """Trains to the end of the budget.
 
     Helps: schedules that anneal to the end, whose best weights are the last.
@@ -23,7 +23,7 @@ class None_(Stop):  # noqa: N801  spelled `none`
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience(Stop):
+class Patience(StopRule):
     """Stops when the validation score has not risen for `evaluations` evaluations, and keeps the best weights.
 
     Helps: constant learning rates and models that overfit.

@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 BINS = 15
-LEAST, MOST = 0.05, 20.0  # temperatures: a model that is always right would ask for zero
-ENOUGH = 20_000_000  # probabilities a temperature is fitted to at most: it is one number
-NEAR = 1e-9  # relative change of 1 / temperature that ends the fit
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # temperatures: a model that is always right would ask for zero
+MAX_FITTED_PROBABILITIES = 20_000_000  # probabilities a temperature is fitted to at most: it is one number
+FIT_TOLERANCE = 1e-9  # relative change of 1 / temperature that ends the fit
 COVERAGES = tuple(i / 20 for i in range(20, 0, -1))  # of the reject-option curve
 
 
-def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
     """Probabilities [N, K] to the power of 1 / temperature, rows summing to 1: what softmax gives for scores divided by the temperature.
 
     The likeliest class stays the likeliest. Source: Guo et al. 2017.
     """
     if temperature == 1:
         return probabilities
-    return (logarithms(probabilities) / temperature).softmax(1)
+    return (log_probabilities(probabilities) / temperature).softmax(1)
 
 
-def logarithms(probabilities: Tensor) -> Tensor:
+def log_probabilities(probabilities: Tensor) -> Tensor:
     """Their logarithms [N, K], finite where they have vanished."""
     return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
 
@@ -35,10 +35,10 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
 
     The log loss is convex in 1 / temperature, so Newton's method, held in the bracket that the sign of the slope leaves, finds it.
     """
-    step = max(1, math.ceil(probabilities.numel() / ENOUGH))
-    logs = logarithms(probabilities[::step].double())
+    step = max(1, math.ceil(probabilities.numel() / MAX_FITTED_PROBABILITIES))
+    logs = log_probabilities(probabilities[::step].double())
     own = logs.gather(1, labels[::step, None])[:, 0].mean()
-    low, high, sharpness = 1 / MOST, 1 / LEAST, 1.0
+    low, high, sharpness = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, 1.0
     for _ in range(100):
         shares = (logs * sharpness).softmax(1)
         means = (shares * logs).sum(1)
@@ -48,18 +48,20 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
         moved = sharpness - slope / bend if bend > 0 else math.nan
         if not low <= moved <= high:
             moved = math.sqrt(low * high)
-        if abs(moved - sharpness) <= NEAR * sharpness:
+        if abs(moved - sharpness) <= FIT_TOLERANCE * sharpness:
             break
         sharpness = moved
     return 1 / sharpness
 
 
-def expected_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
     """The expected calibration error: how far the confidence lies from the share that is right, over equal bins of confidence."""
-    return sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in reliability(probabilities, labels, bins)) / len(labels)
+    return sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in reliability_bins(probabilities, labels, bins)) / len(
+        labels
+    )
 
 
-def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list[dict[str, float]]:
+def reliability_bins(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list[dict[str, float]]:
     """For each bin of confidence, ((i - 1) / bins, i / bins], that has images: how many, their mean confidence and the share right."""
     sure, guesses = probabilities.double().max(1)
     place = (sure * bins).ceil().long().sub(1).clamp(0, bins - 1)
@@ -72,7 +74,7 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list
     ]
 
 
-def rejection(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
+def reject_curve(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
     """The reject-option curve: for the shares 1, 0.95, ... of the images that are answered, those of highest confidence, the accuracy.
 
     `below` is the confidence below which an answer is withheld; of equally sure answers all are given, so `coverage` may be more.
@@ -91,15 +93,15 @@ def rejection(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
 
 def log_loss(probabilities: Tensor, labels: Tensor) -> float:
     """The mean of -log of the right class's probability."""
-    return -float(logarithms(probabilities).gather(1, labels[:, None]).double().mean())
+    return -float(log_probabilities(probabilities).gather(1, labels[:, None]).double().mean())
 
 
-def calibration(probabilities: Tensor, labels: Tensor, temperature: float | None = None) -> dict[str, Any]:
+def measure_calibration(probabilities: Tensor, labels: Tensor, temperature: float | None = None) -> dict[str, Any]:
     """How well probabilities [N, K] are calibrated on images with labels [N], before and after scaling by a temperature.
 
     Without one it is fitted to these images, which must then be validation images; so that "ece_after" and "log_loss_after" are not
     flattered by that, each half of the images is then judged by the temperature of the other. The keys "bins" and "rejection" have
-    `reliability` as it is and the reject-option curve after.
+    `reliability_bins` as it is and the reject-option curve after.
     """
     halves = [slice(None)]
     fitted = [temperature or 1.0]
@@ -109,13 +111,13 @@ def calibration(probabilities: Tensor, labels: Tensor, temperature: float | None
         fitted = [fit_temperature(probabilities[half], labels[half]) for half in reversed(halves)]
     after = probabilities.clone()
     for half, other in zip(halves, fitted, strict=True):
-        after[half] = tempered(probabilities[half], other)
+        after[half] = apply_temperature(probabilities[half], other)
     return {
         "temperature": temperature,
-        "ece": expected_error(probabilities, labels),
-        "ece_after": expected_error(after, labels),
+        "ece": expected_calibration_error(probabilities, labels),
+        "ece_after": expected_calibration_error(after, labels),
         "log_loss": log_loss(probabilities, labels),
         "log_loss_after": log_loss(after, labels),
-        "bins": reliability(probabilities, labels),
-        "rejection": rejection(tempered(probabilities, temperature), labels),
+        "bins": reliability_bins(probabilities, labels),
+        "rejection": reject_curve(apply_temperature(probabilities, temperature), labels),
     }

@@ -1,0 +1,33 @@
+"""Who is told what a training does: the protocol, and the reporter that says nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Receives what a training has to tell a person."""
+
+    def say(self, text: str) -> None:
+        """Show a sentence."""
+
+    def show_packing(self, done: int, total: int) -> None:
+        """Show how many images are packed."""
+
+    def show_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Show rows of the log: steps, evaluations and events."""
+
+    def clear_progress(self) -> None:
+        """Remove the progress bar, if there is one."""
+
+
+class SilentReporter:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None: ...
+
+    def show_packing(self, done: int, total: int) -> None: ...
+
+    def show_rows(self, rows: list[dict[str, Any]]) -> None: ...
+
+    def clear_progress(self) -> None: ...

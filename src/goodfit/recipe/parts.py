@@ -1,0 +1,115 @@
+"""A recipe's parts, made from their text, and the network of its model part; the one place that knows where parts live."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from goodfit.core.batch import one_hot
+from goodfit.core.catalog import Catalog
+from goodfit.core.contracts import split_outputs
+from goodfit.core.errors import UsageError, first_line
+from goodfit.core.parts import ExternalPart, Part, spell
+from goodfit.data.dataset import Dataset
+from goodfit.recipe.recipe import SEATS, Recipe
+
+PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training.rules", "watch.probes", "data.sampler")
+
+MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)  # what a network raises on images it does not take
+
+
+def load_catalog(use: Iterable[str | Path] = ()) -> Catalog:
+    """All our parts, and those of the user's files."""
+    catalog = Catalog([f"goodfit.{package}" for package in PACKAGES])
+    for file in use:
+        catalog.use(file)
+    return catalog
+
+
+def make_parts(recipe: Recipe, catalog: Catalog) -> dict[str, Part]:
+    """Make the recipe's part for each seat from its text; seats that are still "auto" are left out.
+
+    Raises:
+        UsageError: a part or setting is unknown or wrong.
+    """
+    return {seat: catalog.make(getattr(recipe, seat), kind) for seat, kind in SEATS.items() if getattr(recipe, seat) != "auto"}
+
+
+def make_model(part: Any, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
+    """Make the network of a model part.
+
+    A class of another package gets those of classes, channels and size that its signature names, by our names, timm's or torchvision's.
+
+    Raises:
+        UsageError: the part makes no nn.Module.
+    """
+    facts: dict[str, Any] = {
+        **dict.fromkeys(("classes", "num_classes"), classes),
+        **dict.fromkeys(("channels", "in_chans", "in_channels"), channels),
+        **dict.fromkeys(("size", "img_size"), size),
+    }
+    model = part.with_facts(facts)() if isinstance(part, ExternalPart) else part(classes, channels, size)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f'Expected "{part}" to make a torch nn.Module, received a {type(model).__name__}.')
+    return model
+
+
+@torch.no_grad()
+def check_model(part: Part, data: Dataset) -> None:
+    """Try a model of the user's own on one black image, before anything is measured with it.
+
+    Raises:
+        UsageError: it does not take such an image, or does not return a score for each class.
+    """
+    if not isinstance(part, ExternalPart) and type(part).__module__.startswith("goodfit."):
+        return
+    classes, shape = len(data.classes), (data.preprocess.channels, *data.preprocess.size)
+    model = make_model(part, classes, shape[0], data.preprocess.size).eval()
+    try:
+        scores = split_outputs(model(torch.zeros(1, *shape)))[0]
+    except MODEL_ERRORS as error:
+        raise UsageError(f'The model "{part}" does not take images of {"x".join(map(str, shape))}: {first_line(error)}.') from error
+    received = list(getattr(scores, "shape", [type(scores).__name__]))
+    if received != [1, classes]:
+        raise UsageError(f'Expected the model "{part}" to return scores of shape [1, {classes}] for one image, received {received}.')
+
+
+def check_loss(loss: Any, classes: int) -> None:
+    """Try a loss of the user's own on two examples.
+
+    Raises:
+        UsageError: it does not return one number per example.
+    """
+    logits = torch.zeros(2, classes)
+    try:
+        received = list(loss(logits, one_hot(torch.zeros(2), classes)).shape)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f'The loss "{loss}" does not take scores and targets of shape [B, {classes}]: {first_line(error)}.') from error
+    if received != [2]:
+        raise UsageError(f'Expected the loss "{loss}" to return one number per example, of shape [B], received shape {received} for 2.')
+
+
+def with_parts_spelled(recipe: Recipe, parts: Mapping[str, Part]) -> Recipe:
+    """The recipe with every part spelled out, all settings included."""
+    return recipe.but(**{seat: spell(part, full=True) for seat, part in parts.items()})
+
+
+def with_lr(recipe: Recipe, lr: float | None) -> Recipe:
+    """The recipe with its optimizer's peak learning rate replaced; `None` leaves it.
+
+    Raises:
+        UsageError: the optimizer has no lr.
+    """
+    if lr is None:
+        return recipe
+    if recipe.optimizer == "auto":
+        return recipe.but(optimizer=f"sgd({lr!r}, momentum=0.9, nesterov=True)")
+    part = load_catalog(recipe.use).make(recipe.optimizer, "optimizer")
+    if not hasattr(part, "lr"):
+        raise UsageError(f'"{part}" has no setting lr to replace: write its rate into --optimizer.')
+    return recipe.but(optimizer=spell(dataclasses.replace(part, lr=lr)))  # type: ignore[type-var]

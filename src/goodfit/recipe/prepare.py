@@ -1,0 +1,176 @@
+"""Preparation: from what was asked to everything that trains. Machine, source, images, choices, parts: each once, in this order."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from goodfit.core.catalog import Catalog
+from goodfit.core.errors import UsageError
+from goodfit.core.parameters import has_parameters
+from goodfit.core.parts import Part
+from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.data.dataset import SPLITS, Dataset
+from goodfit.data.store import Index
+from goodfit.models.weights.files import Weights
+from goodfit.recipe.auto import choose_image_shape, choose_machine, choose_training
+from goodfit.recipe.build import Training, build
+from goodfit.recipe.chooser import Choice, Chooser
+from goodfit.recipe.parts import check_model, load_catalog, with_parts_spelled
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.source import open_images, survey_images
+from goodfit.recipe.transfer.advise import advise, fill_transfer_defaults
+from goodfit.recipe.transfer.origin import Origin, make_origin
+from goodfit.recipe.transfer.pretrained import (
+    absolute_source,
+    adopt_source,
+    choose_normalization,
+    choose_rates,
+    find_weights,
+    load_pretrained,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A recipe whose machine, source and images are chosen and opened: what choices are made from."""
+
+    chooser: Chooser
+    data: Dataset
+    index: Index
+    weights: Weights | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A recipe resolved against its data, with everything that training needs.
+
+    `recipe` has nothing left open, `parts` are its parts by seat, `source` describes the weights it starts from, and `packed` is the
+    clock time at which the images were packed.
+    """
+
+    recipe: Recipe
+    parts: dict[str, Part]
+    data: Dataset
+    index: Index
+    choices: tuple[Choice, ...]
+    training: Training
+    source: dict[str, Any]
+    packed: float
+
+
+def open_recipe(asked: Recipe, reporter: Reporter, catalog: Catalog | None = None, load_source: bool = True) -> Opened:
+    """Choose the machine and the size, load the weights to start from and open the images.
+
+    Raises:
+        UsageError: a part, the source or a value is unknown or wrong.
+        DataError: the images or the weights do not read.
+    """
+    chooser = Chooser(with_absolute_paths(asked), catalog or load_catalog(asked.use))
+    chooser.parts()  # a misspelled part is refused before any work
+    choose_machine(chooser)
+    weights = find_weights(asked.source, reporter) if asked.source and load_source else None
+    if weights:
+        adopt_source(chooser, weights)
+    images = survey_images(chooser.recipe, reporter)
+    choose_image_shape(chooser, images)
+    choose_normalization(chooser, weights)
+    return Opened(chooser, open_images(chooser.recipe, reporter, images), images.index, weights)
+
+
+def prepare(
+    asked: Recipe,
+    reporter: Reporter | None = None,
+    started: float | None = None,
+    catalog: Catalog | None = None,
+    load_source: bool = True,
+    check_data: Callable[[Dataset], None] = lambda data: None,
+) -> Prepared:
+    """Resolve a recipe against its data and build everything training needs; the plan is reported on the way.
+
+    A budget in minutes counts from the clock time `started`. `catalog` replaces the parts of the recipe's own `use` files, `load_source`
+    is false where a run has weights of its own by now, and `check_data` may refuse the images before anything is built.
+
+    Raises:
+        UsageError: a part, setting or source is unknown or wrong, or does not go with the data.
+        DataError: the images or the weights do not read.
+    """
+    reporter = reporter or SilentReporter()
+    model_is_open = asked.model == "auto"
+    opened = open_recipe(asked, reporter, catalog, load_source)
+    chooser, data, weights = opened.chooser, opened.data, opened.weights
+    packed = time.time()
+    if chooser.is_open("trainable"):
+        fill_transfer_defaults(chooser, advise(_origin(opened)) if weights else None, reporter)
+    choose_rates(chooser, weights)
+    rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
+    chooser.choose("storage", data.pixels.kind, rule, f"the cache is {chooser.recipe.cache:g} GB")
+    if not model_is_open and (model := chooser.part("model")):
+        check_model(model, data)
+    check_data(data)
+    choose_training(chooser, data, packed - started if started else 0.0)
+    parts = chooser.parts()
+    recipe = with_parts_spelled(chooser.recipe, parts)
+    training = build(recipe, parts, data)
+    source: dict[str, Any] = {}
+    if weights:
+        source, notes = load_pretrained(training.state, weights, data)
+        training = dataclasses.replace(training, notes=notes)
+    prepared = Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, source, packed)
+    for line in describe_plan(prepared):
+        reporter.say(line)
+    return prepared
+
+
+def open_origin(asked: Recipe, reporter: Reporter) -> Origin:
+    """Open the data of a recipe and the net of its source, as a training would: the same size, channels, splits, mean and std.
+
+    Raises:
+        UsageError: the recipe has no source or data, or it is not known which model the weights are of.
+        DataError: the weights or the images do not read.
+    """
+    if not asked.source:
+        raise UsageError("Expected --from: a run folder, a file of weights or the name of published ones, received nothing.")
+    return _origin(open_recipe(asked, reporter))
+
+
+def _origin(opened: Opened) -> Origin:
+    """The pretrained net of an opened recipe that has a source, and the same net with random weights."""
+    chooser, part = opened.chooser, opened.chooser.part("model")
+    assert opened.weights is not None and part is not None
+    return make_origin(opened.weights, part, opened.data, torch.device(chooser.recipe.device))
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with its data, validation, source and use files as absolute paths where they are paths, so that it replays anywhere."""
+
+    def absolute(text: Any) -> Any:
+        path = Path(text).expanduser() if isinstance(text, str) and text else None
+        return str(path.resolve()) if path is not None and path.exists() else text
+
+    use = tuple(absolute(file) for file in recipe.use)
+    return recipe.but(data=absolute(recipe.data), validation=absolute(recipe.validation), use=use, source=absolute_source(recipe.source))
+
+
+def describe_plan(prepared: Prepared) -> list[str]:
+    """Describe the data, each choice with its rule and evidence, and the size of the network, in lines of text."""
+    recipe, data, model = prepared.recipe, prepared.data, prepared.training.state.model
+    counts = ", ".join(f"{len(data.rows(name)):,} {name}" for name in SPLITS)
+    lines = [f"{data.name}: {len(data.classes)} classes, {counts} images", *(f"  {note}" for note in data.notes)]
+    before = ""
+    for choice in prepared.choices:
+        if choice.field == "budget" and not has_parameters(model):
+            continue  # no steps are made
+        evidence = f": {choice.evidence}" if choice.evidence != before else ""  # one measurement may decide several fields
+        before = choice.evidence
+        lines.append(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
+    parameters = sum(p.numel() for p in model.parameters())
+    length = f"; {recipe.budget} in steps of {round(prepared.training.plan.lengths.batch, 1):g}" if has_parameters(model) else ""
+    lines.append(f"  {recipe.model}: {parameters:,} parameters{length}")
+    lines += [f"  {note}" for note in prepared.training.notes]
+    return lines + [f"Warning: {warning}" for warning in prepared.training.warnings]

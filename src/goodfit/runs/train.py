@@ -1,0 +1,245 @@
+"""The life of a run: prepare, start or resume, train, finish, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+from goodfit.core.errors import Diverged, GoodfitError, UsageError
+from goodfit.core.files import write_atomic
+from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.core.run import Run, part_files, require_free_folder
+from goodfit.core.words import format_duration, format_percent
+from goodfit.predict.views import Viewer
+from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
+from goodfit.recipe.recipe import Recipe
+from goodfit.report.page import write_report
+from goodfit.runs import baselines
+from goodfit.runs.finish import count_multiply_adds, keep_model
+from goodfit.runs.signals import halt_error, halt_on_signals
+from goodfit.runs.start import (
+    DataChanged,
+    find_resumable,
+    owning,
+    record_start,
+    refuse_shorter,
+    require_same_data,
+    resumed_recipe,
+    timestamp,
+)
+from goodfit.terminal.sketch import sketch
+from goodfit.training import manual_lr, snapshots
+from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.loop import fit
+from goodfit.training.manual_lr import ManualLrFactor
+from goodfit.training.metric_log import MetricLog
+from goodfit.training.snapshots import Snapshots
+from goodfit.watch.tensorboard import EventWriter, import_summary_writer
+
+SCHEDULE_POINTS = 1000  # of a learning rate that is drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Run options that are not part of the recipe.
+
+    `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
+    draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan.
+    """
+
+    out: Path | None = None
+    resume: str = "never"
+    dry: bool = False
+    plot: bool = False
+    tensorboard: bool = False
+    reporter: Reporter = dataclasses.field(default_factory=SilentReporter)
+    started: float = dataclasses.field(default_factory=time.time)
+    quiet_plan: bool = False
+
+    def for_next_run(self) -> RunOptions:
+        """The options for another run of the same command: its plan is not reported again, and its time starts now."""
+        return dataclasses.replace(self, started=time.time(), quiet_plan=True)
+
+
+def train(asked: Recipe, options: RunOptions) -> Run | None:
+    """Train what a recipe asks for, in a new run or, with `resume` auto, in the one that it left unfinished; None under `dry`.
+
+    Raises:
+        GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
+    """
+    if options.tensorboard:
+        import_summary_writer()  # a missing extra is refused before any work
+    asked = with_absolute_paths(asked)
+    run = find_resumable(asked, options.out, options.resume)
+    if run is None:
+        return _train_new(asked, options)
+    try:
+        with owning(run):
+            return _resume(run, asked, options)
+    except DataChanged:
+        if options.out is not None:
+            raise
+        return _train_new(asked, options)
+
+
+def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
+    if options.out is not None and not options.dry:
+        require_free_folder(options.out)  # before any work
+    prepared = prepare(asked, SilentReporter() if options.quiet_plan else options.reporter, options.started)
+    _check_and_plot(prepared, options)
+    if options.dry:
+        return None
+    lengths = prepared.training.plan.lengths
+    # Under a budget in minutes they are computed before the first step: after the last they would be over the budget.
+    early_baselines = baselines.compute_baselines(prepared.data, baselines.SHARE * lengths.budget.amount) if lengths.timed else {}
+    if lengths.t(0, time.time() - options.started) >= 1:
+        raise GoodfitError(
+            f"The budget of {prepared.recipe.budget} was over before the first step: packing the images took"
+            f" {format_duration(prepared.packed - options.started)}. They are packed now: run the same command again, or give a longer budget."
+        )
+    run = Run.new(options.out, prepared.data.name)
+    with owning(run):
+        record_start(run, asked, prepared)
+        if lengths.timed:
+            run.write(baselines.FILE, early_baselines)
+        run.point_latest()
+        _train_and_finish(run, prepared, options)
+    return run
+
+
+def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
+    """Continue a run from its last good checkpoint, with the changes that a resume may make."""
+    before, recipe = Recipe.from_toml(run.path / "recipe.toml"), resumed_recipe(run, asked)
+    checkpoints = Checkpoints(run.checkpoints)
+    prepared = prepare(
+        recipe,
+        SilentReporter() if options.quiet_plan else options.reporter,
+        options.started,
+        catalog=load_catalog(part_files(run)),
+        load_source=not checkpoints.steps(),
+        check_data=lambda data: require_same_data(run, data),
+    )
+    _check_and_plot(prepared, options)
+    if options.dry:
+        return None
+    recipe, state, plan = prepared.recipe, prepared.training.state, prepared.training.plan
+    if not checkpoints.steps() and (run.path / "model.safetensors").exists():
+        raise UsageError(f'The checkpoints of "{run.path}" are gone, so it cannot continue: start anew with another --out.')
+    for warning in checkpoints.restore(state) if checkpoints.steps() else ():
+        options.reporter.say(warning)
+    if (before.budget, before.evaluate_every) != (recipe.budget, recipe.evaluate_every) and plan.evaluate_every:
+        state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))
+    if (before.budget, before.stop) != (recipe.budget, recipe.stop):
+        state.stopped = ""
+    refuse_shorter(run, recipe.budget, state.step, plan.lengths)
+    run.cut_log(state.step)
+    run.point_latest()
+    run.update("about.json", {"state": "running", "asked": asked.plain()})
+    write_atomic(run.path / "recipe.toml", recipe.to_toml())
+    options.reporter.say(f"Continuing {run.path} at step {state.step:,}.")
+    _train_and_finish(run, prepared, options)
+    return run
+
+
+def _check_and_plot(prepared: Prepared, options: RunOptions) -> None:
+    """Refuse views that the model does not take, before it is trained; draw the learning rate if asked."""
+    evaluator, model = prepared.training.evaluator, prepared.training.state.model
+    views = prepared.parts["views"]
+    Viewer(model, views, prepared.data.preprocess, evaluator.loss, evaluator.device).check()
+    if options.plot and not options.quiet_plan:
+        options.reporter.say(sketch_schedule(prepared))
+
+
+def sketch_schedule(prepared: Prepared) -> str:
+    """Draw the learning rate over the budget as text."""
+    plan, lengths = prepared.training.plan, prepared.training.plan.lengths
+    ts = [i / SCHEDULE_POINTS for i in range(SCHEDULE_POINTS + 1)]
+    peak = float(prepared.training.state.optimizer.param_groups[0]["peak"])
+    epochs = 1.0 if lengths.timed else lengths.total_steps / lengths.epoch_steps
+    label = "share of the budget" if lengths.timed else "epochs"
+    return sketch([t * epochs for t in ts], [peak * plan.schedule(t) for t in ts], "learning rate", label)
+
+
+def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None:
+    """Train a run that is recorded to its end, then score it, keep its model and write its report."""
+    startup = {"data": prepared.packed - options.started, "startup": time.time() - prepared.packed}
+    prepared.training.state.elapsed += time.time() - options.started
+    _fit_run(run, prepared, options, startup)
+    _finish(run, prepared, options.reporter)
+
+
+def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[str, float]) -> None:
+    """Run the training loop, and leave the run so that it can be resumed whatever happens.
+
+    Raises:
+        Interrupted, Terminated: a signal asked to stop before the end of the budget.
+    """
+    training = prepared.training
+    state, saver = training.state, Snapshots(Checkpoints(run.checkpoints), run.path / snapshots.FOLDER)
+    events = (EventWriter(run.path / "tensorboard"),) if options.tensorboard else ()
+    log = MetricLog((run.append, options.reporter.show_rows, *events))
+    began = time.time()
+    before = run.read("about.json").get("seconds", {})
+
+    def mark(state_name: str) -> None:
+        options.reporter.clear_progress()
+        seconds = {name: before.get(name, 0.0) + x for name, x in {**startup, "training": time.time() - began}.items()}
+        run.update("about.json", {"state": state_name, "finished": timestamp(), "seconds": {**before, **seconds}})
+
+    with halt_on_signals() as halt:
+        try:
+            manual_factor = ManualLrFactor(run.path / manual_lr.FOLDER)
+            fit(state, training.loader, training.plan, training.watch, log, saver.save, halt, manual_factor)
+        except BaseException as error:
+            log.flush()
+            mark("diverged" if isinstance(error, Diverged) else "failed")
+            raise
+    if halt.signal and training.plan.t(state) < 1:
+        mark("interrupted" if halt.signal == "SIGINT" else "terminated")
+        raise halt_error(halt, run, state.step)
+    mark("running")  # finished only once its model is written
+
+
+def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
+    """Score the run, keep its model, compute the baselines and write the report."""
+    began = time.time()
+    scores = keep_model(run, prepared)
+    seconds = run.read("about.json").get("seconds", {})
+    seconds = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
+    model = prepared.training.state.model
+    run.update(
+        "about.json",
+        {
+            "state": "stopped early" if prepared.training.state.stopped else "finished",
+            "finished": timestamp(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "multiply_adds": count_multiply_adds(model, prepared.data.preprocess),
+            "seconds": seconds,
+        },
+    )
+    low, high = (format_percent(x) for x in scores["interval"])
+    accuracy = format_percent(scores["accuracy"])
+    reporter.say(f"Validation accuracy {accuracy} (95 % interval {low} to {high}, {scores['images']:,} images).")
+    try:
+        if not prepared.training.plan.lengths.timed:
+            run.write(baselines.FILE, baselines.compute_baselines(prepared.data, baselines.time_limit(seconds["training"])))
+    except (GoodfitError, OSError) as error:  # such as images that are gone: the run is finished all the same
+        reporter.say(f"Warning: the baselines could not be computed: {error}")
+    finally:
+        page = write_report(run.path)
+    reporter.say(f"Run: {run.path}\nReport: {page}")
+
+
+def request_lr_factor(run: Run, factor: float) -> Path:
+    """Multiply the learning rate of a training that is running, from its next step on; returns the file that asks for it.
+
+    Raises:
+        UsageError: the run is not running.
+    """
+    if (state := run.read("about.json").get("state")) != "running":
+        raise UsageError(f'Expected "{run.path}" to be a run that is training now, but it is {state}.')
+    return ManualLrFactor(run.path / manual_lr.FOLDER).request(factor)
+
+

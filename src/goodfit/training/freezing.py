@@ -1,0 +1,79 @@
+"""Freezing: which parameters are trained at which progress, and holding the others still."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from goodfit.core.errors import UsageError
+from goodfit.core.parameters import is_norm
+from goodfit.core.parts import Part, pipe_parts, spell
+from goodfit.schedules.compose import ROUNDING, starts_of
+from goodfit.training.rules.trainable import All
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training from progress `start` on: the parameters that are trained, and the norms whose statistics stay fixed, by name."""
+
+    start: float
+    trainable: frozenset[str]
+    fixed: frozenset[str]
+
+
+def freezing_phases(pipe: Part, model: nn.Module) -> tuple[Phase, ...]:
+    """Which parameters are trained when; empty where all are trained throughout.
+
+    Raises:
+        UsageError: a part names a stage that does not exist, or nothing would be trained.
+    """
+    phases = []
+    for start, part in zip(starts_of(pipe), pipe_parts(pipe), strict=False):
+        trainable = frozenset((part if callable(part) else All())(model))
+        if not trainable:
+            raise UsageError(f'"{spell(part)}" freezes every parameter, so nothing would be trained.')
+        keeps_moving = getattr(part, "statistics", "fixed") == "moving"
+        phases.append(Phase(start, trainable, frozenset() if keeps_moving else frozenset(frozen_norms(model, trainable))))
+    all_names = {name for name, _ in model.named_parameters()}
+    return tuple(phases) if any(phase.trainable != all_names for phase in phases) else ()
+
+
+def frozen_norms(model: nn.Module, trainable: frozenset[str]) -> set[str]:
+    """The norms with running statistics whose own parameters are frozen, or, where they have none, all parameters beside them."""
+    norms = set()
+    for name, module in model.named_modules():
+        if is_norm(module) and getattr(module, "running_mean", None) is not None:
+            own = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+            nearby = own or [other for other, _ in model.named_parameters() if other.startswith(name.rpartition(".")[0])]
+            if not any(parameter in trainable for parameter in nearby):
+                norms.add(name)
+    return norms
+
+
+def phase_at(phases: tuple[Phase, ...], t: float) -> Phase | None:
+    """The phase of progress t."""
+    return next((phase for phase in reversed(phases) if phase.start <= t + ROUNDING), None)
+
+
+def set_trainable(model: nn.Module, phases: tuple[Phase, ...], t: float) -> None:
+    """Enable gradients for the parameters trained at progress t, and freeze the rest: no gradient, decay, momentum or statistics move it."""
+    phase = phase_at(phases, t)
+    if phase is None:
+        return
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in phase.trainable)
+    for name, module in model.named_modules():
+        if is_norm(module):
+            module.training = model.training and name not in phase.fixed
+
+
+def disable_fused_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Turn off fused momentum, for groups in which some parameters were trained before and some were not.
+
+    Torch's fused SGD expects momentum of all or of none of them and raises a TypeError; its other kernels accept both.
+    """
+    for group in optimizer.param_groups:
+        if "momentum" in group and group.get("fused"):
+            group["fused"] = False
