@@ -62,6 +62,6 @@ def test_whole_pixels_stay_uint8_and_kinds_are_known() -> None:
         part = CATALOG.make(name, "augment")
         out = pipeline(CATALOG, name)(batch(), chance(), 0.5).images
         if isinstance(part, Geometry):
-            assert (out.dtype == torch.uint8) == part.exact
+            assert (out.dtype == torch.uint8) == part.is_exact
         if isinstance(part, Color):
             assert out.dtype == torch.float32

@@ -62,7 +62,7 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 
 def pixels(data: Dataset, split: str) -> np.ndarray:
     """The images [n, D] of a split as the model sees them, in float64."""
-    raw = data.pixels.exact(data.rows(split)).numpy().astype(np.float64) / 255
+    raw = data.pixels.read_exact(data.rows(split)).numpy().astype(np.float64) / 255
     values: np.ndarray = (raw - np.array(data.statistics.mean)) / np.array(data.statistics.std)
     return values.reshape(len(raw), -1)
 

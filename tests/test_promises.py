@@ -199,7 +199,7 @@ def test_predict_is_evaluate_from_anywhere_without_the_data(tmp_path: Path, monk
     used = goodfit.Recipe.from_toml(run.path / "recipe.toml")
     data = open_images(used)
     classifier = goodfit.load(run)
-    stored = data.pixels.exact(data.rows("validation")).numpy()
+    stored = data.pixels.read_exact(data.rows("validation")).numpy()
     assert np.array_equal(stored, np.stack([classifier.preprocess.decode(kept / name) for name in names]))
     expected = torch.cat([classifier.probabilities(torch.from_numpy(x)[None].permute(0, 3, 1, 2)) for x in stored])
 

@@ -563,15 +563,15 @@ def test_a_large_batch_is_read_piece_by_piece(photos: Path, tmp_path: Path, monk
     words = {**FULL, "pieces": "4", "size": "16"}
     assert train(photos, tmp_path / "whole", **words).code == 0
     reads: list[int] = []
-    rows = pixels.RawPixels.rows
+    rows = pixels.RawPixels.read
 
     def counted(self: pixels.RawPixels, wanted: Any) -> Tensor:
         reads.append(len(wanted))
         return rows(self, wanted)
 
-    monkeypatch.setattr(loader, "LARGE", 0)
-    monkeypatch.setattr(pixels.RawPixels, "rows", counted)
-    monkeypatch.setattr(pixels.RawPixels, "exact", rows)
+    monkeypatch.setattr(loader, "MAX_EAGER_BYTES", 0)
+    monkeypatch.setattr(pixels.RawPixels, "read", counted)
+    monkeypatch.setattr(pixels.RawPixels, "read_exact", rows)
     assert train(photos, tmp_path / "parts", **words).code == 0
     assert max(reads) == 16
     assert len(reads) > 6 * 3

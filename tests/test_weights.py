@@ -164,7 +164,7 @@ def test_published_weights_are_fetched_once(server: Server) -> None:
 
 def test_a_download_that_broke_off_goes_on(server: Server) -> None:
     server.breaks = 20_000
-    with pytest.raises(DataError, match=r"connection closed with [\d,]+ bytes to come; 20,000 bytes have arrived and are kept") as error:
+    with pytest.raises(DataError, match=r"connection closed with [\d,]+ bytes missing; 20,000 bytes have arrived and are kept") as error:
         from_published("tiny:V1", print)
     assert str(place()) in str(error.value) and not place().exists()
     server.breaks = 0

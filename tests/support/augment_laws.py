@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
@@ -124,7 +124,7 @@ def is_alone_what_it_is_in_a_pipe(catalog: Catalog, name: str, channels: int) ->
     b = batch(channels=channels)
     out = part(b, chance(), 0.5)
     assert out.images.shape == b.images.shape
-    inside = Pipeline((part,), (29, 33))(b, _For(chance(), part_name(part.now(0.5))), 0.5)  # type: ignore[arg-type]
+    inside = Pipeline((part,), (29, 33))(b, _For(chance(), part_name(part.at_progress(0.5))), 0.5)  # type: ignore[arg-type]
     assert torch.equal(out.images, inside.images) and torch.equal(out.targets, inside.targets)
 
 

@@ -110,13 +110,13 @@ def find(images: tuple[str, ...]) -> list[Path]:
         UsageError: there are no words.
         DataError: a word means no image.
     """
-    from goodfit.data.folder import SUFFIXES
+    from goodfit.data.folder import IMAGE_SUFFIXES
 
     found: list[Path] = []
     for word in images:
         path = Path(word)
         if path.is_dir():
-            some = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            some = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         elif path.exists():
             some = [path]
         else:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import MASK64, fold
 from goodfit.core.contracts import Facts, Sampler
 from goodfit.core.device import memory_format, seed_noise, select_device
@@ -18,10 +18,10 @@ from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import ExternalPart, Part, pipe_parts
 from goodfit.core.progress import Length, Lengths, Period
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import Loader, sweep
+from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
-from goodfit.layers.init import DataInit, calibrate
-from goodfit.losses.weighted import weighted
+from goodfit.layers.init import DataInit, calibrate_init
+from goodfit.losses.class_weights import with_class_weights
 from goodfit.optim.groups import optimizer_for, with_peaks
 from goodfit.recipe.early_crops import crop_early
 from goodfit.recipe.full_batch import check_full_batch, check_inactive_parts
@@ -73,14 +73,14 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
     model = _build_model(recipe, bound["model"], data, device)
     warnings = (*check_full_batch(recipe, bound, model, images), *check_inactive_parts(bound["augment"], facts.channels))
     if isinstance(init := getattr(bound["model"], "init", None), DataInit):
-        calibrate(init, model, init_images(data, device))
+        calibrate_init(init, model, init_images(data, device))
     notes = memorize_images(bound["model"], model, data)
     evaluator, schedule = RowEvaluator(data, bound["loss"], device), compose(bound["schedule"])
     penalties: Any = pipe_parts(bound["penalty"])
     for penalty in penalties:
         penalty(model)  # one on layers that do not exist is refused now
     plan = Plan(
-        loss=weighted(bound["loss"], recipe.class_weights, facts),  # type: ignore[arg-type]
+        loss=with_class_weights(bound["loss"], recipe.class_weights, facts),  # type: ignore[arg-type]
         lengths=lengths,
         augment=Pipeline(pipe_parts(bound["augment"]), size, early_crop),  # type: ignore[arg-type]
         normalize=normalizer(data.preprocess, recipe.layout),
@@ -111,7 +111,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
 def facts_of(data: Dataset, lengths: Lengths) -> Facts:
     """What parts may know of the data."""
     pre, measured = data.preprocess, data.statistics
-    return Facts(data.classes, data.counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
+    return Facts(data.classes, data.class_counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
 
 
 def _build_model(recipe: Recipe, part: Any, data: Dataset, device: torch.device) -> nn.Module:
@@ -145,8 +145,8 @@ def init_images(data: Dataset, device: torch.device) -> Tensor:
     """Normalized training images [B, C, H, W], evenly spread over the split, without augmentation, for an initialization from data."""
     train, pre = data.rows("train"), data.preprocess
     rows = train[torch.linspace(0, len(train) - 1, min(MAX_INIT_IMAGES, len(train))).long()]
-    batch = next(sweep(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
-    return pre.normalize(pre.center(batch.images))
+    batch = next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
+    return pre.normalize(pre.center_crop(batch.images))
 
 
 def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from goodfit.core.errors import DataError
-from goodfit.core.fetch import Say, digest, fetch
+from goodfit.core.fetch import Say, fetch, hash_file
 from goodfit.core.files import cache_folder
 from goodfit.core.run import Run
 from goodfit.core.words import format_percent
@@ -80,7 +80,7 @@ def from_file(path: Path) -> Weights:
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f'Expected weights in a file that ends in {", ".join(SUFFIXES)}, received "{path}".')
-    sha256 = digest(path)
+    sha256 = hash_file(path)
     name = next((name for name, about in PUBLISHED.items() if about.file == path.name), "")
     if not name:
         return Weights(str(path), sha256, tensors_in(path))

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError, first_line, unknown_name
 from goodfit.core.files import atomic_writer, cache_folder
-from goodfit.data.dataset import Dataset, SplitName
-from goodfit.data.loader import sweep
+from goodfit.data.dataset import Dataset
+from goodfit.data.index import SplitName
+from goodfit.data.loader import iterate_batches
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.store import hashed
+from goodfit.data.store import hash_fields
 from goodfit.models.weights.stages import head, stages
 from goodfit.training.evaluate import eval_batch_size
 from goodfit.training.noise import evaluating
@@ -48,11 +49,11 @@ class FeatureNet:
         for key, x in self.model.state_dict().items():
             if not key.startswith(f"{name}."):
                 content += [key, str(x.dtype), x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
-        return hashed(*content)
+        return hash_fields(*content)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Stored images uint8 [B, C, H, W] as the net takes them, on its device."""
-        return self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
+        return self.preprocess.normalize(self.preprocess.center_crop(images.to(self.device)))
 
     @contextlib.contextmanager
     def explaining_shapes(self) -> Iterator[None]:
@@ -128,7 +129,7 @@ def compute_features(
         GoodfitError: no space is left.
     """
     key = (net.digest, data.digest, json.dumps(net.preprocess.to_dict()), rows.numpy().tobytes())
-    files = {name: cache_folder() / "features" / f"{hashed(*key, name)}.npy" for name in names}
+    files = {name: cache_folder() / "features" / f"{hash_fields(*key, name)}.npy" for name in names}
     missing = {name: file for name, file in files.items() if not file.is_file()}
     if missing:
         _fill_cache(net, data, rows, missing, progress)
@@ -143,7 +144,7 @@ def _fill_cache(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, P
     try:
         with contextlib.ExitStack() as stack, evaluating(net.model):
             opened = {name: stack.enter_context(atomic_writer(file)) for name, file in files.items()}
-            for batch in sweep(data.pixels, data.labels, rows, len(data.classes), eval_batch_size(*pre.box)):
+            for batch in iterate_batches(data.pixels, data.labels, rows, len(data.classes), eval_batch_size(*pre.box)):
                 with net.explaining_shapes():
                     net.model(net.prepare(batch.images))
                 for name, file in opened.items():

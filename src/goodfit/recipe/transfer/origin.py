@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goodfit.core.parts import Part
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import sweep
+from goodfit.data.loader import iterate_batches
 from goodfit.models.weights.files import Weights
 from goodfit.models.weights.surgery import transplant
 from goodfit.recipe.parts import make_model
@@ -51,6 +51,6 @@ def make_origin(weights: Weights, part: Part, data: Dataset, device: torch.devic
 
 def _compute_statistics(net: FeatureNet, data: Dataset, rows: Tensor) -> None:
     """Compute batch statistics for a net that was never trained, if it has any; without them its maps would grow or fade."""
-    batches = sweep(data.pixels, data.labels, rows, len(data.classes), STATISTICS_IMAGES)
+    batches = iterate_batches(data.pixels, data.labels, rows, len(data.classes), STATISTICS_IMAGES)
     with net.explaining_shapes():
         recompute_statistics(net.model, (net.prepare(batch.images) for batch in batches))
