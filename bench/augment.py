@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
@@ -281,7 +281,7 @@ def photos(folder: Path, others: list[str], seconds: float, n: int = 96) -> bool
 
     def own() -> Tensor:
         chance = Chance.of(0, places, "augment", next(epoch))
-        windows = (ResizedCrop().window(chance, sides, middle, size) / sides.repeat(1, 2)).tolist()
+        windows = (ResizedCrop().draw_windows(chance, sides, middle, size) / sides.repeat(1, 2)).tolist()
         pixels = np.stack([cut(file, window, preprocess) for file, window in zip(files, windows, strict=True)])
         batch = Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), one_hot(places % 10, 10), places)
         return preprocess.normalize(rest(batch, chance, 0.5).images)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from goodfit.augment.apply import Pipeline
 from goodfit.augment.color import Color
 from goodfit.augment.geometry import Geometry
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
@@ -147,7 +147,7 @@ def test_a_part_alone_is_a_function_of_the_batch(name: str) -> None:
     b = batch()
     out = part(b, chance(), 0.5)
     assert out.images.shape == b.images.shape
-    inside = Pipeline((part,), (29, 33))(b, _For(chance(), part_name(part.now(0.5))), 0.5)  # type: ignore[arg-type]
+    inside = Pipeline((part,), (29, 33))(b, _For(chance(), part_name(part.at_progress(0.5))), 0.5)  # type: ignore[arg-type]
     assert torch.equal(out.images, inside.images) and torch.equal(out.targets, inside.targets)
 
 
@@ -173,6 +173,6 @@ def test_whole_pixels_stay_uint8_and_kinds_are_known() -> None:
         part = CATALOG.make(name, "augment")
         out = pipeline(name)(batch(), chance(), 0.5).images
         if isinstance(part, Geometry):
-            assert (out.dtype == torch.uint8) == part.exact
+            assert (out.dtype == torch.uint8) == part.is_exact
         if isinstance(part, Color):
             assert out.dtype == torch.float32

@@ -13,9 +13,8 @@ import torch
 from PIL import Image, ImageOps
 
 import goodfit
-from goodfit.augment.apply import Pipeline
-from goodfit.augment.crop import ResizedCrop, ScaleCrop
-from goodfit.augment.windows import Windowed, windowed
+from goodfit.augment.crop import ResizedCrop, ScaleCrop, WindowCrop, find_early_crop
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
@@ -171,8 +170,8 @@ def test_other_kinds_of_images() -> None:
 # ---- windows -------------------------------------------------------------------------------------------------------------------
 
 
-def drawn(part: Windowed, extents: torch.Tensor, pre: Preprocess, n: int = 0) -> torch.Tensor:
-    return part.window(Chance.of(n, torch.arange(len(extents)), "x"), extents.double(), pre.middle(extents.double()), pre.size)
+def drawn(part: WindowCrop, extents: torch.Tensor, pre: Preprocess, n: int = 0) -> torch.Tensor:
+    return part.draw_windows(Chance.of(n, torch.arange(len(extents)), "x"), extents.double(), pre.middle(extents.double()), pre.size)
 
 
 def test_windows_lie_inside_with_their_area_and_ratio() -> None:
@@ -200,11 +199,11 @@ def test_scale_crops_windows_are_resnets() -> None:
 
 
 @pytest.mark.parametrize("part", [ResizedCrop(), ResizedCrop(area=(0.5, 0.9), p=0.6), ScaleCrop(), ScaleCrop(p=0.5)])
-def test_windows_are_those_of_the_part_on_whole_images(part: Windowed) -> None:
+def test_windows_are_those_of_the_part_on_whole_images(part: WindowCrop) -> None:
     """A pixel's middle at output + 0.5 lies at start + (output + 0.5) * scale of the image."""
     pre, extents = at(32, 24), torch.tensor([[90, 120]]).repeat(64, 1).double()
     chance, middle = Chance.of(3, torch.arange(64), "x"), torch.tensor([29.0, 48.0, 32.0, 24.0], dtype=torch.float64).expand(64, 4)
-    windows = part.window(chance, extents, middle, pre.size)
+    windows = part.draw_windows(chance, extents, middle, pre.size)
     matrix = part.draw(chance, 0.0, (90, 120), (32, 24)).matrix
     for start, side, axis, n in ((0, 2, 1, 32), (1, 3, 0, 24)):
         scale = matrix[:, axis, axis]
@@ -233,12 +232,13 @@ def test_the_middle_is_what_evaluation_sees(height: int, width: int) -> None:
 
 def test_a_crop_behind_flips_alone_is_cut_early() -> None:
     found = {
-        text: windowed(parts(text)) for text in ("resized_crop", "flip | resized_crop | jitter", "crop | resized_crop", "flip", "none")
+        text: find_early_crop(parts(text))
+        for text in ("resized_crop", "flip | resized_crop | jitter", "crop | resized_crop", "flip", "none")
     }
     assert [found[text] and found[text][1] for text in found] == [0, 1, None, None, None]
-    assert windowed(parts("flip | scale_crop"))[1] == 1  # type: ignore[index]
+    assert find_early_crop(parts("flip | scale_crop"))[1] == 1  # type: ignore[index]
     for text in ("erase | resized_crop", "jitter | resized_crop", "ramp(resized_crop)"):
-        assert windowed(parts(text)) is None
+        assert find_early_crop(parts(text)) is None
 
 
 # ---- training batches ----------------------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def built(folder: Path, **words: str) -> Training:
 def test_a_step_in_pieces_has_the_same_images(pictures: Path) -> None:
     whole = built(pictures, storage="files", batch_size="20")
     cut_up = built(pictures, storage="files", batch_size="20", pieces="2")
-    assert isinstance(whole.loader.pixels, Cuts) and whole.plan.augment.cut == 0  # type: ignore[attr-defined]
+    assert isinstance(whole.loader.pixels, Cuts) and whole.plan.augment.early_crop == 0  # type: ignore[attr-defined]
     images = []
     for one in (whole, cut_up):
         epoch, places = one.loader.places(1)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import goodfit
-from goodfit.augment.views import MIDDLE, PLACES, View
+from goodfit.augment.views import CENTER_PLACE, CROP_PLACES, ImageView
 from goodfit.core.errors import UsageError
 from goodfit.core.fetch import digest
 from goodfit.core.run import Run
@@ -67,10 +67,14 @@ class Plain(nn.Module):
 def agree(preprocess: Preprocess, image: np.ndarray, scale: int) -> None:
     """Check that all windows of an image are cut out of Pillow's picture."""
     seen = torch.from_numpy(picture(preprocess, image, scale).copy())[None]
-    found = windows(preprocess, torch.from_numpy(image)[None], scale, PLACES)
+    found = windows(preprocess, torch.from_numpy(image)[None], scale, CROP_PLACES)
     assert found.dtype == torch.uint8
-    for place, pixels in zip(PLACES, found, strict=True):
-        assert torch.equal(pixels, View(scale, place).cut(seen, preprocess.size).permute(0, 3, 1, 2)), (image.shape, preprocess.box, place)
+    for place, pixels in zip(CROP_PLACES, found, strict=True):
+        assert torch.equal(pixels, ImageView(scale, place).crop(seen, preprocess.size).permute(0, 3, 1, 2)), (
+            image.shape,
+            preprocess.box,
+            place,
+        )
 
 
 @pytest.mark.parametrize("aspect", ["crop", "pad", "stretch"])
@@ -93,8 +97,8 @@ def test_pixels_of_the_middle_of_a_panorama() -> None:
 
 def test_a_batch_is_its_images() -> None:
     preprocess, images = Preprocess((16, 16), (18, 18)), torch.from_numpy(photos_of(3, 50, 31))
-    both = windows(preprocess, images, 0, [MIDDLE])
-    assert torch.equal(both, torch.cat([windows(preprocess, image[None], 0, [MIDDLE]) for image in images], dim=1))
+    both = windows(preprocess, images, 0, [CENTER_PLACE])
+    assert torch.equal(both, torch.cat([windows(preprocess, image[None], 0, [CENTER_PLACE]) for image in images], dim=1))
 
 
 class Seen(nn.Module):
@@ -105,7 +109,7 @@ class Seen(nn.Module):
         self.preprocess = preprocess
 
     def forward(self, images: Tensor) -> Tensor:
-        return windows(self.preprocess, images, 0, PLACES)
+        return windows(self.preprocess, images, 0, CROP_PLACES)
 
 
 def test_pixels_of_a_traced_graph_are_those_of_pillow() -> None:
@@ -115,7 +119,7 @@ def test_pixels_of_a_traced_graph_are_those_of_pillow() -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString())
     for number, (height, width) in enumerate(SIZES):
         image = torch.from_numpy(photo(height, width, 4, number)[None])
-        assert np.array_equal(session.run(None, {"images": image.numpy()})[0], windows(preprocess, image, 0, PLACES).numpy())
+        assert np.array_equal(session.run(None, {"images": image.numpy()})[0], windows(preprocess, image, 0, CROP_PLACES).numpy())
 
 
 # ---- files -------------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parameters import weight_parameters
 from goodfit.layers.activation import Elu, Maxout, Prelu, Relu
 from goodfit.layers.data_init import Lsuv, Whitening, whitening_filters
-from goodfit.layers.init import Constant, Dirac, Gaussian, Orthogonal, Zero, calibrate, layers
+from goodfit.layers.init import Constant, Dirac, Gaussian, Orthogonal, Zero, calibrate_init, weight_layers
 from goodfit.losses.binary import Binary
 from goodfit.losses.mse import Mse
 from goodfit.losses.softmax import Softmax
@@ -174,7 +174,7 @@ def test_norm_before_or_after_the_activation(order: str, text: str) -> None:
     net(images(4, 3, 16, 16))
     pairs = list(zip(ran[::2], ran[1::2], strict=True))
     assert set(pairs) == {("BatchNorm", "ReLU") if order == "norm_act" else ("ReLU", "BatchNorm")}
-    inner = [m for m in layers(net) if m is not head(net)[1]]
+    inner = [m for m in weight_layers(net) if m is not head(net)[1]]
     biased = [m.bias is not None for m in inner if m not in [d for n, d in net.named_modules() if "downsample" in n]]
     assert set(biased) == {order == "act_norm"}, "a bias right before a norm would be for nothing"
 
@@ -277,14 +277,14 @@ def test_lsuv_gives_every_hidden_layer_variance_1(text: str) -> None:
     net = build(text.removesuffix(")") + ", init=lsuv)", size=(16, 16))
     before = {name: x.clone() for name, x in net.named_buffers()}
     x = 3 * images(64, 3, 16, 16) + 1
-    calibrate(Lsuv(), net, x)
+    calibrate_init(Lsuv(), net, x)
     assert all(m.training for m in net.modules())
     assert all(torch.equal(b, before[name]) for name, b in net.named_buffers())
     seen = []
-    for layer in layers(net):
+    for layer in weight_layers(net):
         layer.register_forward_hook(lambda m, i, o: seen.append(o.var().item()))
     net.eval()(x)
-    assert len(seen) == len(list(layers(net)))
+    assert len(seen) == len(list(weight_layers(net)))
     assert seen[:-1] == pytest.approx([1.0] * (len(seen) - 1), rel=1e-3)
     assert seen[-1] < 0.2, "the head stays small"
 
@@ -313,7 +313,7 @@ def test_whitening_fills_the_first_conv_and_leaves_the_rest(width: int) -> None:
     text = f"convnet({width}, init=whitening(rest=orthogonal))"
     before, net = build(text, size=(12, 12)), build(text, size=(12, 12))
     x = correlated()
-    calibrate(Whitening(), net, x)
+    calibrate_init(Whitening(), net, x)
     count = min(width, 54)
     filters = whitening_filters(x, torch.Size((3, 3)), Whitening().eps)[:count].float()
     changed = [name for name, p in net.named_parameters() if not torch.equal(p, before.get_parameter(name))]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodfit.core.catalog import Catalog
-from goodfit.layers.init import calibrate
+from goodfit.layers.init import calibrate_init
 from goodfit.models.swift import Swift
 from goodfit.models.weights.stages import head, stages
 
@@ -59,7 +59,7 @@ def test_the_first_layer_whitens(channels: int) -> None:
     part = Swift(8)
     net = build("swift(8)", channels=channels)
     x = smooth(60)[:, :channels]
-    calibrate(part.init, net, x)  # type: ignore[arg-type]
+    calibrate_init(part.init, net, x)  # type: ignore[arg-type]
     with torch.no_grad():
         out = net.get_submodule("whiten.conv")(x)
     n = 4 * channels
@@ -96,7 +96,7 @@ def test_scores_are_scaled_and_taken_at_the_peak() -> None:
 def test_it_fits_some_images_in_a_few_steps() -> None:
     part = Swift(8)
     net, x, labels = build("swift(8)"), smooth(20), torch.arange(20) % 5
-    calibrate(part.init, net, x)  # type: ignore[arg-type]
+    calibrate_init(part.init, net, x)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD(net.parameters(), 0.3, momentum=0.9, nesterov=True)
     for _ in range(25):
         optimizer.zero_grad()

@@ -20,7 +20,7 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.layers.noise import Dropconnect, Dropout, GaussianNoise, StochasticDepth, mask_weights
-from goodfit.layers.pool import FractionalMax, starts
+from goodfit.layers.pool import FractionalMax, window_starts
 from goodfit.losses.softmax import Softmax
 from goodfit.models.anatomy.account import account
 from goodfit.models.resnet import Block
@@ -203,7 +203,7 @@ def test_fractional_pooling_sizes_and_regions(factor: float) -> None:
 def test_fractional_pooling_equals_torchs_and_its_exact_mean(n: int, factor: float) -> None:
     """For every choice of regions what torch's own function gives for the same draw; evaluation is the mean over them all."""
     out = int(n / factor)
-    table, x = starts(n, out), images(1, 2, n, n).double()
+    table, x = window_starts(n, out), images(1, 2, n, n).double()
     last = int(table.max())
     total = torch.zeros(1, 2, out, out, dtype=torch.float64)
     for i, j in itertools.product(range(len(table)), repeat=2):
@@ -225,7 +225,7 @@ def test_the_mean_of_fractional_pooling_is_its_output_at_test() -> None:
 def test_fractional_regions_leave_no_pixel_out() -> None:
     for n in range(2, 50):
         for out in range(n // 2, n):
-            table = starts(n, out)
+            table = window_starts(n, out)
             window = n - int(table.max())
             assert window <= 3
             for row in table:

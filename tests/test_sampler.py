@@ -19,7 +19,7 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader
 from goodfit.data.pixels import RawPixels
 from goodfit.data.sampler import Balanced, Shuffle
-from goodfit.losses.weighted import Weighted
+from goodfit.losses.class_weights import WeightedLoss
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
@@ -162,14 +162,14 @@ def test_class_weights_of_a_recipe(unequal: Dataset) -> None:
 
     def weights(text: str | tuple[float, ...]) -> tuple[float, ...]:
         built = build_training(BASE.but(class_weights=text), unequal)
-        assert isinstance(built.plan.loss, Weighted)
+        assert isinstance(built.plan.loss, WeightedLoss)
         assert built.evaluator.loss == built.plan.loss.loss, "evaluation weighs all images alike"
         return built.plan.loss.weights
 
     assert weights("balanced") == pytest.approx([sum(n) / (3 * x) for x in n])
     assert weights((1, 2, 5)) == (1.0, 2.0, 5.0)
     assert weights(f"{unequal.classes[1]}=4") == (1.0, 4.0, 1.0)
-    assert not isinstance(build_training(BASE, unequal).plan.loss, Weighted)
+    assert not isinstance(build_training(BASE, unequal).plan.loss, WeightedLoss)
     assert BASE.but_text({"class_weights": "(1, 2, 5)"}).class_weights == (1.0, 2.0, 5.0)
     assert BASE.but_text({"class_weights": "cat=2, dog=0.5"}).class_weights == "cat=2, dog=0.5"
 
@@ -182,7 +182,7 @@ def test_class_weights_go_through_toml(tmp_path: Path) -> None:
 
 def test_penalties_on_layers_that_are_not_there_are_said_before_training(unequal: Dataset) -> None:
     build_training(BASE.but(penalty="l2(0.1, layers=head) | l1"), unequal, load_catalog())
-    with pytest.raises(UsageError, match='none in "haed"'):
+    with pytest.raises(UsageError, match='received "haed"'):
         build_training(BASE.but(penalty="l2(0.1, layers=haed)"), unequal, load_catalog())
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from goodfit.augment.apply import Pipeline
 from goodfit.augment.flip import Flip
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import Chance
 from goodfit.core.reporter import SilentReporter
 from goodfit.recipe.recipe import Recipe

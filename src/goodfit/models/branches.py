@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import NonNegative
 from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He, None_, start
+from goodfit.layers.init import He, None_, initialize
 from goodfit.layers.noise import Dropout
 from goodfit.layers.norm import Batch
 from goodfit.models.blocks import Kernel, Look, Stem, conv, named
@@ -86,4 +86,4 @@ class Branching(Model):
 def calm(heads: Sequence[nn.Linear]) -> None:
     """Make auxiliary heads small, as the head is, so that their first losses are near ln K too."""
     for last in heads:
-        start(last, None_(), last)
+        initialize(last, None_(), last)

@@ -14,7 +14,7 @@ from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import Count
 from goodfit.layers import norm
 from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He, start
+from goodfit.layers.init import He, initialize
 from goodfit.layers.noise import Dropout
 from goodfit.layers.norm import normalizes
 from goodfit.models.blocks import Look, Stem, biased, linear_norm_act, named, small_stem
@@ -38,7 +38,7 @@ def map_of(features: nn.Module, channels: int, size: tuple[int, int]) -> tuple[i
 
 def start_calm(net: nn.Module, norm: Norm, init: Init, head: nn.Linear) -> None:
     """Initialize a net of this norm. Max pools pick what is large, so without a norm the head sees large numbers: it starts smaller."""
-    start(net, init, head)
+    initialize(net, init, head)
     if not normalizes(norm):
         with torch.no_grad():
             head.weight.mul_(CALM)

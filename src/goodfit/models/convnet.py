@@ -10,7 +10,7 @@ from goodfit.core.contracts import Activation, Init, Model, Noise, Norm, Pool
 from goodfit.core.settings import Count
 from goodfit.layers import noise
 from goodfit.layers.activation import Gelu
-from goodfit.layers.init import He, start
+from goodfit.layers.init import He, initialize
 from goodfit.layers.noise import mask_weights
 from goodfit.layers.norm import Batch
 from goodfit.layers.pool import Max, factor_of
@@ -56,7 +56,7 @@ class Convnet(Model):
             side = int(side / factor_of(self.pool))
         head = mask_weights(self.drop, nn.Linear(widths[-1], classes))
         net = named({**parts, "pool": pooled(), "drop": self.drop(), "head": head})
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         return net
 
     def _stage(self, n_in: int, n_out: int, look: Look) -> nn.Module:

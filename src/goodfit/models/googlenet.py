@@ -10,7 +10,7 @@ from torch import nn
 from goodfit.core.contracts import Noise
 from goodfit.core.settings import NonNegative
 from goodfit.layers.activation import width_of
-from goodfit.layers.init import start
+from goodfit.layers.init import initialize
 from goodfit.layers.noise import Dropout, mask_weights
 from goodfit.models.blocks import Look, Order, named, small_stem
 from goodfit.models.branches import Branches, Branching, Tapped, calm, unit
@@ -77,7 +77,7 @@ class Googlenet(Branching):
         head = mask_weights(self.drop, nn.Linear(n, classes))
         tail = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "dropout": self.drop(), "fc": head}
         net = Tapped({**parts, **extra, **tail}, TAPS if self.aux else {}, self.aux, GROUPS)
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         calm([m.get_submodule("fc2") for m in extra.values()])  # type: ignore[misc]
         return net
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.layers.init import start
+from goodfit.layers.init import initialize
 from goodfit.layers.noise import mask_weights
 from goodfit.models.blocks import Kernel, Look, Order, named, small_stem
 from goodfit.models.branches import Branches, Branching, Tapped, calm, unit
@@ -126,7 +126,7 @@ class InceptionV3(Branching):
         head = mask_weights(self.drop, nn.Linear(n, classes))
         tail = {"avgpool": nn.AdaptiveAvgPool2d(1), "dropout": self.drop(), "flatten": nn.Flatten(), "fc": head}
         net = Tapped({**parts, **tail}, {TAPPED: TAP} if self.aux else {}, self.aux, GROUPS)
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         calm([m.get_submodule("fc") for m in extra.values()])  # type: ignore[misc]
         return net
 

@@ -10,7 +10,7 @@ from torch import nn
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.layers import noise, norm
 from goodfit.layers.activation import Tanh, width_of
-from goodfit.layers.init import Xavier, start
+from goodfit.layers.init import Xavier, initialize
 from goodfit.models.blocks import Look, biased, linear_norm_act, named, needs_size
 from goodfit.models.classic import map_of
 
@@ -50,7 +50,7 @@ class Lenet(Model):
         parts["fc2"] = linear_norm_act(120, 84, plain, self.drop)
         head = nn.Linear(84, classes)
         net = named({**parts, "head": head})
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         return net
 
     def _conv(self, n_in: int, n: int, border: int) -> nn.Module:

@@ -8,7 +8,7 @@ import math
 from torch import nn
 
 from goodfit.core.contracts import Init, Model
-from goodfit.layers.init import He, start
+from goodfit.layers.init import He, initialize
 from goodfit.models.blocks import named
 
 
@@ -27,5 +27,5 @@ class Linear(Model):
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         head = nn.Linear(channels * math.prod(size), classes)
         net = named({"flatten": nn.Flatten(), "head": head})
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         return net

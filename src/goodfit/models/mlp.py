@@ -11,7 +11,7 @@ from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import Count
 from goodfit.layers import noise, norm
 from goodfit.layers.activation import Relu
-from goodfit.layers.init import He, start
+from goodfit.layers.init import He, initialize
 from goodfit.models.blocks import Look, Order, linear_norm_act, named
 
 
@@ -38,5 +38,5 @@ class Mlp(Model):
         layers = {f"layer{i}": linear_norm_act(widths[i - 1], widths[i], look, self.drop) for i in range(1, len(widths))}
         head = nn.Linear(widths[-1], classes)
         net = named({"flatten": nn.Flatten(), **layers, "head": head})
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         return net

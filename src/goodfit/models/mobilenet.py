@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import Positive
 from goodfit.layers import noise
-from goodfit.layers.activation import width_of
-from goodfit.layers.init import He, start
-from goodfit.layers.noise import Dropout, at_depth, mask_weights
+from goodfit.layers.activation import Relu6, width_of
+from goodfit.layers.init import He, initialize
+from goodfit.layers.noise import Dropout, mask_weights, scale_to_depth
 from goodfit.layers.norm import Batch, normalizes
-from goodfit.layers.relu6 import Relu6
 from goodfit.models.blocks import Kernel, Look, Net, Order, Stem, conv, small_stem, soften
 
 STAGES = (  # how much wider the inside of a block is than its input; channels, blocks, and stride of the first
@@ -85,7 +84,7 @@ class MobilenetV2(Model):
             groups[f"stage{i}"] = tuple(f"features.{len(features) + j}" for j in range(length))
             for j in range(length):
                 step = 1 if j or (small and i == 2) else stride
-                branch = at_depth(self.branch, len(features) / blocks)
+                branch = scale_to_depth(self.branch, len(features) / blocks)
                 features.append(InvertedResidual(n, n := rounded(width * self.width), step, expansion, look, branch))
         top = rounded(TOP * max(1.0, self.width))
         groups["top"] = (f"features.{len(features)}",)
@@ -93,7 +92,7 @@ class MobilenetV2(Model):
         head = mask_weights(self.drop, nn.Linear(top, classes))
         parts = {"features": nn.Sequential(*features), "avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         net = Net({**parts, "classifier": nn.Sequential(self.drop(), head)}, groups)
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         if not normalizes(self.norm):
             soften([m.conv[-2] for m in features if isinstance(m, InvertedResidual) and m.adds])  # type: ignore[misc]
         return net

@@ -9,7 +9,7 @@ from torch import nn
 
 from goodfit.core.contracts import Activation, Init, Model
 from goodfit.layers.activation import Sigmoid, width_of
-from goodfit.layers.init import He, start
+from goodfit.layers.init import He, initialize
 from goodfit.models.blocks import named
 
 
@@ -32,5 +32,5 @@ class Perceptron(Model):
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         head = nn.Linear(channels * math.prod(size), classes * width_of(self.act))
         net = named({"flatten": nn.Flatten(), "units": named({"linear": head, "act": self.act()})})
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         return net

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.layers import noise
 from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He, start
-from goodfit.layers.noise import at_depth, mask_weights
+from goodfit.layers.init import He, initialize
+from goodfit.layers.noise import mask_weights, scale_to_depth
 from goodfit.layers.norm import Batch, normalizes
 from goodfit.models.blocks import Look, Net, Order, Stem, conv, small_stem, soften
 
@@ -168,7 +168,7 @@ class Resnet(Model):
         head = mask_weights(self.drop, nn.Linear(n_out, classes))
         tail = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "drop": self.drop(), "fc": head}
         net = Net({**parts, **tail}, groups(list(parts)))
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         if not normalizes(self.norm) and self.shortcut != "none":
             soften([m.get_submodule(f"conv{m.length}") for m in net.modules() if isinstance(m, Block)])  # type: ignore[misc]
         return net
@@ -190,7 +190,7 @@ class Resnet(Model):
     def _noises(self) -> Iterator[Noise]:
         """The noise of each branch, by the block's share of the depth."""
         total = sum(BLOCKS[self.depth])
-        return (at_depth(self.branch, (i + 1) / total) for i in range(total))
+        return (scale_to_depth(self.branch, (i + 1) / total) for i in range(total))
 
     def _shortcut(self) -> Shortcut:
         if self.shortcut != "auto":

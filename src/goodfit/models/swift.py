@@ -12,7 +12,7 @@ from goodfit.core.settings import Count, Positive
 from goodfit.layers import noise
 from goodfit.layers.activation import Gelu, width_of
 from goodfit.layers.data_init import Whitening
-from goodfit.layers.init import start
+from goodfit.layers.init import initialize
 from goodfit.layers.noise import mask_weights
 from goodfit.layers.norm import Batch
 from goodfit.layers.pool import Max
@@ -87,7 +87,7 @@ class Swift(Model):
             parts[f"group{groups}"], n_in, side = named({"first": pooled, "second": second}), n, side // 2
         head = mask_weights(self.drop, nn.Linear(n_in, classes, bias=False))
         net = named({**parts, "peak": Peak(), "scale": Scaled(self.scale), "drop": self.drop(), "head": head})
-        start(net, self.init, head)
+        initialize(net, self.init, head)
         if self.identity:
             hand_on(net)
         return net

@@ -1,4 +1,4 @@
-"""Trained classifiers at work: one or several of them, with the views, temperature and weight of each; needs no data and no training code."""
+"""Trained classifiers at work: one or several, with the views, temperature and weight of each; needs neither data nor training code."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Predictor:
     classes: tuple[str, ...]
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
-        """Predict the classes of paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); of one or any sequence (an array [N, H, W, C] too).
+        """Predict the classes of one image or any sequence: paths, PIL images, arrays uint8 [H, W] or [H, W, C], or an array [N, H, W, C].
 
         An image that cannot be read gets a prediction with its `problem`, and the others go on.
 

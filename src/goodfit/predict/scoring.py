@@ -1,4 +1,4 @@
-"""Scores of answers averaged at test time, over views of an image or noisy passes (the lecture: train y = f(x, z), test by the mean over z)."""
+"""Scores of answers averaged at test time, over views or noisy passes (the lecture: train y = f(x, z), test by the mean over z)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import MASK64, fold
 from goodfit.core.contracts import Facts, Sampler
 from goodfit.core.device import memory_format, seed_noise, select_device
@@ -20,8 +20,8 @@ from goodfit.core.progress import Length, Lengths, Period
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader, sweep
 from goodfit.data.preprocess import Preprocess
-from goodfit.layers.init import DataInit, calibrate
-from goodfit.losses.weighted import weighted
+from goodfit.layers.init import DataInit, calibrate_init
+from goodfit.losses.class_weights import with_class_weights
 from goodfit.optim.groups import optimizer_for, with_peaks
 from goodfit.recipe.early_crops import crop_early
 from goodfit.recipe.full_batch import check_full_batch, check_inactive_parts
@@ -73,14 +73,14 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
     model = _build_model(recipe, bound["model"], data, device)
     warnings = (*check_full_batch(recipe, bound, model, images), *check_inactive_parts(bound["augment"], facts.channels))
     if isinstance(init := getattr(bound["model"], "init", None), DataInit):
-        calibrate(init, model, init_images(data, device))
+        calibrate_init(init, model, init_images(data, device))
     notes = memorize_images(bound["model"], model, data)
     evaluator, schedule = RowEvaluator(data, bound["loss"], device), compose(bound["schedule"])
     penalties: Any = pipe_parts(bound["penalty"])
     for penalty in penalties:
         penalty(model)  # one on layers that do not exist is refused now
     plan = Plan(
-        loss=weighted(bound["loss"], recipe.class_weights, facts),  # type: ignore[arg-type]
+        loss=with_class_weights(bound["loss"], recipe.class_weights, facts),  # type: ignore[arg-type]
         lengths=lengths,
         augment=Pipeline(pipe_parts(bound["augment"]), size, early_crop),  # type: ignore[arg-type]
         normalize=normalizer(data.preprocess, recipe.layout),

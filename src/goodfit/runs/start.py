@@ -90,8 +90,8 @@ def refuse_changes(run: Run, asked: Recipe) -> None:
     changed = [key for key, value in asked.plain().items() if before.get(key, value) != value and key not in CHANGEABLE_ON_RESUME]
     if changed:
         raise UsageError(
-            f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only {", ".join(CHANGEABLE_ON_RESUME)} may change.'
-            f" Give another --out to start anew."
+            f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only'
+            f" {', '.join(CHANGEABLE_ON_RESUME)} may change. Give another --out to start anew."
         )
 
 
@@ -129,7 +129,9 @@ def require_same_data(run: Run, data: Dataset) -> None:
     """
     before = run.read("about.json")["data"]
     if (before["digest"], before["split_digest"]) != (data.digest, data.splits.digest):
-        raise DataChanged(f'The images of "{data.name}" or their splits have changed since "{run.path}" started; start anew with another --out.')
+        raise DataChanged(
+            f'The images of "{data.name}" or their splits have changed since "{run.path}" started; start anew with another --out.'
+        )
 
 
 def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:

@@ -97,7 +97,8 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     if lengths.t(0, time.time() - options.started) >= 1:
         raise GoodfitError(
             f"The budget of {prepared.recipe.budget} was over before the first step: packing the images took"
-            f" {format_duration(prepared.packed - options.started)}. They are packed now: run the same command again, or give a longer budget."
+            f" {format_duration(prepared.packed - options.started)}. They are packed now: run the same command again,"
+            " or give a longer budget."
         )
     run = Run.new(options.out, prepared.data.name)
     with owning(run):
@@ -241,5 +242,3 @@ def request_lr_factor(run: Run, factor: float) -> Path:
     if (state := run.read("about.json").get("state")) != "running":
         raise UsageError(f'Expected "{run.path}" to be a run that is training now, but it is {state}.')
     return ManualLrFactor(run.path / manual_lr.FOLDER).request(factor)
-
-

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.parts import pipe_parts, spell
@@ -81,7 +81,7 @@ def _preview_parts(pipe: Sequence[Any], batch: Batch, data: Dataset, t: float) -
     """A row for each part: the image it changes most, then that image augmented by the part alone at each strength, by the same chance."""
     rows, originals = [], batch.but(images=data.preprocess.center(batch.images))
     for part in pipe:
-        now = part.now(t)
+        now = part.at_progress(t)
         augmented = [
             Pipeline((now.scaled(strength),), data.preprocess.size)(batch, Chance.of(0, torch.arange(len(batch)), "show"), t)
             for strength in STRENGTHS

@@ -16,7 +16,7 @@ from goodfit.training.rules.trainable import All
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of training from progress `start` on: the parameters that are trained, and the norms whose statistics stay fixed, by name."""
+    """A stretch of training from progress `start` on: the names of the parameters that are trained and of the norms that stay fixed."""
 
     start: float
     trainable: frozenset[str]
@@ -58,7 +58,7 @@ def phase_at(phases: tuple[Phase, ...], t: float) -> Phase | None:
 
 
 def set_trainable(model: nn.Module, phases: tuple[Phase, ...], t: float) -> None:
-    """Enable gradients for the parameters trained at progress t, and freeze the rest: no gradient, decay, momentum or statistics move it."""
+    """Enable gradients for the parameters trained at progress t; nothing moves the rest, neither decay nor momentum nor statistics."""
     phase = phase_at(phases, t)
     if phase is None:
         return

@@ -74,7 +74,7 @@ class Snapshots:
         return self.folder / f"{step:08d}.safetensors"
 
     def prune(self, state: State) -> None:
-        """Delete files that are no snapshot of this training: those of steps that a resume under a budget in minutes did not reach again."""
+        """Delete files that are no snapshot of this training: of steps that a resume under a budget in minutes did not reach again."""
         kept = {self.path(step) for step in state.snapshots}
         for file in self.folder.glob("*"):
             if file.with_suffix(".safetensors") not in kept:

@@ -27,8 +27,8 @@ MAX_PROBED_IMAGES = 4000
 # Below this a linear classifier on fixed features is as good as training them: at 3 images it was level with training stages, at 9 it
 # was 4 points behind; Chen et al. 2019 find it level at 1 and 5.
 MIN_IMAGES_TO_TRAIN_STAGES = 5
-# Below this it is little data. On different data training half of the stages was level with training all at 9 and at 43 images, and 5 points
-# behind at 170; the fewer learn, the less can be overfitted.
+# Below this it is little data. On different data training half of the stages was level with training all at 9 and at 43 images, and 5
+# points behind at 170; the fewer learn, the less can be overfitted.
 LITTLE_DATA = 25
 # From here on even similar data gains by training all stages at the full rate: it was 1.5 points behind half of them at 43 images, level
 # at 170 and 3 points ahead at 850.
@@ -229,8 +229,8 @@ def decide(origin: Origin, probes: tuple[StageProbe, ...], right: dict[str, Tens
     reasons = (
         f"{per_class:g} training images per class are {amount} data (the limit is {LITTLE_DATA}).",
         f"On {last.name} a linear probe gets {pretrained} right with the pretrained weights, {random} with random weights, and"
-        f" {format_percent(chance)} by always naming the commonest class: {avoided} ± {format_percent(error)} of the errors of random weights"
-        f" are avoided, so the data is {kinship} (the limit is {format_percent(MIN_SIMILARITY, 0)}{doubt}).",
+        f" {format_percent(chance)} by always naming the commonest class: {avoided} ± {format_percent(error)} of the errors of random"
+        f" weights are avoided, so the data is {kinship} (the limit is {format_percent(MIN_SIMILARITY, 0)}{doubt}).",
         *([f"{best.name} serves better than {last.name}, which is too specific to the source."] if earlier_is_better else []),
         why,
     )

@@ -75,7 +75,8 @@ class SoftmaxRegression:
     def minimize(self, tolerance: float) -> Tensor:
         """Find theta [K, D + 1] where the loss is at most about `tolerance` above its minimum.
 
-        Where the curvature is l2 or more the loss is within |gradient|^2 / (2 l2) of its minimum; the fit also ends where steps no longer lower it.
+        Where the curvature is l2 or more the loss is within |gradient|^2 / (2 l2) of its minimum; the fit also ends where steps no longer
+        lower it.
         """
         steps = LbfgsSteps([{"params": [self.theta]}], history=LBFGS_HISTORY)
         losses: list[float] = []

@@ -54,8 +54,8 @@ def find_candidates(names: Sequence[str | Path], final: bool = False) -> list[Ca
         raise UsageError(f"Expected each model once, received {list_some(list(dict.fromkeys(duplicates)))} twice.")
     if len(candidates) < 2:
         raise UsageError(
-            f"Expected two models or more, received {f'{candidates[0].name} alone' if candidates else 'none'}: name more runs, or one trained"
-            " with --snapshots."
+            f"Expected two models or more, received {f'{candidates[0].name} alone' if candidates else 'none'}: name more runs, or one"
+            " trained with --snapshots."
         )
     first = candidates[0]
     for other in candidates:
@@ -112,7 +112,8 @@ def align_predictions(candidates: Sequence[Candidate]) -> list[Predictions]:
         if result and (labels != result[0].labels).any():
             wrong = names[int(np.flatnonzero(labels != result[0].labels)[0])]
             raise DataError(
-                f'"{candidates[0].name}" and "{one.name}" were trained on different labels, such as that of {wrong}: they cannot be combined.'
+                f'"{candidates[0].name}" and "{one.name}" were trained on different labels, such as that of {wrong}:'
+                " they cannot be combined."
             )
         result.append(Predictions(np.array(names, dtype=np.str_), labels, shares.numpy(), first.classes))
     return result

@@ -91,7 +91,7 @@ def make_ensemble(
 
 
 def best_single(candidates: Sequence[Candidate], answers: Sequence[Predictions]) -> int:
-    """The index of the best single model: by the images that all validated on, else by those that each validated on; the first of equals."""
+    """The index of the best single model, by the images that all validated on, else by those of each; the first of equals."""
     judged = answers if len(answers[0].names) else [one.answers for one in candidates]
     scores = [score(one.probabilities.astype(np.float64), one.labels) for one in judged]
     return max(range(len(scores)), key=scores.__getitem__)
