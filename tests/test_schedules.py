@@ -16,6 +16,7 @@ from goodfit.schedules.compose import ComposedSchedule, compose
 from goodfit.schedules.cycles import Sgdr
 from goodfit.schedules.decays import Exponential, Inverse, MultiStep, Polynomial
 from goodfit.schedules.shapes import Cosine, OneCycle, Step, Warmup
+from tests.support.laws import holds_for
 
 CATALOG = Catalog(["goodfit.schedules"])
 NAMES = list(CATALOG.kinds["schedule"])
@@ -40,14 +41,14 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@holds_for(TEXTS)
 def test_factors_are_in_range(text: str) -> None:
     schedule = made(text)
     assert all(0 <= schedule(i / 1000) <= 1 for i in range(1001))
     assert all(isinstance(schedule(t), float) for t in (0.0, 1.0))
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@holds_for(TEXTS)
 def test_right_at_its_landmarks(text: str) -> None:
     schedule = made(text)
     landmarks = schedule.landmarks()
@@ -57,14 +58,13 @@ def test_right_at_its_landmarks(text: str) -> None:
         assert schedule(t) == pytest.approx(factor, abs=1e-6), t
 
 
-@pytest.mark.parametrize("name", NAMES)
+@holds_for(NAMES)
 def test_holds_its_last_factor_after_its_length(name: str) -> None:
     schedule = made(f"{name}(length=0.4)")
     assert schedule(0.4) == pytest.approx(schedule(0.7)) == pytest.approx(schedule(1.0))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("length", ["3 epochs", "300 steps", "9600 examples", "0.1", 0.1])
+@holds_for({f"{name}({length!r})": (name, length) for name in NAMES for length in ("3 epochs", "300 steps", "9600 examples", "0.1", 0.1)})
 def test_same_for_epochs_steps_and_shares(name: str, length: str | float) -> None:
     part = CATALOG.kinds["schedule"][name](length=length)
     bound = compose((part | Cosine()).bind(facts("30 epochs")))
