@@ -472,7 +472,7 @@ def test_bfgs_refuses_what_its_matrix_would_not_fit() -> None:
 def test_sentences_of_wrong_use() -> None:
     for part in PARTS:
         optimizer = make_optimizer(linear(), part)
-        with pytest.raises(UsageError, match=r"call step\(closure\), received no closure"):
+        with pytest.raises(UsageError, match=r"expected step\(closure\), received no closure"):
             optimizer.step()
         with pytest.raises(UsageError, match="expected no rates by stage"):
             make_optimizer(linear(), part, {"1": 0.1})
