@@ -112,6 +112,7 @@ class Seen(nn.Module):
         return resize_windows(self.preprocess, images, 0, CROP_PLACES)
 
 
+@pytest.mark.slow
 def test_pixels_of_a_traced_graph_are_those_of_pillow() -> None:
     """In ONNX Runtime, whose sines and sums are its own."""
     preprocess = Preprocess((16, 17), (18, 21), 4, "crop")

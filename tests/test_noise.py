@@ -288,7 +288,7 @@ NETS = [
     "mlp((16,), drop=gaussian_noise(0.5))",
     "convnet(4, pool=fractional_max(1.5), act=prelu)",
     "convnet(4, drop=stochastic_depth(0.3, ramp='linear'), act=maxout, order='act_norm')",
-    "resnet(branch=stochastic_depth(0.5, ramp='linear'))",
+    "resnet(20, branch=stochastic_depth(0.5, ramp='linear'))",
 ]
 
 
