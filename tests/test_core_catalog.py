@@ -20,7 +20,7 @@ from goodfit.recipe.parts import load_catalog
 
 KNOWN = load_catalog()
 ALL = [(kind, name, cls) for kind, found in sorted(KNOWN.kinds.items()) for name, cls in sorted(found.items())]
-SEATS = {"activation", "augment", "average", "brake", "init", "loss", "model", "noise", "norm", "optimizer", "penalty", "pool"}
+SEATS = {"activation", "augment", "average", "init", "loss", "model", "noise", "norm", "optimizer", "penalty", "plateau", "pool"}
 SEATS |= {"probe", "rates", "sampler", "schedule", "stop", "trainable", "views"}
 LITERALS = (int, float, str, bool, tuple, type(None))
 
@@ -158,7 +158,7 @@ class Shapes(Part):
     b: int = 0
     word: str = ""
     pair: tuple[float, float] = (0.0, 0.0)
-    takes_many: tuple[int, ...] = ()
+    many: tuple[int, ...] = ()
     choice: Literal["x", "y"] = "x"
     maybe: float | None = None
 

@@ -52,13 +52,13 @@ AROUND: dict[Any, dict[str, Any]] = {
     "views": {"model": "convnet(2)", "budget": "2 steps"},
     ("noise", "stochastic_depth"): {"model": "resnet(18)", "budget": "2 steps"},
     ("average", "swa"): {"schedule": "constant"},
-    ("brake", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
+    ("plateau", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
 }
 SLOT = {("noise", "stochastic_depth"): "branch"}  # which setting of the model, where several take the kind
 
 # Settings that let the others of their part be seen; they hold for every training of that part.
 WITH: dict[tuple[str, str], dict[str, Any]] = {
-    ("brake", "plateau"): {"patience": 1, "factor": 0.5},
+    ("plateau", "plateau"): {"patience": 1, "factor": 0.5},
     ("stop", "patience"): {"evaluations": 2},
     ("norm", "group"): {"groups": 2},
     ("rates", "by_stage"): {"stages": ("layer1",), "factors": (0.5,)},
