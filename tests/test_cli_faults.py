@@ -280,8 +280,10 @@ def test_a_damaged_model(finished: Path, photos: Path, tmp_path: Path, verb: str
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    """`goodfit describe ... | head -1`."""
-    words = f"{sys.executable} -m goodfit describe 'resnet(152)' | head -1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, check=False)
+    """`goodfit describe ... | head -1`, whose reader has left before the first word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "goodfit", "describe", "linear"]
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 1

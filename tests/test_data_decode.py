@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -17,6 +18,7 @@ from goodfit.data.decode import BrokenImage
 from goodfit.data.headers import read_headers
 from goodfit.data.preprocess import Preprocess, choose_box_size
 from goodfit.data.sources import index_images
+from tests.support.laws import holds_for
 
 
 def smooth_image(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -52,7 +54,7 @@ MODES = {  # what Pillow can write
 OPTIONS: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
-@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes.split()])
+@holds_for({f"{kind} {mode}": (kind, mode) for kind, modes in MODES.items() for mode in modes.split()})
 def test_formats_equal_pillow(kind: str, mode: str) -> None:
     image = Image.fromarray(smooth_image(20, 30, 4), "RGBA")
     image = image.convert("LA").convert("PA") if mode == "PA" else image.convert(mode)
@@ -112,9 +114,7 @@ def png_file(width: int, height: int, bits: int, color: int, content: bytes) -> 
 # ---- which way is up -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("aspect", ["crop", "pad", "stretch"])
+@holds_for({str(case): case for case in itertools.product(("JPEG", "PNG", "WEBP", "TIFF"), range(1, 9), ("crop", "pad", "stretch"))})
 def test_orientation_is_applied_as_pillow_does(kind: str, orientation: int, aspect: str) -> None:
     exif = Image.Exif()
     exif[0x010F] = "a maker whose name comes first"

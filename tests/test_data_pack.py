@@ -7,8 +7,6 @@ import errno
 import io
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,6 +29,7 @@ from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
 from tests.support.photos import make_photos
+from tests.support.process import Forked, wait_until
 
 PREPROCESS = Preprocess((16, 12), (18, 14))
 UNLIMITED = 1 << 40
@@ -158,30 +157,18 @@ def test_too_little_space_is_said_before_the_work(own_cache: Path, photos: Path,
         pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
 
 
-SLOW_PACKING = """
-import sys, time
-from goodfit.data.headers import read_headers
-from goodfit.data.pack import pack_images
-from goodfit.data.preprocess import Preprocess
-from goodfit.data.sources import index_images
-def slowly(done, n):
-    print(done, flush=True)
-    time.sleep(float(sys.argv[2]))
-packed = pack_images(read_headers(index_images(sys.argv[1])), Preprocess((16, 12), (18, 14)), 1 << 40, 1, slowly)
-print("digest", packed.digest, flush=True)
-"""
+def pack_slowly(photos: Path, pause: float) -> None:
+    def report(done: int, n: int) -> None:
+        print(done, flush=True)
+        time.sleep(pause)
 
-
-def start_packing(photos: Path, pause: float) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", SLOW_PACKING, str(photos), str(pause)], stdout=subprocess.PIPE, text=True)
+    print("digest", pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED, 1, report).digest)
 
 
 def test_a_killed_packing_goes_on_where_it_stopped(own_cache: Path, photos: Path) -> None:
-    process = start_packing(photos, 60)
-    assert process.stdout is not None and process.stdout.readline() == "32\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    process = Forked(own_cache / "packer", pack_slowly, photos, 60)
+    wait_until(lambda: process.out == "32\n")
+    process.kill()
     partial = next((cache_folder() / "packed").glob("*partial"))
     with (partial / BLOB).open("ab") as blob, (partial / JOURNAL).open("ab") as lines:
         blob.write(b"torn")  # what a kill in the middle of a write leaves
@@ -206,9 +193,9 @@ def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own_cache: Path, tmp_
 
 
 def test_two_processes_at_once_make_one_whole_pack(own_cache: Path, photos: Path) -> None:
-    processes = [start_packing(photos, 0.2) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
-    assert all(process.returncode == 0 for process in processes)
+    processes = [Forked(own_cache / f"packer{k}", pack_slowly, photos, 0.2) for k in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    outputs = [process.out.split() for process in processes]
     assert outputs[0][-1] == outputs[1][-1]
     assert sorted(len(words) for words in outputs) == [2, 5]  # one packed, the other waited and found it
     found = read_headers(index_images(str(photos)))

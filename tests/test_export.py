@@ -130,7 +130,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain module that looks twice and is calibrated, the same from another seed, and a linear model of another shape."""
     root = tmp_path_factory.mktemp("exports")
     for name, seed in (("plain", "0"), ("again", "1")):
-        assert train(photos, root / name, model="test_export.Plain", size="16", views="flip_pair", seed=seed).code == 0
+        assert train(photos, root / name, model="tests.test_export.Plain", size="16", views="flip_pair", seed=seed).code == 0
     assert train(photos, root / "linear", size="12x14", aspect="pad", loss="mse").code == 0
     Run(root / "plain").update("config.json", {"temperature": 1.7})
     return root

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
 from tests.support.photos import make_photos
+from tests.support.process import start_command
 
 
 def index_of(labels: np.ndarray, splits: np.ndarray | None = None) -> Index:
@@ -207,17 +206,16 @@ def test_folds_from_python_leave_their_page(photos: Path, tmp_path: Path) -> Non
 
 def test_a_fold_that_was_killed_goes_on_as_if_it_never_was(photos: Path, tmp_path: Path) -> None:
     """The whole command, killed with -9 in the middle of the second fold's training."""
-    changes = {"budget": "150 epochs", "save_every": "5 steps"}
+    changes = {"budget": "40 epochs", "save_every": "5 steps", "evaluate_every": "10 epochs"}
     assert train(photos, tmp_path / "whole", "--folds", "2", **changes).code == 0
     options = [word for key, value in {**FAST, **changes}.items() for word in (f"--{key.replace('_', '-')}", value)]
-    words = [sys.executable, "-m", "goodfit", "train", str(photos), "--folds", "2", *options, "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    words = ["train", photos, "--folds", "2", *options, "--out", tmp_path / "killed"]
+    process = start_command(tmp_path / "words", *words)
     second = tmp_path / "killed" / "fold-2" / "checkpoints"
     while not list(second.glob("*.json")):
         assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
+        time.sleep(0.002)
     process.kill()
-    process.wait()
     assert Run(tmp_path / "killed").read("folds.json")["state"] == "running"
     first = (tmp_path / "killed" / "fold-1" / "model.safetensors").stat().st_mtime_ns
     again = train(photos, tmp_path / "killed", "--folds", "2", "--resume", "auto", **changes)

@@ -23,7 +23,7 @@ from goodfit.losses.penalty import L1, L2, ElasticNet
 from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
 from goodfit.optim.first_order import Sgd
-from goodfit.optim.groups import optimizer_for
+from goodfit.optim.groups import make_optimizer
 from goodfit.training.gradient import cut, gradient
 from goodfit.training.state import Plan, State
 from goodfit.training.step import Objective
@@ -270,7 +270,7 @@ def test_l2_is_weight_decay_of_twice_the_strength_for_sgd() -> None:
     for decay, penalties in ((0.2, ()), (0.0, (L2(0.1),))):
         torch.manual_seed(0)
         model = nn.Linear(4, 3).double()
-        optimizer = optimizer_for(model, Sgd(0.1, weight_decay=decay))
+        optimizer = make_optimizer(model, Sgd(0.1, weight_decay=decay))
         for _ in range(10):
             optimizer.zero_grad()
             gradient(model, iter([Batch(x, one_hot(y, 3).double(), torch.arange(20))]), 20, Softmax(), penalties)

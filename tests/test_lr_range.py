@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from goodfit.optim.groups import optimizer_for
+from goodfit.optim.groups import make_optimizer
 from goodfit.recipe.parts import load_catalog
 from goodfit.terminal.sketch import sketch_curve
 from goodfit.training.freezing import freezing_phases
@@ -120,7 +120,7 @@ def test_any_optimizer_can_be_swept_and_trains_on_as_if_it_had_not(text: str) ->
     for swept in (False, True):
         model = net()
         part: Any = load_catalog().make(text, "optimizer")
-        state = State.start(model, optimizer_for(model, part))
+        state = State.start(model, make_optimizer(model, part))
         used = (
             plan("2 epochs", trainable=freezing_phases(load_catalog().make("head(0.5) | all", "trainable"), model))
             if text == "adamw"

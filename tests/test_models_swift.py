@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from goodfit.core.catalog import Catalog
 from goodfit.layers.init import calibrate_init
 from goodfit.models.swift import Swift
-from goodfit.models.weights.stages import head, stages
+from goodfit.models.weights.stages import find_head, find_stages
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 
@@ -39,8 +39,8 @@ def test_it_is_the_net_of_airbench() -> None:
         m.register_forward_hook(lambda m, inputs, output: sides.append(output.shape[-1]))
     net(torch.empty(2, 3, 32, 32, device="meta"))
     assert sides == [31, 15, 7, 3, 256, 256, 256, 10]
-    assert head(net)[1].bias is None
-    assert [stage.name for stage in stages(net)] == ["whiten", "group1", "group2", "group3"]
+    assert find_head(net)[1].bias is None
+    assert [stage.name for stage in find_stages(net)] == ["whiten", "group1", "group2", "group3"]
     assert all(m.momentum == 0.4 for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
 
@@ -89,7 +89,7 @@ def test_scores_are_scaled_and_taken_at_the_peak() -> None:
     net.get_submodule("group3").register_forward_hook(lambda m, inputs, output: found.append(output))
     with torch.no_grad():
         scores = net(x)
-        torch.testing.assert_close(scores, found[0].amax((2, 3)) @ head(net)[1].weight.T / 9)
+        torch.testing.assert_close(scores, found[0].amax((2, 3)) @ find_head(net)[1].weight.T / 9)
         torch.testing.assert_close(twice(x), scores * 4.5)
 
 

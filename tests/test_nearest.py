@@ -166,7 +166,7 @@ def test_a_budget_in_minutes_is_borne(file: Path, tmp_path: Path) -> None:
 def test_what_trains_by_steps_is_refused(file: Path) -> None:
     said = command("lr", file, "--model", "nearest")
     assert said.code == 2
-    assert said.sentence == "goodfit: nearest has nothing to train: it memorizes the training images and is judged as it is."
+    assert said.sentence == "goodfit: nearest has nothing to train: it memorizes the training images and is evaluated as it is."
 
 
 # ---- presets ----------------------------------------------------------------------------------------------------------------------

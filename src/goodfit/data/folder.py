@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
-from goodfit.core.errors import DataError
+from goodfit.core.errors import DataError, UsageError
 from goodfit.core.words import count_of, list_some
 from goodfit.data.index import SPLIT_WORDS, SPLITS, UNASSIGNED, Index
 from goodfit.data.store import FileStat, FileStore
@@ -137,3 +138,27 @@ def _walk_images(folder: str, root: Path, other_suffixes: Counter[str], visited:
                 yield FileStat(name, -1, -1)
         else:
             other_suffixes[Path(entry.name).suffix.lower() or "no suffix"] += 1
+
+
+def find_images(places: Iterable[str]) -> list[Path]:
+    """Find the image files that paths, folders (searched for images) and patterns such as "photos/*.jpg" name, in their order.
+
+    Raises:
+        UsageError: there are no places.
+        DataError: a place names no image.
+    """
+    files: list[Path] = []
+    for place in places:
+        path = Path(place)
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            found = [path]
+        else:
+            found = [Path(file) for file in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207  Path.glob takes no absolute pattern
+        if not found:
+            raise DataError(f'Expected an image, a folder of images or a pattern, found no image at "{place}".')
+        files += found
+    if not files:
+        raise UsageError("Expected images to predict: files, folders or patterns, received none.")
+    return files

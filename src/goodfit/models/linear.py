@@ -9,7 +9,7 @@ from torch import nn
 
 from goodfit.core.contracts import Init, Model
 from goodfit.layers.init import He, initialize
-from goodfit.models.blocks import named
+from goodfit.models.blocks import named_sequential
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,6 @@ class Linear(Model):
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         head = nn.Linear(channels * math.prod(size), classes)
-        net = named({"flatten": nn.Flatten(), "head": head})
+        net = named_sequential({"flatten": nn.Flatten(), "head": head})
         initialize(net, self.init, head)
         return net

@@ -16,7 +16,7 @@ from goodfit.core.progress import Length
 from goodfit.core.words import count_of, format_bytes, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.headers import ImageHeaders
-from goodfit.models.anatomy.account import account
+from goodfit.models.anatomy.account import account_for
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.measure import measure_fastest
 from goodfit.recipe.parts import make_model
@@ -216,14 +216,14 @@ def _multiply_adds(part: Part, data: Dataset) -> int:
     pre = data.preprocess
     with torch.device("meta"):
         model = make_model(part, len(data.classes), pre.channels, pre.size)
-    return account(model, pre.channels, pre.size).totals["macs"]
+    return account_for(model, pre.channels, pre.size).totals["macs"]
 
 
 def _choose_pieces(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
     """Cut the step into pieces when the activations would not fit into memory."""
     recipe, pre = chooser.recipe, data.preprocess
     try:
-        totals = account(copy.deepcopy(model).to("meta"), pre.channels, pre.size).totals
+        totals = account_for(copy.deepcopy(model).to("meta"), pre.channels, pre.size).totals
     except (RuntimeError, NotImplementedError):  # a net of the user's own that makes tensors in its forward pass
         chooser.choose("pieces", 1, "the whole step at once", "how much memory it takes cannot be told without running it")
         return

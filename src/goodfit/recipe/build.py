@@ -22,7 +22,7 @@ from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.class_weights import with_class_weights
-from goodfit.optim.groups import optimizer_for, with_peaks
+from goodfit.optim.groups import make_optimizer, record_peak_rates
 from goodfit.recipe.early_crops import crop_early
 from goodfit.recipe.full_batch import check_full_batch, check_inactive_parts
 from goodfit.recipe.memorize import memorize_images
@@ -86,7 +86,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
         normalize=normalizer(data.preprocess, recipe.layout),
         schedule=schedule,
         penalties=penalties,
-        average=bind_cycles(bound["average"], schedule.ends()),
+        average=bind_cycles(bound["average"], schedule.cycle_ends()),
         trainable=freezing_phases(bound["trainable"], model) if has_parameters(model) else (),
         clip=recipe.clip,
         clip_value=recipe.clip_value,
@@ -96,7 +96,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
         evaluate=validator(evaluator, recipe.precision),
         evaluate_every=Period(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Period(Length.read(recipe.save_every, "length"), lengths),
-        snapshots=snapshot_points(recipe.snapshots, schedule.ends()),
+        snapshots=snapshot_points(recipe.snapshots, schedule.cycle_ends()),
         evaluated_images=len(data.rows("validation")) + len(clean_rows(data)),
         parts=bound,
     )
@@ -130,9 +130,9 @@ def build_optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> 
         UsageError: the part does not take the parameters, or makes no optimizer.
     """
     if not has_parameters(model):
-        return with_peaks(torch.optim.SGD([{"params": []}], lr=1.0))
+        return record_peak_rates(torch.optim.SGD([{"params": []}], lr=1.0))
     try:
-        optimizer = optimizer_for(model, part, rates)
+        optimizer = make_optimizer(model, part, rates)
     except (TypeError, ValueError) as error:
         raise UsageError(f'The optimizer "{part}" does not take this model\'s parameters: {error}.') from error
     if not isinstance(optimizer, torch.optim.Optimizer):

@@ -21,7 +21,7 @@ from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.store import hash_fields
-from goodfit.optim.lbfgs import LbfgsSteps
+from goodfit.optim.lbfgs import LbfgsOptimizer
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
 from goodfit.recipe.transfer.probe import SoftmaxRegression
@@ -174,7 +174,7 @@ def predict_linear(x: Tensor, labels: Tensor, queries: Tensor, classes: int, unt
 def fit_softmax(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: float) -> Tensor:
     """Fit the classifier [K, D + 1] by steps of L-BFGS from `theta`, until it is at its minimum or time is up, but at least MIN_STEPS."""
     objective = SoftmaxRegression(x, labels, theta, l2)
-    steps = LbfgsSteps([{"params": [objective.theta]}])
+    steps = LbfgsOptimizer([{"params": [objective.theta]}])
     for step in range(MAX_STEPS):
         objective()
         assert objective.theta.grad is not None

@@ -18,7 +18,7 @@ from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
-from goodfit.models.anatomy.account import account
+from goodfit.models.anatomy.account import account_for
 from goodfit.models.weights.saved import save_model
 from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.scoring import ViewScores, score_views
@@ -80,7 +80,7 @@ def predictions_of(scored: ViewScores, data: Dataset) -> Predictions:
 def count_multiply_adds(model: nn.Module, preprocess: Preprocess) -> int | None:
     """The multiply-adds for one image; None where a model of the user's own cannot be traced."""
     try:
-        return account(model, preprocess.channels, preprocess.size).totals["macs"]
+        return account_for(model, preprocess.channels, preprocess.size).totals["macs"]
     except Exception:  # whatever the user's code raises on meta tensors: the run is finished without this figure
         return None
 

@@ -10,7 +10,8 @@ from torch import nn
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import is_norm
 from goodfit.core.parts import Part, pipe_parts, spell
-from goodfit.schedules.compose import ROUNDING, starts_of
+from goodfit.schedules.compose import part_starts
+from goodfit.schedules.span import T_TOLERANCE
 from goodfit.training.rules.trainable import All
 
 
@@ -30,7 +31,7 @@ def freezing_phases(pipe: Part, model: nn.Module) -> tuple[Phase, ...]:
         UsageError: a part names a stage that does not exist, or nothing would be trained.
     """
     phases = []
-    for start, part in zip(starts_of(pipe), pipe_parts(pipe), strict=False):
+    for start, part in zip(part_starts(pipe), pipe_parts(pipe), strict=False):
         trainable = frozenset((part if callable(part) else All())(model))
         if not trainable:
             raise UsageError(f'"{spell(part)}" freezes every parameter, so nothing would be trained.')
@@ -54,7 +55,7 @@ def frozen_norms(model: nn.Module, trainable: frozenset[str]) -> set[str]:
 
 def phase_at(phases: tuple[Phase, ...], t: float) -> Phase | None:
     """The phase of progress t."""
-    return next((phase for phase in reversed(phases) if phase.start <= t + ROUNDING), None)
+    return next((phase for phase in reversed(phases) if phase.start <= t + T_TOLERANCE), None)
 
 
 def set_trainable(model: nn.Module, phases: tuple[Phase, ...], t: float) -> None:

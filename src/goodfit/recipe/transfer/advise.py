@@ -14,7 +14,7 @@ from goodfit.core.chance import Chance
 from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
-from goodfit.models.weights.stages import stages
+from goodfit.models.weights.stages import find_stages
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features, feature_places
 from goodfit.recipe.transfer.origin import Origin
@@ -224,7 +224,7 @@ def decide(origin: Origin, probes: tuple[StageProbe, ...], right: dict[str, Tens
     doubt = "; two standard errors reach across it" if abs(similarity - MIN_SIMILARITY) < SIGNIFICANT_ERRORS * error else ""
     is_solved = per_class < MIN_IMAGES_TO_TRAIN_STAGES or (amount == "little" and last.accuracy >= SOLVED_ACCURACY)
     linear_is_enough = kinship == "similar" and not earlier_is_better and is_solved
-    trainable, rates, why = _what_to_train(per_class, kinship, linear_is_enough, len(stages(origin.pretrained.model)))
+    trainable, rates, why = _what_to_train(per_class, kinship, linear_is_enough, len(find_stages(origin.pretrained.model)))
     pretrained, random, avoided = (format_percent(x) for x in (last.accuracy, last.random, similarity))
     reasons = (
         f"{per_class:g} training images per class are {amount} data (the limit is {LITTLE_DATA}).",

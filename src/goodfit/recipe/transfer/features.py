@@ -22,7 +22,7 @@ from goodfit.data.index import SplitName
 from goodfit.data.loader import iterate_batches
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.store import hash_fields
-from goodfit.models.weights.stages import head, stages
+from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.training.evaluate import eval_batch_size
 from goodfit.training.noise import evaluating
 
@@ -44,7 +44,7 @@ class FeatureNet:
     @functools.cached_property
     def digest(self) -> str:
         """A hash of the net's structure, weights and buffers, without its head: no feature depends on that."""
-        name, last = head(self.model)
+        name, last = find_head(self.model)
         content: list[str | bytes] = [str(self.model).replace(str(last), "")]
         for key, x in self.model.state_dict().items():
             if not key.startswith(f"{name}."):
@@ -73,7 +73,7 @@ class FeatureNet:
 
 def feature_places(model: nn.Module) -> list[str]:
     """The places features can be taken from: the stages, first to last, then "head", which stands for the input of the head."""
-    return [*(stage.name for stage in stages(model)), HEAD]
+    return [*(stage.name for stage in find_stages(model)), HEAD]
 
 
 def pool_features(output: Any) -> Tensor:
@@ -93,12 +93,12 @@ class FeatureHooks:
             UsageError: there is no such place.
         """
         self.features: dict[str, Tensor] = {}
-        modules = {stage.name: stage.modules[-1] for stage in stages(model)}
+        modules = {stage.name: stage.modules[-1] for stage in find_stages(model)}
         for name in names:
             if name not in (*modules, HEAD):
                 raise UsageError(unknown_name("stage", name, [*modules, HEAD]))
         self._handles = [
-            head(model)[1].register_forward_pre_hook(lambda module, inputs: self._record(HEAD, inputs))
+            find_head(model)[1].register_forward_pre_hook(lambda module, inputs: self._record(HEAD, inputs))
             if name == HEAD
             else model.get_submodule(modules[name]).register_forward_hook(functools.partial(self._record_output, name))
             for name in names
