@@ -141,6 +141,18 @@ def test_but_text() -> None:
         Recipe().but_text({"sede": "1"})
 
 
+def test_the_key_of_version_0_1_stays_readable(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('brake = "plateau(0.5)"\n')
+    expected = Recipe(plateau="plateau(0.5)")
+    assert (
+        Recipe.from_toml(tmp_path / "r.toml")
+        == Recipe().but(brake="plateau(0.5)")
+        == Recipe().but_text({"brake": "plateau(0.5)"})
+        == expected
+    )
+    assert "brake" not in expected.to_toml()
+
+
 def test_no_toml_and_no_file(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("model = = 3")
     with pytest.raises(UsageError, match=r"is not TOML: .*line 1"):
