@@ -26,7 +26,6 @@ import torch
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.device import cpu_name, physical_cores
-from goodfit.core.reporter import SilentReporter
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build
 from goodfit.recipe.parts import load_catalog, make_parts
@@ -58,13 +57,13 @@ class Trainer:
     """Trains in this process, on data that is opened once; remembers test accuracy by the folder that a trial would have had."""
 
     data: Dataset
-    known: Catalog
+    catalog: Catalog
     tests: dict[Path, float] = dataclasses.field(default_factory=dict)
 
     def __call__(self, recipe: Recipe, out: Path) -> float:
         """The validation accuracy at the end of a training; raises Diverged as any does, which the search takes for 0."""
         self.tests[out] = 0.0
-        built = build(recipe, make_parts(recipe, self.known), self.data)
+        built = build(recipe, make_parts(recipe, self.catalog), self.data)
         state = fit(built.state, built.loader, built.plan)
         self.tests[out] = built.evaluator(state.eval_model, self.data.rows("test")).accuracy
         return state.history[-1]
@@ -193,7 +192,8 @@ def main() -> None:
     asked = Recipe(
         data=arguments.data, limit=arguments.limit, size=arguments.size, model=arguments.model, budget=f"{arguments.steps} steps"
     )
-    base, _, data, *_ = prepare(asked.but_text(BASE), SilentReporter())
+    prepared = prepare(asked.but_text(BASE))
+    base, data = prepared.recipe, prepared.data
     counts = ", ".join(f"{len(data.rows(split)):,} {split}" for split in ("train", "validation", "test"))
     print(f"{data.name}: {counts} images, {arguments.model} at {arguments.size} pixels, {arguments.steps} steps of {base.batch_size}")
     print(f"1 thread, torch {torch.__version__}, {physical_cores()} of {os.cpu_count()} cores of {cpu_name()}", flush=True)

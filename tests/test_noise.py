@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
+from goodfit.core.chance import Chance
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.layers.noise import Dropconnect, Dropout, GaussianNoise, StochasticDepth, mask_weights
@@ -275,10 +276,8 @@ class Random:
 
     def stream(self, start: int):  # type: ignore[no-untyped-def]
         for step in itertools.count(start):
-            yield Batch(images(8, 3, 8, 8, seed=step), one_hot(torch.arange(8) % 3, 3), torch.arange(8))
-
-    def places(self, step: int) -> tuple[int, Tensor]:
-        return 0, torch.arange(8)
+            chance = Chance.of(0, torch.arange(8), "augment", 0)
+            yield Batch(images(8, 3, 8, 8, seed=step), one_hot(torch.arange(8) % 3, 3), torch.arange(8), chance)
 
 
 NETS = [
