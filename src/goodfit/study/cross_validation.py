@@ -13,7 +13,7 @@ import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write_atomic
-from goodfit.core.interval import wilson_interval
+from goodfit.core.interval import standard_error, wilson_interval
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run, require_free_folder
 from goodfit.data.index import Index
@@ -25,7 +25,6 @@ from goodfit.report.page import write_report
 from goodfit.runs.start import asked_values
 from goodfit.runs.train import RunOptions, train
 from goodfit.study.folds import FOLDS, Folds, deal, describe_folds, groups_of
-from goodfit.study.seeds import standard_error
 
 FINISHED_STATES = ("finished", "stopped early")
 
