@@ -25,7 +25,7 @@ from goodfit.predict.paired import compare_paired, mcnemar, on_shared_images
 from goodfit.recipe.source import open_images
 from goodfit.report.sections.baselines import read_baselines
 from goodfit.runs import baselines as b
-from goodfit.study.compare import apart, comparison, differences, entries, name
+from goodfit.study.compare import abbreviate_parts, compare_runs, find_differences, letters_of, read_entries
 from tests.support.command import FAST, copied, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
@@ -86,18 +86,18 @@ def test_only_images_that_both_judged_are_compared() -> None:
 
 
 def test_letters() -> None:
-    assert [name(k) for k in (0, 25, 26, 27, 52, 701, 702)] == ["A", "Z", "AA", "AB", "BA", "ZZ", "AAA"]
+    assert [letters_of(k) for k in (0, 25, 26, 27, 52, 701, 702)] == ["A", "Z", "AA", "AB", "BA", "ZZ", "AAA"]
 
 
 def test_recipes_are_told_only_where_they_differ() -> None:
     plain = goodfit.Recipe(optimizer="sgd(0.1, momentum=0.9)", seed=1).plain()
     other = goodfit.Recipe(optimizer="sgd(0.2, momentum=0.9)", seed=1).plain()
-    assert differences([plain, plain]) == []
-    assert differences([plain, other]) == [{"field": "optimizer", "values": ["sgd(0.1, ...)", "sgd(0.2, ...)"]}]
-    assert apart(["sgd(0.1, momentum=0.9)", "adam(0.1)"]) == ["sgd(0.1, momentum=0.9)", "adam(0.1)"]
-    assert apart(["flip | crop(4)", "flip"]) == ["flip | crop(4)", "flip"]
-    assert apart(["30 epochs", "4 epochs"]) == ["30 epochs", "4 epochs"]
-    assert apart(["net(a=1)", "net(a=1, b=(2, 3))"]) == ["net(...)", "net(b=(2, 3), ...)"]
+    assert find_differences([plain, plain]) == []
+    assert find_differences([plain, other]) == [{"field": "optimizer", "values": ["sgd(0.1, ...)", "sgd(0.2, ...)"]}]
+    assert abbreviate_parts(["sgd(0.1, momentum=0.9)", "adam(0.1)"]) == ["sgd(0.1, momentum=0.9)", "adam(0.1)"]
+    assert abbreviate_parts(["flip | crop(4)", "flip"]) == ["flip | crop(4)", "flip"]
+    assert abbreviate_parts(["30 epochs", "4 epochs"]) == ["30 epochs", "4 epochs"]
+    assert abbreviate_parts(["net(a=1)", "net(a=1, b=(2, 3))"]) == ["net(...)", "net(b=(2, 3), ...)"]
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> N
     assert "kept no predictions" in command("compare", house / "seeds" / "seed-0", bare.path).out
     (bare.path / "scores.json").unlink()
     with pytest.raises(UsageError, match="no validation scores"):
-        entries([bare.path])
+        read_entries([bare.path])
     Run(house / "cv").update("folds.json", {"state": "running"})
     refused(command("compare", house / "cv"), 2, "not finished")
     Run(house / "cv").update("folds.json", {"state": "finished"})
@@ -179,9 +179,9 @@ def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> N
 
 def test_a_run_that_was_repeated_is_no_second_seed(house: Path, tmp_path: Path) -> None:
     same = copied(house / "seeds" / "seed-0", tmp_path / "same")
-    result = comparison(entries([house / "seeds", same]))
+    result = compare_runs(read_entries([house / "seeds", same]))
     assert [group["runs"] for group in result["groups"]] == [["A", "B"], ["C"]]
-    assert comparison(entries([house / "seeds" / "seed-0", same]))["pairs"][0]["interval"] == [0, 0]
+    assert compare_runs(read_entries([house / "seeds" / "seed-0", same]))["pairs"][0]["interval"] == [0, 0]
 
 
 # ---- baselines -------------------------------------------------------------------------------------------------------------------

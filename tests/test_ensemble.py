@@ -26,8 +26,8 @@ from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.predict.predictor import load_classifier, load_predictor
 from goodfit.schedules.compose import ComposedSchedule, compose
+from goodfit.study.ensemble.assembly import make_ensemble
 from goodfit.study.ensemble.candidates import align_predictions, find_candidates
-from goodfit.study.ensemble.make import make_ensemble
 from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, score
 from goodfit.study.ensemble.soup import average_weights
 from goodfit.training.checkpoint import Checkpoints

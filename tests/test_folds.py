@@ -20,7 +20,7 @@ from goodfit.core.run import Run
 from goodfit.data.index import TEST, UNASSIGNED, Index
 from goodfit.data.splits import make_splits
 from goodfit.data.store import ArrayStore
-from goodfit.study.folds import deal, deal_groups, deal_stratified, read_groups
+from goodfit.study.folds import deal_groups, deal_stratified, make_folds, read_groups
 from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
@@ -46,7 +46,7 @@ def uneven(n: int = 300, seed: int = 0) -> np.ndarray:
 def test_folds_are_disjoint_cover_everything_and_leave_the_test_images(folds: int) -> None:
     index = index_of(uneven())
     splits = make_splits(index, np.ones(len(index), dtype=bool), 0.15, 0)
-    found = deal(index, splits, folds, 0)
+    found = make_folds(index, splits, folds, 0)
     parts = [found.splits(k) for k in range(folds)]
     pool = sorted([*splits.train, *splits.validation])
     assert sorted(np.concatenate([part.validation for part in parts])) == pool, "each image validates once"
@@ -92,15 +92,15 @@ def test_folds_that_cannot_be_are_refused() -> None:
     index = index_of(np.array([0] * 20 + [1] * 20))
     splits = make_splits(index, np.ones(40, dtype=bool), 0.15, 0)
     with pytest.raises(UsageError, match="2 folds or more"):
-        deal(index, splits, 1, 0)
+        make_folds(index, splits, 1, 0)
     pool = len(splits.train) + len(splits.validation)
     with pytest.raises(DataError, match=f"Expected {pool + 1} images"):
-        deal(index, splits, pool + 1, 0)
+        make_folds(index, splits, pool + 1, 0)
     with pytest.raises(DataError, match="Expected 3 groups"):
-        deal(index, splits, 3, 0, {name: str(k % 2) for k, name in enumerate(index.names)})
+        make_folds(index, splits, 3, 0, {name: str(k % 2) for k, name in enumerate(index.names)})
     with pytest.raises(DataError, match=r"every image of class0.*2 groups"):
-        deal(index, splits, 2, 0, {name: "a" if k < 20 else name for k, name in enumerate(index.names)})
-    alone = deal(index, splits, 2, 0, dict.fromkeys(index.names, ""))
+        make_folds(index, splits, 2, 0, {name: "a" if k < 20 else name for k, name in enumerate(index.names)})
+    alone = make_folds(index, splits, 2, 0, dict.fromkeys(index.names, ""))
     assert len(np.unique(alone.fold)) == 2, "an image without a group is a group of its own"
 
 
