@@ -88,6 +88,9 @@ def test_settings_of_parts_and_short_words() -> None:
     assert made["optimizer"].lr == 0.2
     assert (made["model"].width, made["model"].drop.p) == (16, 0.3)
     assert [part.p for part in made["augment"].parts] == [part.scaled(0.5).p for part in CATALOG.make(BASE.augment, "augment").parts]  # type: ignore[attr-defined]
+    lengths = Space.read({"schedule.length": 'one_of("1 epoch", "2 epochs")'}, CATALOG)
+    recipe = recipe_of_trial(BASE.but(schedule="warmup(0.05)"), lengths, {"schedule.length": "2 epochs"}, CATALOG)
+    assert recipe.schedule == "warmup(length='2 epochs')", "a choice that is no expression is text"
     nested = Space.read({"optimizer.around.lr": "log(0.01, 1)"}, CATALOG)
     recipe = recipe_of_trial(BASE.but(optimizer="sam(around=sgd(0.1))"), nested, {"optimizer.around.lr": 0.7}, CATALOG)
     assert make_parts(recipe, CATALOG)["optimizer"].around.lr == 0.7  # type: ignore[attr-defined]
@@ -104,7 +107,7 @@ def test_settings_of_parts_and_short_words() -> None:
         ({"model": "one_of()"}, "different choices"),
         ({"model": "one_of(swift(integers(8, 16)), convnet)"}, "cannot draw again"),
         ({"lr": "0.1"}, "draws something"),
-        ({"lr": "log(0.1, 1"}, "does not read"),
+        ({"lr": "log(0.1, 1"}, "cannot be parsed"),
         ({"budget.x": "log(0.1, 1)"}, "holds no part"),
         ({"optimizer": "sgd(log(0.1, 1))", "optimizer.lr": "log(0.1, 1)"}, "twice"),
     ],

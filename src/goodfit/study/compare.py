@@ -61,7 +61,7 @@ def read_run(run: Run) -> Entry:
     """Read the folder of a run.
 
     Raises:
-        UsageError: its files do not read, or it has no validation scores.
+        UsageError: its files cannot be read, or it has no validation scores.
     """
     try:
         own_fields = tomllib.loads((run.path / "recipe.toml").read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def read_run(run: Run) -> Entry:
         about, scores = run.read("about.json"), run.read("scores.json").get("validation", {})
         baselines, log = run.read("baselines.json"), run.log("evaluate")
     except (ValueError, OSError) as error:
-        raise UsageError(f'The run "{run.path}" does not read ({error}): leave it out.') from error
+        raise UsageError(f'The files of the run "{run.path}" cannot be read ({error}): leave it out.') from error
     if "accuracy" not in scores:
         raise UsageError(f'The run "{run.path}" has no validation scores yet: train it to its end, or leave it out.')
     curve = [(float(line["t"]), float(line["validation"]["accuracy"])) for line in log if "validation" in line]

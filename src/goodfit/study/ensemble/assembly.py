@@ -53,7 +53,7 @@ def make_ensemble(
     are used, unless `final`. Choices and scores use the images that every run validated on; test images are not used.
 
     Raises:
-        UsageError: an option is wrong, the runs do not go together, or a choice is asked for without images to choose by.
+        UsageError: an option is wrong, the runs do not go together, or a greedy choice has no images to choose by.
         DataError: the data of a soup is gone or has changed.
     """
     if select not in ("all", "greedy"):

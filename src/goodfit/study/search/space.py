@@ -82,7 +82,7 @@ class Space:
         """Read the texts of a space.
 
         Raises:
-            UsageError: a key is unknown, a text does not read, or nothing is drawn.
+            UsageError: a key is unknown, a text cannot be parsed, or nothing is drawn.
         """
         axes: list[Axis] = []
 
@@ -133,7 +133,7 @@ def read_texts(words: list[str], may_stand_alone: Callable[[str], bool] = lambda
             try:
                 texts |= {key: str(value) for key, value in tomllib.loads(Path(word).read_text(encoding="utf-8")).items()}
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise UsageError(f'The space "{word}" is no TOML: {error}.') from error
+                raise UsageError(f'The space "{word}" is not valid TOML: {error}.') from error
         else:
             raise UsageError(
                 f'Expected --space as key=text, such as "lr=log(1e-4, 1)", a part\'s kind such as optimizer, or a TOML file of them,'
@@ -143,7 +143,7 @@ def read_texts(words: list[str], may_stand_alone: Callable[[str], bool] = lambda
 
 
 def kind_of(key: str, catalog: Catalog) -> str:
-    """The kind of part that a key of a space holds; "" for numbers and text. Which part has the setting is not known yet."""
+    """The kind of part that a key of a space holds; "" for numbers and text. Any part that has the setting decides."""
     field, *path = SHORT_KEYS.get(key, key).split(".")
     kind = SEATS.get(field, "")
     for name in path:
@@ -229,7 +229,7 @@ def _parse(text: str) -> ast.expr:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if has_draws(text):
-            raise UsageError(f'The space does not read: "{text}".') from error
+            raise UsageError(f'The text "{text}" of the space cannot be parsed.') from error
         return ast.Name(text, ast.Load())
 
 

@@ -63,10 +63,10 @@ def with_setting(text: str | Part, kind: str, path: list[str], value: str, catal
         UsageError: there is no such setting.
     """
     if text == "auto":
-        raise UsageError(f'Expected {with_article(kind)} to set "{path[0]}" of, found auto: name one.')
+        raise UsageError(f'Expected {with_article(kind)} by name, whose "{path[0]}" can be set, received auto.')
     part = catalog.make(text, kind)
     if isinstance(part, Pipe):
-        raise UsageError(f'Expected one {kind} to set "{path[0]}" of, found "{part}".')
+        raise UsageError(f'Expected one {kind}, whose "{path[0]}" can be set, received "{part}".')
     if isinstance(part, ExternalPart):
         name, positional, texts, inner_kind = part.path, list(map(spell, part.arguments)), {k: spell(x) for k, x in part.settings}, ""
     else:
