@@ -28,7 +28,7 @@ from goodfit.predict.images import ImagesFor
 from goodfit.predict.paired import Right, compare_paired
 from goodfit.predict.predictor import Classifier
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.ensemble.make import Select, Soup, make_ensemble
+from goodfit.study.ensemble.assembly import Select, Soup, make_ensemble
 
 PLAIN, STEPS = "warmup(0.05) | cosine", "step(every=0.3, factor=0.1)"
 WAYS: dict[str, tuple[Select, Soup]] = {

@@ -28,7 +28,7 @@ from goodfit.models.weights.saved import WEIGHTS_FILE
 from goodfit.predict import export as module
 from goodfit.predict.graph import Graph
 from goodfit.predict.predictor import Predictor
-from goodfit.study.ensemble.make import make_ensemble
+from goodfit.study.ensemble.assembly import make_ensemble
 from tests.support.command import copied, refused, train
 from tests.support.command import goodfit as command
 
