@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
@@ -268,21 +268,21 @@ def compare(
 def photos(folder: Path, others: list[str], seconds: float, n: int = 96) -> bool:
     """Decode photos, take a resized crop of 128 pixels, flip, jitter, normalize: end to end."""
     from goodfit.augment.crop import ResizedCrop
-    from goodfit.data.crops import cut
-    from goodfit.data.decode import header
+    from goodfit.data.crops import decode_window
+    from goodfit.data.decode import read_header
 
     files = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))[:: max(1, len(list(folder.rglob("*.jpg"))) // n)]][:n]
     size, epoch, places = (128, 128), itertools.count(), torch.arange(len(files))
     preprocess = Preprocess(size, size, mean=MEAN, std=STD)
-    headers = [header(BytesIO(file)) for file in files]
+    headers = [read_header(BytesIO(file)) for file in files]
     sides = torch.tensor([(h.height, h.width) for h in headers], dtype=torch.float64)
     middle = torch.zeros(len(files), 4, dtype=torch.float64)
     rest = Pipeline(pipe_parts(CATALOG.make("flip | jitter(0.4, hue=0.1)", "augment")), size)  # type: ignore[arg-type]
 
     def own() -> Tensor:
         chance = Chance.of(0, places, "augment", next(epoch))
-        windows = (ResizedCrop().window(chance, sides, middle, size) / sides.repeat(1, 2)).tolist()
-        pixels = np.stack([cut(file, window, preprocess) for file, window in zip(files, windows, strict=True)])
+        windows = (ResizedCrop().draw_windows(chance, sides, middle, size) / sides.repeat(1, 2)).tolist()
+        pixels = np.stack([decode_window(file, window, preprocess) for file, window in zip(files, windows, strict=True)])
         batch = Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), one_hot(places % 10, 10), places)
         return preprocess.normalize(rest(batch, chance, 0.5).images)
 

@@ -18,19 +18,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from goodfit.data.index import find
-from goodfit.data.pack import pack
-from goodfit.data.preprocess import Preprocess, box_size
-from goodfit.data.scan import Survey, survey
+from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.pack import pack_images
+from goodfit.data.preprocess import Preprocess, choose_box_size
+from goodfit.data.sources import index_images
 
 TARGET = 1.5
 
 
-def with_pillow(found: Survey, box: tuple[int, int]) -> int:
+def with_pillow(headers: ImageHeaders, box: tuple[int, int]) -> int:
     """What a user would write: one image after the other."""
-    images = np.empty((len(found.index), *box, 3), dtype=np.uint8)
-    for row in np.flatnonzero(found.good).tolist():
-        source = found.index.store.open(row)
+    images = np.empty((len(headers.index), *box, 3), dtype=np.uint8)
+    for row in np.flatnonzero(headers.usable).tolist():
+        source = headers.index.store.open(row)
         assert not isinstance(source, np.ndarray), "the folder holds image files"
         with source, Image.open(source) as image:
             width, height = image.size
@@ -38,15 +38,15 @@ def with_pillow(found: Survey, box: tuple[int, int]) -> int:
             left, top = max(0.0, (width - box[1] / scale) / 2), max(0.0, (height - box[0] / scale) / 2)
             region = (left, top, min(width, left + box[1] / scale), min(height, top + box[0] / scale))
             images[row] = np.asarray(image.convert("RGB").resize((box[1], box[0]), Image.Resampling.BILINEAR, region))
-    return len(found.index)
+    return len(headers.index)
 
 
-def with_goodfit(found: Survey, preprocess: Preprocess) -> int:
+def with_goodfit(headers: ImageHeaders, preprocess: Preprocess) -> int:
     """Our packing, into an empty cache."""
     with tempfile.TemporaryDirectory() as home:
         os.environ["GOODFIT_CACHE"] = home
-        pack(found, preprocess, cache_limit=1 << 40)
-    return len(found.index)
+        pack_images(headers, preprocess, 1 << 40)
+    return len(headers.index)
 
 
 def rate(work: Callable[[], int]) -> tuple[float, float]:
@@ -61,18 +61,19 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--size", type=int, nargs="*", default=[64, 128, 224])
     options.add_argument("--rounds", type=int, default=3)
-    given = options.parse_args()
+    arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ["GOODFIT_CACHE"] = home
-        found = survey(find(str(given.folder)))
-    print(f"{len(found.index):,} images of {given.folder.name}; images per CPU-second, median of {given.rounds} rounds; target {TARGET}x")
+        headers = read_headers(index_images(str(arguments.folder)))
+    print(f"{len(headers.index):,} images of {arguments.folder.name}")
+    print(f"Images per CPU-second, median of {arguments.rounds} rounds; target {TARGET}x")
     print(f"{'size':>5} {'box':>5} {'Pillow':>8} {'Goodfit':>8} {'ratio':>6}   wall: {'Pillow':>8} {'Goodfit':>8}")
-    for size in given.size:
-        box = box_size((size, size), "crop", found.widths[found.good], found.heights[found.good])
+    for size in arguments.size:
+        box = choose_box_size((size, size), "crop", headers.widths[headers.usable], headers.heights[headers.usable])
         preprocess = Preprocess((size, size), box)
         rounds = [
-            (*rate(lambda box=box: with_pillow(found, box)), *rate(lambda preprocess=preprocess: with_goodfit(found, preprocess)))  # type: ignore[misc]
-            for _ in range(given.rounds)
+            (*rate(lambda box=box: with_pillow(headers, box)), *rate(lambda preprocess=preprocess: with_goodfit(headers, preprocess)))  # type: ignore[misc]
+            for _ in range(arguments.rounds)
         ]
         pillow, pillow_wall, ours, ours_wall = (statistics.median(column) for column in zip(*rounds, strict=True))
         ratio = statistics.median(row[2] / row[0] for row in rounds)

@@ -85,7 +85,7 @@ def part_of(data: Dataset, classes: range, each: int, test: int, seed: int, file
     ):
         shuffled = rows[Chance.of(seed if split == "train" else 0, rows, "transfer").permutation()]
         taken = torch.cat([shuffled[data.labels[shuffled] == k][: most or None] for k in classes])
-        made[f"x_{split}"] = data.preprocess.center(data.pixels.exact(taken).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+        made[f"x_{split}"] = data.preprocess.center_crop(data.pixels.read_exact(taken).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
         made[f"y_{split}"] = data.labels[taken].numpy() - classes.start
     np.savez(file, classes=np.array([data.classes[k] for k in classes]), **made)
     return file

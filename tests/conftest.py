@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test asks for more threads, they do not spin beside the other workers
 os.environ["GOODFIT_CACHE"] = tempfile.mkdtemp(prefix="goodfit-tests-")
 os.environ["NO_COLOR"] = "1"
 
@@ -16,6 +17,11 @@ import torch
 from tests.support.photos import make_photos
 
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup() -> None:
+    """One thread, whatever the test before has set: more of them than there are free cores wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

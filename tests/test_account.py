@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
-from goodfit.models.anatomy.account import Account, Row, account
-from goodfit.models.anatomy.memory import training_step
-from goodfit.models.anatomy.meta import OUTSIDE, ghost
-from goodfit.optim.groups import optimizer_for
+from goodfit.models.anatomy.account import Account, LayerRow, account_for
+from goodfit.models.anatomy.memory import measure_training_step
+from goodfit.models.anatomy.meta import OUTSIDE, to_meta
+from goodfit.optim.groups import make_optimizer
 from goodfit.terminal.anatomy import format_account, format_account_csv
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models", "goodfit.optim"])
@@ -61,7 +61,7 @@ def counted(net: nn.Module, x: Tensor) -> dict[str, int]:
 @pytest.mark.parametrize("text", [*NAMES, "convnet(norm=none)", "resnet(50, stem=imagenet)"])
 def test_account_equals_the_count(text: str) -> None:
     size = (40, 32)
-    totals = account(build(text, size), 3, size, batch=2).totals
+    totals = account_for(build(text, size), 3, size, batch=2).totals
     expected = counted(real(text, size), torch.zeros(2, 3, *size))
     assert totals["parameters"] == expected["parameters"]
     assert totals["macs"] == expected["macs"]
@@ -71,7 +71,7 @@ def test_account_equals_the_count(text: str) -> None:
 @pytest.mark.item("S140", "S145")
 def test_rows_of_a_net_by_hand() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 14 * 14, 4, bias=False))
-    rows = account(net, 3, (32, 32)).rows
+    rows = account_for(net, 3, (32, 32)).rows
     assert [(r.type, r.kind, r.output, r.parameters, r.macs, r.ops, r.activations, r.in_place) for r in rows] == [
         ("Conv2d", "conv", (6, 28, 28), 456, 28 * 28 * 6 * 75, 28 * 28 * 6 * 76, 4704, 4704),
         ("ReLU", "", (6, 28, 28), 0, 0, 0, 4704, 0),
@@ -90,7 +90,7 @@ def test_rows_of_a_net_by_hand() -> None:
 
 def test_grouped_and_depthwise_convs() -> None:
     net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.Conv2d(8, 16, 1, bias=False))
-    assert [r.macs for r in account(net, 8, (10, 10)).rows] == [100 * 8 * 9, 100 * 8 * 16]
+    assert [r.macs for r in account_for(net, 8, (10, 10)).rows] == [100 * 8 * 9, 100 * 8 * 16]
 
 
 # ---- any module ------------------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Odd(nn.Module):
 def test_any_module() -> None:
     net = Odd()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    made = account(net, 3, (4, 4)).trained(training_step(net, 3, (4, 4), 2, optimizer("sgd")))
+    made = account_for(net, 3, (4, 4)).with_step_memory(measure_training_step(net, 3, (4, 4), 2, optimizer("sgd")))
     by_name = {r.name: r for r in made.rows}
     assert by_name["conv"].macs == 2 * 16 * 9 and by_name["conv"].parameters == 12
     assert by_name["act"].activations == 0
@@ -140,7 +140,7 @@ class Residual(nn.Module):
 
 
 def test_sums_and_concatenations_are_the_modules_that_do_them() -> None:
-    rows = account(nn.Sequential(Residual(), nn.Flatten()), 4, (6, 6)).rows
+    rows = account_for(nn.Sequential(Residual(), nn.Flatten()), 4, (6, 6)).rows
     assert [(r.name, r.output, r.activations, r.in_place) for r in rows] == [
         ("0.conv", (4, 6, 6), 144, 144),
         ("0", (8, 6, 6), 3 * 144 + 288, 288),  # sum, relu and product write over what they are given, the concatenation can not
@@ -164,12 +164,12 @@ class Constants(nn.Module):
 
 def test_tensors_made_on_the_way() -> None:
     net = Constants()
-    made = account(net, 3, (8, 8))
+    made = account_for(net, 3, (8, 8))
     assert made.totals["macs"] == 36 * 4 * 27
     rows = {row.name: row for row in made.rows}
     assert rows["norm"].field == (3, 3) and rows["norm"].stride == (1, 1) and rows["norm"].activations == 144
     assert rows[""].output == (4,) and rows[""].field == (8, 8)
-    assert training_step(net, 3, (8, 8), 2, optimizer("adam")).peak > 0
+    assert measure_training_step(net, 3, (8, 8), 2, optimizer("adam")).peak > 0
     assert net.scale.device.type == "cpu"
 
 
@@ -177,7 +177,7 @@ def test_a_ghost_copies_no_numbers() -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
     net[2].weight = net[0].weight
     net[0].weight.requires_grad_(False)
-    copied = ghost(net)
+    copied = to_meta(net)
     assert all(x.is_meta for x in [*copied.parameters(), *copied.buffers()])
     assert copied[2].weight is copied[0].weight and not copied[0].weight.requires_grad  # type: ignore[index]
     assert [type(m) for m in copied.modules()] == [type(m) for m in net.modules()]
@@ -189,16 +189,16 @@ def test_a_model_that_reads_numbers_is_refused_by_torch() -> None:
             return x * float(x.sum())
 
     with pytest.raises(RuntimeError, match="meta tensors"):
-        account(Reads(), 3, (4, 4))
+        account_for(Reads(), 3, (4, 4))
 
 
 def test_known_sizes() -> None:
-    totals = account(build("resnet(152)", (224, 224), 1000), 3, (224, 224)).totals
+    totals = account_for(build("resnet(152)", (224, 224), 1000), 3, (224, 224)).totals
     assert totals["parameters"] == 60_192_808
     assert totals["macs"] == 11_513_626_624  # 11.51 GMACs
-    assert account(build("resnet(18)", (224, 224), 1000), 3, (224, 224)).totals["macs"] == 1_814_073_344
-    assert account(build("resnet(18)", (32, 32)), 3, (32, 32)).totals["macs"] == 555_422_720
-    assert account(build("convnet", (32, 32)), 3, (32, 32)).totals["macs"] == 43_353_344
+    assert account_for(build("resnet(18)", (224, 224), 1000), 3, (224, 224)).totals["macs"] == 1_814_073_344
+    assert account_for(build("resnet(18)", (32, 32)), 3, (32, 32)).totals["macs"] == 555_422_720
+    assert account_for(build("convnet", (32, 32)), 3, (32, 32)).totals["macs"] == 43_353_344
 
 
 # ---- receptive fields ------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ FIELDS: list[tuple[str, Callable[[], nn.Module], int]] = [
 def test_receptive_fields_equal_where_gradients_reach(make: Callable[[], nn.Module], side: int) -> None:
     torch.manual_seed(0)
     net = make()
-    row = account(net, 1, (side, side)).rows[-1]
+    row = account_for(net, 1, (side, side)).rows[-1]
     assert row.stride is not None
     # A max picks one pixel: the mean of as many sees them all.
     for name, m in list(net.named_children()):
@@ -272,7 +272,7 @@ PATHS = {  # the longest path of each: kernels and strides, layer by layer
 @pytest.mark.parametrize("text", PATHS)
 def test_receptive_fields_of_nets_equal_the_longest_path(text: str) -> None:
     """The formula along a path: r += (k - 1) jump, jump *= stride."""
-    maps = [row for row in account(build(text, (32, 32)), 3, (32, 32)).rows if row.stride is not None]
+    maps = [row for row in account_for(build(text, (32, 32)), 3, (32, 32)).rows if row.stride is not None]
     expected, jump = 1, 1
     for kernel, stride in PATHS[text]:
         expected, jump = expected + (kernel - 1) * jump, jump * stride
@@ -292,10 +292,10 @@ class Mixing(nn.Module):
 
 
 def test_what_is_not_known_is_not_told() -> None:
-    rows = {row.name: row for row in account(Mixing(), 3, (9, 9)).rows}
+    rows = {row.name: row for row in account_for(Mixing(), 3, (9, 9)).rows}
     assert rows["conv"].field == (3, 3)
     assert rows["up"].field == rows[""].field == (0, 0) and rows["up"].stride is None
-    assert format_account(account(Mixing(), 3, (9, 9))).splitlines()[3].split()[-2:] == ["-", "-"]
+    assert format_account(account_for(Mixing(), 3, (9, 9))).splitlines()[3].split()[-2:] == ["-", "-"]
 
 
 # ---- the memory of training ------------------------------------------------------------------------------------------------------
@@ -352,9 +352,9 @@ STEPS = [
 @pytest.mark.parametrize(("text", "size", "batch", "moves"), STEPS, ids=[f"{x[0]}-{x[3]}" for x in STEPS])
 def test_predicted_training_memory_is_what_a_step_takes(text: str, size: tuple[int, int], batch: int, moves: str) -> None:
     """Within 15 %: what kernels take within themselves is not in the prediction."""
-    predicted = training_step(build(text, size), 3, size, batch, optimizer(moves))
+    predicted = measure_training_step(build(text, size), 3, size, batch, optimizer(moves))
     net = real(text, size).train()
-    most = measured(net, optimizer_for(net, optimizer(moves)), torch.randn(batch, 3, *size))
+    most = measured(net, make_optimizer(net, optimizer(moves)), torch.randn(batch, 3, *size))
     assert predicted.peak == pytest.approx(most, rel=0.15)
     weights = 4 * sum(p.numel() for p in net.parameters())
     assert predicted.weights >= weights
@@ -378,19 +378,19 @@ def test_kept_is_what_autograd_saves(text: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda y: y):
         out = net(x)
     expected = sum(y.untyped_storage().nbytes() for key, y in saved.items() if key not in weights and key != x.data_ptr())
-    made = account(net, 3, size, batch).trained(training_step(net, 3, size, batch, optimizer("sgd")))
+    made = account_for(net, 3, size, batch).with_step_memory(measure_training_step(net, 3, size, batch, optimizer("sgd")))
     assert out is not None
     assert made.totals["kept"] == pytest.approx(expected, rel=0.02)
-    assert made.training is not None
-    assert made.training.saved[OUTSIDE] >= x.untyped_storage().nbytes()
+    assert made.step_memory is not None
+    assert made.step_memory.saved_by_module[OUTSIDE] >= x.untyped_storage().nbytes()
 
 
 def test_frozen_layers_keep_little_and_have_no_state() -> None:
     net = build("convnet", (32, 32))
-    whole = training_step(net, 3, (32, 32), 8, optimizer("adam"))
+    whole = measure_training_step(net, 3, (32, 32), 8, optimizer("adam"))
     for name, p in net.named_parameters():
         p.requires_grad_(name.startswith("head"))
-    frozen = training_step(net, 3, (32, 32), 8, optimizer("adam"))
+    frozen = measure_training_step(net, 3, (32, 32), 8, optimizer("adam"))
     head = 4 * sum(p.numel() for p in net.parameters() if p.requires_grad)
     assert frozen.state == pytest.approx(2 * head, rel=0.01) and frozen.gradients <= head
     assert frozen.peak < whole.peak / 3
@@ -398,9 +398,9 @@ def test_frozen_layers_keep_little_and_have_no_state() -> None:
 
 def test_what_can_not_be_predicted_is_said() -> None:
     with pytest.raises(UsageError, match="nothing to learn"):
-        training_step(nn.Flatten(), 3, (4, 4), 2, optimizer("sgd"))
-    with pytest.raises(UsageError, match="decides by numbers"):
-        training_step(build("linear", (4, 4)), 3, (4, 4), 2, optimizer("lbfgs"))
+        measure_training_step(nn.Flatten(), 3, (4, 4), 2, optimizer("sgd"))
+    with pytest.raises(UsageError, match="depend on the values"):
+        measure_training_step(build("linear", (4, 4)), 3, (4, 4), 2, optimizer("lbfgs"))
 
 
 # ---- stages and text -------------------------------------------------------------------------------------------------------------
@@ -408,7 +408,7 @@ def test_what_can_not_be_predicted_is_said() -> None:
 
 @pytest.mark.parametrize("text", NAMES)
 def test_stages_add_up(text: str) -> None:
-    made = account(build(text, (40, 32)), 3, (40, 32))
+    made = account_for(build(text, (40, 32)), 3, (40, 32))
     stages = made.stages()
     assert len({row.stage for row in made.rows}) == len(stages) == len({row.name for row in stages})
     for name in ("parameters", "macs", "ops", "activations"):
@@ -418,7 +418,7 @@ def test_stages_add_up(text: str) -> None:
 
 
 def test_the_stages_of_a_resnet() -> None:
-    made = account(build("resnet(18)", (64, 64)), 3, (64, 64))
+    made = account_for(build("resnet(18)", (64, 64)), 3, (64, 64))
     assert [(row.name, row.output) for row in made.stages()] == [
         ("stem", (64, 64, 64)),
         ("layer1", (64, 64, 64)),
@@ -427,14 +427,14 @@ def test_the_stages_of_a_resnet() -> None:
         ("layer4", (512, 8, 8)),
         ("head", (10,)),
     ]
-    plain = account(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)), 3, (4, 4)).rows
+    plain = account_for(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)), 3, (4, 4)).rows
     assert [row.stage for row in plain] == ["0", "1", "2"]
 
 
 @pytest.fixture
 def made() -> Iterator[Account]:
     net = build("convnet", (32, 32))
-    yield account(net, 3, (32, 32), batch=4).trained(training_step(net, 3, (32, 32), 4, optimizer("sgd")))
+    yield account_for(net, 3, (32, 32), batch=4).with_step_memory(measure_training_step(net, 3, (32, 32), 4, optimizer("sgd")))
 
 
 def test_dictionary(made: Account) -> None:
@@ -446,7 +446,7 @@ def test_dictionary(made: Account) -> None:
     assert [stage["name"] for stage in content["stages"]] == [row.name for row in made.stages()]
     training = content["training"]
     assert training["peak"] == sum(training[part] for part in ("weights", "gradients", "state", "activations", "workspace"))
-    assert account(build("linear", (8, 8)), 3, (8, 8)).to_dict()["training"] is None
+    assert account_for(build("linear", (8, 8)), 3, (8, 8)).to_dict()["training"] is None
 
 
 def test_table(made: Account) -> None:
@@ -466,7 +466,7 @@ def test_csv(made: Account) -> None:
     assert all(len(line) == len(head) for line in lines)
     column = head.index("parameters")
     assert sum(int(line[column]) for line in lines) == made.totals["parameters"]
-    first: Row = made.rows[0]
+    first: LayerRow = made.rows[0]
     assert lines[0] == [
         first.stage, first.name, first.type, "32x32x32", str(first.parameters), str(first.macs), str(first.ops),
         str(first.activations), str(first.kept), "3", "1",

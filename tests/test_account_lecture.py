@@ -11,8 +11,8 @@ from torch import nn
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.parts import spell
-from goodfit.models.anatomy.account import Account, account, compare_accounts
-from goodfit.models.anatomy.lecture import ERRATA, ERRORS
+from goodfit.models.anatomy.account import Account, account_for, compare_accounts
+from goodfit.models.anatomy.lecture import LECTURE_ERRATA, PUBLISHED_ERRORS
 from goodfit.terminal.anatomy import format_account, format_model_comparison
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
@@ -27,7 +27,7 @@ def net_of(text: str, side: int = 224, classes: int = 1000) -> nn.Module:
 
 @functools.cache
 def of(text: str, side: int = 224) -> Account:
-    return account(net_of(text, side), 3, (side, side))
+    return account_for(net_of(text, side), 3, (side, side))
 
 
 def weights(text: str, side: int = 224) -> list[int]:
@@ -52,7 +52,7 @@ def percents(text: str, side: int = 224) -> list[float]:
 @pytest.mark.item("S011")
 def test_the_linear_classifier_of_cifar10() -> None:
     """x has 3072 numbers, W 10x3072: 30,720 weights, 30,730 with b; 10 scores."""
-    made = account(net_of("linear", 32, 10), 3, (32, 32))
+    made = account_for(net_of("linear", 32, 10), 3, (32, 32))
     assert made.rows[0].output == (3072,) and made.rows[-1].output == (10,)
     assert made.totals["macs"] == 30_720
     assert made.totals["parameters"] == 30_730
@@ -61,16 +61,16 @@ def test_the_linear_classifier_of_cifar10() -> None:
 @pytest.mark.item("S139", "S140")
 def test_convs_of_a_color_image() -> None:
     """5x5x3 filters over 32x32x3: 28x28 maps, as many as filters; six filters have 456 parameters, each over the full depth."""
-    one, six = (account(nn.Conv2d(3, n, 5), 3, (32, 32)).rows[0] for n in (1, 6))
+    one, six = (account_for(nn.Conv2d(3, n, 5), 3, (32, 32)).rows[0] for n in (1, 6))
     assert one.output == (1, 28, 28) and six.output == (6, 28, 28)
     assert (32 - 5) // 1 + 1 == 28
     assert six.parameters == 456 == 6 * (5 * 5 * 3 + 1)
-    assert account(nn.Conv2d(3, 2, 3), 3, (32, 32)).rows[0].output[0] == 2
+    assert account_for(nn.Conv2d(3, 2, 3), 3, (32, 32)).rows[0].output[0] == 2
 
 
 @pytest.mark.item("S142")
 def test_a_pool_of_stride_one_takes_a_row_and_a_column() -> None:
-    assert account(nn.MaxPool2d(2, 1), 3, (9, 14)).rows[0].output == (3, 8, 13)
+    assert account_for(nn.MaxPool2d(2, 1), 3, (9, 14)).rows[0].output == (3, 8, 13)
 
 
 def chain(*kernels: int | tuple[int, int], channels: int) -> nn.Sequential:
@@ -80,15 +80,15 @@ def chain(*kernels: int | tuple[int, int], channels: int) -> nn.Sequential:
 
 @pytest.mark.item("S143")
 def test_three_convs_of_3x3_see_7x7() -> None:
-    rows = account(chain(3, 3, 3, channels=4), 4, (16, 16)).rows
+    rows = account_for(chain(3, 3, 3, channels=4), 4, (16, 16)).rows
     assert [row.field for row in rows] == [(3, 3), (5, 5), (7, 7)]
-    assert account(chain(7, channels=4), 4, (16, 16)).rows[0].field == (7, 7)
+    assert account_for(chain(7, channels=4), 4, (16, 16)).rows[0].field == (7, 7)
 
 
 @pytest.mark.item("S144")
 def test_three_convs_of_3x3_cost_27_in_49_of_one_of_7x7() -> None:
     c, h, w = 16, 12, 10
-    large, small = (account(chain(*kernels, channels=c), c, (h, w)).totals for kernels in ((7,), (3, 3, 3)))
+    large, small = (account_for(chain(*kernels, channels=c), c, (h, w)).totals for kernels in ((7,), (3, 3, 3)))
     assert large["parameters"] == 49 * c**2 and large["macs"] == 49 * h * w * c**2
     assert small["parameters"] == 27 * c**2 and small["macs"] == 27 * h * w * c**2
     assert small["macs"] / large["macs"] == pytest.approx(0.551, abs=5e-4)
@@ -102,9 +102,9 @@ def test_a_bottleneck_and_a_split_conv_cost_less_than_9c2() -> None:
         nn.Conv2d(c, c // 2, 1, bias=False), nn.Conv2d(c // 2, c // 2, 3, padding=1, bias=False), nn.Conv2d(c // 2, c, 1, bias=False)
     )
     split = chain((1, 3), (3, 1), channels=c)
-    costs = [account(net, c, (8, 8)).totals["parameters"] / c**2 for net in (chain(3, channels=c), bottleneck, split)]
+    costs = [account_for(net, c, (8, 8)).totals["parameters"] / c**2 for net in (chain(3, channels=c), bottleneck, split)]
     assert costs == [9, 3.25, 6]
-    assert all(account(net, c, (8, 8)).rows[-1].field == (3, 3) for net in (chain(3, channels=c), bottleneck, split))
+    assert all(account_for(net, c, (8, 8)).rows[-1].field == (3, 3) for net in (chain(3, channels=c), bottleneck, split))
 
 
 @pytest.mark.item("S150")
@@ -113,7 +113,7 @@ def test_depthwise_separable_convs_cost_their_share(c_in: int, c_out: int, k: in
     """1 / C_out + 1 / k^2 of a conv's operations."""
     whole = nn.Conv2d(c_in, c_out, k, padding="same", bias=False)
     apart = nn.Sequential(nn.Conv2d(c_in, c_in, k, padding="same", groups=c_in, bias=False), nn.Conv2d(c_in, c_out, 1, bias=False))
-    costs = [account(net, c_in, (14, 14)).totals["macs"] for net in (whole, apart)]
+    costs = [account_for(net, c_in, (14, 14)).totals["macs"] for net in (whole, apart)]
     assert costs[1] / costs[0] == pytest.approx(1 / c_out + 1 / k**2, rel=1e-12)
 
 
@@ -121,7 +121,7 @@ def test_depthwise_separable_convs_cost_their_share(c_in: int, c_out: int, k: in
 def test_the_trends_in_nets() -> None:
     """Sums of shortcuts, 1x1 bottlenecks, depthwise convs, and the mean of the map with one fully connected layer."""
     rows = of("resnet(50)").rows
-    sums = [row for row in rows if row.type == "Block"]
+    sums = [row for row in rows if row.type == "ResidualBlock"]
     assert len(sums) == 16 and all(row.activations and not row.in_place and not row.macs for row in sums)
     for text in ("resnet(50)", "mobilenet_v2", PAPER):
         assert sum(row.kind == "fc" for row in of(text).rows) == 1
@@ -226,7 +226,7 @@ def test_the_slides_total_of_vgg16_fits_nothing() -> None:
     assert not any(abs(n / 24e6 - 1) < 0.15 for n in (own, both))
     said = format_account(made)
     assert "15,237,608 numbers (61 MB) with the input" in said and "28,642,792" in said
-    assert "15.2M" in ERRATA["vgg(16)"] and "28.8M" in ERRATA["vgg(16)"]
+    assert "15.2M" in LECTURE_ERRATA["vgg(16)"] and "28.8M" in LECTURE_ERRATA["vgg(16)"]
 
 
 @pytest.mark.item("S159")
@@ -279,7 +279,7 @@ def test_the_row_of_nin() -> None:
     assert [round(of("nin", side).totals["macs"] / 1e6) for side in (224, 227)] == [1100, 1106]
     for side in (224, 227):
         assert 0.94 < millions("nin", side)[1] / 1168 < 0.95
-    assert "1168M" in ERRATA["nin"]
+    assert "1168M" in LECTURE_ERRATA["nin"]
 
 
 @pytest.mark.item("S167", "S173")
@@ -306,14 +306,14 @@ def test_googlenet_with_3x3_in_place_of_5x5_is_not_nearer() -> None:
 @pytest.mark.item("S174")
 def test_the_errors_of_the_model_zoo() -> None:
     """Stored with their source; no weights are at hand to measure them again. Deeper nets of a family err less, and norms help."""
-    assert ERRORS["alexnet"] == (43.45, 20.91)
+    assert PUBLISHED_ERRORS["alexnet"] == (43.45, 20.91)
     zoo = {"11": (30.98, 11.37), "13": (30.07, 10.75), "16": (28.41, 9.62), "19": (27.62, 9.12)}
-    assert {n: ERRORS[f"vgg({n})"] for n in zoo} == zoo
+    assert {n: PUBLISHED_ERRORS[f"vgg({n})"] for n in zoo} == zoo
     normed = {"11": (29.62, 10.19), "13": (28.45, 9.63), "16": (26.63, 8.50), "19": (25.76, 8.15)}
-    assert {n: ERRORS[f"vgg({n}, norm=batch)"] for n in normed} == normed
+    assert {n: PUBLISHED_ERRORS[f"vgg({n}, norm=batch)"] for n in normed} == normed
     resnets = {"18": (30.24, 10.92), "34": (26.70, 8.58), "50": (23.85, 7.13), "101": (22.63, 6.44)}
-    assert {n: ERRORS[f"resnet({n})"] for n in resnets} == resnets
-    assert len(ERRORS) == 13
+    assert {n: PUBLISHED_ERRORS[f"resnet({n})"] for n in resnets} == resnets
+    assert len(PUBLISHED_ERRORS) == 13
     assert all(normed[n] < zoo[n] for n in zoo)
     assert sorted(resnets.values(), reverse=True) == list(resnets.values())
 
@@ -322,15 +322,15 @@ def test_the_errors_of_the_model_zoo() -> None:
 def test_models_side_by_side() -> None:
     names = ["alexnet2012", "vgg_f", "vgg_m", "vgg_s", "vgg(16)", "vgg(19)", "nin", PAPER]
     accounts = {name: of(name, 227 if name == "alexnet2012" else 224) for name in names}
-    head, *lines = format_model_comparison(accounts, ERRORS).splitlines()
+    head, *lines = format_model_comparison(accounts, PUBLISHED_ERRORS).splitlines()
     assert head.split()[:6] == ["model", "parameters", "conv", "fc", "ops", "conv"]
     assert " ".join(lines[4].split()) == "vgg(16) 138.36 M 10.6 % 89.4 % 15,483.82 M 99.2 % 0.8 % 28.41 % 9.62 %"
     assert " ".join(lines[0].split()) == "alexnet2012 60.97 M 3.8 % 96.2 % 725.07 M 91.9 % 8.1 % - -"
-    rows = compare_accounts(accounts, ERRORS)
+    rows = compare_accounts(accounts, PUBLISHED_ERRORS)
     assert [row["model"] for row in rows] == names
     assert rows[4]["top1_error"] == 28.41 and "top1_error" not in rows[0]
 
 
 def test_published_names_are_parts() -> None:
-    parts = [CATALOG.make(text, "model") for text in [*ERRORS, *ERRATA]]
-    assert len({spell(part) for part in parts}) == len(ERRORS) + len(ERRATA) - 1  # vgg(16) is in both
+    parts = [CATALOG.make(text, "model") for text in [*PUBLISHED_ERRORS, *LECTURE_ERRATA]]
+    assert len({spell(part) for part in parts}) == len(PUBLISHED_ERRORS) + len(LECTURE_ERRATA) - 1  # vgg(16) is in both

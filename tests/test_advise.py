@@ -247,7 +247,7 @@ def test_random_weights_are_random_and_have_the_statistics_of_the_images(origin:
     assert [name for name, _ in pretrained.named_parameters()] == [name for name, _ in random.named_parameters()]
     assert not torch.allclose(next(pretrained.parameters()), next(random.parameters()))
     rows, pre = origin.data.rows("train"), origin.random.preprocess
-    images = pre.normalize(pre.center(origin.data.pixels.exact(rows).permute(0, 3, 1, 2)))
+    images = pre.normalize(pre.center_crop(origin.data.pixels.read_exact(rows).permute(0, 3, 1, 2)))
     convs = [m for m in random.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in random.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():

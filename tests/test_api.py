@@ -163,7 +163,7 @@ def test_gradient_in_a_loop_of_ones_own(photos: Path) -> None:
     losses = []
     for step in range(30):
         batch = built.loader.batch(step)
-        images = built.plan.normalize(data.preprocess.center(batch.images))
+        images = built.plan.normalize(data.preprocess.center_crop(batch.images))
         optimizer.zero_grad()
         outcome = gradient(model, iter([batch.but(images=images)]), len(batch), Softmax())
         optimizer.step()

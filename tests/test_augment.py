@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame
 from goodfit.augment.crop import Crop, ResizedCrop, ScaleCrop
 from goodfit.augment.flip import Flip
 from goodfit.augment.geometry import Geometry
-from goodfit.augment.maps import Border, Frame, Map
 from goodfit.augment.mix import Mixup
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
 from goodfit.core.errors import DataError, UsageError
@@ -276,7 +276,7 @@ def test_ranges_the_wrong_way_round_are_refused(settings: dict[str, tuple[float,
 def test_scale_crop_draws_the_short_side_from_its_range_and_the_patch_lies_inside() -> None:
     """For a model that sees 224: L is each integer from 256 to 480 alike, and the patch is 224 pixels of the image resized so."""
     n, box = 60_000, (300, 420)
-    tall, wide = ScaleCrop().sides(chance(n), torch.tensor(box).double().expand(n, 2), (224, 224)).numpy().T
+    tall, wide = ScaleCrop().draw_sides(chance(n), torch.tensor(box).double().expand(n, 2), (224, 224)).numpy().T
     assert np.array_equal(tall, wide)  # the shape of things stays
     side = 300 * 224 / wide
     assert np.abs(side - side.round()).max() < 1e-9
@@ -340,12 +340,12 @@ class Turn(Geometry):
     def border(self) -> Border:
         return self.rule
 
-    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
+    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:
         angle = torch.where(chance.places % self.every == 0, math.radians(self.degrees), 0.0).double()
         cos, sin = angle.cos(), angle.sin()
         x, y = (frame[1] - 1) / 2, (frame[0] - 1) / 2
         rows = [torch.stack([cos, -sin, x - cos * x + sin * y], 1), torch.stack([sin, cos, y - sin * x - cos * y], 1)]
-        return Map(torch.stack(rows, 1), frame)
+        return CoordinateMap(torch.stack(rows, 1), frame)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,14 +354,14 @@ class Barrel(Geometry):
 
     k: float = 0.1
 
-    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
+    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:
         middle = torch.tensor([(frame[1] - 1) / 2, (frame[0] - 1) / 2], dtype=torch.float64)
 
-        def bend(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        def warp(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             away = (points - middle) / middle.max()
             return middle + away * (1 + self.k * away.square().sum(-1, keepdim=True)) * middle.max()
 
-        return Map(torch.eye(2, 3, dtype=torch.float64).repeat(len(chance.places), 1, 1), frame, bend)
+        return CoordinateMap(torch.eye(2, 3, dtype=torch.float64).repeat(len(chance.places), 1, 1), frame, warp)
 
 
 SCIPY = {"reflect": "mirror", "edge": "nearest", "zero": "grid-constant"}
@@ -397,7 +397,7 @@ def test_rotation_flip_and_crop_compose_to_one_reading() -> None:
         assert np.abs(out[k] - read(image, u, v, "reflect") / 255).max() < 1e-4
 
 
-def test_a_bend_composes_with_its_neighbors() -> None:
+def test_a_warp_composes_with_its_neighbors() -> None:
     b = batch(4)
     out = nhwc(Pipeline((Barrel(-0.1), Flip(1.0), Turn(10.0)), (30, 34))(b, chance(4), 0.0).images)
     m = drawn(Turn(10.0), chance(4), (30, 34), (30, 34))[0]

@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageEnhance
 
 from goodfit.augment import color
-from goodfit.augment.apply import Pipeline
-from goodfit.augment.color import Color, recolor
-from goodfit.augment.jitter import PCA, Brightness, Contrast, Grayscale, Hue, Jitter, Saturation, principal
+from goodfit.augment.color import Color, apply_color_matrix
+from goodfit.augment.jitter import PCA, Brightness, Contrast, Grayscale, Hue, Jitter, Saturation, compute_color_components
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Facts
@@ -153,7 +153,7 @@ def test_neighbors_equal_one_after_the_other() -> None:
 def test_a_composed_matrix_is_the_sequence_also_for_contrast_after_an_offset() -> None:
     """Contrast sees the mean that the ops before it leave; in float64."""
     offset, f = torch.linspace(-0.1, 0.1, N * 3, dtype=torch.float64).view(N, 3), torch.linspace(0.5, 1.5, N, dtype=torch.float64)
-    got = nhwc(recolor(images(0.3, 0.7), color.compose(color.shift(offset), color.contrast(f))))
+    got = nhwc(apply_color_matrix(images(0.3, 0.7), color.compose_colors(color.offset_matrix(offset), color.contrast_matrix(f))))
     for image, out, d, factor in zip(nhwc(images(0.3, 0.7)), got, offset.numpy(), f.tolist(), strict=True):
         assert np.abs(out - contrasted(image + d, factor).clip(0, 1)).max() < 1e-6
 
@@ -193,7 +193,11 @@ def test_factors_of_ops_alone_keep_to_their_ranges() -> None:
         assert low - 1e-9 <= factor.min() < low + 0.001 and high - 0.001 < factor.max() <= high + 1e-9
         assert abs(factor.mean() - (low + high) / 2) < 0.015
     turns = (
-        torch.atan2(*(color.YIQ @ Hue((-0.3, 0.1)).draw(many, 0.0)[:, :, :3] @ torch.linalg.inv(color.YIQ))[:, 1:, 1].T.flip(0)) / 2 / np.pi
+        torch.atan2(
+            *(color.RGB_TO_YIQ @ Hue((-0.3, 0.1)).draw(many, 0.0)[:, :, :3] @ torch.linalg.inv(color.RGB_TO_YIQ))[:, 1:, 1].T.flip(0)
+        )
+        / 2
+        / np.pi
     )
     assert -0.3 <= turns.min() < -0.299 and 0.099 < turns.max() <= 0.1
 
@@ -205,8 +209,8 @@ def test_milder_ops_have_milder_ranges() -> None:
     assert Grayscale(0.2).scaled(0.5) == Grayscale(0.1)
     assert all(part.scaled(1.0) == part for part in PARTS)
     for part in PARTS:
-        assert torch.equal(part.scaled(0.0).draw(chance(), 0.0), color.identity(N)) or isinstance(part, (Jitter, Hue))
-        assert (part.scaled(0.0).draw(chance(), 0.0) - color.identity(N)).abs().max() < 1e-15
+        assert torch.equal(part.scaled(0.0).draw(chance(), 0.0), color.identity_matrix(N)) or isinstance(part, (Jitter, Hue))
+        assert (part.scaled(0.0).draw(chance(), 0.0) - color.identity_matrix(N)).abs().max() < 1e-15
 
 
 @pytest.mark.parametrize(("cls", "name"), [(Brightness, "factor"), (Hue, "turns")])
@@ -220,7 +224,7 @@ def test_a_range_the_wrong_way_round_is_said(cls: Any, name: str) -> None:
 def test_against_pillow(op: str, theirs: str, factor: float) -> None:
     """Pillow's ImageEnhance on the same factors: at most 2 of 255 levels apart (it rounds the gray, and the mean gray, to whole levels)."""
     pixels = torch.randint(0, 256, (4, 3, 16, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    got = recolor(pixels, getattr(color, op)(torch.full((4,), factor))).mul(255).permute(0, 2, 3, 1).numpy()
+    got = apply_color_matrix(pixels, getattr(color, f"{op}_matrix")(torch.full((4,), factor))).mul(255).permute(0, 2, 3, 1).numpy()
     for image, out in zip(pixels.permute(0, 2, 3, 1).numpy(), got, strict=True):
         want = np.asarray(getattr(ImageEnhance, theirs)(Image.fromarray(image)).enhance(factor)).astype(float)
         assert np.abs(out - want).max() <= 2
@@ -252,7 +256,7 @@ def test_the_offset_is_constant_over_the_image_and_its_std_along_each_component_
     values, vectors = np.linalg.eigh(covariance)
     part = PCA(0.1).bind(facts(covariance))
     matrix = part.draw(chance(n), 0.0)
-    assert torch.equal(matrix[:, :, :6], color.identity(n)[:, :, :6])
+    assert torch.equal(matrix[:, :, :6], color.identity_matrix(n)[:, :, :6])
     offset = matrix[:, :, 6].numpy()
     along = offset @ vectors
     assert np.allclose(along.std(axis=0), 0.1 * values, rtol=0.03)
@@ -278,25 +282,29 @@ def test_the_covariance_is_that_of_the_training_split(tmp_path: Path) -> None:
     data = open_images(recipe)
     built: Any = build_training(recipe, data)
     (part,) = built.plan.augment.parts
-    train = data.pixels.rows(data.rows("train")).numpy().reshape(-1, 3) / 255
+    train = data.pixels.read(data.rows("train")).numpy().reshape(-1, 3) / 255
     values, vectors = np.linalg.eigh(np.cov(train.T, bias=True))
     assert part.sigma == 0.2
     found = np.array(part._components)
     assert np.allclose(np.linalg.norm(found, axis=1), values[::-1], atol=1e-12)
     assert np.allclose(np.abs((found / values[::-1, None]) @ vectors[:, ::-1]), np.eye(3), atol=1e-9)
-    assert not np.allclose(found, principal(tuple(map(tuple, np.cov(stored.reshape(-1, 3).T / 255)))), atol=1e-4)  # not that of all images
+    assert not np.allclose(
+        found, compute_color_components(tuple(map(tuple, np.cov(stored.reshape(-1, 3).T / 255)))), atol=1e-4
+    )  # not that of all images
 
 
 def test_principal_components() -> None:
     covariance = MIX @ MIX.T
-    found = np.array(principal(tuple(map(tuple, covariance))))
+    found = np.array(compute_color_components(tuple(map(tuple, covariance))))
     unit = found / np.linalg.norm(found, axis=1, keepdims=True)
     assert np.allclose(unit.T @ found, covariance)  # the sum of lambda e e^T
     assert (np.diff(np.linalg.norm(found, axis=1)) < 0).all()
     assert all(row[np.abs(row).argmax()] > 0 for row in found)
-    assert principal(((0.04,),)) == ((0.04, 0.04, 0.04),)
+    assert compute_color_components(((0.04,),)) == ((0.04, 0.04, 0.04),)
     padded = np.pad(covariance, (0, 1), constant_values=0.3)
-    assert principal(tuple(map(tuple, padded))) == principal(tuple(map(tuple, covariance)))  # alpha is left out
+    assert compute_color_components(tuple(map(tuple, padded))) == compute_color_components(
+        tuple(map(tuple, covariance))
+    )  # alpha is left out
 
 
 def test_pca_of_gray_images_moves_them_by_their_variance() -> None:
@@ -311,14 +319,14 @@ def test_pca_of_gray_images_moves_them_by_their_variance() -> None:
 
 def test_hue_turns_chroma_and_leaves_luma_and_gray() -> None:
     x = images(0.3, 0.7)
-    turned = recolor(x, color.hue(torch.full((N,), 0.2)))
+    turned = apply_color_matrix(x, color.hue_matrix(torch.full((N,), 0.2)))
     luma = torch.from_numpy(GRAY).float()
     assert ((turned - x).permute(0, 2, 3, 1) @ luma).abs().max() < 1e-5
     assert (turned - x).abs().mean() > 0.02
     gray = x[:, :1].expand(-1, 3, -1, -1)
-    assert (recolor(gray, color.hue(torch.full((N,), 0.37))) - gray).abs().max() < 1e-5
-    full = color.compose(color.hue(torch.full((N,), 0.3)), color.hue(torch.full((N,), 0.7)))
-    assert (full - color.identity(N)).abs().max() < 1e-12
+    assert (apply_color_matrix(gray, color.hue_matrix(torch.full((N,), 0.37))) - gray).abs().max() < 1e-5
+    full = color.compose_colors(color.hue_matrix(torch.full((N,), 0.3)), color.hue_matrix(torch.full((N,), 0.7)))
+    assert (full - color.identity_matrix(N)).abs().max() < 1e-12
 
 
 def test_one_channel_is_gray_and_alpha_is_left_alone() -> None:
@@ -327,7 +335,7 @@ def test_one_channel_is_gray_and_alpha_is_left_alone() -> None:
     got = Pipeline((part,), BOX)(batch(gray), chance(), 0.0).images
     as_rgb = Pipeline((part,), BOX)(batch(gray.expand(-1, 3, -1, -1)), chance(), 0.0).images
     assert (got - as_rgb).abs().max() < 1e-5
-    assert torch.equal(recolor(gray, color.identity(N)), gray)
+    assert torch.equal(apply_color_matrix(gray, color.identity_matrix(N)), gray)
     only_chroma = Pipeline((Jitter(0.0, saturation=0.9, hue=0.3),), BOX)(batch(gray), chance(), 0.0).images
     assert (only_chroma - gray).abs().max() < 1e-6
     four = Pipeline((part,), BOX)(batch(rgba), chance(), 0.0).images
@@ -338,6 +346,6 @@ def test_one_channel_is_gray_and_alpha_is_left_alone() -> None:
 @pytest.mark.parametrize("box", [(8, 8), (7, 9), (1, 1), (2, 3)])
 def test_any_number_of_pixels(box: tuple[int, int]) -> None:
     pixels = torch.randint(0, 256, (5, *box, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    got = recolor(pixels, color.contrast(torch.tensor([0.5, 1.0, 1.5, 0.0, 2.0])))
+    got = apply_color_matrix(pixels, color.contrast_matrix(torch.tensor([0.5, 1.0, 1.5, 0.0, 2.0])))
     for image, f, out in zip(nhwc(pixels) / 255, (0.5, 1.0, 1.5, 0.0, 2.0), nhwc(got), strict=True):
         assert np.abs(out - contrasted(image, f).clip(0, 1)).max() < 1e-5

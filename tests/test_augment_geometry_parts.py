@@ -14,12 +14,12 @@ from kornia.geometry.linalg import transform_points
 from PIL import Image
 from scipy import interpolate, ndimage
 
-from goodfit.augment.affine import Rotate, Shear, Stretch, Translate, rotation, shearing, stretching, translation
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.affine import Rotate, Shear, Stretch, Translate, rotation_matrix, shear_matrix, stretch_matrix, translation_matrix
+from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame
 from goodfit.augment.geometry import Geometry
 from goodfit.augment.lens import Lens
-from goodfit.augment.maps import Border, Frame, Map
-from goodfit.augment.warp import CORNERS, Elastic, Perspective, homography, spline, tilted
+from goodfit.augment.pipeline import Pipeline
+from goodfit.augment.warp import CORNERS, Elastic, Perspective, solve_homography, spline_weights, tilt_points
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
@@ -55,17 +55,17 @@ def applied(part: Geometry, n: int = 16, box: Frame = FRAME) -> torch.Tensor:
     return floats(part(batch(n, box), chance(n), 0.0).images)
 
 
-def drawn(part: Geometry, n: int = 16, box: Frame = FRAME) -> Map:
+def drawn(part: Geometry, n: int = 16, box: Frame = FRAME) -> CoordinateMap:
     return part.draw(chance(n), 0.0, box, box)
 
 
-def points(m: Map) -> np.ndarray:
+def points(m: CoordinateMap) -> np.ndarray:
     """Input points [B, h, w, 2] of every output pixel of a map."""
     x, y = torch.meshgrid(*(torch.arange(float(n)) for n in reversed(m.size)), indexing="xy")
     at = torch.stack([x, y], dim=-1).repeat(len(m.matrix), 1, 1, 1)
-    if m.bend is not None:
-        rows = torch.arange(len(at)) if m.bent is None else m.bent.nonzero()[:, 0]
-        at[rows] = m.bend(at[rows], rows)
+    if m.warp is not None:
+        rows = torch.arange(len(at)) if m.warp_mask is None else m.warp_mask.nonzero()[:, 0]
+        at[rows] = m.warp(at[rows], rows)
     a = m.matrix.numpy()[:, None, None]
     return np.stack([a[..., k, 0] * at[..., 0].numpy() + a[..., k, 1] * at[..., 1].numpy() + a[..., k, 2] for k in (0, 1)], axis=-1)
 
@@ -91,7 +91,7 @@ def test_at_magnitude_zero_nothing_changes(part: Geometry, border: Border) -> No
     off = dataclasses.replace(part, border=border).scaled(0.0)  # type: ignore[call-arg]
     m = drawn(off)
     assert torch.equal(m.matrix, torch.eye(2, 3, dtype=torch.float64).repeat(16, 1, 1))
-    assert m.bend is None or (m.bent is not None and not m.bent.any())
+    assert m.warp is None or (m.warp_mask is not None and not m.warp_mask.any())
     assert torch.equal(applied(off), floats(photo(16)))
     assert part.scaled(1.0) == part
 
@@ -100,7 +100,7 @@ def test_at_magnitude_zero_nothing_changes(part: Geometry, border: Border) -> No
 @every
 def test_pixels_are_read_where_the_map_says(part: Geometry, border: Border) -> None:
     """Mean absolute difference from SciPy's bilinear reading under 1e-4 of the range; 0.01 where the image shrinks: it is antialiased."""
-    part = dataclasses.replace(part, border=border, _fill=MEAN)  # type: ignore[call-arg]
+    part = dataclasses.replace(part, border=border, _mean=MEAN)  # type: ignore[call-arg]
     out, m = applied(part).numpy(), drawn(part)
     away = points(m)
     assert ((away < -0.6) | (away > np.array(FRAME[::-1]) - 0.4)).any(), "no border comes into view"
@@ -128,7 +128,7 @@ def test_a_share_p_is_changed_and_the_targets_stay(part: Geometry) -> None:
     for p in (0.0, 0.3, 1.0):
         m = dataclasses.replace(part, p=p).draw(chance(n), 0.0, (64, 64), (64, 64))  # type: ignore[call-arg]
         changed = (m.matrix != torch.eye(2, 3, dtype=torch.float64)).any(2).any(1)
-        changed = changed if m.bent is None else changed | m.bent
+        changed = changed if m.warp_mask is None else changed | m.warp_mask
         lost = 0.01 if isinstance(part, Translate) else 0.0  # whole pixels: few shifts are none
         assert abs(changed.float().mean() - p) <= 4 * math.sqrt(p * (1 - p) / n) + lost
 
@@ -161,10 +161,10 @@ def test_the_matrices_against_kornia() -> None:
     middle = torch.tensor([[(FRAME[1] - 1) / 2, (FRAME[0] - 1) / 2]], dtype=torch.float64).repeat(n, 1)
     wide, one, zero = torch.stack([1 + x / 2, 1 + y / 2], 1), torch.ones(n, 2, dtype=torch.float64), full(n, 0.0)
     forward = {
-        "translation": (translation(9 * x, 9 * y), kornia.get_affine_matrix2d(9 * torch.stack([x, y], 1), middle, one, zero)),
-        "rotation": (rotation(180 * angle, FRAME), kornia.get_rotation_matrix2d(middle, 180 * angle, one)),
-        "stretching": (stretching(wide[:, 0], wide[:, 1], FRAME), kornia.get_rotation_matrix2d(middle, zero, wide)),
-        "shearing": (shearing(x.tan(), y.tan(), FRAME), kornia.get_shear_matrix2d(middle, x, y)),
+        "translation": (translation_matrix(9 * x, 9 * y), kornia.get_affine_matrix2d(9 * torch.stack([x, y], 1), middle, one, zero)),
+        "rotation": (rotation_matrix(180 * angle, FRAME), kornia.get_rotation_matrix2d(middle, 180 * angle, one)),
+        "stretching": (stretch_matrix(wide[:, 0], wide[:, 1], FRAME), kornia.get_rotation_matrix2d(middle, zero, wide)),
+        "shearing": (shear_matrix(x.tan(), y.tan(), FRAME), kornia.get_shear_matrix2d(middle, x, y)),
     }
     row = torch.tensor([[[0.0, 0.0, 1.0]]], dtype=torch.float64).repeat(n, 1, 1)
     for name, (ours, theirs) in forward.items():
@@ -176,12 +176,12 @@ def test_the_matrices_against_kornia() -> None:
 def test_right_angles_have_exact_coefficients() -> None:
     for frame in ((5, 5), (4, 6), (5, 8)):
         angle = torch.arange(-720.0, 721, 90, dtype=torch.float64)
-        m = rotation(angle, frame)
+        m = rotation_matrix(angle, frame)
         assert set(m[:, :, :2].abs().unique().tolist()) == {0.0, 1.0}
         assert (m[:, :, 2] * 2 == (m[:, :, 2] * 2).round()).all()
         for k, one in zip((angle / 90).int().tolist(), m, strict=True):
             assert torch.equal(one, torch.eye(2, 3, dtype=torch.float64)) == (k % 4 == 0)
-    near = rotation(torch.tensor([89.999, 90.0, 90.001, 45.0, -45.0, 135.0]), (5, 5))
+    near = rotation_matrix(torch.tensor([89.999, 90.0, 90.001, 45.0, -45.0, 135.0]), (5, 5))
     assert (near[0] - near[1]).abs().max() < 1e-3 and (near[2] - near[1]).abs().max() < 1e-3
     assert torch.allclose(near[3:, 0, 0], torch.tensor([0.5, 0.5, -0.5], dtype=torch.float64).sqrt().nan_to_num(-math.sqrt(0.5)))
 
@@ -190,8 +190,8 @@ def test_right_angles_have_exact_coefficients() -> None:
 class Turn(Rotate):
     """Rotates by exactly `degrees`."""
 
-    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
-        return Map(rotation(full(len(chance.places), self.degrees), frame), frame)
+    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:
+        return CoordinateMap(rotation_matrix(full(len(chance.places), self.degrees), frame), frame)
 
 
 def test_right_angles_are_torchs() -> None:
@@ -227,11 +227,11 @@ def test_positive_is_right_down_larger_counterclockwise_and_leaning_right() -> N
         a = matrix[0].numpy()
         return np.linalg.solve(a[:, :2], middle + np.array([x, y]) - a[:, 2]) - middle  # type: ignore[no-any-return]
 
-    assert np.allclose(seen(translation(3 * one, 5 * one), 1, 2), (4, 7))
-    assert np.allclose(seen(rotation(90 * one, FRAME), 1, 0), (0, -1))
-    assert np.allclose(seen(stretching(2 * one, 0.5 * one, FRAME), 4, 4), (8, 2))
-    assert np.allclose(seen(shearing(0.5 * one, 0 * one, FRAME), 0, -4), (2, -4))
-    assert np.allclose(seen(shearing(0 * one, 0.5 * one, FRAME), 4, 0), (4, -2))
+    assert np.allclose(seen(translation_matrix(3 * one, 5 * one), 1, 2), (4, 7))
+    assert np.allclose(seen(rotation_matrix(90 * one, FRAME), 1, 0), (0, -1))
+    assert np.allclose(seen(stretch_matrix(2 * one, 0.5 * one, FRAME), 4, 4), (8, 2))
+    assert np.allclose(seen(shear_matrix(0.5 * one, 0 * one, FRAME), 0, -4), (2, -4))
+    assert np.allclose(seen(shear_matrix(0 * one, 0.5 * one, FRAME), 4, 0), (4, -2))
 
 
 def test_draws_are_even_over_their_range() -> None:
@@ -277,16 +277,16 @@ def test_a_lens_never_folds_the_image_and_what_is_outside_stays_outside() -> Non
     at = torch.zeros(1, 1, 400, 2)
     at[..., 0], at[..., 1] = torch.linspace(24.5, 24.5 + 200, 400), torch.linspace(21.5, 21.5 + 176, 400)
     m = drawn(Lens((-0.33, -0.33), p=1.0), 1)
-    assert m.bend is not None
-    moved = m.bend(at, torch.arange(1))[0, 0]
+    assert m.warp is not None
+    moved = m.warp(at, torch.arange(1))[0, 0]
     assert (moved.diff(dim=0) > 0).all() and moved[-1, 0] > 100
 
 
 def test_k_is_even_over_its_range() -> None:
     n = 20_000
     m = Lens((-0.1, 0.3), p=1.0).draw(chance(n), 0.0, (3, 3), (3, 3))
-    assert m.bend is not None
-    corner = m.bend(torch.tensor([2.5, 2.5]).expand(n, 1, 1, 2), torch.arange(n))[:, 0, 0, 0]  # r = 1
+    assert m.warp is not None
+    corner = m.warp(torch.tensor([2.5, 2.5]).expand(n, 1, 1, 2), torch.arange(n))[:, 0, 0, 0]  # r = 1
     k = ((corner - 1) / 1.5 - 1).numpy()
     assert abs(k.mean() - 0.1) < 0.003 and abs(k.std() - 0.4 / math.sqrt(12)) < 0.002
     assert -0.1 - 1e-5 < k.min() < -0.099 and 0.299 < k.max() < 0.3 + 1e-5
@@ -298,7 +298,7 @@ def test_k_is_even_over_its_range() -> None:
 def test_the_corners_of_the_image_are_seen_where_they_were_moved() -> None:
     inwards = np.random.default_rng(0).uniform(0, 0.6, (200, 4, 2))
     corners = CORNERS * (1 - inwards)
-    matrix, tilt = homography(corners, FRAME)
+    matrix, tilt = solve_homography(corners, FRAME)
     half, middle = np.array([25.0, 22.0]), np.array([24.5, 21.5])
     for k in range(4):
         away = corners[:, k] * half
@@ -331,10 +331,10 @@ def test_perspective_against_kornia() -> None:
 def test_the_corners_move_inwards_evenly_up_to_the_strength() -> None:
     n, strength = 4000, 0.4
     m = Perspective(strength, p=1.0).draw(chance(n), 0.0, FRAME, FRAME)
-    assert m.bend is not None
+    assert m.warp is not None
     corners, half, middle = torch.from_numpy(CORNERS), torch.tensor([25.0, 22.0]), torch.tensor([24.5, 21.5])
     inner = (corners * half / 3 + middle).expand(n, -1, -1)
-    bent = m.bend(inner.float()[:, None], torch.arange(n))[:, 0].double()
+    bent = m.warp(inner.float()[:, None], torch.arange(n))[:, 0].double()
     sent = torch.einsum("bij,bkj->bki", m.matrix[:, :, :2], bent) + m.matrix[:, None, :, 2]
     seen = transform_points(kornia.get_perspective_transform(sent, inner), (corners * half + middle).expand(n, -1, -1))
     inwards = (1 - (seen - middle) / half / corners).flatten(1).numpy() / strength
@@ -349,7 +349,7 @@ def test_beyond_the_horizon_points_are_finite_and_outside() -> None:
     assert np.isfinite(at).all() and np.abs(at).max() > 50
     assert applied(part, 16, (9, 9)).isfinite().all()
     row = torch.stack([torch.arange(101.0), torch.zeros(101)], dim=1)[None, None]
-    moved = tilted(row, torch.tensor([[-0.04, 0.0]]), (1, 101))[0, 0, :, 0] - 50  # its horizon lies 25 pixels right of the center
+    moved = tilt_points(row, torch.tensor([[-0.04, 0.0]]), (1, 101))[0, 0, :, 0] - 50  # its horizon lies 25 pixels right of the center
     assert (moved[51:75].diff() > 0).all() and (moved[74:] > 400).all() and (moved[:50] < 0).all()
 
 
@@ -358,7 +358,7 @@ def test_beyond_the_horizon_points_are_finite_and_outside() -> None:
 
 @pytest.mark.parametrize(("n", "step"), [(32, 6.65), (44, 9.1), (7, 1.0), (1, 3.0)])
 def test_the_splines_are_scipys(n: int, step: float) -> None:
-    weights = spline(n, step).numpy()
+    weights = spline_weights(n, step).numpy()
     knots = np.arange(-3, weights.shape[1] + 1, dtype=np.float64) * step  # of the B-splines centered at -step, 0, step, ...
     want = np.stack([interpolate.BSpline.basis_element(knots[k : k + 5], False)(np.arange(n)) for k in range(weights.shape[1])], 1)
     assert np.abs(weights - np.nan_to_num(want)).max() < 1e-6
@@ -384,7 +384,7 @@ def test_elastic_displacements_are_as_wide_and_as_smooth_as_asked() -> None:
 
 def test_the_field_is_the_tensor_product_of_splines_over_even_noise() -> None:
     part, box = Elastic(0.05, 0.15, p=1.0), (20, 24)
-    down, across = (spline(n, math.sqrt(3) * 0.15 * 20).double().numpy() for n in box)
+    down, across = (spline_weights(n, math.sqrt(3) * 0.15 * 20).double().numpy() for n in box)
     noise = chance(5).at("field").uniform(-1, 1, n=2 * down.shape[1] * across.shape[1]).double().numpy()
     noise = noise.reshape(5, 2, down.shape[1], across.shape[1]) * 0.05 * 20 * math.sqrt(3) * 315 / 151
     want = np.einsum("yr,bcrs,xs->byxc", down, noise, across)
@@ -425,7 +425,7 @@ def test_all_of_them_in_one_pipe_are_one_sampling() -> None:
     rows = torch.arange(4)
     for k, part in reversed(list(enumerate(parts))):
         m = part.draw(c.at(type(part).__name__.lower(), k), 0.0, FRAME, FRAME)
-        at = m.bend(at.float(), rows).double() if m.bend else at
+        at = m.warp(at.float(), rows).double() if m.warp else at
         at = torch.einsum("bij,bhwj->bhwi", m.matrix, torch.cat([at, torch.ones_like(at[..., :1])], -1))
     for image, where, got in zip(b.images, at.numpy(), out.numpy(), strict=True):
         assert np.abs(got - read(image, where, "reflect")).mean() < 5e-3

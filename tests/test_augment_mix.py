@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from goodfit.augment.apply import Pipeline
 from goodfit.augment.erase import Cutout, Erase
 from goodfit.augment.mix import Cutmix, Mixup, Smooth
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import MIXING_BLOCK, Chance
 from goodfit.core.errors import UsageError

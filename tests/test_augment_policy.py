@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
 from goodfit.augment.policy import Policy, RandAugment, TrivialAugment
-from goodfit.augment.policy_ops import OPS, Drawn, Op
+from goodfit.augment.policy_ops import OPS, Op, SlotDraws
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
@@ -46,7 +46,7 @@ def part(text: str) -> Any:
     return CATALOG.make(text, "augment")
 
 
-def names(drawn: Drawn) -> list[Op]:
+def names(drawn: SlotDraws) -> list[Op]:
     return [OPS[k] for k in drawn.op.tolist()]
 
 
@@ -58,7 +58,7 @@ def test_every_op_is_as_likely_and_slots_are_independent(policy: Policy) -> None
     """Chi-square on 28,000 images, each op and each pair of ops in two slots (op 0, identity, also stands for level 0)."""
     drawn = policy.draw(chance(28_000))
     assert len(drawn) == policy.slots
-    drawn = [Drawn(*(x[slot.level > 0] for x in slot)) for slot in drawn]
+    drawn = [SlotDraws(*(x[slot.level > 0] for x in slot)) for slot in drawn]
     for slot in drawn:
         assert stats.chisquare(np.bincount(slot.op, minlength=len(OPS))).pvalue > 1e-3
     if len(drawn) > 1:

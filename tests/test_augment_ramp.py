@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.augment.ramp import Ramp
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
@@ -51,7 +51,7 @@ def test_strength_at_its_landmarks_and_between(ramp: str, points: list[tuple[flo
     made = part(ramp)
     for t, strength in points:
         assert abs(made.strength(t) - strength) < 1e-12
-        assert abs(made.now(t).p - 0.5 * strength) < 1e-12
+        assert abs(made.at_progress(t).p - 0.5 * strength) < 1e-12
     steps_of = np.diff([made.strength(t) for t in np.linspace(0, 1, 101)])
     assert (steps_of >= 0).all() or (steps_of <= 0).all()
     assert made.strength(0.0) == made.before and made.strength(1.0) == made.after  # to the bit
@@ -94,7 +94,7 @@ def test_ramps_bind_their_part_and_their_lengths() -> None:
     bound = Ramp(part("cutout"), end="10 epochs").bind(facts)
     assert bound.strength(0.125) == 0.5 and bound.part._mean == (0.2, 0.4, 0.6)  # type: ignore[attr-defined]
     assert part(spell(bound)) == bound
-    with pytest.raises(UsageError, match="before the budget is known"):
+    with pytest.raises(UsageError, match="lengths that need a budget"):
         Ramp(part("flip"), end="10 epochs").strength(0.1)
     with pytest.raises(UsageError, match="expected end to fit into the budget"):
         Ramp(part("flip"), end="50 epochs").bind(facts)
@@ -104,8 +104,8 @@ def test_ramps_bind_their_part_and_their_lengths() -> None:
 
 def test_ramps_within_ramps_multiply() -> None:
     made = part("ramp(ramp(smooth(0.4)), end=0.5)")
-    assert abs(made.now(0.25).epsilon - 0.4 * 0.25 * 0.5) < 1e-12
-    assert abs(made.scaled(0.5).now(1.0).epsilon - 0.2) < 1e-12
+    assert abs(made.at_progress(0.25).epsilon - 0.4 * 0.25 * 0.5) < 1e-12
+    assert abs(made.scaled(0.5).at_progress(1.0).epsilon - 0.2) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -127,5 +127,5 @@ def test_ramps_refuse_what_they_cannot_follow(text: str, sentence: str) -> None:
 def test_every_augment_can_be_ramped() -> None:
     for name in CATALOG.kinds["augment"]:
         made = Ramp(part(name))
-        assert isinstance(made.now(0.5), Augment) and made.now(1.0) == made.part.now(1.0)
-        assert made.now(0.0) == made.part.now(0.0).scaled(0.0)
+        assert isinstance(made.at_progress(0.5), Augment) and made.at_progress(1.0) == made.part.at_progress(1.0)
+        assert made.at_progress(0.0) == made.part.at_progress(0.0).scaled(0.0)

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame, compose_matrices
 from goodfit.augment.crop import Crop
 from goodfit.augment.flip import Flip
 from goodfit.augment.geometry import Geometry
-from goodfit.augment.maps import Border, Frame, Map, compose
+from goodfit.augment.pipeline import Pipeline
 from goodfit.augment.sampling import sample
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
@@ -51,8 +51,8 @@ def turn(degrees: float, scale: float, frame: Frame, size: Frame | None = None, 
     return np.concatenate([linear, (to - linear @ middle)[:, None]], axis=1)
 
 
-def mapped(matrices: list[np.ndarray], size: Frame, **bends: Any) -> Map:
-    return Map(torch.tensor(np.stack(matrices), dtype=torch.float64), size, **bends)
+def coordinate_map(matrices: list[np.ndarray], size: Frame, **warps: Any) -> CoordinateMap:
+    return CoordinateMap(torch.tensor(np.stack(matrices), dtype=torch.float64), size, **warps)
 
 
 def points(matrix: np.ndarray, size: Frame) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ def test_whole_pixels_are_moved_exactly(border: Border) -> None:
     images = noise()
     moves = [(1, 5, 1, -3), (-1, 40, 1, 7), (1, -33, -1, 20), (-1, 20, -1, 29), (1, 0, 1, 0), (1, 60, 1, 55)]
     matrices = [np.array([[a, 0, x], [0, b, y]], dtype=float) for a, x, b, y in moves]
-    out = sample(images, [mapped(matrices, (30, 34))], border, FILL, exact=True)
+    out = sample(images, [coordinate_map(matrices, (30, 34))], border, FILL, is_exact=True)
     assert out.dtype == torch.uint8
     fill = np.round(np.array(FILL) * 255) / 255
     for image, matrix, got in zip(images.numpy() / 255, matrices, out.numpy() / 255, strict=True):
@@ -116,7 +116,7 @@ def test_whole_pixels_are_moved_exactly(border: Border) -> None:
 def test_turned_images_against_scipy(border: Border, box: Frame) -> None:
     images = noise(box=box)
     matrices = [turn(a, s, box) for a, s in ((33, 1.0), (-160, 0.8), (45, 0.3), (90, 1.0), (7, 1.14), (100, 1.0))]
-    out = sample(images, [mapped(matrices, box)], border, FILL, exact=False)
+    out = sample(images, [coordinate_map(matrices, box)], border, FILL, is_exact=False)
     for image, matrix, got in zip(images.numpy() / 255, matrices, out.numpy(), strict=True):
         assert np.abs(got - read(image, *points(matrix, box), border)).max() < 1e-5 * max(box)
 
@@ -125,7 +125,7 @@ def test_turned_images_against_scipy(border: Border, box: Frame) -> None:
 @pytest.mark.parametrize("scale", [0.7, 1.6, 2.9])
 def test_scaled_images_against_the_filter_in_float64(border: Border, scale: float) -> None:
     images, matrix = noise(2, (24, 28)), turn(0, scale, (24, 28), (20, 20))
-    out = sample(images, [mapped([matrix] * 2, (20, 20))], border, FILL, exact=False)
+    out = sample(images, [coordinate_map([matrix] * 2, (20, 20))], border, FILL, is_exact=False)
     reach = max(scale, 1.0)
     for image, got in zip(images.numpy() / 255, out.numpy(), strict=True):
         want = extended(image, border, 40)
@@ -143,7 +143,7 @@ def test_beyond_the_image_is_what_the_border_says_whatever_the_way(border: Borde
     matrices = [turn(0, 1.0, (32, 32)), turn(0, 5.5, (32, 32)), turn(10, 1.0, (32, 32)), turn(20, 6.0, (32, 32))]
     matrices[0][:, 2] += 40
     matrices[2][:, 2] += 50
-    out = sample(images, [mapped(matrices, (32, 32))], border, FILL, exact=False).numpy()
+    out = sample(images, [coordinate_map(matrices, (32, 32))], border, FILL, is_exact=False).numpy()
     beyond = {"zero": (0.0, 0.0, 0.0), "mean": FILL}.get(border, (0.9, 0.3, 0.6))
     for k, (row, column) in enumerate(((20, 20), (0, 0), (31, 31), (0, 31))):
         assert np.abs(out[k, :, row, column] - beyond).max() < 1e-6
@@ -162,7 +162,7 @@ def test_turned_shrinking_is_antialiased_as_stated(scale: float, sigma: float, a
     for degrees in (12, 45):
         matrix = turn(degrees, scale, (64, 64), (side, side))
         want = antialiased(image[0].numpy(), matrix, (side, side))
-        got = sample(image, [mapped([matrix], (side, side))], "reflect", (0.0,), exact=False)[0].numpy()
+        got = sample(image, [coordinate_map([matrix], (side, side))], "reflect", (0.0,), is_exact=False)[0].numpy()
         plain = read(image[0].numpy(), *points(matrix, (side, side)), "reflect")
         assert np.abs(got - want).mean() < aim
         if scale > 1.2:
@@ -176,7 +176,7 @@ def test_turned_shrinking_knows_what_lies_beyond(scale: float, border: Border) -
     image, size = smooth(32), (24, 24)
     matrix = turn(20, scale, (32, 32), size)
     want = antialiased(image[0].numpy().astype(float), matrix, size, border, by=31)
-    got = sample(image, [mapped([matrix], size)], border, FILL, exact=False)[0].numpy()
+    got = sample(image, [coordinate_map([matrix], size)], border, FILL, is_exact=False)[0].numpy()
     x, y = points(matrix, size)
     known = (np.abs(x - 15.5) < 40) & (np.abs(y - 15.5) < 40)
     assert np.abs(got - want)[:, known].mean() < 0.02
@@ -187,58 +187,58 @@ def test_images_that_shrink_more_in_one_direction() -> None:
         image = smooth(sigma=1.0)
         matrix = turn(degrees, 1.0, (64, 64), (16, 16), ratio)
         want = antialiased(image[0].numpy(), matrix, (16, 16))
-        got = sample(image, [mapped([matrix], (16, 16))], "reflect", (0.0,), exact=False)[0].numpy()
+        got = sample(image, [coordinate_map([matrix], (16, 16))], "reflect", (0.0,), is_exact=False)[0].numpy()
         assert np.abs(got - want).mean() < 0.03
 
 
-# ---- bends ---------------------------------------------------------------------------------------------------------------------
+# ---- warps ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [0.8, 1.5, 2.8])
-def test_a_bend_that_is_an_affine_map_reads_as_that_map(scale: float) -> None:
+def test_a_warp_that_is_an_affine_map_reads_as_that_map(scale: float) -> None:
     image, size = smooth().repeat(3, 1, 1, 1), (40, 36)
     whole = turn(25, scale, (64, 64), size)
     middle = torch.tensor([17.5, 19.5])
     shrunk = np.array([[1, 0, 31.5 - 17.5], [0, 1, 31.5 - 19.5]])
     linear = torch.tensor(whole[:, :2], dtype=torch.float32)
 
-    def bend(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def warp(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         away = points - middle
         return torch.stack([(row * away).sum(-1) for row in linear], dim=-1) + middle
 
     for border in BORDERS:
-        bent = sample(image, [mapped([shrunk] * 3, size, bend=bend)], border, FILL, exact=False)
-        straight = sample(image, [mapped([whole] * 3, size)], border, FILL, exact=False)
-        assert (bent - straight).abs().max() < 1e-3  # the coordinates are float32
-        assert (bent - straight).abs().mean() < 2e-5
+        warped = sample(image, [coordinate_map([shrunk] * 3, size, warp=warp)], border, FILL, is_exact=False)
+        straight = sample(image, [coordinate_map([whole] * 3, size)], border, FILL, is_exact=False)
+        assert (warped - straight).abs().max() < 1e-3  # the coordinates are float32
+        assert (warped - straight).abs().mean() < 2e-5
 
 
 def test_only_bent_images_are_bent_and_the_others_stay_exact() -> None:
     images, seen = noise(8), []
-    bent = torch.tensor([True, False, False, True, True, False, True, False])
+    warp_mask = torch.tensor([True, False, False, True, True, False, True, False])
 
-    def bend(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def warp(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         assert len(points) == len(rows)
         seen.extend(rows.tolist())
         return points + 0.5
 
     identity = np.eye(2, 3)
-    maps = [mapped([identity] * 8, (30, 34), bend=bend, bent=bent), mapped([identity] * 8, (30, 34))]
-    out = sample(images, maps, "edge", FILL, exact=False)
+    maps = [coordinate_map([identity] * 8, (30, 34), warp=warp, warp_mask=warp_mask), coordinate_map([identity] * 8, (30, 34))]
+    out = sample(images, maps, "edge", FILL, is_exact=False)
     assert sorted(set(seen)) == [0, 3, 4, 6]
-    assert torch.equal(out[~bent], images[~bent].float() / 255)
+    assert torch.equal(out[~warp_mask], images[~warp_mask].float() / 255)
     x, y = points(identity, (30, 34))
     for k in (0, 3, 4, 6):
         assert np.abs(out[k].numpy() - read(images[k].numpy() / 255, x + 0.5, y + 0.5, "edge")).max() < 1e-5
 
 
-def test_two_bends_apply_one_after_the_other_with_what_lies_between() -> None:
+def test_two_warps_apply_one_after_the_other_with_what_lies_between() -> None:
     images, half = noise(2), turn(30, 0.7, (30, 34))
-    right = mapped([np.eye(2, 3)] * 2, (30, 34), bend=lambda points, rows: points + torch.tensor([1.5, 0.0]))
-    left = mapped(
-        [np.eye(2, 3)] * 2, (30, 34), bend=lambda points, rows: points * torch.tensor([0.9, 1.0]), bent=torch.tensor([True, False])
+    right = coordinate_map([np.eye(2, 3)] * 2, (30, 34), warp=lambda points, rows: points + torch.tensor([1.5, 0.0]))
+    left = coordinate_map(
+        [np.eye(2, 3)] * 2, (30, 34), warp=lambda points, rows: points * torch.tensor([0.9, 1.0]), warp_mask=torch.tensor([True, False])
     )
-    out = sample(images, [right, mapped([half] * 2, (30, 34)), left], "reflect", FILL, exact=False)
+    out = sample(images, [right, coordinate_map([half] * 2, (30, 34)), left], "reflect", FILL, is_exact=False)
     for k, squeezed in ((0, 0.9), (1, 1.0)):
         y, x = np.mgrid[:30, :34]
         u, v = (half[i, 0] * squeezed * x + half[i, 1] * y + half[i, 2] for i in (0, 1))
@@ -253,7 +253,7 @@ def test_affine_maps_against_kornia(border: Border) -> None:
     """Mean absolute difference under 1e-5 of the range (both bilinear)."""
     images, box = noise(8), (30, 34)
     matrices = [turn(angle, 0.8, box, ratio=1.2) for angle in (-170, -60, -20, 5, 15, 40, 80, 130)]
-    out = sample(images, [mapped(matrices, box)], border, FILL, exact=False)
+    out = sample(images, [coordinate_map(matrices, box)], border, FILL, is_exact=False)
     forward = np.linalg.inv(np.stack([np.vstack([m, [0, 0, 1]]) for m in matrices]))[:, :2]
     modes = {"reflect": "reflection", "edge": "border", "zero": "zeros"}
     want = kornia.warp_affine(images.double() / 255, torch.from_numpy(forward), box, padding_mode=modes[border], align_corners=True)
@@ -264,7 +264,7 @@ def test_affine_maps_against_pillow() -> None:
     """Mean absolute difference under 1e-5 of the range inside the image; Pillow counts from the corner of a pixel and reads no border."""
     images, box = noise(5), (30, 34)
     matrices = [turn(angle, 0.6, box, ratio=1.1) for angle in (-60, -20, 5, 15, 80)]
-    out = sample(images, [mapped(matrices, box)], "zero", FILL, exact=False)
+    out = sample(images, [coordinate_map(matrices, box)], "zero", FILL, is_exact=False)
     for image, m, got in zip(images.numpy(), matrices, out.numpy(), strict=True):
         corner = m[:, 2] + 0.5 - m[:, :2].sum(1) / 2
         data = (*m[0, :2], corner[0], *m[1, :2], corner[1])
@@ -293,12 +293,12 @@ def test_composed_geometry_equals_one_after_the_other_and_is_nearer_to_the_truth
     image = torch.from_numpy(zone_plate(x, y, side)).float()[None, None]
     box = (side, side)
     angles = (25.0, -40.0, 22.0)
-    turns = [mapped([turn(angle, 1.0, box)], box) for angle in angles]
-    cut = mapped([np.array([[1, 0, 28.0], [0, 1, 28.0]])], size)  # of which every intermediate point is inside
-    together = sample(image, [*turns, cut], "edge", (0.0,), exact=False)[0, 0].numpy()
+    turns = [coordinate_map([turn(angle, 1.0, box)], box) for angle in angles]
+    cut = coordinate_map([np.array([[1, 0, 28.0], [0, 1, 28.0]])], size)  # of which every intermediate point is inside
+    together = sample(image, [*turns, cut], "edge", (0.0,), is_exact=False)[0, 0].numpy()
     apart = image
     for each in (*turns, cut):
-        apart = sample(apart, [each], "edge", (0.0,), exact=False)
+        apart = sample(apart, [each], "edge", (0.0,), is_exact=False)
     matrix = np.vstack([turn(sum(angles), 1.0, box), [0, 0, 1]]) @ np.array([[1, 0, 28], [0, 1, 28], [0, 0, 1]])
     truth = zone_plate(*points(matrix[:2], size), side)
     error_together, error_apart = (np.abs(made - truth).mean() for made in (together, apart[0, 0].numpy()))
@@ -309,10 +309,10 @@ def test_composed_geometry_equals_one_after_the_other_and_is_nearer_to_the_truth
 
 def test_turned_and_turned_back_is_the_image_itself() -> None:
     image, box = smooth(48, sigma=0.0), (48, 48)
-    there, back = (mapped([turn(angle, 1.0, box)], box) for angle in (33.0, -33.0))
-    together = sample(image, [there, back], "zero", (0.0,), exact=False)
+    there, back = (coordinate_map([turn(angle, 1.0, box)], box) for angle in (33.0, -33.0))
+    together = sample(image, [there, back], "zero", (0.0,), is_exact=False)
     assert torch.equal(together, image)
-    apart = sample(sample(image, [there], "zero", (0.0,), exact=False), [back], "zero", (0.0,), exact=False)
+    apart = sample(sample(image, [there], "zero", (0.0,), is_exact=False), [back], "zero", (0.0,), is_exact=False)
     assert (apart - image)[..., 12:36, 12:36].abs().mean() > 0.05
 
 
@@ -320,7 +320,7 @@ def test_compose_is_the_matrix_product() -> None:
     first, then = (torch.randn(5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
     last = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(5, 1, 3)
     want = torch.cat([first, last], 1) @ torch.cat([then, last], 1)
-    assert (compose(first, then) - want[:, :2]).abs().max() < 1e-12
+    assert (compose_matrices(first, then) - want[:, :2]).abs().max() < 1e-12
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------------------
@@ -356,6 +356,8 @@ def test_an_image_gets_the_same_bits_alone(channels: int) -> None:
     images, box = noise(40, (30, 34), channels), (30, 34)
     matrices = [turn(k % 3 * 8.0, 0.6 + 0.11 * k, box, ratio=1 + k % 4 / 3) for k in range(40)]
     for border in BORDERS:
-        whole = sample(images, [mapped(matrices, box)], border, (0.4,), exact=False)
+        whole = sample(images, [coordinate_map(matrices, box)], border, (0.4,), is_exact=False)
         for k in range(40):
-            assert torch.equal(sample(images[k : k + 1], [mapped(matrices[k : k + 1], box)], border, (0.4,), exact=False), whole[k : k + 1])
+            assert torch.equal(
+                sample(images[k : k + 1], [coordinate_map(matrices[k : k + 1], box)], border, (0.4,), is_exact=False), whole[k : k + 1]
+            )

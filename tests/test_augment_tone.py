@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from goodfit.augment import blur, noise, tone
-from goodfit.augment.apply import Pipeline
 from goodfit.augment.blur import Blur, Sharpness
 from goodfit.augment.noise import Noise
+from goodfit.augment.pipeline import Pipeline
 from goodfit.augment.tone import Autocontrast, Equalize, Gamma, Posterize, Solarize
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
@@ -106,12 +106,12 @@ def test_equalize_of_fewer_pixels_than_levels() -> None:
 def test_gamma_against_numpy_and_kornia() -> None:
     exponent = torch.linspace(0.3, 3, N, dtype=torch.float64)
     x = stored()
-    got = tone.gamma(x, exponent)
+    got = tone.adjust_gamma(x, exponent)
     want = (x.double().numpy() / 255) ** exponent.numpy()[:, None, None, None]
     assert got.dtype == torch.uint8 and np.abs(got.numpy() - 255 * want).max() <= 0.5 + 1e-9
     floats = x.float() / 255
     theirs = torch.stack([ke.adjust_gamma(image, float(g)) for image, g in zip(floats, exponent, strict=True)])
-    assert (tone.gamma(floats, exponent) - theirs).abs().max() <= 0.5 / 255 + 1e-5
+    assert (tone.adjust_gamma(floats, exponent) - theirs).abs().max() <= 0.5 / 255 + 1e-5
 
 
 def test_large_images_are_cut_into_chunks_alike() -> None:
@@ -164,16 +164,16 @@ def test_sharpness_against_pillow(channels: int, factor: float) -> None:
     """Pillow rounds the smoothed image to whole levels, and cuts the result: at most 1 to 2 levels apart."""
     x = stored(channels)
     want = by_pillow(x, lambda image, _: ImageEnhance.Sharpness(image).enhance(factor)).float()
-    got = blur.sharpness(x, torch.full((N,), factor)) * 255
+    got = blur.adjust_sharpness(x, torch.full((N,), factor)) * 255
     assert (got - want).abs().max() <= 1 + max(0.5, abs(factor - 1) / 2)
     assert (got - want).abs().mean() < 0.6
-    assert (blur.sharpness(x.float() / 255, torch.full((N,), factor)) * 255 - got).abs().max() < 1e-3
+    assert (blur.adjust_sharpness(x.float() / 255, torch.full((N,), factor)) * 255 - got).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("box", [(1, 1), (1, 5), (2, 3), (3, 1), (3, 3)])
 def test_tiny_images(box: tuple[int, int]) -> None:
     x = torch.randint(0, 256, (4, *box, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)).permute(0, 3, 1, 2)
-    sharp = blur.sharpness(x, torch.full((4,), 1.5))
+    sharp = blur.adjust_sharpness(x, torch.full((4,), 1.5))
     if box != (3, 3):
         assert (sharp - x.float() / 255).abs().max() < 1e-6  # nothing but border
     else:
@@ -188,7 +188,7 @@ def test_tiny_images(box: tuple[int, int]) -> None:
 
 
 def test_noise_is_normal_of_its_std_and_independent() -> None:
-    values = noise.normals(chance(400), 1001)
+    values = noise.draw_normals(chance(400), 1001)
     assert values.shape == (400, 1001) and values.dtype == torch.float32
     flat = values.double().numpy().ravel()
     assert abs(flat.mean()) < 0.005 and abs(flat.std() - 1) < 0.005
@@ -197,15 +197,15 @@ def test_noise_is_normal_of_its_std_and_independent() -> None:
     for lag in (1, 2, 3, 4, 1001):
         assert abs(np.corrcoef(flat[:-lag], flat[lag:])[0, 1]) < 0.006
     x, std = torch.full((400, 3, 9, 11), 0.5), torch.linspace(0.0, 0.1, 400)
-    added = noise.noisy(x, std, chance(400)) - x
+    added = noise.add_noise(x, std, chance(400)) - x
     found = added.flatten(1).std(1)
     assert found[0] == 0 and ((found[20:] / std[20:] - 1).abs() < 0.2).all() and abs((found[20:] / std[20:]).mean() - 1) < 0.01
 
 
 def test_noise_is_added_to_the_colors_and_clamped() -> None:
     rgba, std = torch.cat([stored(), stored(1)], dim=1), torch.full((N,), 0.2)
-    got = noise.noisy(rgba, std, chance())
-    want = stored().double().permute(0, 2, 3, 1).reshape(N, -1) / 255 + 0.2 * noise.normals(chance(), BOX[0] * BOX[1] * 3)
+    got = noise.add_noise(rgba, std, chance())
+    want = stored().double().permute(0, 2, 3, 1).reshape(N, -1) / 255 + 0.2 * noise.draw_normals(chance(), BOX[0] * BOX[1] * 3)
     assert (got[:, :3].permute(0, 2, 3, 1).reshape(N, -1) - want.clamp(0, 1)).abs().max() < 1e-6
     assert torch.equal(got[:, 3], rgba[:, 3].float() / 255)
     assert got.min() == 0 and got.max() == 1
@@ -214,14 +214,14 @@ def test_noise_is_added_to_the_colors_and_clamped() -> None:
 # ---- parts ---------------------------------------------------------------------------------------------------------------------
 
 PARTS: dict[str, tuple[Any, Any]] = {
-    "gamma": (Gamma((0.5, 2.0), p=0.6), lambda x, c: tone.gamma(x, 0.5 + 1.5 * c.double(n=2)[:, 1])),
+    "gamma": (Gamma((0.5, 2.0), p=0.6), lambda x, c: tone.adjust_gamma(x, 0.5 + 1.5 * c.double(n=2)[:, 1])),
     "posterize": (Posterize((2, 5), p=0.6), lambda x, c: tone.posterize(x, c.at("bits").integers(2, 6))),
     "solarize": (Solarize((0.2, 0.7), p=0.6), lambda x, c: tone.solarize(x, (0.2 + 0.5 * c.at("threshold").double(n=2)[:, 1]) * 256)),
     "autocontrast": (Autocontrast(0.6), lambda x, c: tone.autocontrast(x)),
     "equalize": (Equalize(0.6), lambda x, c: tone.equalize(x)),
     "blur": (Blur((0.5, 2.0), p=0.6), lambda x, c: blur.blur(x, 0.5 + 1.5 * c.at("sigma").double(n=2)[:, 1])),
-    "sharpness": (Sharpness((0.0, 3.0), p=0.6), lambda x, c: blur.sharpness(x, 3.0 * c.at("factor").double(n=2)[:, 1])),
-    "noise": (Noise((0.1, 0.3), p=0.6), lambda x, c: noise.noisy(x, 0.1 + 0.2 * c.at("std").double(n=2)[:, 1], c.at("pixels"))),
+    "sharpness": (Sharpness((0.0, 3.0), p=0.6), lambda x, c: blur.adjust_sharpness(x, 3.0 * c.at("factor").double(n=2)[:, 1])),
+    "noise": (Noise((0.1, 0.3), p=0.6), lambda x, c: noise.add_noise(x, 0.1 + 0.2 * c.at("std").double(n=2)[:, 1], c.at("pixels"))),
 }
 
 
@@ -233,7 +233,7 @@ def test_a_part_does_its_op_to_its_share_of_the_images(name: str, floats: bool) 
     c = chance().at(name, 0)
     got, done = Pipeline((part,), BOX)(batch(x), chance(), 0.0).images, op(x, c)
     chosen = c.at("p").chosen(0.6)
-    assert 5 < chosen.sum() < N and got.dtype == done.dtype == (x.dtype if part.whole else torch.float32)
+    assert 5 < chosen.sum() < N and got.dtype == done.dtype == (x.dtype if part.keeps_uint8 else torch.float32)
     same = x if got.dtype == x.dtype else x.float() / 255
     assert torch.equal(got[chosen], done[chosen]) and torch.equal(got[~chosen], same[~chosen])
     every = Pipeline((type(part)(**{**vars(part), "p": 1.0}),), BOX)(batch(x), chance(), 0.0).images

@@ -47,7 +47,7 @@ def test_a_moving_average_with_1_minus_1_over_n_is_the_mean() -> None:
 def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
     kept: dict[int, Tensor] = {}
     schedule = compose(CATALOG.make("cyclic(0.2)", "schedule"))
-    average = bind_cycles(Swa(start=0.3), schedule.ends())
+    average = bind_cycles(Swa(start=0.3), schedule.cycle_ends())
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(18, 3))
     state = state_of(model, average)
@@ -68,7 +68,7 @@ def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
     ("schedule", "points"), [("constant", [0.5, 0.75, 1.0]), ("sgdr(3)", [3 / 7, 1.0]), ("cyclic(0.25)", [0.5, 0.75, 1.0])]
 )
 def test_swa_takes_the_schedules_cycles_else_its_own(schedule: str, points: list[float]) -> None:
-    average = bind_cycles(Swa(every=0.25), compose(CATALOG.make(schedule, "schedule")).ends())
+    average = bind_cycles(Swa(every=0.25), compose(CATALOG.make(schedule, "schedule")).cycle_ends())
     assert isinstance(average, Swa)
     assert [n / 1000 for n in range(1001) if average.reached(n / 1000) > average.reached((n - 1) / 1000)] == pytest.approx(points, abs=1e-3)
 

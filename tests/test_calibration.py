@@ -17,7 +17,7 @@ from scipy.special import log_softmax, softmax
 
 import goodfit
 from goodfit.core.errors import GoodfitError
-from goodfit.core.predictions import FILE, MANY, Predictions
+from goodfit.core.predictions import MAX_FULL_PRECISION_VALUES, PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.predict import calibration as c
 from tests.support.command import copied, refused, train
@@ -118,14 +118,14 @@ def test_predictions_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     kept.save(tmp_path / "p.npz")
     back = Predictions.read(tmp_path / "p.npz")
     assert back is not None and back.classes == kept.classes
-    assert all((getattr(back, key) == getattr(kept, key)).all() for key in ("names", "labels", "probabilities", "guesses", "right"))
-    monkeypatch.setattr("goodfit.core.predictions.MANY", 20)
+    assert all((getattr(back, key) == getattr(kept, key)).all() for key in ("names", "labels", "probabilities", "predicted", "correct"))
+    monkeypatch.setattr("goodfit.core.predictions.MAX_FULL_PRECISION_VALUES", 20)
     kept.save(tmp_path / "half.npz")
     half = Predictions.read(tmp_path / "half.npz")
-    assert half is not None and np.abs(half.probabilities - p).max() < 1e-3 and MANY > 20
+    assert half is not None and np.abs(half.probabilities - p).max() < 1e-3 and MAX_FULL_PRECISION_VALUES > 20
     assert Predictions.read(tmp_path / "none.npz") is None
     (tmp_path / "p.npz").write_bytes(b"no zip")
-    with pytest.raises(GoodfitError, match="do not read"):
+    with pytest.raises(GoodfitError, match="cannot be read"):
         Predictions.read(tmp_path / "p.npz")
 
 
@@ -140,9 +140,9 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_keeps_its_predictions_and_its_calibration(finished: Path, photos: Path) -> None:
-    kept, scores = Predictions.read(finished / FILE), Run(finished).read("scores.json")["validation"]
+    kept, scores = Predictions.read(finished / PREDICTIONS_FILE), Run(finished).read("scores.json")["validation"]
     assert kept is not None
-    assert kept.right.mean() == pytest.approx(scores["accuracy"])
+    assert kept.correct.mean() == pytest.approx(scores["accuracy"])
     assert scores["calibration"]["ece"] == pytest.approx(oracle_ece(kept.probabilities.astype(float), kept.labels), abs=1e-6)
     for name, label, p in zip(kept.names[:3], kept.labels, kept.probabilities, strict=False):
         assert str(name).startswith(kept.classes[label])
@@ -172,7 +172,7 @@ def test_predict_is_tempered_once_the_run_is_calibrated_and_not_before(finished:
 def test_the_test_images_fit_no_temperature(finished: Path, tmp_path: Path) -> None:
     run = Run(copied(finished, tmp_path / "run"))
     t = run.read("scores.json")["validation"]["calibration"]["temperature"]
-    files = {name: (run.path / name).read_bytes() for name in ("config.json", FILE)}
+    files = {name: (run.path / name).read_bytes() for name in ("config.json", PREDICTIONS_FILE)}
     assert command("evaluate", run.path, "--test").code == 0
     assert run.read("scores.json")["test"]["calibration"]["temperature"] == t
     assert {name: (run.path / name).read_bytes() for name in files} == files
@@ -201,7 +201,7 @@ def test_other_test_images_change_nothing_that_is_chosen(tmp_path: Path) -> None
         scores = Run(out).read("scores.json")["validation"]
         folds = Run(tmp_path / f"folds-{place}").read("folds.json")
         rows = [{key: x for key, x in row.items() if key != "seconds"} for row in Run(out).read("baselines.json")["rows"]]
-        answers = Predictions.read(tmp_path / f"folds-{place}" / FILE)
+        answers = Predictions.read(tmp_path / f"folds-{place}" / PREDICTIONS_FILE)
         assert answers is not None and len(answers.names) == 36 and not any("test" in name for name in answers.names.tolist())
         kept.append(((out / "model.safetensors").read_bytes(), scores, folds["accuracies"], folds["out_of_fold"], rows))
     assert kept[0] == kept[1]

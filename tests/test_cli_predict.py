@@ -120,7 +120,7 @@ def test_broken_images_among_good_ones(run: Path, image: Path, broken: list[Path
     alone = said_json(run, image)[0]
     said = goodfit("predict", run, broken[0], image, broken[1], image, broken[2], "--json")
     assert said.code == 0
-    assert said.err == f"goodfit: 3 of 5 images cannot be read; {broken[0]}: it is not an image, or of a format not known here.\n"
+    assert said.err == f"goodfit: 3 of 5 images cannot be read; {broken[0]}: it is not an image, or its format is not supported.\n"
     rows = json.loads(said.out)
     assert [row["name"] for row in rows] == [str(x) for x in (broken[0], image, broken[1], image, broken[2])]
     assert [sorted(row) for row in rows] == [["name", "problem"], ["classes", "name", "probabilities"]] * 2 + [["name", "problem"]]
@@ -135,7 +135,7 @@ def test_all_broken_is_an_error(run: Path, broken: list[Path]) -> None:
     said = goodfit("predict", run, *broken, "--json")
     assert said.code == 3
     assert [row["name"] for row in json.loads(said.out)] == [str(file) for file in broken]
-    assert said.sentence == f"goodfit: Not one image can be read; {broken[0]}: it is not an image, or of a format not known here."
+    assert said.sentence == f"goodfit: Not one image can be read; {broken[0]}: it is not an image, or its format is not supported."
 
 
 def test_a_file_that_cannot_be_read(run: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def some_photos(root: Path, photos: Path, **each: int) -> Path:
 
 def test_missing_path_names_what_is_near(photos: Path, tmp_path: Path) -> None:
     some_photos(tmp_path / "photos", photos, red=1)
-    refused(train(tmp_path / "photoz", tmp_path / "run"), 3, "photoz", "found nothing there", f"Near it: {tmp_path / 'photos'}")
+    refused(train(tmp_path / "photoz", tmp_path / "run"), 3, "photoz", "found nothing there", f"Did you mean {tmp_path / 'photos'}?")
     assert not (tmp_path / "run").exists()
 
 
@@ -112,14 +112,14 @@ def test_a_file_that_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pyt
     data = make_photos(tmp_path / "data", each=6)
     from goodfit.data import store
 
-    read = store.Files.read
+    read = store.FileStore.read
 
-    def denied(self: store.Files, row: int) -> bytes:
+    def denied(self: store.FileStore, row: int) -> bytes:
         if self.files[row].name == "red/003.png":
             raise PermissionError(13, "Permission denied")
         return bytes(read(self, row))
 
-    monkeypatch.setattr(store.Files, "read", denied)
+    monkeypatch.setattr(store.FileStore, "read", denied)
     said = train(data, tmp_path / "run")
     assert said.code == 0, said
     assert "1 broken image left out: red/003.png (it cannot be read (Permission denied))" in said.err
@@ -199,7 +199,7 @@ def test_wrong_validation_files(photos: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.csv"
     for text, said in (
         ("name,split\na,train\n", "Expected the columns path and split"),
-        ("path,split\nred/000.png,trian\n", "Expected splits of train, validation or test"),
+        ("path,split\nred/000.png,trian\n", "expected a split of train, validation, test"),
         ("path,split\nother/000.png,train\n", "names none of the images"),
         ("", "found: nothing"),
         ("path,split\nred/000.png,train\n", "too few images"),

@@ -19,7 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 import goodfit
 from goodfit import api
 from goodfit.core.errors import Interrupted, UsageError
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.predict.paired import compare_paired, mcnemar, on_shared_images
 from goodfit.recipe.source import open_images
@@ -134,7 +134,15 @@ def test_compare_runs(house: Path) -> None:
 def test_compare_says_it_in_words_and_as_a_page(house: Path, tmp_path: Path) -> None:
     said = command("compare", house / "seeds" / "seed-0", house / "other", house / "cv", "--html", tmp_path / "c.html")
     assert said.code == 0
-    for words in ("the same but for", "sgd(0.0001, ...)", "A less B: ", "McNemar's p = ", "(2 folds)", "Baselines", "validation accuracy"):
+    for words in (
+        "the same except for",
+        "sgd(0.0001, ...)",
+        "A less B: ",
+        "McNemar's p = ",
+        "(2 folds)",
+        "Baselines",
+        "validation accuracy",
+    ):
         assert words in said.out, words
     page = Page((tmp_path / "c.html").read_text())
     assert page.open == []
@@ -159,7 +167,7 @@ def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> N
     refused(command("compare"), 2, "runs to compare")
     refused(command("compare", tmp_path / "none"), 2, "Expected a run folder")
     bare = Run(copied(house / "other", tmp_path / "bare"))
-    (bare.path / FILE).unlink()
+    (bare.path / PREDICTIONS_FILE).unlink()
     assert "kept no predictions" in command("compare", house / "seeds" / "seed-0", bare.path).out
     (bare.path / "scores.json").unlink()
     with pytest.raises(UsageError, match="no validation scores"):
@@ -244,13 +252,13 @@ def test_a_run_is_finished_whatever_becomes_of_its_baselines(photos: Path, tmp_p
 
 def test_baselines_read_no_test_image(digits: b.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[int] = set()
-    rows = type(digits.pixels).rows
+    rows = type(digits.pixels).read
 
     def watched(self: object, some: torch.Tensor) -> torch.Tensor:
         read.update(some.tolist())
         return rows(self, some)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(digits.pixels), "rows", watched)
+    monkeypatch.setattr(type(digits.pixels), "read", watched)
     b.baselines(digits, 60, cache=tmp_path)
     assert read == {*digits.rows("train").tolist(), *digits.rows("validation").tolist()}
     assert not read & set(digits.rows("test").tolist()) and len(digits.rows("test"))
@@ -267,7 +275,7 @@ def test_large_images_are_averaged_down(photos: Path) -> None:
     data = open_images(recipe)
     rows = data.rows("validation")[:4]
     found = b.vectors(data, rows).view(4, 3, 32, 20)
-    images = data.preprocess.center(data.pixels.rows(rows).permute(0, 3, 1, 2)).double()
+    images = data.preprocess.center_crop(data.pixels.read(rows).permute(0, 3, 1, 2)).double()
     assert found[:, :, 0].double() == pytest.approx((images[:, :, 0] + images[:, :, 1]) / 2, abs=1e-4)
     assert torch.equal(b.spread(7).sort().values, torch.arange(7))
 
@@ -288,7 +296,7 @@ def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> 
     assert command("report", run.path).code == 0
     text = (run.path / "report.html").read_text()
     assert "Linear softmax on pixels" not in text and "Always answering the most common class" in text
-    assert "Not readable there: baselines.json." in text
+    assert "Files that could not be read: baselines.json." in text
 
 
 @pytest.mark.parametrize(
@@ -309,4 +317,4 @@ def test_folds_alone_are_compared_with_the_baselines_of_the_first(house: Path, t
     said = command("compare", house / "cv", "--html", tmp_path / "c.html")
     assert "Baselines on the validation images of fold-1: majority class " in said.out and "linear softmax" in said.out
     text = Page((tmp_path / "c.html").read_text()).visible()
-    assert "Baselines, of fold-1" in text and "Nearest neighbor: " in text
+    assert "Baselines of fold-1" in text and "Nearest neighbor: " in text

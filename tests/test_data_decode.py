@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -14,12 +15,13 @@ from PIL import Image, ImageOps
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.data.decode import BrokenImage
-from goodfit.data.index import find
-from goodfit.data.preprocess import Preprocess, box_size
-from goodfit.data.scan import survey
+from goodfit.data.headers import read_headers
+from goodfit.data.preprocess import Preprocess, choose_box_size
+from goodfit.data.sources import index_images
+from tests.support.laws import holds_for
 
 
-def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
+def smooth_image(height: int, width: int, channels: int = 3) -> np.ndarray:
     """A picture without fine detail, different at each corner and in each channel."""
     y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
     planes = [127 + 120 * np.sin(3 * x + 2 * k) * np.cos(2 * y + k) for k in range(channels)]
@@ -27,13 +29,13 @@ def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
     return image if channels > 1 else image[:, :, 0]
 
 
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
-def at(height: int, width: int, channels: int = 3, **options: object) -> Preprocess:
+def preprocess_to(height: int, width: int, channels: int = 3, **options: object) -> Preprocess:
     return Preprocess((height, width), (height, width), channels, **options)
 
 
@@ -52,18 +54,18 @@ MODES = {  # what Pillow can write
 OPTIONS: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
-@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes.split()])
+@holds_for({f"{kind} {mode}": (kind, mode) for kind, modes in MODES.items() for mode in modes.split()})
 def test_formats_equal_pillow(kind: str, mode: str) -> None:
-    image = Image.fromarray(smooth(20, 30, 4), "RGBA")
+    image = Image.fromarray(smooth_image(20, 30, 4), "RGBA")
     image = image.convert("LA").convert("PA") if mode == "PA" else image.convert(mode)
-    data = encoded(image, kind, **OPTIONS.get(kind, {}))
+    data = encode(image, kind, **OPTIONS.get(kind, {}))
     theirs = Image.open(io.BytesIO(data))
     if theirs.has_transparency_data:
         theirs = theirs.convert("RGBA")
         theirs = Image.alpha_composite(Image.new("RGBA", theirs.size, "white"), theirs)
     close = 3 if kind == "JPEG" else 0  # two decoders may round differently
     for channels, wanted in ((1, "L"), (3, "RGB")):
-        ours = at(20, 30, channels).decode(data)
+        ours = preprocess_to(20, 30, channels).decode(data)
         oracle = np.asarray(theirs.convert(wanted)).reshape(20, 30, channels)
         assert ours.dtype == np.uint8 and ours.shape == oracle.shape
         assert np.abs(ours.astype(int) - oracle).max() <= close
@@ -71,33 +73,33 @@ def test_formats_equal_pillow(kind: str, mode: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_alpha_is_kept_when_wanted(kind: str) -> None:
-    pixels = smooth(9, 12, 4)
+    pixels = smooth_image(9, 12, 4)
     pixels[..., 3] = np.maximum(pixels[..., 3], 1)  # WebP may change the color of what is invisible
-    data = encoded(Image.fromarray(pixels, "RGBA"), kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
-    assert np.array_equal(at(9, 12, 4).decode(data), pixels)
-    gray = at(9, 12, 4).decode(encoded(Image.fromarray(smooth(9, 12, 1)), kind))
+    data = encode(Image.fromarray(pixels, "RGBA"), kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    assert np.array_equal(preprocess_to(9, 12, 4).decode(data), pixels)
+    gray = preprocess_to(9, 12, 4).decode(encode(Image.fromarray(smooth_image(9, 12, 1)), kind))
     assert (gray[..., 3] == 255).all()
 
 
 def test_gif_gives_its_first_frame() -> None:
     frames = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (10, 200)]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert (at(8, 8, 1).decode(data) == 10).all()
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (preprocess_to(8, 8, 1).decode(data) == 10).all()
 
 
 @pytest.mark.parametrize("white", [1023, 4095, 65535])
 def test_16_bits_are_scaled_by_the_white_that_is_said(white: int) -> None:
     values = np.linspace(0, white, 64).astype(np.uint16).reshape(8, 8)
     oracle = np.rint(values.astype(float) * 255 / white)
-    for source in (encoded(Image.fromarray(values), "PNG"), encoded(Image.fromarray(values), "TIFF"), values):
-        assert np.abs(at(8, 8, 1, white=white).decode(source)[..., 0] - oracle).max() <= (1 if white < 65535 else 0)
-        assert at(8, 8, 3, white=white).decode(source).shape == (8, 8, 3)
+    for source in (encode(Image.fromarray(values), "PNG"), encode(Image.fromarray(values), "TIFF"), values):
+        assert np.abs(preprocess_to(8, 8, 1, white_level=white).decode(source)[..., 0] - oracle).max() <= (1 if white < 65535 else 0)
+        assert preprocess_to(8, 8, 3, white_level=white).decode(source).shape == (8, 8, 3)
 
 
 def test_16_bit_rgb_png() -> None:
     values = np.random.default_rng(0).integers(0, 65536, (6, 5, 3), dtype=np.uint16)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    ours = at(6, 5).decode(png_file(5, 6, 16, 2, zlib.compress(rows)))
+    ours = preprocess_to(6, 5).decode(png_file(5, 6, 16, 2, zlib.compress(rows)))
     assert np.abs(ours.astype(int) - values / 257).max() <= 1
 
 
@@ -112,27 +114,25 @@ def png_file(width: int, height: int, bits: int, color: int, content: bytes) -> 
 # ---- which way is up -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("aspect", ["crop", "pad", "stretch"])
+@holds_for({str(case): case for case in itertools.product(("JPEG", "PNG", "WEBP", "TIFF"), range(1, 9), ("crop", "pad", "stretch"))})
 def test_orientation_is_applied_as_pillow_does(kind: str, orientation: int, aspect: str) -> None:
     exif = Image.Exif()
     exif[0x010F] = "a maker whose name comes first"
     exif[0x0112] = orientation
-    data = encoded(Image.fromarray(smooth(80, 48)), kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
-    upright = encoded(ImageOps.exif_transpose(Image.open(io.BytesIO(data))), "PNG")
-    oracle = at(20, 16, aspect=aspect).decode(upright).astype(int)
-    ours = at(20, 16, aspect=aspect).decode(data).astype(int)
+    data = encode(Image.fromarray(smooth_image(80, 48)), kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+    upright = encode(ImageOps.exif_transpose(Image.open(io.BytesIO(data))), "PNG")
+    oracle = preprocess_to(20, 16, aspect=aspect).decode(upright).astype(int)
+    ours = preprocess_to(20, 16, aspect=aspect).decode(data).astype(int)
     assert np.abs(ours - oracle).max() <= 6 and np.abs(ours - oracle).mean() < 1.0
     if orientation > 1:
-        wrong = at(20, 16, aspect=aspect).decode(encoded(Image.fromarray(smooth(80, 48)), "PNG")).astype(int)
+        wrong = preprocess_to(20, 16, aspect=aspect).decode(encode(Image.fromarray(smooth_image(80, 48)), "PNG")).astype(int)
         assert np.abs(wrong - oracle).max() > 30  # the picture can tell the eight apart
 
 
 def test_damaged_exif_does_not_matter() -> None:
-    data = encoded(Image.fromarray(smooth(8, 8)), "JPEG")
+    data = encode(Image.fromarray(smooth_image(8, 8)), "JPEG")
     for block in (b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"):
-        assert at(8, 8).decode(data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:]).shape == (8, 8, 3)
+        assert preprocess_to(8, 8).decode(data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:]).shape == (8, 8, 3)
 
 
 # ---- geometry ------------------------------------------------------------------------------------------------------------------
@@ -141,10 +141,10 @@ def test_damaged_exif_does_not_matter() -> None:
 @pytest.mark.parametrize("size", [(100, 160), (400, 533), (533, 400), (37, 41)])
 @pytest.mark.parametrize("box", [(32, 32), (24, 40), (73, 60)])
 def test_crop_is_pillows_fit(size: tuple[int, int], box: tuple[int, int]) -> None:
-    image = Image.fromarray(smooth(*size))
+    image = Image.fromarray(smooth_image(*size))
     oracle = np.asarray(ImageOps.fit(image, box[::-1], Image.Resampling.BICUBIC)).astype(int)
     for kind, options in (("PNG", {}), ("JPEG", {"quality": 98, "subsampling": 0})):
-        ours = at(*box).decode(encoded(image, kind, **options)).astype(int)
+        ours = preprocess_to(*box).decode(encode(image, kind, **options)).astype(int)
         assert np.abs(ours - oracle).max() <= 4, kind
 
 
@@ -153,46 +153,46 @@ def test_scaled_jpeg_is_not_shifted() -> None:
     for across in (True, False):
         ramp = np.linspace(0, 255, 401).astype(np.uint8)
         image = Image.fromarray(np.tile(ramp, (401, 1)) if across else np.tile(ramp[:, None], (1, 401)))
-        data = encoded(image, "JPEG", quality=98)
+        data = encode(image, "JPEG", quality=98)
         oracle = np.asarray(image.resize((48, 48), Image.Resampling.BICUBIC)).astype(int)
-        assert abs((at(48, 48, 1).decode(data)[..., 0].astype(int) - oracle).mean()) < 0.25
+        assert abs((preprocess_to(48, 48, 1).decode(data)[..., 0].astype(int) - oracle).mean()) < 0.25
 
 
 def test_pad_keeps_the_whole_image_on_black() -> None:
     pixels = np.full((40, 20, 3), 200, dtype=np.uint8)
-    ours = at(16, 16, aspect="pad").decode(pixels)
+    ours = preprocess_to(16, 16, aspect="pad").decode(pixels)
     assert (ours[:, 4:12] == 200).all() and not ours[:, :4].any() and not ours[:, 12:].any()
 
 
 def test_stretch_uses_all_of_it() -> None:
     pixels = np.zeros((10, 40, 3), dtype=np.uint8)
     pixels[:, 20:] = 255
-    ours = at(8, 8, aspect="stretch").decode(pixels)
+    ours = preprocess_to(8, 8, aspect="stretch").decode(pixels)
     assert not ours[:, :3].any() and (ours[:, 5:] == 255).all()
 
 
 def test_sources_of_one_picture_agree(tmp_path: Path) -> None:
-    pixels = smooth(30, 20)
-    data = encoded(Image.fromarray(pixels), "PNG")
+    pixels = smooth_image(30, 20)
+    data = encode(Image.fromarray(pixels), "PNG")
     (tmp_path / "x.png").write_bytes(data)
-    here = at(12, 12)
+    here = preprocess_to(12, 12)
     first = here.decode(data)
     for source in (tmp_path / "x.png", str(tmp_path / "x.png"), pixels, pixels.astype(np.float32) / 255, Image.open(tmp_path / "x.png")):
         assert np.array_equal(here.decode(source), first)
 
 
 def test_box_leaves_room_only_where_there_are_pixels() -> None:
-    assert box_size((224, 224), "crop", np.array([300, 400]), np.array([256, 256])) == (256, 256)
-    assert box_size((224, 224), "crop", np.array([300, 400]), np.array([255, 255])) == (224, 224)
-    assert box_size((28, 28), "crop", np.full(3, 32), np.full(3, 32)) == (32, 32)
-    assert box_size((32, 32), "crop", np.full(3, 32), np.full(3, 32)) == (32, 32)
-    assert box_size((64, 32), "crop", np.full(3, 100), np.full(3, 100)) == (73, 37)
-    assert box_size((64, 64), "pad", np.full(3, 100), np.full(3, 100)) == (64, 64)
+    assert choose_box_size((224, 224), "crop", np.array([300, 400]), np.array([256, 256])) == (256, 256)
+    assert choose_box_size((224, 224), "crop", np.array([300, 400]), np.array([255, 255])) == (224, 224)
+    assert choose_box_size((28, 28), "crop", np.full(3, 32), np.full(3, 32)) == (32, 32)
+    assert choose_box_size((32, 32), "crop", np.full(3, 32), np.full(3, 32)) == (32, 32)
+    assert choose_box_size((64, 32), "crop", np.full(3, 100), np.full(3, 100)) == (73, 37)
+    assert choose_box_size((64, 64), "pad", np.full(3, 100), np.full(3, 100)) == (64, 64)
 
 
 def test_center_is_a_view_of_the_middle() -> None:
     images = torch.arange(2 * 3 * 9 * 8).view(2, 3, 9, 8)
-    middle = Preprocess((5, 4), (9, 8)).center(images)
+    middle = Preprocess((5, 4), (9, 8)).center_crop(images)
     assert torch.equal(middle, images[:, :, 2:7, 2:6]) and middle.data_ptr() == images[:, :, 2:, 2:].data_ptr()
 
 
@@ -225,77 +225,77 @@ def test_dict_round_trip() -> None:
         Preprocess.from_dict({"input_size": [3, 1, 1], "crop_mode": "center"})
 
 
-# ---- broken images and the survey ----------------------------------------------------------------------------------------------
+# ---- broken images and headers -------------------------------------------------------------------------------------------------
 
 
 def test_broken_images_are_named_with_their_reason(tmp_path: Path) -> None:
-    whole = encoded(Image.fromarray(smooth(200, 200)), "JPEG")
+    whole = encode(Image.fromarray(smooth_image(200, 200)), "JPEG")
     cases = {
         "text.jpg": (b"this is text", "not an image"),
         "empty.png": (b"", "not an image"),
         "cut.jpg": (whole[: len(whole) // 2], "truncated"),
-        "cut.png": (encoded(Image.fromarray(smooth(60, 60)), "PNG")[:400], ""),
+        "cut.png": (encode(Image.fromarray(smooth_image(60, 60)), "PNG")[:400], ""),
         "bomb.png": (png_file(30_000, 30_000, 8, 2, b""), "million pixels"),
-        "float.tif": (encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "floating-point"),
+        "float.tif": (encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "floating-point"),
     }
     for name, (content, reason) in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BrokenImage, match=name) as caught:
-            at(16, 16).decode(tmp_path / name)
+            preprocess_to(16, 16).decode(tmp_path / name)
         assert reason in caught.value.reason and isinstance(caught.value, DataError)
     with pytest.raises(BrokenImage, match="No such file"):
-        at(16, 16).decode(tmp_path / "none.jpg")
+        preprocess_to(16, 16).decode(tmp_path / "none.jpg")
     with pytest.raises(BrokenImage, match="found \\[2, 3, 4, 5\\]"):
-        at(16, 16).decode(np.zeros((2, 3, 4, 5), np.uint8))
+        preprocess_to(16, 16).decode(np.zeros((2, 3, 4, 5), np.uint8))
     with pytest.raises(BrokenImage, match="complex"):
-        at(16, 16).decode(np.zeros((4, 4), complex))
+        preprocess_to(16, 16).decode(np.zeros((4, 4), complex))
 
 
-def fill(root: Path, images: dict[str, bytes]) -> Path:
+def write_files(root: Path, images: dict[str, bytes]) -> Path:
     for name, content in images.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
     return root
 
 
-def test_survey_reads_headers(tmp_path: Path) -> None:
+def test_read_headers(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    root = fill(
+    root = write_files(
         tmp_path / "d",
         {
-            "a/0.jpg": encoded(Image.fromarray(smooth(20, 30)), "JPEG", exif=exif),
-            "a/1.jpg": encoded(Image.fromarray(smooth(20, 30, 1)), "JPEG"),
-            "a/2.png": encoded(Image.fromarray(smooth(20, 30, 4)), "PNG"),
-            "b/3.png": encoded(Image.fromarray(np.full((20, 30), 900, np.uint16)), "PNG"),
+            "a/0.jpg": encode(Image.fromarray(smooth_image(20, 30)), "JPEG", exif=exif),
+            "a/1.jpg": encode(Image.fromarray(smooth_image(20, 30, 1)), "JPEG"),
+            "a/2.png": encode(Image.fromarray(smooth_image(20, 30, 4)), "PNG"),
+            "b/3.png": encode(Image.fromarray(np.full((20, 30), 900, np.uint16)), "PNG"),
             "b/4.jpg": b"text",
             "b/5.png": png_file(30_000, 30_000, 8, 2, b""),
         },
     )
     for _ in range(2):  # the second time from the cache
-        found = survey(find(str(root)))
+        found = read_headers(index_images(str(root)))
         assert found.widths.tolist() == [20, 30, 30, 30, 0, 0] and found.heights.tolist() == [30, 20, 20, 20, 0, 0]
         assert found.channels.tolist() == [3, 1, 4, 1, 0, 0] and found.bits.tolist() == [8, 8, 8, 16, 0, 0]
         assert sorted(found.broken) == [4, 5] and "not an image" in found.broken[4] and "bomb" in found.broken[5]
-        assert found.white == 1023 and found.model_channels == 3
+        assert found.white_level == 1023 and found.model_channels == 3
         assert any("mixed" in note for note in found.notes) and any("1023" in note for note in found.notes)
 
 
-def test_survey_of_one_kind(tmp_path: Path) -> None:
-    gray = {f"{c}/{k}.png": encoded(Image.fromarray(smooth(8, 8, 1)), "PNG") for c in "ab" for k in range(2)}
-    alpha = {f"{c}/{k}.png": encoded(Image.fromarray(smooth(8, 8, 4)), "PNG") for c in "ab" for k in range(2)}
-    assert survey(find(str(fill(tmp_path / "g", gray)))).model_channels == 1
-    assert survey(find(str(fill(tmp_path / "a", alpha)))).model_channels == 4
+def test_headers_of_one_kind(tmp_path: Path) -> None:
+    gray = {f"{c}/{k}.png": encode(Image.fromarray(smooth_image(8, 8, 1)), "PNG") for c in "ab" for k in range(2)}
+    alpha = {f"{c}/{k}.png": encode(Image.fromarray(smooth_image(8, 8, 4)), "PNG") for c in "ab" for k in range(2)}
+    assert read_headers(index_images(str(write_files(tmp_path / "g", gray)))).model_channels == 1
+    assert read_headers(index_images(str(write_files(tmp_path / "a", alpha)))).model_channels == 4
 
 
-def test_survey_with_every_file_broken(tmp_path: Path) -> None:
-    root = fill(tmp_path / "d", {f"{c}/{k}.jpg": b"text" for c in "ab" for k in range(2)})
+def test_headers_with_every_file_broken(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "d", {f"{c}/{k}.jpg": b"text" for c in "ab" for k in range(2)})
     with pytest.raises(DataError, match=r"All 4 images are broken; the first, a/0\.jpg"):
-        survey(find(str(root)))
+        read_headers(index_images(str(root)))
 
 
 def test_a_file_that_cannot_be_read_is_broken(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = find(str(photos), limit=7)  # rows of its own, so that no earlier survey is found
+    index = index_images(str(photos), limit=7)  # rows of its own, so that no earlier headers are found
     own = type(index.store).open
 
     def locked(store: object, row: int) -> object:
@@ -304,6 +304,6 @@ def test_a_file_that_cannot_be_read_is_broken(photos: Path, monkeypatch: pytest.
         return own(store, row)
 
     monkeypatch.setattr(type(index.store), "open", locked)
-    assert survey(index).broken == {3: "it cannot be read (Permission denied)"}
+    assert read_headers(index).broken == {3: "it cannot be read (Permission denied)"}
     monkeypatch.undo()
-    assert not survey(find(str(photos), limit=7)).broken  # readable again, though no time changed
+    assert not read_headers(index_images(str(photos), limit=7)).broken  # readable again, though no time changed

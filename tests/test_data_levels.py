@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from goodfit.core.errors import DataError
-from goodfit.data.dataset import prepare
+from goodfit.data.dataset import load_dataset
 from goodfit.data.decode import BrokenImage
-from goodfit.data.index import find
+from goodfit.data.headers import read_headers
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scan import survey
+from goodfit.data.sources import index_images
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (8, 6, 5, 3), dtype=np.uint8)
 PIXELS[:, 0, 0] = 255  # every image has its brightest, so that one alone tells its range
 LABELS = np.arange(8) % 2
-HERE = Preprocess((6, 5), (6, 5))
+PREPROCESS = Preprocess((6, 5), (6, 5))
 
 KINDS = {
     "uint8": PIXELS,
@@ -31,7 +31,7 @@ KINDS = {
 }
 
 
-def saved(path: Path, **arrays: np.ndarray) -> str:
+def save_npz(path: Path, **arrays: np.ndarray) -> str:
     np.savez(path, **arrays)
     return str(path)
 
@@ -40,19 +40,19 @@ def saved(path: Path, **arrays: np.ndarray) -> str:
 @pytest.mark.parametrize("first", [False, True])
 def test_training_and_prediction_read_the_same_pixels(tmp_path: Path, kind: str, first: bool) -> None:
     images = KINDS[kind].transpose(0, 3, 1, 2) if first else KINDS[kind]
-    found = survey(find(saved(tmp_path / "d.npz", images=images, labels=LABELS)))
+    found = read_headers(index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS)))
     assert not found.index.notes
-    data = prepare(found, (6, 5), "crop", 0.25, 0, 1 << 30)
-    assert np.array_equal(data.pixels.exact(np.arange(8)).numpy(), PIXELS)
+    data = load_dataset(found, (6, 5), "crop", 0.25, 0, 1 << 30)
+    assert np.array_equal(data.pixels.read_exact(np.arange(8)).numpy(), PIXELS)
     for k in range(8):
         assert np.array_equal(data.preprocess.decode(images[k]), PIXELS[k])
 
 
 def test_bits_and_16_bits_agree_too(tmp_path: Path) -> None:
     for images in (PIXELS > 100, PIXELS.astype(np.int32) * 16, PIXELS.astype(np.uint16) * 257):
-        found = survey(find(saved(tmp_path / "d.npz", images=images, labels=LABELS)))
-        data = prepare(found, (6, 5), "crop", 0.25, 0, 1 << 30)
-        stored = data.pixels.exact(np.arange(8)).numpy()
+        found = read_headers(index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS)))
+        data = load_dataset(found, (6, 5), "crop", 0.25, 0, 1 << 30)
+        stored = data.pixels.read_exact(np.arange(8)).numpy()
         assert stored.max() >= 254
         for k in range(8):
             assert np.array_equal(data.preprocess.decode(images[k]), stored[k])
@@ -60,18 +60,19 @@ def test_bits_and_16_bits_agree_too(tmp_path: Path) -> None:
 
 def test_splits_are_scaled_together(tmp_path: Path) -> None:
     dark = (PIXELS[:4] > 128).astype(np.float32)  # 0 and 1 of 255
-    path = saved(tmp_path / "d.npz", x_train=PIXELS.astype(np.float32), y_train=LABELS, x_test=dark, y_test=LABELS[:4])
-    store = find(path).store
+    path = save_npz(tmp_path / "d.npz", x_train=PIXELS.astype(np.float32), y_train=LABELS, x_test=dark, y_test=LABELS[:4])
+    store = index_images(path).store
     assert np.array_equal(store.read(0), PIXELS[0]) and np.array_equal(store.read(9), dark[1])
     low = PIXELS[:4].astype(np.uint16)
-    path = saved(tmp_path / "e.npz", x_train=PIXELS.astype(np.uint16) * 257, y_train=LABELS, x_test=low, y_test=LABELS[:4])
-    assert find(path).store.read(9).dtype == np.uint16 and np.array_equal(find(path).store.read(9), low[1])
+    path = save_npz(tmp_path / "e.npz", x_train=PIXELS.astype(np.uint16) * 257, y_train=LABELS, x_test=low, y_test=LABELS[:4])
+    assert index_images(path).store.read(9).dtype == np.uint16 and np.array_equal(index_images(path).store.read(9), low[1])
 
 
 @pytest.mark.parametrize(("low", "high"), [(-2.1, 2.6), (0, 16), (0, 4000), (-1, 1)])
 def test_a_range_that_may_mean_something_else_is_noted(tmp_path: Path, low: float, high: float) -> None:
     images = np.linspace(low, high, 8 * 6 * 5 * 3).reshape(8, 6, 5, 3)
-    data = prepare(survey(find(saved(tmp_path / "d.npz", images=images, labels=LABELS))), (6, 5), "crop", 0.25, 0, 1 << 30)
+    index = index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS))
+    data = load_dataset(read_headers(index), (6, 5), "crop", 0.25, 0, 1 << 30)
     (note,) = (note for note in data.notes if note.startswith("Floats"))
     assert f"from {low:.3g} to {high:.3g}" in note and f"0 to {1 if high <= 1 else 255}," in note
 
@@ -82,11 +83,11 @@ def test_numbers_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
     cases = [(holes, "finite"), (PIXELS.astype(int) - 9, "0 to 255"), (PIXELS.astype(int) * 999, "0 to 255")]
     for images, reason in cases:
         with pytest.raises(DataError, match=reason):
-            survey(find(saved(tmp_path / "d.npz", images=images, labels=LABELS)))
+            read_headers(index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS)))
     with pytest.raises(BrokenImage, match="finite"):
-        HERE.decode(holes[3])
+        PREPROCESS.decode(holes[3])
     with pytest.raises(BrokenImage, match="0 to 255"):
-        HERE.decode(np.full((6, 5), -1))
+        PREPROCESS.decode(np.full((6, 5), -1))
     mixed = {"x_train": PIXELS.astype(np.uint16) * 257, "y_train": LABELS, "x_test": PIXELS, "y_test": LABELS}
     with pytest.raises(DataError, match="scale them alike"):
-        survey(find(saved(tmp_path / "d.npz", **mixed)))
+        read_headers(index_images(save_npz(tmp_path / "d.npz", **mixed)))

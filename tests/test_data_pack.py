@@ -7,8 +7,6 @@ import errno
 import io
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,257 +20,247 @@ from PIL import Image
 
 from goodfit.core.errors import DataError, GoodfitError
 from goodfit.core.files import cache_folder, lock
-from goodfit.data import journal
-from goodfit.data.dataset import prepare
-from goodfit.data.decode import DECODERS
-from goodfit.data.index import find
-from goodfit.data.pack import Packed, pack
+from goodfit.data.blob import BLOB, JOURNAL, BlobWriter
+from goodfit.data.dataset import load_dataset
+from goodfit.data.decode import DECODER_VERSIONS
+from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.pack import PackedImages, pack_images
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scan import Survey, survey
+from goodfit.data.sources import index_images
 from tests.support.photos import make_photos
+from tests.support.process import Forked, wait_until
 
-HERE = Preprocess((16, 12), (18, 14))
-LARGE = 1 << 40
+PREPROCESS = Preprocess((16, 12), (18, 14))
+UNLIMITED = 1 << 40
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test's own."""
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 
-def oracle(found: Survey, preprocess: Preprocess) -> np.ndarray:
+def decode_all(found: ImageHeaders, preprocess: Preprocess) -> np.ndarray:
     return np.stack([preprocess.decode(found.index.store.read(row)) for row in range(len(found.index))])
 
 
-def content(packed: Packed, exact: bool = False) -> np.ndarray:
+def read_all(packed: PackedImages, exact: bool = False) -> np.ndarray:
     rows = torch.arange(packed.pixels.shape[0])
-    return (packed.pixels.exact(rows) if exact else packed.pixels.rows(rows)).numpy()
+    return (packed.pixels.read_exact(rows) if exact else packed.pixels.read(rows)).numpy()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("kind", ["raw", "jpeg", "files"])
-def test_every_storage_gives_the_pixels(own: Path, photos: Path, kind: str, channels: int) -> None:
-    found = survey(find(str(photos)))
-    here = dataclasses.replace(HERE, channels=channels, size=(64, 48), box=(72, 56))
+def test_every_storage_gives_the_pixels(own_cache: Path, photos: Path, kind: str, channels: int) -> None:
+    found = read_headers(index_images(str(photos)))
+    here = dataclasses.replace(PREPROCESS, channels=channels, size=(64, 48), box=(72, 56))
     raw = 90 * 72 * 56 * channels
     limit = {"raw": raw, "jpeg": raw - 1, "files": 1000}[kind]
-    truth = oracle(found, here)
+    truth = decode_all(found, here)
     for workers in (1, 3):
-        packed = pack(found, here, limit, workers)
+        packed = pack_images(found, here, limit, workers)
         assert type(packed.pixels) is {"raw": RawPixels, "jpeg": JpegPixels, "files": FilePixels}[kind]
         assert packed.pixels.shape == truth.shape and not packed.broken
-        assert np.array_equal(content(packed, exact=True), truth)
+        assert np.array_equal(read_all(packed, exact=True), truth)
         if kind == "jpeg":
-            assert 0 < np.abs(content(packed).astype(int) - truth).mean() < 4
+            assert 0 < np.abs(read_all(packed).astype(int) - truth).mean() < 4
         else:
-            assert np.array_equal(content(packed), truth)
+            assert np.array_equal(read_all(packed), truth)
         assert bool(packed.notes) == (kind != "raw")
         assert all("cache limit" in note and "kB" in note for note in packed.notes)
         rows = np.array([5, 3, 5])
-        assert np.array_equal(packed.pixels.exact(rows).numpy(), truth[rows])
+        assert np.array_equal(packed.pixels.read_exact(rows).numpy(), truth[rows])
 
 
-def test_the_digest_is_of_the_content_not_of_the_way(own: Path, photos: Path) -> None:
-    first = pack(survey(find(str(photos))), HERE, LARGE)
-    copy = shutil.copytree(photos, own / "copy" / "photos")
-    assert pack(survey(find(str(copy))), HERE, 1000).digest == first.digest
-    assert pack(survey(find(str(photos))), dataclasses.replace(HERE, aspect="stretch"), LARGE).digest == first.digest
+def test_the_digest_is_of_the_content_not_of_the_way(own_cache: Path, photos: Path) -> None:
+    first = pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
+    copy = shutil.copytree(photos, own_cache / "copy" / "photos")
+    assert pack_images(read_headers(index_images(str(copy))), PREPROCESS, 1000).digest == first.digest
+    stretched = dataclasses.replace(PREPROCESS, aspect="stretch")
+    assert pack_images(read_headers(index_images(str(photos))), stretched, UNLIMITED).digest == first.digest
     shutil.move(copy / "red" / "000.png", copy / "red" / "zzz.png")
-    renamed = pack(survey(find(str(copy))), HERE, LARGE).digest
+    renamed = pack_images(read_headers(index_images(str(copy))), PREPROCESS, UNLIMITED).digest
     shutil.move(copy / "red" / "zzz.png", copy / "blue" / "zzz.png")
-    relabeled = pack(survey(find(str(copy))), HERE, LARGE).digest
+    relabeled = pack_images(read_headers(index_images(str(copy))), PREPROCESS, UNLIMITED).digest
     assert len({first.digest, renamed, relabeled}) == 3
 
 
-def test_the_second_time_nothing_is_decoded(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_time_nothing_is_decoded(own_cache: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
-    found = survey(find(str(photos)))
-    first = pack(found, HERE, LARGE, progress=lambda done, n: calls.append((done, n)))
+    found = read_headers(index_images(str(photos)))
+    first = pack_images(found, PREPROCESS, UNLIMITED, progress=lambda done, n: calls.append((done, n)))
     assert calls[-1] == (90, 90) and calls == sorted(calls)
     monkeypatch.setattr(Preprocess, "decode", None)
-    again = pack(survey(find(str(photos))), dataclasses.replace(HERE, mean=(0.5,), std=(0.1,)), LARGE)
-    assert again.folder == first.folder and np.array_equal(content(again), content(first))
+    again = pack_images(read_headers(index_images(str(photos))), dataclasses.replace(PREPROCESS, mean=(0.5,), std=(0.1,)), UNLIMITED)
+    assert again.folder == first.folder and np.array_equal(read_all(again), read_all(first))
 
 
-def test_packed_pixels_cannot_be_changed(own: Path, photos: Path) -> None:
-    packed = pack(survey(find(str(photos))), HERE, LARGE)
-    before = content(packed)
-    packed.pixels.rows(np.arange(4)).zero_()
-    assert np.array_equal(content(pack(survey(find(str(photos))), HERE, LARGE)), before)
+def test_packed_pixels_cannot_be_changed(own_cache: Path, photos: Path) -> None:
+    packed = pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
+    before = read_all(packed)
+    packed.pixels.read(np.arange(4)).zero_()
+    assert np.array_equal(read_all(pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)), before)
 
 
-def test_broken_images_are_left_out_and_named(own: Path) -> None:
-    root = make_photos(own / "d", each=8)
+def test_broken_images_are_left_out_and_named(own_cache: Path) -> None:
+    root = make_photos(own_cache / "d", each=8)
     (root / "red" / "001.png").write_bytes(b"text")
     cut = (root / "blue" / "002.png").read_bytes()
     (root / "blue" / "002.png").write_bytes(cut[: len(cut) // 2])  # its header is whole: only decoding finds it
-    found = survey(find(str(root)))
+    found = read_headers(index_images(str(root)))
     assert list(found.broken) == [found.index.names.index("red/001.png")]
-    data = prepare(found, (16, 16), "crop", 0.2, 0, LARGE)
+    data = load_dataset(found, (16, 16), "crop", 0.2, 0, UNLIMITED)
     assert set(data.broken) == {"red/001.png", "blue/002.png"} and "not an image" in data.broken["red/001.png"]
     used = np.concatenate([data.splits.train, data.splits.validation, data.splits.test])
     assert sorted(data.names[row] for row in set(range(24)) - set(used.tolist())) == ["blue/002.png", "red/001.png"]
     assert any("2 broken images left out" in note for note in data.notes)
 
 
-def test_every_image_failing_to_decode(own: Path) -> None:
-    root = make_photos(own / "d", each=2)
+def test_every_image_failing_to_decode(own_cache: Path) -> None:
+    root = make_photos(own_cache / "d", each=2)
     for file in root.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:120])
     with pytest.raises(DataError, match="All 6 images are broken"):
-        pack(survey(find(str(root))), HERE, LARGE)
+        pack_images(read_headers(index_images(str(root))), PREPROCESS, UNLIMITED)
 
 
-def test_no_space_is_said_and_nothing_half_is_taken_for_whole(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = survey(find(str(photos)))
-    truth = oracle(found, HERE)
-    add = journal.Journal.add
+def test_no_space_is_said_and_nothing_half_is_taken_for_whole(own_cache: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_headers(index_images(str(photos)))
+    truth = decode_all(found, PREPROCESS)
+    add = BlobWriter.add
 
-    def full(self: journal.Journal, piece: bytes, facts: dict[str, object]) -> None:
+    def full(self: BlobWriter, piece: bytes, facts: dict[str, object]) -> None:
         if len(self.pieces) == 1:
             self._blob.write(piece[:100])  # part of it still fits
             self._blob.flush()
             raise OSError(errno.ENOSPC, "No space left on device")
         add(self, piece, facts)
 
-    monkeypatch.setattr(journal.Journal, "add", full)
+    monkeypatch.setattr(BlobWriter, "add", full)
     with pytest.raises(GoodfitError, match="No space is left") as caught:
-        pack(found, HERE, LARGE)
+        pack_images(found, PREPROCESS, UNLIMITED)
     assert caught.value.exit_code == 1
     monkeypatch.undo()
-    monkeypatch.setenv("GOODFIT_CACHE", str(own / "cache"))
+    monkeypatch.setenv("GOODFIT_CACHE", str(own_cache / "cache"))
     calls: list[int] = []
-    packed = pack(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
+    packed = pack_images(found, PREPROCESS, UNLIMITED, progress=lambda done, n: calls.append(done))
     assert calls[0] == 64  # the first piece was kept
-    assert np.array_equal(content(packed), truth)
+    assert np.array_equal(read_all(packed), truth)
 
 
-def test_too_little_space_is_said_before_the_work(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(own)
+def test_too_little_space_is_said_before_the_work(own_cache: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(own_cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(GoodfitError, match="GOODFIT_CACHE"):
-        pack(survey(find(str(photos))), HERE, LARGE)
+        pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
 
 
-SLOW = """
-import sys, time
-from goodfit.data.index import find
-from goodfit.data.scan import survey
-from goodfit.data.pack import pack
-from goodfit.data.preprocess import Preprocess
-def slowly(done, n):
-    print(done, flush=True)
-    time.sleep(float(sys.argv[2]))
-packed = pack(survey(find(sys.argv[1])), Preprocess((16, 12), (18, 14)), 1 << 40, 1, slowly)
-print("digest", packed.digest, flush=True)
-"""
+def pack_slowly(photos: Path, pause: float) -> None:
+    def report(done: int, n: int) -> None:
+        print(done, flush=True)
+        time.sleep(pause)
+
+    print("digest", pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED, 1, report).digest)
 
 
-def packer(photos: Path, pause: float) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", SLOW, str(photos), str(pause)], stdout=subprocess.PIPE, text=True)
-
-
-def test_a_killed_packing_goes_on_where_it_stopped(own: Path, photos: Path) -> None:
-    process = packer(photos, 60)
-    assert process.stdout is not None and process.stdout.readline() == "32\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+def test_a_killed_packing_goes_on_where_it_stopped(own_cache: Path, photos: Path) -> None:
+    process = Forked(own_cache / "packer", pack_slowly, photos, 60)
+    wait_until(lambda: process.out == "32\n")
+    process.kill()
     partial = next((cache_folder() / "packed").glob("*partial"))
-    with (partial / journal.BLOB).open("ab") as blob, (partial / journal.JOURNAL).open("ab") as lines:
+    with (partial / BLOB).open("ab") as blob, (partial / JOURNAL).open("ab") as lines:
         blob.write(b"torn")  # what a kill in the middle of a write leaves
         lines.write(b'{"bytes": 4, "cr')
     calls: list[int] = []
-    found = survey(find(str(photos)))
-    packed = pack(found, HERE, LARGE, progress=lambda done, n: calls.append(done))
+    found = read_headers(index_images(str(photos)))
+    packed = pack_images(found, PREPROCESS, UNLIMITED, progress=lambda done, n: calls.append(done))
     assert calls == [64, 90]
-    assert np.array_equal(content(packed), oracle(found, HERE))
+    assert np.array_equal(read_all(packed), decode_all(found, PREPROCESS))
     assert not list((cache_folder() / "packed").glob("*partial"))
 
 
-def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own: Path, tmp_path: Path) -> None:
-    first = journal.Journal(tmp_path / "p")
+def test_damaged_bytes_of_an_unfinished_pack_are_made_anew(own_cache: Path, tmp_path: Path) -> None:
+    first = BlobWriter(tmp_path / "p")
     for k in range(3):
         first.add(bytes([k]) * 100, {"n": k})
     first.close()
-    blob = tmp_path / "p" / journal.BLOB
+    blob = tmp_path / "p" / BLOB
     blob.write_bytes(blob.read_bytes()[:150] + b"x" + blob.read_bytes()[151:])
-    assert [piece["n"] for piece in journal.Journal(tmp_path / "p").pieces] == [0]
+    assert [piece["n"] for piece in BlobWriter(tmp_path / "p").pieces] == [0]
     assert blob.stat().st_size == 100
 
 
-def test_two_processes_at_once_make_one_whole_pack(own: Path, photos: Path) -> None:
-    processes = [packer(photos, 0.2) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
-    assert all(process.returncode == 0 for process in processes)
+def test_two_processes_at_once_make_one_whole_pack(own_cache: Path, photos: Path) -> None:
+    processes = [Forked(own_cache / f"packer{k}", pack_slowly, photos, 0.2) for k in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    outputs = [process.out.split() for process in processes]
     assert outputs[0][-1] == outputs[1][-1]
     assert sorted(len(words) for words in outputs) == [2, 5]  # one packed, the other waited and found it
-    found = survey(find(str(photos)))
-    assert np.array_equal(content(pack(found, HERE, LARGE)), oracle(found, HERE))
+    found = read_headers(index_images(str(photos)))
+    assert np.array_equal(read_all(pack_images(found, PREPROCESS, UNLIMITED)), decode_all(found, PREPROCESS))
 
 
-def test_without_locks_each_process_has_a_place_of_its_own(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_each_process_has_a_place_of_its_own(own_cache: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    found = survey(find(str(photos)))
-    assert np.array_equal(content(pack(found, HERE, LARGE)), oracle(found, HERE))
+    found = read_headers(index_images(str(photos)))
+    assert np.array_equal(read_all(pack_images(found, PREPROCESS, UNLIMITED)), decode_all(found, PREPROCESS))
 
 
-def test_prepare_binds_it_all(own: Path, photos: Path) -> None:
-    data = prepare(survey(find(str(photos))), (16, 12), "crop", 0.1, 3, LARGE)
-    assert data.counts() == (22, 22, 22) and data.counts("validation") == (2, 2, 2) and data.counts("test") == (6, 6, 6)
+def test_prepare_binds_it_all(own_cache: Path, photos: Path) -> None:
+    data = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", 0.1, 3, UNLIMITED)
+    assert data.class_counts() == (22, 22, 22) and data.class_counts("validation") == (2, 2, 2) and data.class_counts("test") == (6, 6, 6)
     assert data.preprocess.size == (16, 12) and data.preprocess.box == (18, 14) and data.preprocess.mean == data.statistics.mean
     begun = time.perf_counter()
-    again = prepare(survey(find(str(photos))), (16, 12), "crop", 0.1, 3, LARGE)
+    again = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", 0.1, 3, UNLIMITED)
     assert time.perf_counter() - begun < 30
     assert again.digest == data.digest and again.splits.digest == data.splits.digest and again.statistics == data.statistics
     assert torch.equal(again.rows("train"), data.rows("train"))
 
 
-def test_a_constant_channel_does_not_divide_by_zero(own: Path) -> None:
+def test_a_constant_channel_does_not_divide_by_zero(own_cache: Path) -> None:
     for name in "ab":
-        (own / "d" / name).mkdir(parents=True)
+        (own_cache / "d" / name).mkdir(parents=True)
         for k in range(4):
             pixels = np.random.default_rng(k).integers(0, 256, (9, 9, 4), dtype=np.uint8)
             pixels[..., 3] = 255
             file = io.BytesIO()
             Image.fromarray(pixels, "RGBA").save(file, "PNG")
-            (own / "d" / name / f"{k}.png").write_bytes(file.getvalue())
-    data = prepare(survey(find(str(own / "d"))), (8, 8), "crop", 0.25, 0, LARGE)
+            (own_cache / "d" / name / f"{k}.png").write_bytes(file.getvalue())
+    data = load_dataset(read_headers(index_images(str(own_cache / "d"))), (8, 8), "crop", 0.25, 0, UNLIMITED)
     assert data.preprocess.channels == 4 and data.preprocess.std[3] == 1.0
-    images = data.pixels.rows(data.splits.train).permute(0, 3, 1, 2)
+    images = data.pixels.read(data.splits.train).permute(0, 3, 1, 2)
     assert torch.isfinite(data.preprocess.normalize(images)).all()
 
 
 # ---- what a pack is known by -----------------------------------------------------------------------------------------------------
 
 
-def test_other_decoders_make_another_pack(own: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert PIL.__version__ in DECODERS and simplejpeg.__version__ in DECODERS
-    first = pack(survey(find(str(photos))), HERE, LARGE)
-    monkeypatch.setattr("goodfit.data.pack.DECODERS", "Pillow 0.1")
-    assert pack(survey(find(str(photos))), HERE, LARGE).folder != first.folder
+def test_other_decoders_make_another_pack(own_cache: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PIL.__version__ in DECODER_VERSIONS and simplejpeg.__version__ in DECODER_VERSIONS
+    first = pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
+    monkeypatch.setattr("goodfit.data.pack.DECODER_VERSIONS", "Pillow 0.1")
+    assert pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED).folder != first.folder
 
 
-def test_other_labels_use_the_same_pack_and_give_another_digest(own: Path, photos: Path) -> None:
-    index = find(str(photos))
+def test_other_labels_use_the_same_pack_and_give_another_digest(own_cache: Path, photos: Path) -> None:
+    index = index_images(str(photos))
     turned = dataclasses.replace(index, labels=(index.labels + 1) % 3)
     renamed = dataclasses.replace(index, classes=("a", "b", "c"))
-    packs = [pack(survey(x), HERE, LARGE) for x in (index, turned, renamed)]
+    packs = [pack_images(read_headers(x), PREPROCESS, UNLIMITED) for x in (index, turned, renamed)]
     assert len({x.folder for x in packs}) == 1 and len({x.digest for x in packs}) == 3
-    assert [pack(survey(x), HERE, LARGE).digest for x in (index, turned, renamed)] == [x.digest for x in packs]
+    assert [pack_images(read_headers(x), PREPROCESS, UNLIMITED).digest for x in (index, turned, renamed)] == [x.digest for x in packs]
 
 
-def test_abandoned_packings_are_removed_and_others_kept(own: Path, photos: Path) -> None:
+def test_abandoned_packings_are_removed_and_others_kept(own_cache: Path, photos: Path) -> None:
     home = cache_folder() / "packed"
     for key, age in (("aa", 2 * 86400), ("bb", 3600), ("cc", 2 * 86400)):
         folder = home / f"{key}-raw.partial"
         folder.mkdir(parents=True)
-        (folder / journal.BLOB).write_bytes(b"x")
-        for path in (folder / journal.BLOB, folder):
+        (folder / BLOB).write_bytes(b"x")
+        for path in (folder / BLOB, folder):
             os.utime(path, (time.time() - age,) * 2)
     with lock(home / "cc.lock"):  # another process packs there, however slowly
-        pack(survey(find(str(photos))), HERE, LARGE)
+        pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
     assert sorted(path.name for path in home.glob("*partial")) == ["bb-raw.partial", "cc-raw.partial"]

@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from goodfit.core.errors import DataError
-from goodfit.data import named
-from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION, find
-from goodfit.data.pickles import unpickle
+from goodfit.data import builtin
+from goodfit.data.cifar import unpickle
+from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION
+from goodfit.data.sources import index_images
 from tests.support.photos import COLORS, picture
 
 RNG = np.random.default_rng(0)
@@ -37,9 +38,9 @@ def png(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def said(data: Path | str) -> str:
+def error_of(data: Path | str) -> str:
     with pytest.raises(DataError) as caught:
-        find(str(data))
+        index_images(str(data))
     text = str(caught.value)
     assert caught.value.exit_code == 3
     assert text.endswith((".", "?")) and "\n" not in text
@@ -50,7 +51,7 @@ def said(data: Path | str) -> str:
 
 
 def test_flat_folder(photos: Path) -> None:
-    index = find(str(photos))
+    index = index_images(str(photos))
     assert index.name == "photos" and index.classes == tuple(sorted(COLORS)) and len(index) == 90
     assert set(index.splits.tolist()) == {UNASSIGNED}
     assert index.names[0] == "blue/000.png" and index.labels[0] == 0
@@ -67,7 +68,7 @@ def test_split_folders_and_their_other_names(tmp_path: Path) -> None:
     (tmp_path / "train" / "a" / "notes.txt").write_text("hello")
     (tmp_path / "train" / "a" / ".hidden.png").write_text("hello")
     (tmp_path / ".git").mkdir()
-    index = find(str(tmp_path))
+    index = index_images(str(tmp_path))
     assert index.classes == ("a", "b")
     assert sorted(index.splits.tolist()) == sorted([TRAIN, VALIDATION, TEST] * 2)
     assert any("1 file" in note and ".txt" in note for note in index.notes)
@@ -79,7 +80,7 @@ def test_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
         write_image(tmp_path / where / "1.png")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "x.txt").write_text("x")
-    index = find(str(tmp_path))
+    index = index_images(str(tmp_path))
     assert len(index) == 4
     (note,) = index.notes
     assert all(f'"{name}"' in note for name in ("extra", "more", "val", "train", "test")) and "docs" not in note
@@ -90,7 +91,7 @@ def test_images_beside_class_folders_and_runs_among_them_are_no_class(tmp_path: 
         write_image(tmp_path / where)
     for run in ("runs/first", "model"):
         (tmp_path / run / "recipe.toml").write_text("")
-    index = find(str(tmp_path))
+    index = index_images(str(tmp_path))
     assert index.classes == ("a", "b")
     assert index.notes == ("Left out 1 image beside the class folders.",)
 
@@ -98,66 +99,66 @@ def test_images_beside_class_folders_and_runs_among_them_are_no_class(tmp_path: 
 def test_a_class_called_train(tmp_path: Path) -> None:
     write_image(tmp_path / "train" / "1.png")
     write_image(tmp_path / "plane" / "1.png")
-    assert find(str(tmp_path)).classes == ("plane", "train")
+    assert index_images(str(tmp_path)).classes == ("plane", "train")
 
 
 def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / name / "1.png")
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
-    assert len(find(str(tmp_path))) == 2
+    assert len(index_images(str(tmp_path))) == 2
 
 
 def test_an_existing_path_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / "cifar10" / name / "1.png")
     monkeypatch.chdir(tmp_path)
-    assert find("cifar10").classes == ("a", "b")
+    assert index_images("cifar10").classes == ("a", "b")
 
 
 def test_limit_keeps_the_same_images_when_one_joins(photos: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(photos, tmp_path / "photos")
-    few = find(str(copy), limit=5, seed=1)
+    few = index_images(str(copy), limit=5, seed=1)
     assert np.bincount(few.labels).tolist() == [5, 5, 5]
     assert few.store.read(3) == (copy / few.names[3]).read_bytes()
     write_image(copy / "red" / "new.png")
-    again = find(str(copy), limit=5, seed=1)
+    again = index_images(str(copy), limit=5, seed=1)
     assert len(set(few.names) - set(again.names)) <= 1
-    assert set(find(str(copy), limit=5, seed=2).names) != set(again.names)
-    assert few.stamp() != find(str(copy)).stamp()
+    assert set(index_images(str(copy), limit=5, seed=2).names) != set(again.names)
+    assert few.fingerprint() != index_images(str(copy)).fingerprint()
 
 
 def test_the_stamp_follows_the_files(photos: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(photos, tmp_path / "photos")
-    before = find(str(copy)).stamp()
-    assert find(str(copy)).stamp() == before
+    before = index_images(str(copy)).fingerprint()
+    assert index_images(str(copy)).fingerprint() == before
     (copy / "red" / "000.png").touch()
-    assert find(str(copy)).stamp() != before
+    assert index_images(str(copy)).fingerprint() != before
 
 
 # ---- bad folders ---------------------------------------------------------------------------------------------------------------
 
 
 def test_missing_path_names_what_is_near(tmp_path: Path, photos: Path) -> None:
-    assert "photos" in said(photos.parent / "photo")
-    assert "cifar10" in said("cifar1")
-    assert "nothing there" in said(tmp_path / "none" / "here")
+    assert "photos" in error_of(photos.parent / "photo")
+    assert "cifar10" in error_of("cifar1")
+    assert "nothing there" in error_of(tmp_path / "none" / "here")
 
 
 def test_empty_folder_and_no_class_folders(tmp_path: Path) -> None:
-    assert "one folder per class" in said(tmp_path)
+    assert "one folder per class" in error_of(tmp_path)
     write_image(tmp_path / "1.png")
-    assert "1 image but no class folders" in said(tmp_path)
+    assert "1 image but no class folders" in error_of(tmp_path)
 
 
 def test_classes_without_images(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / name / "1.png")
     (tmp_path / "c").mkdir()
-    assert f'"{tmp_path / "c"}" has no images' in said(tmp_path)
+    assert f'"{tmp_path / "c"}" has no images' in error_of(tmp_path)
     shutil.rmtree(tmp_path / "a")
     shutil.rmtree(tmp_path / "b")
-    assert "No images" in said(tmp_path)
+    assert "Expected images" in error_of(tmp_path)
 
 
 def test_a_class_empty_in_one_split_is_only_noted(tmp_path: Path) -> None:
@@ -165,32 +166,32 @@ def test_a_class_empty_in_one_split_is_only_noted(tmp_path: Path) -> None:
         for name in ("a", "b"):
             write_image(tmp_path / split / name / "1.png")
     (tmp_path / "test" / "b" / "1.png").unlink()
-    assert any('"test/b" has no images' in note for note in find(str(tmp_path)).notes)
+    assert any('"test/b" has no images' in note for note in index_images(str(tmp_path)).notes)
 
 
 def test_one_class_case_twins_and_untrained_classes(tmp_path: Path) -> None:
     write_image(tmp_path / "one" / "Cat" / "1.png")
-    assert "at least two classes" in said(tmp_path / "one")
+    assert "at least two classes" in error_of(tmp_path / "one")
     write_image(tmp_path / "two" / "Cat" / "1.png")
     write_image(tmp_path / "two" / "cat" / "1.png")
-    assert "differ only by case" in said(tmp_path / "two")
+    assert "differ only by case" in error_of(tmp_path / "two")
     for name in ("train/a", "train/b", "test/a", "test/b", "test/c"):
         write_image(tmp_path / "three" / name / "1.png")
-    assert '"c" in the test images' in said(tmp_path / "three")
+    assert '"c" in the test images' in error_of(tmp_path / "three")
     for name in ("test/a", "test/b"):
         write_image(tmp_path / "four" / name / "1.png")
-    assert "none to train on" in said(tmp_path / "four")
+    assert "none to train on" in error_of(tmp_path / "four")
 
 
 def test_a_file_that_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "x.docx").write_text("x")
-    assert "Expected a folder of images" in said(tmp_path / "x.docx")
+    assert "Expected a folder of images" in error_of(tmp_path / "x.docx")
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------------------
 
 
-def table(root: Path, text: str, name: str = "data.csv") -> Path:
+def write_table(root: Path, text: str, name: str = "data.csv") -> Path:
     for k in range(4):
         write_image(root / "images" / f"{k}.png", k)
     (root / name).write_text(text)
@@ -199,14 +200,14 @@ def table(root: Path, text: str, name: str = "data.csv") -> Path:
 
 def test_csv_with_numbers_and_splits(tmp_path: Path) -> None:
     rows = "Label,path,split\n10,images/0.png,train\n9,images/1.png,\n10,images/2.png,val\n9,images/3.png,test\n"
-    index = find(str(table(tmp_path, rows)))
+    index = index_images(str(write_table(tmp_path, rows)))
     assert index.classes == ("9", "10") and index.labels.tolist() == [1, 0, 1, 0]
     assert index.splits.tolist() == [TRAIN, UNASSIGNED, VALIDATION, TEST]
     assert index.store.read(2) == (tmp_path / "images/2.png").read_bytes()
 
 
 def test_tsv_with_texts(tmp_path: Path) -> None:
-    index = find(str(table(tmp_path, "path\tlabel\nimages/0.png\tcat\nimages/1.png\ta dog, wet\n", "data.tsv")))
+    index = index_images(str(write_table(tmp_path, "path\tlabel\nimages/0.png\tcat\nimages/1.png\ta dog, wet\n", "data.tsv")))
     assert index.classes == ("a dog, wet", "cat") and set(index.splits.tolist()) == {UNASSIGNED}
 
 
@@ -222,7 +223,7 @@ def test_tsv_with_texts(tmp_path: Path) -> None:
     ],
 )
 def test_bad_tables(tmp_path: Path, text: str, sentence: str) -> None:
-    assert sentence in said(table(tmp_path, text))
+    assert sentence in error_of(write_table(tmp_path, text))
 
 
 # ---- parquet -------------------------------------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ def test_parquet_folder_with_class_names(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", images[:10], [0, 1] * 5, ["zebra", "ant"])
     write_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet", images[10:12], [0, 1], ["zebra", "ant"])
     write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", images[12:], [1, 0, 1, 0], ["zebra", "ant"])
-    index = find(str(tmp_path))
+    index = index_images(str(tmp_path))
     assert index.classes == ("zebra", "ant")  # the schema's order, since that is what the labels count
     pairs = {
         name: (split, np.asarray(Image.open(io.BytesIO(index.store.read(k)))))
@@ -269,10 +270,10 @@ def test_files_that_parquet_points_to_are_stamped(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": column, "label": [0, 1] * 3}), tmp_path / "x.parquet", row_group_size=2)
 
     def stamp() -> str:
-        return find(str(tmp_path / "x.parquet")).stamp()
+        return index_images(str(tmp_path / "x.parquet")).fingerprint()
 
     first = stamp()
-    assert find(str(tmp_path / "x.parquet")).store.read(3) == (tmp_path / "images" / "3.png").read_bytes()
+    assert index_images(str(tmp_path / "x.parquet")).store.read(3) == (tmp_path / "images" / "3.png").read_bytes()
     write_image(tmp_path / "images" / "2.png", 77)  # its row has bytes of its own
     assert stamp() == first
     write_image(tmp_path / "images" / "3.png", 77)
@@ -284,17 +285,17 @@ def test_parquet_without_names_and_without_columns(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     write_parquet(tmp_path / "x.parquet", [np.zeros((4, 4, 3), np.uint8)] * 3, [7, 3, 7])
-    assert find(str(tmp_path / "x.parquet")).classes == ("3", "7")
+    assert index_images(str(tmp_path / "x.parquet")).classes == ("3", "7")
     pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "y.parquet")
-    assert "no image column" in said(tmp_path / "y.parquet")
+    assert "no image column" in error_of(tmp_path / "y.parquet")
     (tmp_path / "z.parquet").write_bytes(b"no parquet")
-    assert "cannot be read as parquet" in said(tmp_path / "z.parquet")
+    assert "cannot be read as parquet" in error_of(tmp_path / "z.parquet")
 
 
 def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert 'pip install "goodfit[parquet]"' in said(tmp_path / "x.parquet")
+    assert 'pip install "goodfit[parquet]"' in error_of(tmp_path / "x.parquet")
 
 
 # ---- arrays --------------------------------------------------------------------------------------------------------------------
@@ -303,7 +304,7 @@ def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch:
 def test_npz_with_splits(tmp_path: Path) -> None:
     x, y = RNG.integers(0, 256, (10, 6, 5, 3), dtype=np.uint8), np.arange(10) % 2
     np.savez_compressed(tmp_path / "d.npz", x_train=x[:6], y_train=y[:6, None], x_val=x[6:8], y_val=y[6:8], x_test=x[8:], y_test=y[8:])
-    index = find(str(tmp_path / "d.npz"))
+    index = index_images(str(tmp_path / "d.npz"))
     assert index.splits.tolist() == [TRAIN] * 6 + [VALIDATION] * 2 + [TEST] * 2 and index.labels.tolist() == y.tolist()
     assert all(np.array_equal(index.store.read(k), x[k]) for k in range(10))
 
@@ -311,20 +312,20 @@ def test_npz_with_splits(tmp_path: Path) -> None:
 def test_npz_with_names_channels_first_and_floats(tmp_path: Path) -> None:
     x = RNG.integers(0, 256, (4, 3, 6, 5))
     np.savez(tmp_path / "d.npz", images=(x / 255).astype(np.float32), labels=[0, 1, 1, 0], classes=["no", "yes"])
-    index = find(str(tmp_path / "d.npz"))
+    index = index_images(str(tmp_path / "d.npz"))
     assert index.classes == ("no", "yes")
     assert np.array_equal(index.store.read(2), x[2].transpose(1, 2, 0))
 
 
 def test_bad_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
-    assert "found: x" in said(tmp_path / "a.npz")
+    assert "found: x" in error_of(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", images=np.zeros((3, 4, 4)), labels=np.zeros(2, int))
-    assert "images [3, 4, 4] and labels [2]" in said(tmp_path / "b.npz")
+    assert "images [3, 4, 4] and labels [2]" in error_of(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", images=np.array([{}, {}], dtype=object), labels=np.array([{}, {}], dtype=object))
-    assert "cannot be read" in said(tmp_path / "c.npz")
+    assert "cannot be read" in error_of(tmp_path / "c.npz")
     (tmp_path / "d.npz").write_bytes(b"PK no zip")
-    assert "cannot be read" in said(tmp_path / "d.npz")
+    assert "cannot be read" in error_of(tmp_path / "d.npz")
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -338,23 +339,23 @@ def test_idx(tmp_path: Path) -> None:
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", y[:3])
     write_idx(tmp_path / "t10k-images-idx3-ubyte", x[3:])
     write_idx(tmp_path / "t10k-labels-idx1-ubyte", y[3:])
-    index = find(str(tmp_path))
+    index = index_images(str(tmp_path))
     assert index.splits.tolist() == [TRAIN] * 3 + [TEST] * 3 and index.labels.tolist() == y.tolist()
     assert all(np.array_equal(index.store.read(k), x[k]) for k in range(6))
-    alone = find(str(tmp_path / "train-images-idx3-ubyte.gz"))
+    alone = index_images(str(tmp_path / "train-images-idx3-ubyte.gz"))
     assert len(alone) == 3 and np.array_equal(alone.store.read(1), x[1])
     content = (tmp_path / "t10k-images-idx3-ubyte").read_bytes()
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(content[:-5])
     with pytest.raises(DataError, match="cut short"):
-        find(str(tmp_path)).store.read(0)
+        index_images(str(tmp_path)).store.read(0)
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
-    assert "labels" in said(tmp_path / "train-images-idx3-ubyte.gz")
+    assert "labels" in error_of(tmp_path / "train-images-idx3-ubyte.gz")
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
-    theirs, index = load_digits(), find("digits")
+    theirs, index = load_digits(), index_images("digits")
     assert len(index) == 1797 and index.classes == tuple("0123456789")
     assert np.array_equal(index.labels, theirs.target)
     ours = np.stack([index.store.read(k) for k in range(len(index))])
@@ -362,7 +363,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 def test_only_what_is_needed_is_imported(photos: Path) -> None:
-    code = "import sys; from goodfit.data.index import find; find(sys.argv[1]); print(*sys.modules)"
+    code = "import sys; from goodfit.data.sources import index_images; index_images(sys.argv[1]); print(*sys.modules)"
     for data in (str(photos), "digits"):
         loaded = subprocess.run([sys.executable, "-c", code, data], capture_output=True, text=True, check=True).stdout.split()
         assert not {"torch", "pyarrow", "sklearn"} & set(loaded)
@@ -385,7 +386,7 @@ def write_cifar(folder: Path, hundred: bool = False) -> np.ndarray:
 @pytest.mark.parametrize("hundred", [False, True])
 def test_cifar_pickles(tmp_path: Path, hundred: bool) -> None:
     pixels = write_cifar(tmp_path / "c", hundred)
-    index = find(str(tmp_path / "c"))
+    index = index_images(str(tmp_path / "c"))
     assert index.classes == ("cat", "dog") and (index.splits == TEST).sum() == 2
     for k in range(len(index)):
         assert np.array_equal(index.store.read(k), pixels[k].reshape(3, 32, 32).transpose(1, 2, 0))
@@ -417,7 +418,7 @@ def test_offline_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    text = said("cifar10")
+    text = error_of("cifar10")
     assert "no network" in text and str(tmp_path / "downloads" / "cifar10" / "cifar-10-python.tar.gz") in text
 
 
@@ -438,10 +439,10 @@ def test_a_fetched_archive_is_checked_and_unpacked_once(tmp_path: Path, monkeypa
     monkeypatch.setattr("urllib.request.urlopen", reply)
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    assert "damaged" in said("cifar10")
+    assert "damaged" in error_of("cifar10")
     sums = {"cifar-10-python.tar.gz": hashlib.md5(content).hexdigest()}
-    monkeypatch.setitem(named.SOURCES, "cifar10", (named.CIFAR, sums))
+    monkeypatch.setitem(builtin.DOWNLOADS, "cifar10", (builtin.CIFAR_URL, sums))
     for _ in range(2):
-        index = find("cifar10")
+        index = index_images("cifar10")
         assert index.name == "cifar10" and np.array_equal(index.store.read(3), pixels[3].reshape(3, 32, 32).transpose(1, 2, 0))
-    assert fetched == [named.CIFAR + "cifar-10-python.tar.gz"]
+    assert fetched == [builtin.CIFAR_URL + "cifar-10-python.tar.gz"]

@@ -13,22 +13,21 @@ import torch
 from PIL import Image, ImageOps
 
 import goodfit
-from goodfit.augment.apply import Pipeline
-from goodfit.augment.crop import ResizedCrop, ScaleCrop
-from goodfit.augment.windows import Windowed, windowed
+from goodfit.augment.crop import ResizedCrop, ScaleCrop, WindowCrop, find_early_crop
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import pipe_parts
 from goodfit.data import crops
-from goodfit.data.crops import Cuts, cut
-from goodfit.data.dataset import Dataset, prepare
-from goodfit.data.index import find
-from goodfit.data.loader import Loader, Unread
+from goodfit.data.crops import OriginalCrops, decode_window
+from goodfit.data.dataset import Dataset, load_dataset
+from goodfit.data.headers import read_headers
+from goodfit.data.loader import LazyBatch, Loader
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scan import survey
+from goodfit.data.sources import index_images
 from goodfit.recipe.auto import choose_training
 from goodfit.recipe.build import Training
 from goodfit.recipe.chooser import Chooser
@@ -45,11 +44,11 @@ CATALOG = Catalog(["goodfit.augment"])
 RNG = np.random.default_rng(5)
 
 
-def parts(text: str) -> tuple:
+def make_parts(text: str) -> tuple:
     return pipe_parts(CATALOG.make(text, "augment"))
 
 
-def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+def make_photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A picture with shapes and shades of every size, uint8 [height, width, 3]."""
     rng = np.random.default_rng(seed)
     picture = np.zeros((height, width, 3))
@@ -60,13 +59,13 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(128 + 220 * picture, 0, 255).astype(np.uint8)
 
 
-def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+def encode(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
 
 
-def weights(n: int, start: float, length: float, size: int) -> np.ndarray:
+def triangle_weights(n: int, start: float, length: float, size: int) -> np.ndarray:
     """[size, n] float64: the triangle filter that reads `size` pixels from a stretch of n, as wide as the scale, and nothing beyond it."""
     scale = length / size
     middle = start + (np.arange(size) + 0.5) * scale - 0.5
@@ -78,21 +77,21 @@ def weights(n: int, start: float, length: float, size: int) -> np.ndarray:
 def oracle(pixels: np.ndarray, window: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
     """The window (top, left, height, width, in pixels) of a picture [H, W, C] at `size`, in float64."""
     top, left, height, width = window
-    down, across = weights(pixels.shape[0], top, height, size[0]), weights(pixels.shape[1], left, width, size[1])
+    down, across = triangle_weights(pixels.shape[0], top, height, size[0]), triangle_weights(pixels.shape[1], left, width, size[1])
     return np.einsum("ahc,ba->hbc", np.tensordot(down, pixels.astype(np.float64), 1).transpose(1, 0, 2), across)
 
 
-def opened(data: bytes, mode: str = "RGB") -> np.ndarray:
+def decode(data: bytes, mode: str = "RGB") -> np.ndarray:
     """Pillow's upright pixels [H, W, C]."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert(mode)
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def shares(window: tuple[float, ...], height: int, width: int) -> tuple[float, float, float, float]:
+def to_shares(window: tuple[float, ...], height: int, width: int) -> tuple[float, float, float, float]:
     return window[0] / height, window[1] / width, window[2] / height, window[3] / width
 
 
-def at(height: int, width: int, channels: int = 3) -> Preprocess:
+def preprocess_to(height: int, width: int, channels: int = 3) -> Preprocess:
     return Preprocess((height, width), (height, width), channels)
 
 
@@ -102,9 +101,9 @@ def at(height: int, width: int, channels: int = 3) -> Preprocess:
 @pytest.mark.parametrize("window", [(0, 0, 90, 120), (10, 20, 64, 48), (26, 72, 64, 48), (3, 5, 40, 100)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_window_of_whole_pixels_is_the_oracles(window: tuple[int, ...], channels: int) -> None:
-    data = encoded(photo(90, 120), "PNG")
-    found = cut(data, shares(window, 90, 120), at(32, 24, channels))
-    wanted = oracle(opened(data, "L" if channels == 1 else "RGB"), window, (32, 24))
+    data = encode(make_photo(90, 120), "PNG")
+    found = decode_window(data, to_shares(window, 90, 120), preprocess_to(32, 24, channels))
+    wanted = oracle(decode(data, "L" if channels == 1 else "RGB"), window, (32, 24))
     assert found.shape == (32, 24, channels) and found.dtype == np.uint8
     assert np.abs(found - wanted).mean() < 0.4 and np.abs(found - wanted).max() < 1.5
 
@@ -113,14 +112,14 @@ def test_a_window_of_whole_pixels_is_the_oracles(window: tuple[int, ...], channe
 def test_a_jpeg_is_decoded_at_the_scale_of_the_window(side: int, divisor: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The edges go to whole pixels of what is decoded, so the mean absolute difference to the exact window is up to 2 of 255."""
     height, width = round(1.2 * side), round(1.5 * side)
-    data = encoded(photo(height, width, side), "JPEG", quality=92)
+    data = encode(make_photo(height, width, side), "JPEG", quality=92)
     seen = []
-    ours = crops.jpeg
-    monkeypatch.setattr(crops, "jpeg", lambda *given, **named: seen.append(ours(*given, **named)) or seen[-1])
+    ours = crops.decode_jpeg
+    monkeypatch.setattr(crops, "decode_jpeg", lambda *given, **named: seen.append(ours(*given, **named)) or seen[-1])
     window = (0.13 * side, 0.277 * side, 0.9 * side, 1.1 * side)
-    found = cut(data, shares(window, height, width), at(128, 128))
+    found = decode_window(data, to_shares(window, height, width), preprocess_to(128, 128))
     assert seen[0][0].shape == (-(-height // divisor), -(-width // divisor), 3)
-    assert np.abs(found - oracle(opened(data), window, (128, 128))).mean() < 2
+    assert np.abs(found - oracle(decode(data), window, (128, 128))).mean() < 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -128,56 +127,59 @@ def test_a_jpeg_is_decoded_at_the_scale_of_the_window(side: int, divisor: int, m
 def test_a_window_is_of_the_upright_image(orientation: int, kind: str, far: float) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(photo(200, 300), kind, exif=exif.tobytes(), **({"quality": 95} if kind == "JPEG" else {}))
-    upright = opened(data)
+    data = encode(make_photo(200, 300), kind, exif=exif.tobytes(), **({"quality": 95} if kind == "JPEG" else {}))
+    upright = decode(data)
     assert upright.shape[:2] == ((300, 200) if orientation >= 5 else (200, 300))
     window = (20, 40, 130, 90)
-    found = cut(data, shares(window, *upright.shape[:2]), at(40, 30))
+    found = decode_window(data, to_shares(window, *upright.shape[:2]), preprocess_to(40, 30))
     assert np.abs(found - oracle(upright, window, (40, 30))).mean() < far
 
 
 def test_a_window_that_is_enlarged_keeps_its_edges_between_pixels() -> None:
-    data = encoded(photo(9, 7), "PNG")
+    data = encode(make_photo(9, 7), "PNG")
     window = (1.3, 0.4, 3.5, 5.1)
-    found = cut(data, shares(window, 9, 7), at(20, 24))
+    found = decode_window(data, to_shares(window, 9, 7), preprocess_to(20, 24))
     theirs = Image.open(io.BytesIO(data)).resize((24, 20), Image.Resampling.BILINEAR, (0.4, 1.3, 5.5, 4.8))
     assert np.array_equal(found, np.asarray(theirs))
-    wide = photo(60, 80)  # enlarged one way, shrunk the other
+    wide = make_photo(60, 80)  # enlarged one way, shrunk the other
     theirs = Image.fromarray(wide).resize((24, 20), Image.Resampling.BILINEAR, (3, 2.3, 43, 7.8))
-    assert np.array_equal(cut(wide, shares((2.3, 3, 5.5, 40), 60, 80), at(20, 24)), np.asarray(theirs))
-    tiny = encoded(photo(1, 2), "PNG")
-    assert cut(tiny, (0, 0, 1, 1), at(16, 16)).shape == (16, 16, 3)
+    assert np.array_equal(decode_window(wide, to_shares((2.3, 3, 5.5, 40), 60, 80), preprocess_to(20, 24)), np.asarray(theirs))
+    tiny = encode(make_photo(1, 2), "PNG")
+    assert decode_window(tiny, (0, 0, 1, 1), preprocess_to(16, 16)).shape == (16, 16, 3)
 
 
 def test_other_kinds_of_images() -> None:
-    pixels, window = photo(60, 80), (6, 8, 40, 60)
-    part = shares(window, 60, 80)
-    gray = encoded(pixels[..., 0], "PNG")
-    assert np.abs(cut(gray, part, at(16, 16)) - oracle(opened(gray), window, (16, 16))).max() < 1.5  # a gray one among colored ones
-    assert np.abs(cut(pixels, part, at(16, 16)) - oracle(pixels, window, (16, 16))).max() < 1.5  # an array
-    deep = cut(pixels[..., 0].astype(np.uint16) * 257, part, at(16, 16, 1))
+    pixels, window = make_photo(60, 80), (6, 8, 40, 60)
+    part = to_shares(window, 60, 80)
+    gray = encode(pixels[..., 0], "PNG")
+    assert np.abs(decode_window(gray, part, preprocess_to(16, 16)) - oracle(decode(gray), window, (16, 16))).max() < 1.5  # gray among color
+    assert np.abs(decode_window(pixels, part, preprocess_to(16, 16)) - oracle(pixels, window, (16, 16))).max() < 1.5  # an array
+    deep = decode_window(pixels[..., 0].astype(np.uint16) * 257, part, preprocess_to(16, 16, 1))
     assert np.abs(deep - oracle(pixels[..., :1], window, (16, 16))).max() < 1.5
     clear = np.dstack([pixels, np.full((60, 80), 255, np.uint8)])
     clear[:30, :, 3] = 0
-    found = cut(encoded(clear, "PNG"), part, at(16, 16, 4))
+    found = decode_window(encode(clear, "PNG"), part, preprocess_to(16, 16, 4))
     assert found.shape == (16, 16, 4) and found[0, 0, 3] == 0 and found[-1, -1, 3] == 255
     theirs = Image.fromarray(clear).resize((16, 16), Image.Resampling.BILINEAR, (8, 6, 68, 46))
     assert np.array_equal(found, np.asarray(theirs))
     cmyk = io.BytesIO()
     Image.fromarray(pixels).convert("CMYK").save(cmyk, "JPEG", quality=95)
-    assert np.abs(cut(cmyk.getvalue(), part, at(16, 16)) - oracle(opened(cmyk.getvalue()), window, (16, 16))).max() < 1.5
+    found = decode_window(cmyk.getvalue(), part, preprocess_to(16, 16))
+    assert np.abs(found - oracle(decode(cmyk.getvalue()), window, (16, 16))).max() < 1.5
 
 
 # ---- windows -------------------------------------------------------------------------------------------------------------------
 
 
-def drawn(part: Windowed, extents: torch.Tensor, pre: Preprocess, n: int = 0) -> torch.Tensor:
-    return part.window(Chance.of(n, torch.arange(len(extents)), "x"), extents.double(), pre.middle(extents.double()), pre.size)
+def draw_windows(part: WindowCrop, extents: torch.Tensor, pre: Preprocess, n: int = 0) -> torch.Tensor:
+    return part.draw_windows(
+        Chance.of(n, torch.arange(len(extents)), "x"), extents.double(), pre.center_windows(extents.double()), pre.size
+    )
 
 
 def test_windows_lie_inside_with_their_area_and_ratio() -> None:
     extents = torch.tensor([[300, 400], [400, 300], [100, 900], [900, 100], [7, 5]]).repeat(400, 1)
-    top, left, height, width = drawn(ResizedCrop(area=(0.3, 0.8)), extents, at(32, 32)).unbind(1)
+    top, left, height, width = draw_windows(ResizedCrop(area=(0.3, 0.8)), extents, preprocess_to(32, 32)).unbind(1)
     assert (top >= 0).all() and (left >= 0).all()
     assert (top + height <= extents[:, 0] + 1e-9).all() and (left + width <= extents[:, 1] + 1e-9).all()
     share = height * width / extents.double().prod(1)
@@ -192,7 +194,7 @@ def test_windows_lie_inside_with_their_area_and_ratio() -> None:
 def test_scale_crops_windows_are_resnets() -> None:
     """The short side resized to L in [256, 480], then 224 pixels of it: in the original 224 / L of its short side, in the model's shape."""
     extents = torch.tensor([[300, 400], [900, 250]]).repeat(500, 1)
-    top, left, height, width = drawn(ScaleCrop(), extents, at(224, 224)).unbind(1)
+    top, left, height, width = draw_windows(ScaleCrop(), extents, preprocess_to(224, 224)).unbind(1)
     short = 224 * extents.double().amin(1) / height
     assert torch.equal(height, height.round()) and torch.equal(height, width)
     assert short.min() >= 255 and short.max() <= 482 and abs(short.mean() - 368) < 8
@@ -200,11 +202,11 @@ def test_scale_crops_windows_are_resnets() -> None:
 
 
 @pytest.mark.parametrize("part", [ResizedCrop(), ResizedCrop(area=(0.5, 0.9), p=0.6), ScaleCrop(), ScaleCrop(p=0.5)])
-def test_windows_are_those_of_the_part_on_whole_images(part: Windowed) -> None:
+def test_windows_are_those_of_the_part_on_whole_images(part: WindowCrop) -> None:
     """A pixel's middle at output + 0.5 lies at start + (output + 0.5) * scale of the image."""
-    pre, extents = at(32, 24), torch.tensor([[90, 120]]).repeat(64, 1).double()
+    pre, extents = preprocess_to(32, 24), torch.tensor([[90, 120]]).repeat(64, 1).double()
     chance, middle = Chance.of(3, torch.arange(64), "x"), torch.tensor([29.0, 48.0, 32.0, 24.0], dtype=torch.float64).expand(64, 4)
-    windows = part.window(chance, extents, middle, pre.size)
+    windows = part.draw_windows(chance, extents, middle, pre.size)
     matrix = part.draw(chance, 0.0, (90, 120), (32, 24)).matrix
     for start, side, axis, n in ((0, 2, 1, 32), (1, 3, 0, 24)):
         scale = matrix[:, axis, axis]
@@ -217,28 +219,29 @@ def test_windows_are_those_of_the_part_on_whole_images(part: Windowed) -> None:
 def test_a_windows_draw_is_its_own_images() -> None:
     extents = torch.from_numpy(RNG.integers(5, 3000, (67, 2)))
     for part in (ResizedCrop(area=(0.1, 1.0), p=0.8), ScaleCrop(p=0.8)):
-        whole = drawn(part, extents, at(32, 24))
+        whole = draw_windows(part, extents, preprocess_to(32, 24))
         for n in (1, 2, 3, 16, 33):
-            assert torch.equal(whole[:n], drawn(part, extents[:n], at(32, 24)))
+            assert torch.equal(whole[:n], draw_windows(part, extents[:n], preprocess_to(32, 24)))
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 300), (300, 200), (20, 31)])
 def test_the_middle_is_what_evaluation_sees(height: int, width: int) -> None:
-    pre, pixels = Preprocess((28, 28), (32, 32)), photo(height, width)
-    window = pre.middle(torch.tensor([[height, width]], dtype=torch.float64))[0]
-    found = cut(pixels, shares(window.tolist(), height, width), pre)
-    seen = pre.center(torch.from_numpy(pre.decode(pixels).copy()).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    pre, pixels = Preprocess((28, 28), (32, 32)), make_photo(height, width)
+    window = pre.center_windows(torch.tensor([[height, width]], dtype=torch.float64))[0]
+    found = decode_window(pixels, to_shares(window.tolist(), height, width), pre)
+    seen = pre.center_crop(torch.from_numpy(pre.decode(pixels).copy()).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
     assert np.abs(found.astype(float) - seen.numpy()).mean() < 3  # other filters
 
 
 def test_a_crop_behind_flips_alone_is_cut_early() -> None:
     found = {
-        text: windowed(parts(text)) for text in ("resized_crop", "flip | resized_crop | jitter", "crop | resized_crop", "flip", "none")
+        text: find_early_crop(make_parts(text))
+        for text in ("resized_crop", "flip | resized_crop | jitter", "crop | resized_crop", "flip", "none")
     }
     assert [found[text] and found[text][1] for text in found] == [0, 1, None, None, None]
-    assert windowed(parts("flip | scale_crop"))[1] == 1  # type: ignore[index]
+    assert find_early_crop(make_parts("flip | scale_crop"))[1] == 1  # type: ignore[index]
     for text in ("erase | resized_crop", "jitter | resized_crop", "ramp(resized_crop)"):
-        assert windowed(parts(text)) is None
+        assert find_early_crop(make_parts(text)) is None
 
 
 # ---- training batches ----------------------------------------------------------------------------------------------------------
@@ -255,31 +258,31 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / ("a", "b")[k % 2]
         folder.mkdir(parents=True, exist_ok=True)
         height, width = (12, 15) if k % 9 == 8 else (60 + 7 * (k % 5), 90 - 5 * (k % 4))
-        pixels = photo(height, width, k)
+        pixels = make_photo(height, width, k)
         pixels[..., k % 2] //= 2
         exif = Image.Exif()
         exif[0x0112] = 1 + k % 8
         if k % 3:
-            (folder / f"{k}.jpg").write_bytes(encoded(pixels, "JPEG", quality=90, exif=exif.tobytes()))
+            (folder / f"{k}.jpg").write_bytes(encode(pixels, "JPEG", quality=90, exif=exif.tobytes()))
         else:
-            (folder / f"{k}.png").write_bytes(encoded(pixels[..., 0] if k % 2 else pixels, "PNG"))
+            (folder / f"{k}.png").write_bytes(encode(pixels[..., 0] if k % 2 else pixels, "PNG"))
     return root
 
 
-def data_of(folder: Path, storage: str = "files", workers: int = 2, aspect: str = "crop") -> Dataset:
-    return prepare(survey(find(str(folder))), SIZE, aspect, 0.2, 0, storage, workers)  # type: ignore[arg-type]
+def load_folder(folder: Path, storage: str = "files", workers: int = 2, aspect: str = "crop") -> Dataset:
+    return load_dataset(read_headers(index_images(str(folder))), SIZE, aspect, 0.2, 0, storage, workers)  # type: ignore[arg-type]
 
 
-def loader(data: Dataset, text: str = PIPE, batch: int = 8, workers: int = 1) -> tuple[Loader, Pipeline]:
-    pixels, position = crop_early(parts(text), data, 7)
-    assert isinstance(pixels, Cuts)
-    return Loader(pixels, data.labels, data.rows("train"), 2, batch, 7, workers), Pipeline(parts(text), SIZE, position)
+def make_loader(data: Dataset, text: str = PIPE, batch: int = 8, workers: int = 1) -> tuple[Loader, Pipeline]:
+    pixels, position = crop_early(make_parts(text), data, 7)
+    assert isinstance(pixels, OriginalCrops)
+    return Loader(pixels, data.labels, data.rows("train"), 2, batch, 7, workers), Pipeline(make_parts(text), SIZE, position)
 
 
 def test_the_crops_are_those_the_pipe_would_have_drawn(pictures: Path) -> None:
     """On the whole original the pipe gives the same image, to the rounding of the window's edges (a mean of 0.01 of 0..1)."""
-    data = data_of(pictures)
-    source, behind = loader(data)
+    data = load_folder(pictures)
+    source, behind = make_loader(data)
     differences = []
     for step in (0, 2, 5):
         batch, (epoch, places) = source.batch(step), source.places(step)
@@ -287,84 +290,83 @@ def test_the_crops_are_those_the_pipe_would_have_drawn(pictures: Path) -> None:
         chance = Chance.of(7, places, "augment", epoch)
         ours = behind(batch, chance, 0.3).images
         for k, row in enumerate(batch.ids.tolist()):
-            original = torch.from_numpy(opened((pictures / data.names[row]).read_bytes()).copy()).permute(2, 0, 1)[None]
+            original = torch.from_numpy(decode((pictures / data.names[row]).read_bytes()).copy()).permute(2, 0, 1)[None]
             assert tuple(original.shape[2:]) == tuple(data.extents[row].tolist())
             if original.shape[2] >= SIZE[0] and original.shape[3] >= SIZE[1]:
                 one = Batch(original, batch.targets[k : k + 1], batch.ids[k : k + 1])
-                whole = Pipeline(parts(PIPE), SIZE)(one, Chance(chance.key, chance.places[k : k + 1]), 0.3).images
+                whole = Pipeline(make_parts(PIPE), SIZE)(one, Chance(chance.key, chance.places[k : k + 1]), 0.3).images
                 differences.append(float((whole - ours[k : k + 1]).abs().mean()))
     assert len(differences) > 15 and np.mean(differences) < 0.01 and max(differences) < 0.03
 
 
 @pytest.mark.parametrize("start", [0, 3, 7])
 def test_batches_are_the_same_for_any_number_of_threads(pictures: Path, start: int) -> None:
-    one = loader(data_of(pictures, workers=1))[0]
+    one = make_loader(load_folder(pictures, workers=1))[0]
     truth = [one.batch(step) for step in range(start, start + 6)]
     for workers in (0, 1, 4):
-        stream = loader(data_of(pictures, workers=3), workers=workers)[0].stream(start)
+        stream = make_loader(load_folder(pictures, workers=3), workers=workers)[0].stream(start)
         for wanted, found in zip(truth, itertools.islice(stream, 6), strict=True):
             assert torch.equal(wanted.images, found.images) and torch.equal(wanted.ids, found.ids)
             assert torch.equal(wanted.targets, found.targets)
 
 
 def test_windows_change_with_the_epoch_and_not_with_the_batch_size(pictures: Path) -> None:
-    data = data_of(pictures)
-    eights, threes = loader(data)[0], loader(data, batch=3)[0]
+    data = load_folder(pictures)
+    eights, threes = make_loader(data)[0], make_loader(data, batch=3)[0]
     images = [torch.cat([one.batch(k).images for k in range(one.epoch_steps)]) for one in (eights, threes)]
     assert torch.equal(*images)
-    everything = loader(data, batch=len(data.splits.train))[0]  # keeps its order, not its crops
+    everything = make_loader(data, batch=len(data.splits.train))[0]  # keeps its order, not its crops
     first, second = everything.batch(0), everything.batch(1)
     assert torch.equal(first.ids, second.ids) and not torch.equal(first.images, second.images)
 
 
 def test_a_batch_that_is_read_piece_by_piece_is_the_same(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = loader(data_of(pictures), batch=12)[0]
+    source = make_loader(load_folder(pictures), batch=12)[0]
     whole = source.batch(3)
-    monkeypatch.setattr("goodfit.data.loader.LARGE", 1)
+    monkeypatch.setattr("goodfit.data.loader.MAX_EAGER_BYTES", 1)
     unread = source.batch(3)
-    assert isinstance(unread, Unread) and unread.images.device.type == "meta" and unread.images.shape == whole.images.shape
+    assert isinstance(unread, LazyBatch) and unread.images.device.type == "meta" and unread.images.shape == whole.images.shape
     for rows in (slice(0, 5), slice(5, 12), slice(None)):
         assert torch.equal(unread[rows].images, whole.images[rows]) and torch.equal(unread[rows].targets, whole.targets[rows])
 
 
 def test_only_originals_that_are_cropped_to_the_models_shape_are_cut(pictures: Path) -> None:
     for storage, kind in (("raw", RawPixels), ("jpeg", JpegPixels), ("files", FilePixels)):
-        data = data_of(pictures, storage)
+        data = load_folder(pictures, storage)
         assert type(data.pixels) is kind
-        pixels, position = crop_early(parts(PIPE), data, 0)
+        pixels, position = crop_early(make_parts(PIPE), data, 0)
         assert (pixels is data.pixels) == (storage != "files") and position == (0 if storage == "files" else None)
     for aspect in ("pad", "stretch"):
-        data = data_of(pictures, aspect=aspect)
-        assert crop_early(parts(PIPE), data, 0) == (data.pixels, None)
-    data = data_of(pictures)
-    assert crop_early(parts("flip | crop(2)"), data, 0) == (data.pixels, None)
+        data = load_folder(pictures, aspect=aspect)
+        assert crop_early(make_parts(PIPE), data, 0) == (data.pixels, None)
+    data = load_folder(pictures)
+    assert crop_early(make_parts("flip | crop(2)"), data, 0) == (data.pixels, None)
 
 
 def test_evaluation_stays_as_it_is(pictures: Path) -> None:
-    raw, files = data_of(pictures, "raw"), data_of(pictures, "files")
+    raw, files = load_folder(pictures, "raw"), load_folder(pictures, "files")
     rows = raw.rows("validation")
-    assert torch.equal(raw.pixels.exact(rows), files.pixels.exact(rows)) and raw.digest == files.digest
+    assert torch.equal(raw.pixels.read_exact(rows), files.pixels.read_exact(rows)) and raw.digest == files.digest
 
 
 # ---- from a recipe -------------------------------------------------------------------------------------------------------------
 
 
-def built(folder: Path, **words: str) -> Training:
+def build_recipe(folder: Path, **words: str) -> Training:
     asked = fast(data=str(folder), size="24x32", channels="3", augment=PIPE, average="none", **words)
     data = open_images(asked)
-    chooser = Chooser(asked)
-    choose_training(chooser, data, load_catalog())
+    chooser = Chooser(asked, load_catalog())
+    choose_training(chooser, data)
     return build_training(chooser.recipe, data)
 
 
 def test_a_step_in_pieces_has_the_same_images(pictures: Path) -> None:
-    whole = built(pictures, storage="files", batch_size="20")
-    cut_up = built(pictures, storage="files", batch_size="20", pieces="2")
-    assert isinstance(whole.loader.pixels, Cuts) and whole.plan.augment.cut == 0  # type: ignore[attr-defined]
+    whole = build_recipe(pictures, storage="files", batch_size="20")
+    cut_up = build_recipe(pictures, storage="files", batch_size="20", pieces="2")
+    assert isinstance(whole.loader.pixels, OriginalCrops) and whole.plan.augment.early_crop == 0  # type: ignore[attr-defined]
     images = []
     for one in (whole, cut_up):
-        epoch, places = one.loader.places(1)
-        objective = Objective(one.state, one.loader.batch(1), one.plan, Chance.of(one.plan.seed, places, "augment", epoch), 0.5)
+        objective = Objective(one.state, one.loader.batch(1), one.plan, 0.5)
         images.append(torch.cat([piece.images for piece in objective.pieces()]))
     assert torch.equal(*images)
 

@@ -79,7 +79,7 @@ def test_a_runs_own_network(photos: Path, tmp_path: Path) -> None:
 def test_what_training_takes_may_not_be_known() -> None:
     said = goodfit("describe", "linear", "--size", "8", "--optimizer", "lbfgs")
     assert said.code == 0
-    assert said.out.splitlines()[-1] == 'What training takes is not known: "lbfgs" decides by numbers how far it goes.'
+    assert said.out.splitlines()[-1] == 'The memory of a training step is unknown: the steps of "lbfgs" depend on the values of the loss.'
     assert json.loads(goodfit("describe", "nearest", "--size", "8", "--json").out)["training"] is None
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import inspect
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,8 +17,8 @@ from goodfit.cli import VERBS, application
 from goodfit.cli.options import assemble
 from goodfit.core.parts import spell
 from goodfit.recipe.parts import PACKAGES, load_catalog, make_parts
-from tests import test_augment_laws as laws
-from tests.support.augment import batch, chance
+from tests.support.augment_laws import LAWS_OF_PARTS, LAWS_OF_PIPES, batch, chance
+from tests.support.process import Forked
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -61,14 +57,15 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- code ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "\n".join(blocks("README.md", "python") + blocks("docs/python.md", "python"))
     assert all(word in code for word in ("goodfit.train(", "fit(ready(", "gradient(", "evaluate("))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOODFIT_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
+    done = Forked(tmp_path / "printed", exec, code, {"__name__": "__main__"})
+    assert done.wait() == 0, done.err
     assert len(list(tmp_path.glob("runs/*-digits/model.safetensors"))) == 1
-    assert done.stdout.count("hardest: digits#") == 10
+    assert done.out.count("hardest: digits#") == 10
 
 
 def test_the_part_of_the_guide_has_a_card_and_a_text(example: Path) -> None:
@@ -92,18 +89,11 @@ def test_the_part_of_the_guide_trains_and_predicts(example: Path, photos: Path, 
     assert goodfit.load(run).predict(next((photos / "red").iterdir()))[0].classes
 
 
-def test_the_part_of_the_guide_keeps_the_laws(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(laws, "CATALOG", load_catalog([str(example)]))
-    run = {name: law for name, law in vars(laws).items() if name.startswith("test_") and called_with(law) & {"name", "text"}}
-    assert len(run) >= 8
-    for law in run.values():
-        for channels in (1, 3, 4) if "channels" in called_with(law) else (None,):
-            given = {word: "negative" for word in ("name", "text") if word in called_with(law)}
-            law(**given, **({"channels": channels} if channels else {}))
-
-
-def called_with(law: Any) -> set[str]:
-    return set(inspect.signature(law).parameters)
+def test_the_part_of_the_guide_keeps_the_laws(example: Path) -> None:
+    catalog = load_catalog([str(example)])
+    for law in (*LAWS_OF_PIPES, *LAWS_OF_PARTS):
+        for channels in (1, 3, 4):
+            law(catalog, "negative", channels)
 
 
 def test_the_part_of_the_guide_turns_colors_and_leaves_alpha(example: Path) -> None:

@@ -2,7 +2,7 @@
 
 The parts come from the catalog and the second values from the settings' own types, so a new part is tested by existing. Trainings go
 through recipe and build, as a user's do. Numbers are the weights, the averaged weights and what was logged; a sentence that refuses
-a value is an effect too.
+a value is an effect too. The largest nets are trained by the slow tests; the default ones compare what they would compute, by its shapes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from typing import Annotated, Any, Literal, Union
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from goodfit.core.contracts import split_outputs
 from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.parts import Part, spell
 from goodfit.core.settings import INVALID, Range, Setting, convert, settings_of
 from goodfit.data.dataset import Dataset
 from goodfit.predict.scoring import score_views
-from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.parts import load_catalog, make_model
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
 from goodfit.training import loop
@@ -41,23 +44,33 @@ BASE = Recipe(
 )  # fmt: skip
 
 # Where a part is at work when its seat alone is not enough: other fields of the recipe, by kind or by (kind, name).
+BRIEF = {"budget": "6 steps", "evaluate_every": "6 steps"}
 AROUND: dict[Any, dict[str, Any]] = {
+    "augment": BRIEF,
+    "loss": BRIEF,
+    "penalty": BRIEF,
+    "rates": BRIEF,
+    "optimizer": {"evaluate_every": "5 steps"},
+    "schedule": {"evaluate_every": "5 steps"},
     "model": {"budget": "2 steps"},
     ("model", "vgg"): {"budget": "2 steps", "optimizer": "sgd(0.0001)"},  # some initializations of sixteen layers diverge at once
-    "norm": {"model": "convnet(4)"},
-    "pool": {"model": "convnet(2)"},
-    "init": {"model": "convnet(2)"},
-    "activation": {"model": "mlp((5, 4))"},
-    "trainable": {"model": "convnet(2)"},
+    "norm": {"model": "convnet(4)", **BRIEF},
+    "pool": {"model": "convnet(2)", **BRIEF},
+    "init": {"model": "convnet(2)", **BRIEF},
+    "noise": BRIEF,
+    "activation": {"model": "mlp((5, 4))", "evaluate_every": "5 steps"},
+    "trainable": {"model": "convnet(2)", "evaluate_every": "5 steps"},
     "views": {"model": "convnet(2)", "budget": "2 steps"},
-    ("noise", "stochastic_depth"): {"model": "resnet(18)", "budget": "2 steps"},
-    ("average", "swa"): {"schedule": "constant"},
+    ("noise", "stochastic_depth"): {"model": "resnet(20)", "budget": "2 steps"},
+    ("optimizer", "newton"): {"budget": "7 steps"},
     ("brake", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
 }
 SLOT = {("noise", "stochastic_depth"): "branch"}  # which setting of the model, where several take the kind
 
 # Settings that let the others of their part be seen; they hold for every training of that part.
 WITH: dict[tuple[str, str], dict[str, Any]] = {
+    ("model", "mobilenet_v2"): {"width": 0.25},
+    ("model", "resnet"): {"depth": 20},
     ("brake", "plateau"): {"patience": 1, "factor": 0.5},
     ("stop", "patience"): {"evaluations": 2},
     ("norm", "group"): {"groups": 2},
@@ -104,13 +117,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "products": (2,),
 }
 
-# Settings without an effect here, and why. Each entry is checked to be needed still.
-EXCEPTIONS: dict[tuple[str, str, str], str] = {}
 # Parts that give the same numbers as another, and why.
 ALIKE: dict[tuple[str, str, str], str] = {
     ("loss", "kl", "softmax"): "for hard targets the divergence is the cross-entropy, and nothing here makes targets soft",
     ("trainable", "since", "last"): "stage1 is the last of the net's two stages",
 }
+LARGE = ("alexnet", "alexnet2012", "googlenet", "inception_v3", "vgg", "vgg_f", "vgg_m", "vgg_s")  # trained by the slow tests
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +188,37 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
     timed = ("elapsed", "seconds", "images_per_s", "data_share")
     digest.update(repr([{k: v for k, v in row.items() if k not in timed} for row in rows]).encode())
     return digest.hexdigest()
+
+
+class Operations(TorchDispatchMode):
+    """Records what is computed: each operation with the shapes of its tensors and its other arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        words = [tuple(x.shape) if isinstance(x, Tensor) else x for x in (*args, *(kwargs or {}).values())]
+        self.lines.append(f"{func} {words}")
+        return func(*args, **(kwargs or {}))
+
+
+def operations(model: Any) -> str:
+    """What a training step and an evaluation of a model compute, on the meta device."""
+    with torch.device("meta"), Operations() as trace:
+        try:
+            net = make_model(model, CLASSES, 3, (SIDE, SIDE))
+        except UsageError as error:
+            return f"refused: {error}"
+        _, auxiliary = split_outputs(net(torch.empty(4, 3, SIDE, SIDE)))
+        net.eval()(torch.empty(4, 3, SIDE, SIDE))
+    return "\n".join([*trace.lines, *(f"weight {weight}" for _, weight in auxiliary)])
+
+
+@functools.cache
+def computed(part: Part, kind: str, name: str, data: Dataset, slow: bool = False) -> str:
+    """What a part comes to: for the large models their operations, unless there is time to train them."""
+    return operations(part) if kind == "model" and name in LARGE and not slow else trained(part, kind, name, data)
 
 
 @functools.cache
@@ -254,15 +297,15 @@ SETTINGS = [(kind, name, s) for kind, name in PARTS for s in settings_of(KNOWN.k
 TRIES = 4
 
 
-def effect(kind: str, name: str, setting: Setting, data: Dataset) -> tuple[str, list[str]]:
+def effect(kind: str, name: str, setting: Setting, data: Dataset, slow: bool) -> tuple[str, list[str]]:
     """The first value of a setting that changes the numbers ("" if none does), and all that were tried."""
     part = base(kind, name, setting.name)
-    before = trained(part, kind, name, data)
+    before = computed(part, kind, name, data, slow)
     assert not before.startswith("refused"), before
     tried = []
     for other, _ in zip(replaced(part, setting), range(TRIES), strict=False):
         tried.append(spell(getattr(other, setting.name)))
-        if trained(other, kind, name, data) != before:
+        if computed(other, kind, name, data, slow) != before:
             return tried[-1], tried
     return "", tried
 
@@ -272,15 +315,27 @@ def test_every_kind_has_a_seat() -> None:
     assert [kind for kind in sorted(KNOWN.kinds) if kind not in KINDS] == []
 
 
-@pytest.mark.parametrize(("kind", "name", "setting"), SETTINGS, ids=[f"{k}.{n}.{s.name}" for k, n, s in SETTINGS])
-def test_every_setting_changes_the_numbers(kind: str, name: str, setting: Setting, data: Dataset) -> None:
-    changed, tried = effect(kind, name, setting, data)
-    assert tried, f"{kind} {name}: no second value of {setting.name} is known; add one to VALUES"
-    reason = EXCEPTIONS.get((kind, name, setting.name))
-    if reason:
-        assert not changed, f"{kind} {name}: {setting.name} has an effect now; take it off EXCEPTIONS"
-    else:
-        assert changed, f"{kind} {name}: {setting.name} is silently ignored at {', '.join(tried)}"
+def silent(kind: str, name: str, data: Dataset, slow: bool = False) -> list[str]:
+    """The settings of a part without an effect, and the values that were tried."""
+    found = []
+    for setting in settings_of(KNOWN.kinds[kind][name]):
+        changed, tried = effect(kind, name, setting, data, slow)
+        if not tried:
+            found.append(f"no second value of {setting.name} is known; add one to VALUES")
+        elif not changed:
+            found.append(f"{setting.name} is silently ignored at {', '.join(tried)}")
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS, ids=[f"{k}.{n}" for k, n in PARTS])
+def test_every_setting_changes_the_numbers(kind: str, name: str, data: Dataset) -> None:
+    assert silent(kind, name, data) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_every_setting_of_a_large_model_changes_the_numbers(name: str, data: Dataset) -> None:
+    assert silent("model", name, data, slow=True) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -291,14 +346,16 @@ def test_every_part_changes_the_numbers(kind: str, data: Dataset) -> None:
         for name in sorted(KNOWN.kinds[kind]):
             if tuple(sorted(AROUND.get((kind, name), {}).items())) != around_it:
                 continue
-            found = trained(base(kind, name), kind, name, data)
+            found = computed(base(kind, name), kind, name, data)
             assert not found.startswith("refused"), f"{name}: {found}"
             other = seen.setdefault(found, name)
             alike = {(kind, name, other), (kind, other, name)} & ALIKE.keys()
             assert other == name or alike, f"{kind}: {name} and {other} give the same numbers"
 
 
-@pytest.mark.parametrize(("kind", "name"), PARTS, ids=[f"{k}.{n}" for k, n in PARTS])
+@pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(k, n, marks=[pytest.mark.slow] if n in LARGE else [], id=f"{k}.{n}") for k, n in PARTS]
+)
 def test_the_same_settings_give_the_same_numbers(kind: str, name: str, data: Dataset) -> None:
     """Without this the laws above would hold of noise."""
     part = base(kind, name)
@@ -307,9 +364,10 @@ def test_the_same_settings_give_the_same_numbers(kind: str, name: str, data: Dat
 
 def test_exceptions_name_what_there_is() -> None:
     known = {(kind, name, setting.name) for kind, name, setting in SETTINGS}
-    assert {key for key in set(EXCEPTIONS) | set(WITH_FOR) if key[0] in KINDS} <= known
-    assert {key for key in set(WITH) | set(THEN) | set(SLOT) if key[0] in KINDS} <= set(PARTS)
-    assert all(reason.strip() for reason in (*EXCEPTIONS.values(), *ALIKE.values()))
+    assert set(WITH_FOR) <= known
+    assert set(WITH) | set(THEN) | set(SLOT) | {("model", name) for name in LARGE} <= set(PARTS)
+    assert {(kind, name) for kind, *names in ALIKE for name in names} <= set(PARTS)
+    assert all(reason.strip() for reason in ALIKE.values())
 
 
 def test_an_ignored_setting_is_caught(data: Dataset) -> None:

@@ -25,7 +25,7 @@ from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.predict.predictor import load_classifier, load_predictor
-from goodfit.schedules.compose import Composed, compose
+from goodfit.schedules.compose import ComposedSchedule, compose
 from goodfit.study.ensemble.candidates import align_predictions, find_candidates
 from goodfit.study.ensemble.make import make_ensemble
 from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, score
@@ -43,7 +43,7 @@ CATALOG = Catalog(["goodfit.schedules", "goodfit.training"])
 NORMED = {"model": "convnet(8)", "budget": "3 epochs", "optimizer": "sgd(0.05, momentum=0.9)", "schedule": "sgdr(3, growth=1)"}
 
 
-def schedule(text: str) -> Composed:
+def schedule(text: str) -> ComposedSchedule:
     return compose(CATALOG.make(text, "schedule"))
 
 
@@ -161,7 +161,7 @@ def test_snapshots_are_the_weights_where_the_rate_is_lowest(text: str, steps: li
         seen[state.step] = {name: x.clone() for name, x in model.state_dict().items()}
         return {"score": 0.0}
 
-    taken = snapshot_points("all", used.ends())
+    taken = snapshot_points("all", used.cycle_ends())
     rows = fitted(state, plan(every="1 step", schedule=used, snapshots=taken, evaluate=evaluate), save=keeping(tmp_path).save)
     assert list(files(tmp_path)) == state.snapshots == steps
     for step in steps:
@@ -190,10 +190,10 @@ def test_a_killed_training_has_the_snapshots_of_one_never_killed(at: int, tmp_pa
 
 def test_a_longer_budget_takes_its_own_snapshots(tmp_path: Path) -> None:
     used, shots = schedule("cyclic(0.25)"), keeping(tmp_path)
-    fitted(sgd(plain_net()), plan("4 epochs", schedule=used, snapshots=used.ends()), save=shots.save)
+    fitted(sgd(plain_net()), plan("4 epochs", schedule=used, snapshots=used.cycle_ends()), save=shots.save)
     state = sgd(plain_net())
     shots.checkpoints.restore(state)
-    fitted(state, plan("8 epochs", schedule=used, snapshots=used.ends()), save=shots.save)
+    fitted(state, plan("8 epochs", schedule=used, snapshots=used.cycle_ends()), save=shots.save)
     assert state.snapshots == [5, 10, 15, 20, 30, 40]
     (tmp_path / "snapshots" / "00000007.safetensors").write_bytes(b"of another time")
     shots.prune(state)
@@ -212,7 +212,7 @@ def test_the_ensemble_of_snapshots_is_better_than_the_best_of_them(tmp_path: Pat
         lengths = Lengths(30, 20, Length.read("300 steps"))
         fitted(
             state,
-            plan(lengths=lengths, schedule=used, snapshots=snapshot_points(4, used.ends()), seed=seed),
+            plan(lengths=lengths, schedule=used, snapshots=snapshot_points(4, used.cycle_ends()), seed=seed),
             source,
             save=keeping(tmp_path).save,
         )
@@ -523,7 +523,7 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     refused(command("ensemble", one, made.path), 2, "is an ensemble already")
     refused(command("evaluate", made.path, "--marginalize", "3"), 2, "marginalize is for a single model")
     refused(command("evaluate", made.path, "--calibrate"), 2, "calibrate is for a single model")
-    refused(command("describe", made.path), 2, "Expected one model, found the ensemble")
+    refused(command("describe", made.path), 2, "the ensemble")
 
 
 def test_cycles_that_were_over_before_the_first_step_leave_no_snapshot() -> None:

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import goodfit
-from goodfit.augment.views import MIDDLE, PLACES, View
+from goodfit.augment.views import CENTER_PLACE, CROP_PLACES, ImageView
 from goodfit.core.errors import UsageError
-from goodfit.core.fetch import digest
+from goodfit.core.fetch import hash_file
 from goodfit.core.run import Run
+from goodfit.data.multiscale import MAX_ASPECT_RATIO, decode_scaled
+from goodfit.data.pillow_resize import resize_windows
 from goodfit.data.preprocess import Aspect, Preprocess
-from goodfit.data.resampling import windows
-from goodfit.data.scaled import LONGEST, picture
 from goodfit.models.weights.saved import WEIGHTS_FILE
 from goodfit.predict import export as module
 from goodfit.predict.graph import Graph
@@ -66,11 +66,15 @@ class Plain(nn.Module):
 
 def agree(preprocess: Preprocess, image: np.ndarray, scale: int) -> None:
     """Check that all windows of an image are cut out of Pillow's picture."""
-    seen = torch.from_numpy(picture(preprocess, image, scale).copy())[None]
-    found = windows(preprocess, torch.from_numpy(image)[None], scale, PLACES)
+    seen = torch.from_numpy(decode_scaled(preprocess, image, scale).copy())[None]
+    found = resize_windows(preprocess, torch.from_numpy(image)[None], scale, CROP_PLACES)
     assert found.dtype == torch.uint8
-    for place, pixels in zip(PLACES, found, strict=True):
-        assert torch.equal(pixels, View(scale, place).cut(seen, preprocess.size).permute(0, 3, 1, 2)), (image.shape, preprocess.box, place)
+    for place, pixels in zip(CROP_PLACES, found, strict=True):
+        assert torch.equal(pixels, ImageView(scale, place).crop(seen, preprocess.size).permute(0, 3, 1, 2)), (
+            image.shape,
+            preprocess.box,
+            place,
+        )
 
 
 @pytest.mark.parametrize("aspect", ["crop", "pad", "stretch"])
@@ -86,15 +90,15 @@ def test_pixels_are_those_of_pillow(aspect: Aspect, channels: int, scale: int) -
 
 
 def test_pixels_of_the_middle_of_a_panorama() -> None:
-    preprocess, image = Preprocess((16, 16), (18, 18)), photo(20, 20 * LONGEST + 33)
-    assert picture(preprocess, image, 16).shape[1] == 16 * LONGEST
+    preprocess, image = Preprocess((16, 16), (18, 18)), photo(20, 20 * MAX_ASPECT_RATIO + 33)
+    assert decode_scaled(preprocess, image, 16).shape[1] == 16 * MAX_ASPECT_RATIO
     agree(preprocess, image, 16)
 
 
 def test_a_batch_is_its_images() -> None:
     preprocess, images = Preprocess((16, 16), (18, 18)), torch.from_numpy(photos_of(3, 50, 31))
-    both = windows(preprocess, images, 0, [MIDDLE])
-    assert torch.equal(both, torch.cat([windows(preprocess, image[None], 0, [MIDDLE]) for image in images], dim=1))
+    both = resize_windows(preprocess, images, 0, [CENTER_PLACE])
+    assert torch.equal(both, torch.cat([resize_windows(preprocess, image[None], 0, [CENTER_PLACE]) for image in images], dim=1))
 
 
 class Seen(nn.Module):
@@ -105,7 +109,7 @@ class Seen(nn.Module):
         self.preprocess = preprocess
 
     def forward(self, images: Tensor) -> Tensor:
-        return windows(self.preprocess, images, 0, PLACES)
+        return resize_windows(self.preprocess, images, 0, CROP_PLACES)
 
 
 def test_pixels_of_a_traced_graph_are_those_of_pillow() -> None:
@@ -115,7 +119,7 @@ def test_pixels_of_a_traced_graph_are_those_of_pillow() -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString())
     for number, (height, width) in enumerate(SIZES):
         image = torch.from_numpy(photo(height, width, 4, number)[None])
-        assert np.array_equal(session.run(None, {"images": image.numpy()})[0], windows(preprocess, image, 0, PLACES).numpy())
+        assert np.array_equal(session.run(None, {"images": image.numpy()})[0], resize_windows(preprocess, image, 0, CROP_PLACES).numpy())
 
 
 # ---- files -------------------------------------------------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain module that looks twice and is calibrated, the same from another seed, and a linear model of another shape."""
     root = tmp_path_factory.mktemp("exports")
     for name, seed in (("plain", "0"), ("again", "1")):
-        assert train(photos, root / name, model="test_export.Plain", size="16", views="flip_pair", seed=seed).code == 0
+        assert train(photos, root / name, model="tests.test_export.Plain", size="16", views="flip_pair", seed=seed).code == 0
     assert train(photos, root / "linear", size="12x14", aspect="pad", loss="mse").code == 0
     Run(root / "plain").update("config.json", {"temperature": 1.7})
     return root
@@ -193,7 +197,7 @@ def test_the_file_of_an_ensemble_answers_as_predict(runs: Path, tmp_path: Path) 
     turned = Run(made.path / other["path"])
     turned.update("config.json", {"label_names": turned.read("config.json")["label_names"][::-1], "temperature": 0.6})
     save_file({name: x.flip(0).contiguous() for name, x in load_file(turned.path / WEIGHTS_FILE).items()}, turned.path / WEIGHTS_FILE)
-    one["weight"], other["weight"], other["sha256"] = 2 / 3, 1 / 3, digest(turned.path / WEIGHTS_FILE)
+    one["weight"], other["weight"], other["sha256"] = 2 / 3, 1 / 3, hash_file(turned.path / WEIGHTS_FILE)
     made.write("ensemble.json", content)
     said = command("export", made.path, "--onnx", tmp_path / "new" / "both.onnx")
     assert (said.code, said.err, said.out.count("\n")) == (0, "", 1), said

@@ -47,7 +47,7 @@ def origin(source: Path, photos: Path) -> Origin:
 def seen(net: FeatureNet, data: Dataset, rows: Tensor) -> Tensor:
     """The images of rows as the net sees them, in float64 NumPy and back."""
     pre = net.preprocess
-    images = np.stack([np.asarray(data.pixels.exact(rows[i : i + 1]))[0] for i in range(len(rows))]).astype(np.float64)
+    images = np.stack([np.asarray(data.pixels.read_exact(rows[i : i + 1]))[0] for i in range(len(rows))]).astype(np.float64)
     top, left = ((box - side) // 2 for box, side in zip(pre.box, pre.size, strict=True))
     images = images[:, top : top + pre.size[0], left : left + pre.size[1]] / 255
     return torch.from_numpy((images - np.array(pre.mean)) / np.array(pre.std)).permute(0, 3, 1, 2).float()
@@ -72,7 +72,7 @@ def test_the_head_on_its_features_answers_as_the_run_does(source: Path, origin: 
     net = dataclasses.replace(origin.pretrained, model=classifier.model)
     rows = origin.data.rows("validation")
     scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(compute_features(net, origin.data, rows, [HEAD])[HEAD])))
-    expected = classifier.center_probabilities(origin.data.pixels.exact(rows).permute(0, 3, 1, 2))
+    expected = classifier.center_probabilities(origin.data.pixels.read_exact(rows).permute(0, 3, 1, 2))
     torch.testing.assert_close(scores.softmax(1), expected, atol=1e-5, rtol=0)
 
 

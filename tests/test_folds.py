@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,16 +14,18 @@ from sklearn.model_selection import StratifiedGroupKFold
 import goodfit
 from goodfit import api
 from goodfit.core.errors import DataError, Interrupted, UsageError
-from goodfit.core.interval import wilson
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.interval import wilson_interval
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
-from goodfit.data.splits import split
-from goodfit.data.store import TEST, UNASSIGNED, Arrays, Index
+from goodfit.data.index import TEST, UNASSIGNED, Index
+from goodfit.data.splits import make_splits
+from goodfit.data.store import ArrayStore
 from goodfit.study.folds import deal, deal_groups, deal_stratified, read_groups
 from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
 from tests.support.photos import make_photos
+from tests.support.process import start_command
 
 
 def index_of(labels: np.ndarray, splits: np.ndarray | None = None) -> Index:
@@ -33,7 +33,8 @@ def index_of(labels: np.ndarray, splits: np.ndarray | None = None) -> Index:
     n = len(labels)
     classes = tuple(f"class{k}" for k in range(int(labels.max()) + 1))
     own = np.full(n, UNASSIGNED, dtype=np.int8) if splits is None else splits.astype(np.int8)
-    return Index("made", classes, labels.astype(np.int64), own, [f"{k}.png" for k in range(n)], Arrays(lambda: np.zeros((n, 1, 1)), "x"))
+    store = ArrayStore(lambda: np.zeros((n, 1, 1)), "x")
+    return Index("made", classes, labels.astype(np.int64), own, [f"{k}.png" for k in range(n)], store)
 
 
 def uneven(n: int = 300, seed: int = 0) -> np.ndarray:
@@ -44,7 +45,7 @@ def uneven(n: int = 300, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("folds", [2, 3, 5, 10])
 def test_folds_are_disjoint_cover_everything_and_leave_the_test_images(folds: int) -> None:
     index = index_of(uneven())
-    splits = split(index, np.ones(len(index), dtype=bool), 0.15, 0)
+    splits = make_splits(index, np.ones(len(index), dtype=bool), 0.15, 0)
     found = deal(index, splits, folds, 0)
     parts = [found.splits(k) for k in range(folds)]
     pool = sorted([*splits.train, *splits.validation])
@@ -89,7 +90,7 @@ def test_no_group_is_in_two_folds_and_classes_are_as_even_as_scikit_learns(seed:
 
 def test_folds_that_cannot_be_are_refused() -> None:
     index = index_of(np.array([0] * 20 + [1] * 20))
-    splits = split(index, np.ones(40, dtype=bool), 0.15, 0)
+    splits = make_splits(index, np.ones(40, dtype=bool), 0.15, 0)
     with pytest.raises(UsageError, match="2 folds or more"):
         deal(index, splits, 1, 0)
     pool = len(splits.train) + len(splits.validation)
@@ -134,7 +135,7 @@ def test_mean_and_deviation_and_out_of_fold_predictions(folder: Path, photos: Pa
     found = [run.read("scores.json")["validation"]["accuracy"] for run in runs]
     assert result["accuracies"] == found
     assert (result["accuracy"], result["deviation"]) == pytest.approx((np.mean(found), np.std(found, ddof=1)))
-    whole, parts = Predictions.read(folder / FILE), [Predictions.read(run.path / FILE) for run in runs]
+    whole, parts = Predictions.read(folder / PREDICTIONS_FILE), [Predictions.read(run.path / PREDICTIONS_FILE) for run in runs]
     assert whole is not None and len(set(whole.names.tolist())) == len(whole.names) == 72
     for k, part in enumerate(parts):
         assert part is not None
@@ -144,8 +145,8 @@ def test_mean_and_deviation_and_out_of_fold_predictions(folder: Path, photos: Pa
             splits = {row["path"]: row["split"] for row in csv.DictReader(file)}
         assert {name for name, word in splits.items() if word == "validation"} == set(part.names.tolist())
         assert sum(word == "test" for word in splits.values()) == 18
-    assert result["out_of_fold"]["accuracy"] == whole.right.mean()
-    assert result["out_of_fold"]["interval"] == list(wilson(int(whole.right.sum()), 72))
+    assert result["out_of_fold"]["accuracy"] == whole.correct.mean()
+    assert result["out_of_fold"]["interval"] == list(wilson_interval(int(whole.correct.sum()), 72))
 
 
 @pytest.mark.item("S005")
@@ -182,7 +183,7 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
     refused(train(photos, out, "--folds", "3"), 2, "holds folds already")
     assert train(photos, out, "--folds", "3", "--resume", "auto").code == 0
     assert calls == ["fold-1", "fold-2", "fold-2", "fold-3"], "the first was not trained again"
-    kept, whole = Predictions.read(out / FILE), Predictions.read(folder / FILE)
+    kept, whole = Predictions.read(out / PREDICTIONS_FILE), Predictions.read(folder / PREDICTIONS_FILE)
     assert kept is not None and whole is not None
     assert (kept.probabilities == whole.probabilities).all(), "as if it had never been stopped"
     calls.clear()
@@ -205,23 +206,22 @@ def test_folds_from_python_leave_their_page(photos: Path, tmp_path: Path) -> Non
 
 def test_a_fold_that_was_killed_goes_on_as_if_it_never_was(photos: Path, tmp_path: Path) -> None:
     """The whole command, killed with -9 in the middle of the second fold's training."""
-    changes = {"budget": "150 epochs", "save_every": "5 steps"}
+    changes = {"budget": "40 epochs", "save_every": "5 steps", "evaluate_every": "10 epochs"}
     assert train(photos, tmp_path / "whole", "--folds", "2", **changes).code == 0
     options = [word for key, value in {**FAST, **changes}.items() for word in (f"--{key.replace('_', '-')}", value)]
-    words = [sys.executable, "-m", "goodfit", "train", str(photos), "--folds", "2", *options, "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    words = ["train", photos, "--folds", "2", *options, "--out", tmp_path / "killed"]
+    process = start_command(tmp_path / "words", *words)
     second = tmp_path / "killed" / "fold-2" / "checkpoints"
     while not list(second.glob("*.json")):
         assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
+        time.sleep(0.002)
     process.kill()
-    process.wait()
     assert Run(tmp_path / "killed").read("folds.json")["state"] == "running"
     first = (tmp_path / "killed" / "fold-1" / "model.safetensors").stat().st_mtime_ns
     again = train(photos, tmp_path / "killed", "--folds", "2", "--resume", "auto", **changes)
     assert again.code == 0 and "Going on with" in again.err, again.err
     assert (tmp_path / "killed" / "fold-1" / "model.safetensors").stat().st_mtime_ns == first, "the first was not trained again"
-    one, other = (Predictions.read(tmp_path / name / FILE) for name in ("whole", "killed"))
+    one, other = (Predictions.read(tmp_path / name / PREDICTIONS_FILE) for name in ("whole", "killed"))
     assert one is not None and other is not None
     assert (one.names == other.names).all() and (one.probabilities == other.probabilities).all()
 
@@ -237,7 +237,7 @@ def test_groups_of_a_csv_stay_together(tmp_path: Path) -> None:
     assert train(table, tmp_path / "cv", "--folds", "3").code == 0
     where: dict[str, set[int]] = {}
     for k in (1, 2, 3):
-        answers = Predictions.read(tmp_path / "cv" / f"fold-{k}" / FILE)
+        answers = Predictions.read(tmp_path / "cv" / f"fold-{k}" / PREDICTIONS_FILE)
         assert answers is not None and len(answers.names) == 9
         for name in answers.names.tolist():
             where.setdefault(f"{Path(name).parent.name}{int(Path(name).stem) // 3}", set()).add(k)

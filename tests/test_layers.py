@@ -15,7 +15,7 @@ from goodfit.core.contracts import Activation, Norm
 from goodfit.core.errors import UsageError
 from goodfit.layers import activation, norm
 from goodfit.layers.activation import Elu, Gelu, LeakyRelu, Relu, Sigmoid, Silu, Tanh, width_of
-from goodfit.layers.init import HEAD, He, Xavier, start
+from goodfit.layers.init import HEAD_SCORE_SCALE, He, Xavier, initialize
 from goodfit.layers.noise import Dropout
 from goodfit.layers.norm import Batch, Group, Instance, Layer
 
@@ -266,7 +266,7 @@ def test_init_is_seeded_and_the_head_starts_small(name: str) -> None:
         torch.manual_seed(3)
         made = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 4))
         if small:
-            start(made, init, made[2])  # type: ignore[arg-type]
+            initialize(made, init, made[2])  # type: ignore[arg-type]
         else:
             init(made)
         return made
@@ -274,5 +274,5 @@ def test_init_is_seeded_and_the_head_starts_small(name: str) -> None:
     whole, small, again = net(False), net(True), net(True)
     assert torch.equal(small[0].weight, whole[0].weight)  # type: ignore[arg-type]
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), again.parameters(), strict=True))
-    assert small[2].weight.square().mean().sqrt().item() * math.sqrt(8) <= HEAD * 1.0001  # type: ignore[union-attr, operator]
+    assert small[2].weight.square().mean().sqrt().item() * math.sqrt(8) <= HEAD_SCORE_SCALE * 1.0001  # type: ignore[union-attr, operator]
     assert name == "zero" or F.cosine_similarity(small[2].weight.flatten(), whole[2].weight.flatten(), dim=0) > 0.9999  # type: ignore[union-attr, operator, arg-type]

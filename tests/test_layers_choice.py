@@ -18,14 +18,14 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parameters import weight_parameters
 from goodfit.layers.activation import Elu, Maxout, Prelu, Relu
 from goodfit.layers.data_init import Lsuv, Whitening, whitening_filters
-from goodfit.layers.init import Constant, Dirac, Gaussian, Orthogonal, Zero, calibrate, layers
+from goodfit.layers.init import Constant, Dirac, Gaussian, Orthogonal, Zero, calibrate_init, weight_layers
 from goodfit.losses.binary import Binary
 from goodfit.losses.mse import Mse
 from goodfit.losses.softmax import Softmax
-from goodfit.models.anatomy.account import account
-from goodfit.models.weights.stages import head
+from goodfit.models.anatomy.account import account_for
+from goodfit.models.weights.stages import find_head
 from goodfit.optim.first_order import Sgd
-from goodfit.optim.groups import groups
+from goodfit.optim.groups import parameter_groups
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 
@@ -96,7 +96,7 @@ def test_prelu_learns_its_slope_and_is_spared_from_decay() -> None:
     net = build("mlp((8, 8), act=prelu)")
     assert len([name for name in dict(net.named_parameters()) if name.endswith("act.weight")]) == 2
     assert not [name for name in weight_parameters(net) if "act" in name]
-    spared = [p for group in groups(net, Sgd(weight_decay=0.1)) if group["weight_decay"] == 0 for p in group["params"]]
+    spared = [p for group in parameter_groups(net, Sgd(weight_decay=0.1)) if group["weight_decay"] == 0 for p in group["params"]]
     assert sum(p is q for p in spared for q in net.parameters() if q.shape == (1,)) == 2
 
 
@@ -127,7 +127,7 @@ def test_maxout_is_the_largest_of_its_pieces() -> None:
 @pytest.mark.parametrize("pieces", [2, 3])
 def test_maxout_multiplies_the_parameters_per_neuron(pieces: int) -> None:
     def rows(text: str, size: tuple[int, int] = (32, 32)) -> dict[str, int]:
-        return {row.name: row.parameters for row in account(build(text, size=size), 3, size).rows if row.parameters}
+        return {row.name: row.parameters for row in account_for(build(text, size=size), 3, size).rows if row.parameters}
 
     plain, maxout = rows("mlp((20, 30))"), rows(f"mlp((20, 30), act=maxout({pieces}))")
     assert maxout == {name: n * (1 if name == "head" else pieces) for name, n in plain.items()}
@@ -145,7 +145,7 @@ def test_hidden_layers_are_relu_and_the_last_one_is_for_the_loss_to_read() -> No
         assert {type(m) for m in net.modules() if type(m).__module__ == "torch.nn.modules.activation"} == {nn.ReLU}
     for text in ("linear", "mlp", "convnet", "resnet"):
         net = build(text)
-        assert list(net.modules())[-1] is head(net)[1]
+        assert list(net.modules())[-1] is find_head(net)[1]
     scores = images(4, 3).double()
     e = np.exp(scores.numpy())
     np.testing.assert_allclose(Softmax().probabilities(scores), e / e.sum(1, keepdims=True))
@@ -174,7 +174,7 @@ def test_norm_before_or_after_the_activation(order: str, text: str) -> None:
     net(images(4, 3, 16, 16))
     pairs = list(zip(ran[::2], ran[1::2], strict=True))
     assert set(pairs) == {("BatchNorm", "ReLU") if order == "norm_act" else ("ReLU", "BatchNorm")}
-    inner = [m for m in layers(net) if m is not head(net)[1]]
+    inner = [m for m in weight_layers(net) if m is not find_head(net)[1]]
     biased = [m.bias is not None for m in inner if m not in [d for n, d in net.named_modules() if "downsample" in n]]
     assert set(biased) == {order == "act_norm"}, "a bias right before a norm would be for nothing"
 
@@ -277,14 +277,14 @@ def test_lsuv_gives_every_hidden_layer_variance_1(text: str) -> None:
     net = build(text.removesuffix(")") + ", init=lsuv)", size=(16, 16))
     before = {name: x.clone() for name, x in net.named_buffers()}
     x = 3 * images(64, 3, 16, 16) + 1
-    calibrate(Lsuv(), net, x)
+    calibrate_init(Lsuv(), net, x)
     assert all(m.training for m in net.modules())
     assert all(torch.equal(b, before[name]) for name, b in net.named_buffers())
     seen = []
-    for layer in layers(net):
+    for layer in weight_layers(net):
         layer.register_forward_hook(lambda m, i, o: seen.append(o.var().item()))
     net.eval()(x)
-    assert len(seen) == len(list(layers(net)))
+    assert len(seen) == len(list(weight_layers(net)))
     assert seen[:-1] == pytest.approx([1.0] * (len(seen) - 1), rel=1e-3)
     assert seen[-1] < 0.2, "the head stays small"
 
@@ -313,7 +313,7 @@ def test_whitening_fills_the_first_conv_and_leaves_the_rest(width: int) -> None:
     text = f"convnet({width}, init=whitening(rest=orthogonal))"
     before, net = build(text, size=(12, 12)), build(text, size=(12, 12))
     x = correlated()
-    calibrate(Whitening(), net, x)
+    calibrate_init(Whitening(), net, x)
     count = min(width, 54)
     filters = whitening_filters(x, torch.Size((3, 3)), Whitening().eps)[:count].float()
     changed = [name for name, p in net.named_parameters() if not torch.equal(p, before.get_parameter(name))]
@@ -338,7 +338,7 @@ def test_a_run_starts_from_its_training_images(photos: Path, tmp_path: Path, ini
     rows = [line.split(",") for line in (run.path / "splits.csv").read_text().splitlines()[1:]]
     boxes = [classifier.preprocess.decode(photos / row[0]) for row in rows if row[2] == "train"]
     stored = torch.from_numpy(np.stack(boxes)).permute(0, 3, 1, 2)
-    x = classifier.preprocess.normalize(classifier.preprocess.center(stored))
+    x = classifier.preprocess.normalize(classifier.preprocess.center_crop(stored))
     stem = classifier.model.get_submodule("stem.conv")
     with torch.no_grad():
         out = stem(x)[:, :, 1:-1, 1:-1] if init == "whitening" else stem(x)

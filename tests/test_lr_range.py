@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from goodfit.optim.groups import optimizer_for
+from goodfit.optim.groups import make_optimizer
 from goodfit.recipe.parts import load_catalog
-from goodfit.terminal.sketch import sketch
+from goodfit.terminal.sketch import sketch_curve
 from goodfit.training.freezing import freezing_phases
 from goodfit.training.lr_range import LrTrace, find_lr_range, sweep_lr
 from goodfit.training.state import State
@@ -120,7 +120,7 @@ def test_any_optimizer_can_be_swept_and_trains_on_as_if_it_had_not(text: str) ->
     for swept in (False, True):
         model = net()
         part: Any = load_catalog().make(text, "optimizer")
-        state = State.start(model, optimizer_for(model, part))
+        state = State.start(model, make_optimizer(model, part))
         used = (
             plan("2 epochs", trainable=freezing_phases(load_catalog().make("head(0.5) | all", "trainable"), model))
             if text == "adamw"
@@ -196,19 +196,19 @@ def test_plot_schedule_draws_the_rate(photos: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_sketch_is_where_the_numbers_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.terminal.sketch.fits", lambda text: False)
-    assert sketch([0, 1, 2, 3], [0, 1, 2, 3], "up", "x", width=4, height=4).splitlines() == [
+    monkeypatch.setattr("goodfit.terminal.sketch.can_encode", lambda text: False)
+    assert sketch_curve([0, 1, 2, 3], [0, 1, 2, 3], "up", "x", width=4, height=4).splitlines() == [
         "   up", "3 |   *", "  |  *", "  | *", "0 |*", "   0x 3",
     ]  # fmt: skip
-    rows = sketch([1, 10, 100], [1.0, math.nan, 1.0], width=5, height=2, log_x=True).splitlines()
+    rows = sketch_curve([1, 10, 100], [1.0, math.nan, 1.0], width=5, height=2, log_x=True).splitlines()
     assert rows[0] == "1 |*   *"
-    assert sketch([1.0], [math.nan]) == "(nothing to draw)"
+    assert sketch_curve([1.0], [math.nan]) == "(nothing to draw)"
 
 
 def test_a_sketch_in_braille(monkeypatch: pytest.MonkeyPatch) -> None:
     """A diagonal over 4 by 8 dots, each character two dots wide and four high."""
-    monkeypatch.setattr("goodfit.terminal.sketch.fits", lambda text: True)
-    rows = [row[3:] for row in sketch([0, 1], [0, 1], width=2, height=2).splitlines()[:2]]
+    monkeypatch.setattr("goodfit.terminal.sketch.can_encode", lambda text: True)
+    rows = [row[3:] for row in sketch_curve([0, 1], [0, 1], width=2, height=2).splitlines()[:2]]
     dots = {(2 * c + x, 4 * r + y) for r, row in enumerate(rows) for c, mark in enumerate(row) for x, y in lit(ord(mark) - 0x2800)}
     assert {y for _, y in dots} == set(range(8))
     assert all(abs(x - (7 - y) * 3 / 7) <= 0.5 for x, y in dots)

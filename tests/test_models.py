@@ -17,11 +17,11 @@ from goodfit.core.contracts import Activation, Model, split_outputs
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import ExternalPart, Part
 from goodfit.core.settings import settings_of
-from goodfit.models.anatomy.account import account
+from goodfit.models.anatomy.account import account_for
 from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear
 from goodfit.models.mlp import Mlp
-from goodfit.models.weights.stages import Stage, head, stages
+from goodfit.models.weights.stages import Stage, find_head, find_stages
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 CASES = [(1, (8, 8)), (3, (32, 24)), (4, (33, 47))]
@@ -42,7 +42,7 @@ def on_meta(text: str | Part, classes: int = 10, channels: int = 3, size: tuple[
 
 @cache
 def cost(name: str) -> int:
-    return account(on_meta(name), 3, (32, 32)).totals["macs"]
+    return account_for(on_meta(name), 3, (32, 32)).totals["macs"]
 
 
 NAMES = [name for name in CATALOG.kinds["model"] if any(True for _ in on_meta(name).parameters())]  # those that learn
@@ -87,7 +87,7 @@ def test_any_size_and_channels(name: str, channels: int, size: tuple[int, int]) 
 @pytest.mark.parametrize("name", CATALOG.kinds["model"])
 def test_the_account_equals_the_count(name: str) -> None:
     net = on_meta(name, size=(32, 32))
-    found = account(net, 3, (32, 32))
+    found = account_for(net, 3, (32, 32))
     assert found.totals["parameters"] == sum(p.numel() for p in net.parameters())
     assert sum(row.parameters for row in found.rows) == found.totals["parameters"]
 
@@ -183,8 +183,8 @@ def test_a_plain_module_by_dotted_name() -> None:
     assert isinstance(part, ExternalPart)
     net = part.with_facts({"classes": 5, "channels": 2, "size": (8, 8)})()
     assert net(images(4, 2, (8, 8))).shape == (4, 5)
-    assert stages(net) == [("convs", ("convs",))] and head(net)[0] == "out"
-    assert account(net, 2, (8, 8)).totals["parameters"] == sum(p.numel() for p in net.parameters())
+    assert find_stages(net) == [("convs", ("convs",))] and find_head(net)[0] == "out"
+    assert account_for(net, 2, (8, 8)).totals["parameters"] == sum(p.numel() for p in net.parameters())
     assert len(net.convs) == 3
 
 
@@ -199,7 +199,7 @@ def test_norm_none_gets_biases_and_batch_none() -> None:
 
 def test_linear_is_one_matrix() -> None:
     net = build(Linear())
-    name, last = head(net)
+    name, last = find_head(net)
     x = images(3)
     assert name == "head"
     torch.testing.assert_close(net(x), x.flatten(1) @ last.weight.T + last.bias)
@@ -253,23 +253,23 @@ def test_deep_resnet_without_norm_starts_calm() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_and_head_hold_every_parameter_once(name: str) -> None:
     net = on_meta(name)
-    modules = [module for stage in stages(net) for module in stage.modules]
-    parts = [*map(net.get_submodule, modules), head(net)[1]]
+    modules = [module for stage in find_stages(net) for module in stage.modules]
+    parts = [*map(net.get_submodule, modules), find_head(net)[1]]
     ids = [id(p) for part in parts for p in part.parameters()]
     assert sorted(ids) == sorted(id(p) for p in net.parameters())
-    assert [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))][-1] is head(net)[1]
-    assert len({stage.name for stage in stages(net)}) == len(stages(net))
+    assert [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))][-1] is find_head(net)[1]
+    assert len({stage.name for stage in find_stages(net)}) == len(find_stages(net))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "linear"])
 def test_stages_are_in_the_order_they_run(name: str) -> None:
     net = on_meta(name)
     ran: list[str] = []
-    for stage in stages(net):
+    for stage in find_stages(net):
         last = net.get_submodule(stage.modules[-1])
         last.register_forward_hook(lambda m, inputs, output, name=stage.name: ran.append(name))
     net.eval()(images(1).to("meta"))
-    assert ran == [stage.name for stage in stages(net)]
+    assert ran == [stage.name for stage in find_stages(net)]
 
 
 def test_stages_of_a_plain_module() -> None:
@@ -279,23 +279,23 @@ def test_stages_of_a_plain_module() -> None:
             self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(nn.Flatten(), nn.Linear(4, 5)), nn.Linear(5, 2))
 
     net = Mine()
-    assert stages(net) == [Stage("body.0", ("body.0",)), Stage("body.2", ("body.2",))]
-    assert head(net)[0] == "body.3"
-    assert stages(nn.Sequential(nn.Linear(3, 2))) == []
+    assert find_stages(net) == [Stage("body.0", ("body.0",)), Stage("body.2", ("body.2",))]
+    assert find_head(net)[0] == "body.3"
+    assert find_stages(nn.Sequential(nn.Linear(3, 2))) == []
     with pytest.raises(UsageError, match="linear layer"):
-        head(nn.Conv2d(3, 4, 3))
+        find_head(nn.Conv2d(3, 4, 3))
     with pytest.raises(UsageError, match="linear layer"):
-        stages(nn.Sequential(nn.Conv2d(3, 4, 3)))
+        find_stages(nn.Sequential(nn.Conv2d(3, 4, 3)))
 
 
 def test_a_head_among_others_is_found() -> None:
     classifier = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)), nn.Flatten(), classifier)
-    assert stages(net) == [("0", ("0",)), ("2.0", ("2.0",))] and head(net)[0] == "2.2"
+    assert find_stages(net) == [("0", ("0",)), ("2.0", ("2.0",))] and find_head(net)[0] == "2.2"
 
 
 def test_a_model_says_its_own_stages() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     net.stage_groups = {"early": ("0", "1", "2", "absent"), "flat": ("4",), "late": ("3",)}  # type: ignore[assignment]
-    assert stages(net) == [("early", ("0", "1", "2")), ("late", ("3",))]
-    assert stages(nn.Sequential(net)) == [("0.early", ("0.0", "0.1", "0.2")), ("0.late", ("0.3",))]
+    assert find_stages(net) == [("early", ("0", "1", "2")), ("late", ("3",))]
+    assert find_stages(nn.Sequential(net)) == [("0.early", ("0.0", "0.1", "0.2")), ("0.late", ("0.3",))]

@@ -19,10 +19,10 @@ from goodfit.core.errors import UsageError
 from goodfit.layers.noise import DropLinear
 from goodfit.losses.mse import Mse
 from goodfit.losses.softmax import Softmax
-from goodfit.models.anatomy.account import Account, account
-from goodfit.models.classic import LocalResponseNorm, MeanTo
+from goodfit.models.anatomy.account import Account, account_for
+from goodfit.models.classic import AdaptiveMean, LocalResponseNorm
 from goodfit.models.nearest import Neighbors
-from goodfit.models.weights.stages import head, stages
+from goodfit.models.weights.stages import find_head, find_stages
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 KEYS: dict[str, list[list[object]]] = json.loads((Path(__file__).parent / "data" / "torchvision_keys.json").read_text())
@@ -40,7 +40,7 @@ def small(text: str, classes: int = 4, channels: int = 3, size: tuple[int, int] 
 
 
 def counts(text: str, side: int = 224) -> Account:
-    return account(build(text, size=(side, side)), 3, (side, side))
+    return account_for(build(text, size=(side, side)), 3, (side, side))
 
 
 def images(n: int, channels: int = 3, size: tuple[int, int] = (12, 12), seed: int = 5) -> Tensor:
@@ -92,7 +92,7 @@ def test_too_small_images_are_refused(text: str, least: int) -> None:
 def test_stages_have_the_papers_names() -> None:
     def names(text: str) -> list[str]:
         net = build(text, size=(32, 32))
-        return [*(stage.name for stage in stages(net)), head(net)[0]]
+        return [*(stage.name for stage in find_stages(net)), find_head(net)[0]]
 
     convs = [f"conv{i}" for i in range(1, 6)]
     assert names("alexnet") == [*convs, "fc6", "fc7", "classifier.6"]
@@ -103,9 +103,9 @@ def test_stages_have_the_papers_names() -> None:
 
 
 def test_a_stage_holds_its_convs_with_their_norms_and_pool() -> None:
-    stage = dict(stages(build("vgg(11, norm=batch)", size=(32, 32))))["stage3"]
+    stage = dict(find_stages(build("vgg(11, norm=batch)", size=(32, 32))))["stage3"]
     assert stage == tuple(f"features.{i}" for i in range(8, 15))
-    assert dict(stages(build("alexnet")))["conv3"] == ("features.6", "features.7")
+    assert dict(find_stages(build("alexnet")))["conv3"] == ("features.6", "features.7")
 
 
 FIRST = ["alexnet", "alexnet2012", "vgg_f", "vgg_s", "vgg(11)", "vgg(A_lrn, norm=batch)", "nin"]
@@ -234,7 +234,7 @@ def test_local_response_norm_by_the_papers_formula(channels: int) -> None:
 @pytest.mark.parametrize("size", [(7, 7), (14, 14), (13, 9), (3, 8), (1, 2)])
 def test_mean_to_is_adaptive_pooling(size: tuple[int, int]) -> None:
     x = images(2, 3, size)
-    torch.testing.assert_close(MeanTo(7)(x), F.adaptive_avg_pool2d(x, 7))
+    torch.testing.assert_close(AdaptiveMean(7)(x), F.adaptive_avg_pool2d(x, 7))
 
 
 def test_alexnet_of_two_groups() -> None:
@@ -262,7 +262,7 @@ def test_nin_scores_are_means_of_class_maps() -> None:
     with torch.no_grad():
         scores = net(images(2))
     x, maps = found
-    p = head(net)[1]
+    p = find_head(net)[1]
     torch.testing.assert_close(maps, torch.einsum("kc,bchw->bkhw", p.weight, x) + p.bias[:, None, None])
     torch.testing.assert_close(scores, maps.mean((2, 3)))
     convs = [(m.out_channels, m.kernel_size[0]) for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -286,7 +286,7 @@ def test_lenet_by_hand() -> None:
 @pytest.mark.item("S011")
 def test_a_linear_score_for_cifar() -> None:
     net = small("linear", 10, size=(32, 32))
-    p = head(net)[1]
+    p = find_head(net)[1]
     assert p.weight.shape == (10, 3072) and p.weight.numel() == 30_720
     assert sum(x.numel() for x in net.parameters()) == 30_730
     x = images(1, size=(32, 32))
@@ -302,7 +302,7 @@ def test_two_and_three_layers_by_hand(hidden: tuple[int, ...]) -> None:
     for i in range(1, len(hidden) + 1):
         p = net.get_submodule(f"layer{i}.linear")
         y = (y @ p.weight.double().T + p.bias.double()).clamp(min=0)
-    p = head(net)[1]
+    p = find_head(net)[1]
     torch.testing.assert_close(net(x).double(), y @ p.weight.double().T + p.bias.double(), atol=1e-5, rtol=1e-5)
 
 
@@ -334,7 +334,7 @@ def test_a_perceptron_learns_what_a_line_separates() -> None:
 @pytest.mark.item("S016")
 def test_no_perceptron_solves_xor() -> None:
     net = small("perceptron", 2, 2, (1, 1))
-    p, best = head(net)[1], dict.fromkeys(GATES, 0.0)
+    p, best = find_head(net)[1], dict.fromkeys(GATES, 0.0)
     for w1, w2, b in itertools.product((-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0), (-1.5, -0.5, 0.5, 1.5)):  # lines of every kind there is
         with torch.no_grad():
             p.weight.copy_(torch.tensor([[0.0, 0.0], [w1, w2]]))
@@ -346,7 +346,7 @@ def test_no_perceptron_solves_xor() -> None:
 
 def test_a_perceptron_by_hand() -> None:
     net, x = small("perceptron"), images(2)
-    p = head(net)[1]
+    p = find_head(net)[1]
     torch.testing.assert_close(net(x), 1 / (1 + torch.exp(-(x.flatten(1) @ p.weight.T + p.bias))))
     assert small("perceptron(act=maxout(3))")(x).shape == (2, 4)
 
@@ -366,7 +366,7 @@ def taught(text: str, x: Tensor, labels: Tensor, classes: int = 4) -> Neighbors:
 def test_each_image_is_nearest_to_itself(metric: str) -> None:
     x, labels = images(200, size=(6, 5)), torch.arange(200) * 7 % 4
     net = taught(f"nearest(metric={metric})", x, labels)
-    assert torch.equal(net.neighbors(x)[:, 0], torch.arange(200))
+    assert torch.equal(net.find_neighbors(x)[:, 0], torch.arange(200))
     assert torch.equal(net(x).argmax(1), labels)
 
 
@@ -374,12 +374,12 @@ def test_each_image_is_nearest_to_itself(metric: str) -> None:
 @pytest.mark.parametrize(("metric", "name"), [("l1", "cityblock"), ("l2", "euclidean"), ("cosine", "cosine")])
 @pytest.mark.parametrize("k", [1, 5])
 def test_neighbors_are_those_of_scipy(metric: str, name: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.models.nearest.COMPARED", 150)  # three queries at once
+    monkeypatch.setattr("goodfit.models.nearest.MAX_DISTANCES_AT_ONCE", 150)  # three queries at once
     x, labels, asked = images(50, size=(6, 5)), torch.arange(50) * 7 % 4, images(20, size=(6, 5), seed=6)
     net = taught(f"nearest({k}, metric={metric})", x, labels)
     far = cdist(asked.flatten(1).double(), x.flatten(1).double(), name)
     expected = far.argsort(1)[:, :k]
-    assert (net.neighbors(asked).numpy() == expected).all()
+    assert (net.find_neighbors(asked).numpy() == expected).all()
     votes = np.stack([np.bincount(labels.numpy()[row], minlength=4) for row in expected])
     scores = net.scores(asked)
     assert (votes[np.arange(20), scores.argmax(1)] == votes.max(1)).all()
@@ -395,7 +395,7 @@ def test_ties_go_to_the_nearest_and_then_to_the_first() -> None:
     alike = taught("nearest", torch.zeros(3, 1, 1, 1), torch.tensor([3, 1, 2]))
     assert alike(torch.ones(2, 1, 1, 1)).argmax(1).tolist() == [3, 3]
     between = taught("nearest(3)", torch.tensor([5.0, 1.0, -1.0, 7.0]).view(4, 1, 1, 1), torch.tensor([0, 3, 2, 1]))
-    assert between.neighbors(torch.zeros(1, 1, 1, 1)).tolist() == [[1, 2, 0]]
+    assert between.find_neighbors(torch.zeros(1, 1, 1, 1)).tolist() == [[1, 2, 0]]
     assert between(torch.zeros(1, 1, 1, 1)).argmax(1).tolist() == [3]
 
 

@@ -20,12 +20,12 @@ from goodfit.layers.activation import Relu
 from goodfit.layers.noise import None_ as NoNoise
 from goodfit.layers.norm import Batch as BatchNorm
 from goodfit.losses.softmax import Softmax
-from goodfit.models.anatomy.account import account
-from goodfit.models.blocks import Look, conv, named
+from goodfit.models.anatomy.account import account_for
+from goodfit.models.blocks import NormAct, make_conv, named_sequential
 from goodfit.models.branches import Branches
-from goodfit.models.mobilenet import InvertedResidual, layer
-from goodfit.models.resnet import Block, Padding, PreactBlock
-from goodfit.models.weights.stages import head, stages
+from goodfit.models.mobilenet import InvertedResidual, conv_layer
+from goodfit.models.resnet import PreactBlock, ResidualBlock, ZeroPaddedShortcut
+from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.training.gradient import gradient
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
@@ -75,7 +75,7 @@ def worn(net: Any) -> Any:
             ):
                 assert tensor is not None
                 tensor.uniform_(low, high, generator=chance)
-    head(net)[1].weight.data.mul_(10)
+    find_head(net)[1].weight.data.mul_(10)
     return net.eval()
 
 
@@ -89,7 +89,7 @@ def test_names_shapes_and_counts_are_torchvisions(name: str) -> None:
     expected = [(key, [] if key.endswith("num_batches_tracked") else shape) for key, shape in KEYS[name]]
     assert [(key, list(x.shape)) for key, x in net.state_dict().items()] == expected
     assert list(small.state_dict()) == [key for key, _ in expected]
-    totals = account(net, 3, (side, side)).totals
+    totals = account_for(net, 3, (side, side)).totals
     assert totals["parameters"] == parameters(net) == count
     assert totals["macs"] / 1e9 == pytest.approx(billions, abs=1e-3)
 
@@ -244,7 +244,7 @@ def test_auxiliary_losses_count_with_their_weight_in_training_only(text: str, we
     quiet = "drop=none, aux_drop=none" if text == "googlenet" else "drop=none"
     net = build(f"{text}({quiet})", 4, (12, 12)).train()
     seen: list[Tensor] = []
-    for name in [*names, head(net)[0]]:
+    for name in [*names, find_head(net)[0]]:
         net.get_submodule(name).register_forward_hook(lambda m, inputs, output: seen.append(output))
     labels = torch.arange(6) % 4
     batch = Batch(images(6, 3, 12, 12), F.one_hot(labels, 4).float(), torch.arange(6))
@@ -260,26 +260,26 @@ def test_auxiliary_losses_count_with_their_weight_in_training_only(text: str, we
 def test_auxiliary_heads_belong_to_the_stage_they_look_at(text: str, where: tuple[str, set[str]]) -> None:
     net = on_meta(text)
     name, extra = where
-    found = {stage.name: stage.modules for stage in stages(net)}
+    found = {stage.name: stage.modules for stage in find_stages(net)}
     assert extra <= set(found[name]) and not any(extra & set(modules) for other, modules in found.items() if other != name)
-    assert name in {stage.name for stage in stages(on_meta(f"{text}(aux=0)"))}
+    assert name in {stage.name for stage in find_stages(on_meta(f"{text}(aux=0)"))}
 
 
 def test_stages_have_names_a_person_would_use() -> None:
-    names = {text: [stage.name for stage in stages(on_meta(text))] for text in ("resnet", "resnet(20)", "googlenet", "mobilenet_v2")}
+    names = {text: [stage.name for stage in find_stages(on_meta(text))] for text in ("resnet", "resnet(20)", "googlenet", "mobilenet_v2")}
     assert names == {
         "resnet": ["stem", "layer1", "layer2", "layer3", "layer4"],
         "resnet(20)": ["stem", "layer1", "layer2", "layer3"],
         "googlenet": ["stem", "inception3", "inception4", "inception5"],
         "mobilenet_v2": ["stem", *(f"stage{i}" for i in range(1, 8)), "top"],
     }
-    before, after = (dict(stages(on_meta(f"resnet(20, preact={x})"))) for x in (False, True))
+    before, after = (dict(find_stages(on_meta(f"resnet(20, preact={x})"))) for x in (False, True))
     assert before["stem"][:2] == ("conv1", "bn1") and after["stem"][0] == "conv1" and after["layer3"][:2] == ("layer3", "bn1")
 
 
 # ---- residual nets ---------------------------------------------------------------------------------------------------------------
 
-LOOK = Look(BatchNorm(), Relu())
+LOOK = NormAct(BatchNorm(), Relu())
 
 
 def test_resnet_stems_by_size() -> None:
@@ -314,8 +314,8 @@ def test_the_nets_for_cifar(depth: int, millions: float) -> None:
 def test_the_plain_twin_has_the_same_layers(text: str) -> None:
     residual, plain = on_meta(f"{text})"), on_meta(f"{text.replace(', shortcut=pad', '')}, shortcut=none)")
     assert {k: v.shape for k, v in residual.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
-    assert account(residual, 3, (32, 32)).totals["macs"] == account(plain, 3, (32, 32)).totals["macs"]
-    assert account(on_meta("resnet(34, shortcut=none)", 1000, (224, 224)), 3, (224, 224)).totals["macs"] / 1e9 == pytest.approx(
+    assert account_for(residual, 3, (32, 32)).totals["macs"] == account_for(plain, 3, (32, 32)).totals["macs"]
+    assert account_for(on_meta("resnet(34, shortcut=none)", 1000, (224, 224)), 3, (224, 224)).totals["macs"] / 1e9 == pytest.approx(
         3.6, abs=0.05
     )
 
@@ -323,7 +323,7 @@ def test_the_plain_twin_has_the_same_layers(text: str) -> None:
 def test_shortcuts_of_a_block() -> None:
     torch.manual_seed(0)
     x = images(2, 16, 8, 8).relu()
-    blocks = {kind: Block(16, 32, 2, LOOK, NoNoise(), False, kind) for kind in ("projection", "pad", "none")}
+    blocks = {kind: ResidualBlock(16, 32, 2, LOOK, NoNoise(), False, kind) for kind in ("projection", "pad", "none")}
     branch = {}
     for kind, block in blocks.items():
         p = dict(block.eval().named_modules())
@@ -335,7 +335,7 @@ def test_shortcuts_of_a_block() -> None:
     torch.testing.assert_close(blocks["pad"](x), F.relu(branch["pad"] + padded))
     torch.testing.assert_close(blocks["none"](x), F.relu(branch["none"]))
     assert parameters(blocks["pad"]) == parameters(blocks["none"]) == parameters(blocks["projection"]) - 16 * 32 - 2 * 32
-    torch.testing.assert_close(Padding(2, 32)(x), padded)
+    torch.testing.assert_close(ZeroPaddedShortcut(2, 32)(x), padded)
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
@@ -406,15 +406,19 @@ def test_norms_after_the_activations(text: str) -> None:
 @pytest.mark.item("S145")
 def test_bottlenecks_and_split_filters_save_weights() -> None:
     c, norm = 64, BatchNorm()
-    full = conv(c, c, 3, norm=norm)
-    half = named(
-        {"reduce": conv(c, c // 2, 1, norm=norm), "conv": conv(c // 2, c // 2, norm=norm), "restore": conv(c // 2, c, 1, norm=norm)}
+    full = make_conv(c, c, 3, norm=norm)
+    half = named_sequential(
+        {
+            "reduce": make_conv(c, c // 2, 1, norm=norm),
+            "conv": make_conv(c // 2, c // 2, norm=norm),
+            "restore": make_conv(c // 2, c, 1, norm=norm),
+        }
     )
-    split = named({"row": conv(c, c, (1, 3), norm=norm), "column": conv(c, c, (3, 1), norm=norm)})
+    split = named_sequential({"row": make_conv(c, c, (1, 3), norm=norm), "column": make_conv(c, c, (3, 1), norm=norm)})
     assert [parameters(m) / c**2 for m in (full, half, split)] == [9, 3.25, 6]
-    macs = [account(m, c, (14, 14)).totals["macs"] for m in (full, half, split)]
+    macs = [account_for(m, c, (14, 14)).totals["macs"] for m in (full, half, split)]
     assert macs == [14 * 14 * parameters(m) for m in (full, half, split)]  # and multiply-adds as many times
-    quarter = Block(256, 64, 1, LOOK, NoNoise(), True, "none")
+    quarter = ResidualBlock(256, 64, 1, LOOK, NoNoise(), True, "none")
     assert sum(p.numel() for p in quarter.parameters() if p.ndim == 4) == 256 * 64 + 9 * 64 * 64 + 64 * 256 == 69_632
     assert all(m(images(1, c, 9, 9)).shape == (1, c, 9, 9) for m in (full, half, split))
 
@@ -423,9 +427,11 @@ def test_bottlenecks_and_split_filters_save_weights() -> None:
 @pytest.mark.parametrize(("n_in", "n_out", "kernel"), [(32, 64, 3), (96, 24, 3), (16, 128, 5)])
 def test_depthwise_separable_convs_cost_one_over_channels_plus_one_over_area(n_in: int, n_out: int, kernel: int) -> None:
     norm = BatchNorm()
-    full = conv(n_in, n_out, kernel, norm=norm)
-    separable = named({"deep": conv(n_in, n_in, kernel, norm=norm, groups=n_in), "point": conv(n_in, n_out, 1, norm=norm)})
-    cheap, dear = (account(m, n_in, (12, 12)).totals["macs"] for m in (separable, full))
+    full = make_conv(n_in, n_out, kernel, norm=norm)
+    separable = named_sequential(
+        {"deep": make_conv(n_in, n_in, kernel, norm=norm, groups=n_in), "point": make_conv(n_in, n_out, 1, norm=norm)}
+    )
+    cheap, dear = (account_for(m, n_in, (12, 12)).totals["macs"] for m in (separable, full))
     assert cheap / dear == pytest.approx(1 / n_out + 1 / kernel**2, rel=1e-12)
     inside = [m for m in InvertedResidual(n_in, n_out, 1, 6, LOOK, NoNoise()).modules() if isinstance(m, nn.Conv2d)]
     assert [(m.groups, m.kernel_size) for m in inside] == [(1, (1, 1)), (6 * n_in, (3, 3)), (1, (1, 1))]
@@ -445,14 +451,14 @@ def test_trends_of_the_nets(text: str) -> None:
 @pytest.mark.item("S148", "S167")
 def test_the_lectures_row_of_googlenet() -> None:
     net = on_meta("googlenet(kernel=5, norm=none, aux=0)", 1000, (224, 224))
-    totals = account(net, 3, (224, 224)).totals
+    totals = account_for(net, 3, (224, 224)).totals
     connected = parameters(net.fc) / totals["parameters"]
     assert totals["parameters"] == 6_998_552 and totals["parameters"] / 6.9e6 == pytest.approx(1, abs=0.015)
     assert totals["macs"] == 1_582_671_872 and totals["ops"] / 1566e6 == pytest.approx(1, abs=0.015)
     assert connected == pytest.approx(0.149, abs=0.004)  # here conv layers hold most parameters too
     assert 1024 * 1000 / totals["macs"] == pytest.approx(0.001, abs=0.0005)
     smaller = on_meta("googlenet(aux=0)", 1000, (224, 224))
-    assert (parameters(smaller), account(smaller, 3, (224, 224)).totals["macs"]) == (6_624_904, 1_498_376_192)
+    assert (parameters(smaller), account_for(smaller, 3, (224, 224)).totals["macs"]) == (6_624_904, 1_498_376_192)
 
 
 @pytest.mark.item("S173")
@@ -478,8 +484,8 @@ def test_factored_filters_save_weights() -> None:
     seven = weights("Mixed_6e.branch7x7dbl_2", "Mixed_6e.branch7x7dbl_3")
     assert seven == 2 * 7 * 192**2 and seven / (49 * 192**2) == pytest.approx(2 / 7)
     c, norm = 32, BatchNorm()
-    two = named({"first": conv(c, c, norm=norm), "second": conv(c, c, norm=norm)})
-    assert parameters(two) / parameters(conv(c, c, 5, norm=norm)) == pytest.approx(18 / 25)
+    two = named_sequential({"first": make_conv(c, c, norm=norm), "second": make_conv(c, c, norm=norm)})
+    assert parameters(two) / parameters(make_conv(c, c, 5, norm=norm)) == pytest.approx(18 / 25)
     spot = torch.zeros(1, c, 11, 11)
     spot[:, :, 5, 5] = 1
     assert int((two(spot).abs().sum(1)[0] > 0).sum()) == 25  # two 3x3 see what one 5x5 sees
@@ -508,7 +514,7 @@ def test_widths_of_mobilenet(width: float, millions: float, mega: float) -> None
     net = on_meta(f"mobilenet_v2({width})", 1000, (224, 224))
     norms = sum(p.numel() for m in net.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
     assert (parameters(net) - norms) / 1e6 == pytest.approx(millions, rel=0.02)
-    assert account(net, 3, (224, 224)).totals["macs"] / 1e6 == pytest.approx(mega, rel=0.02)
+    assert account_for(net, 3, (224, 224)).totals["macs"] / 1e6 == pytest.approx(mega, rel=0.02)
     assert all(m.out_channels % 8 == 0 for m in net.modules() if isinstance(m, nn.Conv2d))
 
 
@@ -524,7 +530,7 @@ def test_an_inverted_residual_adds_where_shapes_agree() -> None:
 
 def test_a_layer_of_mobilenet_feeds_a_wider_activation_channel_by_channel() -> None:
     maxout: Any = CATALOG.make("maxout", "activation")
-    made = layer(6, 6, Look(BatchNorm(), maxout), 3, groups=6)
+    made = conv_layer(6, 6, NormAct(BatchNorm(), maxout), 3, groups=6)
     assert made(images(2, 6, 5, 5)).shape == (2, 6, 5, 5) and made[0].weight.shape == (12, 1, 3, 3)
 
 
@@ -532,12 +538,12 @@ def test_a_net_by_dotted_name_is_called_with_what_it_is_given() -> None:
     part: Any = CATALOG.make(f"{__name__}.create_model('tiny', num_classes=5, in_chans=2)", "model")
     net = part.with_facts({"classes": 5, "channels": 2, "size": (8, 8)})()
     assert net(images(1, 2, 8, 8)).shape == (1, 5)
-    assert [stage.name for stage in stages(net)] == ["conv"]
+    assert [stage.name for stage in find_stages(net)] == ["conv"]
 
 
 def create_model(model_name: str, pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3) -> nn.Module:
     """A function that makes nets by name, as model libraries have them."""
     assert model_name == "tiny" and not pretrained
-    return named(
+    return named_sequential(
         {"conv": nn.Conv2d(in_chans, 4, 3), "mean": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "fc": nn.Linear(4, num_classes)}
     )

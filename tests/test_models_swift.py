@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodfit.core.catalog import Catalog
-from goodfit.layers.init import calibrate
+from goodfit.layers.init import calibrate_init
 from goodfit.models.swift import Swift
-from goodfit.models.weights.stages import head, stages
+from goodfit.models.weights.stages import find_head, find_stages
 
 CATALOG = Catalog(["goodfit.layers", "goodfit.models"])
 
@@ -39,8 +39,8 @@ def test_it_is_the_net_of_airbench() -> None:
         m.register_forward_hook(lambda m, inputs, output: sides.append(output.shape[-1]))
     net(torch.empty(2, 3, 32, 32, device="meta"))
     assert sides == [31, 15, 7, 3, 256, 256, 256, 10]
-    assert head(net)[1].bias is None
-    assert [stage.name for stage in stages(net)] == ["whiten", "group1", "group2", "group3"]
+    assert find_head(net)[1].bias is None
+    assert [stage.name for stage in find_stages(net)] == ["whiten", "group1", "group2", "group3"]
     assert all(m.momentum == 0.4 for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
 
@@ -59,7 +59,7 @@ def test_the_first_layer_whitens(channels: int) -> None:
     part = Swift(8)
     net = build("swift(8)", channels=channels)
     x = smooth(60)[:, :channels]
-    calibrate(part.init, net, x)  # type: ignore[arg-type]
+    calibrate_init(part.init, net, x)  # type: ignore[arg-type]
     with torch.no_grad():
         out = net.get_submodule("whiten.conv")(x)
     n = 4 * channels
@@ -89,14 +89,14 @@ def test_scores_are_scaled_and_taken_at_the_peak() -> None:
     net.get_submodule("group3").register_forward_hook(lambda m, inputs, output: found.append(output))
     with torch.no_grad():
         scores = net(x)
-        torch.testing.assert_close(scores, found[0].amax((2, 3)) @ head(net)[1].weight.T / 9)
+        torch.testing.assert_close(scores, found[0].amax((2, 3)) @ find_head(net)[1].weight.T / 9)
         torch.testing.assert_close(twice(x), scores * 4.5)
 
 
 def test_it_fits_some_images_in_a_few_steps() -> None:
     part = Swift(8)
     net, x, labels = build("swift(8)"), smooth(20), torch.arange(20) % 5
-    calibrate(part.init, net, x)  # type: ignore[arg-type]
+    calibrate_init(part.init, net, x)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD(net.parameters(), 0.3, momentum=0.9, nesterov=True)
     for _ in range(25):
         optimizer.zero_grad()

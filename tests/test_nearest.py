@@ -62,7 +62,7 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 
 def pixels(data: Dataset, split: str) -> np.ndarray:
     """The images [n, D] of a split as the model sees them, in float64."""
-    raw = data.pixels.exact(data.rows(split)).numpy().astype(np.float64) / 255
+    raw = data.pixels.read_exact(data.rows(split)).numpy().astype(np.float64) / 255
     values: np.ndarray = (raw - np.array(data.statistics.mean)) / np.array(data.statistics.std)
     return values.reshape(len(raw), -1)
 
@@ -166,7 +166,7 @@ def test_a_budget_in_minutes_is_borne(file: Path, tmp_path: Path) -> None:
 def test_what_trains_by_steps_is_refused(file: Path) -> None:
     said = command("lr", file, "--model", "nearest")
     assert said.code == 2
-    assert said.sentence == "goodfit: nearest has nothing to train: it memorizes the training images and is judged as it is."
+    assert said.sentence == "goodfit: nearest has nothing to train: it memorizes the training images and is evaluated as it is."
 
 
 # ---- presets ----------------------------------------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.layers.noise import Dropconnect, Dropout, GaussianNoise, StochasticDepth, mask_weights
-from goodfit.layers.pool import FractionalMax, starts
+from goodfit.layers.pool import FractionalMax, window_starts
 from goodfit.losses.softmax import Softmax
-from goodfit.models.anatomy.account import account
-from goodfit.models.resnet import Block
+from goodfit.models.anatomy.account import account_for
+from goodfit.models.resnet import ResidualBlock
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.evaluate import Outputs, collect_outputs, score_noisy_passes
 from goodfit.training.loop import fit
@@ -85,7 +85,7 @@ def test_the_mean_of_dropout_is_its_output_at_test(part: Dropout) -> None:
 @pytest.mark.item("S110")
 def test_how_many_thinned_nets_there_are() -> None:
     """4096 units with dropout: 2^4096, about 10^1233 masks, against about 10^82 atoms in the universe."""
-    rows = account(build("mlp((4096,), drop=dropout)", 10, 1, (8, 8)), 1, (8, 8)).rows
+    rows = account_for(build("mlp((4096,), drop=dropout)", 10, 1, (8, 8)), 1, (8, 8)).rows
     units = next(row.output[0] for row in rows if row.name == "layer1.linear")
     assert units * math.log10(2) == pytest.approx(1233.02, abs=0.005)
     assert 10**82 < 10**1233 <= 2**units < 10**1234
@@ -143,9 +143,9 @@ def test_dropconnect_masks_the_layers_that_models_give_it() -> None:
 # ---- stochastic depth --------------------------------------------------------------------------------------------------------------
 
 
-def block(part: StochasticDepth, act: str = "relu") -> Block:
+def block(part: StochasticDepth, act: str = "relu") -> ResidualBlock:
     made = build(f"resnet(norm=none, act={act}, branch={part})").get_submodule("layer1.1")
-    assert isinstance(made, Block)
+    assert isinstance(made, ResidualBlock)
     return made
 
 
@@ -203,7 +203,7 @@ def test_fractional_pooling_sizes_and_regions(factor: float) -> None:
 def test_fractional_pooling_equals_torchs_and_its_exact_mean(n: int, factor: float) -> None:
     """For every choice of regions what torch's own function gives for the same draw; evaluation is the mean over them all."""
     out = int(n / factor)
-    table, x = starts(n, out), images(1, 2, n, n).double()
+    table, x = window_starts(n, out), images(1, 2, n, n).double()
     last = int(table.max())
     total = torch.zeros(1, 2, out, out, dtype=torch.float64)
     for i, j in itertools.product(range(len(table)), repeat=2):
@@ -225,7 +225,7 @@ def test_the_mean_of_fractional_pooling_is_its_output_at_test() -> None:
 def test_fractional_regions_leave_no_pixel_out() -> None:
     for n in range(2, 50):
         for out in range(n // 2, n):
-            table = starts(n, out)
+            table = window_starts(n, out)
             window = n - int(table.max())
             assert window <= 3
             for row in table:

@@ -20,8 +20,8 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parameters import weight_parameters
 from goodfit.core.parts import ExternalPart
 from goodfit.optim.first_order import Adagrad, Adam, Adamw, Rmsprop, Sgd
-from goodfit.optim.groups import groups, optimizer_for, with_peaks
-from goodfit.optim.muon import Muon, orthogonal
+from goodfit.optim.groups import make_optimizer, parameter_groups, record_peak_rates
+from goodfit.optim.muon import Muon, orthogonalize
 from goodfit.optim.sam import Sam
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.state import State
@@ -65,7 +65,7 @@ def bowl(w: Tensor) -> Tensor:
 
 def descend(part: Optimizer, steps: int, loss: Callable[[Tensor], Tensor] = bowl, start: Array = START) -> Array:
     model = Point(start, loss)
-    return model.descend(optimizer_for(model, part), steps)
+    return model.descend(make_optimizer(model, part), steps)
 
 
 # ---- laws ------------------------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_lowers_a_surface(part: Optimizer, name: str) -> None:
     reached = []
     for rate in (None,) if part.full_batch else RATES:
         model = Point(start, loss)
-        optimizer = optimizer_for(model, part if rate is None else at(part, rate))
+        optimizer = make_optimizer(model, part if rate is None else at(part, rate))
         for k in range(100 if part.full_batch else 800):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (1 if part.full_batch else 1 - k / 800)
@@ -127,7 +127,7 @@ def test_fits_twenty_images(part: Optimizer) -> None:
     x, y = torch.randn(20, 30, generator=random), torch.randint(0, 4, (20,), generator=random)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 4))
-    optimizer = optimizer_for(model, part)
+    optimizer = make_optimizer(model, part)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -156,13 +156,13 @@ def test_loaded_state_is_laid_out_as_the_weights_are(part: Optimizer) -> None:
 
         optimizer.step(closure)
 
-    optimizer = optimizer_for(first, part)
+    optimizer = make_optimizer(first, part)
     step(first, optimizer)
     saved = copy.deepcopy(optimizer.state_dict())
     for state in saved["state"].values():
         state.update({name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)})
     second = copy.deepcopy(first)
-    resumed = optimizer_for(second, part)
+    resumed = make_optimizer(second, part)
     resumed.load_state_dict(saved)
     step(first, optimizer)
     step(second, resumed)
@@ -326,7 +326,7 @@ def test_the_forms_of_momentum_part_when_the_rate_changes() -> None:
     moves = []
     for form in ("step", "velocity"):
         model = Point(np.zeros((1, 1)), lambda w: w.sum())
-        optimizer = optimizer_for(model, Sgd(1.0, momentum=0.5, weight_decay=0, form=form))  # type: ignore[arg-type]
+        optimizer = make_optimizer(model, Sgd(1.0, momentum=0.5, weight_decay=0, form=form))  # type: ignore[arg-type]
         model.descend(optimizer, 2)
         optimizer.param_groups[0]["lr"] = 0.1
         moves.append(np.diff(model.descend(optimizer, 1).ravel())[0])
@@ -351,7 +351,7 @@ def test_newton_schulz_makes_singular_values_nearly_one() -> None:
     for shape in ((5, 5), (3, 40), (40, 3)):
         x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         u, s, vt = torch.linalg.svd(x, full_matrices=False)
-        made = orthogonal(x)
+        made = orthogonalize(x)
         mixed = u.T @ made @ vt.T
         torch.testing.assert_close(mixed, torch.diag(mixed.diagonal()), atol=1e-10, rtol=0)  # the same singular vectors
         assert s.max() / s.min() > 1.2 and 0.6 < mixed.diagonal().min() <= mixed.diagonal().max() < 1.25
@@ -364,7 +364,7 @@ def test_muon_is_torchs_to_its_rounding() -> None:
     ours = nn.Linear(12, 30, bias=False)
     theirs = copy.deepcopy(ours)
     x = torch.randn(16, 12)
-    first = optimizer_for(ours, Muon(0.02, weight_decay=0.1))
+    first = make_optimizer(ours, Muon(0.02, weight_decay=0.1))
     second = torch.optim.Muon(theirs.parameters(), lr=0.02, weight_decay=0.1)
     start = ours.weight.detach().clone()
     for _ in range(5):
@@ -378,7 +378,7 @@ def test_muon_is_torchs_to_its_rounding() -> None:
 
 def test_muon_takes_filters_as_rows_and_leaves_the_rest_to_another() -> None:
     model = net()
-    optimizer = optimizer_for(model, Muon(0.02, weight_decay=0.3, rest=Adamw(0.005, weight_decay=0.1)), {"head": 0.5})
+    optimizer = make_optimizer(model, Muon(0.02, weight_decay=0.3, rest=Adamw(0.005, weight_decay=0.1)), {"head": 0.5})
     sizes = [(g["peak"], g["weight_decay"], sum(p.numel() for p in g["params"])) for g in optimizer.param_groups]
     norms = 4 + 4 + 2 * 4 * 6 * 6 + 4  # batch norm, layer norm (of three dimensions, but no weight), and the stem's bias
     assert sizes == [(0.02, 0.3, 4 * 27), (0.01, 0.3, 8), (0.005, 0.0, norms), (0.0025, 0.0, 2)]
@@ -399,7 +399,7 @@ def test_muon_takes_filters_as_rows_and_leaves_the_rest_to_another() -> None:
 
 def test_sam_calls_twice_reports_the_first_loss_and_restores_exactly() -> None:
     model = Point(START, bowl)
-    optimizer = optimizer_for(model, Sam(0.1, around=Sgd(1e-300, momentum=0, weight_decay=0)))
+    optimizer = make_optimizer(model, Sam(0.1, around=Sgd(1e-300, momentum=0, weight_decay=0)))
     seen = []
 
     def closure() -> Tensor:
@@ -457,7 +457,7 @@ def test_settings_are_checked() -> None:
     with pytest.raises(UsageError, match="momentum"):
         Sgd(momentum=1.0)
     for text in ("sam(around=lbfgs)", "sam(around=sam)", "muon(rest=newton)", "muon(rest=sam(around=adam))"):
-        with pytest.raises(UsageError, match="takes the gradient as it is, such as sgd, received"):
+        with pytest.raises(UsageError, match="does not evaluate the loss itself, such as sgd, received"):
             CATALOG.make(text, "optimizer")
     assert CATALOG.make("sam(0.1, around=muon(rest=torch.optim.NAdam(lr=0.01)))", "optimizer")
     with pytest.raises(UsageError, match="betas"):
@@ -479,7 +479,7 @@ def net() -> nn.Module:
 def test_decay_is_for_weights_only() -> None:
     model = net()
     assert list(weight_parameters(model)) == ["stem.weight", "head.weight"]
-    decayed, spared = groups(model, Sgd(0.1, weight_decay=0.01))
+    decayed, spared = parameter_groups(model, Sgd(0.1, weight_decay=0.01))
     assert [id(p) for p in decayed["params"]] == [id(model.stem.weight), id(model.head.weight)]  # type: ignore[union-attr]
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
     assert len(spared["params"]) == 6
@@ -488,16 +488,16 @@ def test_decay_is_for_weights_only() -> None:
 
 @pytest.mark.parametrize("part", OPTIMIZERS)
 def test_peaks_are_kept_and_saved(part: Optimizer) -> None:
-    optimizer = optimizer_for(net(), part)
+    optimizer = make_optimizer(net(), part)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * 0.5
-    again = optimizer_for(net(), part)
+    again = make_optimizer(net(), part)
     again.load_state_dict(optimizer.state_dict())
     assert all(group["lr"] == 0.5 * group["peak"] > 0 for group in again.param_groups)
 
 
 def test_rates_by_stage() -> None:
-    made = groups(net(), Sgd(0.1), {"stem": 0.1, "norm": 0.1})
+    made = parameter_groups(net(), Sgd(0.1), {"stem": 0.1, "norm": 0.1})
     assert [(round(g["peak"], 6), g["weight_decay"] > 0, len(g["params"])) for g in made] == [
         (0.1, True, 1),
         (0.1, False, 3),
@@ -508,10 +508,10 @@ def test_rates_by_stage() -> None:
 
 
 def test_torchs_own_optimizers_are_welcome() -> None:
-    optimizer = optimizer_for(net(), ExternalPart("torch.optim.Adagrad", settings=(("lr", 0.02), ("weight_decay", 0.3))), {"stem": 0.5})  # type: ignore[arg-type]
+    optimizer = make_optimizer(net(), ExternalPart("torch.optim.Adagrad", settings=(("lr", 0.02), ("weight_decay", 0.3))), {"stem": 0.5})  # type: ignore[arg-type]
     assert [(g["peak"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.02, 0.3), (0.02, 0.0), (0.01, 0.3), (0.01, 0.0)]
-    plain = with_peaks(torch.optim.SGD(net().parameters(), lr=0.3))
-    assert with_peaks(plain).param_groups[0]["peak"] == 0.3
+    plain = record_peak_rates(torch.optim.SGD(net().parameters(), lr=0.3))
+    assert record_peak_rates(plain).param_groups[0]["peak"] == 0.3
 
 
 # ---- resume ----------------------------------------------------------------------------------------------------------------------
@@ -527,7 +527,7 @@ def begin(part: Optimizer, seed: int) -> State:
     torch.manual_seed(seed)
     layers = [nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(2 * 4, 3)]
     model = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return State.start(model, optimizer_for(model, part))
+    return State.start(model, make_optimizer(model, part))
 
 
 def train(state: State, steps: int, whole: bool) -> None:

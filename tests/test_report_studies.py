@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from goodfit import api
 from goodfit.core.run import Run
 from goodfit.report.page import render_report, write_report
+from goodfit.study.search import run as search_run
 from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page, calibration_of, make_run
@@ -153,8 +153,8 @@ def test_an_ensemble_tells_its_models_and_its_gain(tmp_path: Path) -> None:
 
 def test_test_images_that_other_models_saw_are_said(tmp_path: Path) -> None:
     text = page_of(make_ensemble(tmp_path / "e", tests_seen=17, kind="soup", select="uniform")).visible()
-    assert "17 test images were used to train some of the models, so there is no honest test score." in text
-    assert "17 images of it were used" in text and "untouched" not in text and "biased" not in text
+    assert "Some of the models were trained on 17 test images, so there is no honest test score." in text
+    assert "trained on 17 images of it" in text and "untouched" not in text and "biased" not in text
     assert "A soup: one model with the mean of the weights of 3 models" in text
 
 
@@ -287,16 +287,16 @@ QUICK += ["--each", "1 epoch", "--full", "1 epoch", "--space", "lr=log(0.001, 0.
 
 
 def test_a_search_that_is_stopped_leaves_its_page(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, run_recipe = itertools.count(), train.train
+    started, train_trial = itertools.count(), search_run.train
 
-    def stopping(*given: Any) -> Run | None:
-        if next(trained) == 2:
+    def stop_at_the_third(*given: Any) -> Run | None:
+        if next(started) == 2:
             done = [row["state"] for row in Run(tmp_path / "s").read("results.json")["trials"]]
             assert done.count("done") == 2, "written after each trial, for a kill leaves no time"
             raise KeyboardInterrupt
-        return run_recipe(*given)
+        return train_trial(*given)
 
-    monkeypatch.setattr(api, "run_recipe", stopping)
+    monkeypatch.setattr(search_run, "train", stop_at_the_third)
     assert command("search", photos, *QUICK, "--trials", "4", "--out", tmp_path / "s").code == 130
     text = Page((tmp_path / "s" / "report.html").read_text()).visible()
     assert "The search had not ended, with 2 trials done; goodfit search --resume" in text and "not retrained" in text

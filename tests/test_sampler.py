@@ -19,7 +19,7 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader
 from goodfit.data.pixels import RawPixels
 from goodfit.data.sampler import Balanced, Shuffle
-from goodfit.losses.weighted import Weighted
+from goodfit.losses.class_weights import WeightedLoss
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
@@ -27,8 +27,8 @@ from goodfit.training.step import Objective
 from tests.support.build import build_training
 
 SAMPLERS = [pytest.param(cls(), id=name) for name, cls in Catalog(["goodfit.data.sampler"]).kinds["sampler"].items()]
-SOME = torch.tensor([0] * 30 + [2] * 7 + [3] * 1 + [4] * 12)  # no image of 1
-LABELS = SOME[torch.randperm(50, generator=torch.Generator().manual_seed(0))]
+SORTED_LABELS = torch.tensor([0] * 30 + [2] * 7 + [3] * 1 + [4] * 12)  # no image of 1
+LABELS = SORTED_LABELS[torch.randperm(50, generator=torch.Generator().manual_seed(0))]
 
 
 def chance(epoch: int = 0, seed: int = 0) -> Chance:
@@ -42,7 +42,7 @@ def pixels(tmp_path: Path) -> RawPixels:
     return RawPixels(tmp_path / "pixels", images.shape)
 
 
-def loader(pixels: RawPixels, sampler: Sampler, batch: int = 7, workers: int = 0) -> Loader:
+def make_loader(pixels: RawPixels, sampler: Sampler, batch: int = 7, workers: int = 0) -> Loader:
     labels = torch.zeros(60, dtype=torch.int64)
     labels[5:55] = LABELS
     return Loader(pixels, labels, torch.arange(5, 55), 5, batch, 0, workers, sampler)
@@ -64,11 +64,11 @@ def test_an_epoch_is_a_function_of_seed_and_epoch_of_the_length_said(sampler: Sa
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("start", [0, 3, 19])
 def test_batches_from_any_step_and_any_number_of_workers(sampler: Sampler, start: int, pixels: RawPixels) -> None:
-    one = loader(pixels, sampler)
+    one = make_loader(pixels, sampler)
     assert one.epoch_steps == sampler.length(LABELS) // 7, "the last image of 50 joins the batch before it, as does that of 120"
     truth = [one.batch(step) for step in range(start, start + 10)]
     for workers in (0, 3):
-        stream = loader(pixels, sampler, workers=workers).stream(start)
+        stream = make_loader(pixels, sampler, workers=workers).stream(start)
         for wanted, found in zip(truth, itertools.islice(stream, 10), strict=True):
             assert torch.equal(wanted.ids, found.ids) and torch.equal(wanted.images, found.images)
     epoch = [one.batch(step) for step in range(one.epoch_steps)]
@@ -76,12 +76,12 @@ def test_batches_from_any_step_and_any_number_of_workers(sampler: Sampler, start
     assert torch.equal(torch.cat([one.places(step)[1] for step in range(one.epoch_steps)]), torch.arange(one.epoch_images))
     for batch in epoch:
         assert torch.equal(batch.targets.argmax(1), one.labels[batch.ids])
-        assert torch.equal(batch.images.permute(0, 2, 3, 1), pixels.rows(batch.ids))
+        assert torch.equal(batch.images.permute(0, 2, 3, 1), pixels.read(batch.ids))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_batch_of_all_keeps_its_order(sampler: Sampler, pixels: RawPixels) -> None:
-    one = loader(pixels, sampler, sampler.length(LABELS))
+    one = make_loader(pixels, sampler, sampler.length(LABELS))
     assert one.epoch_steps == 1
     assert torch.equal(one.batch(0).ids, one.batch(5).ids)
     assert sorted(set(one.batch(0).ids.tolist())) == list(range(5, 55))
@@ -115,7 +115,7 @@ def test_equal_classes_are_shown_once() -> None:
 
 
 def test_repeated_images_are_augmented_differently(pixels: RawPixels) -> None:
-    one = loader(pixels, Balanced(), batch=120)
+    one = make_loader(pixels, Balanced(), batch=120)
     batch, (epoch, places) = one.batch(0), one.places(0)
     made = Crop(3)(batch, Chance.of(0, places, "augment", epoch), 0.5)
     rare = int(batch.ids[one.labels[batch.ids] == 3][0])  # the class of a single image
@@ -133,43 +133,43 @@ BASE = Recipe(
 
 
 @pytest.fixture
-def unequal(tmp_path: Path) -> Dataset:
+def unbalanced(tmp_path: Path) -> Dataset:
     labels = np.repeat([0, 1, 2], [40, 8, 16])
     np.savez(tmp_path / "unequal.npz", images=np.random.default_rng(0).integers(0, 256, (64, 6, 6, 3), dtype=np.uint8), labels=labels)
     recipe = BASE.but(data=str(tmp_path / "unequal.npz"))
     return open_images(recipe)
 
 
-def counts(data: Dataset) -> list[int]:
+def count_classes(data: Dataset) -> list[int]:
     return torch.bincount(data.labels[data.rows("train")]).tolist()
 
 
-def test_the_epochs_of_a_recipe_with_a_balanced_sampler_are_longer(unequal: Dataset) -> None:
-    plain, balanced = build_training(BASE, unequal), build_training(BASE.but(sampler="balanced"), unequal)
-    assert plain.loader.epoch_images == sum(counts(unequal))
-    assert balanced.loader.epoch_images == 3 * max(counts(unequal))
-    assert balanced.plan.lengths.total_steps == 4 * -(-3 * max(counts(unequal)) // 8)
-    whole = build_training(BASE.but(sampler="balanced", batch_size="all"), unequal)
-    assert (whole.loader.epoch_steps, len(whole.loader.batch(0))) == (1, 3 * max(counts(unequal)))
+def test_the_epochs_of_a_recipe_with_a_balanced_sampler_are_longer(unbalanced: Dataset) -> None:
+    plain, balanced = build_training(BASE, unbalanced), build_training(BASE.but(sampler="balanced"), unbalanced)
+    assert plain.loader.epoch_images == sum(count_classes(unbalanced))
+    assert balanced.loader.epoch_images == 3 * max(count_classes(unbalanced))
+    assert balanced.plan.lengths.total_steps == 4 * -(-3 * max(count_classes(unbalanced)) // 8)
+    whole = build_training(BASE.but(sampler="balanced", batch_size="all"), unbalanced)
+    assert (whole.loader.epoch_steps, len(whole.loader.batch(0))) == (1, 3 * max(count_classes(unbalanced)))
     with pytest.raises(UsageError, match=r'Unknown sampler "balancd"\. Did you mean "balanced"'):
-        build_training(BASE.but(sampler="balancd"), unequal)
+        build_training(BASE.but(sampler="balancd"), unbalanced)
     with pytest.raises(UsageError, match="derive yours from"):
-        build_training(BASE.but(sampler="torch.arange"), unequal)
+        build_training(BASE.but(sampler="torch.arange"), unbalanced)
 
 
-def test_class_weights_of_a_recipe(unequal: Dataset) -> None:
-    n = counts(unequal)
+def test_class_weights_of_a_recipe(unbalanced: Dataset) -> None:
+    n = count_classes(unbalanced)
 
     def weights(text: str | tuple[float, ...]) -> tuple[float, ...]:
-        built = build_training(BASE.but(class_weights=text), unequal)
-        assert isinstance(built.plan.loss, Weighted)
+        built = build_training(BASE.but(class_weights=text), unbalanced)
+        assert isinstance(built.plan.loss, WeightedLoss)
         assert built.evaluator.loss == built.plan.loss.loss, "evaluation weighs all images alike"
         return built.plan.loss.weights
 
     assert weights("balanced") == pytest.approx([sum(n) / (3 * x) for x in n])
     assert weights((1, 2, 5)) == (1.0, 2.0, 5.0)
-    assert weights(f"{unequal.classes[1]}=4") == (1.0, 4.0, 1.0)
-    assert not isinstance(build_training(BASE, unequal).plan.loss, Weighted)
+    assert weights(f"{unbalanced.classes[1]}=4") == (1.0, 4.0, 1.0)
+    assert not isinstance(build_training(BASE, unbalanced).plan.loss, WeightedLoss)
     assert BASE.but_text({"class_weights": "(1, 2, 5)"}).class_weights == (1.0, 2.0, 5.0)
     assert BASE.but_text({"class_weights": "cat=2, dog=0.5"}).class_weights == "cat=2, dog=0.5"
 
@@ -180,18 +180,17 @@ def test_class_weights_go_through_toml(tmp_path: Path) -> None:
         assert Recipe.from_toml(tmp_path / "r.toml").class_weights == given
 
 
-def test_penalties_on_layers_that_are_not_there_are_said_before_training(unequal: Dataset) -> None:
-    build_training(BASE.but(penalty="l2(0.1, layers=head) | l1"), unequal, load_catalog())
-    with pytest.raises(UsageError, match='none in "haed"'):
-        build_training(BASE.but(penalty="l2(0.1, layers=haed)"), unequal, load_catalog())
+def test_penalties_on_layers_that_are_not_there_are_said_before_training(unbalanced: Dataset) -> None:
+    build_training(BASE.but(penalty="l2(0.1, layers=head) | l1"), unbalanced, load_catalog())
+    with pytest.raises(UsageError, match='received "haed"'):
+        build_training(BASE.but(penalty="l2(0.1, layers=haed)"), unbalanced, load_catalog())
 
 
-def test_clip_value_of_a_recipe(unequal: Dataset) -> None:
+def test_clip_value_of_a_recipe(unbalanced: Dataset) -> None:
     def first_step(**changes: float) -> Tensor:
-        built = build_training(BASE.but(optimizer="sgd(1.0, momentum=0, weight_decay=0)", **changes), unequal, load_catalog())
+        built = build_training(BASE.but(optimizer="sgd(1.0, momentum=0, weight_decay=0)", **changes), unbalanced, load_catalog())
         before = [p.detach().clone() for p in built.state.model.parameters()]
-        epoch, places = built.loader.places(0)
-        objective = Objective(built.state, built.loader.batch(0), built.plan, Chance.of(0, places, "augment", epoch), 0.0)
+        objective = Objective(built.state, built.loader.batch(0), built.plan, 0.0)
         built.state.optimizer.step(objective)  # type: ignore[arg-type]
         return torch.cat([(b - p.detach()).flatten() for b, p in zip(before, built.state.model.parameters(), strict=True)])
 

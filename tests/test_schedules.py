@@ -12,16 +12,17 @@ from goodfit.core.contracts import Facts
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import ExternalPart
 from goodfit.core.progress import Length, Lengths
-from goodfit.schedules.compose import Composed, compose
+from goodfit.schedules.compose import ComposedSchedule, compose
 from goodfit.schedules.cycles import Sgdr
 from goodfit.schedules.decays import Exponential, Inverse, MultiStep, Polynomial
 from goodfit.schedules.shapes import Cosine, OneCycle, Step, Warmup
+from tests.support.laws import holds_for
 
 CATALOG = Catalog(["goodfit.schedules"])
 NAMES = list(CATALOG.kinds["schedule"])
 
 
-def made(text: str) -> Composed:
+def made(text: str) -> ComposedSchedule:
     return compose(CATALOG.make(text, "schedule"))
 
 
@@ -40,14 +41,14 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@holds_for(TEXTS)
 def test_factors_are_in_range(text: str) -> None:
     schedule = made(text)
     assert all(0 <= schedule(i / 1000) <= 1 for i in range(1001))
     assert all(isinstance(schedule(t), float) for t in (0.0, 1.0))
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@holds_for(TEXTS)
 def test_right_at_its_landmarks(text: str) -> None:
     schedule = made(text)
     landmarks = schedule.landmarks()
@@ -57,14 +58,13 @@ def test_right_at_its_landmarks(text: str) -> None:
         assert schedule(t) == pytest.approx(factor, abs=1e-6), t
 
 
-@pytest.mark.parametrize("name", NAMES)
+@holds_for(NAMES)
 def test_holds_its_last_factor_after_its_length(name: str) -> None:
     schedule = made(f"{name}(length=0.4)")
     assert schedule(0.4) == pytest.approx(schedule(0.7)) == pytest.approx(schedule(1.0))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("length", ["3 epochs", "300 steps", "9600 examples", "0.1", 0.1])
+@holds_for({f"{name}({length!r})": (name, length) for name in NAMES for length in ("3 epochs", "300 steps", "9600 examples", "0.1", 0.1)})
 def test_same_for_epochs_steps_and_shares(name: str, length: str | float) -> None:
     part = CATALOG.kinds["schedule"][name](length=length)
     bound = compose((part | Cosine()).bind(facts("30 epochs")))
@@ -104,7 +104,7 @@ def test_a_function_of_the_users_own() -> None:
 
 @pytest.mark.parametrize("text", ["cosine | warmup(0.1)", "warmup(0.5) | constant(0.5) | cosine"])
 def test_nothing_can_follow_the_end(text: str) -> None:
-    with pytest.raises(UsageError, match="nothing follows"):
+    with pytest.raises(UsageError, match="nothing can follow"):
         made(text)
 
 
@@ -225,14 +225,14 @@ def test_cyclic_is_a_triangle(mode: str, shrink: float) -> None:
 
     schedule = made(f"cyclic(0.2, floor=0.1, up=0.4, shrink={shrink})")
     assert [schedule(i / 100) for i in range(101)] == pytest.approx(rates(torchs, 101))
-    assert schedule.ends() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert schedule.cycle_ends() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 @pytest.mark.item("S104")
 def test_a_higher_rate_leaves_a_saddle_sooner() -> None:
     """On x^2 - y^2 from beside the saddle: steps until it is left, at the low rate and at a cycle between it and ten times it."""
 
-    def steps_to_leave(schedule: Composed, peak: float) -> int:
+    def steps_to_leave(schedule: ComposedSchedule, peak: float) -> int:
         at = torch.tensor([1.0, 1e-6], dtype=torch.float64)
         for step in range(2000):
             if at[1].abs() > 1:
@@ -258,17 +258,17 @@ def test_sgdr_is_the_papers_formula() -> None:
 def test_sgdr_fills_its_length_with_whole_cycles() -> None:
     for cycles, growth in ((1, 2.0), (3, 2.0), (4, 1.0), (5, 1.5)):
         schedule = made(f"warmup(0.1) | sgdr({cycles}, growth={growth})")
-        assert len(schedule.ends()) == cycles
-        assert schedule.ends()[-1] == pytest.approx(1.0)
+        assert len(schedule.cycle_ends()) == cycles
+        assert schedule.cycle_ends()[-1] == pytest.approx(1.0)
         assert schedule(1.0) == pytest.approx(0.0)
-        for end in schedule.ends()[:-1]:
+        for end in schedule.cycle_ends()[:-1]:
             assert schedule(end - 1e-7) < 1e-6
             assert schedule(end + 1e-7) > 0.999
 
 
 def test_a_cycle_that_the_budget_cuts_stops_halfway() -> None:
     schedule = made("sgdr(period=0.4, growth=1.0)")
-    assert schedule.ends() == pytest.approx((0.4, 0.8))
+    assert schedule.cycle_ends() == pytest.approx((0.4, 0.8))
     assert schedule(1.0) == pytest.approx(0.5)
 
 

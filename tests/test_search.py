@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -34,7 +33,8 @@ from goodfit.study.search.space import Axis, Space, read_texts
 from goodfit.study.search.work import Search, begin, work
 from goodfit.study.search.worker import Worker
 from tests.support.command import FAST, goodfit, refused
-from tests.support.search import BASE, KNOWN, hill
+from tests.support.process import Forked, wait_until
+from tests.support.search import BASE, KNOWN, hill, work_slowly, work_until_stopped
 
 SPACE = {"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)", "model.width": "one_of(8, 16)"}
 
@@ -474,39 +474,6 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path, af
     assert (results(again).over, results(again).timed_out) == (True, False)
 
 
-# A worker of its own process: each training says where it is and takes a moment, one of them for ever.
-SCRIPT = """
-import sys, time
-sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-from goodfit.study.search.work import Search, work
-from tests.support.search import hill
-study, stuck = Path(sys.argv[1]), sys.argv[3]
-def train(recipe, out):
-    out.mkdir(parents=True, exist_ok=True)
-    with (study / "said.txt").open("a") as file:
-        file.write(f"{out.parent.name}/{out.name}\\n")
-    if f"{out.parent.name}/{out.name}" == stuck:
-        time.sleep(1000)
-    time.sleep(0.02)
-    return hill(recipe, out)
-work(Search(study), train)
-"""
-
-
-def process(study: Path, stuck: str = "none", host: str = "") -> subprocess.Popen[bytes]:
-    """A worker of its own process; with a `host`, one of another machine as far as anybody can tell."""
-    named = f"import socket\nsocket.gethostname = lambda: {host!r}\n" if host else ""
-    return subprocess.Popen([sys.executable, "-c", named + SCRIPT, str(study), str(Path(__file__).parents[1]), stuck])
-
-
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def said(study: Path) -> list[str]:
     return (study / "said.txt").read_text().split() if (study / "said.txt").is_file() else []
 
@@ -514,10 +481,9 @@ def said(study: Path) -> list[str]:
 def test_a_worker_killed_with_9_loses_its_trial_only_and_others_take_it_up(tmp_path: Path) -> None:
     whole = searched(tmp_path / "whole")
     search = begin(tmp_path / "s", plan(), BASE)
-    killed = process(search.study, "fine/0002")
-    until(lambda: "fine/0002" in said(search.study))
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed = Forked(tmp_path / "worker", work_slowly, search.study, "fine/0002")
+    wait_until(lambda: "fine/0002" in said(search.study))
+    killed.kill()
     again = Search(tmp_path / "s")
     states = {row.folder: row.state for row in again.trials.rows()}
     assert states["fine/0002"] == "running", "it says so for ever"
@@ -546,8 +512,8 @@ def test_a_stop_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_a_living_worker_keeps_its_trial_and_no_two_run_the_same(tmp_path: Path) -> None:
     search = begin(tmp_path / "s", plan("random", 16, keep=2, copies=1), BASE)
-    workers = [process(search.study) for _ in range(2)]
-    assert [one.wait(timeout=120) for one in workers] == [0, 0]
+    workers = [Forked(tmp_path / f"worker{k}", work_slowly, search.study) for k in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0]
     assert sorted(said(search.study)) == [f"final/{i:04d}" for i in range(2)] + [f"random/{i:04d}" for i in range(16)]
     assert story(search) == story(searched(tmp_path / "alone", "random", 16, keep=2, copies=1))
     owners = {trial.user_attrs["worker"] for trial in search.trials.study.get_trials()}
@@ -583,16 +549,15 @@ def test_workers_of_other_machines_live_by_their_signs(tmp_path: Path, monkeypat
     with there.at_work():
         file = tmp_path / "workers" / "1-abc@elsewhere.lock"
         os.utime(file, (hour_ago, hour_ago))
-        until(lambda: file.stat().st_mtime > hour_ago + 1)
+        wait_until(lambda: file.stat().st_mtime > hour_ago + 1)
 
 
 def test_a_worker_of_another_machine_that_died_is_missed_after_its_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = searched(tmp_path / "whole", "random", 4, keep=0)
     search = begin(tmp_path / "s", plan("random", 4, keep=0), BASE)
-    killed = process(search.study, "random/0001", "elsewhere")
-    until(lambda: "random/0001" in said(search.study))
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed = Forked(tmp_path / "worker", work_slowly, search.study, "random/0001", "elsewhere")
+    wait_until(lambda: "random/0001" in said(search.study))
+    killed.kill()
     assert list(search.study.glob("workers/*@elsewhere.lock")), "nothing tells this machine at once"
     with search.worker.at_work():
         taken = [search.claim() for _ in range(2)]
@@ -601,7 +566,7 @@ def test_a_worker_of_another_machine_that_died_is_missed_after_its_silence(tmp_p
             assert row is not None
             search.trials.finish(row, hill(search.recipe(row), search.study / row.folder))
         monkeypatch.setattr(worker_module, "SILENT", 0.1)
-        until(lambda: not search.worker.alive(next(search.study.glob("workers/*@elsewhere.lock")).stem))
+        wait_until(lambda: not search.worker.alive(next(search.study.glob("workers/*@elsewhere.lock")).stem))
     work(Search(search.study), hill)
     assert story(search) == story(whole)
 
@@ -612,12 +577,10 @@ def test_a_worker_of_another_machine_that_died_is_missed_after_its_silence(tmp_p
 def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path: Path) -> None:
     """In a process of its own, for the end comes as a signal: trainings without number, the last of them stopped on the way."""
     search = begin(tmp_path / "s", plan("fine", 0), BASE)
-    code = SCRIPT.replace("time.sleep(0.02)", "wait(out)").replace("from pathlib", WAIT + "from pathlib")
-    code = code.replace("work(Search(study), train)", LIMITED)
-    arguments = [sys.executable, "-c", code, str(search.study), str(Path(__file__).parents[1]), "none"]
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
+    worker = Forked(tmp_path / "worker", work_until_stopped, search.study, 2.0)
+    assert worker.wait() == 0, worker.err
     span = search.trials.notes()["time"]
-    assert span[1] <= float(ended.stdout) < span[1] + 6, "the last training would have taken ten seconds"
+    assert span[1] <= float(worker.out) < span[1] + 6, "the last training would have taken ten seconds"
     rows = search.trials.rows()
     assert {row.stage for row in rows} == {"coarse", "fine", "final"}
     assert not any(row.state == "running" for row in rows)
@@ -626,24 +589,6 @@ def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path: Path) -> None:
     assert found.over and found.timed_out
     assert "so far" in table(found) or found.finalists
     assert search.over() and search.claim() is None
-
-
-LIMITED = """
-search = Search(study)
-search.limit(2.0, time.time())
-work(search, train)
-print(time.time())
-"""
-WAIT = """
-from goodfit.core.errors import Terminated
-from goodfit.runs.signals import halt_on_signals
-def wait(out):
-    with halting() as halt:
-        for _ in range(1000 if out.parent.name == "final" else 10):
-            time.sleep(0.01)
-            if halt():
-                raise Terminated("stopped")
-"""
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------------------
@@ -727,7 +672,7 @@ def test_workers_of_the_command_share_the_trials_and_one_that_is_killed_is_told(
     command = [sys.executable, "-m", "goodfit", "search", "digits", *words, "--space", "lr=log(0.001, 0.1)"]
     home = {**os.environ, "GOODFIT_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=home)
-    until(lambda: len(list(study.glob("workers/*.lock"))) == 3, 120)
+    wait_until(lambda: len(list(study.glob("workers/*.lock"))) == 3, 120)
     victim = next(x for x in psutil.Process(process.pid).children() if list(study.glob(f"workers/{x.pid}-*.lock")))
     mine = f"{victim.pid}-"
     search = Search(study)
@@ -735,7 +680,7 @@ def test_workers_of_the_command_share_the_trials_and_one_that_is_killed_is_told(
     def training() -> bool:
         return any(t.user_attrs.get("worker", "").startswith(mine) and t.state.name == "RUNNING" for t in search.trials.study.get_trials())
 
-    until(training, 120)
+    wait_until(training, 120)
     victim.kill()
     said = process.communicate(timeout=240)[1]
     assert process.returncode == 0, said

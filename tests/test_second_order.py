@@ -29,10 +29,10 @@ from goodfit.losses.mse import Mse
 from goodfit.losses.penalty import L2
 from goodfit.losses.softmax import Softmax
 from goodfit.optim.bfgs import Bfgs
-from goodfit.optim.flat import Flat
-from goodfit.optim.groups import optimizer_for
+from goodfit.optim.flat import FlatParameters
+from goodfit.optim.groups import make_optimizer
 from goodfit.optim.lbfgs import Lbfgs
-from goodfit.optim.line_search import Point, strong_wolfe
+from goodfit.optim.line_search import LinePoint, search_strong_wolfe
 from goodfit.optim.newton import Newton
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.curvature import _flatten
@@ -56,7 +56,7 @@ class Spot(nn.Module):
 def descend(part: Optimizer, start: np.ndarray, loss: Callable[[Tensor], Tensor], steps: int) -> tuple[list[float], np.ndarray]:
     """The losses at the points visited, and the last point; the closure is a plain function."""
     model = Spot(start)
-    optimizer = optimizer_for(model, part)
+    optimizer = make_optimizer(model, part)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -100,7 +100,7 @@ PLAN = Plan(
 
 
 def state_of(model: nn.Module, part: Optimizer, pieces: int = 1) -> State:
-    return State.start(model, optimizer_for(model, part), pieces=pieces)
+    return State.start(model, make_optimizer(model, part), pieces=pieces)
 
 
 def objective(state: State, batch: Batch | None = None, plan: Plan = PLAN) -> Objective:
@@ -175,7 +175,7 @@ def test_products_see_the_noise_of_the_step_and_leave_batch_statistics() -> None
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, K)).double()
     state = state_of(model, Newton(), pieces=2)
-    goal, vector = objective(state), Flat(model.parameters())
+    goal, vector = objective(state), FlatParameters(model.parameters())
     goal()
     before = [b.clone() for b in model.buffers()]
     weights = vector.read()
@@ -237,7 +237,7 @@ def test_newton_reaches_the_minimum_of_a_quadratic_in_one_step(n: int, condition
             return matrix
 
     model = Spot(10 * random.normal(size=n))
-    optimizer = optimizer_for(model, Newton())
+    optimizer = make_optimizer(model, Newton())
     optimizer.step(Goal(model, optimizer))  # type: ignore[arg-type]
     assert np.abs(model.w.detach().numpy() - center).max() < 1e-9 * condition
 
@@ -357,22 +357,22 @@ def test_newton_leaves_a_saddle_only_downhill() -> None:
 def test_strong_wolfe_holds(function: Callable[[float], float], first: float) -> None:
     """The functions of More and Thuente 1994 among them; beyond the wall the loss is not a number."""
 
-    def at(t: float) -> Point:
+    def at(t: float) -> LinePoint:
         with np.errstate(invalid="ignore", divide="ignore"):
             value = float(function(np.float64(t)))
             slope = float((function(np.float64(t) + 1e-7) - function(np.float64(t) - 1e-7)) / 2e-7)
-        return Point(t, value, slope, torch.zeros(1))
+        return LinePoint(t, value, slope, torch.zeros(1))
 
     start = at(0.0)
-    found = strong_wolfe(at, start, first)
+    found = search_strong_wolfe(at, start, first)
     assert found.step > 0
     assert found.loss <= start.loss + 1e-4 * found.step * start.slope
     assert abs(found.slope) <= 0.9 * abs(start.slope)
 
 
 def test_a_search_uphill_stays() -> None:
-    start = Point(0.0, 0.0, -1.0, torch.zeros(1))  # a slope that promises what no step keeps
-    assert strong_wolfe(lambda t: Point(t, 1.0, 1.0, torch.zeros(1)), start, 1.0) is start
+    start = LinePoint(0.0, 0.0, -1.0, torch.zeros(1))  # a slope that promises what no step keeps
+    assert search_strong_wolfe(lambda t: LinePoint(t, 1.0, 1.0, torch.zeros(1)), start, 1.0) is start
 
 
 # ---- state, cost, refusals ---------------------------------------------------------------------------------------------------------
@@ -423,7 +423,7 @@ def test_memory_grows_with_the_square_of_n_or_with_n() -> None:
     for n in (50, 100, 200):
         for name, part in (("bfgs", Bfgs()), ("lbfgs", Lbfgs(history=5))):
             model = Spot(np.ones(n))
-            optimizer = optimizer_for(model, part)
+            optimizer = make_optimizer(model, part)
 
             def closure(model: Spot = model, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
                 optimizer.zero_grad()
@@ -448,14 +448,14 @@ def test_memory_grows_with_the_square_of_n_or_with_n() -> None:
 def test_bfgs_corrects_by_rank_two_and_keeps_the_secant() -> None:
     """The slide says rank 1: each step changes the inverse Hessian by a matrix of rank 2, which maps the change to the step."""
     model = Spot(np.linspace(-1, 1, 8))
-    optimizer = optimizer_for(model, Bfgs())
+    optimizer = make_optimizer(model, Bfgs())
     random = torch.Generator().manual_seed(0)
     memory: dict[str, Any] = {}
     for count in range(5):
         step = torch.randn(8, generator=random, dtype=torch.float64)
         change = step * torch.arange(1, 9)
         before = memory["inverse"].clone() if memory else None
-        optimizer.learn(memory, step, change)  # type: ignore[attr-defined]
+        optimizer.update_memory(memory, step, change)  # type: ignore[attr-defined]
         inverse = memory["inverse"]
         assert torch.allclose(inverse @ change, step, atol=1e-10)
         assert torch.allclose(inverse, inverse.T)
@@ -466,16 +466,16 @@ def test_bfgs_corrects_by_rank_two_and_keeps_the_secant() -> None:
 
 def test_bfgs_refuses_what_its_matrix_would_not_fit() -> None:
     with pytest.raises(UsageError, match=r"matrix of 28 x 28 numbers \(6\.3 kB\) for 28 parameters: expected at most 20; use lbfgs"):
-        optimizer_for(linear(), Bfgs(most=20))
+        make_optimizer(linear(), Bfgs(most=20))
 
 
 def test_sentences_of_wrong_use() -> None:
     for part in PARTS:
-        optimizer = optimizer_for(linear(), part)
+        optimizer = make_optimizer(linear(), part)
         with pytest.raises(UsageError, match=r"call step\(closure\), received no closure"):
             optimizer.step()
         with pytest.raises(UsageError, match="expected no rates by stage"):
-            optimizer_for(linear(), part, {"1": 0.1})
+            make_optimizer(linear(), part, {"1": 0.1})
         two = [{"params": [p]} for p in linear().parameters()]
         with pytest.raises(UsageError, match="expected one parameter group, received 2"):
             part(two)
@@ -563,15 +563,15 @@ def test_a_large_batch_is_read_piece_by_piece(photos: Path, tmp_path: Path, monk
     words = {**FULL, "pieces": "4", "size": "16"}
     assert train(photos, tmp_path / "whole", **words).code == 0
     reads: list[int] = []
-    rows = pixels.RawPixels.rows
+    rows = pixels.RawPixels.read
 
     def counted(self: pixels.RawPixels, wanted: Any) -> Tensor:
         reads.append(len(wanted))
         return rows(self, wanted)
 
-    monkeypatch.setattr(loader, "LARGE", 0)
-    monkeypatch.setattr(pixels.RawPixels, "rows", counted)
-    monkeypatch.setattr(pixels.RawPixels, "exact", rows)
+    monkeypatch.setattr(loader, "MAX_EAGER_BYTES", 0)
+    monkeypatch.setattr(pixels.RawPixels, "read", counted)
+    monkeypatch.setattr(pixels.RawPixels, "read_exact", rows)
     assert train(photos, tmp_path / "parts", **words).code == 0
     assert max(reads) == 16
     assert len(reads) > 6 * 3

@@ -8,24 +8,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from goodfit.augment.apply import Pipeline
 from goodfit.augment.flip import Flip
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import Chance
 from goodfit.core.reporter import SilentReporter
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.augmentation_preview import preview_augmentation
-from goodfit.terminal.sheet import CAPTION, GAP, LINE, Picture, sheet
+from goodfit.terminal.sheet import GAP, LINE_HEIGHT, MIN_CAPTION_WIDTH, Picture, render_sheet
 from tests.support.command import goodfit, refused
 
 
 def test_a_sheet_shows_each_picture_in_its_place() -> None:
     random = np.random.default_rng(0)
     rows = [[Picture(random.integers(0, 256, (10, 20, c), dtype=np.uint8), "x") for c in (1, 3, 4)] for _ in range(2)]
-    made = np.asarray(sheet(rows, ["a", "b", "c"]))
+    made = np.asarray(render_sheet(rows, ["a", "b", "c"]))
     times = 5  # the most whole pixels that 20 of go into 112
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            top, left = GAP + LINE + y * (10 * times + LINE + GAP), GAP + x * (CAPTION + GAP)
+            top, left = GAP + LINE_HEIGHT + y * (10 * times + LINE_HEIGHT + GAP), GAP + x * (MIN_CAPTION_WIDTH + GAP)
             found = made[top : top + 10 * times : times, left : left + 20 * times : times]
             pixels = picture.pixels.astype(float)
             alpha = pixels[:, :, 3:] / 255 if pixels.shape[2] == 4 else 1.0
@@ -73,7 +73,7 @@ def test_on_the_command_line(photos: Path, tmp_path: Path) -> None:
     said = goodfit("show", photos, "--size", "16", "--images", "3", "--draws", "2", "--out", out)
     assert said.code == 0 and "augment = " in said.err and "3 rows of 3 pictures" in said.err
     with Image.open(out) as image:
-        assert image.width == GAP + 3 * (CAPTION + GAP)
+        assert image.width == GAP + 3 * (MIN_CAPTION_WIDTH + GAP)
     refused(goodfit("show", photos, "--images", "0"), 2, "--images and --draws of 1 or more")
     refused(goodfit("show", photos, "--augment", "flop"), 2, 'Did you mean "flip"?')
     refused(goodfit("show", photos, "--augment", "none", "--each", "--out", out), 2, "Expected augmentation to show")

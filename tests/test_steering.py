@@ -19,7 +19,7 @@ from goodfit.core.run import Run
 from goodfit.losses.penalty import L2
 from goodfit.models.convnet import Convnet
 from goodfit.optim.first_order import Adam, Sgd
-from goodfit.optim.groups import optimizer_for
+from goodfit.optim.groups import make_optimizer
 from goodfit.recipe.parts import load_catalog
 from goodfit.schedules.compose import compose
 from goodfit.training.checkpoint import Checkpoints
@@ -120,7 +120,7 @@ def test_which_parameters_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("last(9)", "at most 3 stages"), ("since(stage8)", 'Did you mean "stage'), ("all | head", "nothing follows")]
+    ("text", "said"), [("last(9)", "at most 3 stages"), ("since(stage8)", 'Did you mean "stage'), ("all | head", "nothing can follow")]
 )
 def test_what_cannot_learn_is_said(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -140,7 +140,7 @@ def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.Monke
 def test_what_is_frozen_stays_bit_for_bit(optimizer: Any, penalties: tuple[Penalty, ...]) -> None:
     """No decay, no momentum from before, no batch statistics: frozen in the middle, with all of them at work before and after."""
     model = normed()
-    state = State.start(model, optimizer_for(model, optimizer))
+    state = State.start(model, make_optimizer(model, optimizer))
     kept: dict[int, dict[str, Tensor]] = {}
 
     def save(state: State) -> None:
@@ -201,7 +201,7 @@ def test_dropout_of_frozen_layers_stays_at_work() -> None:
 def test_rates_reach_each_stage(text: str, factors: dict[str, float]) -> None:
     model = Convnet(4)(3, 3, (16, 16))
     part: Any = KNOWN.make(text, "rates")
-    optimizer = optimizer_for(model, Sgd(0.2), part(model))
+    optimizer = make_optimizer(model, Sgd(0.2), part(model))
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[id(p)]: group["peak"] for group in optimizer.param_groups for p in group["params"]}
     assert found.keys() == set(names.values())
@@ -262,12 +262,13 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     made: dict[str, Any] = {kind: KNOWN.make(text, kind) for kind, text in parts.items()}
     model, scores = normed(), [0.1, 0.4, 0.3, 0.5, 0.4, 0.3, 0.6, 0.5, 0.4, 0.3]
     schedule = compose(made["schedule"])
-    average = bind_cycles(made["average"], schedule.ends())
-    optimizer = optimizer_for(model, Sgd(0.1), made["rates"](model))
+    average = bind_cycles(made["average"], schedule.cycle_ends())
+    optimizer = make_optimizer(model, Sgd(0.1), made["rates"](model))
     disable_fused_momentum(optimizer)
     state = State.start(model, optimizer, average)
     used = plan(
-        every="2 steps", schedule=schedule, average=average, parts={"plateau": made["plateau"]}, trainable=freezing_phases(made["trainable"], model),
+        every="2 steps", schedule=schedule, average=average, parts={"plateau": made["plateau"]},
+        trainable=freezing_phases(made["trainable"], model),
         evaluate=lambda model: {"score": scores[len(state.history)], "seen": checksum(model)},
     )  # fmt: skip
     return state, used

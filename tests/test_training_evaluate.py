@@ -13,7 +13,7 @@ from sklearn import metrics
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.interval import wilson
+from goodfit.core.interval import wilson_interval
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.softmax import Softmax
 from goodfit.training.evaluate import Outputs, balanced_interval, collect_outputs, compute_scores
@@ -72,13 +72,13 @@ def test_a_class_without_images_counts_for_nothing() -> None:
 )
 def test_wilson_known_values(right: int, n: int, low: float, high: float) -> None:
     """As printed in Newcombe 1998 and by statsmodels' proportion_confint(method="wilson")."""
-    assert wilson(right, n) == pytest.approx((low, high), abs=1e-4)
+    assert wilson_interval(right, n) == pytest.approx((low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (3, 7), (98, 100), (9850, 10_000), (7, 10_000)])
 def test_wilson_solves_its_equation(right: int, n: int) -> None:
     """Its ends are where the share lies exactly 1.96 standard errors away, and as SciPy has them."""
-    low, high = wilson(right, n)
+    low, high = wilson_interval(right, n)
     assert 0 <= low <= right / n <= high <= 1
     ends = stats.binomtest(right, n).proportion_ci(0.95, "wilson")
     assert (low, high) == pytest.approx((ends.low, ends.high), abs=1e-12)
@@ -99,7 +99,7 @@ def test_the_balanced_interval_covers_the_truth() -> None:
 
 def test_the_balanced_interval_of_one_class_is_near_wilsons() -> None:
     found = balanced_interval(np.array([160]), np.array([200]))
-    assert found == pytest.approx(wilson(160, 200), abs=0.01)
+    assert found == pytest.approx(wilson_interval(160, 200), abs=0.01)
     assert found == balanced_interval(np.array([160]), np.array([200])), "the same each time"
 
 

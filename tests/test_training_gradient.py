@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.augment.apply import Pipeline
 from goodfit.augment.crop import Crop
 from goodfit.augment.flip import Flip
 from goodfit.augment.mix import Mixup
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import MIXING_BLOCK, Chance
 from goodfit.core.contracts import Augment, Loss

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from goodfit.training.metric_log import MAX_ROWS_HELD, MetricLog
 from goodfit.training.rules.average import Ema, Polyak
 from goodfit.training.rules.stop import Patience
 from goodfit.training.state import State
+from tests.support.command import goodfit as command
 from tests.support.loop import listed, net, plan, run, sgd, told
 
 # ---- steps ------------------------------------------------------------------------------------------------------------------------
@@ -324,17 +323,24 @@ class Spoil(Augment):
 '''
 
 
-def goodfit_train(photos: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "goodfit", "train", str(photos), "--out", str(out), *WORDS, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_diverging_on_the_command_line(photos: Path, tmp_path: Path) -> None:
     """Exit code 4, one sentence, the state said, the last checkpoint finite, also when validation's loss is no number by then."""
-    done = goodfit_train(photos, tmp_path / "run", "--optimizer", "sgd(1e10, momentum=0.0)", "--augment", "flip", "--probes", "none")
-    assert done.returncode == 4, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("goodfit: Training diverged ")
+    done = command(
+        "train",
+        photos,
+        "--out",
+        tmp_path / "run",
+        *WORDS,
+        "--optimizer",
+        "sgd(1e10, momentum=0.0)",
+        "--augment",
+        "flip",
+        "--probes",
+        "none",
+    )
+    assert done.code == 4, done.err
+    assert "Traceback" not in done.err
+    assert done.err.splitlines()[-1].startswith("goodfit: Training diverged ")
     left = Run(tmp_path / "run")
     assert left.read("about.json")["state"] == "diverged"
     assert not (left.path / "model.safetensors").exists()
@@ -344,9 +350,21 @@ def test_diverging_on_the_command_line(photos: Path, tmp_path: Path) -> None:
 
 def test_a_spoiled_image_ends_the_run_at_its_step_and_the_checkpoint_before_is_good(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    done = goodfit_train(photos, tmp_path / "run", "--use", str(tmp_path / "mine.py"), "--augment", "spoil", "--optimizer", "sgd(0.01)")
-    assert done.returncode == 4, done.stderr
-    last = done.stderr.splitlines()[-1]
+    done = command(
+        "train",
+        photos,
+        "--out",
+        tmp_path / "run",
+        *WORDS,
+        "--use",
+        str(tmp_path / "mine.py"),
+        "--augment",
+        "spoil",
+        "--optimizer",
+        "sgd(0.01)",
+    )
+    assert done.code == 4, done.err
+    last = done.err.splitlines()[-1]
     left = Run(tmp_path / "run")
     saved = max(int(path.stem) for path in left.checkpoints.glob("*.json"))
     named = re.search(rf"Training diverged at step {saved}: the input is not finite\. Images: ([0-5, ]+)\. What is saved", last)

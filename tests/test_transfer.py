@@ -19,7 +19,7 @@ from torch import Tensor
 import goodfit as package
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
-from goodfit.models.weights.published import MEAN, PUBLISHED, STD, Published
+from goodfit.models.weights.published import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED, PublishedWeights
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
@@ -102,7 +102,7 @@ def test_the_account_of_a_transfer(source: Path, headed: Path) -> None:
     assert taken["name"] == str(source)
     assert taken["sha256"] == hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
     assert Recipe.from_toml(headed / "recipe.toml").source == f"{source}#sha256={taken['sha256']}"
-    assert taken["tensors"]["anew"] == dict.fromkeys(("head.weight", "head.bias"), "made anew for 3 classes")
+    assert taken["tensors"]["anew"] == dict.fromkeys(("head.weight", "head.bias"), "newly initialized for 3 classes")
     names = {name for name in tensors(source) if not name.endswith("num_batches_tracked")}
     assert set(taken["tensors"]["taken"]) == names - {"head.weight", "head.bias"}
     assert {"model", "size", "mean", "std", "rates"} <= {choice["field"] for choice in about["choices"]}
@@ -115,8 +115,8 @@ def test_it_is_said(source: Path, others: Path, tmp_path: Path) -> None:
         "model = convnet(4)  (the model that its weights are of",
         "size = 16  (the size that its weights were trained at",
         "rates = backbone(0.1)  (what is pretrained below the head moves at a tenth of the rate",
-        f"{source}: 25 of 27 tensors taken as they are",
-        "head.weight, head.bias made anew for 3 classes",
+        f"{source}: 25 of 27 tensors copied unchanged",
+        "head.weight, head.bias newly initialized for 3 classes",
     ):
         assert line in said, line
 
@@ -130,7 +130,7 @@ def test_scores_are_those_of_the_run_itself(headed: Path) -> None:
 
 def test_the_same_classes_keep_the_head(source: Path, photos: Path, tmp_path: Path) -> None:
     said = transfer(photos, tmp_path / "run", source, optimizer="sgd(1e-9)", trainable="head")
-    assert "27 of 27 tensors taken as they are, the head too, for its classes are the same" in said.err
+    assert "27 of 27 tensors copied unchanged, the head too, because its classes are the same" in said.err
     assert Run(tmp_path / "run").read("scores.json")["validation"]["accuracy"] == Run(source).read("scores.json")["validation"]["accuracy"]
 
 
@@ -281,7 +281,7 @@ def test_a_file_of_tensors_needs_a_model(source: Path, others: Path, tmp_path: P
     torch.save(tensors(source), tmp_path / "a.pth")
     refused(transfer(others, tmp_path / "run", tmp_path / "a.pth"), 2, "Expected the --model that the weights in")
     said = transfer(others, tmp_path / "run", tmp_path / "a.pth", model="convnet(4)", size="16", trainable="head")
-    assert said.code == 0 and "25 of 27 tensors taken as they are" in said.err, said
+    assert said.code == 0 and "25 of 27 tensors copied unchanged" in said.err, said
     assert Recipe.from_toml(tmp_path / "run" / "recipe.toml").mean == "data", "a file does not say what its net saw"
     assert torch.equal(tensors(tmp_path / "run")["stem.conv.weight"], tensors(source)["stem.conv.weight"])
     said = transfer(others, tmp_path / "other", source / "model.safetensors", "--dry")
@@ -294,7 +294,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> str:
     file = io.BytesIO()
     torch.save({name: x for name, x in tensors(source).items() if "num_batches" not in name}, file)
     name = f"tiny-{hashlib.sha256(file.getvalue()).hexdigest()[:8]}.pth"
-    monkeypatch.setitem(PUBLISHED, "tiny:V1", Published(name, "convnet(4)", 50.0, 90.0, 16, 18))
+    monkeypatch.setitem(PUBLISHED, "tiny:V1", PublishedWeights(name, "convnet(4)", 50.0, 90.0, 16, 18))
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache" / "downloads" / "weights").mkdir(parents=True)
     (tmp_path / "cache" / "downloads" / "weights" / name).write_bytes(file.getvalue())
@@ -304,11 +304,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> str:
 def test_published_weights(tiny: str, source: Path, others: Path, tmp_path: Path) -> None:
     said = transfer(others, tmp_path / "run", tiny, trainable="head")
     assert said.code == 0, said
-    assert "tiny:V1: 25 of 27 tensors taken as they are" in said.err and "top-1 50.0 %, top-5 90.0 % on ImageNet" in said.err
+    assert "tiny:V1: 25 of 27 tensors copied unchanged" in said.err and "top-1 50.0 %, top-5 90.0 % on ImageNet" in said.err
     preprocess = package.load(tmp_path / "run").members[0].preprocess
-    assert (preprocess.size, preprocess.mean, preprocess.std) == ((16, 16), MEAN, STD)
+    assert (preprocess.size, preprocess.mean, preprocess.std) == ((16, 16), IMAGENET_MEAN, IMAGENET_STD)
     recipe = Recipe.from_toml(tmp_path / "run" / "recipe.toml")
-    assert recipe.source.startswith("tiny:V1#sha256=") and recipe.mean == MEAN
+    assert recipe.source.startswith("tiny:V1#sha256=") and recipe.mean == IMAGENET_MEAN
     assert Run(tmp_path / "run").read("about.json")["asked"]["source"] == tiny
     for name, x in tensors(source).items():
         assert name.startswith("head.") or "num_batches" in name or torch.equal(x, tensors(tmp_path / "run")[name])
@@ -330,10 +330,10 @@ def test_resnet18_is_224_pixels_of_imagenets_colors(
     recipe = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN})
     prepared = prepare(recipe.but(data=str(others), source=str(tmp_path / name)))
     preprocess, training = prepared.data.preprocess, prepared.training
-    assert (prepared.recipe.size, preprocess.mean, preprocess.std) == (224, MEAN, STD)
+    assert (prepared.recipe.size, preprocess.mean, preprocess.std) == (224, IMAGENET_MEAN, IMAGENET_STD)
     assert (
-        training.notes[0].endswith(": 100 of 102 tensors taken as they are")
-        and training.notes[1].strip() == "fc.weight, fc.bias made anew for 3 classes"
+        training.notes[0].endswith(": 100 of 102 tensors copied unchanged")
+        and training.notes[1].strip() == "fc.weight, fc.bias newly initialized for 3 classes"
     )
     state = training.state.model.state_dict()
     assert all(bool((state[name] == 0.5).all()) for name in shapes if not name.startswith("fc."))

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import goodfit as package
-from goodfit.augment.views import View
+from goodfit.augment.views import ImageView
 from goodfit.core.run import Run
 from goodfit.data.decode import BrokenImage
+from goodfit.data.multiscale import decode_scaled as at_scale
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scaled import picture as at_scale
 from goodfit.losses.binary import Binary
 from goodfit.losses.softmax import Softmax
 from goodfit.predict.predictor import load_classifier
@@ -41,9 +41,9 @@ SPECS = [
 ]
 
 
-def views(text: str, size: tuple[int, int] = (16, 16), box: tuple[int, int] = (18, 18)) -> tuple[View, ...]:
+def views(text: str, size: tuple[int, int] = (16, 16), box: tuple[int, int] = (18, 18)) -> tuple[ImageView, ...]:
     part: Any = KNOWN.make(text, "views")
-    found: tuple[View, ...] = part(size, box)
+    found: tuple[ImageView, ...] = part(size, box)
     return found
 
 
@@ -96,7 +96,7 @@ def test_resnets_test_has_fifty_views_and_two_of_the_ten_at_the_models_own_size(
 
 
 def test_the_order_begins_with_the_center() -> None:
-    assert views("ten_crop")[:2] == views("flip_pair") == (*views("center"), View(mirrored=True))
+    assert views("ten_crop")[:2] == views("flip_pair") == (*views("center"), ImageView(mirrored=True))
     assert views("five_crop") == views("ten_crop")[::2]
     assert views("five_crop((20, 24))") == (*views("five_crop(scales=(20,))"), *views("five_crop((24,))"))
     places = [view.window((30, 31), (16, 16))[:2] for view in views("five_crop")]

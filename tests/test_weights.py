@@ -18,11 +18,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from goodfit.core.errors import DataError, UsageError
+from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.fetch import fetch
+from goodfit.core.parts import spell
+from goodfit.core.run import Run
+from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights import published as hub
-from goodfit.models.weights.files import Weights, are_imagenet, from_file, from_published, tensors_in
-from goodfit.models.weights.published import HALF, MEAN, PUBLISHED, STD, Published, published
+from goodfit.models.weights.files import Weights, are_imagenet_classes, from_file, from_published, from_run, read_tensors
+from goodfit.models.weights.published import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    INCEPTION_MEAN_AND_STD,
+    PUBLISHED,
+    PublishedWeights,
+    resolve_published,
+)
+from goodfit.models.weights.saved import SavedModel, save_model
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.transfer.pretrained import _load_weights
 
@@ -43,12 +54,17 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def test_names() -> None:
-    assert published("resnet18:imagenet") == published("resnet18") == published("resnet18:imagenet1k_v1") == "resnet18:IMAGENET1K_V1"
-    assert published("resnet50:imagenet") == "resnet50:IMAGENET1K_V2"
-    assert published("resnet50:IMAGENET1K_V1") == "resnet50:IMAGENET1K_V1"
-    assert published("runs/pets") == published("photos:x") == ""
+    assert (
+        resolve_published("resnet18:imagenet")
+        == resolve_published("resnet18")
+        == resolve_published("resnet18:imagenet1k_v1")
+        == "resnet18:IMAGENET1K_V1"
+    )
+    assert resolve_published("resnet50:imagenet") == "resnet50:IMAGENET1K_V2"
+    assert resolve_published("resnet50:IMAGENET1K_V1") == "resnet50:IMAGENET1K_V1"
+    assert resolve_published("runs/pets") == resolve_published("photos:x") == ""
     with pytest.raises(UsageError, match=r'weights of resnet18 "IMAGENET1K_V2".*There is: imagenet, IMAGENET1K_V1'):
-        published("resnet18:IMAGENET1K_V2")
+        resolve_published("resnet18:IMAGENET1K_V2")
 
 
 def test_each_file_says_its_hash_and_is_named_once() -> None:
@@ -75,18 +91,24 @@ def test_the_model_of_published_weights_takes_torchvisions_tensors(name: str) ->
 
 def test_inception_nets_see_what_torchvision_makes_of_the_input() -> None:
     x = np.random.default_rng(0).random((5, 3))
-    theirs = (x - MEAN) / STD * (np.array(STD) / 0.5) + (np.array(MEAN) - 0.5) / 0.5  # transform_input of googlenet and inception_v3
+    theirs = (x - IMAGENET_MEAN) / IMAGENET_STD * (np.array(IMAGENET_STD) / 0.5) + (
+        np.array(IMAGENET_MEAN) - 0.5
+    ) / 0.5  # transform_input of googlenet and inception_v3
     for name in ("googlenet:IMAGENET1K_V1", "inception_v3:IMAGENET1K_V1"):
         assert np.allclose((x - PUBLISHED[name].mean) / PUBLISHED[name].std, theirs, atol=1e-12)
-    assert PUBLISHED["resnet18:IMAGENET1K_V1"].mean != HALF
+    assert PUBLISHED["resnet18:IMAGENET1K_V1"].mean != INCEPTION_MEAN_AND_STD
 
 
 def test_imagenets_classes_are_known_by_their_ids() -> None:
     ids = ["n01440764", *(f"n02{i:06d}" for i in range(998)), "n15075141"]
-    assert are_imagenet(ids) and Weights("", "", {}, imagenet=True).tell_apart(ids)
-    assert not are_imagenet(ids[:-1]) and not are_imagenet(list(reversed(ids))) and not are_imagenet([*ids[:500], "cat", *ids[501:]])
-    assert not Weights("", "", {}).tell_apart(ids)
-    assert Weights("", "", {}, classes=("a", "b")).tell_apart(["a", "b"]) and not Weights("", "", {}, classes=("a", "b")).tell_apart(
+    assert are_imagenet_classes(ids) and Weights("", "", {}, imagenet=True).has_classes(ids)
+    assert (
+        not are_imagenet_classes(ids[:-1])
+        and not are_imagenet_classes(list(reversed(ids)))
+        and not are_imagenet_classes([*ids[:500], "cat", *ids[501:]])
+    )
+    assert not Weights("", "", {}).has_classes(ids)
+    assert Weights("", "", {}, classes=("a", "b")).has_classes(["a", "b"]) and not Weights("", "", {}, classes=("a", "b")).has_classes(
         ["b", "a"]
     )
 
@@ -135,8 +157,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     there = Server(("127.0.0.1", 0), Reply)
     there.content, there.asked = file.getvalue(), []
     checksum = hashlib.sha256(there.content).hexdigest()
-    monkeypatch.setitem(PUBLISHED, "tiny:V1", Published(f"tiny-{checksum[:8]}.pth", "linear", 50.0, 90.0, 16, 18))
-    monkeypatch.setattr(hub, "ADDRESS", f"http://127.0.0.1:{there.server_port}/")
+    monkeypatch.setitem(PUBLISHED, "tiny:V1", PublishedWeights(f"tiny-{checksum[:8]}.pth", "linear", 50.0, 90.0, 16, 18))
+    monkeypatch.setattr(hub, "BASE_URL", f"http://127.0.0.1:{there.server_port}/")
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     thread = threading.Thread(target=there.serve_forever, kwargs={"poll_interval": 0.01})
@@ -157,14 +179,20 @@ def test_published_weights_are_fetched_once(server: Server) -> None:
         weights = _load_weights("tiny:imagenet", said.append)
         assert equal(weights.tensors, some_tensors())
     assert server.asked == [""] and said == [f"Fetching {PUBLISHED['tiny:V1'].url}"]
-    assert (weights.name, weights.model, weights.size, weights.mean, weights.std) == ("tiny:V1", "linear", (16, 16), MEAN, STD)
-    assert weights.sha256 == hashlib.sha256(server.content).hexdigest() and "50.0 %" in weights.said
+    assert (weights.name, weights.model, weights.size, weights.mean, weights.std) == (
+        "tiny:V1",
+        "linear",
+        (16, 16),
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+    )
+    assert weights.sha256 == hashlib.sha256(server.content).hexdigest() and "50.0 %" in weights.accuracy
     assert not place().with_name(f"{place().name}.part").exists()
 
 
 def test_a_download_that_broke_off_goes_on(server: Server) -> None:
     server.breaks = 20_000
-    with pytest.raises(DataError, match=r"connection closed with [\d,]+ bytes to come; 20,000 bytes have arrived and are kept") as error:
+    with pytest.raises(DataError, match=r"connection closed with [\d,]+ bytes missing; 20,000 bytes have arrived and are kept") as error:
         from_published("tiny:V1", print)
     assert str(place()) in str(error.value) and not place().exists()
     server.breaks = 0
@@ -199,7 +227,7 @@ def test_a_wrong_hash_is_refused(server: Server) -> None:
 
 
 def test_offline_says_where_to_put_the_file(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "ADDRESS", "http://127.0.0.1:9/")  # nobody listens there
+    monkeypatch.setattr(hub, "BASE_URL", "http://127.0.0.1:9/")  # nobody listens there
     with pytest.raises(DataError, match=r"cannot be fetched .*refused.*put that file at") as error:
         from_published("tiny:V1", print)
     assert str(place()) in str(error.value) and "\n" not in str(error.value)
@@ -219,7 +247,7 @@ def test_a_file_of_a_published_name_is_that_file(server: Server, tmp_path: Path)
     weights = from_file(path)
     assert (weights.name, weights.model, server.asked) == (str(path), "linear", [])
     path.write_bytes(server.content + b"x")
-    with pytest.raises(DataError, match="is not the file of that name"):
+    with pytest.raises(DataError, match="is not the published file of that name"):
         from_file(path)
 
 
@@ -243,7 +271,7 @@ def test_files_of_tensors(name: str, tmp_path: Path) -> None:
 def test_what_training_scripts_put_around_them(old: bool, tmp_path: Path) -> None:
     inner = {f"module.{name}": x for name, x in some_tensors().items()}
     torch.save({"epoch": 3, "state_dict": inner, "optimizer": {"lr": 0.1}}, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    assert equal(tensors_in(tmp_path / "a.pth"), some_tensors())
+    assert equal(read_tensors(tmp_path / "a.pth"), some_tensors())
 
 
 class Evil:
@@ -267,16 +295,16 @@ def test_nothing_but_tensors_is_unpickled(old: bool, tmp_path: Path, capfd: pyte
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.pth", b"", "does not read as weights"),
+        ("a.pth", b"", "cannot be read as weights"),
         ("a.pth", b"not weights at all", "so it is not opened"),
-        ("a.pth", b"PK\x03\x04 torn", "does not read as weights"),
-        ("a.safetensors", b"", "does not read as weights"),
-        ("a.safetensors", b"x" * 100, "does not read as weights"),
+        ("a.pth", b"PK\x03\x04 torn", "cannot be read as weights"),
+        ("a.safetensors", b"", "cannot be read as weights"),
+        ("a.safetensors", b"x" * 100, "cannot be read as weights"),
         ("a.onnx", b"x", r"ends in \.safetensors, \.pth, \.pt, received"),
-        ("a.pth", {}, "Expected tensors by name in .* found none"),
-        ("a.pth", [1, 2], "found a list"),
-        ("a.pth", {"weight": 3.0}, "found a float at 'weight'"),
-        ("a.pth", {1: torch.zeros(2)}, "found a Tensor at 1"),
+        ("a.pth", {}, "Expected tensors by name in .* received none"),
+        ("a.pth", [1, 2], "received a list"),
+        ("a.pth", {"weight": 3.0}, "received a float at 'weight'"),
+        ("a.pth", {1: torch.zeros(2)}, "received a Tensor at 1"),
     ],
 )
 def test_other_files(name: str, content: Any, said: str, tmp_path: Path) -> None:
@@ -296,7 +324,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
         else:
             save_file(some_tensors(), path)
         path.write_bytes(path.read_bytes()[:-500])
-        with pytest.raises(DataError, match="does not read as weights"):
+        with pytest.raises(DataError, match="cannot be read as weights"):
             from_file(path)
 
 
@@ -307,3 +335,53 @@ def test_no_such_weights(tmp_path: Path) -> None:
         _load_weights("resnet81:imagenet", print)
     with pytest.raises(UsageError, match="Expected a run folder at"):
         _load_weights(str(tmp_path), print)
+
+
+# ---- the kept model of a run -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved_run(tmp_path: Path) -> Run:
+    run = Run(tmp_path / "run")
+    (run.path / "use").mkdir(parents=True)
+    (run.path / "use" / "parts.py").write_text("")
+    parts = {seat: KNOWN.make(text, seat) for seat, text in (("model", "linear"), ("loss", "softmax"), ("views", "center"))}
+    preprocess = Preprocess((4, 5), (6, 7), 3, "pad", 65535, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    save_model(run, nn.Linear(60, 2), parts, ["cat", "dog"], preprocess)
+    return run
+
+
+def test_a_saved_model_reads_as_it_was_written(saved_run: Run) -> None:
+    saved = SavedModel.read(saved_run)
+    assert (saved.classes, saved.model, saved.temperature) == (("cat", "dog"), spell(KNOWN.make("linear", "model"), full=True), 1.0)
+    assert saved.preprocess == Preprocess((4, 5), (6, 7), 3, "pad", 65535, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert saved.use_files == (saved_run.path / "use" / "parts.py",)
+    assert saved.tensors["weight"].shape == (2, 60)
+    assert saved.sha256 == hashlib.sha256((saved_run.path / "model.safetensors").read_bytes()).hexdigest()
+    saved_run.update("config.json", {"temperature": 1.5})
+    assert SavedModel.read(saved_run).temperature == 1.5
+    saved_run.write("scores.json", {"validation": {"accuracy": 0.875}})
+    weights = from_run(saved_run)
+    assert (weights.classes, weights.size, weights.mean) == (("cat", "dog"), (4, 5), (0.1, 0.2, 0.3))
+    assert weights.accuracy == "87.5 % on its own validation images"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.safetensors", "zz"), ("model.safetensors", None), ("config.json", "{"), ("config.json", "[1]")]
+)
+def test_a_damaged_saved_model(saved_run: Run, name: str, content: str | None) -> None:
+    if content is None:
+        (saved_run.path / name).unlink()
+    else:
+        (saved_run.path / name).write_text(content)
+    with pytest.raises(GoodfitError, match=f'The model in "{saved_run.path}" does not read'):
+        SavedModel.read(saved_run)
+
+
+def test_a_run_without_a_saved_model(saved_run: Run) -> None:
+    (saved_run.path / "config.json").unlink()
+    with pytest.raises(UsageError, match="has no model yet: train it to its end"):
+        SavedModel.read(saved_run)
+    saved_run.write("ensemble.json", {"members": []})
+    with pytest.raises(UsageError, match="Expected one model, received the ensemble"):
+        SavedModel.read(saved_run)

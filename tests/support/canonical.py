@@ -1,15 +1,23 @@
-"""Ten canonical recipes, each a training of a second or two; `python -m tests.support.canonical` prints the digest of their weights."""
+"""Ten canonical recipes, each a training of a second or two; `python -m tests.support.canonical` prints the digest of their weights.
+
+Digests are equal for two checkouts on one machine. The fingerprints in tests/data/canonical.json, which
+`--write` writes, are equal to rounding on any machine; write them anew only with a change that is meant to change what is trained.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 from pathlib import Path
+
+from safetensors.torch import load_file
 
 import goodfit
 from tests.support.photos import make_photos
 
+FINGERPRINTS = Path(__file__).parents[1] / "data" / "canonical.json"
 SHARED: dict[str, object] = {
     "seed": 3, "workers": 1, "threads": 1, "device": "cpu", "precision": "fp32", "layout": "contiguous", "pieces": 1,
     "batch_size": 16, "budget": "2 epochs", "evaluate_every": "1 epoch", "augment": "none", "schedule": "cosine",
@@ -81,12 +89,22 @@ def train(name: str, photos: Path, folder: Path) -> Path:
     return goodfit.train(recipe=goodfit.Recipe.from_toml(file), out=folder / name, quiet=True).path
 
 
+def fingerprint(run: Path) -> dict[str, float]:
+    """The norm of each of the kept weights, in float64."""
+    return {name: float(x.double().norm()) for name, x in sorted(load_file(run / "model.safetensors").items())}
+
+
 def main() -> None:
-    """Print a digest for each recipe, to compare two checkouts on one machine."""
+    """Print a digest for each recipe, or write the fingerprints."""
+    fingerprints = {}
     with tempfile.TemporaryDirectory() as folder:
         photos = make_photos(Path(folder) / "photos")
         for name in RECIPES:
-            print(f"{digest(train(name, photos, Path(folder) / 'runs'))}  {name}", flush=True)
+            run = train(name, photos, Path(folder) / "runs")
+            fingerprints[name] = fingerprint(run)
+            print(f"{digest(run)}  {name}", flush=True)
+    if "--write" in sys.argv:
+        FINGERPRINTS.write_text(json.dumps(fingerprints, indent=1) + "\n")
 
 
 if __name__ == "__main__":

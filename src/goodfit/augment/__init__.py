@@ -1,1 +1,1 @@
-"""What is done to training images: geometry, color, erasing and mixing."""
+"""Augmentation of training images: geometry, color, erasing and mixing; and the views of images at test time."""

@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goodfit.augment.chosen import Chosen, on_color
-from goodfit.augment.chunks import chunks
-from goodfit.augment.gather import bordered
-from goodfit.augment.ranges import Ranged, drawn
-from goodfit.augment.taps import weighted
+from goodfit.augment.gather import apply_border, iterate_chunks
+from goodfit.augment.resize import sum_weighted_rows
+from goodfit.augment.traits import RandomApply, RangedAugment, draw_from_range, keep_alpha
 from goodfit.core.chance import Chance
 from goodfit.core.settings import NonNegative, Range, Share
 
-REACH = 3  # standard deviations that the Gaussian is cut at
+GAUSSIAN_CUTOFF = 3  # standard deviations at which the Gaussian is cut off
 
 Sigma = Annotated[float, Range(0, 100)]
 
@@ -26,72 +24,72 @@ Sigma = Annotated[float, Range(0, 100)]
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Images under a Gaussian of standard deviation `sigma` [B] pixels, cut at 3 sigma (rounded up), with the border "reflect"."""
+    """Blur images by a Gaussian of standard deviation `sigma` [B] pixels, cut off at GAUSSIAN_CUTOFF (rounded up), border "reflect"."""
     pixels = images[:, :3].permute(0, 2, 3, 1)
     height, width, channels = pixels.shape[1:]
     scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    weights = _gaussian(sigma)
+    weights = _gaussian_kernels(sigma)
     reach = weights.shape[1] // 2
     y, x = (
-        bordered(torch.arange(length)[:, None] + torch.arange(-reach, reach + 1), length, "reflect")[None] for length in (height, width)
+        apply_border(torch.arange(length)[:, None] + torch.arange(-reach, reach + 1), length, "reflect")[None] for length in (height, width)
     )
     out = torch.empty(pixels.shape, device=images.device)
-    for part in chunks(pixels):
+    for chunk in iterate_chunks(pixels):
         down, across = (
-            (weights[part] * factor).float()[:, None].expand(-1, length, -1) for length, factor in ((height, 1.0), (width, scale))
+            (weights[chunk] * factor).float()[:, None].expand(-1, length, -1) for length, factor in ((height, 1.0), (width, scale))
         )
-        rows = weighted(pixels[part].float(), y, down).view(-1, height, width, channels)
-        columns = weighted(rows.transpose(1, 2), x, across).view(-1, width, height, channels)
-        torch.clamp(columns.transpose(1, 2), 0, 1, out=out[part])
-    return on_color(images, out.permute(0, 3, 1, 2))
+        rows = sum_weighted_rows(pixels[chunk].float(), y, down).view(-1, height, width, channels)
+        columns = sum_weighted_rows(rows.transpose(1, 2), x, across).view(-1, width, height, channels)
+        torch.clamp(columns.transpose(1, 2), 0, 1, out=out[chunk])
+    return keep_alpha(images, out.permute(0, 3, 1, 2))
 
 
-def _gaussian(sigma: Tensor) -> Tensor:
-    """Weights [B, 2R + 1] float64 that sum to 1; R is the largest reach in the batch, and what is beyond an image's own weighs nothing."""
-    own = np.maximum(sigma.double().cpu().numpy(), 1e-6)[:, None]
-    reach = np.where(own > 1e-6, np.ceil(REACH * own), 0)
-    away = np.arange(reach.max(initial=0) + 1)
-    side = np.where(away <= reach, np.exp(-0.5 * (away / own) ** 2), 0.0)  # NumPy's rounds alike in arrays of any length
-    total = 2 * side.cumsum(axis=1)[:, -1:] - 1  # one after the other: zeros that only a larger batch has must not change the rounding
+def _gaussian_kernels(sigma: Tensor) -> Tensor:
+    """Build kernels [B, 2R + 1] float64 that sum to 1; R is the batch's largest reach; weights beyond an image's own reach are 0."""
+    std = np.maximum(sigma.double().cpu().numpy(), 1e-6)[:, None]
+    reach = np.where(std > 1e-6, np.ceil(GAUSSIAN_CUTOFF * std), 0)
+    distance = np.arange(reach.max(initial=0) + 1)
+    side = np.where(distance <= reach, np.exp(-0.5 * (distance / std) ** 2), 0.0)  # NumPy's exp rounds alike in arrays of any length
+    total = 2 * side.cumsum(axis=1)[:, -1:] - 1  # summed in order: zeros that only a larger batch has must not change the rounding
     return torch.from_numpy(np.concatenate([side[:, :0:-1], side], axis=1) / total)
 
 
-def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Images moved by `factor` [B] from their smoothed selves: 0 is smooth, 1 the image, more is sharper.
+def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """Smooth or sharpen images by `factor` [B]: 0 gives the smoothed image, 1 the image itself, above 1 is sharper.
 
-    Smoothed by (1 1 1, 1 5 1, 1 1 1) / 13, the outermost pixels stay, as Pillow does; clamped.
+    The image is smoothed by (1 1 1, 1 5 1, 1 1 1) / 13 except for its outermost pixels, as in Pillow; results are clamped.
     """
     pixels = images[:, :3].permute(0, 2, 3, 1)
     n, height, width, channels = pixels.shape
     scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
     box = ((1 - factor.double()) / 13 * scale).float().to(images.device)[:, None, None]
-    own = ((factor.double() * 9 + 4) / 13 * scale).float().to(images.device)[:, None, None]
+    center = ((factor.double() * 9 + 4) / 13 * scale).float().to(images.device)[:, None, None]
     out = torch.empty((n, height, width * channels), device=images.device)
-    for part in chunks(pixels):
-        lines = pixels[part].float().reshape(-1, height, width * channels)
+    for chunk in iterate_chunks(pixels):
+        lines = pixels[chunk].float().reshape(-1, height, width * channels)
         middle = slice(channels, -channels)
-        three = lines[:, :-2] + lines[:, 1:-1]
-        three += lines[:, 2:]
-        around = three[..., : -2 * channels] + three[..., middle]
-        around += three[..., 2 * channels :]
-        torch.mul(lines, scale, out=out[part])
-        out[part, 1:-1, middle] = (lines[:, 1:-1, middle] * own[part]).addcmul_(around, box[part])
-        out[part].clamp_(0, 1)
-    return on_color(images, out.view(n, height, width, channels).permute(0, 3, 1, 2))
+        column_sum = lines[:, :-2] + lines[:, 1:-1]
+        column_sum += lines[:, 2:]
+        box_sum = column_sum[..., : -2 * channels] + column_sum[..., middle]
+        box_sum += column_sum[..., 2 * channels :]
+        torch.mul(lines, scale, out=out[chunk])
+        out[chunk, 1:-1, middle] = (lines[:, 1:-1, middle] * center[chunk]).addcmul_(box_sum, box[chunk])
+        out[chunk].clamp_(0, 1)
+    return keep_alpha(images, out.view(n, height, width, channels).permute(0, 3, 1, 2))
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Blur(Ranged, Chosen):
-    """Blurs a share `p` of the images by a Gaussian whose standard deviation, in pixels, is drawn evenly from `sigma`.
+class Blur(RangedAugment, RandomApply):
+    """Blurs a share `p` of the images by a Gaussian whose standard deviation, in pixels, is drawn uniformly from `sigma`.
 
     blur(2) is blur((0, 2)).
 
     Helps: photos out of focus or of mixed resolution; contrastive learning.
     Hurts: small images, and whenever fine texture is the answer.
-    Cost: two passes, longer the larger sigma is; among the dearer ops.
+    Cost: two passes that take longer for a larger sigma; one of the more expensive ops.
     Source: Chen et al. 2020, A simple framework for contrastive learning (p 0.5, sigma 0.1 to 2 for 224 pixels).
     """
 
@@ -99,12 +97,12 @@ class Blur(Ranged, Chosen):
     p: Share = 0.5
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:
-        return blur(images, drawn(chance.at("sigma"), self.sigma))
+        return blur(images, draw_from_range(chance.at("sigma"), self.sigma))
 
 
 @dataclasses.dataclass(frozen=True)
-class Sharpness(Ranged, Chosen):
-    """Smooths (below 1) or sharpens (above 1) a share `p` of the images by a factor drawn evenly from its range; 1 changes nothing.
+class Sharpness(RangedAugment, RandomApply):
+    """Smooths (below 1) or sharpens (above 1) a share `p` of the images by a factor drawn uniformly from its range; 1 changes nothing.
 
     sharpness(0.5) is sharpness((0.5, 1.5)).
 
@@ -119,4 +117,4 @@ class Sharpness(Ranged, Chosen):
     p: Share = 0.5
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:
-        return sharpness(images, drawn(chance.at("factor"), self.factor))
+        return adjust_sharpness(images, draw_from_range(chance.at("factor"), self.factor))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from goodfit.augment.traits import MeanFilled
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Augment
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Positive, Share
 
@@ -20,10 +20,10 @@ Box = tuple[Tensor, Tensor, Tensor, Tensor]  # top, bottom, left, right, each [B
 
 
 @dataclasses.dataclass(frozen=True)
-class Erase(Augment):
+class Erase(MeanFilled):
     """Hides a rectangle in a share `p` of the images, under the data's mean color, black, or noise.
 
-    `area` is the range of its share of the image, `ratio` of its height over width (evenly in the logarithm); it lies wholly inside.
+    `area` is the range of its share of the image, `ratio` of its height over width (drawn log-uniformly); it lies wholly inside.
 
     Helps: objects that may be partly hidden; models that lean on one detail.
     Hurts: small or centered objects that vanish whole; together with strong mixing.
@@ -35,36 +35,31 @@ class Erase(Augment):
     area: tuple[Positive, Positive] = (0.02, 0.2)
     ratio: tuple[Positive, Positive] = (0.3, 10 / 3)
     fill: Fill = "mean"
-    _mean: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.area[0] <= self.area[1] <= 1 and self.ratio[0] <= self.ratio[1]):
             raise UsageError(f"erase: expected area and ratio to be (low, high), area up to 1, received {self.area} and {self.ratio}.")
 
-    def bind(self, facts: Any) -> Self:
-        """With the training images' mean color for `fill="mean"`."""
-        return dataclasses.replace(self, _mean=tuple(facts.mean))
-
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         height, width = batch.images.shape[2:]
         chosen = chance.at("p").chosen(self.p)
         share = chance.at("area").double().numpy() * (self.area[1] - self.area[0]) + self.area[0]
         ratio = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** chance.at("ratio").double().numpy()
-        tall = torch.from_numpy(np.sqrt(share * ratio * height * width).round().clip(1, height))
-        wide = torch.from_numpy(np.sqrt(share / ratio * height * width).round().clip(1, width))
-        top = (chance.at("y").double() * (height - tall + 1)).floor()
-        left = (chance.at("x").double() * (width - wide + 1)).floor()
-        cover = covering(batch.images, self.fill, self._mean, chance.at("noise"), chosen)
-        return batch.but(images=paste(batch.images, cover, (top, top + tall * chosen, left, left + wide)))
+        box_height = torch.from_numpy(np.sqrt(share * ratio * height * width).round().clip(1, height))
+        box_width = torch.from_numpy(np.sqrt(share / ratio * height * width).round().clip(1, width))
+        top = (chance.at("y").double() * (height - box_height + 1)).floor()
+        left = (chance.at("x").double() * (width - box_width + 1)).floor()
+        cover = make_cover(batch.images, self.fill, self._mean, chance.at("noise"), chosen)
+        return batch.but(images=paste_boxes(batch.images, cover, (top, top + box_height * chosen, left, left + box_width)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Cutout(Augment):
+class Cutout(MeanFilled):
     """Hides a square in a share `p` of the images, under the data's mean color, black, or noise.
 
-    `side` is its length as a share of the image's shorter side, rounded to whole pixels; it is centered on any pixel, and what reaches
-    beyond the border is cut off, so that an image may lose less than a whole square.
+    `side` is its length as a share of the image's shorter side, rounded to whole pixels. It may be centered on any pixel, and what reaches
+    beyond the border is cut off, so an image may lose less than a whole square.
 
     Helps: overfitting on small images, over many epochs; models that lean on one detail.
     Hurts: objects that vanish whole: the more classes differ in details, the shorter the side should be.
@@ -75,34 +70,29 @@ class Cutout(Augment):
     side: Share = 0.5
     p: Share = 1.0
     fill: Fill = "mean"
-    _mean: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False)
-
-    def bind(self, facts: Any) -> Self:
-        """With the training images' mean color for `fill="mean"`."""
-        return dataclasses.replace(self, _mean=tuple(facts.mean))
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         height, width = batch.images.shape[2:]
         chosen = chance.at("p").chosen(self.p)
         side = chosen * float(round(self.side * min(height, width)))
-        cover = covering(batch.images, self.fill, self._mean, chance.at("noise"), chosen)
-        return batch.but(images=paste(batch.images, cover, centered(chance, (height, width), side, side)))
+        cover = make_cover(batch.images, self.fill, self._mean, chance.at("noise"), chosen)
+        return batch.but(images=paste_boxes(batch.images, cover, draw_centered_boxes(chance, (height, width), side, side)))
 
 
 # ---- rectangles ----------------------------------------------------------------------------------------------------------------
 
 
-def centered(chance: Chance, size: tuple[int, int], tall: Tensor, wide: Tensor) -> Box:
-    """Rectangles of whole heights and widths [B], each centered on any pixel of the image (height, width) and cut at its border."""
+def draw_centered_boxes(chance: Chance, size: tuple[int, int], heights: Tensor, widths: Tensor) -> Box:
+    """Draw rectangles of whole `heights` and `widths` [B], each centered on any pixel of an image of `size` and cut at its border."""
     edges = []
-    for axis, length, own in (("y", size[0], tall), ("x", size[1], wide)):
-        start = (chance.at(axis).double() * length).floor() - (own / 2).floor()
-        edges += [start.clamp(min=0), (start + own).clamp(max=length)]
+    for axis, length, side in (("y", size[0], heights), ("x", size[1], widths)):
+        start = (chance.at(axis).double() * length).floor() - (side / 2).floor()
+        edges += [start.clamp(min=0), (start + side).clamp(max=length)]
     return edges[0], edges[1], edges[2], edges[3]
 
 
-def paste(images: Tensor, cover: Tensor, box: Box) -> Tensor:
-    """Images [B, C, H, W] with the rectangles `box` taken from `cover`, broadcast to [B, H, W * C]."""
+def paste_boxes(images: Tensor, cover: Tensor, box: Box) -> Tensor:
+    """Return images [B, C, H, W] with the rectangles `box` taken from `cover`, broadcast to [B, H, W * C]."""
     n, channels, height, width = images.shape
     top, bottom, left, right = (edge.cpu()[:, None] for edge in box)
     y, x = torch.arange(height), torch.arange(width * channels) // channels
@@ -116,30 +106,30 @@ def paste(images: Tensor, cover: Tensor, box: Box) -> Tensor:
     return pixels.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
-# ---- what hides the pixels -----------------------------------------------------------------------------------------------------
+# ---- covers --------------------------------------------------------------------------------------------------------------------
 
 
-def covering(images: Tensor, fill: Fill, mean: tuple[float, ...], chance: Chance, chosen: Tensor) -> Tensor:
-    """Rows [B or 1, H or 1, W * C] of the images' dtype that hide the pixels of the `chosen` [B]; alpha, the fourth channel, is opaque."""
+def make_cover(images: Tensor, fill: Fill, mean: tuple[float, ...], chance: Chance, chosen: Tensor) -> Tensor:
+    """Make rows [B or 1, H or 1, W * C] of the images' dtype that cover pixels of the `chosen` [B]; alpha, channel four, is opaque."""
     channels, width = images.shape[1], images.shape[3]
     if fill == "noise":
-        return _noise(images, chance, chosen)
-    own = mean if len(mean) == channels else (mean * channels)[:channels]
-    color = torch.tensor(own if fill == "mean" else (0.0,) * channels)
+        return _noise_cover(images, chance, chosen)
+    mean = mean if len(mean) == channels else (mean * channels)[:channels]
+    color = torch.tensor(mean if fill == "mean" else (0.0,) * channels)
     if channels == 4:
         color[3] = 1
     color = color if images.is_floating_point() else (color * 255).round().to(images.dtype)
     return color.to(images.device).repeat(width)[None, None]
 
 
-def _noise(images: Tensor, chance: Chance, chosen: Tensor) -> Tensor:
-    """Even noise for the images that need it: a hash for every value is the dearest thing here."""
+def _noise_cover(images: Tensor, chance: Chance, chosen: Tensor) -> Tensor:
+    """Draw uniform noise, only for the images that need it: a hash for every value is the most expensive thing here."""
     n, channels, height, width = images.shape
     rows = chosen.nonzero()[:, 0]
-    drawn = Chance(chance.key, chance.places[rows].to(images.device)).uniform(n=height * width * channels)
-    drawn = drawn if images.is_floating_point() else (drawn * 256).to(images.dtype)
+    values = Chance(chance.key, chance.places[rows].to(images.device)).uniform(n=height * width * channels)
+    values = values if images.is_floating_point() else (values * 256).to(images.dtype)
     noise = images.new_zeros(n, height * width * channels)
-    noise[rows.to(images.device)] = drawn
+    noise[rows.to(images.device)] = values
     if channels == 4:
         noise[:, 3::4] = 1 if images.is_floating_point() else 255
     return noise.view(n, height, width * channels)

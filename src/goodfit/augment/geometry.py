@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-from goodfit.augment.maps import Border, Frame, Map
+from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame
 from goodfit.augment.sampling import sample
+from goodfit.augment.traits import MeanFilled
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Augment
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometry(Augment):
-    """An augment that only moves pixels: it draws a `Map`, and neighbors compose before the pixels are read, once.
+class Geometry(MeanFilled):
+    """An augment that only moves pixels: it draws a `CoordinateMap`; neighbors are composed, and the pixels are read once.
 
-    `border` says what lies outside the image ("mean": the training images' mean color, learned when the part is bound); None means that
-    the part never looks there, so it goes with any neighbor. Subclasses that need one declare a field `border: Border = "reflect"`.
-    `exact` parts only flip and shift by whole pixels, whatever they draw: their images stay uint8.
+    `border` says what lies outside the image ("mean": the training images' mean color, taken from the data when the part is bound); None
+    means that the part never reads there, so it joins any neighbor. Subclasses that need one declare a field `border: Border = "reflect"`.
+    Parts with `is_exact` only flip and shift by whole pixels, whatever they draw: their images stay uint8.
     """
 
-    exact: ClassVar[bool] = False
-    _fill: tuple[float, ...] = dataclasses.field(default=(0.5,), repr=False, compare=False, kw_only=True)
+    is_exact: ClassVar[bool] = False
 
     @property
     def border(self) -> Border | None:
@@ -31,18 +30,14 @@ class Geometry(Augment):
 
     @property
     def fill(self) -> tuple[float, ...]:
-        """The color [C] in 0..1 beyond the image for `border="mean"`; a single number goes for every channel."""
-        return self._fill
-
-    def bind(self, facts: Any) -> Self:
-        """With the training images' mean color for `border="mean"`."""
-        return dataclasses.replace(super().bind(facts), _fill=tuple(facts.mean))
+        """The color [C] in 0..1 beyond the image for `border="mean"`; a single number serves every channel."""
+        return self._mean
 
     @abstractmethod
-    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> Map:
-        """The random map of each place, from the frame that comes in; a part that crops gives frames of `size`."""
+    def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:
+        """Draw the random map of each place, from the frame that comes in; a part that crops gives frames of `size`."""
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         frame = (batch.images.shape[2], batch.images.shape[3])
-        drawn = self.draw(chance, t, frame, frame)
-        return batch.but(images=sample(batch.images, [drawn], self.border, self.fill, self.exact))
+        coordinates = self.draw(chance, t, frame, frame)
+        return batch.but(images=sample(batch.images, [coordinates], self.border, self.fill, self.is_exact))

@@ -1,4 +1,4 @@
-"""Mixing: two images in one, their targets mixed alike; and smoothed targets."""
+"""Mixing two images and their targets alike; and label smoothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from goodfit.augment.erase import centered, paste
+from goodfit.augment.erase import draw_centered_boxes, paste_boxes
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
@@ -17,9 +17,9 @@ from goodfit.core.settings import NonNegative, Share
 
 @dataclasses.dataclass(frozen=True)
 class Mixup(Augment):
-    """Each image becomes share * itself + (1 - share) * its partner, and so do the targets; the share is of Beta(alpha, alpha).
+    """Mixes each image and its target with a partner: share * own + (1 - share) * partner, with the share drawn from Beta(alpha, alpha).
 
-    Partners come from the same block of 16 consecutive places, each image has a share of its own. alpha 0 mixes nothing.
+    Partners come from the same block of 16 consecutive places, and each image has its own share. alpha 0 mixes nothing.
 
     Helps: overfitting and overconfidence, over many epochs.
     Hurts: underfitting and short budgets; fine detail.
@@ -31,22 +31,23 @@ class Mixup(Augment):
     p: Share = 1.0
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
-        share = _share(chance, self.alpha, self.p)
+        share = _draw_shares(chance, self.alpha, self.p)
         partners = chance.at("partners").partners()
         images = batch.images.float().div(255) if batch.images.dtype == torch.uint8 else batch.images
-        own = share.to(images.device)[:, None, None, None]
+        weight = share.to(images.device)[:, None, None, None]
         return batch.but(
-            images=images * own + images[partners.to(images.device)] * (1 - own),
-            targets=_mixed_targets(batch.targets, partners, share),
+            images=images * weight + images[partners.to(images.device)] * (1 - weight),
+            targets=_mix_targets(batch.targets, partners, share),
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Cutmix(Augment):
-    """A rectangle of each image is replaced by its partner's, and the targets are mixed by the area it takes.
+    """Replaces a rectangle of each image by its partner's, and mixes the targets by the area replaced.
 
-    The rectangle covers 1 - share of the image with share of Beta(alpha, alpha), centered anywhere and cut at the border; what counts for
-    the targets is what is left of it. Partners come from the same block of 16 consecutive places. alpha 0 mixes nothing.
+    The rectangle covers 1 - share of the image, with the share drawn from Beta(alpha, alpha); it is centered anywhere and cut at the
+    border, and only what is left of it counts for the targets. Partners come from the same block of 16 consecutive places. alpha 0 mixes
+    nothing.
 
     Helps: overfitting, over many epochs; unlike mixup the pixels stay natural.
     Hurts: small centered objects (the rectangle may miss the partner's); short budgets.
@@ -59,12 +60,12 @@ class Cutmix(Augment):
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         n, channels, height, width = batch.images.shape
-        side = (1 - _share(chance, self.alpha, self.p).double()).sqrt()
-        box = centered(chance, (height, width), (side * height).floor(), (side * width).floor())
+        side = (1 - _draw_shares(chance, self.alpha, self.p).double()).sqrt()
+        box = draw_centered_boxes(chance, (height, width), (side * height).floor(), (side * width).floor())
         partners = chance.at("partners").partners()
         cover = batch.images.permute(0, 2, 3, 1)[partners.to(batch.images.device)].reshape(n, height, width * channels)
         share = (1 - (box[1] - box[0]) * (box[3] - box[2]) / (height * width)).float()
-        return batch.but(images=paste(batch.images, cover, box), targets=_mixed_targets(batch.targets, partners, share))
+        return batch.but(images=paste_boxes(batch.images, cover, box), targets=_mix_targets(batch.targets, partners, share))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +78,20 @@ class Smooth(Augment):
     Source: Szegedy et al. 2016, Rethinking the Inception architecture.
     """
 
-    dial: ClassVar[str] = "epsilon"
+    strength_field: ClassVar[str] = "epsilon"
     epsilon: Share = 0.1
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:
         return batch.but(targets=batch.targets * (1 - self.epsilon) + self.epsilon / batch.targets.shape[1])
 
 
-def _share(chance: Chance, alpha: float, p: float) -> Tensor:
-    """What each image keeps of itself [B], float32: 1 where nothing is to be mixed."""
+def _draw_shares(chance: Chance, alpha: float, p: float) -> Tensor:
+    """Draw the share of itself that each image keeps, [B] float32: 1 where nothing is mixed."""
     if not alpha:
         return torch.ones(len(chance.places))
     return torch.where(chance.at("p").chosen(p), chance.at("share").beta(alpha, alpha), 1.0)
 
 
-def _mixed_targets(targets: Tensor, partners: Tensor, share: Tensor) -> Tensor:
-    own = share.to(targets.device)[:, None]
-    return targets * own + targets[partners.to(targets.device)] * (1 - own)
+def _mix_targets(targets: Tensor, partners: Tensor, share: Tensor) -> Tensor:
+    weight = share.to(targets.device)[:, None]
+    return targets * weight + targets[partners.to(targets.device)] * (1 - weight)

@@ -39,5 +39,6 @@ def export(
         print(dumps({"onnx": str(made.path), "input": made.inputs, "output": made.outputs, "difference": made.difference}))
         return
     print(
-        f"{made.path} ({format_bytes(made.path.stat().st_size)}): {made.inputs} -> {made.outputs}; within {made.difference:.1g} of the run's."
+        f"{made.path} ({format_bytes(made.path.stat().st_size)}): {made.inputs} -> {made.outputs};"
+        f" within {made.difference:.1g} of the run's."
     )

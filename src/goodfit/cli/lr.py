@@ -40,7 +40,7 @@ def lr(
 
     from goodfit import api
     from goodfit.terminal.reporter import TerminalReporter
-    from goodfit.terminal.sketch import sketch
+    from goodfit.terminal.sketch import sketch_curve
 
     reporter = TerminalReporter()
     trace, found = api.lr_range(asked, reporter, low, high, steps)
@@ -48,7 +48,7 @@ def lr(
         losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have
         print(dumps({"tested": {"rates": trace.rates, "losses": losses}, **asdict(found)}))
         return
-    reporter.say(sketch(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True))
+    reporter.say(sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True))
     if found.low is None or found.high is None:
         reporter.say(f"{found.reasons[0][0].upper()}{found.reasons[0][1:]}.")
         reporter.say("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")

@@ -47,13 +47,13 @@ def show(
     from goodfit.core.files import write_atomic
     from goodfit.study.augmentation_preview import preview_augmentation
     from goodfit.terminal.reporter import TerminalReporter
-    from goodfit.terminal.sheet import sheet
+    from goodfit.terminal.sheet import render_sheet
 
     reporter = TerminalReporter()
     rows, titles = preview_augmentation(asked, reporter, images, draws, progress, each)
     if not rows:
         raise UsageError("Expected augmentation to show, received none: give it as --augment.")
     content = BytesIO()
-    sheet(rows, titles).save(content, "PNG")
+    render_sheet(rows, titles).save(content, "PNG")
     write_atomic(out, content.getvalue())
     reporter.say(f"{len(rows)} rows of {len(titles)} pictures: {out}")

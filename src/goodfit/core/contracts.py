@@ -40,23 +40,24 @@ class Augment(Part):
 
     kind: ClassVar[str] = "augment"
     piped: ClassVar[bool] = True
-    dial: ClassVar[str] = "p"  # the setting that `scaled` multiplies
+    strength_field: ClassVar[str] = "p"  # the setting that `scaled` multiplies
 
     @abstractmethod
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch: ...
 
     def scaled(self, strength: float) -> Self:
-        """The same part, milder: 0 changes nothing, 1 is this part.
+        """Return the same part, milder: 0 changes nothing, 1 is this part.
 
         Raises:
-            UsageError: the part has no such setting, and does not say otherwise how it is made milder.
+            UsageError: the part has no setting `strength_field` and no `scaled` of its own.
         """
-        if not hasattr(self, self.dial):
-            raise UsageError(f'"{self}" cannot be made milder: give it a setting {self.dial}, or a method scaled of its own.')
-        return dataclasses.replace(self, **{self.dial: getattr(self, self.dial) * strength})  # type: ignore[type-var]
+        field = self.strength_field
+        if not hasattr(self, field):
+            raise UsageError(f'"{self}" cannot be made milder: give it a setting {field}, or a method scaled of its own.')
+        return dataclasses.replace(self, **{field: getattr(self, field) * strength})  # type: ignore[type-var]
 
-    def now(self, t: float) -> Augment:
-        """The part to use at progress `t`: itself, unless its strength follows progress."""
+    def at_progress(self, t: float) -> Augment:
+        """Return the part to use at progress `t`: itself, unless its strength follows progress."""
         return self
 
 

@@ -1,4 +1,4 @@
-"""How sure a share is."""
+"""Confidence intervals of a share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 Z_95 = 1.959963984540054  # two-sided 95 %
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): honest near 0 and 1, and for few images."""
-    p, z2 = right / n, Z_95 * Z_95 / n
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Compute the 95 % confidence interval of the share `successes / n` (Wilson 1927); it holds near 0 and 1 and for small n too."""
+    p, z2 = successes / n, Z_95 * Z_95 / n
     center, half = (p + z2 / 2) / (1 + z2), Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
     return max(0.0, center - half), min(1.0, center + half)

@@ -1,4 +1,4 @@
-"""What a model answered to each of some images, kept in a file beside its run: comparisons, folds and label audits start from it."""
+"""A model's predictions for the images of a split, kept in a file of its run: comparisons, folds and label audits start from it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import atomic_writer
 
-FILE = "predictions.npz"  # of a run: its answers to the validation images
-MANY = 2**24  # probabilities above which they are kept in half precision
+PREDICTIONS_FILE = "predictions.npz"  # of a run: its predictions for the validation images
+MAX_FULL_PRECISION_VALUES = 2**24  # more probabilities are kept in half precision
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """Answers to N images: their `names` [N], `labels` [N] int64 into `classes` [K], and `probabilities` [N, K] float32."""
+    """Predictions for N images: their `names` [N], `labels` [N] int64 into `classes` [K], and `probabilities` [N, K] float32."""
 
     names: NDArray[np.str_]
     labels: NDArray[np.int64]
@@ -27,36 +27,36 @@ class Predictions:
     classes: tuple[str, ...]
 
     @property
-    def guesses(self) -> NDArray[np.int64]:
-        """The likeliest class [N] of each image."""
-        best: NDArray[np.int64] = self.probabilities.argmax(1)
-        return best
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable class [N] of each image."""
+        predicted: NDArray[np.int64] = self.probabilities.argmax(1)
+        return predicted
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """Whether that is the image's own [N]."""
-        right: NDArray[np.bool_] = self.guesses == self.labels
-        return right
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the most probable class is the label [N]."""
+        correct: NDArray[np.bool_] = self.predicted == self.labels
+        return correct
 
     def save(self, path: Path) -> None:
-        """Write an .npz file with the arrays names, labels, probabilities and classes, whole or not at all.
+        """Write an .npz file with the arrays names, labels, probabilities and classes, completely or not at all.
 
         Raises:
             GoodfitError: the file cannot be written.
         """
-        narrow = np.float16 if self.probabilities.size > MANY else np.float32
+        dtype = np.float16 if self.probabilities.size > MAX_FULL_PRECISION_VALUES else np.float32
         with atomic_writer(path) as file:
             np.savez_compressed(
                 file,
                 names=self.names,
                 labels=self.labels,
-                probabilities=self.probabilities.astype(narrow),
+                probabilities=self.probabilities.astype(dtype),
                 classes=np.array(self.classes, dtype=np.str_),
             )
 
     @staticmethod
     def read(path: Path) -> Predictions | None:
-        """The predictions in a file; None where there is no file, as in runs of earlier versions.
+        """Read the predictions in a file; None if there is no file, as in runs of earlier versions.
 
         Raises:
             GoodfitError: the file is damaged.
@@ -67,6 +67,6 @@ class Predictions:
             with np.load(path, allow_pickle=False) as file:
                 arrays: dict[str, Any] = {key: file[key] for key in ("names", "labels", "probabilities", "classes")}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-            raise GoodfitError(f'The predictions in "{path}" do not read ({error}): evaluate the run again.') from error
-        shares = arrays["probabilities"].astype(np.float32)
-        return Predictions(arrays["names"], arrays["labels"], shares, tuple(arrays["classes"].tolist()))
+            raise GoodfitError(f'The predictions in "{path}" cannot be read ({error}): evaluate the run again.') from error
+        probabilities = arrays["probabilities"].astype(np.float32)
+        return Predictions(arrays["names"], arrays["labels"], probabilities, tuple(arrays["classes"].tolist()))

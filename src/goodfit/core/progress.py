@@ -26,11 +26,11 @@ class Length:
         Raises:
             UsageError: the text has no positive amount or no known unit.
         """
-        found = re.fullmatch(r"\s*([0-9._]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", str(text))
-        unit = found.group(2).lower() if found else "?"
+        match = re.fullmatch(r"\s*([0-9._]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", str(text))
+        unit = match.group(2).lower() if match else "?"
         unit = unit if unit in SECONDS or not unit.endswith("s") else unit[:-1]
         try:
-            amount = float(found.group(1)) if found else -1.0
+            amount = float(match.group(1)) if match else -1.0
         except ValueError:
             amount = -1.0
         amount = amount if math.isfinite(amount) else -1.0

@@ -1,4 +1,4 @@
-"""Who is told what a training does: the protocol, and the reporter that says nothing."""
+"""Reporting to a person what a training does: the protocol, and the reporter that shows nothing."""
 
 from __future__ import annotations
 

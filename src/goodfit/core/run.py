@@ -136,8 +136,8 @@ def require_free_folder(path: Path) -> None:
 
 def not_found(what: str, folder: Path) -> UsageError:
     """The error for a folder that does not hold `what` was expected; the sentence lists the runs nearby."""
-    there = [str(run.path) for run in list_runs(folder if folder.is_dir() else folder.parent)]
-    return UsageError(f'Expected {what} at "{folder}", found none.' + (f" There is: {', '.join(there[-5:])}." if there else ""))
+    nearby = [str(run.path) for run in list_runs(folder if folder.is_dir() else folder.parent)]
+    return UsageError(f'Expected {what} at "{folder}", found none.' + (f" There is: {', '.join(nearby[-5:])}." if nearby else ""))
 
 
 def _make_unique_folder(root: Path, stem: str) -> Path:
@@ -153,5 +153,5 @@ def _make_unique_folder(root: Path, stem: str) -> Path:
 
 def list_runs(root: Path) -> list[Run]:
     """List the runs in a folder, oldest first."""
-    found = [Run(path) for path in root.glob("*") if not path.is_symlink() and (path / "recipe.toml").is_file()]
-    return sorted(found, key=lambda run: (run.path / "recipe.toml").stat().st_mtime)
+    runs = [Run(path) for path in root.glob("*") if not path.is_symlink() and (path / "recipe.toml").is_file()]
+    return sorted(runs, key=lambda run: (run.path / "recipe.toml").stat().st_mtime)

@@ -1,31 +1,30 @@
-"""Everything training needs of the data, in one place: images, labels, splits, statistics and what was noticed on the way."""
+"""All that training needs of the data in one place: images, labels, splits, statistics and notes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from goodfit.core.words import count_of, list_some
-from goodfit.data.pack import Packed, Progress, pack
-from goodfit.data.pixels import Kind, Pixels
-from goodfit.data.preprocess import Aspect, Preprocess, box_size
-from goodfit.data.scan import Survey
-from goodfit.data.splits import Splits, split
-from goodfit.data.statistics import Statistics, statistics
+from goodfit.data.headers import ImageHeaders
+from goodfit.data.index import SplitName
+from goodfit.data.pack import PackedImages, PackProgress, pack_images
+from goodfit.data.pixels import Pixels, Storage
+from goodfit.data.preprocess import Aspect, Preprocess, choose_box_size
+from goodfit.data.splits import Splits, make_splits
+from goodfit.data.statistics import PixelStatistics, measure_statistics
 from goodfit.data.store import Store
-
-SplitName = Literal["train", "validation", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """`labels` [N] int64, `names` and `extents` [N, 2] int64 (height, width of the originals, upright) are of all N rows, which `store`
+    """The prepared images of one data source.
+
+    `labels` [N] int64, `names` and `extents` [N, 2] int64 (height, width of the originals when upright) cover all N rows, which `store`
     reads; broken rows are in no split. `preprocess` has the training split's mean and std, `digest` hashes the content, names and
     labels of all good images, `broken` gives the reason by name.
     """
@@ -38,7 +37,7 @@ class Dataset:
     store: Store
     pixels: Pixels
     splits: Splits
-    statistics: Statistics
+    statistics: PixelStatistics
     preprocess: Preprocess
     digest: str
     notes: tuple[str, ...]
@@ -49,58 +48,58 @@ class Dataset:
         rows: np.ndarray[tuple[int], np.dtype[np.int64]] = getattr(self.splits, split)
         return torch.from_numpy(rows)
 
-    def counts(self, split: SplitName = "train") -> tuple[int, ...]:
+    def class_counts(self, split: SplitName = "train") -> tuple[int, ...]:
         """Images per class [K] of a split."""
         return tuple(torch.bincount(self.labels[self.rows(split)], minlength=len(self.classes)).tolist())
 
 
-def prepare(
-    survey: Survey,
+def load_dataset(
+    headers: ImageHeaders,
     size: tuple[int, int],
     aspect: Aspect,
     validation: float,
     seed: int,
-    cache: int | Kind,
+    cache: int | Storage,
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: PackProgress | None = None,
 ) -> Dataset:
-    """Pack, split and measure the images of a survey for a model that sees (height, width) `size`.
+    """Pack, split and measure the images for a model with the input (height, width) `size`.
 
-    `validation` is the share of the training images to hold out where the data has no validation split; `cache` is how many bytes
-    may be kept, or the kind of storage; `progress` is called with (images done, images in all) while packing.
+    `validation` is the share of the training images to hold out if the data has no validation split; `cache` is how many bytes may be
+    kept, or the kind of storage; `progress` is called with (images done, images in all) while packing.
 
     Raises:
         DataError: every image is broken, or a class has no training image.
         GoodfitError: no space is left.
     """
-    index, good = survey.index, survey.good
-    box = box_size(size, aspect, survey.widths[good], survey.heights[good])
-    preprocess = Preprocess(size, box, survey.model_channels, aspect, survey.white)
-    packed = pack(survey, preprocess, cache, workers, progress)
-    usable = np.ones(len(index), dtype=bool)
-    usable[list(packed.broken)] = False
-    splits = split(index, usable, validation, seed)
-    measured = statistics(packed.pixels, splits.train, packed.folder)
-    std = tuple(x or 1.0 for x in measured.std)  # a constant channel, such as alpha that is never used, stays as it is
+    index, usable = headers.index, headers.usable
+    box = choose_box_size(size, aspect, headers.widths[usable], headers.heights[usable])
+    preprocess = Preprocess(size, box, headers.model_channels, aspect, headers.white_level)
+    packed = pack_images(headers, preprocess, cache, workers, progress)
+    decodable = np.ones(len(index), dtype=bool)
+    decodable[list(packed.broken)] = False
+    splits = make_splits(index, decodable, validation, seed)
+    statistics = measure_statistics(packed.pixels, splits.train, packed.folder)
+    std = tuple(x or 1.0 for x in statistics.std)  # a constant channel, such as alpha that is never used, stays as it is
     return Dataset(
         name=index.name,
         classes=index.classes,
         labels=torch.from_numpy(index.labels),
         names=index.names,
-        extents=torch.from_numpy(np.stack([survey.heights, survey.widths], axis=1)),
+        extents=torch.from_numpy(np.stack([headers.heights, headers.widths], axis=1)),
         store=index.store,
         pixels=packed.pixels,
         splits=splits,
-        statistics=measured,
-        preprocess=preprocess.but(mean=measured.mean, std=std),
+        statistics=statistics,
+        preprocess=preprocess.but(mean=statistics.mean, std=std),
         digest=packed.digest,
-        notes=(*index.notes, *survey.notes, *_broken_note(survey, packed), *packed.notes, *splits.made),
+        notes=(*index.notes, *headers.notes, *_broken_note(headers, packed), *packed.notes, *splits.notes),
         broken={index.names[row]: reason for row, reason in packed.broken.items()},
     )
 
 
-def _broken_note(survey: Survey, packed: Packed) -> list[str]:
+def _broken_note(headers: ImageHeaders, packed: PackedImages) -> list[str]:
     if not packed.broken:
         return []
-    named = [f"{survey.index.names[row]} ({reason})" for row, reason in packed.broken.items()]
-    return [f"{count_of(len(named), 'broken image')} left out: {list_some(named, 3)}."]
+    images = [f"{headers.index.names[row]} ({reason})" for row, reason in packed.broken.items()]
+    return [f"{count_of(len(images), 'broken image')} left out: {list_some(images, 3)}."]

@@ -1,4 +1,4 @@
-"""Encoded images to plain 8-bit pixels: what the header says, which way is up, 16 bits, palettes and alpha."""
+"""Decodes encoded images to plain 8-bit pixels: headers, EXIF orientation, 16 bits, palettes and alpha."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import io
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,19 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from goodfit.core.errors import DataError
+from goodfit.data.store import Array
 
-MOST_PIXELS = 100_000_000  # more is taken for a decompression bomb and never decoded
-ORIENTATION = 0x0112
-JPEG_START, JPEG_HEAD = b"\xff\xd8\xff", 1 << 16
+MAX_IMAGE_PIXELS = 100_000_000  # more is taken for a decompression bomb and never decoded
+EXIF_ORIENTATION = 0x0112
+JPEG_MAGIC, JPEG_HEADER_BYTES = b"\xff\xd8\xff", 1 << 16
 UNREADABLE = "it cannot be read"
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-COLORSPACES = {1: "GRAY", 3: "RGB", 4: "RGBA"}
-DECODERS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"  # others may give other pixels
-MOST_BUFFER = 1 << 26  # bytes
-_memory = threading.local()
+PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+JPEG_COLORSPACES = {1: "GRAY", 3: "RGB", 4: "RGBA"}
+DECODER_VERSIONS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"  # others may give other pixels
+MAX_BUFFER_BYTES = 1 << 26  # of the memory that a thread keeps to decode into
+_thread_local = threading.local()
 
-Array = NDArray[Any]
-Extent = tuple[float, float]  # (width, height)
+ImageSource = bytes | str | Path | NDArray[Any] | Image.Image
+ExactSize = tuple[float, float]  # (width, height), which need not be whole
 
 
 class BrokenImage(DataError):
@@ -40,7 +42,7 @@ class BrokenImage(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What an image says of itself, upright: width, height, channels (1 gray, 3 color, 4 with alpha) and bits a channel (8 or 16)."""
+    """An image's width and height when upright, channels (1 gray, 3 color, 4 with alpha) and bits per channel (8 or 16)."""
 
     width: int
     height: int
@@ -51,144 +53,147 @@ class Header:
 # ---- headers -------------------------------------------------------------------------------------------------------------------
 
 
-def header(source: BinaryIO | Array) -> Header:
-    """The header of an encoded image, or the facts of an array [H, W] or [H, W, C].
+def read_header(source: BinaryIO | Array) -> Header:
+    """Read the header of an encoded image, or the shape and type of an array [H, W] or [H, W, C].
 
     Raises:
-        BrokenImage: it is no image, or has too many pixels.
+        BrokenImage: it is not an image, or has too many pixels.
     """
     if isinstance(source, np.ndarray):
         channels = {2: 1, 3: source.shape[-1] if source.ndim else 0}.get(source.ndim, 0)
-        if channels not in MODES:
+        if channels not in PILLOW_MODES:
             raise BrokenImage(f"expected an array [H, W] or [H, W, 1, 3 or 4], found {list(source.shape)}")
         return Header(source.shape[1], source.shape[0], channels, 16 if source.dtype == np.uint16 else 8)
-    if (facts := _jpeg_header(source)) is not None:
-        return facts
-    with opened(source) as image:
-        width, height = image.size
-        if orientation_of(image) >= 5:
-            width, height = height, width
-        deep = is_deep(image.mode)
-        channels = 4 if image.has_transparency_data else 1 if image.mode in ("1", "L") or deep else 3
-        return Header(width, height, channels, 16 if deep else 8)
+    if (header := _read_jpeg_header(source)) is not None:
+        return header
+    with open_image(source) as image:
+        has_16_bits = is_16_bit(image.mode)
+        channels = 4 if image.has_transparency_data else 1 if image.mode in ("1", "L") or has_16_bits else 3
+        return Header(*orient_size(image.size, get_orientation(image)), channels, 16 if has_16_bits else 8)
 
 
-def _jpeg_header(file: BinaryIO) -> Header | None:
-    """The header of a plain JPEG, thirty times as fast as Pillow's; None for all else."""
-    data = file.read(JPEG_HEAD)
+def _read_jpeg_header(file: BinaryIO) -> Header | None:
+    """Read the header of a plain JPEG, thirty times as fast as Pillow; None for any other file."""
+    data = file.read(JPEG_HEADER_BYTES)
     file.seek(0)
-    if data[:3] != JPEG_START:
+    if data[:3] != JPEG_MAGIC:
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # a long header, or a damaged one
         return None
     check_size(width, height)
-    if jpeg_orientation(data) >= 5:
-        width, height = height, width
-    return Header(width, height, 1 if space.lower() == "gray" else 3, 8)
+    return Header(*orient_size((width, height), read_jpeg_orientation(data)), 1 if space.lower() == "gray" else 3, 8)
 
 
-def opened(file: BinaryIO) -> Image.Image:
-    """Pillow's image of a file, its pixels not yet read.
+def open_image(file: BinaryIO) -> Image.Image:
+    """Open a file with Pillow; its pixels are not read yet.
 
     Raises:
-        BrokenImage: it is no image, or has too many pixels.
+        BrokenImage: it is not an image, or has too many pixels.
     """
     try:
         image = Image.open(file)
     except UnidentifiedImageError as error:
-        raise BrokenImage("it is not an image, or of a format not known here") from error
+        raise BrokenImage("it is not an image, or its format is not supported") from error
     except Image.DecompressionBombError as error:
-        raise BrokenImage(_bomb()) from error
+        raise BrokenImage(_explain_bomb()) from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged headers
-        raise BrokenImage(said(error)) from error
+        raise BrokenImage(explain_decode_error(error)) from error
     check_size(*image.size)
     return image
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse images too large to be meant."""
-    if width * height > MOST_PIXELS:
-        raise BrokenImage(_bomb(f"{width} x {height} is "))
+    """Refuse images that are empty or far too large.
+
+    Raises:
+        BrokenImage: the image has no pixels, or more than MAX_IMAGE_PIXELS.
+    """
+    if width * height > MAX_IMAGE_PIXELS:
+        raise BrokenImage(_explain_bomb(f"{width} x {height} is "))
     if width < 1 or height < 1:
         raise BrokenImage("it has no pixels")
 
 
-def _bomb(size: str = "") -> str:
-    return f"{size}more than {MOST_PIXELS // 1_000_000} million pixels, taken for a decompression bomb"
+def _explain_bomb(size: str = "") -> str:
+    return f"{size}more than {MAX_IMAGE_PIXELS // 1_000_000} million pixels, taken for a decompression bomb"
 
 
-def said(error: Exception) -> str:
-    """An exception as a reason."""
+def explain_decode_error(error: Exception) -> str:
+    """Turn an exception into the reason of a BrokenImage."""
     if isinstance(error, OSError) and error.strerror:
         return f"{UNREADABLE} ({error.strerror})"
     text = str(error).rstrip(".") or type(error).__name__
     return f"it cannot be decoded ({text})"
 
 
-def is_deep(mode: str) -> bool:
+def is_16_bit(mode: str) -> bool:
     """Whether a Pillow mode holds 16-bit gray."""
     return mode == "I" or mode.startswith("I;16")
 
 
-# ---- which way is up -----------------------------------------------------------------------------------------------------------
+# ---- orientation ---------------------------------------------------------------------------------------------------------------
 
 
-def jpeg_orientation(data: bytes) -> int:
-    """The EXIF orientation (1 to 8) in a JPEG's header, 1 where there is none."""
+def read_jpeg_orientation(data: bytes) -> int:
+    """Read the EXIF orientation (1 to 8) from a JPEG's header, 1 if there is none."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
-            return exif_orientation(data[place + 10 : place + 2 + length])
+            return read_exif_orientation(data[place + 10 : place + 2 + length])
         if marker in (0xDA, 0xD9):
             break
         place += 1 if marker == 0xFF else 2 + length
     return 1
 
 
-def exif_orientation(tiff: bytes) -> int:
-    """The orientation in an EXIF block (a TIFF header and its first directory), 1 where there is none."""
-    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
-    if order is None:
+def read_exif_orientation(tiff: bytes) -> int:
+    """Read the orientation from an EXIF block (a TIFF header and its first directory), 1 if there is none."""
+    if tiff[:2] not in (b"II", b"MM"):
         return 1
 
     def number(place: int, size: int) -> int:
-        return int.from_bytes(tiff[place : place + size], "little" if order == "little" else "big")
+        return int.from_bytes(tiff[place : place + size], "little" if tiff[:2] == b"II" else "big")
 
     start = number(4, 4)
     for entry in range(number(start, 2)):
         place = start + 2 + 12 * entry
         if place + 12 > len(tiff):
             break
-        if number(place, 2) == ORIENTATION:
-            return valid(number(place + 8, 2))
+        if number(place, 2) == EXIF_ORIENTATION:
+            return parse_orientation(number(place + 8, 2))
     return 1
 
 
-def valid(orientation: object) -> int:
-    """An orientation as a number from 1 to 8; anything else means upright."""
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+def parse_orientation(value: object) -> int:
+    """Turn the value of an EXIF tag into an orientation from 1 to 8; anything else means upright."""
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def orientation_of(image: Image.Image) -> int:
+def get_orientation(image: Image.Image) -> int:
     """The EXIF orientation of an open image."""
     exif = image.info.get("exif")
     if image.format in ("JPEG", "MPO"):
-        return exif_orientation(exif[6:]) if isinstance(exif, bytes) and exif.startswith(b"Exif\0\0") else 1
+        return read_exif_orientation(exif[6:]) if isinstance(exif, bytes) and exif.startswith(b"Exif\0\0") else 1
     if exif is None and image.format != "TIFF":
         return 1
     try:
-        return valid(image.getexif().get(ORIENTATION, 1))
+        return parse_orientation(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block does not make the picture bad
         return 1
 
 
-def upright(pixels: Array, orientation: int) -> Array:
-    """Pixels [H, W, C] turned and mirrored as EXIF says."""
+def orient_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Swap the two sides of an image if EXIF turns it by a quarter: from stored to upright, or back."""
+    return size if orientation < 5 else (size[1], size[0])
+
+
+def apply_orientation(pixels: Array, orientation: int) -> Array:
+    """Turn and mirror pixels [H, W, C] as EXIF says."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     rows = -1 if orientation in (3, 4, 7, 8) else 1
@@ -199,69 +204,74 @@ def upright(pixels: Array, orientation: int) -> Array:
 # ---- pixels --------------------------------------------------------------------------------------------------------------------
 
 
-def jpeg(
-    data: bytes, channels: int, needed: Callable[[int, int], tuple[float, float]], quick: bool = False
-) -> tuple[NDArray[np.uint8], Extent] | None:
-    """A JPEG [H, W, C] decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 that covers `needed(width, height)` -> (width, height),
-    and its true extent: the last row and column may be only part of a pixel of the original, which would shift the picture. None where
-    Pillow must do it. The pixels are good until the thread's next call. Other scales have no SIMD and are slower than larger ones.
-    `quick` repeats coarser colors instead of interpolating them, an eighth faster, where the image has the pixels that are needed.
+def decode_jpeg(
+    data: bytes, channels: int, needed_size: Callable[[int, int], tuple[float, float]], fast_upsample: bool = False
+) -> tuple[NDArray[np.uint8], ExactSize] | None:
+    """Decode a JPEG to [H, W, C] at the smallest of the scales 1, 1/2, 1/4 and 1/8 that covers `needed_size(width, height)`
+    -> (width, height); other scales have no SIMD and are slower than larger ones.
+
+    Also returns the exact size: the last row and column may cover only part of a pixel, and counting them as whole would shift the
+    picture. None means that Pillow must decode it. The pixels are valid until the thread's next call. `fast_upsample` repeats
+    subsampled colors instead of interpolating them, an eighth faster, if the image is as large as the needed size.
     """
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space in ("CMYK", "YCCK"):
             return None
         check_size(width, height)
-        wide, high = needed(width, height)
-        divisor = next((k for k in (8, 4, 2) if width / k >= wide and height / k >= high), 1)
-        tall, broad = -(-height // divisor), -(-width // divisor)
-        buffer = _buffer(tall * broad * channels)
-        pixels = simplejpeg.decode_jpeg(
-            data, COLORSPACES[channels], False, quick and width >= wide and height >= high, tall, broad, buffer=buffer
-        )
+        min_width, min_height = needed_size(width, height)
+        divisor = next((k for k in (8, 4, 2) if width / k >= min_width and height / k >= min_height), 1)
+        rows, columns = -(-height // divisor), -(-width // divisor)
+        fast_upsample = fast_upsample and width >= min_width and height >= min_height
+        buffer = _thread_buffer(rows * columns * channels)
+        pixels = simplejpeg.decode_jpeg(data, JPEG_COLORSPACES[channels], False, fast_upsample, rows, columns, buffer=buffer)
     except ValueError:  # damaged, or merely odd: Pillow decides
         return None
     return pixels, (width / divisor, height / divisor)
 
 
-def _buffer(size: int) -> bytearray | None:
+def _thread_buffer(size: int) -> bytearray | None:
     """This thread's memory for decoded pixels: new memory for each image would cost as much as decoding it."""
-    if size > MOST_BUFFER:
+    if size > MAX_BUFFER_BYTES:
         return None
-    kept: bytearray = getattr(_memory, "buffer", bytearray())
-    if len(kept) < size:
-        _memory.buffer = kept = bytearray(size)
-    return kept
+    buffer: bytearray = getattr(_thread_local, "buffer", bytearray())
+    if len(buffer) < size:
+        _thread_local.buffer = buffer = bytearray(size)
+    return buffer
 
 
-def from_array(pixels: Array) -> Image.Image:
-    """A Pillow image of uint8 pixels [H, W, C]."""
+def to_pillow(pixels: Array) -> Image.Image:
+    """Turn uint8 pixels [H, W] or [H, W, C] into a Pillow image."""
     return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 
 
-def whole(data: bytes, channels: int, white: int) -> tuple[Image.Image, int]:
-    """Any image file in Pillow's mode for `channels`, not yet turned, and its orientation.
+def decode_with_pillow(data: bytes, channels: int, white_level: int) -> tuple[Image.Image, int]:
+    """Decode any image file into Pillow's mode for `channels`; returns it as stored, with its orientation.
 
     Raises:
         BrokenImage: it cannot be decoded.
     """
-    with opened(io.BytesIO(data)) as image:
+    with open_image(io.BytesIO(data)) as image:
         try:
             image.load()
-            return plain(image, channels, white), orientation_of(image)
+            return convert_channels(image, channels, white_level), get_orientation(image)
         except (MemoryError, BrokenImage):
             raise
         except Exception as error:  # Pillow's readers raise nearly anything on damaged data
-            raise BrokenImage(said(error)) from error
+            raise BrokenImage(explain_decode_error(error)) from error
 
 
-def plain(image: Image.Image, channels: int, white: int) -> Image.Image:
-    """An image in mode L, RGB or RGBA: 16 bits scaled so that `white` becomes 255, alpha laid over white where it is not wanted."""
-    if is_deep(image.mode):
-        image = Image.fromarray(eight_bits(np.asarray(image), white))
+def convert_channels(image: Image.Image, channels: int, white_level: int) -> Image.Image:
+    """Convert an image to mode L, RGB or RGBA: 16 bits are scaled so that `white_level` becomes 255, unwanted alpha is laid over white.
+
+    Raises:
+        BrokenImage: its pixels are floating-point numbers.
+    """
+    if is_16_bit(image.mode):
+        image = Image.fromarray(to_8_bit(np.asarray(image), white_level))
     elif image.mode == "F":
-        raise BrokenImage("its pixels are floating-point numbers; 8 or 16 bits are read")
-    mode = MODES[channels]
+        raise BrokenImage("its pixels are floating-point numbers; 8 or 16 bits are supported")
+    mode = PILLOW_MODES[channels]
     if image.mode == mode and (channels == 4 or not image.has_transparency_data):
         return image
     if image.has_transparency_data:
@@ -271,7 +281,7 @@ def plain(image: Image.Image, channels: int, white: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def eight_bits(pixels: Array, white: int) -> NDArray[np.uint8]:
-    """16-bit pixels as 8-bit ones, `white` and above becoming 255."""
-    scaled: NDArray[np.uint8] = np.clip(np.rint(pixels.astype(np.float32) * (255 / white)), 0, 255).astype(np.uint8)
+def to_8_bit(pixels: Array, white_level: int) -> NDArray[np.uint8]:
+    """Scale 16-bit pixels to 8 bits; `white_level` and above become 255."""
+    scaled: NDArray[np.uint8] = np.clip(np.rint(pixels.astype(np.float32) * (255 / white_level)), 0, 255).astype(np.uint8)
     return scaled

@@ -1,49 +1,52 @@
-"""Images in folders: train|val|validation|valid|test/<class>/ or <class>/."""
+"""Indexes images in folders: train|val|validation|valid|test/<class>/ or <class>/."""
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
-from goodfit.core.errors import DataError
+from goodfit.core.errors import DataError, UsageError
 from goodfit.core.words import count_of, list_some
-from goodfit.data.store import SPLIT_NAMES, SPLIT_WORDS, UNASSIGNED, File, Files, Index
+from goodfit.data.index import SPLIT_WORDS, SPLITS, UNASSIGNED, Index
+from goodfit.data.store import FileStat, FileStore
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 
 
-def from_folder(root: Path) -> Index:
-    """The images of a folder, classes sorted by name.
+def index_folder(root: Path) -> Index:
+    """Index the images of a folder, its classes sorted by name.
 
     Raises:
         DataError: there are no class folders, or a class has no images.
     """
-    homes = _homes(root)
-    per_class: dict[str, list[tuple[int, File]]] = {}
-    notes = _left_out(root, homes)
-    strange: Counter[str] = Counter()
+    split_folders = _find_split_folders(root)
+    images: dict[str, list[tuple[int, FileStat]]] = {}  # of each class, with their splits
+    notes = _note_unread_images(root, split_folders)
+    other_suffixes: Counter[str] = Counter()
     empty: list[tuple[str, str]] = []
-    for split, home in homes:
-        for folder in _class_folders(home):
-            files = sorted(_walk(folder.path, root, strange, set()), key=lambda file: file.name)
-            per_class.setdefault(folder.name, []).extend((split, file) for file in files)
+    for split, split_folder in split_folders:
+        for folder in _class_folders(split_folder):
+            files = sorted(_walk_images(folder.path, root, other_suffixes, set()), key=lambda file: file.name)
+            images.setdefault(folder.name, []).extend((split, file) for file in files)
             if not files:
                 empty.append((folder.name, os.path.relpath(folder.path, root)))
-    if not any(per_class.values()):
-        _nothing(root, per_class)
+    if not any(images.values()):
+        _refuse_imageless(root, list(images))
     for name, where in empty:
-        if not per_class[name]:
+        if not images[name]:
             raise DataError(f'The class folder "{root / where}" has no images: put some in, or remove the folder.')
         notes.append(f'"{where}" has no images.')
-    if strange:
-        kinds = list_some([f"{n} x {suffix}" for suffix, n in strange.most_common()], 4)
-        notes.append(f"Left out {count_of(strange.total(), 'file')} not named like an image ({kinds}).")
-    classes = tuple(sorted(per_class))
-    rows = [(k, split, file) for k, name in enumerate(classes) for split, file in per_class[name]]
+    if other_suffixes:
+        suffixes = list_some([f"{n} x {suffix}" for suffix, n in other_suffixes.most_common()], 4)
+        notes.append(f"Left out {count_of(other_suffixes.total(), 'file')} without an image's file name ({suffixes}).")
+    classes = tuple(sorted(images))
+    rows = [(k, split, file) for k, name in enumerate(classes) for split, file in images[name]]
     files = [file for _, _, file in rows]
     return Index(
         name=root.resolve().name or "images",
@@ -51,45 +54,44 @@ def from_folder(root: Path) -> Index:
         labels=np.array([k for k, _, _ in rows], dtype=np.int64),
         splits=np.array([split for _, split, _ in rows], dtype=np.int8),
         names=[file.name for file in files],
-        store=Files(root, files),
+        store=FileStore(root, files),
         notes=tuple(notes),
     )
 
 
-def _homes(root: Path) -> list[tuple[int, Path]]:
-    """The folders that hold class folders, each with its split. A folder called "train" with no folders inside is a class of its own."""
-    splits = [
+def _find_split_folders(root: Path) -> list[tuple[int, Path]]:
+    """Find the folders that hold class folders, each with its split. A folder "train" without folders inside is itself a class."""
+    folders = [
         (SPLIT_WORDS[folder.name.lower()], Path(folder.path))
         for folder in _subfolders(root)
         if folder.name.lower() in SPLIT_WORDS and _subfolders(Path(folder.path))
     ]
-    return splits or [(UNASSIGNED, root)]
+    return folders or [(UNASSIGNED, root)]
 
 
-def _left_out(root: Path, homes: list[tuple[int, Path]]) -> list[str]:
-    """Notes on images beside the class folders, and on folders with images beside those of the splits."""
-    loose = sum(_is_image(entry.name) for home in {root, *(home for _, home in homes)} for entry in _entries(home) if not entry.is_dir())
+def _note_unread_images(root: Path, split_folders: list[tuple[int, Path]]) -> list[str]:
+    """Note images beside the class folders, and folders with images beside those of the splits."""
+    read = {folder for _, folder in split_folders}
+    loose = sum(_is_image(entry.name) for folder in {root, *read} for entry in _entries(folder) if not entry.is_dir())
     notes = [f"Left out {count_of(loose, 'image')} beside the class folders."] if loose else []
-    used = {home for _, home in homes}
-    others = [] if root in used else [folder for folder in _subfolders(root) if Path(folder.path) not in used]
-    named = [f'"{folder.name}"' for folder in others if next(_walk(folder.path, root, Counter(), set()), None)]
-    splits = ", ".join(f'"{home.name}"' for _, home in homes)
-    has = "has" if len(named) == 1 else "have"
-    if named:
-        notes.append(f"Left out, because only {splits} are read: {list_some(named)}, which {has} images.")
+    others = [] if root in read else [folder for folder in _subfolders(root) if Path(folder.path) not in read]
+    unread = [f'"{folder.name}"' for folder in others if next(_walk_images(folder.path, root, Counter(), set()), None)]
+    if unread:
+        splits = ", ".join(f'"{folder.name}"' for _, folder in split_folders)
+        has = "has" if len(unread) == 1 else "have"
+        notes.append(f"Left out {list_some(unread)}, which {has} images: only {splits} are read.")
     return notes
 
 
-def _nothing(root: Path, classes: dict[str, list[tuple[int, File]]]) -> None:
+def _refuse_imageless(root: Path, classes: list[str]) -> NoReturn:
     if classes:
         raise DataError(
-            f'No images in "{root}": its class folders ({list_some(sorted(classes))}) hold none of {" ".join(sorted(SUFFIXES))}.'
+            f'Expected images in "{root}", but its class folders ({list_some(sorted(classes))}) '
+            f"hold none of {' '.join(sorted(IMAGE_SUFFIXES))}."
         )
     loose = sum(_is_image(entry.name) for entry in _entries(root))
     found = f"{count_of(loose, 'image')} but no class folders" if loose else "nothing to train on"
-    raise DataError(
-        f'Expected one folder per class in "{root}" (or {"/, ".join(SPLIT_NAMES[k] for k in range(3))}/ with them), found {found}.'
-    )
+    raise DataError(f'Expected one folder per class in "{root}" (or {"/, ".join(SPLITS)}/ with class folders inside), found {found}.')
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -104,35 +106,59 @@ def _subfolders(folder: Path | str) -> list[os.DirEntry[str]]:
     return [entry for entry in _entries(folder) if entry.is_dir()]
 
 
-def _class_folders(home: Path) -> list[os.DirEntry[str]]:
-    """The subfolders, without those of runs, which have images for their reports."""
+def _class_folders(split_folder: Path) -> list[os.DirEntry[str]]:
+    """The subfolders that are neither runs nor hold runs, whose reports have images too."""
 
-    def of_runs(folder: os.DirEntry[str]) -> bool:
-        return any(Path(place.path, "recipe.toml").is_file() for place in (folder, *_subfolders(folder.path)))
+    def holds_run(folder: os.DirEntry[str]) -> bool:
+        return any(Path(entry.path, "recipe.toml").is_file() for entry in (folder, *_subfolders(folder.path)))
 
-    return [folder for folder in _subfolders(home) if not of_runs(folder)]
+    return [folder for folder in _subfolders(split_folder) if not holds_run(folder)]
 
 
 def _is_image(name: str) -> bool:
     """Whether a file's name is that of an image."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  a Path per file costs more than its stat
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  a Path per file costs more than its stat
 
 
-def _walk(folder: str, root: Path, strange: Counter[str], seen: set[str]) -> Iterator[File]:
-    """Image files below a folder; links to folders are followed, once each."""
-    here = os.path.realpath(folder)
-    if here in seen:
+def _walk_images(folder: str, root: Path, other_suffixes: Counter[str], visited: set[str]) -> Iterator[FileStat]:
+    """Yield the image files below a folder, and count the suffixes of the others; links to folders are followed once."""
+    real_path = os.path.realpath(folder)
+    if real_path in visited:
         return
-    seen.add(here)
+    visited.add(real_path)
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _walk(entry.path, root, strange, seen)
+            yield from _walk_images(entry.path, root, other_suffixes, visited)
         elif _is_image(entry.name):
             name = entry.path[len(str(root)) :].lstrip(os.sep).replace(os.sep, "/")
             try:
-                facts = entry.stat()
-                yield File(name, facts.st_size, facts.st_mtime_ns)
-            except OSError:  # a link to nothing: named with the broken images when it is read
-                yield File(name, -1, -1)
+                stat = entry.stat()
+                yield FileStat(name, stat.st_size, stat.st_mtime_ns)
+            except OSError:  # a dangling link: reported among the broken images when it is read
+                yield FileStat(name, -1, -1)
         else:
-            strange[Path(entry.name).suffix.lower() or "no suffix"] += 1
+            other_suffixes[Path(entry.name).suffix.lower() or "no suffix"] += 1
+
+
+def find_images(places: Iterable[str]) -> list[Path]:
+    """Find the image files that paths, folders (searched for images) and patterns such as "photos/*.jpg" name, in their order.
+
+    Raises:
+        UsageError: there are no places.
+        DataError: a place names no image.
+    """
+    files: list[Path] = []
+    for place in places:
+        path = Path(place)
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            found = [path]
+        else:
+            found = [Path(file) for file in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207  Path.glob takes no absolute pattern
+        if not found:
+            raise DataError(f'Expected an image, a folder of images or a pattern, found no image at "{place}".')
+        files += found
+    if not files:
+        raise UsageError("Expected images to predict: files, folders or patterns, received none.")
+    return files

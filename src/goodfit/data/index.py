@@ -1,134 +1,75 @@
-"""Finds the images: from what the user typed to a checked table of them."""
+"""The table of images that every format is read into: names, labels, splits, and the store that reads each image."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from pathlib import Path
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodfit.core.errors import DataError
-from goodfit.core.fetch import Say
-from goodfit.core.words import list_some
-from goodfit.data.arrays import from_idx, from_npz, idx_files
-from goodfit.data.folder import SUFFIXES, from_folder
-from goodfit.data.named import NAMES, from_name
-from goodfit.data.parquet import from_parquet
-from goodfit.data.pickles import from_cifar, is_cifar
-from goodfit.data.store import SPLIT_NAMES, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, Store, name_scores
-from goodfit.data.table import from_table
+from goodfit.data.store import Array, Store, SubsetStore, hash_fields
 
-__all__ = ["TEST", "TRAIN", "UNASSIGNED", "VALIDATION", "Index", "Store", "find"]
+IntArray = NDArray[np.int64]
+SplitName = Literal["train", "validation", "test"]
+
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST, UNASSIGNED = 0, 1, 2, -1  # the first three are positions in SPLITS
+SPLIT_WORDS = {"train": TRAIN, "training": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
 
 
-def find(data: str, limit: int = 0, seed: int = 0, say: Say = lambda text: None) -> Index:
-    """The images at a path (folder, CSV, TSV, parquet, npz, IDX, CIFAR pickles), or of a data set known by name.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+    """The table of images: `labels` [N] int64 into `classes`, `splits` [N] int8 (TRAIN, VALIDATION, TEST or UNASSIGNED).
 
-    `limit` keeps at most that many images per class and split (0: all), chosen by `seed` and the images' names; `say` gets a line
-    when something is fetched.
-
-    Raises:
-        DataError: there is nothing there, or it is nothing to train on.
+    `names` are stable and relative to the data's root ("cat/1.jpg", "train.parquet#17", "digits#3"); `name` is short, for run names;
+    `notes` are sentences for the user.
     """
-    path = Path(data).expanduser()
-    try:
-        there = path.exists()
-    except OSError as error:
-        raise DataError(f'"{data}" cannot be read: {error.strerror}.') from error
-    if there:
-        index = _at(path)
-    elif data in NAMES:
-        index = from_name(data, say)
-    else:
-        raise DataError(_missing(path))
-    _check(index, data)
-    return _limited(index, limit, seed) if limit else index
+
+    name: str
+    classes: tuple[str, ...]
+    labels: IntArray
+    splits: NDArray[np.int8]
+    names: Sequence[str]
+    store: Store
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """Hash the images' names and labels, and the paths, sizes and times of their files."""
+        return hash_fields(self.store.fingerprint(), "\0".join(self.classes), self.labels.tobytes(), "\0".join(self.names))
+
+    def take(self, rows: IntArray) -> Index:
+        """Keep only the given rows; the classes stay."""
+        names = [self.names[row] for row in rows]
+        store = SubsetStore(self.store, rows)
+        return dataclasses.replace(self, labels=self.labels[rows], splits=self.splits[rows], names=names, store=store)
 
 
-def _at(path: Path) -> Index:
-    kind = path.name.lower().removesuffix(".gz")
-    if path.is_dir():
-        if is_cifar(path):
-            return from_cifar(path)
-        if pairs := idx_files(path):
-            return from_idx(path, pairs)
-        return from_parquet(path) if _holds_parquet(path) else from_folder(path)
-    if kind.endswith((".csv", ".tsv")):
-        return from_table(path)
-    if kind.endswith(".parquet"):
-        return from_parquet(path)
-    if kind.endswith(".npz"):
-        return from_npz(path)
-    if pairs := idx_files(path):
-        return from_idx(path, pairs)
-    raise DataError(f'Expected a folder of images, a .csv, .tsv, .parquet, .npz or IDX images file, found "{path}".')
+def encode_labels(values: Sequence[Any] | Array) -> tuple[tuple[str, ...], IntArray]:
+    """Turn label values into class names and int64 labels: numbers are sorted as numbers, text by name."""
+    column = np.asarray(values)
+    if column.dtype.kind in "iub":
+        numbers, labels = np.unique(column, return_inverse=True)
+        return tuple(str(int(x)) for x in numbers), labels.reshape(-1).astype(np.int64)
+    texts = [x.decode() if isinstance(x, bytes) else str(x) for x in column.tolist()]
+    are_numbers = all(text.removeprefix("-").isdecimal() for text in texts)
+    classes = sorted(set(texts), key=(lambda text: (int(text), text)) if are_numbers else None)
+    position = {name: k for k, name in enumerate(classes)}
+    return tuple(classes), np.array([position[text] for text in texts], dtype=np.int64)
 
 
-def _holds_parquet(path: Path) -> bool:
-    """Parquet files in the folder, or one or two folders down, as the Hub lays them out (data/, <config>/<split>/)."""
-    for pattern in ("*", "*/*", "*/*/*"):
-        for file in path.glob(pattern):
-            if file.suffix == ".parquet" and not file.name.startswith("."):
-                return True
-            if file.suffix.lower() in SUFFIXES:  # the first image decides, so that large folders are not listed twice
-                return False
-    return False
+def repeat_splits(labels: Sequence[Array], splits: Sequence[int]) -> NDArray[np.int8]:
+    """Repeat the split of each part of the images as often as the part has labels: int8 [N]."""
+    return np.repeat(np.array(splits, dtype=np.int8), [len(part) for part in labels])
 
 
-def _missing(path: Path) -> str:
-    parent = next((p for p in path.parents if p.is_dir()), Path())
-    wanted = path.relative_to(parent).parts[0] if path.is_relative_to(parent) else path.name
-    try:
-        there = [p.name for p in parent.iterdir() if not p.name.startswith(".")]
-    except OSError:
-        there = []
-    near = [str(parent / name) for name in difflib.get_close_matches(wanted, there, n=3, cutoff=0.5)]
-    near += difflib.get_close_matches(path.name, NAMES, n=2, cutoff=0.6)
-    hint = f" Near it: {', '.join(near)}." if near else ""
-    return f'Expected images at "{path}", found nothing there; nor is it one of {", ".join(NAMES)}.{hint}'
-
-
-def _check(index: Index, data: str) -> None:
-    """What training cannot do without.
-
-    Raises:
-        DataError: no images, one class, classes without images or without training images, names that differ only by case.
-    """
-    if not len(index):
-        raise DataError(f'"{data}" lists no images.')
-    if len(index.classes) < 2:
-        raise DataError(f'Expected at least two classes in "{data}", found one: {index.classes[0]}.')
-    lower: dict[str, str] = {}
-    for name in index.classes:
-        if (other := lower.setdefault(name.lower(), name)) != name:
-            raise DataError(f'The classes "{other}" and "{name}" in "{data}" differ only by case: rename or join them.')
-    counts = np.bincount(index.labels, minlength=len(index.classes))
-    if not counts.all():
-        raise DataError(f'"{data}" has no images of {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.')
-    training = np.isin(index.splits, (TRAIN, UNASSIGNED))
-    if not training.any():
-        raise DataError(f'"{data}" has {" and ".join(SPLIT_NAMES[int(k)] for k in np.unique(index.splits))} images, but none to train on.')
-    unknown = np.flatnonzero(np.bincount(index.labels[training], minlength=len(index.classes)) == 0)
-    if len(unknown):
-        k = int(unknown[0])
-        where = SPLIT_NAMES[int(index.splits[index.labels == k][0])]
-        raise DataError(f'The class "{index.classes[k]}" in the {where} images of "{data}" has no training images.')
-
-
-def _limited(index: Index, limit: int, seed: int) -> Index:
-    groups = index.labels * 4 + index.splits
-    rows = lowest(groups, name_scores(index.names, seed, "limit"), limit)
-    kept = index.take(np.sort(rows))
-    return dataclasses.replace(kept, notes=(*kept.notes, f"At most {limit} images per class and split: {len(rows):,} of {len(index):,}."))
-
-
-def lowest(groups: NDArray[np.int64], scores: NDArray[np.uint64], most: int) -> NDArray[np.int64]:
-    """The rows with the `most` lowest scores of each group."""
-    order = np.lexsort((scores, groups))
-    ordered = groups[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    kept: NDArray[np.int64] = order[rank < most]
-    return kept
+def draw_sort_keys(names: Sequence[str], seed: int, purpose: str) -> NDArray[np.uint64]:
+    """Draw a 64-bit number [N] for each image from its name alone, so that adding an image changes no other's number."""
+    key = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()[:16]
+    digests = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key).digest() for name in names)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

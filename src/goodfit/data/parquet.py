@@ -1,4 +1,4 @@
-"""Images in parquet files with Hugging Face's columns: a struct of bytes and path, and a label."""
+"""Indexes images in parquet files with Hugging Face's columns: a struct of bytes and path, and a label."""
 
 from __future__ import annotations
 
@@ -7,53 +7,51 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from goodfit.core.errors import DataError
-from goodfit.data.store import SPLIT_WORDS, UNASSIGNED, File, Index, Store, files_stamp, numbered
+from goodfit.data.index import SPLIT_WORDS, UNASSIGNED, Index, encode_labels, repeat_splits
+from goodfit.data.store import FileStat, Store, hash_file_stats
 
-GROUPS_KEPT = 4  # row groups in memory at once: readers go forward together
-LABELS = ("label", "labels", "class", "category", "fine_label")
+MAX_CACHED_ROW_GROUPS = 4  # all readers are near the same place, so a few suffice
+LABEL_COLUMNS = ("label", "labels", "class", "category", "fine_label")
 
 
-def from_parquet(path: Path) -> Index:
-    """The images of a parquet file, or of every one below a folder; the split is the first word of the file's (or its folder's) name.
+def index_parquet(path: Path) -> Index:
+    """Index the images of a parquet file, or of all below a folder; the split is the first word of the file's or its folder's name.
 
     Raises:
         DataError: pyarrow is not installed, or a file has no image or label column.
     """
-    parquet = _pyarrow(path)
+    parquet = _import_pyarrow(path)
     root = path if path.is_dir() else path.parent
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    names: list[str] = []
-    splits: list[int] = []
+    relative = [file.relative_to(root).as_posix() for file in files]
     columns: list[Any] = []
     sizes: list[list[int]] = []
-    schema = _schema(files[0], parquet)
+    first = _open_file(files[0], parquet)
     for file in files:
-        own = _schema(file, parquet)
-        if own[1:] != schema[1:]:
+        opened = _open_file(file, parquet)
+        if opened[1:] != first[1:]:
             raise DataError(f'"{file}" and "{files[0]}" have different image, label or class columns: give one of them.')
-        reader = own[0]
-        values = reader.read(columns=[schema[2]]).column(0)
+        values = opened.reader.read(columns=[opened.label]).column(0)
         if values.null_count:
             raise DataError(f'"{file}" has {values.null_count} rows without a label.')
-        columns.append(values.to_numpy() if schema[3] or str(values.type).startswith("int") else np.array(values.to_pylist()))
-        sizes.append([reader.metadata.row_group(k).num_rows for k in range(reader.num_row_groups)])
-        relative = file.relative_to(root).as_posix()
-        names += [f"{relative}#{k}" for k in range(len(values))]
-        splits += [_split(relative)] * len(values)
+        has_numbers = opened.classes or str(values.type).startswith("int")
+        columns.append(values.to_numpy() if has_numbers else np.array(values.to_pylist()))
+        sizes.append([opened.reader.metadata.row_group(k).num_rows for k in range(opened.reader.num_row_groups)])
     values = np.concatenate(columns)
-    classes, labels = (schema[3], values.astype(np.int64)) if schema[3] else numbered(values)
+    classes, labels = (first.classes, values.astype(np.int64)) if first.classes else encode_labels(values)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise DataError(f'"{path}" has labels from {labels.min()} to {labels.max()}, but names {len(classes)} classes.')
-    store = ParquetRows(root, [File.of(f.relative_to(root).as_posix(), root) for f in files], sizes, schema[1])
-    return Index(path.stem, tuple(classes), labels, np.array(splits, dtype=np.int8), names, store)
+    names = [f"{name}#{k}" for name, column in zip(relative, columns, strict=True) for k in range(len(column))]
+    store = ParquetStore(root, [FileStat.of(name, root) for name in relative], sizes, first.image)
+    return Index(path.stem, classes, labels, repeat_splits(columns, [_parse_split(name) for name in relative]), names, store)
 
 
-def _pyarrow(path: Path) -> Any:
+def _import_pyarrow(path: Path) -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -61,31 +59,38 @@ def _pyarrow(path: Path) -> Any:
     return parquet
 
 
-def _schema(file: Path, parquet: Any) -> tuple[Any, str, str, tuple[str, ...]]:
-    """The open file, the names of its image and label columns, and its class names (empty when it has none)."""
+class _ParquetFile(NamedTuple):
+    """An open parquet file, the names of its image and label columns, and its class names, empty if it names none."""
+
+    reader: Any
+    image: str
+    label: str
+    classes: tuple[str, ...]
+
+
+def _open_file(file: Path, parquet: Any) -> _ParquetFile:
     try:
         reader = parquet.ParquetFile(file)
     except Exception as error:  # pyarrow has its own family of errors
         raise DataError(f'"{file}" cannot be read as parquet: {error}.') from error
     schema = reader.schema_arrow
-    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features: dict[str, Any] = told.get("info", {}).get("features", {})
-    image = [name for name, kind in features.items() if isinstance(kind, dict) and kind.get("_type") == "Image"]
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features: dict[str, Any] = metadata.get("info", {}).get("features", {})
+    image = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "Image"]
     image += [field.name for field in schema if str(field.type).startswith("struct") and "bytes: binary" in str(field.type)]
     image += [field.name for field in schema if str(field.type) in ("binary", "large_binary")]
-    label = [name for name, kind in features.items() if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"]
-    label = sorted(label, key=lambda name: LABELS.index(name) if name in LABELS else len(LABELS))
-    label += [name for name in LABELS if name in schema.names]
+    label = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"]
+    label = sorted(label, key=lambda name: LABEL_COLUMNS.index(name) if name in LABEL_COLUMNS else len(LABEL_COLUMNS))
+    label += [name for name in LABEL_COLUMNS if name in schema.names]
     if not image or not label:
         missing = "image column (struct of bytes and path)" if not image else "label column"
         raise DataError(
             f'Expected Hugging Face\'s columns image and label in "{file}", found no {missing} among: {", ".join(schema.names)}.'
         )
-    classes = features.get(label[0], {}).get("names", ())
-    return reader, image[0], label[0], tuple(classes)
+    return _ParquetFile(reader, image[0], label[0], tuple(features.get(label[0], {}).get("names", ())))
 
 
-def _split(name: str) -> int:
+def _parse_split(name: str) -> int:
     """ "train-00000-of-00001.parquet" or "train/0000.parquet" -> TRAIN."""
     for word in reversed(Path(name).with_suffix("").parts):
         for separator in ("-", "_", ".", " "):
@@ -94,21 +99,20 @@ def _split(name: str) -> int:
     return UNASSIGNED
 
 
-class ParquetRows(Store):
-    """Encoded images out of parquet files, a row group at a time."""
+class ParquetStore(Store):
+    """Encoded images in parquet files, read a row group at a time."""
 
-    def __init__(self, root: Path, files: Sequence[File], sizes: Sequence[Sequence[int]], column: str) -> None:
-        self.root: Path = root
-        self.files, self.column = files, column
-        self._groups = [(place, k) for place, groups in enumerate(sizes) for k in range(len(groups))]
+    def __init__(self, root: Path, files: Sequence[FileStat], sizes: Sequence[Sequence[int]], column: str) -> None:
+        self.root, self.files, self.column = root, files, column
+        self._groups = [(file, k) for file, groups in enumerate(sizes) for k in range(len(groups))]
         self._ends = np.cumsum([n for groups in sizes for n in groups])
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._cache: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
-        self._stamp = ""
+        self._fingerprint = ""
 
     def read(self, row: int) -> bytes:
         group = int(np.searchsorted(self._ends, row, side="right"))
-        contents, paths = self._columns(group)
+        contents, paths = self._read_group(group)
         place = row - (int(self._ends[group - 1]) if group else 0)
         content = contents[place].as_py()
         if content is not None:
@@ -118,35 +122,37 @@ class ParquetRows(Store):
             raise OSError("the row has neither bytes nor a path")
         return Path(self.root, path).read_bytes()
 
-    def _columns(self, group: int) -> Any:
-        """The contents and the paths (or None) of a row group."""
-        with self._lock:  # one reader a group; the others wait for it instead of reading the same
-            if group not in self._kept:
-                place, k = self._groups[group]
-                reader = _pyarrow(self.root).ParquetFile(self.root / self.files[place].name)
+    def _read_group(self, group: int) -> Any:
+        """Read the contents and the paths (or None) of a row group."""
+        with self._lock:  # one reader per group: the others wait for it instead of reading the same
+            if group not in self._cache:
+                file, k = self._groups[group]
+                reader = _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name)
                 column = reader.read_row_group(k, columns=[self.column]).column(0).combine_chunks()
-                names = [field.name for field in column.type] if str(column.type).startswith("struct") else []
-                contents = column.field("bytes") if names else column
-                self._kept[group] = contents, column.field("path") if "path" in names else None
-                while len(self._kept) > GROUPS_KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(group)
-            return self._kept[group]
+                fields = [field.name for field in column.type] if str(column.type).startswith("struct") else []
+                contents = column.field("bytes") if fields else column
+                self._cache[group] = contents, column.field("path") if "path" in fields else None
+                while len(self._cache) > MAX_CACHED_ROW_GROUPS:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(group)
+            return self._cache[group]
 
-    def stamp(self) -> str:
-        self._stamp = self._stamp or files_stamp(self.root, [*self.files, *(File.of(path, self.root) for path in self._pointed())])
-        return self._stamp
+    def fingerprint(self) -> str:
+        if not self._fingerprint:
+            referenced = [FileStat.of(path, self.root) for path in self._referenced_files()]
+            self._fingerprint = hash_file_stats(self.root, [*self.files, *referenced])
+        return self._fingerprint
 
-    def _pointed(self) -> Iterator[str]:
-        """The files that rows without bytes point to; row groups whose statistics count no such row are not read."""
-        parquet = _pyarrow(self.root)
+    def _referenced_files(self) -> Iterator[str]:
+        """Yield the files that rows without bytes point to; row groups whose statistics count no such row are not read."""
+        parquet = _import_pyarrow(self.root)
         readers = [parquet.ParquetFile(self.root / file.name) for file in self.files]
-        for group, (place, k) in enumerate(self._groups):
-            facts = readers[place].metadata.row_group(k)
-            columns = [facts.column(j) for j in range(facts.num_columns)]
-            counted = [c.statistics for c in columns if c.path_in_schema in (self.column, f"{self.column}.bytes")]
-            if not all(found is not None and found.has_null_count and found.null_count == 0 for found in counted):
-                contents, paths = self._columns(group)
+        for group, (file, k) in enumerate(self._groups):
+            metadata = readers[file].metadata.row_group(k)
+            columns = [metadata.column(j) for j in range(metadata.num_columns)]
+            statistics = [c.statistics for c in columns if c.path_in_schema in (self.column, f"{self.column}.bytes")]
+            if not all(s is not None and s.has_null_count and s.null_count == 0 for s in statistics):
+                contents, paths = self._read_group(group)
                 for row in np.flatnonzero(contents.is_null().to_numpy(zero_copy_only=False)) if paths is not None else ():
                     if path := paths[int(row)].as_py():
                         yield path

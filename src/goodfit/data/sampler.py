@@ -1,4 +1,4 @@
-"""Which images an epoch shows, and in which order: functions of the labels and of chance."""
+"""Samplers: which images an epoch shows, and in which order, as functions of the labels and of chance."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Shuffle(Sampler):
 class Balanced(Sampler):
     """Every class as often as the largest, by repeating images: an epoch is classes times the images of the largest class.
 
-    Within a class every image comes equally often, give or take one; the odd ones are drawn anew each epoch. Repeats are augmented
-    differently, as chance goes by the place in the epoch.
+    Within a class every image comes equally often, give or take one; which ones come once more is drawn anew each epoch. Repeats are
+    augmented differently, since chance depends on the place in the epoch.
 
     Helps: balanced accuracy when some classes are rare.
     Hurts: accuracy on test images as unbalanced as the training ones; few images repeated often are overfitted.
@@ -42,15 +42,15 @@ class Balanced(Sampler):
     """
 
     def length(self, labels: Tensor) -> int:
-        images = torch.bincount(labels)
-        return int(images.max() * (images > 0).sum())
+        counts = torch.bincount(labels)
+        return int(counts.max() * (counts > 0).sum())
 
     def __call__(self, labels: Tensor, chance: Chance) -> Tensor:
         shuffled = chance.permutation()
         by_class = shuffled[labels[shuffled].argsort(stable=True)]
-        images = torch.bincount(labels)
-        images = images[images > 0]
-        first = images.cumsum(0) - images
-        drawn = torch.arange(int(images.max())) % images[:, None] + first[:, None]  # [classes, images of the largest]
-        mixed = Chance(chance.at("mixed").key, torch.arange(drawn.numel())).permutation()
-        return by_class[drawn.flatten()[mixed]]
+        counts = torch.bincount(labels)
+        counts = counts[counts > 0]
+        first = counts.cumsum(0) - counts
+        positions = torch.arange(int(counts.max())) % counts[:, None] + first[:, None]  # [classes, images of the largest]
+        order = Chance(chance.at("mixed").key, torch.arange(positions.numel())).permutation()
+        return by_class[positions.flatten()[order]]

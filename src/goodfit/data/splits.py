@@ -1,4 +1,4 @@
-"""Which images train, validate and test: given splits are kept, missing ones are made stratified and seeded by the images' names."""
+"""Decides which images train, validate and test: the data's own splits are kept, missing ones are stratified and seeded by name."""
 
 from __future__ import annotations
 
@@ -13,98 +13,91 @@ from numpy.typing import NDArray
 from goodfit.core.errors import DataError
 from goodfit.core.files import write_atomic
 from goodfit.core.words import count_of, format_percent, list_some
-from goodfit.data.store import SPLIT_NAMES, SPLIT_WORDS, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, hashed, name_scores
-
-Rows = NDArray[np.int64]
+from goodfit.data.index import SPLITS, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, IntArray, draw_sort_keys
+from goodfit.data.store import hash_fields
+from goodfit.data.table import parse_splits, read_table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits:
-    """Rows of each split, in ascending order; `made` has a sentence for each split that was made here, `digest` hashes names and splits."""
+    """The rows of each split, in ascending order; `notes` has a sentence for each split made here, `digest` hashes names and splits."""
 
-    train: Rows
-    validation: Rows
-    test: Rows
-    made: tuple[str, ...]
+    train: IntArray
+    validation: IntArray
+    test: IntArray
+    notes: tuple[str, ...]
     digest: str
 
 
-def split(index: Index, good: NDArray[np.bool_], validation: float, seed: int, test: float = 0.2) -> Splits:
-    """The splits of the images that are `good` [N].
+def make_splits(index: Index, usable: NDArray[np.bool_], validation: float, seed: int, test: float = 0.2) -> Splits:
+    """Split the `usable` [N] images.
 
-    A split the data has is kept. Where it has no validation images, a share `validation` of the training images of each class is taken;
-    where it has neither test nor validation images, a share `test` before that. Which ones follows from `seed` and each image's name, so
-    one image more moves at most one other a class.
+    A split that the data has is kept. If it has no validation images, a share `validation` of the training images of each class is taken;
+    if it has neither test nor validation images, a share `test` is taken before that. The choice follows from `seed` and each image's
+    name, so adding an image moves at most one other per class.
 
     Raises:
         DataError: a class has no training image.
     """
-    own = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
-    own[~good] = UNASSIGNED
-    made: list[str] = []
+    splits = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
+    splits[~usable] = UNASSIGNED
+    notes: list[str] = []
     has_validation, has_test = bool((index.splits == VALIDATION).any()), bool((index.splits == TEST).any())
     if not has_test and not has_validation:
-        made += _take(index, own, TEST, test, seed)
+        notes += _hold_out(index, splits, TEST, test, seed)
     if not has_validation:
-        made += _take(index, own, VALIDATION, validation, seed)
-    counts = np.bincount(index.labels[own == TRAIN], minlength=len(index.classes))
+        notes += _hold_out(index, splits, VALIDATION, validation, seed)
+    counts = np.bincount(index.labels[splits == TRAIN], minlength=len(index.classes))
     if not counts.all():
         raise DataError(f"No training image is left for {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.")
-    train, held, tested = (np.flatnonzero(own == k) for k in (TRAIN, VALIDATION, TEST))
-    return Splits(train, held, tested, tuple(made), hashed("\0".join(index.names), own.tobytes()))
+    train, validating, testing = (np.flatnonzero(splits == k) for k in (TRAIN, VALIDATION, TEST))
+    return Splits(train, validating, testing, tuple(notes), hash_fields("\0".join(index.names), splits.tobytes()))
 
 
-def _take(index: Index, own: NDArray[np.int8], which: int, share: float, seed: int) -> list[str]:
-    """Move a share of each class's training rows to another split, at least one where a class has two or more."""
+def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float, seed: int) -> list[str]:
+    """Move a share of each class's training rows to the split `target`, at least one if a class has two or more; return notes."""
     if share <= 0:
         return []
-    rows = np.flatnonzero(own == TRAIN)
-    scores = name_scores([index.names[int(row)] for row in rows], seed, SPLIT_NAMES[which])
-    order = np.lexsort((scores, index.labels[rows]))
+    rows = np.flatnonzero(splits == TRAIN)
+    keys = draw_sort_keys([index.names[int(row)] for row in rows], seed, SPLITS[target])
+    order = np.lexsort((keys, index.labels[rows]))
     counts = np.bincount(index.labels[rows], minlength=len(index.classes))
-    wanted = np.clip(np.rint(counts * share).astype(np.int64), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
+    moved = np.clip(np.rint(counts * share).astype(np.int64), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    moved = [order[start : start + n] for start, n in zip(starts, wanted, strict=True)]
-    own[rows[np.concatenate(moved)]] = which
-    few = [index.classes[k] for k in np.flatnonzero((wanted == 0) & (counts > 0))]
-    sentence = f"The {SPLIT_NAMES[which]} split is made: {format_percent(share, 0)} of each class, {count_of(int(wanted.sum()), 'image')}, by seed {seed}."
-    return [sentence, *([f"Too few images for {SPLIT_NAMES[which]} ones of: {list_some(few)}."] if few else [])]
+    splits[rows[np.concatenate([order[start : start + n] for start, n in zip(starts, moved, strict=True)])]] = target
+    short = [index.classes[k] for k in np.flatnonzero((moved == 0) & (counts > 0))]
+    images = count_of(int(moved.sum()), "image")
+    notes = [f"The data has no {SPLITS[target]} split: {format_percent(share, 0)} of each class, {images}, are held out by seed {seed}."]
+    return [*notes, f"Too few images for {SPLITS[target]} ones of: {list_some(short)}."] if short else notes
 
 
-def write_csv(path: Path, index: Index, splits: Splits) -> None:
-    """Write path, label and split of every image that is used, in the order of the index; `find` and `assign` read it."""
+def write_splits(path: Path, index: Index, splits: Splits) -> None:
+    """Write path, label and split of every used image to a CSV, in the order of the index; `assign_splits` and `index_table` read it."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "label", "split"))
-    words = {int(row): word for word in ("train", "validation", "test") for row in getattr(splits, word)}
+    words = {int(row): word for word in SPLITS for row in getattr(splits, word)}
     table.writerows((index.names[row], index.classes[index.labels[row]], words[row]) for row in sorted(words))
     write_atomic(path, text.getvalue())
 
 
-def assign(index: Index, path: Path) -> Index:
-    """The index with the splits that a file of `write_csv` gives its images; the others keep their own. A note says how many it names.
+def assign_splits(index: Index, path: Path) -> Index:
+    """Give the images the splits listed in a CSV or TSV file, such as `write_splits` writes; images not listed keep theirs.
+
+    A note says how many images the file lists.
 
     Raises:
-        DataError: the file has no columns path and split, or names none of the images.
+        DataError: the file has no columns path and split, or lists none of the images.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            if not {"path", "split"} <= set(table.fieldnames or ()):
-                raise DataError(
-                    f'Expected the columns path and split in "{path}", found: {", ".join(table.fieldnames or ()) or "nothing"}.'
-                )
-            words = {row["path"]: row["split"] or "" for row in table}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f'"{path}" cannot be read as a table of splits: {error}.') from error
-    wrong = sorted({word for word in words.values() if word and word.lower() not in SPLIT_WORDS})
-    if wrong:
-        raise DataError(f'Expected splits of train, validation or test in "{path}", found: {list_some(wrong)}.')
-    given = np.array([SPLIT_WORDS.get(words.get(name, "").lower(), UNASSIGNED) for name in index.names], dtype=np.int8)
-    named = int((given != UNASSIGNED).sum())
-    if not named:
+    table = read_table(path)
+    table.require("path", "split")
+    splits = parse_splits(table, table.column("split"))
+    split_of = dict(zip(table.column("path"), splits.tolist(), strict=True))
+    listed = np.array([split_of.get(name, UNASSIGNED) for name in index.names], dtype=np.int8)
+    n = int((listed != UNASSIGNED).sum())
+    if not n:
         raise DataError(f'"{path}" names none of the images, such as {index.names[0]}.')
-    own = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
-    note = f'"{path}" gives the split of {named:,} of {count_of(len(index), "image")}'
-    note += "." if named == len(index) else ": the others stay where they were, those that were nowhere are for training."
-    return dataclasses.replace(index, splits=np.where(given == UNASSIGNED, own, given).astype(np.int8), notes=(*index.notes, note))
+    previous = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
+    note = f'"{path}" gives the split of {n:,} of {count_of(len(index), "image")}'
+    note += "." if n == len(index) else ": the others keep their split, and those without one are for training."
+    return dataclasses.replace(index, splits=np.where(listed == UNASSIGNED, previous, listed).astype(np.int8), notes=(*index.notes, note))

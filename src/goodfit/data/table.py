@@ -1,59 +1,100 @@
-"""Images listed in a CSV or TSV file with the columns path and label, and maybe split."""
+"""Indexes images listed in a CSV or TSV file with the columns path and label, and maybe split."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
 from goodfit.core.words import count_of, list_some
-from goodfit.data.store import SPLIT_NAMES, SPLIT_WORDS, UNASSIGNED, File, Files, Index, numbered
+from goodfit.data.index import SPLIT_WORDS, SPLITS, UNASSIGNED, Index, encode_labels
+from goodfit.data.store import FileStat, FileStore
 
-COLUMNS = {
+COLUMN_NAMES = {
     "path": ("path", "file", "filename", "file_name", "image"),
     "label": ("label", "class", "category"),
     "split": ("split", "subset"),
+    "group": ("group",),
 }
 
 
-def from_table(path: Path) -> Index:
-    """The images a table lists; their paths are relative to the table's folder.
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A CSV or TSV file: its `header` in lower case, and the cells of the rows that are not blank, with their line numbers."""
+
+    path: Path
+    header: list[str]
+    rows: list[tuple[int, list[str]]]
+
+    def has_column(self, name: str) -> bool:
+        """Whether a column stands under this or another name for it."""
+        return any(word in self.header for word in COLUMN_NAMES[name])
+
+    def column(self, name: str) -> list[str]:
+        """The cells of a column, empty where a row is too short or the column is missing."""
+        place = next((self.header.index(word) for word in COLUMN_NAMES[name] if word in self.header), None)
+        return [cells[place] if place is not None and place < len(cells) else "" for _, cells in self.rows]
+
+    def require(self, *names: str) -> None:
+        """Check that columns are there.
+
+        Raises:
+            DataError: one of them is not.
+        """
+        if not all(self.has_column(name) for name in names):
+            columns = ", ".join(self.header) or "nothing"
+            raise DataError(f'Expected the columns {" and ".join(names)} in the first line of "{self.path}", found: {columns}.')
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV or TSV file; the first line tells whether tabs, commas or semicolons separate its cells.
 
     Raises:
-        DataError: a column is missing, a row has no label, a split is unknown, or files are not there.
+        DataError: the file cannot be read.
     """
-    rows = _rows(path)
-    images = [row[0] for row in rows]
-    classes, labels = numbered([row[1] for row in rows])
-    files = [File.of(name, path.parent) for name in images]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first_line = file.readline()
+            file.seek(0)
+            lines = list(csv.reader(file, delimiter=max("\t,;", key=first_line.count)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f'"{path}" cannot be read as a table: {error}.') from error
+    header = [word.strip().lower() for word in lines[0]] if lines else []
+    return Table(path, header, [(number, cells) for number, cells in enumerate(lines[1:], start=2) if any(cells)])
+
+
+def index_table(path: Path) -> Index:
+    """Index the images that a table lists; their paths are relative to the table's folder.
+
+    Raises:
+        DataError: a column is missing, a row has no path or label, a split is unknown, or files do not exist.
+    """
+    table = read_table(path)
+    table.require("path", "label")
+    images, labels, words = ([cell.strip() for cell in table.column(name)] for name in ("path", "label", "split"))
+    for (line, _), image, label in zip(table.rows, images, labels, strict=True):
+        if not image or not label:
+            raise DataError(f'Line {line} of "{path}" has no {"label" if image else "path"}: every image needs both.')
+    classes, numbers = encode_labels(labels)
+    files = [FileStat.of(name, path.parent) for name in images]
     missing = [file.name for file in files if file.size < 0]
     if missing:
         raise DataError(f'"{path}" lists {count_of(len(missing), "file")} that are not in "{path.parent}": {list_some(missing)}.')
-    return Index(path.stem, classes, labels, np.array([row[2] for row in rows], dtype=np.int8), images, Files(path.parent, files))
+    return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files))
 
 
-def _rows(path: Path) -> list[tuple[str, str, int]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
-            delimiter = max("\t,;", key=head.count)
-            file.seek(0)
-            table = list(csv.reader(file, delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f'"{path}" cannot be read as a table: {error}.') from error
-    header = [word.strip().lower() for word in table[0]] if table else []
-    place = {name: next((header.index(word) for word in words if word in header), -1) for name, words in COLUMNS.items()}
-    if place["path"] < 0 or place["label"] < 0:
-        raise DataError(f'Expected the columns path and label in the first line of "{path}", found: {", ".join(header) or "nothing"}.')
-    return [_row(path, line, cells, place) for line, cells in enumerate(table[1:], start=2) if any(cells)]
+def parse_splits(table: Table, words: Sequence[str]) -> NDArray[np.int8]:
+    """Turn the split words [N] of a table's rows into splits [N]; an empty word is UNASSIGNED.
 
-
-def _row(path: Path, line: int, cells: list[str], place: dict[str, int]) -> tuple[str, str, int]:
-    image, label, split = (cells[k].strip() if 0 <= k < len(cells) else "" for k in (place["path"], place["label"], place["split"]))
-    if not image or not label:
-        raise DataError(f'Line {line} of "{path}" has no {"label" if image else "path"}: every image needs both.')
-    if split and split.lower() not in SPLIT_WORDS:
-        raise DataError(f'Line {line} of "{path}": expected a split of {", ".join(SPLIT_NAMES[k] for k in range(3))}, found "{split}".')
-    return image, label, SPLIT_WORDS[split.lower()] if split else UNASSIGNED
+    Raises:
+        DataError: a word is no split.
+    """
+    for (line, _), word in zip(table.rows, words, strict=True):
+        if word and word.lower() not in SPLIT_WORDS:
+            raise DataError(f'Line {line} of "{table.path}": expected a split of {", ".join(SPLITS)}, found "{word}".')
+    return np.array([SPLIT_WORDS[word.lower()] if word else UNASSIGNED for word in words], dtype=np.int8)

@@ -101,9 +101,9 @@ def loss_subject(loss: Loss, classes: int, batch: int = 6, seed: int = 0) -> Sub
     soft = torch.randn(batch, classes, dtype=torch.float64, generator=chance).softmax(1)
     hard = torch.nn.functional.one_hot(torch.randint(classes, (batch,), generator=chance), classes).double()
     targets = torch.where((torch.arange(batch) % 2 == 0)[:, None], hard, soft)
-    found = loss(scores, targets).shape
-    if found != (batch,):
-        raise UsageError(f"Expected the loss to give one number per example, of shape [{batch}], received {list(found)}.")
+    shape = loss(scores, targets).shape
+    if shape != (batch,):
+        raise UsageError(f"Expected the loss to give one number per example, of shape [{batch}], received {list(shape)}.")
     return Subject({"scores": scores}, lambda: [loss(scores, targets)])
 
 
@@ -123,8 +123,8 @@ class _Scalar:
         self.subject = subject
         first = subject.outputs()
         if any(x.dtype != torch.float64 for x in first):
-            found = next(x.dtype for x in first if x.dtype != torch.float64)
-            raise GoodfitError(f"Expected outputs in float64 for an input in float64, received {found}: something inside casts.")
+            dtype = next(x.dtype for x in first if x.dtype != torch.float64)
+            raise GoodfitError(f"Expected outputs in float64 for an input in float64, received {dtype}: something inside casts.")
         chance = torch.Generator().manual_seed(1)
         self.factors = [torch.randn(x.shape, dtype=torch.float64, generator=chance) for x in first]
         self.gradients = self._backward(first)
@@ -141,8 +141,8 @@ class _Scalar:
         total = torch.stack([(f * x).sum() for f, x in zip(self.factors, outputs, strict=True)]).sum()
         if not total.requires_grad:
             raise GoodfitError("Expected outputs that depend on the input or on parameters through backward, received none that do.")
-        found = torch.autograd.grad(total, list(tensors.values()), allow_unused=True)
-        return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(tensors.items(), found, strict=True)}
+        gradients = torch.autograd.grad(total, list(tensors.values()), allow_unused=True)
+        return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(tensors.items(), gradients, strict=True)}
 
     @torch.no_grad()
     def __call__(self) -> float:

@@ -1,1 +1,1 @@
-"""The layers networks are built from."""
+"""The layers that networks are built from."""

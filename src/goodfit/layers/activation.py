@@ -14,15 +14,15 @@ from goodfit.core.settings import NonNegative, Positive, Range
 
 
 def width_of(act: Activation) -> int:
-    """How many times wider the input of an activation must be; 1 for a user's own module by dotted name."""
+    """Return how many times wider than its output an activation's input must be; 1 for a user's own module by dotted name."""
     return int(getattr(act, "width", 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class None_(Activation):  # noqa: N801  spelled `none`
-    """Hands its input on, so that layers in a row stay one linear map.
+    """Passes its input through, so that successive layers remain one linear map.
 
-    Helps: as the control that shows what non-linearity buys.
+    Helps: as the control that shows what non-linearity gains.
     Hurts: every net with it is a linear classifier.
     Cost: none.
     Source: CS231n, neural networks.
@@ -34,9 +34,9 @@ class None_(Activation):  # noqa: N801  spelled `none`
 
 @dataclasses.dataclass(frozen=True)
 class Relu(Activation):
-    """max(0, x): passes what is positive.
+    """max(0, x): passes positive values only.
 
-    Helps: does not saturate above zero, cheap, trains much faster than sigmoid or tanh; the default.
+    Helps: does not saturate above zero; is cheap; trains much faster than sigmoid or tanh; the default.
     Hurts: a unit that never fires gets no gradient and stays dead; outputs are not centered.
     Cost: the least of all.
     Source: Krizhevsky et al. 2012; CS231n, activation functions.
@@ -47,11 +47,25 @@ class Relu(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
+class Relu6(Activation):
+    """min(max(0, x), 6): a relu that stops at 6.
+
+    Helps: nets that will run with few bits a number, such as mobilenet_v2, whose published weights expect it.
+    Hurts: saturates above, where the gradient is zero.
+    Cost: as relu.
+    Source: Krizhevsky 2010 (convolutional deep belief networks); Sandler et al. 2018.
+    """
+
+    def __call__(self) -> nn.Module:
+        return nn.ReLU6()
+
+
+@dataclasses.dataclass(frozen=True)
 class LeakyRelu(Activation):
     """max(slope x, x): lets a little of the negative side through.
 
     Helps: no unit dies, as the gradient is never zero.
-    Hurts: seldom; the gain over relu is small and not steady.
+    Hurts: seldom; the gain over relu is small and inconsistent.
     Cost: as relu.
     Source: Maas et al. 2013; CS231n, activation functions (one slide has slope 0.1, another 0.01: the default here).
     """
@@ -64,7 +78,7 @@ class LeakyRelu(Activation):
 
 @dataclasses.dataclass(frozen=True)
 class Prelu(Activation):
-    """max(alpha x, x) with a learned alpha, one for each place in the net; `slope` is where it starts. Weight decay spares it.
+    """max(alpha x, x) with a learned alpha, one for each place in the net; `slope` is its initial value. Weight decay does not apply to it.
 
     Helps: lets the net choose how leaky each of its layers is.
     Hurts: overfits a little more on small data.
@@ -82,8 +96,8 @@ class Prelu(Activation):
 class Maxout(Activation):
     """max(w1 x + b1, w2 x + b2): the largest of `pieces` linear functions, so the layer before it is that many times as wide.
 
-    Helps: holds relu and leaky_relu as cases; does not saturate, no unit dies; goes well with dropout.
-    Hurts: a net of the same width has `pieces` times the parameters, and overfits the sooner.
+    Helps: includes relu and leaky_relu as special cases; does not saturate, no unit dies; goes well with dropout.
+    Hurts: a net of the same width has `pieces` times the parameters, and overfits sooner.
     Cost: the layer before it does `pieces` times the work.
     Source: Goodfellow et al. 2013; CS231n, activation functions.
     """

@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Init
 from goodfit.core.settings import Positive
 
-HEAD = 0.1  # how large the first scores are for inputs of size 1: near zero, so that the first loss is near ln K
-Layer = nn.Linear | nn.modules.conv._ConvNd
+HEAD_SCORE_SCALE = 0.1  # size of the initial scores for inputs of size 1: near zero, so that the first loss is near ln K
+WeightLayer = nn.Linear | nn.modules.conv._ConvNd
 
 
-def layers(module: nn.Module) -> Iterator[Layer]:
-    """The linear and conv layers, in the module's order."""
-    yield from (m for m in module.modules() if isinstance(m, Layer))
+def weight_layers(module: nn.Module) -> Iterator[WeightLayer]:
+    """Yield the linear and conv layers, in the module's order."""
+    yield from (m for m in module.modules() if isinstance(m, WeightLayer))
 
 
-def fans(layer: Layer) -> tuple[int, int]:
-    """(inputs per output, outputs per input) of a layer, a conv's kernel and groups counted."""
-    field = math.prod(layer.weight.shape[2:])
-    return layer.weight.shape[1] * field, layer.weight.shape[0] * field // getattr(layer, "groups", 1)
+def count_fans(layer: WeightLayer) -> tuple[int, int]:
+    """Return (inputs per output, outputs per input) of a layer, taking a conv's kernel and groups into account."""
+    kernel_area = math.prod(layer.weight.shape[2:])
+    return layer.weight.shape[1] * kernel_area, layer.weight.shape[0] * kernel_area // getattr(layer, "groups", 1)
 
 
-def calibrate(init: DataInit, model: nn.Module, images: Tensor) -> None:
-    """Let an initialization that learns from data, such as lsuv, see normalized training images [B, C, H, W] once.
+def calibrate_init(init: DataInit, model: nn.Module, images: Tensor) -> None:
+    """Run the data-dependent part of an initialization such as lsuv once, on normalized training images [B, C, H, W].
 
-    The model is in evaluation mode meanwhile: no noise, no batch statistics; its buffers stay as they are.
+    The model is in evaluation mode meanwhile, without noise or batch statistics; its buffers do not change.
     """
     training = model.training
     with torch.no_grad():
@@ -40,43 +40,43 @@ def calibrate(init: DataInit, model: nn.Module, images: Tensor) -> None:
     model.train(training)
 
 
-def normal(module: nn.Module, fan: Literal["in", "out", "average"], gain: float) -> None:
-    """Fill every layer with zero-mean normal weights of variance gain / fan, biases with zero."""
-    for layer in no_biases(module):
-        n_in, n_out = fans(layer)
+def fill_normal(module: nn.Module, fan: Literal["in", "out", "average"], gain: float) -> None:
+    """Fill every layer with zero-mean normal weights of variance gain / fan, and zero biases."""
+    for layer in zero_biases(module):
+        n_in, n_out = count_fans(layer)
         n = {"in": n_in, "out": n_out, "average": (n_in + n_out) / 2}[fan]
         nn.init.normal_(layer.weight, 0.0, math.sqrt(gain / n))
 
 
-def start(model: nn.Module, init: Init, head: nn.Linear) -> None:
-    """Initialize a whole model: every layer by `init`, then the head made small where it is not."""
+def initialize(model: nn.Module, init: Init, head: nn.Linear) -> None:
+    """Initialize a whole model: every layer by `init`; then scale the head down if its scores would be larger than HEAD_SCORE_SCALE."""
     init(model)
     with torch.no_grad():
-        size = head.weight.square().mean().sqrt()
-        head.weight.mul_((HEAD / math.sqrt(head.in_features) / size.clamp(min=1e-30)).clamp(max=1.0))
+        rms = head.weight.square().mean().sqrt()
+        head.weight.mul_((HEAD_SCORE_SCALE / math.sqrt(head.in_features) / rms.clamp(min=1e-30)).clamp(max=1.0))
     if head.bias is not None:
         nn.init.zeros_(head.bias)
 
 
-def no_biases(module: nn.Module) -> Iterator[Layer]:
-    """The layers, their biases at zero."""
-    for layer in layers(module):
+def zero_biases(module: nn.Module) -> Iterator[WeightLayer]:
+    """Yield the linear and conv layers after setting their biases to zero."""
+    for layer in weight_layers(module):
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
         yield layer
 
 
 class DataInit(Init):
-    """An initialization that, once the model is whole, also looks at training images."""
+    """An initialization that also uses training images, once the model is complete."""
 
     @abstractmethod
     def calibrate(self, model: nn.Module, images: Tensor) -> None:
-        """Change the weights by normalized training images [B, C, H, W]."""
+        """Adapt the weights to normalized training images [B, C, H, W]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class None_(Init):  # noqa: N801  spelled `none`
-    """Leaves the layers as torch made them: uniform with variance 1 / (3 n_in), biases too.
+    """Leaves the layers as torch initializes them: uniform with variance 1 / (3 n_in), biases too.
 
     Helps: to compare with plain torch code.
     Hurts: signals shrink in deep nets without normalization.
@@ -101,7 +101,7 @@ class He(Init):
     fan: Literal["in", "out"] = "in"
 
     def __call__(self, module: nn.Module) -> None:
-        normal(module, self.fan, 2.0)
+        fill_normal(module, self.fan, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Xavier(Init):
     fan: Literal["in", "out", "average"] = "average"
 
     def __call__(self, module: nn.Module) -> None:
-        normal(module, self.fan, 1.0)
+        fill_normal(module, self.fan, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Gaussian(Init):
     std: Positive = 0.01
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             nn.init.normal_(layer.weight, 0.0, self.std)
 
 
@@ -150,7 +150,7 @@ class Constant(Init):
     value: float = 0.01
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             nn.init.constant_(layer.weight, self.value)
 
 
@@ -165,7 +165,7 @@ class Zero(Init):
     """
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             nn.init.zeros_(layer.weight)
 
 
@@ -182,22 +182,22 @@ class Orthogonal(Init):
     gain: Positive = 1.0
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             nn.init.orthogonal_(layer.weight, self.gain)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dirac(Init):
-    """Layers that hand their input channels on as they are, as far as there are channels; further outputs start at zero.
+    """Makes layers pass their input channels through unchanged; outputs beyond the number of inputs start at zero.
 
     Helps: very deep plain nets; to look at what a net does before it learns.
-    Hurts: layers with more outputs than inputs: the further ones wake up slowly, and all alike.
+    Hurts: layers with more outputs than inputs: the extra ones start slowly, and all alike.
     Cost: none.
     Source: Zagoruyko & Komodakis 2017 (DiracNets); torch.nn.init.dirac_.
     """
 
     def __call__(self, module: nn.Module) -> None:
-        for layer in no_biases(module):
+        for layer in zero_biases(module):
             if isinstance(layer, nn.Linear):
                 nn.init.eye_(layer.weight)
             else:

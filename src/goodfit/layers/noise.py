@@ -1,4 +1,4 @@
-"""Noise layers: random in training, their average in evaluation; they draw from torch's default generator."""
+"""Noise layers: random in training, averaged in evaluation; they draw from torch's default generator."""
 
 from __future__ import annotations
 
@@ -12,126 +12,126 @@ from torch.nn import functional as F
 from goodfit.core.contracts import Noise
 from goodfit.core.settings import NonNegative, Share
 
-Ramp = Literal["none", "linear"]  # how the strength follows progress: always full, or from 0 at the start to full at the end
+NoiseRamp = Literal["none", "linear"]  # strength over progress: always full, or rising from 0 at the start to full at the end
 
-Masked = TypeVar("Masked", nn.Linear, nn.Conv2d)
+MaskableLayer = TypeVar("MaskableLayer", nn.Linear, nn.Conv2d)
 
 
-class Noisy(nn.Module):
-    """What noise layers have in common: they draw while in training mode, and their strength may follow progress.
+class NoiseLayer(nn.Module):
+    """A layer that draws noise in training mode, at a strength that may follow progress.
 
-    `noisy` is what `goodfit.training.noise` looks for; `progress(t)` is called before each step. The strength is a buffer, so that it
-    is saved with the weights it belongs to; without a ramp there is none.
+    `goodfit.training.noise` recognizes noise layers by `noisy`, and calls `progress(t)` before each step. The strength is a buffer, so that
+    it is saved with the weights it belongs to; without a ramp there is none.
     """
 
     noisy: ClassVar[bool] = True
     strength: Tensor | None
 
-    def ramped(self, ramp: Ramp) -> None:
-        """Make ready for a ramp."""
+    def set_ramp(self, ramp: NoiseRamp) -> None:
+        """Register the strength that `ramp` needs."""
         self.register_buffer("strength", torch.ones(()) if ramp == "linear" else None)
 
     def progress(self, t: float) -> None:
-        """Take the strength of progress t in 0..1."""
+        """Set the strength for progress t in 0..1."""
         if self.strength is not None:
             self.strength.fill_(t)
 
-    def now(self, amount: float) -> Tensor | float:
-        """How much of `amount` there is now."""
+    def at_strength(self, amount: float) -> Tensor | float:
+        """Return `amount` times the current strength."""
         return amount if self.strength is None else amount * self.strength
 
 
 # ---- the layers ------------------------------------------------------------------------------------------------------------------
 
 
-class DropUnits(Noisy):
-    """Each number set to zero with probability p; `inverted` scales what is kept in training, else evaluation scales everything."""
+class DropUnits(NoiseLayer):
+    """Set each number to zero with probability p; `inverted` scales the others in training, otherwise evaluation scales everything."""
 
-    def __init__(self, p: float, inverted: bool, ramp: Ramp) -> None:
+    def __init__(self, p: float, inverted: bool, ramp: NoiseRamp) -> None:
         super().__init__()
         self.p, self.inverted = p, inverted
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inverted={self.inverted}"
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.now(self.p)
+        p = self.at_strength(self.p)
         if not self.training:
             return x if self.inverted else x * (1 - p)
         kept = x * (torch.rand_like(x, dtype=torch.float32) >= p)
         return kept / torch.as_tensor(1 - p).clamp(min=1e-12) if self.inverted else kept
 
 
-class DropImages(Noisy):
-    """All numbers of an image set to zero with probability p; evaluation scales by the probability of being kept."""
+class DropImages(NoiseLayer):
+    """Set all numbers of an image to zero with probability p; evaluation scales by the probability of keeping them."""
 
-    def __init__(self, p: float, ramp: Ramp) -> None:
+    def __init__(self, p: float, ramp: NoiseRamp) -> None:
         super().__init__()
         self.p = p
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.now(self.p)
+        p = self.at_strength(self.p)
         if not self.training:
             return x * (1 - p)
         draws = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device)
         return x * (draws >= p).to(x.dtype)
 
 
-class AddGaussian(Noisy):
-    """Adds zero-mean normal noise."""
+class AddGaussian(NoiseLayer):
+    """Add zero-mean normal noise."""
 
-    def __init__(self, std: float, ramp: Ramp) -> None:
+    def __init__(self, std: float, ramp: NoiseRamp) -> None:
         super().__init__()
         self.std = std
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def extra_repr(self) -> str:
         return f"std={self.std}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.now(self.std) * torch.randn_like(x) if self.training else x
+        return x + self.at_strength(self.std) * torch.randn_like(x) if self.training else x
 
 
-class DropLinear(Noisy, nn.Linear):
+class DropLinear(NoiseLayer, nn.Linear):
     """A linear layer whose weights are set to zero with probability p, one mask for the whole batch; evaluation takes their mean."""
 
-    def __init__(self, like: nn.Linear, p: float, ramp: Ramp) -> None:
+    def __init__(self, like: nn.Linear, p: float, ramp: NoiseRamp) -> None:
         super().__init__(like.in_features, like.out_features, like.bias is not None, like.weight.device, like.weight.dtype)
         self.p = p
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
-        return F.linear(input, dropped(self.weight, self.now(self.p), self.training), self.bias)
+        return F.linear(input, drop_weights(self.weight, self.at_strength(self.p), self.training), self.bias)
 
 
-class DropConv(Noisy, nn.Conv2d):
+class DropConv(NoiseLayer, nn.Conv2d):
     """A conv layer whose weights are set to zero with probability p, one mask for the whole batch; evaluation takes their mean."""
 
-    def __init__(self, like: nn.Conv2d, p: float, ramp: Ramp) -> None:
+    def __init__(self, like: nn.Conv2d, p: float, ramp: NoiseRamp) -> None:
         super().__init__(
             like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,  # type: ignore[arg-type]
             like.dilation, like.groups, like.bias is not None, like.padding_mode,  # type: ignore[arg-type]
         )  # fmt: skip
         self.p = p
-        self.ramped(ramp)
+        self.set_ramp(ramp)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        maps: Tensor = self._conv_forward(input, dropped(self.weight, self.now(self.p), self.training), self.bias)
+        maps: Tensor = self._conv_forward(input, drop_weights(self.weight, self.at_strength(self.p), self.training), self.bias)
         return maps
 
 
-def dropped(weight: Tensor, p: Tensor | float, random: bool) -> Tensor:
-    """The weights with a share p of them at zero, or the mean of that over all masks."""
+def drop_weights(weight: Tensor, p: Tensor | float, random: bool) -> Tensor:
+    """Set each weight to zero with probability p if `random`; otherwise return the mean over all masks."""
     return weight * (torch.rand_like(weight) >= p) if random else weight * (1 - p)
 
 
-def mask_weights(noise: Noise, layer: Masked) -> Masked:
-    """The layer with this noise on its weights, where the noise is of that kind; else the layer as it is."""
+def mask_weights(noise: Noise, layer: MaskableLayer) -> MaskableLayer:
+    """Return the layer with this noise on its weights, if the noise is of that kind; otherwise the layer unchanged."""
     if isinstance(noise, Dropconnect) and isinstance(layer, nn.Linear):
         return DropLinear(layer, noise.p, noise.ramp)
     if isinstance(noise, Dropconnect) and isinstance(layer, nn.Conv2d):
@@ -139,8 +139,8 @@ def mask_weights(noise: Noise, layer: Masked) -> Masked:
     return layer
 
 
-def at_depth(noise: Noise, share: float) -> Noise:
-    """The noise of a block at `share` of a net's depth (1: the last): stochastic depth grows with it, others stay."""
+def scale_to_depth(noise: Noise, share: float) -> Noise:
+    """Return the noise for a block at `share` of a net's depth (1: the last): stochastic depth grows with depth, other noise does not."""
     if isinstance(noise, StochasticDepth) and noise.rule == "linear":
         return dataclasses.replace(noise, p=noise.p * share)
     return noise
@@ -171,12 +171,12 @@ class Dropout(Noise):
     Hurts: slows training; between conv layers with batch norm it often costs accuracy.
     Cost: one random number per unit.
     Source: Srivastava et al. 2014; CS231n, dropout (in its code p is the share kept; scaling "by the dropout probability", as a slide
-        says, is right for 0.5 only).
+        says, is correct for 0.5 only).
     """
 
     p: Share = 0.5
     inverted: bool = True
-    ramp: Ramp = "none"
+    ramp: NoiseRamp = "none"
 
     def __call__(self) -> nn.Module:
         return nn.Dropout(self.p) if self.inverted and self.ramp == "none" else DropUnits(self.p, self.inverted, self.ramp)
@@ -184,9 +184,9 @@ class Dropout(Noise):
 
 @dataclasses.dataclass(frozen=True)
 class Dropconnect(Noise):
-    """Sets each weight of the layer it is given to to zero with probability p; evaluation uses all connections, at their mean.
+    """Sets each weight of its layer to zero with probability p; evaluation uses all connections, at their mean.
 
-    In an mlp that is every hidden layer, in alexnet, vgg, vgg_f, vgg_m, vgg_s and lenet the hidden fully connected layers, in swift
+    Its layer is every hidden layer in an mlp; in alexnet, vgg, vgg_f, vgg_m, vgg_s and lenet the hidden fully connected layers, in swift
     and the other conv nets the head, and as `branch` of a resnet or mobilenet_v2 convs of its blocks. One mask serves the batch, or each
     piece of it.
 
@@ -197,7 +197,7 @@ class Dropconnect(Noise):
     """
 
     p: Share = 0.5
-    ramp: Ramp = "none"
+    ramp: NoiseRamp = "none"
 
     def __call__(self) -> nn.Module:
         return nn.Identity()  # it acts through `mask_weights`
@@ -218,7 +218,7 @@ class StochasticDepth(Noise):
 
     p: Share = 0.2
     rule: Literal["linear", "uniform"] = "linear"
-    ramp: Ramp = "none"
+    ramp: NoiseRamp = "none"
 
     def __call__(self) -> nn.Module:
         return DropImages(self.p, self.ramp)
@@ -235,7 +235,7 @@ class GaussianNoise(Noise):
     """
 
     std: NonNegative = 0.1
-    ramp: Ramp = "none"
+    ramp: NoiseRamp = "none"
 
     def __call__(self) -> nn.Module:
         return AddGaussian(self.std, self.ramp)

@@ -14,30 +14,30 @@ from goodfit.core.settings import Count, Positive, Share
 
 
 def normalizes(norm: Norm) -> bool:
-    """Whether a norm does anything: when not, the layer before it needs a bias."""
+    """Whether a norm does anything; if not, the layer before it needs a bias."""
     return not isinstance(norm, None_)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Torch's batch norm for any number of dimensions; a batch with one number per channel is normalized by the running statistics."""
+    """Torch's batch norm for any number of dimensions; batches with one number per channel are normalized by the running statistics."""
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  torch's name
         pass
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        # A last batch of one image has no variance of its own; torch would stop the training there.
+        # A last batch of one image has no variance of its own; torch would raise an error.
         if self.training and input.numel() == self.num_features:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(input)
 
 
 class InstanceNorm(nn.GroupNorm):
-    """Each channel of each image normalized over its pixels."""
+    """Normalize each channel of each image over its pixels."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         if input.ndim == 2:
-            raise UsageError("norm=instance needs maps of pixels, but this layer gives one number per channel: use norm=layer or batch.")
-        if input.shape[2:].numel() == 1:  # torch refuses one image of one pixel; what such a map has beside its mean is nothing
+            raise UsageError("Expected maps of pixels for norm=instance, received one number per channel: use norm=layer or batch.")
+        if input.shape[2:].numel() == 1:  # torch refuses a map of one pixel, which minus its mean is 0
             return self.bias[:, None, None] + 0 * (input + self.weight[:, None, None])
         return super().forward(input)
 
@@ -60,9 +60,9 @@ class None_(Norm):  # noqa: N801  spelled `none`
 class Batch(Norm):
     """Normalizes each channel over the batch, then scales and shifts it; running averages serve evaluation.
 
-    `momentum` is the share that each new batch has in the running averages.
+    `momentum` is the weight of each new batch in the running averages.
 
-    Helps: higher learning rates, less care for initialization, some regularization by the noise of the batch.
+    Helps: higher learning rates, less sensitivity to initialization, some regularization by the noise of the batch.
     Hurts: batches under about 16 images; statistics differ between training and evaluation.
     Cost: 3 to 7 % of a step; two parameters a channel.
     Source: Ioffe & Szegedy 2015; CS231n, batch normalization.
@@ -96,7 +96,7 @@ class Group(Norm):
     """Normalizes each image over groups of channels, then scales and shifts each channel.
 
     Where `groups` does not divide the channels, their greatest common divisor is taken. With as many groups as channels it would be
-    instance norm, so nets narrower than the paper's 32 groups ask for take fewer.
+    instance norm, so the default is fewer than the paper's 32, for narrower nets.
 
     Helps: small batches; the same in training and evaluation.
     Hurts: a little behind batch norm at large batches.

@@ -15,7 +15,7 @@ from goodfit.core.settings import Range
 
 
 def factor_of(pool: Pool) -> float:
-    """How many times smaller a pool makes a side; 2 for a user's own module by dotted name."""
+    """Return how many times smaller a pool makes a side; 2 for a user's own module by dotted name."""
     return float(getattr(pool, "factor", 2.0))
 
 
@@ -37,10 +37,10 @@ class Max(Pool):
 
 @dataclasses.dataclass(frozen=True)
 class FractionalMax(Pool):
-    """Max pooling over randomly placed, overlapping squares that makes a side `factor` times smaller: [.., H, W] -> floor(H / factor).
+    """Max pooling over randomly placed, overlapping squares that makes sides `factor` times smaller: [.., H, W] -> floor(H / factor).
 
-    Every image draws the places of its rows and columns anew. Evaluation gives the mean over all places, computed exactly; as a net
-    is not linear, `evaluate --marginalize` averages what it answers instead.
+    Every image draws the places of its rows and columns anew. Evaluation computes the exact mean over all places; as a net is not
+    linear, `evaluate --marginalize` averages its predictions instead.
 
     Helps: small data: elastic distortions inside the net, and more stages between the first map and the last.
     Hurts: on a budget: a net of the same width does more work.
@@ -68,36 +68,36 @@ class FractionalMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sides = [(n, max(1, int(n / self.factor))) for n in x.shape[2:]]
-        means = [mean_matrix(n, out) for n, out in sides]
-        # Every window there may be, then those at the places drawn: exact gathers, whose gradients are deterministic on any device.
+        means = [mean_start_matrix(n, out) for n, out in sides]
+        # All possible windows first, then those at the places drawn: exact gathers, whose gradients are deterministic on any device.
         windows = F.max_pool2d(x, tuple(n + 1 - mean.shape[1] for n, mean in zip(x.shape[2:], means, strict=True)), stride=1)
         if not self.training:
             down, across = (mean.to(x.device, x.dtype) for mean in means)
             return down @ windows @ across.T
-        rows, columns = (drawn(starts(n, out), len(x), x.device) for n, out in sides)
+        rows, columns = (draw_starts(window_starts(n, out), len(x), x.device) for n, out in sides)
         b, c, height, width = windows.shape
         images = torch.arange(b, device=x.device)[:, None, None]
         places = (images * height + rows[:, :, None]) * width + columns[:, None, :]  # [B, h, w]
         picked = windows.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, places.flatten())  # whole pixels, channels together
-        return picked.view(*places.shape, c).permute(0, 3, 1, 2).contiguous(memory_format=layout(x))
+        return picked.view(*places.shape, c).permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(x))
 
 
-def layout(x: Tensor) -> torch.memory_format:
-    """The memory format of a batch of maps."""
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """Return the memory format of a batch of maps."""
     return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
-def drawn(table: Tensor, n: int, device: torch.device) -> Tensor:
-    """The places [n, out] of one side for n images: a row of the table each."""
+def draw_starts(table: Tensor, n: int, device: torch.device) -> Tensor:
+    """Draw the places [n, out] of one side for n images, each a row of the table."""
     return table.to(device)[torch.randint(len(table), (n,), device=device)]
 
 
 @functools.lru_cache(maxsize=256)
-def starts(n: int, out: int) -> Tensor:
-    """Where the `out` windows over n pixels may start [draws, out]: floor(alpha (i + u)) - floor(alpha u), for u from 0 to 1.
+def window_starts(n: int, out: int) -> Tensor:
+    """List where the `out` windows over n pixels may start, [draws, out]: floor(alpha (i + u)) - floor(alpha u), for u from 0 to 1.
 
-    alpha = last / (out - 1) brings the last window to the last pixel. As a function of u the places change at multiples of 1 / last
-    only, so one u inside each stretch makes a row, and all rows are equally likely.
+    alpha = last / (out - 1) brings the last window to the last pixel. As a function of u the places change only at multiples of 1 / last,
+    so one u inside each interval makes a row, and all rows are equally likely.
     """
     window = 2 if n - 2 <= 2 * (out - 1) else 3  # wide enough to leave no pixel out
     last = max(n - min(window, n), 0)
@@ -109,7 +109,7 @@ def starts(n: int, out: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def mean_matrix(n: int, out: int) -> Tensor:
-    """How likely each window is to start at each place: [out, places], rows summing to 1."""
-    table = starts(n, out)
+def mean_start_matrix(n: int, out: int) -> Tensor:
+    """Compute how likely each window is to start at each place: [out, places], rows summing to 1."""
+    table = window_starts(n, out)
     return F.one_hot(table, int(table.max()) + 1).double().mean(dim=0)

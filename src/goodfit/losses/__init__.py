@@ -1,1 +1,1 @@
-"""What training makes small."""
+"""Losses and penalties, which training minimizes."""

@@ -9,20 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.core.contracts import Loss
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 
 
 @dataclasses.dataclass(frozen=True)
 class Kl(Loss):
     """KL(t || p) = sum_k t_k (log t_k - log p_k) with p the softmax of the scores: the cross-entropy less the entropy of the target.
 
-    Helps: smoothed and mixed targets: its least value is 0 whatever the target, so losses can be compared.
+    Helps: smoothed and mixed targets: its minimum is 0 whatever the target, so losses can be compared.
     Hurts: nothing against softmax, whose gradient it has; the two are equal for hard targets.
     Cost: next to nothing.
     Source: Kullback & Leibler 1951; CS231n, loss functions.
     """
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        scores = wide(logits)
-        aims = targets.to(scores.dtype)
-        return F.cross_entropy(scores, aims, reduction="none") + torch.xlogy(aims, aims).sum(dim=1)
+        scores = at_least_fp32(logits)
+        targets = targets.to(scores.dtype)
+        return F.cross_entropy(scores, targets, reduction="none") + torch.xlogy(targets, targets).sum(dim=1)

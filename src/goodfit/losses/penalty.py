@@ -13,35 +13,33 @@ from goodfit.core.parameters import weight_parameters
 from goodfit.core.settings import NonNegative
 from goodfit.core.words import list_some
 
-Layers = str | tuple[str, ...]  # starts of the names of weights, "head" or ("stem", "stage1"); none given: all
+Layers = str | tuple[str, ...]  # prefixes of weights' names, "head" or ("stem", "stage1"); empty: all
 
 
-def chosen(model: nn.Module, layers: Layers = ()) -> list[Tensor]:
-    """The weights of a model that belong to these layers (or to parts of them): never biases, never norms.
+def select_weights(model: nn.Module, layers: Layers = ()) -> list[Tensor]:
+    """Return the weights of a model that belong to these layers (or to modules inside them): never biases, never norms.
 
     Raises:
-        UsageError: a layer has no weights; the sentence lists those that have.
+        UsageError: a layer has no weights; the message lists those that have.
     """
-    wanted = (layers,) if isinstance(layers, str) else layers
+    prefixes = (layers,) if isinstance(layers, str) else layers
     named = weight_parameters(model)
-    for layer in wanted:
-        if not any(_in(name, layer) for name in named):
-            raise UsageError(
-                f'Expected the penalty\'s layers to have weights, found none in "{layer}". There is: {list_some(list(named), 12)}.'
-            )
-    return [w for name, w in named.items() if not wanted or any(_in(name, layer) for layer in wanted)]
+    for layer in prefixes:
+        if not any(_belongs_to(name, layer) for name in named):
+            raise UsageError(f'Expected layers with weights for a penalty, received "{layer}". There is: {list_some(list(named), 12)}.')
+    return [w for name, w in named.items() if not prefixes or any(_belongs_to(name, layer) for layer in prefixes)]
 
 
-def _in(name: str, layer: str) -> bool:
+def _belongs_to(name: str, layer: str) -> bool:
     return f"{name}.".startswith(f"{layer}.")
 
 
-def _squares(found: list[Tensor]) -> Tensor:
-    return torch.stack([w.square().sum() for w in found]).sum()
+def _sum_squares(weights: list[Tensor]) -> Tensor:
+    return torch.stack([w.square().sum() for w in weights]).sum()
 
 
-def _sizes(found: list[Tensor]) -> Tensor:
-    return torch.stack([w.abs().sum() for w in found]).sum()
+def _sum_absolutes(weights: list[Tensor]) -> Tensor:
+    return torch.stack([w.abs().sum() for w in weights]).sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +56,14 @@ class L2(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        return self.strength * _squares(chosen(model, self.layers))
+        return self.strength * _sum_squares(select_weights(model, self.layers))
 
 
 @dataclasses.dataclass(frozen=True)
 class L1(Penalty):
     """strength times the sum of the absolute weights, of all layers or of those named.
 
-    Helps: drives weights toward zero, so that few inputs count.
+    Helps: drives weights to zero, so that few inputs count.
     Hurts: usually behind L2 in accuracy.
     Cost: one pass over the weights.
     Source: CS231n, regularization.
@@ -75,7 +73,7 @@ class L1(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        return self.strength * _sizes(chosen(model, self.layers))
+        return self.strength * _sum_absolutes(select_weights(model, self.layers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,5 +91,5 @@ class ElasticNet(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        found = chosen(model, self.layers)
-        return self.strength * (self.beta * _squares(found) + _sizes(found))
+        weights = select_weights(model, self.layers)
+        return self.strength * (self.beta * _sum_squares(weights) + _sum_absolutes(weights))

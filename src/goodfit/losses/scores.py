@@ -1,10 +1,10 @@
-"""Scores in a precision that a loss can be computed in."""
+"""The precision in which losses are computed."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 
-def wide(logits: Tensor) -> Tensor:
-    """The scores in float32 when they come in fewer bits (as under autocast), else as they are."""
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """Convert scores of fewer than 32 bits (as under autocast) to float32; return others unchanged."""
     return logits.float() if logits.dtype.itemsize < 4 else logits

@@ -1,4 +1,4 @@
-"""The multiclass hinge loss of the lecture."""
+"""The multiclass hinge loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from goodfit.core.contracts import Loss
 from goodfit.core.settings import Positive
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Svm(Loss):
     The sum is not divided by the number of classes, as torch's MultiMarginLoss does.
 
     Helps: stops pushing once the right class leads by delta, so easy images do not dominate.
-    Hurts: the scores are no log-probabilities; with many classes it starts large (K - 1) and wants a smaller learning rate.
+    Hurts: the scores are not log-probabilities; with many classes it starts large (K - 1) and needs a smaller learning rate.
     Cost: a sort of the scores.
     Source: Weston & Watkins 1999; CS231n, loss functions.
     """
@@ -29,25 +29,25 @@ class Svm(Loss):
     squared: bool = False
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        scores = wide(logits)
-        return (targets.to(scores.dtype) * self.hinges(scores)).sum(dim=1)
+        scores = at_least_fp32(logits)
+        return (targets.to(scores.dtype) * self.hinge_per_class(scores)).sum(dim=1)
 
-    def hinges(self, scores: Tensor) -> Tensor:
-        """The loss [B, K] that each class would have if it were the right one.
+    def hinge_per_class(self, scores: Tensor) -> Tensor:
+        """Compute the loss [B, K] for each class as the right one.
 
         All K x K margins at once would need too much memory for 1000 classes; sums over the sorted scores give the same.
         """
-        scores = scores - scores.amax(dim=1, keepdim=True).detach()  # margins do not change, rounding is smaller
-        bar = scores - self.delta  # a wrong class above it costs
+        scores = scores - scores.amax(dim=1, keepdim=True).detach()  # margins do not change, and rounding errors are smaller
+        threshold = scores - self.delta  # wrong classes above it add to the loss
         ranked = scores.sort(dim=1, descending=True).values
-        above = torch.searchsorted(-ranked.detach(), -bar.detach())  # [B, K] how many scores lie above each bar, its own among them
+        above = torch.searchsorted(-ranked.detach(), -threshold.detach())  # [B, K] scores above each threshold, the class's own included
         others = above - 1
         total = _sum_of_first(ranked, above) - scores
         if not self.squared:
-            return total - others * bar
-        return _sum_of_first(ranked**2, above) - scores**2 - 2 * bar * total + others * bar**2
+            return total - others * threshold
+        return _sum_of_first(ranked**2, above) - scores**2 - 2 * threshold * total + others * threshold**2
 
 
 def _sum_of_first(values: Tensor, counts: Tensor) -> Tensor:
-    """For every count n in [B, K] the sum of the first n values of its row."""
+    """Sum, for every count n in [B, K], the first n values of its row."""
     return F.pad(values.cumsum(dim=1), (1, 0)).gather(1, counts)

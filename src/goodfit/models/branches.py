@@ -1,4 +1,4 @@
-"""Nets that branch: paths side by side within a block, and auxiliary heads on the way to the last one."""
+"""What nets with parallel branches share: blocks of parallel paths, and auxiliary heads."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import NonNegative
 from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He, None_, start
+from goodfit.layers.init import He, None_, initialize
 from goodfit.layers.noise import Dropout
 from goodfit.layers.norm import Batch
-from goodfit.models.blocks import Kernel, Look, Stem, conv, named
+from goodfit.models.blocks import Kernel, NormAct, Stem, make_conv, named_sequential
 
 
-def unit(n_in: int, n_out: int, look: Look, kernel: Kernel = 1, *, stride: int = 1, pad: bool = True) -> nn.Sequential:
-    """Conv, norm and activation by torchvision's names."""
-    made = conv(n_in, n_out * width_of(look.act), kernel, stride=stride, norm=look.norm, order=look.order, pad=pad)
-    return named({"conv": made, **{"bn" if name == "norm" else name: module for name, module in look.after(n_out).items()}})
+def basic_conv(n_in: int, n_out: int, norm_act: NormAct, kernel: Kernel = 1, *, stride: int = 1, pad: bool = True) -> nn.Sequential:
+    """Make a conv, norm and activation with the names of torchvision's BasicConv2d."""
+    conv = make_conv(n_in, n_out * width_of(norm_act.act), kernel, stride=stride, norm=norm_act.norm, order=norm_act.order, pad=pad)
+    return named_sequential({"conv": conv, **{"bn" if name == "norm" else name: module for name, module in norm_act.build(n_out).items()}})
 
 
 class Branches(nn.Module):
-    """Paths through its children, side by side; what they end in becomes one map, channel after channel.
-
-    Paths that begin alike share what they begin with.
-    """
+    """Parallel paths through its children, whose outputs are concatenated along the channels; paths with a common start share it."""
 
     def __init__(self, children: Mapping[str, nn.Module], paths: Sequence[tuple[str, ...]]) -> None:
         super().__init__()
@@ -37,19 +34,19 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, the paths' channels, h, w]."""
-        done: dict[tuple[str, ...], Tensor] = {(): x}
+        outputs: dict[tuple[str, ...], Tensor] = {(): x}
         for path in self.paths:
             for i, name in enumerate(path):
-                if path[: i + 1] not in done:
-                    done[path[: i + 1]] = self.get_submodule(name)(done[path[:i]])
-        return torch.cat([done[path] for path in self.paths], dim=1)
+                if path[: i + 1] not in outputs:
+                    outputs[path[: i + 1]] = self.get_submodule(name)(outputs[path[:i]])
+        return torch.cat([outputs[path] for path in self.paths], dim=1)
 
 
-class Tapped(nn.Module):
-    """Children one after the other, and in training auxiliary heads on what some of them put out.
+class NetWithAuxHeads(nn.Module):
+    """Children in sequence, and in training auxiliary heads on the outputs of some of them.
 
-    `heads` are children by the name of the child they tap. [B, C, H, W] -> logits [B, K]; in training, with heads, (logits, pairs of
-    their logits and `weight`), as `goodfit.training.heads.heads` takes them.
+    `heads` maps the name of a child to the name of the auxiliary head on its output. [B, C, H, W] -> logits [B, K]; in training, with
+    auxiliary heads: (logits, pairs of an auxiliary head's logits and `weight`).
     """
 
     def __init__(
@@ -72,8 +69,8 @@ class Tapped(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Branching(Model):
-    """The settings that these nets share."""
+class InceptionFamily(Model):
+    """The settings that GoogLeNet and Inception v3 share."""
 
     stem: Stem = "auto"
     aux: NonNegative = 0.4
@@ -83,7 +80,7 @@ class Branching(Model):
     drop: Noise = Dropout()
 
 
-def calm(heads: Sequence[nn.Linear]) -> None:
-    """Make auxiliary heads small, as the head is, so that their first losses are near ln K too."""
-    for last in heads:
-        start(last, None_(), last)
+def init_aux_heads(heads: Sequence[nn.Linear]) -> None:
+    """Initialize auxiliary heads with small weights, like the head, so that their first losses are near ln K too."""
+    for head in heads:
+        initialize(head, None_(), head)

@@ -8,8 +8,8 @@ import math
 from torch import nn
 
 from goodfit.core.contracts import Init, Model
-from goodfit.layers.init import He, start
-from goodfit.models.blocks import named
+from goodfit.layers.init import He, initialize
+from goodfit.models.blocks import named_sequential
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,6 @@ class Linear(Model):
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         head = nn.Linear(channels * math.prod(size), classes)
-        net = named({"flatten": nn.Flatten(), "head": head})
-        start(net, self.init, head)
+        net = named_sequential({"flatten": nn.Flatten(), "head": head})
+        initialize(net, self.init, head)
         return net

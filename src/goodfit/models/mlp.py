@@ -1,4 +1,4 @@
-"""The fully connected net."""
+"""The multilayer perceptron, a fully connected net."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import Count
 from goodfit.layers import noise, norm
 from goodfit.layers.activation import Relu
-from goodfit.layers.init import He, start
-from goodfit.models.blocks import Look, Order, linear_norm_act, named
+from goodfit.layers.init import He, initialize
+from goodfit.models.blocks import NormAct, Order, linear_norm_act, named_sequential
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Mlp(Model):
     """Fully connected layers on the pixels, one for each width in `hidden`.
 
     Helps: small images with the object in one place, such as digits; fast to train.
-    Hurts: knows nothing of neighboring pixels, so it needs far more data than a conv net.
+    Hurts: it ignores which pixels are neighbors, so it needs far more data than a conv net.
     Cost: most of its parameters are in the first layer.
     Source: CS231n, neural networks.
     """
@@ -34,9 +34,9 @@ class Mlp(Model):
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         widths = (channels * math.prod(size), *self.hidden)
-        look = Look(self.norm, self.act, self.order)
-        layers = {f"layer{i}": linear_norm_act(widths[i - 1], widths[i], look, self.drop) for i in range(1, len(widths))}
+        norm_act = NormAct(self.norm, self.act, self.order)
+        layers = {f"layer{i}": linear_norm_act(widths[i - 1], widths[i], norm_act, self.drop) for i in range(1, len(widths))}
         head = nn.Linear(widths[-1], classes)
-        net = named({"flatten": nn.Flatten(), **layers, "head": head})
-        start(net, self.init, head)
+        net = named_sequential({"flatten": nn.Flatten(), **layers, "head": head})
+        initialize(net, self.init, head)
         return net

@@ -1,4 +1,4 @@
-"""Nearest neighbors: a classifier that remembers the training images and compares."""
+"""Nearest neighbors: a classifier that stores the training images and compares with them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from goodfit.core.contracts import Model
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Range
-from goodfit.models.blocks import named
+from goodfit.models.blocks import named_sequential
 
 Metric = Literal["l1", "l2", "cosine"]
-COMPARED = 2**24  # distances at once
-LEAD = 0.1  # of a vote: what the class of the nearest of two equals is ahead by, at most
+MAX_DISTANCES_AT_ONCE = 2**24
+TIE_BREAK = 0.1  # of a vote: the most by which the nearer of two classes with equally many votes leads
 
 
 class Neighbors(nn.Module):
-    """[B, ...] -> scores [B, K] by the votes of the `k` nearest of the images it has memorized; before that all classes are alike.
+    """[B, ...] -> scores [B, K] from the votes of the `k` nearest memorized images; all classes score the same before there are any.
 
     The images [N, D] and labels [N] are buffers, so they are saved and loaded with the model.
     """
@@ -39,10 +39,10 @@ class Neighbors(nn.Module):
 
     @torch.no_grad()
     def memorize(self, images: Tensor, labels: Tensor) -> None:
-        """Take normalized images [N, C, H, W] and their labels [N] in place of those it has.
+        """Store normalized images [N, C, H, W] and their labels [N] in place of earlier ones.
 
         Raises:
-            UsageError: there are fewer images than votes, or not a label for each.
+            UsageError: there are fewer images than votes, or the number of labels differs from that of images.
         """
         if len(images) < self.k or labels.shape != (len(images),):
             raise UsageError(
@@ -52,54 +52,54 @@ class Neighbors(nn.Module):
         self.labels = labels.to(self.images.device, torch.int64, copy=True)
 
     @torch.no_grad()
-    def neighbors(self, images: Tensor) -> Tensor:
-        """The places [B, k] of the nearest memorized images, nearest first; of equally near ones the first memorized comes first."""
-        known, asked = self.images, images.flatten(1).float()
+    def find_neighbors(self, images: Tensor) -> Tensor:
+        """The indices [B, k] of the nearest memorized images, nearest first; of equally near ones, the one memorized first comes first."""
+        memorized, queries = self.images, images.flatten(1).float()
         if self.metric == "cosine":  # on the unit sphere the nearest have the smallest angle
-            known, asked = F.normalize(known), F.normalize(asked)
-        places = torch.arange(len(known), device=known.device)
-        found = []
-        for some in torch.split(asked, max(1, COMPARED // len(known))):
+            memorized, queries = F.normalize(memorized), F.normalize(queries)
+        indices = torch.arange(len(memorized), device=memorized.device)
+        nearest = []
+        for chunk in torch.split(queries, max(1, MAX_DISTANCES_AT_ONCE // len(memorized))):
             power = 1.0 if self.metric == "l1" else 2.0
-            far = torch.cdist(some, known, p=power, compute_mode="donot_use_mm_for_euclid_dist")  # exact: an image is at 0 from itself
-            # the bits of a float that is not negative sort as it does: distance and place in one number, no two of them equal
-            keys = (far.view(torch.int32).long() << 32) + places
-            found.append(keys.topk(self.k, largest=False).indices)
-        return torch.cat(found)
+            distances = torch.cdist(chunk, memorized, p=power, compute_mode="donot_use_mm_for_euclid_dist")  # exact: 0 from itself
+            # The bits of a non-negative float sort as it does, so distance and index fit into one number, and no two are equal.
+            keys = (distances.view(torch.int32).long() << 32) + indices
+            nearest.append(keys.topk(self.k, largest=False).indices)
+        return torch.cat(nearest)
 
     def scores(self, images: Tensor) -> Tensor:
-        """The logarithm of each class's votes [B, K], so that softmax gives their shares; 1 / K of a vote beforehand for every class.
+        """The logarithm of each class's votes [B, K], so that softmax gives their shares; every class starts with 1 / K of a vote.
 
-        Among classes with equally many votes the one with the nearest neighbor leads, by a tenth of a vote at most.
+        Among classes with equally many votes the one with the nearest neighbor leads slightly.
         """
         if not len(self.labels):
             return images.new_zeros(len(images), self.classes, dtype=torch.float32)
-        mine = F.one_hot(self.labels[self.neighbors(images)], self.classes)  # [B, k, K]
-        votes = mine.sum(1)
-        ahead = torch.where(votes > 0, self.k - mine.argmax(1), 0) / self.k  # argmax: the rank of a class's nearest neighbor
-        return torch.log(votes + LEAD * ahead + 1 / self.classes)
+        ballots = F.one_hot(self.labels[self.find_neighbors(images)], self.classes)  # [B, k, K]
+        votes = ballots.sum(1)
+        lead = torch.where(votes > 0, self.k - ballots.argmax(1), 0) / self.k  # argmax: the rank of a class's nearest neighbor
+        return torch.log(votes + TIE_BREAK * lead + 1 / self.classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The scores.
+        """Score images [B, ...] -> [B, K].
 
         Raises:
-            UsageError: it is to be trained, though it has nothing to train.
+            UsageError: it is in training mode, though it has nothing to train.
         """
         if self.training:
-            raise UsageError("nearest has nothing to train: it memorizes the training images and is judged as it is.")
+            raise UsageError("nearest has nothing to train: it memorizes the training images and is evaluated as it is.")
         return self.scores(images)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("images", "labels"):  # there are as many as were memorized
+        for name in ("images", "labels"):  # grow the buffers to the number of images that were memorized
             if (saved := state_dict.get(f"{prefix}{name}")) is not None:
-                mine = getattr(self, name)
-                setattr(self, name, mine.new_empty((len(saved), *mine.shape[1:])))
+                buffer = getattr(self, name)
+                setattr(self, name, buffer.new_empty((len(saved), *buffer.shape[1:])))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 @dataclasses.dataclass(frozen=True)
 class Nearest(Model):
-    """The label of the most similar training image, or of most of the `k` most similar; nothing is learned, everything remembered.
+    """The label of the most similar training image, or a vote among the `k` most similar; it learns nothing and stores every image.
 
     Images are compared number by number: `l1` sums absolute differences, `l2` is the Euclidean distance, `cosine` the angle.
 
@@ -113,4 +113,4 @@ class Nearest(Model):
     metric: Metric = "l2"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        return named({"neighbors": Neighbors(classes, channels * size[0] * size[1], self.k, self.metric)})
+        return named_sequential({"neighbors": Neighbors(classes, channels * size[0] * size[1], self.k, self.metric)})

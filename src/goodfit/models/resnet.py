@@ -1,4 +1,4 @@
-"""Residual nets, with the parameter names of torchvision, and the nets to compare them with."""
+"""Residual nets, with the parameter names of torchvision, and the plain and pre-activation nets to compare them with."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.layers import noise
 from goodfit.layers.activation import Relu, width_of
-from goodfit.layers.init import He, start
-from goodfit.layers.noise import at_depth, mask_weights
+from goodfit.layers.init import He, initialize
+from goodfit.layers.noise import mask_weights, scale_to_depth
 from goodfit.layers.norm import Batch, normalizes
-from goodfit.models.blocks import Look, Net, Order, Stem, conv, small_stem, soften
+from goodfit.models.blocks import NormAct, Order, StagedSequential, Stem, make_conv, scale_residual_branches, uses_small_stem
 
-BLOCKS = {  # in each stage, by depth
+BLOCKS = {  # depth -> the number of blocks in each stage
     18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
     20: (3, 3, 3), 32: (5, 5, 5), 44: (7, 7, 7), 56: (9, 9, 9), 110: (18, 18, 18),
 }  # fmt: skip
@@ -25,89 +25,88 @@ BOTTLENECKS = (50, 101, 152)
 Shortcut = Literal["projection", "pad", "none"]
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A residual block: y = act(branch(x) + shortcut(x)), two 3x3 convs, or 1x1, 3x3, 1x1 with `bottleneck` (the 3x3 has the stride).
 
-    Where the map or its channels change, the shortcut is a 1x1 conv with a norm ("projection"), or skips pixels and pads with channels
-    of zeros ("pad"); "none" leaves only the branch. An activation that wants a wider input gets it from every conv before it and from
-    the shortcut. `noise` acts on the branch's output or on its weights. With norms after the activations, the last norm is the block's
-    last step.
+    Where the map or its channels change, the shortcut is a 1x1 conv with a norm ("projection"), or skips pixels and appends channels of
+    zeros ("pad"); "none" leaves only the branch. An activation that needs a wider input gets it from every conv before it and from the
+    shortcut. `noise` acts on the branch's output or on its weights. With norms after the activations, the block ends in a norm.
     """
 
     expansion = 4
     preact = False
 
-    def __init__(self, n_in: int, n: int, stride: int, look: Look, noise: Noise, bottleneck: bool, shortcut: Shortcut) -> None:
+    def __init__(self, n_in: int, n: int, stride: int, norm_act: NormAct, noise: Noise, bottleneck: bool, shortcut: Shortcut) -> None:
         super().__init__()
-        wide = width_of(look.act)
+        wide = width_of(norm_act.act)
         kernels = (1, 3, 1) if bottleneck else (3, 3)
         widths = (n, n, n * self.expansion) if bottleneck else (n, n)
         strides = (1, stride, 1) if bottleneck else (stride, 1)
-        self.length, self.order = len(kernels), look.order
+        self.length, self.order = len(kernels), norm_act.order
         inputs = (n_in, *widths)
         for i in range(self.length):
-            made = conv(inputs[i], widths[i] * wide, kernels[i], stride=strides[i], norm=look.norm, order=look.order)
-            after = look.after(inputs[i] if self.preact else widths[i])
-            for name, module in (("conv", mask_weights(noise, made)), ("bn", after["norm"]), ("act", after["act"])):
+            conv = make_conv(inputs[i], widths[i] * wide, kernels[i], stride=strides[i], norm=norm_act.norm, order=norm_act.order)
+            after = norm_act.build(inputs[i] if self.preact else widths[i])
+            for name, module in (("conv", mask_weights(noise, conv)), ("bn", after["norm"]), ("act", after["act"])):
                 self.add_module(f"{name}{i + 1}", module)
         out = widths[-1] * wide
-        self.noise, self.plain = noise(), shortcut == "none"
+        self.noise, self.has_shortcut = noise(), shortcut != "none"
         self.downsample: nn.Module | None = None
-        if not self.plain and (stride != 1 or (n_in * wide if self.preact else n_in) != out):
-            self.downsample = Padding(stride, out) if shortcut == "pad" else self._projection(n_in, out, stride, look)
+        if self.has_shortcut and (stride != 1 or (n_in * wide if self.preact else n_in) != out):
+            self.downsample = ZeroPaddedShortcut(stride, out) if shortcut == "pad" else self._projection(n_in, out, stride, norm_act)
 
-    def _projection(self, n_in: int, out: int, stride: int, look: Look) -> nn.Module:
-        return nn.Sequential(conv(n_in, out, 1, stride=stride, norm=look.norm), look.norm(out))
+    def _projection(self, n_in: int, out: int, stride: int, norm_act: NormAct) -> nn.Module:
+        return nn.Sequential(make_conv(n_in, out, 1, stride=stride, norm=norm_act.norm), norm_act.norm(out))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, n_in, H, W] -> [B, n_out, H / stride, W / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        first, second = self._after()
+        first, second = self._after_conv()
         for i in range(1, self.length):
             for name in ("conv", first, second):
-                x = self._do(name, i, x)
-        x = self._do("conv", self.length, x)
+                x = self._run(name, i, x)
+        x = self._run("conv", self.length, x)
         if self.order == "norm_act":
-            return self._do("act", self.length, self._sum(self._do("bn", self.length, x), shortcut))
-        return self._do("bn", self.length, self._do("act", self.length, self._sum(x, shortcut)))
+            return self._run("act", self.length, self._add_shortcut(self._run("bn", self.length, x), shortcut))
+        return self._run("bn", self.length, self._run("act", self.length, self._add_shortcut(x, shortcut)))
 
-    def _sum(self, branch: Tensor, shortcut: Tensor) -> Tensor:
+    def _add_shortcut(self, branch: Tensor, shortcut: Tensor) -> Tensor:
         noisy: Tensor = self.noise(branch)
-        return noisy if self.plain else noisy + shortcut
+        return noisy + shortcut if self.has_shortcut else noisy
 
-    def _after(self) -> tuple[str, str]:
+    def _after_conv(self) -> tuple[str, str]:
         return ("bn", "act") if self.order == "norm_act" else ("act", "bn")
 
-    def _do(self, name: str, i: int, x: Tensor) -> Tensor:
+    def _run(self, name: str, i: int, x: Tensor) -> Tensor:
         y: Tensor = self.get_submodule(f"{name}{i}")(x)
         return y
 
 
-class PreactBlock(Block):
-    """A residual block with norm and activation before each conv: y = branch(x) + x, so nothing stands in the way from block to block.
+class PreactBlock(ResidualBlock):
+    """A residual block with norm and activation before each conv: y = branch(x) + x, so the path from block to block is the identity.
 
     A projection takes the first activation's output, and has no norm of its own.
     """
 
     preact = True
 
-    def _projection(self, n_in: int, out: int, stride: int, look: Look) -> nn.Module:
-        return conv(n_in, out, 1, stride=stride, norm=look.norm)
+    def _projection(self, n_in: int, out: int, stride: int, norm_act: NormAct) -> nn.Module:
+        return make_conv(n_in, out, 1, stride=stride, norm=norm_act.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, n_in * width, H, W] -> [B, n_out * width, H / stride, W / stride], the width that of the activation."""
-        first, second = self._after()
-        y = self._do(second, 1, self._do(first, 1, x))
-        shortcut = x if self.downsample is None else self.downsample(x if isinstance(self.downsample, Padding) else y)
-        y = self._do("conv", 1, y)
+        first, second = self._after_conv()
+        y = self._run(second, 1, self._run(first, 1, x))
+        shortcut = x if self.downsample is None else self.downsample(x if isinstance(self.downsample, ZeroPaddedShortcut) else y)
+        y = self._run("conv", 1, y)
         for i in range(2, self.length + 1):
             for name in (first, second, "conv"):
-                y = self._do(name, i, y)
-        return self._sum(y, shortcut)
+                y = self._run(name, i, y)
+        return self._add_shortcut(y, shortcut)
 
 
-class Padding(nn.Module):
-    """A shortcut without parameters: every `stride`-th pixel, and channels of zeros behind those there are, to `n_out` of them."""
+class ZeroPaddedShortcut(nn.Module):
+    """A shortcut without parameters: it takes every `stride`-th pixel and appends channels of zeros, up to `n_out` channels."""
 
     def __init__(self, stride: int, n_out: int) -> None:
         super().__init__()
@@ -124,15 +123,15 @@ class Padding(nn.Module):
 class Resnet(Model):
     """A deep conv net whose blocks add to their input; depth 18, 34, 50, 101, 152, or 20, 32, 44, 56, 110 as made for CIFAR.
 
-    Depths from 50 on, but 56 and 110, have bottlenecks. The nets for CIFAR have three stages of 16, 32 and 64 channels, the others four
-    of 64 to 512 (of 256 to 2048 behind bottlenecks). The imagenet stem is a conv of stride 2 with a 7x7 kernel, and a max pool; the
+    Depths 50, 101 and 152 have bottlenecks. The nets for CIFAR have three stages of 16, 32 and 64 channels, the others four of 64 to 512
+    (256 to 2048 with bottlenecks). The imagenet stem is a conv of stride 2 with a 7x7 kernel, and a max pool; the
     small one a 3x3 conv of stride 1 and no pool; auto takes the small one below 96 pixels. With projections and without `preact`,
     depths 18 to 152 have torchvision's names and shapes, so its published weights fit.
 
-    `shortcut` is where the map changes: a 1x1 conv (projection), zeros for the channels that are missing (pad); none takes all
-    shortcuts out, which leaves the plain net of the same depth; auto pads in the nets for CIFAR and projects in others. `preact` has
-    norm and activation before each conv instead of after it. `drop` is noise before the head, `branch` noise on the branch of each
-    block, such as stochastic_depth.
+    `shortcut` is the kind of shortcut where the map changes: a 1x1 conv (projection), or zeros for the missing channels (pad); none
+    removes all shortcuts, which leaves the plain net of the same depth; auto pads in the nets for CIFAR and projects in the others.
+    `preact` puts norm and activation before each conv instead of after it. `drop` is noise before the head, `branch` noise on the branch
+    of each block, such as stochastic_depth.
 
     Helps: the workhorse from a thousand images up, and the usual start for transfer.
     Hurts: on a CPU a training of minutes gets further with a smaller net.
@@ -153,44 +152,44 @@ class Resnet(Model):
     preact: bool = False
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self, size, 32)
-        look = Look(self.norm, self.act, self.order)
+        small = uses_small_stem(self, size, 32)
+        norm_act = NormAct(self.norm, self.act, self.order)
         kernel, stride = (3, 1) if small else (7, 2)
         width = 16 if len(BLOCKS[self.depth]) == 3 else 64
-        layers, n_out = self._layers(width, look)
+        layers, n_out = self._layers(width, norm_act)
         parts = {
-            "conv1": conv(channels, width * width_of(self.act), kernel, stride=stride, norm=self.norm, order=self.order),
-            **({} if self.preact else names(look, width)),
+            "conv1": make_conv(channels, width * width_of(self.act), kernel, stride=stride, norm=self.norm, order=self.order),
+            **({} if self.preact else outer_norm_act(norm_act, width)),
             "maxpool": nn.Identity() if small else nn.MaxPool2d(3, 2, padding=1),
             **layers,
-            **(names(look, n_out) if self.preact else {}),
+            **(outer_norm_act(norm_act, n_out) if self.preact else {}),
         }
         head = mask_weights(self.drop, nn.Linear(n_out, classes))
         tail = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "drop": self.drop(), "fc": head}
-        net = Net({**parts, **tail}, groups(list(parts)))
-        start(net, self.init, head)
+        net = StagedSequential({**parts, **tail}, stage_groups_of(list(parts)))
+        initialize(net, self.init, head)
         if not normalizes(self.norm) and self.shortcut != "none":
-            soften([m.get_submodule(f"conv{m.length}") for m in net.modules() if isinstance(m, Block)])  # type: ignore[misc]
+            scale_residual_branches([m.get_submodule(f"conv{m.length}") for m in net.modules() if isinstance(m, ResidualBlock)])  # type: ignore[misc]
         return net
 
-    def _layers(self, width: int, look: Look) -> tuple[dict[str, nn.Module], int]:
-        """The stages of blocks by name, and the width of what they put out, before a wider activation."""
-        bottleneck, made = self.depth in BOTTLENECKS, PreactBlock if self.preact else Block
+    def _layers(self, width: int, norm_act: NormAct) -> tuple[dict[str, nn.Module], int]:
+        """Make the stages of blocks by name; also returns their output channels, not counting what a wider activation adds."""
+        bottleneck, block = self.depth in BOTTLENECKS, PreactBlock if self.preact else ResidualBlock
         layers: dict[str, nn.Module] = {}
         n_in, noises = width, self._noises()
         for i, length in enumerate(BLOCKS[self.depth]):
             n = width * 2**i
             blocks = []
             for j in range(length):
-                blocks.append(made(n_in, n, 2 if i and not j else 1, look, next(noises), bottleneck, self._shortcut()))
-                n_in = n * Block.expansion if bottleneck else n
+                blocks.append(block(n_in, n, 2 if i and not j else 1, norm_act, next(noises), bottleneck, self._shortcut()))
+                n_in = n * ResidualBlock.expansion if bottleneck else n
             layers[f"layer{i + 1}"] = nn.Sequential(*blocks)
         return layers, n_in
 
     def _noises(self) -> Iterator[Noise]:
         """The noise of each branch, by the block's share of the depth."""
         total = sum(BLOCKS[self.depth])
-        return (at_depth(self.branch, (i + 1) / total) for i in range(total))
+        return (scale_to_depth(self.branch, (i + 1) / total) for i in range(total))
 
     def _shortcut(self) -> Shortcut:
         if self.shortcut != "auto":
@@ -198,13 +197,13 @@ class Resnet(Model):
         return "pad" if len(BLOCKS[self.depth]) == 3 else "projection"
 
 
-def names(look: Look, n: int) -> dict[str, nn.Module]:
-    """Norm and activation outside of the blocks, by torchvision's names."""
-    return {"bn1" if name == "norm" else name: module for name, module in look.after(n).items()}
+def outer_norm_act(norm_act: NormAct, n: int) -> dict[str, nn.Module]:
+    """Make the norm and activation outside of the blocks, with torchvision's names."""
+    return {"bn1" if name == "norm" else name: module for name, module in norm_act.build(n).items()}
 
 
-def groups(parts: list[str]) -> dict[str, tuple[str, ...]]:
-    """The stages by the names of the parts: what comes before the blocks, each layer of blocks, and what comes after with the last."""
+def stage_groups_of(parts: list[str]) -> dict[str, tuple[str, ...]]:
+    """The names of the parts by stage: the stem, then each layer of blocks; the last has what comes after it too."""
     first = next(i for i, name in enumerate(parts) if name.startswith("layer"))
     last = max(i for i, name in enumerate(parts) if name.startswith("layer"))
     return {"stem": tuple(parts[:first]), **{name: (name,) for name in parts[first:last]}, parts[last]: tuple(parts[last:])}

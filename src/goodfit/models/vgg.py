@@ -1,4 +1,4 @@
-"""VGG: 3x3 convs stacked deep, all configurations of the paper, with the parameter names of torchvision."""
+"""VGG: deep stacks of 3x3 convs, all configurations of the paper, with the parameter names of torchvision."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from torch import nn
 from goodfit.core.contracts import Model
 from goodfit.layers.activation import width_of
 from goodfit.layers.noise import mask_weights
-from goodfit.models.blocks import Look, Net, Order, small_stem
-from goodfit.models.classic import Classic, LocalResponseNorm, MeanTo, flat_conv, map_of, numbers, start_calm, units
+from goodfit.models.blocks import NormAct, Order, StagedSequential, uses_small_stem
+from goodfit.models.classic import (
+    AdaptiveMean,
+    ClassicFamily,
+    LocalResponseNorm,
+    child_names,
+    hidden_width,
+    init_with_small_head,
+    output_shape,
+    with_norm_act,
+)
 
 # The kernels of each stage's convs, by the letter of the paper's table 1; a pool ends each stage.
 STAGES = {
@@ -27,22 +36,23 @@ LETTERS = {11: "A", 13: "B", 16: "D", 19: "E"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Configured(Model):
-    """The setting that comes before the classic ones: which net of the paper's table it is."""
+class ConfigSetting(Model):
+    """Adds the setting `config` before those of `ClassicFamily`: which net of the paper's table to build."""
 
     config: Literal[11, 13, 16, 19, "A", "A_lrn", "B", "C", "D", "E"] = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Vgg(Classic, Configured):
+class Vgg(ClassicFamily, ConfigSetting):
     """Five stages of 3x3 convs with a pool between them, and three fully connected layers.
 
     `config` is the number of layers or the letter of the paper's table: 11 = A, 13 = B, 16 = D, 19 = E, A_lrn (A with local response
-    normalization after its first conv), C (16 layers, of which three convs are 1x1). Parameters are named as torchvision's vgg16 (norm
-    none) or vgg16_bn (norm batch). The small stem drops the pools that would leave too little and has fully connected layers of 512 units.
+    normalization after its first conv), C (16 layers, of which three convs are 1x1). Parameters have the names of torchvision's vgg16
+    (norm=none) or vgg16_bn (norm=batch). The small stem drops the pools that would leave too little and has fully connected layers of
+    512 units.
 
     Helps: features that transfer well; the plainest of the deep nets.
-    Hurts: training from scratch without a norm: deep ones start slowly, so give norm=batch.
+    Hurts: training from scratch without a norm: the deep ones start slowly, so give norm=batch.
     Cost: 138 million parameters (16 layers), 89 % of them fully connected; 15 billion multiply-adds at 224 pixels.
     Source: Simonyan & Zisserman 2015; CS231n, CNN architectures.
     """
@@ -50,35 +60,37 @@ class Vgg(Classic, Configured):
     order: Order = "norm_act"
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        small = small_stem(self, size, 32)
+        small = uses_small_stem(self, size, 32)
         features, groups = self._features(channels, min(size))
-        mean = nn.Identity() if small else MeanTo(7)
-        maps, height, width = map_of(nn.Sequential(features, mean), channels, size)
-        n, wide = units(self.hidden, small), width_of(self.act)
+        mean = nn.Identity() if small else AdaptiveMean(7)
+        maps, height, width = output_shape(nn.Sequential(features, mean), channels, size)
+        n, wide = hidden_width(self.hidden, small), width_of(self.act)
         head = nn.Linear(n, classes)
         classifier = [
             mask_weights(self.drop, nn.Linear(maps * height * width, n * wide)), self.act(), self.drop(),
             mask_weights(self.drop, nn.Linear(n, n * wide)), self.act(), self.drop(), head,
         ]  # fmt: skip
-        groups |= {"fc1": numbers("classifier", 0, 3), "fc2": numbers("classifier", 3, 6)}
-        net = Net({"features": features, "avgpool": mean, "flatten": nn.Flatten(), "classifier": nn.Sequential(*classifier)}, groups)
-        start_calm(net, self.norm, self.init, head)
+        groups |= {"fc1": child_names("classifier", 0, 3), "fc2": child_names("classifier", 3, 6)}
+        net = StagedSequential(
+            {"features": features, "avgpool": mean, "flatten": nn.Flatten(), "classifier": nn.Sequential(*classifier)}, groups
+        )
+        init_with_small_head(net, self.norm, self.init, head)
         return net
 
     def _features(self, channels: int, side: int) -> tuple[nn.Sequential, dict[str, tuple[str, ...]]]:
-        """The conv layers, numbered as torchvision does (a pool that is left out keeps its number), and which of them make a stage."""
+        """Make the conv layers, numbered as in torchvision (a pool that is left out keeps its number), and say which form a stage."""
         letter = LETTERS[self.config] if isinstance(self.config, int) else self.config
-        look, layers, n_in = Look(self.norm, self.act, self.order), list[nn.Module](), channels
+        norm_act, layers, n_in = NormAct(self.norm, self.act, self.order), list[nn.Module](), channels
         groups: dict[str, tuple[str, ...]] = {}
         for i, (kernels, n) in enumerate(zip(STAGES[letter], WIDTHS, strict=True), start=1):
             first = len(layers)
             for kernel in map(int, kernels):
-                # with a bias before a norm, too: torchvision's have it
-                layers += flat_conv(nn.Conv2d(n_in, n * width_of(self.act), kernel, padding=kernel // 2), n, look)
+                # torchvision's convs have a bias before a norm, too
+                layers += with_norm_act(nn.Conv2d(n_in, n * width_of(self.act), kernel, padding=kernel // 2), n, norm_act)
                 n_in = n
             layers += [LocalResponseNorm()] if letter == "A_lrn" and i == 1 else []
             halved = side >= (2 if i == len(WIDTHS) else 4)  # no conv sees a map of one pixel
             layers.append(nn.MaxPool2d(2) if halved else nn.Identity())
-            groups[f"stage{i}"] = numbers("features", first, len(layers))
+            groups[f"stage{i}"] = child_names("features", first, len(layers))
             side = side // 2 if halved else side
         return nn.Sequential(*layers), groups

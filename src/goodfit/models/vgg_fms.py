@@ -6,49 +6,49 @@ import dataclasses
 
 from torch import nn
 
-from goodfit.models.classic import Classic, Layer
+from goodfit.models.classic import ClassicFamily, ConvSpec
 
-LEAST = 96  # the smallest side that these layers leave something of
-# As in the models that the authors published; the paper's table has CNN-S with a padding of 1 in conv2, which gives maps they did not use.
+MIN_SIDE = 96  # of images: from smaller ones these layers leave nothing
+# As in the models that the authors published. The paper's table pads conv2 of CNN-S by 1, which gives other maps than theirs.
 FAST = (
-    Layer(64, 11, 4, lrn=True, pool=(3, 2), over=True),
-    Layer(256, 5, 1, 2, lrn=True, pool=(3, 2), over=True),
-    Layer(256, 3, 1, 1),
-    Layer(256, 3, 1, 1),
-    Layer(256, 3, 1, 1, pool=(3, 2), over=True),
+    ConvSpec(64, 11, 4, lrn=True, pool=(3, 2), ceil_mode=True),
+    ConvSpec(256, 5, 1, 2, lrn=True, pool=(3, 2), ceil_mode=True),
+    ConvSpec(256, 3, 1, 1),
+    ConvSpec(256, 3, 1, 1),
+    ConvSpec(256, 3, 1, 1, pool=(3, 2), ceil_mode=True),
 )
 MEDIUM = (
-    Layer(96, 7, 2, lrn=True, pool=(3, 2), over=True),
-    Layer(256, 5, 2, 1, lrn=True, pool=(3, 2), over=True),
-    Layer(512, 3, 1, 1),
-    Layer(512, 3, 1, 1),
-    Layer(512, 3, 1, 1, pool=(3, 2), over=True),
+    ConvSpec(96, 7, 2, lrn=True, pool=(3, 2), ceil_mode=True),
+    ConvSpec(256, 5, 2, 1, lrn=True, pool=(3, 2), ceil_mode=True),
+    ConvSpec(512, 3, 1, 1),
+    ConvSpec(512, 3, 1, 1),
+    ConvSpec(512, 3, 1, 1, pool=(3, 2), ceil_mode=True),
 )
 SLOW = (
-    Layer(96, 7, 2, lrn=True, pool=(3, 3), over=True),
-    Layer(256, 5, 1, pool=(2, 2), over=True),
-    Layer(512, 3, 1, 1),
-    Layer(512, 3, 1, 1),
-    Layer(512, 3, 1, 1, pool=(3, 3), over=True),
+    ConvSpec(96, 7, 2, lrn=True, pool=(3, 3), ceil_mode=True),
+    ConvSpec(256, 5, 1, pool=(2, 2), ceil_mode=True),
+    ConvSpec(512, 3, 1, 1),
+    ConvSpec(512, 3, 1, 1),
+    ConvSpec(512, 3, 1, 1, pool=(3, 3), ceil_mode=True),
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class VggF(Classic):
+class VggF(ClassicFamily):
     """CNN-F, the fast one: AlexNet with fewer filters and a stride of 4 in its first conv. Small images are treated as in alexnet.
 
-    Helps: as the cheapest net of its time; comparisons with the lecture's table.
+    Helps: as the cheapest of the three; comparisons with the lecture's table.
     Hurts: accuracy for its size, as alexnet.
     Cost: 61 million parameters, 0.72 billion multiply-adds at 224 pixels.
     Source: Chatfield et al. 2014 (return of the devil in the details); CS231n, CNN architectures.
     """
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        return self.numbered(FAST, LEAST, classes, channels, size)
+        return self.build_numbered(FAST, MIN_SIDE, classes, channels, size)
 
 
 @dataclasses.dataclass(frozen=True)
-class VggM(Classic):
+class VggM(ClassicFamily):
     """CNN-M, the medium one: a stride of 2 and smaller filters in the first conv, twice the filters in the last three.
 
     Helps: comparisons with the lecture's table.
@@ -58,11 +58,11 @@ class VggM(Classic):
     """
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        return self.numbered(MEDIUM, LEAST, classes, channels, size)
+        return self.build_numbered(MEDIUM, MIN_SIDE, classes, channels, size)
 
 
 @dataclasses.dataclass(frozen=True)
-class VggS(Classic):
+class VggS(ClassicFamily):
     """CNN-S, the slow one: CNN-M with a dense second conv on larger maps, and larger pools.
 
     Helps: comparisons with the lecture's table.
@@ -72,4 +72,4 @@ class VggS(Classic):
     """
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-        return self.numbered(SLOW, LEAST, classes, channels, size)
+        return self.build_numbered(SLOW, MIN_SIDE, classes, channels, size)

@@ -1,4 +1,4 @@
-"""First-order optimizers: thin builders over torch.optim, fused where torch has that for the parameters' device."""
+"""First-order optimizers: thin parts over torch.optim, fused where torch can on the parameters' device."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import torch
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import NonNegative, Positive, Range
-from goodfit.optim.formulas import AlmostAdam, Velocity
+from goodfit.optim.formulas import UncorrectedAdam, VelocitySgd
 
 Groups = Iterable[dict[str, Any]]
 Decay = Annotated[float, Range(0, below=1)]  # of a running average
-FUSED = ("cpu", "cuda")
+FUSED_DEVICES = ("cpu", "cuda")
 
 
-def fusible(groups: list[dict[str, Any]]) -> bool:
-    """Whether torch's fused kernels take these parameters: floating point, on the CPU or a CUDA device."""
-    return all(p.is_floating_point() and p.device.type in FUSED for group in groups for p in group["params"])
+def can_fuse(groups: list[dict[str, Any]]) -> bool:
+    """Whether torch's fused kernels support these parameters: floating point, on the CPU or a CUDA device."""
+    return all(p.is_floating_point() and p.device.type in FUSED_DEVICES for group in groups for p in group["params"])
 
 
-def safe_to_load(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let the optimizer lay out loaded state in memory as its parameters are.
+def keep_layout_on_load(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Make the optimizer give loaded state the memory layout of its parameters.
 
-    Fused kernels walk parameters and state side by side: a momentum saved contiguous beside channels_last weights would be read
-    in the wrong order, without an error.
+    Fused kernels read parameters and state in memory order: a momentum saved contiguous beside channels_last weights would be read in
+    the wrong order, without an error.
     """
-    optimizer.register_load_state_dict_post_hook(_lay_out)
+    optimizer.register_load_state_dict_post_hook(_match_layout)
     return optimizer
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -44,8 +44,8 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 class Sgd(Optimizer):
     """v = momentum v + g, W = W - lr v, with g the gradient plus weight_decay W; `nesterov` takes the gradient at the look-ahead.
 
-    With form=velocity the rate goes into the velocity, v = momentum v - lr g, W = W + v: the same while lr is constant, but a change of
-    lr then reaches the steps only as fast as the velocity forgets.
+    With form=velocity the learning rate is part of the velocity, v = momentum v - lr g, W = W + v: the same while lr is constant, but a
+    change of lr takes effect only as fast as the velocity forgets.
 
     Helps: the best final accuracy for conv nets when the learning rate is tuned and annealed.
     Hurts: sensitive to the learning rate; slow where the loss is steep in one direction and flat in another.
@@ -67,16 +67,16 @@ class Sgd(Optimizer):
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
         if self.form == "velocity":
-            return safe_to_load(Velocity(groups, self.lr, self.momentum, self.nesterov, self.weight_decay))
-        made = torch.optim.SGD(
-            groups, self.lr, self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=fusible(groups)
+            return keep_layout_on_load(VelocitySgd(groups, self.lr, self.momentum, self.nesterov, self.weight_decay))
+        sgd = torch.optim.SGD(
+            groups, self.lr, self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=can_fuse(groups)
         )
-        return safe_to_load(made)
+        return keep_layout_on_load(sgd)
 
 
 @dataclasses.dataclass(frozen=True)
 class Adagrad(Optimizer):
-    """h = h + g^2, W = W - lr g / (sqrt(h) + eps): every weight has its own rate, which only falls.
+    """h = h + g^2, W = W - lr g / (sqrt(h) + eps): every weight has its own learning rate, which only falls.
 
     Helps: sparse or badly scaled gradients, and convex problems.
     Hurts: long trainings: h only grows, so the steps shrink until nothing moves.
@@ -90,7 +90,8 @@ class Adagrad(Optimizer):
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
-        return safe_to_load(torch.optim.Adagrad(groups, self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fusible(groups)))
+        adagrad = torch.optim.Adagrad(groups, self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=can_fuse(groups))
+        return keep_layout_on_load(adagrad)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Rmsprop(Optimizer):
     """h = alpha h + (1 - alpha) g^2, W = W - lr g / (sqrt(h) + eps): adagrad that forgets.
 
     Helps: badly scaled gradients, in trainings of any length.
-    Hurts: the first steps are large, as h starts at zero; momentum and its correction make adam of it.
+    Hurts: the first steps are large, because h starts at zero; adam corrects that.
     Cost: one number per weight, a second with momentum.
     Source: Tieleman & Hinton 2012; CS231n, RMSProp (eps as on the slide).
     """
@@ -110,14 +111,14 @@ class Rmsprop(Optimizer):
     weight_decay: NonNegative = 0.0
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
-        return safe_to_load(torch.optim.RMSprop(list(groups), **dataclasses.asdict(self)))
+        return keep_layout_on_load(torch.optim.RMSprop(list(groups), **dataclasses.asdict(self)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimizer):
     """Running averages m of g and v of g^2, both corrected for their start at zero; W = W - lr m / (sqrt(v) + eps).
 
-    With bias_correction=False it is the slides' "almost" Adam, whose first step is 3.16 times as long as the rate. Its weight_decay is
+    With bias_correction=False it is the slides' "almost" Adam, whose first step is 3.16 times the learning rate. Its weight_decay is
     the classic one, added to the gradient and so rescaled with it; see adamw.
 
     Helps: works over a wide range of learning rates; sparse or badly scaled gradients.
@@ -135,14 +136,13 @@ class Adam(Optimizer):
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
         if not self.bias_correction:
-            return safe_to_load(AlmostAdam(groups, self.lr, self.betas, self.eps, self.weight_decay))
-        made = torch.optim.Adam(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=fusible(groups))
-        return safe_to_load(made)
+            return keep_layout_on_load(UncorrectedAdam(groups, self.lr, self.betas, self.eps, self.weight_decay))
+        return keep_layout_on_load(torch.optim.Adam(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=can_fuse(groups)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Adamw(Optimizer):
-    """Adam with decoupled decay: the weights shrink by lr weight_decay W, whatever the size of the gradients.
+    """Adam with decoupled weight decay: the weights shrink by lr weight_decay W, whatever the size of the gradients.
 
     Helps: the robust choice for short trainings and untuned nets.
     Hurts: a little behind tuned sgd on small conv nets.
@@ -157,5 +157,4 @@ class Adamw(Optimizer):
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         groups = list(groups)
-        settings = dataclasses.asdict(self)
-        return safe_to_load(torch.optim.AdamW(groups, **settings, fused=fusible(groups)))
+        return keep_layout_on_load(torch.optim.AdamW(groups, **dataclasses.asdict(self), fused=can_fuse(groups)))

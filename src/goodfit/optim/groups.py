@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters decay, and which learn at what rate."""
+"""Parameter groups: which parameters decay, and their learning rates."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import weight_parameters
 
-ALL_ALIKE: Mapping[str, float] = {}
+NO_RATES: Mapping[str, float] = {}
 
 
-def groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = ALL_ALIKE) -> list[dict[str, Any]]:
-    """The parameters of a model in groups: weights first, which decay, then norms and biases, which do not.
+def parameter_groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = NO_RATES) -> list[dict[str, Any]]:
+    """Divide the parameters of a model into groups: weights, which decay, and norms and biases, which do not.
 
-    `rates` gives stages, by the start of their names, a share of the peak learning rate ({"stem": 0.1}); every rate makes a group of
-    its own. Each group has "params", "weights" (whether these are weights), "weight_decay" and, where the optimizer says its lr, "lr"
-    and "peak" (what the schedule multiplies). The order is the model's own, empty groups are left out. A full-batch optimizer gets all
-    parameters in one group.
+    `rates` maps stages, by the start of their parameters' names, to a factor of the peak learning rate ({"stem": 0.1}); every factor has
+    its own groups. Each group has "params", "weights" (whether these are weights), "weight_decay" and, if the optimizer has a setting lr,
+    "lr" and "peak" (which the schedule multiplies). Parameters keep the model's order, and empty groups are left out. A full-batch
+    optimizer gets all parameters in one group.
 
     Raises:
         UsageError: rates by stage for a full-batch optimizer.
     """
     if getattr(optimizer, "full_batch", False):
         if rates:
-            raise UsageError(f'"{optimizer}" moves all weights as one vector: expected no rates by stage, received {dict(rates)}.')
+            raise UsageError(f'"{optimizer}" updates all weights as one vector: expected no rates by stage, received {dict(rates)}.')
         return [_group(optimizer, 1.0, True, list(model.parameters()))]
     decaying = weight_parameters(model)
-    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    params_by_group: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for rate in dict.fromkeys([1.0, *rates.values()]):
-        found |= {(rate, True): [], (rate, False): []}
+        params_by_group |= {(rate, True): [], (rate, False): []}
     for name, parameter in model.named_parameters():
         rate = next((rate for stage, rate in rates.items() if f"{name}.".startswith(f"{stage}.")), 1.0)
-        found[rate, name in decaying].append(parameter)
-    return [_group(optimizer, rate, decays, params) for (rate, decays), params in found.items() if params]
+        params_by_group[rate, name in decaying].append(parameter)
+    return [_group(optimizer, rate, decays, params) for (rate, decays), params in params_by_group.items() if params]
 
 
 def _group(optimizer: Optimizer, rate: float, decays: bool, params: list[nn.Parameter]) -> dict[str, Any]:
-    # A user's own optimizer by dotted name keeps its settings to itself: torch's defaults for the group then hold.
-    said = {name: getattr(optimizer, name) for name in ("lr", "weight_decay") if hasattr(optimizer, name)}
+    # A user's own optimizer by dotted name has no such settings here: its own defaults then apply to the group.
+    settings = {name: getattr(optimizer, name) for name in ("lr", "weight_decay") if hasattr(optimizer, name)}
     group: dict[str, Any] = {"params": params, "rate": rate, "weights": decays}
-    if "lr" in said:
-        group |= {"lr": said["lr"] * rate, "peak": said["lr"] * rate}
+    if "lr" in settings:
+        group |= {"lr": settings["lr"] * rate, "peak": settings["lr"] * rate}
     if not decays:
         group["weight_decay"] = 0.0
-    elif "weight_decay" in said:
-        group["weight_decay"] = said["weight_decay"]
+    elif "weight_decay" in settings:
+        group["weight_decay"] = settings["weight_decay"]
     return group
 
 
-def optimizer_for(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = ALL_ALIKE) -> torch.optim.Optimizer:
-    """The torch optimizer over a model's groups; every group has its "peak" rate."""
-    return with_peaks(optimizer(groups(model, optimizer, rates)))
+def make_optimizer(model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float] = NO_RATES) -> torch.optim.Optimizer:
+    """Make the torch optimizer for a model's parameter groups, each with its "peak" learning rate."""
+    return record_peak_rates(optimizer(parameter_groups(model, optimizer, rates)))
 
 
-def with_peaks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Note in each group that lacks it its learning rate as "peak"; for plain torch optimizers, which are welcome too."""
+def record_peak_rates(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Store the learning rate of each group as its "peak", which the schedule multiplies, where a plain torch optimizer has none."""
     for group in optimizer.param_groups:
         if "peak" not in group:
             group["lr"] = group["lr"] * group.get("rate", 1.0)

@@ -1,4 +1,4 @@
-"""L-BFGS: the curvature of the loss from the last few steps, without any matrix."""
+"""L-BFGS: the curvature of the loss from the last few steps, without a matrix."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from goodfit.optim.line_search import QuasiNewton
 class Lbfgs(Optimizer):
     """Newton's direction with an inverse Hessian implied by the last `history` steps and changes of the gradient, and a line search.
 
-    The line search asks for the strong Wolfe conditions and tries lr first. One iteration a step, on all training images. It has no
-    weight decay, which is no part of the loss: write the penalty l2(...) instead.
+    The line search looks for the strong Wolfe conditions and tries lr first. Each step is one iteration, on all training images. It has
+    no weight decay, which is not part of the loss: use the penalty l2(...) instead.
 
     Helps: full batches without noise: linear models and small nets to many digits, with no learning rate to choose.
-    Hurts: mini-batches, dropout and augmentation, whose changing loss it takes for curvature; large data, where a step is a full pass.
+    Hurts: mini-batches, dropout and augmentation, whose changing loss it mistakes for curvature; large data: each step is a full pass.
     Cost: 2 history numbers per weight; two to three passes over the training images a step.
     Source: Nocedal 1980; Liu & Nocedal 1989; CS231n, second-order optimization ("disable all sources of noise").
     """
@@ -32,10 +32,10 @@ class Lbfgs(Optimizer):
     history: Count = 10
 
     def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-        return LbfgsSteps(groups, self.lr, self.history)
+        return LbfgsOptimizer(groups, self.lr, self.history)
 
 
-class LbfgsSteps(QuasiNewton):
+class LbfgsOptimizer(QuasiNewton):
     """L-BFGS over one parameter group, as a torch optimizer."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float = 1.0, history: int = 10) -> None:
@@ -43,7 +43,7 @@ class LbfgsSteps(QuasiNewton):
         self.history = history
 
     def direction(self, memory: dict[str, Any], gradient: Tensor) -> Tensor:
-        """The two loops of Nocedal & Wright 2006, algorithm 7.4."""
+        """The two-loop recursion of Nocedal & Wright 2006, algorithm 7.4."""
         pairs = list(zip(memory.get("steps", ()), memory.get("changes", ()), strict=True))
         q, shares = -gradient, []
         for step, change in reversed(pairs):
@@ -56,7 +56,7 @@ class LbfgsSteps(QuasiNewton):
             q = q + (share - (change @ q) / (step @ change)) * step
         return q
 
-    def learn(self, memory: dict[str, Any], step: Tensor, change: Tensor) -> None:
-        """Remember the pair, and forget the oldest beyond `history`."""
+    def update_memory(self, memory: dict[str, Any], step: Tensor, change: Tensor) -> None:
+        """Store the pair, and drop the oldest beyond `history`."""
         memory["steps"] = [*memory.get("steps", ()), step][-self.history :]
         memory["changes"] = [*memory.get("changes", ()), change][-self.history :]

@@ -1,4 +1,4 @@
-"""Line search: a step along a direction that lowers the loss enough and flattens its slope, and the optimizers that move by it."""
+"""A line search for the strong Wolfe conditions, and the base of the optimizers that use it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodfit.optim.flat import FlatSteps
+from goodfit.optim.flat import FlatOptimizer
 
-ENOUGH, FLATTER = 1e-4, 0.9  # the two constants of the strong Wolfe conditions, as for quasi-Newton directions
-MOST = 25  # calls of the loss in one search
-ROUNDING = 1e-6  # a change of the loss by a smaller share of it may be rounding, so the slopes decide
-INNER = 0.1  # a bracket shrinks by this share of its width at least
-NEAREST, FARTHEST = 2.0, 10.0  # times as far to look next while the loss still falls
+SUFFICIENT_DECREASE, CURVATURE_CONDITION = 1e-4, 0.9  # c1 and c2 of the strong Wolfe conditions, as usual for quasi-Newton directions
+MAX_LINE_SEARCH_CALLS = 25  # of the loss
+LOSS_ROUNDING = 1e-6  # a smaller relative change of the loss may be rounding, so the slopes decide
+MIN_BRACKET_SHRINK = 0.1  # as a share of the bracket's width
+MIN_EXPANSION, MAX_EXPANSION = 2.0, 10.0  # the next step over the last one, while the loss still falls
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-    """A place on the line: its `step` along the direction, the loss there, its slope along the line, and the whole gradient [N]."""
+class LinePoint:
+    """A point on the line: its `step` along the direction, the loss, the slope along the line, and the full gradient [N]."""
 
     step: float
     loss: float
@@ -30,47 +30,49 @@ class Point:
     gradient: Tensor
 
 
-def strong_wolfe(at: Callable[[float], Point], start: Point, first: float) -> Point:
-    """A point that lowers the loss in proportion to the slope at `start` and has at most 0.9 of its slope, trying the step `first` first.
+def search_strong_wolfe(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> LinePoint:
+    """Search for a point that satisfies the strong Wolfe conditions, trying the step `first` first.
 
-    Where no such point is found within its calls it is the lowest one found: `start` itself when none is lower. A loss that is not
-    finite counts as too high. (Nocedal & Wright 2006, algorithms 3.5 and 3.6; where rounding hides the fall of the loss the slopes
+    If there is none within the allowed calls, it returns the lowest point found, which is `start` when none is lower. A loss that is not
+    finite counts as too high. (Nocedal & Wright 2006, algorithms 3.5 and 3.6; where rounding hides the decrease of the loss, the slopes
     decide, as in Hager & Zhang 2005.)
     """
 
-    def low(p: Point) -> bool:
-        hidden = 0 <= start.loss - p.loss <= ROUNDING * abs(start.loss) and p.slope <= (2 * ENOUGH - 1) * start.slope
-        return hidden or p.loss <= start.loss + ENOUGH * p.step * start.slope
+    def is_low(p: LinePoint) -> bool:
+        hidden = 0 <= start.loss - p.loss <= LOSS_ROUNDING * abs(start.loss) and p.slope <= (2 * SUFFICIENT_DECREASE - 1) * start.slope
+        return hidden or p.loss <= start.loss + SUFFICIENT_DECREASE * p.step * start.slope
 
-    def good(p: Point) -> bool:
-        return low(p) and abs(p.slope) <= FLATTER * abs(start.slope)
+    def is_good(p: LinePoint) -> bool:
+        return is_low(p) and abs(p.slope) <= CURVATURE_CONDITION * abs(start.slope)
 
     before, step = start, first
-    for calls in range(1, MOST + 1):
+    for calls in range(1, MAX_LINE_SEARCH_CALLS + 1):
         point = at(step)
-        if good(point):
+        if is_good(point):
             return point
-        if not low(point) or (calls > 1 and point.loss >= before.loss):
-            return _zoom(at, (before, point), (low, good), MOST - calls)
+        if not is_low(point) or (calls > 1 and point.loss >= before.loss):
+            return _zoom(at, (before, point), (is_low, is_good), MAX_LINE_SEARCH_CALLS - calls)
         if point.slope >= 0:
-            return _zoom(at, (point, before), (low, good), MOST - calls)
-        before, step = point, min(max(_lowest(before, point), NEAREST * step), FARTHEST * step)
+            return _zoom(at, (point, before), (is_low, is_good), MAX_LINE_SEARCH_CALLS - calls)
+        before, step = point, min(max(_cubic_minimum(before, point), MIN_EXPANSION * step), MAX_EXPANSION * step)
     return before
 
 
-def _zoom(at: Callable[[float], Point], bracket: tuple[Point, Point], tests: tuple[Callable[[Point], bool], ...], calls: int) -> Point:
-    """Narrow a bracket, whose first point is the lowest so far, down to a good point."""
-    (best, other), (low, good) = bracket, tests
+def _zoom(
+    at: Callable[[float], LinePoint], bracket: tuple[LinePoint, LinePoint], tests: tuple[Callable[[LinePoint], bool], ...], calls: int
+) -> LinePoint:
+    """Narrow a bracket, whose first point is the lowest so far, to a good point; `tests` are is_low and is_good."""
+    (best, other), (is_low, is_good) = bracket, tests
     for _ in range(calls):
         near, far = sorted((best.step, other.step))
-        inner = INNER * (far - near)
-        step = min(max(_lowest(best, other), near + inner), far - inner)
+        margin = MIN_BRACKET_SHRINK * (far - near)
+        step = min(max(_cubic_minimum(best, other), near + margin), far - margin)
         if not near < step < far:
             break
         point = at(step)
-        if good(point):
+        if is_good(point):
             return point
-        if not low(point) or point.loss >= best.loss:
+        if not is_low(point) or point.loss >= best.loss:
             other = point
         else:
             other = best if point.slope * (other.step - best.step) >= 0 else other
@@ -78,8 +80,8 @@ def _zoom(at: Callable[[float], Point], bracket: tuple[Point, Point], tests: tup
     return best
 
 
-def _lowest(a: Point, b: Point) -> float:
-    """Where the cubic through two points and their slopes is lowest; their middle where it is nowhere."""
+def _cubic_minimum(a: LinePoint, b: LinePoint) -> float:
+    """The minimum of the cubic through two points and their slopes; their middle where it has none."""
     middle = (a.step + b.step) / 2
     if not all(map(math.isfinite, (a.loss, b.loss, a.slope, b.slope))):
         return middle
@@ -92,37 +94,37 @@ def _lowest(a: Point, b: Point) -> float:
     return b.step - (b.step - a.step) * (b.slope + second - first) / bottom if bottom else middle
 
 
-class QuasiNewton(FlatSteps):
-    """One iteration a step: a direction from what earlier steps taught, a line search along it, and what this step teaches."""
+class QuasiNewton(FlatOptimizer):
+    """One iteration per step: a direction from the memory of earlier steps, a line search along it, and an update of the memory."""
 
     @abstractmethod
     def direction(self, memory: dict[str, Any], gradient: Tensor) -> Tensor:
-        """The direction [N] to move along, from the gradient [N]; with an empty memory the way down."""
+        """The search direction [N] for the gradient [N]; with an empty memory, that of steepest descent."""
 
     @abstractmethod
-    def learn(self, memory: dict[str, Any], step: Tensor, change: Tensor) -> None:
-        """Take in a step [N] and the change [N] of the gradient that it made; their product is positive."""
+    def update_memory(self, memory: dict[str, Any], step: Tensor, change: Tensor) -> None:
+        """Add a step [N] and the change [N] of the gradient along it to the memory; their dot product is positive."""
 
-    def move(self, closure: Any, evaluate: Callable[[], Any], loss: float, gradient: Tensor, memory: dict[str, Any]) -> None:
-        """The rate is the first step that the line search tries, 1 being that of the model it has of the loss."""
+    def update(self, closure: Any, evaluate: Callable[[], Any], loss: float, gradient: Tensor, memory: dict[str, Any]) -> None:
+        """Search along the direction; the learning rate is the first step tried, and 1 leads to the minimum of the quadratic model."""
         flat, origin = self.flat, self.flat.read()
         direction = self.direction(memory, gradient)
-        if not float(direction @ gradient) < 0:  # rounding, or a loss that changed under --noise allow: begin anew
+        if not float(direction @ gradient) < 0:  # rounding, or a loss that changed under --noise allow: start over
             memory.clear()
             direction = -gradient
-        first = self.rate if memory else self.rate * min(1.0, 1.0 / float(gradient.norm()))
+        first = self.lr if memory else self.lr * min(1.0, 1.0 / float(gradient.norm()))
 
-        def at(step: float) -> Point:
+        def at(step: float) -> LinePoint:
             flat.write(origin + step * direction)
-            there = float(evaluate())
-            slope = flat.gradient()
-            return Point(step, there, float(slope @ direction), slope)
+            loss_there = float(evaluate())
+            gradient_there = flat.gradient()
+            return LinePoint(step, loss_there, float(gradient_there @ direction), gradient_there)
 
-        found = strong_wolfe(at, Point(0.0, loss, float(gradient @ direction), gradient), first)
-        flat.write(origin + found.step * direction if found.step else origin)
-        if not found.step:
+        best = search_strong_wolfe(at, LinePoint(0.0, loss, float(gradient @ direction), gradient), first)
+        flat.write(origin + best.step * direction if best.step else origin)
+        if not best.step:
             memory.clear()
             return
-        step, change = flat.read() - origin, found.gradient - gradient
+        step, change = flat.read() - origin, best.gradient - gradient
         if float(step @ change) > torch.finfo(step.dtype).eps * float(step.norm() * change.norm()):
-            self.learn(memory, step, change)
+            self.update_memory(memory, step, change)

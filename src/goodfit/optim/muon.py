@@ -1,4 +1,4 @@
-"""Muon: momentum, made orthogonal, for the weights that are matrices."""
+"""Muon: orthogonalized momentum for the weights that are matrices."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from goodfit.core.contracts import Optimizer
 from goodfit.core.settings import Count, NonNegative, Positive
-from goodfit.optim.first_order import Adamw, Decay, Groups, safe_to_load
-from goodfit.optim.formulas import Around, Closure, called, refuse_within
+from goodfit.optim.first_order import Adamw, Decay, Groups, keep_layout_on_load
+from goodfit.optim.formulas import Closure, WrapperOptimizer, evaluate_closure, refuse_nested
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # x -> a x + b x^3 + c x^5 five times brings 0.01..1 to about 0.7..1.2
-SAID_BY_PART = ("lr", "peak", "weight_decay")  # what the rest takes from its own part
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # x -> a x + b x^3 + c x^5 five times brings 0.01..1 to about 0.7..1.2
+SETTINGS_OF_REST = ("lr", "peak", "weight_decay")  # which the rest takes from its own optimizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Muon(Optimizer):
-    """The momentum of each weight matrix, replaced by the nearest orthogonal one: all its directions get a step of the same length.
+    """The momentum of each weight matrix, replaced by the nearest orthogonal matrix: all its directions get a step of the same length.
 
-    Filters of a conv count as rows of a matrix [out, in * height * width]. Everything else (biases, norms) moves by `rest`.
+    Filters of a conv count as rows of a matrix [out, in * height * width]. Everything else (biases, norms) is updated by `rest`.
 
     Helps: fewer epochs than tuned sgd or adamw to the same loss, on conv nets too.
-    Hurts: very thin or small layers, where all directions matter little and steps never shrink by themselves: anneal the rate.
+    Hurts: very thin or small layers; steps never shrink by themselves, so anneal the learning rate.
     Cost: one number per weight, and five rounds of three matrix products per matrix and step.
     Source: Jordan et al. 2024 (Muon).
     """
@@ -38,7 +38,7 @@ class Muon(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_within("muon", self.rest)
+        refuse_nested("muon", self.rest)
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         own, others = [], []
@@ -49,25 +49,25 @@ class Muon(Optimizer):
             if matrices:
                 own.append({**settings, **group, "params": matrices})
             if rest:
-                others.append(_for_rest(group, rest))
-        return safe_to_load(Orthogonal(own, self.rest(others) if others else None))
+                others.append(_group_for_rest(group, rest))
+        return keep_layout_on_load(MuonOptimizer(own, self.rest(others) if others else None))
 
 
-def _for_rest(group: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
-    """The group's other parameters, with the rate and decay that their own optimizer says; what must not decay still does not."""
-    kept = {name: value for name, value in group.items() if name not in SAID_BY_PART}
-    spared = {} if group.get("weights", True) else {"weight_decay": 0.0}
-    return {**kept, **spared, "params": params}
+def _group_for_rest(group: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
+    """A group of the other parameters, with the learning rate and decay of their own optimizer; norms and biases still do not decay."""
+    shared = {name: value for name, value in group.items() if name not in SETTINGS_OF_REST}
+    decay = {} if group.get("weights", True) else {"weight_decay": 0.0}
+    return {**shared, **decay, "params": params}
 
 
-class Orthogonal(Around):
+class MuonOptimizer(WrapperOptimizer):
     """The torch optimizer of `muon`."""
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
-        """One step, after calling the closure where there is one; returns its loss."""
-        loss = called(closure)
-        for group in self.param_groups[: self.owned]:
+        """Take one step, after evaluating the closure where there is one; returns its loss."""
+        loss = evaluate_closure(closure)
+        for group in self.param_groups[: self.n_own]:
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -77,17 +77,17 @@ class Orthogonal(Around):
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 ahead = p.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
                 matrix = ahead.reshape(len(p), -1)
-                longer = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(orthogonal(matrix, group["rounds"]).reshape(p.shape), alpha=-group["lr"] * longer)
+                p.add_(orthogonalize(matrix, group["rounds"]).reshape(p.shape), alpha=-group["lr"] * scale)
         if self.inner is not None:
             self.inner.step()
         return loss
 
 
-def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
-    """A matrix [n, m] with the same singular vectors and all singular values near 1, by Newton-Schulz iterations (in bfloat16 on CUDA)."""
-    a, b, c = QUINTIC
+def orthogonalize(matrix: Tensor, rounds: int = 5) -> Tensor:
+    """The matrix [n, m] with the same singular vectors and singular values near 1, by Newton-Schulz iterations (in bfloat16 on CUDA)."""
+    a, b, c = NEWTON_SCHULZ
     x: Tensor = matrix.bfloat16() if matrix.is_cuda else matrix
     x = x.T if x.shape[0] > x.shape[1] else x
     x = x / (x.norm() + 1e-7)

@@ -11,34 +11,34 @@ from torch import Tensor
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Positive
-from goodfit.optim.first_order import Groups, Sgd, safe_to_load
-from goodfit.optim.formulas import Around, Closure, refuse_within
+from goodfit.optim.first_order import Groups, Sgd, keep_layout_on_load
+from goodfit.optim.formulas import Closure, WrapperOptimizer, refuse_nested
 
 
 @dataclasses.dataclass(frozen=True)
 class Sam(Optimizer):
-    """Climbs by `rho` along the gradient, takes the gradient there, and from the weights it came from steps by that with `around`.
+    """Moves the weights by `rho` along the gradient, takes the gradient there, and lets `around` step with it from the original weights.
 
-    Helps: generalization, most with few images or noisy labels: it looks for weights whose neighbors are good too.
-    Hurts: with a budget of time, since it sees half the steps.
-    Cost: a second gradient per step, and one more copy of the weights meanwhile.
+    Helps: generalization, most with few images or noisy labels: it looks for flat minima, whose neighborhood has a low loss too.
+    Hurts: with a budget of time, since it takes half as many steps.
+    Cost: a second gradient per step, and one more copy of the weights during it.
     Source: Foret et al. 2020.
     """
 
-    asks: ClassVar[bool] = True  # for the loss, twice a step
+    evaluates_loss: ClassVar[bool] = True
     rho: Positive = 0.05
     around: Optimizer = dataclasses.field(default_factory=lambda: Sgd(0.1))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_within("sam", self.around)
+        refuse_nested("sam", self.around)
 
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
-        return safe_to_load(Climbing(self.around(groups), self.rho))
+        return keep_layout_on_load(SamOptimizer(self.around(groups), self.rho))
 
 
-class Climbing(Around):
-    """The torch optimizer of `sam`; all that it remembers from step to step is the inner optimizer's."""
+class SamOptimizer(WrapperOptimizer):
+    """The torch optimizer of `sam`; its only state is the inner optimizer's."""
 
     def __init__(self, inner: torch.optim.Optimizer, rho: float) -> None:
         super().__init__([], inner)
@@ -46,7 +46,7 @@ class Climbing(Around):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """One step; returns the loss at the weights as they were, which is the closure's first.
+        """Take one step; returns the loss at the original weights.
 
         Raises:
             UsageError: there is no closure.
@@ -64,6 +64,6 @@ class Climbing(Around):
         torch._foreach_add_(params, torch._foreach_mul(grads, climb))
         with torch.enable_grad():
             closure()
-        torch._foreach_copy_(params, before)  # put back, rather than subtracted: exact
+        torch._foreach_copy_(params, before)  # copied back, not subtracted, to be exact
         self.inner.step()
         return loss

@@ -1,4 +1,4 @@
-"""Calibration: whether a model is right as often as it says, the temperature that makes it so, and which answers it had better not give."""
+"""Calibration: whether a model is right as often as it claims, the temperature that makes it so, and which answers to withhold."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 BINS = 15
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # temperatures: a model that is always right would ask for zero
-MAX_FITTED_PROBABILITIES = 20_000_000  # probabilities a temperature is fitted to at most: it is one number
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # a model that is always right would need zero
+MAX_FITTED_PROBABILITIES = 20_000_000  # that a temperature is fitted to: it is only one number
 FIT_TOLERANCE = 1e-9  # relative change of 1 / temperature that ends the fit
 COVERAGES = tuple(i / 20 for i in range(20, 0, -1))  # of the reject-option curve
 
 
 def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
-    """Probabilities [N, K] to the power of 1 / temperature, rows summing to 1: what softmax gives for scores divided by the temperature.
+    """Raise probabilities [N, K] to the power of 1 / temperature, normalized: the softmax of scores divided by the temperature.
 
     The likeliest class stays the likeliest. Source: Guo et al. 2017.
     """
@@ -26,47 +26,46 @@ def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
-    """Their logarithms [N, K], finite where they have vanished."""
+    """The logarithms [N, K] of probabilities, finite where those are zero."""
     return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
-    """The temperature at which the mean log loss of probabilities [N, K] for labels [N] is least; fit it on validation images only.
+    """Find the temperature that minimizes the mean log loss of probabilities [N, K] for labels [N]; for validation images only.
 
-    The log loss is convex in 1 / temperature, so Newton's method, held in the bracket that the sign of the slope leaves, finds it.
+    The log loss is convex in 1 / temperature, so Newton's method within a bracket of the minimum finds it.
     """
     step = max(1, math.ceil(probabilities.numel() / MAX_FITTED_PROBABILITIES))
     logs = log_probabilities(probabilities[::step].double())
-    own = logs.gather(1, labels[::step, None])[:, 0].mean()
+    of_label = logs.gather(1, labels[::step, None])[:, 0].mean()
     low, high, sharpness = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, 1.0
     for _ in range(100):
         shares = (logs * sharpness).softmax(1)
         means = (shares * logs).sum(1)
-        slope = float(means.mean() - own)
-        bend = float(((shares * logs.square()).sum(1) - means.square()).mean())
+        slope = float(means.mean() - of_label)
+        curvature = float(((shares * logs.square()).sum(1) - means.square()).mean())
         low, high = (low, sharpness) if slope > 0 else (sharpness, high)
-        moved = sharpness - slope / bend if bend > 0 else math.nan
-        if not low <= moved <= high:
-            moved = math.sqrt(low * high)
-        if abs(moved - sharpness) <= FIT_TOLERANCE * sharpness:
+        proposal = sharpness - slope / curvature if curvature > 0 else math.nan
+        if not low <= proposal <= high:
+            proposal = math.sqrt(low * high)
+        if abs(proposal - sharpness) <= FIT_TOLERANCE * sharpness:
             break
-        sharpness = moved
+        sharpness = proposal
     return 1 / sharpness
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
-    """The expected calibration error: how far the confidence lies from the share that is right, over equal bins of confidence."""
-    return sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in reliability_bins(probabilities, labels, bins)) / len(
-        labels
-    )
+    """The expected calibration error: the mean distance of confidence and accuracy over equal bins of confidence."""
+    rows = reliability_bins(probabilities, labels, bins)
+    return sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(labels)
 
 
 def reliability_bins(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list[dict[str, float]]:
-    """For each bin of confidence, ((i - 1) / bins, i / bins], that has images: how many, their mean confidence and the share right."""
-    sure, guesses = probabilities.double().max(1)
-    place = (sure * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    images = torch.bincount(place, minlength=bins)
-    confidence, right = (torch.bincount(place, weights=x, minlength=bins) for x in (sure, (guesses == labels).double()))
+    """For each bin of confidence, ((i - 1) / bins, i / bins], that has images: their number, mean confidence and accuracy."""
+    confidences, guesses = probabilities.double().max(1)
+    bin_of = (confidences * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    images = torch.bincount(bin_of, minlength=bins)
+    confidence, right = (torch.bincount(bin_of, weights=x, minlength=bins) for x in (confidences, (guesses == labels).double()))
     return [
         {"images": int(n), "confidence": float(c / n), "accuracy": float(r / n)}
         for n, c, r in zip(images, confidence, right, strict=True)
@@ -75,42 +74,42 @@ def reliability_bins(probabilities: Tensor, labels: Tensor, bins: int = BINS) ->
 
 
 def reject_curve(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
-    """The reject-option curve: for the shares 1, 0.95, ... of the images that are answered, those of highest confidence, the accuracy.
+    """The reject-option curve: the accuracy on the shares 1, 0.95, ... of the images with the highest confidence.
 
-    `below` is the confidence below which an answer is withheld; of equally sure answers all are given, so `coverage` may be more.
+    `below` is the confidence below which an answer is withheld; equally confident answers stay together, so `coverage` may be more.
     Source: El-Yaniv & Wiener 2010.
     """
-    sure, guesses = probabilities.max(1)
-    order = sure.argsort(descending=True, stable=True)
-    ranked, right = sure[order], (guesses == labels)[order].double().cumsum(0)
+    confidences, guesses = probabilities.max(1)
+    order = confidences.argsort(descending=True, stable=True)
+    ranked, right = confidences[order], (guesses == labels)[order].double().cumsum(0)
     rows = []
     for coverage in COVERAGES:
         below = float(ranked[max(1, math.ceil(coverage * len(labels) - 1e-9)) - 1])
-        given = int((ranked >= below).sum())
-        rows.append({"coverage": given / len(labels), "below": below, "accuracy": float(right[given - 1] / given)})
+        answered = int((ranked >= below).sum())
+        rows.append({"coverage": answered / len(labels), "below": below, "accuracy": float(right[answered - 1] / answered)})
     return rows
 
 
 def log_loss(probabilities: Tensor, labels: Tensor) -> float:
-    """The mean of -log of the right class's probability."""
+    """The mean of -log of the probability of the right class."""
     return -float(log_probabilities(probabilities).gather(1, labels[:, None]).double().mean())
 
 
 def measure_calibration(probabilities: Tensor, labels: Tensor, temperature: float | None = None) -> dict[str, Any]:
-    """How well probabilities [N, K] are calibrated on images with labels [N], before and after scaling by a temperature.
+    """Measure how well probabilities [N, K] are calibrated on images with labels [N], before and after scaling by a temperature.
 
-    Without one it is fitted to these images, which must then be validation images; so that "ece_after" and "log_loss_after" are not
-    flattered by that, each half of the images is then judged by the temperature of the other. The keys "bins" and "rejection" have
-    `reliability_bins` as it is and the reject-option curve after.
+    Without a temperature, one is fitted to these images, which must then be validation images. So that "ece_after" and "log_loss_after"
+    are not flattered, each half of the images is scaled by the temperature of the other half. The key "bins" has the reliability bins
+    before scaling, "rejection" the reject-option curve after.
     """
     halves = [slice(None)]
-    fitted = [temperature or 1.0]
+    temperatures = [temperature or 1.0]
     if temperature is None:
         temperature = fit_temperature(probabilities, labels)
         halves = [slice(0, None, 2), slice(1, None, 2)] if len(labels) > 1 else halves
-        fitted = [fit_temperature(probabilities[half], labels[half]) for half in reversed(halves)]
+        temperatures = [fit_temperature(probabilities[half], labels[half]) for half in reversed(halves)]
     after = probabilities.clone()
-    for half, other in zip(halves, fitted, strict=True):
+    for half, other in zip(halves, temperatures, strict=True):
         after[half] = apply_temperature(probabilities[half], other)
     return {
         "temperature": temperature,

@@ -23,7 +23,7 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write_atomic
 from goodfit.core.run import Run
 from goodfit.core.words import format_bytes
-from goodfit.data.decode import COLORSPACES
+from goodfit.data.decode import JPEG_COLORSPACES
 from goodfit.predict.graph import Graph
 from goodfit.predict.predictor import Predictor, load_predictor
 
@@ -71,7 +71,7 @@ def export(run: str | Path | Run, path: str | Path | None = None, views: str = "
         )
     images = sample_images(graph)
     expected = [predict_probabilities(predictor, batch) for batch in images]  # before tracing, which then finds what layers cache
-    inputs = f"images: uint8 [N, H, W, {graph.channels}], {COLORSPACES[graph.channels]}, upright, of any one size"
+    inputs = f"images: uint8 [N, H, W, {graph.channels}], {JPEG_COLORSPACES[graph.channels]}, upright, of any one size"
     outputs = f"probabilities: float32 [N, {len(predictor.classes)}], in the order of the classes in the file's metadata"
     metadata = {"classes": json.dumps(predictor.classes), "goodfit": version("goodfit"), "input": inputs, "output": outputs}
     with explain_export_errors(folder):

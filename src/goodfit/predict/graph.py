@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import spell
-from goodfit.data.resampling import windows
+from goodfit.data.pillow_resize import resize_windows
 from goodfit.predict.calibration import apply_temperature
 from goodfit.predict.predictor import Classifier, Predictor
 from goodfit.predict.views import to_probabilities
@@ -51,7 +51,7 @@ def _member_probabilities(member: Classifier, images: Tensor) -> Tensor:
     crops: dict[Any, Tensor] = {}
     for scale in member.scales:
         places = list(dict.fromkeys(place for view_scale, place, _ in views if view_scale == scale))
-        crops |= {(scale, place): x for place, x in zip(places, windows(member.preprocess, images, scale, places), strict=True)}
+        crops |= {(scale, place): x for place, x in zip(places, resize_windows(member.preprocess, images, scale, places), strict=True)}
     inputs = [crops[scale, place].flip(3) if mirrored else crops[scale, place] for scale, place, mirrored in views]
     logits = viewer.scores(torch.cat(inputs))
     answers = logits if viewer.averages_logits else to_probabilities(viewer.loss, logits)

@@ -85,6 +85,6 @@ def on_shared_images(sides: Sequence[Sequence[Predictions]]) -> list[Right]:
         copy.classes == copies[0].classes and (copy.labels[places] == copies[0].labels[rows[0]]).all()
         for copy, places in zip(copies, rows, strict=True)
     )
-    right = [copy.right[places] if is_comparable else np.zeros(0, dtype=np.bool_) for copy, places in zip(copies, rows, strict=True)]
+    right = [copy.correct[places] if is_comparable else np.zeros(0, dtype=np.bool_) for copy, places in zip(copies, rows, strict=True)]
     remaining = iter(right)
     return [np.array([next(remaining) for _ in side]) for side in sides]

@@ -1,4 +1,4 @@
-"""Trained classifiers at work: one or several of them, with the views, temperature and weight of each; needs no data and no training code."""
+"""Trained classifiers at work: one or several, with the views, temperature and weight of each; needs neither data nor training code."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from goodfit.augment.views import Center
 from goodfit.core.contracts import split_outputs
 from goodfit.core.device import physical_cores, select_device
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.core.fetch import digest
+from goodfit.core.fetch import hash_file
 from goodfit.core.parts import Part
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.data.decode import BrokenImage
+from goodfit.data.multiscale import decode_scaled, read_contents
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scaled import contents, picture
 from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, explain_damage
 from goodfit.predict.calibration import apply_temperature
 from goodfit.predict.views import Viewer, to_probabilities
@@ -84,8 +84,8 @@ class Classifier:
         if not isinstance(image, IMAGE_TYPES):
             raise UsageError(f"Expected a path, PIL image or array to predict, received a {type(image).__name__}.")
         try:
-            source = contents(image)
-            return {scale: picture(self.preprocess, source, scale) for scale in self.scales}
+            source = read_contents(image)
+            return {scale: decode_scaled(self.preprocess, source, scale) for scale in self.scales}
         except BrokenImage as error:
             return error
 
@@ -96,7 +96,7 @@ class Classifier:
     @torch.no_grad()
     def center_probabilities(self, images: Tensor) -> Tensor:
         """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box, by their center crop alone."""
-        inputs = self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
+        inputs = self.preprocess.normalize(self.preprocess.center_crop(images.to(self.device)))
         logits = split_outputs(self.model(inputs))[0].float()
         return apply_temperature(to_probabilities(self.loss, logits).cpu(), self.temperature)
 
@@ -112,7 +112,7 @@ class Predictor:
     classes: tuple[str, ...]
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
-        """Predict the classes of paths, PIL images or arrays (uint8 [H, W] or [H, W, C]); of one or any sequence (an array [N, H, W, C] too).
+        """Predict the classes of one image or any sequence: paths, PIL images, arrays uint8 [H, W] or [H, W, C], or an array [N, H, W, C].
 
         An image that cannot be read gets a prediction with its `problem`, and the others go on.
 
@@ -215,7 +215,7 @@ def load_ensemble(run: Run, device: str = "auto", views: str = "") -> Predictor:
     members = [member for member in content["members"] if member["weight"] and "path" in member]
     for member in members:
         file = run.path / member["path"] / WEIGHTS_FILE
-        if file.is_file() and digest(file) != member["sha256"]:
+        if file.is_file() and hash_file(file) != member["sha256"]:
             raise GoodfitError(f'The model "{file}" is not the one that the ensemble was made of (its SHA-256 differs): make it again.')
     classifiers = tuple(load_classifier(run.path / member["path"], device, views) for member in members)
     return Predictor(classifiers, tuple(member["weight"] for member in members), tuple(content["classes"]))

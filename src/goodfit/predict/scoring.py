@@ -1,4 +1,4 @@
-"""Scores of answers averaged at test time, over views of an image or noisy passes (the lecture: train y = f(x, z), test by the mean over z)."""
+"""Scores of answers averaged at test time, over views or noisy passes (the lecture: train y = f(x, z), test by the mean over z)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parts import spell
 from goodfit.core.predictions import Predictions
 from goodfit.data.dataset import Dataset
-from goodfit.data.scaled import picture
+from goodfit.data.multiscale import decode_scaled
 from goodfit.predict.calibration import log_probabilities, measure_calibration
 from goodfit.predict.paired import compare_paired
 from goodfit.predict.views import Pictures, Viewer, to_probabilities
@@ -88,8 +88,8 @@ def _pictures(data: Dataset, rows: Tensor, pool: ThreadPoolExecutor) -> Pictures
 
     def pictures(scale: int) -> Any:
         if not scale:
-            return data.pixels.exact(rows).numpy()
-        return list(pool.map(lambda row: picture(data.preprocess, data.store.read(row), scale), rows.tolist()))
+            return data.pixels.read_exact(rows).numpy()
+        return list(pool.map(lambda row: decode_scaled(data.preprocess, data.store.read(row), scale), rows.tolist()))
 
     return pictures
 
@@ -136,5 +136,5 @@ def score_ensemble(mean: Predictions, single: Predictions, temperature: float | 
     losses = -logits.gather(1, labels[:, None])[:, 0]
     result = compute_scores(Outputs(torch.arange(len(labels)), labels, logits, losses), mean.classes)
     result["calibration"] = measure_calibration(probabilities, labels, temperature)
-    result["gain"] = {"single": float(single.right.mean()), **compare_paired(mean.right[None], single.right[None]).plain()}
+    result["gain"] = {"single": float(single.correct.mean()), **compare_paired(mean.correct[None], single.correct[None]).plain()}
     return result

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from goodfit.augment.views import View, Window
+from goodfit.augment.views import ImageView, Window
 from goodfit.core.contracts import Loss, split_outputs
 from goodfit.core.errors import UsageError, first_line
+from goodfit.data.multiscale import frame_size
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.scaled import frame_of
 from goodfit.recipe.parts import MODEL_ERRORS
 from goodfit.training.evaluate import eval_batch_size, running_means
 from goodfit.training.noise import evaluating
@@ -40,9 +40,9 @@ class Viewer:
     device: torch.device
 
     @property
-    def views(self) -> tuple[View, ...]:
+    def views(self) -> tuple[ImageView, ...]:
         """The views, in the order they are averaged."""
-        views: tuple[View, ...] = self.part(self.preprocess.size, self.preprocess.box)
+        views: tuple[ImageView, ...] = self.part(self.preprocess.size, self.preprocess.box)
         return views
 
     @property
@@ -72,7 +72,7 @@ class Viewer:
             if view.scale != scale:
                 scale, groups = view.scale, _group_by_frame(pictures(view.scale))
             keys = {frame: (scale, frame, view.window(frame, self.preprocess.size), view.mirrored) for frame in groups}
-            new = {key: view.cut(groups[frame][1], self.preprocess.size) for frame, key in keys.items() if key not in computed}
+            new = {key: view.crop(groups[frame][1], self.preprocess.size) for frame, key in keys.items() if key not in computed}
             computed |= self._score_windows(new)
             order = torch.cat([torch.tensor(places) for places, _ in groups.values()]).argsort()
             yield torch.cat([computed[key] for key in keys.values()])[order]
@@ -102,14 +102,15 @@ class Viewer:
         """
         whole_scales = sorted(view.scale for view in self.views if view.place is None)
         for scale in whole_scales[:1]:  # the smallest is the hardest
-            height, width = frame_of(self.preprocess.size, scale) if scale else self.preprocess.box
+            height, width = frame_size(self.preprocess.size, scale) if scale else self.preprocess.box
             width += max(1, width // 4)  # photos are not square
             try:
                 with evaluating(self.model):
                     self.scores(torch.zeros(1, self.preprocess.channels, height, width, dtype=torch.uint8))
             except MODEL_ERRORS as error:
                 raise UsageError(
-                    f'"{self.part}" shows the model whole images of any size, such as {height}x{width}, which it does not take ({first_line(error)}):'
+                    f'"{self.part}" shows the model whole images of any size, such as {height}x{width}, which it does not take'
+                    f" ({first_line(error)}):"
                     " use ten_crop, or a model that pools its last map, such as convnet or resnet."
                 ) from error
 

@@ -15,8 +15,8 @@ from goodfit.core.parts import Part
 from goodfit.core.progress import Length
 from goodfit.core.words import count_of, format_bytes, format_percent
 from goodfit.data.dataset import Dataset
-from goodfit.data.scan import Survey
-from goodfit.models.anatomy.account import account
+from goodfit.data.headers import ImageHeaders
+from goodfit.models.anatomy.account import account_for
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.measure import measure_fastest
 from goodfit.recipe.parts import make_model
@@ -64,7 +64,7 @@ def choose_machine(chooser: Chooser) -> None:
     configure_torch(physical_cores() if chooser.is_open("threads") else int(chooser.recipe.threads))
 
 
-def choose_image_shape(chooser: Chooser, survey: Survey) -> None:
+def choose_image_shape(chooser: Chooser, survey: ImageHeaders) -> None:
     """Choose the size and channels the model sees, from those of the images."""
     good = np.array([row not in survey.broken for row in range(len(survey.widths))])
     short_sides = np.minimum(survey.widths, survey.heights)[good]
@@ -162,7 +162,7 @@ def _mirror_keeps_class(data: Dataset) -> tuple[bool, str]:
     """
     rows = data.rows("train")
     rows = rows[Chance.of(0, torch.arange(len(rows)), "mirror").permutation()[:MAX_MIRRORED]].sort().values
-    boxes = (data.pixels.rows(piece).permute(0, 3, 1, 2).float() for piece in torch.split(rows, 64))
+    boxes = (data.pixels.read(piece).permute(0, 3, 1, 2).float() for piece in torch.split(rows, 64))
     side = (MIRRORED_SIDE, MIRRORED_SIDE)
     images = torch.cat([torch.nn.functional.interpolate(x, size=side, mode="bilinear", antialias=True) for x in boxes])
     labels = data.labels[rows]
@@ -216,14 +216,14 @@ def _multiply_adds(part: Part, data: Dataset) -> int:
     pre = data.preprocess
     with torch.device("meta"):
         model = make_model(part, len(data.classes), pre.channels, pre.size)
-    return account(model, pre.channels, pre.size).totals["macs"]
+    return account_for(model, pre.channels, pre.size).totals["macs"]
 
 
 def _choose_pieces(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
     """Cut the step into pieces when the activations would not fit into memory."""
     recipe, pre = chooser.recipe, data.preprocess
     try:
-        totals = account(copy.deepcopy(model).to("meta"), pre.channels, pre.size).totals
+        totals = account_for(copy.deepcopy(model).to("meta"), pre.channels, pre.size).totals
     except (RuntimeError, NotImplementedError):  # a net of the user's own that makes tensors in its forward pass
         chooser.choose("pieces", 1, "the whole step at once", "how much memory it takes cannot be told without running it")
         return

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import MASK64, fold
 from goodfit.core.contracts import Facts, Sampler
 from goodfit.core.device import memory_format, seed_noise, select_device
@@ -18,11 +18,11 @@ from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import ExternalPart, Part, pipe_parts
 from goodfit.core.progress import Length, Lengths, Period
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import Loader, sweep
+from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
-from goodfit.layers.init import DataInit, calibrate
-from goodfit.losses.weighted import weighted
-from goodfit.optim.groups import optimizer_for, with_peaks
+from goodfit.layers.init import DataInit, calibrate_init
+from goodfit.losses.class_weights import with_class_weights
+from goodfit.optim.groups import make_optimizer, record_peak_rates
 from goodfit.recipe.early_crops import crop_early
 from goodfit.recipe.full_batch import check_full_batch, check_inactive_parts
 from goodfit.recipe.memorize import memorize_images
@@ -73,20 +73,20 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
     model = _build_model(recipe, bound["model"], data, device)
     warnings = (*check_full_batch(recipe, bound, model, images), *check_inactive_parts(bound["augment"], facts.channels))
     if isinstance(init := getattr(bound["model"], "init", None), DataInit):
-        calibrate(init, model, init_images(data, device))
+        calibrate_init(init, model, init_images(data, device))
     notes = memorize_images(bound["model"], model, data)
     evaluator, schedule = RowEvaluator(data, bound["loss"], device), compose(bound["schedule"])
     penalties: Any = pipe_parts(bound["penalty"])
     for penalty in penalties:
         penalty(model)  # one on layers that do not exist is refused now
     plan = Plan(
-        loss=weighted(bound["loss"], recipe.class_weights, facts),  # type: ignore[arg-type]
+        loss=with_class_weights(bound["loss"], recipe.class_weights, facts),  # type: ignore[arg-type]
         lengths=lengths,
         augment=Pipeline(pipe_parts(bound["augment"]), size, early_crop),  # type: ignore[arg-type]
         normalize=normalizer(data.preprocess, recipe.layout),
         schedule=schedule,
         penalties=penalties,
-        average=bind_cycles(bound["average"], schedule.ends()),
+        average=bind_cycles(bound["average"], schedule.cycle_ends()),
         trainable=freezing_phases(bound["trainable"], model) if has_parameters(model) else (),
         clip=recipe.clip,
         clip_value=recipe.clip_value,
@@ -96,7 +96,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
         evaluate=validator(evaluator, recipe.precision),
         evaluate_every=Period(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Period(Length.read(recipe.save_every, "length"), lengths),
-        snapshots=snapshot_points(recipe.snapshots, schedule.ends()),
+        snapshots=snapshot_points(recipe.snapshots, schedule.cycle_ends()),
         evaluated_images=len(data.rows("validation")) + len(clean_rows(data)),
         parts=bound,
     )
@@ -111,7 +111,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
 def facts_of(data: Dataset, lengths: Lengths) -> Facts:
     """What parts may know of the data."""
     pre, measured = data.preprocess, data.statistics
-    return Facts(data.classes, data.counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
+    return Facts(data.classes, data.class_counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
 
 
 def _build_model(recipe: Recipe, part: Any, data: Dataset, device: torch.device) -> nn.Module:
@@ -130,9 +130,9 @@ def build_optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> 
         UsageError: the part does not take the parameters, or makes no optimizer.
     """
     if not has_parameters(model):
-        return with_peaks(torch.optim.SGD([{"params": []}], lr=1.0))
+        return record_peak_rates(torch.optim.SGD([{"params": []}], lr=1.0))
     try:
-        optimizer = optimizer_for(model, part, rates)
+        optimizer = make_optimizer(model, part, rates)
     except (TypeError, ValueError) as error:
         raise UsageError(f'The optimizer "{part}" does not take this model\'s parameters: {error}.') from error
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -145,8 +145,8 @@ def init_images(data: Dataset, device: torch.device) -> Tensor:
     """Normalized training images [B, C, H, W], evenly spread over the split, without augmentation, for an initialization from data."""
     train, pre = data.rows("train"), data.preprocess
     rows = train[torch.linspace(0, len(train) - 1, min(MAX_INIT_IMAGES, len(train))).long()]
-    batch = next(sweep(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
-    return pre.normalize(pre.center(batch.images))
+    batch = next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
+    return pre.normalize(pre.center_crop(batch.images))
 
 
 def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor]:

@@ -50,7 +50,7 @@ def check_full_batch(recipe: Recipe, parts: dict[str, Any], model: nn.Module, im
 
 def check_inactive_parts(augment: Part, channels: int) -> tuple[str, ...]:
     """A warning for parts of the augmentation that do nothing to images with so few channels."""
-    color_parts = [part_name(part) for part in pipe_parts(augment) if isinstance(part, Color) and part.tint] if channels == 1 else []
+    color_parts = [part_name(part) for part in pipe_parts(augment) if isinstance(part, Color) and part.keeps_gray] if channels == 1 else []
     return (f"Gray images have no color that {' and '.join(dict.fromkeys(color_parts))} could change.",) if color_parts else ()
 
 

@@ -15,8 +15,8 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import Part
 from goodfit.core.reporter import Reporter, SilentReporter
-from goodfit.data.dataset import SPLITS, Dataset
-from goodfit.data.store import Index
+from goodfit.data.dataset import Dataset
+from goodfit.data.index import SPLITS, Index
 from goodfit.models.weights.files import Weights
 from goodfit.recipe.auto import choose_image_shape, choose_machine, choose_training
 from goodfit.recipe.build import Training, build
@@ -109,7 +109,7 @@ def prepare(
         fill_transfer_defaults(chooser, advise(_origin(opened)) if weights else None, reporter)
     choose_rates(chooser, weights)
     rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
-    chooser.choose("storage", data.pixels.kind, rule, f"the cache is {chooser.recipe.cache:g} GB")
+    chooser.choose("storage", data.pixels.storage, rule, f"the cache is {chooser.recipe.cache:g} GB")
     if not model_is_open and (model := chooser.part("model")):
         check_model(model, data)
     check_data(data)

@@ -8,14 +8,14 @@ from pathlib import Path
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.words import count_of
-from goodfit.data.dataset import Dataset, prepare
-from goodfit.data.index import find
-from goodfit.data.scan import Survey, survey
-from goodfit.data.splits import assign
+from goodfit.data.dataset import Dataset, load_dataset
+from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.sources import index_images
+from goodfit.data.splits import assign_splits
 from goodfit.recipe.recipe import Recipe, parse_size
 
 
-def survey_images(recipe: Recipe, reporter: Reporter) -> Survey:
+def survey_images(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
     """Find the images of a recipe and read their headers.
 
     Raises:
@@ -24,16 +24,16 @@ def survey_images(recipe: Recipe, reporter: Reporter) -> Survey:
     """
     if not recipe.data:
         raise UsageError('Expected the images to train on, such as "photos/" or "digits", received nothing.')
-    index = find(recipe.data, recipe.limit, recipe.split_seed, reporter.say)
+    index = index_images(recipe.data, recipe.limit, recipe.split_seed, reporter.say)
     if isinstance(recipe.validation, str):
         if not Path(recipe.validation).is_file():
             raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')
-        index = assign(index, Path(recipe.validation))
-    images = survey(index)
-    return images if recipe.channels == "auto" else dataclasses.replace(images, wanted=recipe.channels)
+        index = assign_splits(index, Path(recipe.validation))
+    images = read_headers(index)
+    return images if recipe.channels == "auto" else dataclasses.replace(images, forced_channels=recipe.channels)
 
 
-def open_images(recipe: Recipe, reporter: Reporter | None = None, images: Survey | None = None) -> Dataset:
+def open_images(recipe: Recipe, reporter: Reporter | None = None, images: ImageHeaders | None = None) -> Dataset:
     """Pack, split and measure the images of a recipe whose size is chosen; `images` are surveyed here unless given.
 
     Raises:
@@ -46,7 +46,7 @@ def open_images(recipe: Recipe, reporter: Reporter | None = None, images: Survey
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage
     size = parse_size(recipe.size)
-    data = prepare(images, size, recipe.aspect, share, recipe.split_seed, cache, progress=reporter.show_packing)
+    data = load_dataset(images, size, recipe.aspect, share, recipe.split_seed, cache, progress=reporter.show_packing)
     if not len(data.splits.validation):
         if recipe.validation == 0:
             raise UsageError(

@@ -14,7 +14,7 @@ from goodfit.report.markup import Html, paragraph, tag
 
 REPORT_FILE = "report.html"
 PagePart = tuple[str, str, Html]  # a section: its anchor, its name in the menu, and its content; left out if that is empty
-NO_SCRIPTS = tag("noscript", paragraph("The charts need JavaScript, which is switched off; the tables below hold the numbers."))
+NO_SCRIPTS = tag("noscript", paragraph("The charts need JavaScript, which is switched off; the tables hold their main numbers."))
 
 
 def render_page(title: str, header: Html, parts: Iterable[PagePart], source: str) -> str:

@@ -146,11 +146,8 @@ def describe_test_use(record: Record) -> str:
     images = get_number(record.about, "data", "splits", "test")
     stopped_early = record.state == "stopped early"
     chosen = "Validation also chose which weights to keep, so its accuracy may be slightly too high. " if stopped_early else ""
-    untouched = (
-        f"{words.count_of(int(images), 'test image')} are untouched: `goodfit evaluate RUN --test` measures on them, once."
-        if images
-        else ""
-    )
+    rest = words.count_of(int(images), "test image") if images else ""
+    untouched = f"Training left {rest} untouched: `goodfit evaluate RUN --test` measures on them, once." if rest else ""
     return (chosen + untouched).strip()
 
 
@@ -171,9 +168,8 @@ def describe_gain(record: Record) -> list[str]:
                 "The models were chosen on these validation images, so the gain is biased upward; only test images measure it."
             )
     if seen := get_number(record.ensemble, "tests_seen"):
-        sentences.append(
-            f"{words.count_of(int(seen), 'test image')} were used to train some of the models, so there is no honest test score."
-        )
+        images = words.count_of(int(seen), "test image")
+        sentences.append(f"Some of the models were trained on {images}, so there is no honest test score.")
     return sentences
 
 

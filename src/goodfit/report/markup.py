@@ -48,7 +48,7 @@ def paragraph(*children: Child) -> Html:
 
 def inline_code(text: str) -> Html:
     """Convert a sentence with commands between backticks, setting the commands as code."""
-    return join(tag("code", part) if place % 2 else part for place, part in enumerate(text.split("`")))
+    return join(tag("code", part) if index % 2 else part for index, part in enumerate(text.split("`")))
 
 
 def details(summary: str, *children: Child) -> Html:

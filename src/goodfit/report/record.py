@@ -166,7 +166,7 @@ def read_record(run: Run) -> Record:
     files = FolderReader(run.path)
     recipe_text, recipe = files.read_toml("recipe.toml")
     ensemble = files.read_json(ENSEMBLE_FILE) if (run.path / ENSEMBLE_FILE).is_file() else None
-    lines = _log(run)
+    lines = _read_log(run)
     kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in ("train", "evaluate", "event")}
     return Record(
         run, recipe, recipe_text, files.read_json("about.json"), files.read_json("scores.json"), files.read_json("config.json"), ensemble,
@@ -174,7 +174,7 @@ def read_record(run: Run) -> Record:
     )  # fmt: skip
 
 
-def _log(run: Run) -> list[dict[str, Any]]:
+def _read_log(run: Run) -> list[dict[str, Any]]:
     """Read the whole lines of the log; a run that was killed while writing leaves a torn one."""
     path, lines = run.path / "log.jsonl", []
     for text in path.read_bytes().decode(errors="replace").splitlines() if path.is_file() else []:

@@ -1,4 +1,4 @@
-"""Baselines: what the most common class, the nearest image and a linear softmax come to on the same split; computed once, then kept."""
+"""Baselines on the same split: the most common class, the nearest image and a linear softmax; computed once, then kept."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_folder, write_atomic
-from goodfit.core.interval import wilson
+from goodfit.core.interval import wilson_interval
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.data.store import hashed
-from goodfit.optim.lbfgs import LbfgsSteps
+from goodfit.data.store import hash_fields
+from goodfit.optim.lbfgs import LbfgsOptimizer
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
 from goodfit.recipe.transfer.probe import SoftmaxRegression
@@ -40,70 +40,70 @@ CACHE_VERSION = 2
 
 
 def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path | None = None) -> dict[str, Any]:
-    """The baselines of the validation images, each within a limit of about `seconds`, from the cache where they have been computed.
+    """Compute the baselines for the validation images, each within about `seconds`, or read them from the cache.
 
-    "rows" have "name", "accuracy", its 95 % "interval", "judged" (validation images within the limit), "trained" (training images), and
+    "rows" have "name", "accuracy", its 95 % "interval", "judged" (validation images within the limit), "trained" (training images used) and
     "seconds". The test images are not read.
     """
     pre = data.preprocess
-    facts = (data.digest, data.splits.digest, f"{pre.size} {pre.box} {pre.channels} {pre.aspect} {MAX_SIDE} {MAX_TRAIN_IMAGES} {CACHE_VERSION}")
-    file = (cache or cache_folder() / "baselines") / f"{hashed(*facts)}.json"
-    kept: dict[str, Any] = {}
+    key = (
+        data.digest,
+        data.splits.digest,
+        f"{pre.size} {pre.box} {pre.channels} {pre.aspect} {MAX_SIDE} {MAX_TRAIN_IMAGES} {CACHE_VERSION}",
+    )
+    file = (cache or cache_folder() / "baselines") / f"{hash_fields(*key)}.json"
+    cached: dict[str, Any] = {}
     if file.is_file():
-        try:
-            kept = json.loads(file.read_text())
-        except ValueError:  # damaged: computed anew
-            kept = {}
-    if kept and (kept["whole"] or 2 * kept["limit"] >= seconds):  # those cut short are not begun anew for a little more time
-        return kept
+        with contextlib.suppress(ValueError):  # damaged: computed again
+            cached = json.loads(file.read_text())
+    if cached and (cached["whole"] or 2 * cached["limit"] >= seconds):  # those cut short are not repeated for a little more time
+        return cached
     rows = [majority_baseline(data), *learned_baselines(data, seconds)]
-    found = {"images": len(data.splits.validation), "rows": rows, "limit": seconds, "whole": all(row["whole"] for row in rows)}
-    with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed anew next time
-        write_atomic(file, json.dumps(found, indent=1) + "\n")
-    return found
+    result = {"images": len(data.splits.validation), "rows": rows, "limit": seconds, "whole": all(row["whole"] for row in rows)}
+    with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
+        write_atomic(file, json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def time_limit(training: float) -> float:
-    """The seconds for each baseline after a training of so many."""
+    """The seconds for each baseline after a training of `training` seconds."""
     return min(MAX_SECONDS, max(MIN_SECONDS, SHARE * training))
 
 
 def majority_baseline(data: Dataset) -> dict[str, Any]:
-    """The most common class of the training images for every image."""
-    counts, asked = data.counts("train"), data.counts("validation")
-    right = asked[counts.index(max(counts))]
-    return baseline_row("majority class", right, sum(asked), sum(counts), 0.0, True)
+    """The baseline that predicts the most common class of the training images for every image."""
+    counts, validation = data.class_counts("train"), data.class_counts("validation")
+    right = validation[counts.index(max(counts))]
+    return baseline_row("majority class", right, sum(validation), sum(counts), 0.0, True)
 
 
 def baseline_row(name: str, right: int, judged: int, trained: int, seconds: float, whole: bool) -> dict[str, Any]:
-    """A baseline in a row; `whole` is false where the limit cut it short."""
-    accuracy, interval = (right / judged, wilson(right, judged)) if judged else (None, None)
+    """One row of the result; `whole` is false where the time limit cut the baseline short."""
+    accuracy, interval = (right / judged, wilson_interval(right, judged)) if judged else (None, None)
     return {
         "name": name, "accuracy": accuracy, "interval": interval, "judged": judged, "trained": trained, "seconds": seconds, "whole": whole,
     }  # fmt: skip
 
 
 def learned_baselines(data: Dataset, seconds: float) -> list[dict[str, Any]]:
-    """The nearest neighbor and the linear softmax, on pixels that are standardized by the training images'; by as many of those as can be
-    read within the limit.
-    """
-    train, asked = data.rows("train"), data.rows("validation")
-    train, asked = train[spread_order(len(train))[:MAX_TRAIN_IMAGES]], asked[spread_order(len(asked))]
+    """The nearest neighbor and the linear softmax on standardized pixels, from as many training images as can be read in time."""
+    train, validation = data.rows("train"), data.rows("validation")
+    train, validation = train[spread_order(len(train))[:MAX_TRAIN_IMAGES]], validation[spread_order(len(validation))]
     until = time.monotonic() + seconds
-    y = image_vectors(data, asked, until)
+    y = image_vectors(data, validation, until)
     x = image_vectors(data, train, until)
-    whole = (len(x), len(y)) == (len(train), len(asked))
+    whole = (len(x), len(y)) == (len(train), len(validation))
     mean = x.mean(0)
     x -= mean
     y -= mean
     scale = float(x.square().mean().sqrt()) or 1.0
     x /= scale
     y /= scale
-    labels, truth = data.labels[train[: len(x)]], data.labels[asked]
+    labels, truth = data.labels[train[: len(x)]], data.labels[validation]
     rows = []
-    for name, answer in (("nearest neighbor", predict_nearest), ("linear softmax", predict_linear)):
+    for name, predict in (("nearest neighbor", predict_nearest), ("linear softmax", predict_linear)):
         began = time.monotonic()
-        guesses, trained, done = answer(x, labels, y, len(data.classes), began + seconds)
+        guesses, trained, done = predict(x, labels, y, len(data.classes), began + seconds)
         spent = time.monotonic() - began
         right = int((guesses == truth[: len(guesses)]).sum())
         rows.append(baseline_row(name, right, len(guesses), trained, spent, whole and done))
@@ -111,69 +111,70 @@ def learned_baselines(data: Dataset, seconds: float) -> list[dict[str, Any]]:
 
 
 def spread_order(n: int) -> Tensor:
-    """An order of n places whose beginnings are spread over all: what a limit cuts off is then like what it leaves."""
+    """A random order of n places, always the same, so that what a time limit cuts off resembles what it leaves."""
     return torch.from_numpy(np.random.Generator(np.random.PCG64(0)).permutation(n))
 
 
 def image_vectors(data: Dataset, rows: Tensor, until: float = math.inf) -> Tensor:
-    """The images of some rows as float32 [n, D], averaged down to at most 32 pixels a side; of the first of them, if time is up."""
-    found = []
+    """The images of some rows as float32 [n, D], averaged down to at most MAX_SIDE pixels; of the first of them, if time is up."""
+    vectors = []
     for piece in torch.split(rows, READ_AT_ONCE):
-        images = data.preprocess.center(data.pixels.rows(piece).permute(0, 3, 1, 2)).float()
+        images = data.preprocess.center_crop(data.pixels.read(piece).permute(0, 3, 1, 2)).float()
         height, width = images.shape[-2:]
         if max(height, width) > MAX_SIDE:
             images = F.adaptive_avg_pool2d(images, (min(height, MAX_SIDE), min(width, MAX_SIDE)))
-        found.append(images.flatten(1))
+        vectors.append(images.flatten(1))
         if time.monotonic() > until:
             break
-    return torch.cat(found)
+    return torch.cat(vectors)
 
 
-Answer = tuple[Tensor, int, bool]  # the class guessed for the first images asked about, the training images used, and whether that is all
+Guesses = tuple[Tensor, int, bool]  # the class guessed for the first queries, the training images used, and whether those are all
 
 
 @torch.no_grad()
-def predict_nearest(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float) -> Answer:
-    """The label of the training image at the least Euclidean distance, by products of matrices; of the first images if time is up."""
+def predict_nearest(x: Tensor, labels: Tensor, queries: Tensor, classes: int, until: float) -> Guesses:
+    """Guess the label of the training image at the least Euclidean distance; for the first queries only, if time is up."""
     squares = x.square().sum(1)
-    found: list[Tensor] = []
-    for piece in torch.split(asked, JUDGED_AT_ONCE):
-        if found and time.monotonic() > until:
+    guesses: list[Tensor] = []
+    for piece in torch.split(queries, JUDGED_AT_ONCE):
+        if guesses and time.monotonic() > until:
             break
-        found.append(labels[torch.addmm(squares, piece, x.T, alpha=-2).argmin(1)])
-    guesses = torch.cat(found)
-    return guesses, len(x), len(guesses) == len(asked)
+        guesses.append(labels[torch.addmm(squares, piece, x.T, alpha=-2).argmin(1)])
+    guessed = torch.cat(guesses)
+    return guessed, len(x), len(guessed) == len(queries)
 
 
-def predict_linear(x: Tensor, labels: Tensor, asked: Tensor, classes: int, until: float) -> Answer:
-    """The answer of a softmax classifier, its penalty chosen on a fifth of the training images; less well fitted if time is up, and to so
-    few images that some steps are made in time.
+def predict_linear(x: Tensor, labels: Tensor, queries: Tensor, classes: int, until: float) -> Guesses:
+    """Guess by a linear softmax classifier, its penalty chosen on a fifth of the training images.
+
+    It is fitted to so few images that some steps end in time, and less well if time is up.
     """
     theta = torch.zeros(classes, x.shape[1] + 1)
     began = time.monotonic()
     SoftmaxRegression(x, labels, theta, PENALTIES[0])()
-    step = time.monotonic() - began
-    trained = min(len(x), max(MIN_TRAIN_IMAGES, int(len(x) * (until - began) / (2 * MIN_STEPS * step))))
-    x, own, whole = x[:trained], labels[:trained], trained == len(x)
+    step_seconds = time.monotonic() - began
+    trained = min(len(x), max(MIN_TRAIN_IMAGES, int(len(x) * (until - began) / (2 * MIN_STEPS * step_seconds))))
+    x, labels, whole = x[:trained], labels[:trained], trained == len(x)
     held = torch.zeros(trained, dtype=torch.bool)
     held[spread_order(trained)[::5]] = True
     best, losses = PENALTIES[0], []
     for l2 in PENALTIES if trained >= 5 else ():
-        theta = fit_softmax(x[~held], own[~held], theta, l2, until)
-        losses.append(float(F.cross_entropy(linear_scores(theta, x[held]), own[held])))
+        theta = fit_softmax(x[~held], labels[~held], theta, l2, until)
+        losses.append(float(F.cross_entropy(linear_scores(theta, x[held]), labels[held])))
         if losses[-1] > min(losses):
             break
         best = l2
         if time.monotonic() > until:
-            return linear_scores(theta, asked).argmax(1), trained, False
-    theta = fit_softmax(x, own, theta, best, until)
-    return linear_scores(theta, asked).argmax(1), trained, whole and time.monotonic() <= until
+            return linear_scores(theta, queries).argmax(1), trained, False
+    theta = fit_softmax(x, labels, theta, best, until)
+    return linear_scores(theta, queries).argmax(1), trained, whole and time.monotonic() <= until
 
 
 def fit_softmax(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: float) -> Tensor:
-    """The classifier [K, D + 1] after steps of L-BFGS from `theta`: until it is there or time is up, but some in any case."""
+    """Fit the classifier [K, D + 1] by steps of L-BFGS from `theta`, until it is at its minimum or time is up, but at least MIN_STEPS."""
     objective = SoftmaxRegression(x, labels, theta, l2)
-    steps = LbfgsSteps([{"params": [objective.theta]}])
+    steps = LbfgsOptimizer([{"params": [objective.theta]}])
     for step in range(MAX_STEPS):
         objective()
         assert objective.theta.grad is not None
@@ -184,12 +185,12 @@ def fit_softmax(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: floa
 
 
 def linear_scores(theta: Tensor, x: Tensor) -> Tensor:
-    """Scores [n, K]."""
+    """The scores [n, K] of a linear classifier [K, D + 1] for vectors [n, D]."""
     return torch.addmm(theta[:, -1], x, theta[:, :-1].T)
 
 
 def update_baselines(run: Run, seconds: float = MAX_SECONDS, reporter: Reporter | None = None) -> dict[str, Any]:
-    """The baselines of a run's validation images, written to its baselines.json; needs the data.
+    """Compute the baselines for a run's validation images and write them to its baselines.json; needs the data.
 
     Raises:
         DataError: the data is gone or has changed.
@@ -198,6 +199,6 @@ def update_baselines(run: Run, seconds: float = MAX_SECONDS, reporter: Reporter 
     recipe = Recipe.from_toml(run.path / "recipe.toml")
     data = open_images(recipe, reporter)
     require_same_data(run, data)
-    found = compute_baselines(data, seconds)
-    run.write(FILE, found)
-    return found
+    result = compute_baselines(data, seconds)
+    run.write(FILE, result)
+    return result

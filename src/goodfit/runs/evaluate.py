@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goodfit.core.errors import UsageError
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.words import count_of
@@ -77,7 +77,7 @@ def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter)
     if options.test or not options.views:  # a validation score by other views than its own is not the run's
         run.update("scores.json", {options.split: result})
     if not (options.test or options.views):
-        predictions_of(scored, data).save(run.path / FILE)
+        predictions_of(scored, data).save(run.path / PREDICTIONS_FILE)
     if options.calibrate:
         run.update("config.json", {"temperature": result["calibration"]["temperature"]})
     return result
@@ -109,7 +109,7 @@ def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -
     result = score_ensemble(predictions, images.predictions(answers[single], rows), temperature)
     run.update("scores.json", {options.split: result})
     if not options.test:
-        predictions.save(run.path / FILE)
+        predictions.save(run.path / PREDICTIONS_FILE)
     return result
 
 
@@ -148,7 +148,7 @@ def stored_temperature(run: Run) -> float:
 
 def _rows_no_member_trained_on(run: Run, data: Dataset) -> Tensor:
     """The validation rows that an ensemble was scored on when it was made."""
-    kept = Predictions.read(run.path / FILE)
+    kept = Predictions.read(run.path / PREDICTIONS_FILE)
     names = set(kept.names.tolist()) if kept else set()
     rows = data.rows("validation")
     return rows[torch.tensor([data.names[row] in names for row in rows.tolist()], dtype=torch.bool)]

@@ -14,11 +14,11 @@ from torch import nn
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import atomic_writer, write_atomic
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
-from goodfit.models.anatomy.account import account
+from goodfit.models.anatomy.account import account_for
 from goodfit.models.weights.saved import save_model
 from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.scoring import ViewScores, score_views
@@ -53,7 +53,7 @@ def keep_model(run: Run, prepared: Prepared) -> dict[str, Any]:
     if state.snapshots:
         run.update("scores.json", {"snapshots": score_snapshots(run, training, data, views)})
     write_worst_errors(run, scored, data)
-    predictions_of(scored, data).save(run.path / FILE)
+    predictions_of(scored, data).save(run.path / PREDICTIONS_FILE)
     save_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
     return scored.scores
 
@@ -80,7 +80,7 @@ def predictions_of(scored: ViewScores, data: Dataset) -> Predictions:
 def count_multiply_adds(model: nn.Module, preprocess: Preprocess) -> int | None:
     """The multiply-adds for one image; None where a model of the user's own cannot be traced."""
     try:
-        return account(model, preprocess.channels, preprocess.size).totals["macs"]
+        return account_for(model, preprocess.channels, preprocess.size).totals["macs"]
     except Exception:  # whatever the user's code raises on meta tensors: the run is finished without this figure
         return None
 
@@ -90,7 +90,7 @@ def write_worst_errors(run: Run, scored: ViewScores, data: Dataset) -> None:
     outputs = scored.center
     wrong = (scored.probabilities.argmax(1) != outputs.labels).nonzero().flatten()
     rows = wrong[scored.losses[wrong].argsort(descending=True)][:MAX_WORST_IMAGES]
-    pixels: Any = data.pixels.exact(outputs.ids[rows]).numpy() if len(rows) else []
+    pixels: Any = data.pixels.read_exact(outputs.ids[rows]).numpy() if len(rows) else []
     rows_written = []
     for index, (row, p, picture) in enumerate(zip(rows.tolist(), scored.probabilities[rows], pixels, strict=True)):
         file = f"worst/{index:02d}.png"

@@ -23,8 +23,9 @@ from goodfit.core.files import lock, write_atomic
 from goodfit.core.progress import Lengths
 from goodfit.core.run import Run, list_runs
 from goodfit.core.words import list_some
-from goodfit.data.dataset import SPLITS, Dataset
-from goodfit.data.splits import write_csv
+from goodfit.data.dataset import Dataset
+from goodfit.data.index import SPLITS
+from goodfit.data.splits import write_splits
 from goodfit.recipe.prepare import Prepared
 from goodfit.recipe.recipe import Recipe, with_current_keys
 
@@ -90,8 +91,8 @@ def refuse_changes(run: Run, asked: Recipe) -> None:
     changed = [key for key, value in asked.plain().items() if before.get(key, value) != value and key not in CHANGEABLE_ON_RESUME]
     if changed:
         raise UsageError(
-            f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only {", ".join(CHANGEABLE_ON_RESUME)} may change.'
-            f" Give another --out to start anew."
+            f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only'
+            f" {', '.join(CHANGEABLE_ON_RESUME)} may change. Give another --out to start anew."
         )
 
 
@@ -129,7 +130,9 @@ def require_same_data(run: Run, data: Dataset) -> None:
     """
     before = run.read("about.json")["data"]
     if (before["digest"], before["split_digest"]) != (data.digest, data.splits.digest):
-        raise DataChanged(f'The images of "{data.name}" or their splits have changed since "{run.path}" started; start anew with another --out.')
+        raise DataChanged(
+            f'The images of "{data.name}" or their splits have changed since "{run.path}" started; start anew with another --out.'
+        )
 
 
 def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
@@ -138,7 +141,7 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
     for index, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
         (run.path / "use").mkdir(exist_ok=True)
         shutil.copyfile(file, run.path / "use" / f"{index:02d}-{Path(file).name}")
-    write_csv(run.path / "splits.csv", prepared.index, data.splits)
+    write_splits(run.path / "splits.csv", prepared.index, data.splits)
     about = {
         **describe_environment(select_device(recipe.device)),
         "started": timestamp(),
@@ -171,7 +174,7 @@ def asked_values(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_data(data: Dataset) -> dict[str, Any]:
     """What a run records of its data."""
-    columns = [data.counts(name) for name in SPLITS]
+    columns = [data.class_counts(name) for name in SPLITS]
     train, validation = columns[0], columns[1]
     return {
         "name": data.name,

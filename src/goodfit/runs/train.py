@@ -29,7 +29,7 @@ from goodfit.runs.start import (
     resumed_recipe,
     timestamp,
 )
-from goodfit.terminal.sketch import sketch
+from goodfit.terminal.sketch import sketch_curve
 from goodfit.training import manual_lr, snapshots
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.loop import fit
@@ -97,7 +97,8 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     if lengths.t(0, time.time() - options.started) >= 1:
         raise GoodfitError(
             f"The budget of {prepared.recipe.budget} was over before the first step: packing the images took"
-            f" {format_duration(prepared.packed - options.started)}. They are packed now: run the same command again, or give a longer budget."
+            f" {format_duration(prepared.packed - options.started)}. They are packed now: run the same command again,"
+            " or give a longer budget."
         )
     run = Run.new(options.out, prepared.data.name)
     with owning(run):
@@ -159,7 +160,7 @@ def sketch_schedule(prepared: Prepared) -> str:
     peak = float(prepared.training.state.optimizer.param_groups[0]["peak"])
     epochs = 1.0 if lengths.timed else lengths.total_steps / lengths.epoch_steps
     label = "share of the budget" if lengths.timed else "epochs"
-    return sketch([t * epochs for t in ts], [peak * plan.schedule(t) for t in ts], "learning rate", label)
+    return sketch_curve([t * epochs for t in ts], [peak * plan.schedule(t) for t in ts], "learning rate", label)
 
 
 def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None:
@@ -241,5 +242,3 @@ def request_lr_factor(run: Run, factor: float) -> Path:
     if (state := run.read("about.json").get("state")) != "running":
         raise UsageError(f'Expected "{run.path}" to be a run that is training now, but it is {state}.')
     return ManualLrFactor(run.path / manual_lr.FOLDER).request(factor)
-
-

@@ -1,4 +1,4 @@
-"""Schedules that only fall: in steps of one's own, exponentially, as one over t, as a power."""
+"""Schedules that only fall: at given places, exponentially, as one over t, as a power."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from typing import Self
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import part_name
 from goodfit.core.settings import NonNegative, Positive, Share
-from goodfit.schedules.span import ROUNDING, Shape, Span, share_of
-
-Landmarks = tuple[tuple[float, float], ...]
+from goodfit.schedules.span import T_TOLERANCE, Landmarks, Span, SpannedSchedule, to_share
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiStep(Shape):
+class MultiStep(SpannedSchedule):
     """Multiplied by `factor` at each of the places `at`, counted from where it starts.
 
     Helps: published recipes that say at which epochs to divide by ten.
-    Hurts: the places belong to one net, data set and budget.
+    Hurts: the places suit one net, data set and budget only.
     Cost: none.
     Source: He et al. 2015 (32,000 and 48,000 of 64,000 steps); CS231n, step decay.
     """
@@ -30,21 +28,21 @@ class MultiStep(Shape):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        passed = min(t, self.share)
-        return float(self.factor ** sum(share_of(place) <= passed + ROUNDING for place in self.at))
+        elapsed = min(t, self.share)
+        return float(self.factor ** sum(to_share(place) <= elapsed + T_TOLERANCE for place in self.at))
 
     def within(self, stretch: float) -> Self:
-        there = tuple(share for place in self.at if (share := share_of(place) / stretch) <= 1 + ROUNDING)
-        return dataclasses.replace(self, at=tuple(min(1.0, x) for x in there), length=min(1.0, self.share / stretch))
+        places = tuple(share for place in self.at if (share := to_share(place) / stretch) <= 1 + T_TOLERANCE)
+        return dataclasses.replace(self, at=tuple(min(1.0, x) for x in places), length=min(1.0, self.share / stretch))
 
     def landmarks(self) -> Landmarks:
-        edges = [0.0, *sorted({share_of(place) for place in self.at if 0 < share_of(place) <= self.share})]
+        edges = [0.0, *sorted({to_share(place) for place in self.at if 0 < to_share(place) <= self.share})]
         between = [(a + b) / 2 for a, b in pairwise(edges)]
-        return tuple((t, self.factor ** sum(share_of(place) <= t for place in self.at)) for t in sorted([*edges, *between]))
+        return tuple((t, self.factor ** sum(to_share(place) <= t for place in self.at)) for t in sorted([*edges, *between]))
 
 
-class Falling(Shape):
-    """A schedule with a rate of decay `k` for every `per` (a length): the slide's k and t are `k` and t in units of `per`."""
+class RateDecay(SpannedSchedule):
+    """A schedule with a decay rate `k` per span `per`: the slides' t is counted in units of `per`."""
 
     k: float
     per: Span
@@ -54,12 +52,12 @@ class Falling(Shape):
         if isinstance(self.per, float) and not self.per:
             raise UsageError(f'{part_name(self)}: expected per to be a length above 0, such as "1 epoch", received 0.')
 
-    def fallen(self, t: float) -> float:
-        """k t, with t in units of `per`, at most what it is at the end of its length."""
-        return self.k * min(t, self.share) / share_of(self.per)
+    def decay_exponent(self, t: float) -> float:
+        """k t, with t in units of `per`; it stays constant after the end of its length."""
+        return self.k * min(t, self.share) / to_share(self.per)
 
     def within(self, stretch: float) -> Self:
-        k = self.k * stretch / share_of(self.per)
+        k = self.k * stretch / to_share(self.per)
         return dataclasses.replace(self, k=k, per=1.0, length=min(1.0, self.share / stretch))  # type: ignore[type-var]
 
     def landmarks(self) -> Landmarks:
@@ -67,7 +65,7 @@ class Falling(Shape):
 
 
 @dataclasses.dataclass(frozen=True)
-class Exponential(Falling):
+class Exponential(RateDecay):
     """Falls as e^(-k t), with t counted in `per`: exponential(0.1, per="1 epoch") is at 0.368 after ten epochs.
 
     Helps: a smooth fall by the same factor in every epoch.
@@ -81,18 +79,18 @@ class Exponential(Falling):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        return math.exp(-self.fallen(t))
+        return math.exp(-self.decay_exponent(t))
 
     def landmarks(self) -> Landmarks:
-        half = math.log(2) * share_of(self.per) / self.k if self.k else math.inf
+        half = math.log(2) * to_share(self.per) / self.k if self.k else math.inf
         return ((0.0, 1.0), (half, 0.5)) if half < self.share else super().landmarks()
 
 
 @dataclasses.dataclass(frozen=True)
-class Inverse(Falling):
+class Inverse(RateDecay):
     """Falls as 1 / (1 + k t), with t counted in `per`: inverse(0.1, per="1 epoch") is at a half after ten epochs.
 
-    Helps: the rate that the theory of stochastic approximation asks for; trainings without a set end.
+    Helps: it satisfies the conditions of stochastic approximation theory; trainings without a set end.
     Hurts: for nets it falls too early and then too slowly.
     Cost: none.
     Source: Robbins & Monro 1951; CS231n, 1/t decay: alpha = alpha0 / (1 + kt).
@@ -103,15 +101,15 @@ class Inverse(Falling):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        return 1 / (1 + self.fallen(t))
+        return 1 / (1 + self.decay_exponent(t))
 
     def landmarks(self) -> Landmarks:
-        half = share_of(self.per) / self.k if self.k else math.inf
+        half = to_share(self.per) / self.k if self.k else math.inf
         return ((0.0, 1.0), (half, 0.5)) if half < self.share else super().landmarks()
 
 
 @dataclasses.dataclass(frozen=True)
-class Polynomial(Shape):
+class Polynomial(SpannedSchedule):
     """Falls from 1 to `floor` as (1 - t)^power: power 1 is a straight line.
 
     Helps: short trainings (a line to zero is hard to beat); segmentation recipes use power 0.9.
@@ -125,7 +123,7 @@ class Polynomial(Shape):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        return self.floor + (1 - self.floor) * float((1 - self.run(t)) ** self.power)
+        return self.floor + (1 - self.floor) * float((1 - self.elapsed(t)) ** self.power)
 
     def landmarks(self) -> Landmarks:
         if not self.share:

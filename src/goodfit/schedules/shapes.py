@@ -1,4 +1,4 @@
-"""The shapes of learning rates over training: each gives a factor of the peak."""
+"""The basic schedules: constant, warm-up, steps, cosine and one cycle; each gives a factor of the peak learning rate."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import math
 from typing import Literal
 
 from goodfit.core.settings import Share
-from goodfit.schedules.span import ROUNDING, Shape, Span, share_of
-
-Landmarks = tuple[tuple[float, float], ...]
+from goodfit.schedules.span import T_TOLERANCE, Landmarks, Span, SpannedSchedule, to_share
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant(Shape):
+class Constant(SpannedSchedule):
     """The same factor throughout.
 
     Helps: as the control; as a low start before another schedule; with averaged weights.
@@ -33,10 +31,10 @@ class Constant(Shape):
 
 
 @dataclasses.dataclass(frozen=True)
-class Warmup(Shape):
-    """Before the peak: rises on a straight line from `start` to 1 over `length`, as in warmup(0.05) | cosine.
+class Warmup(SpannedSchedule):
+    """Rises linearly from `start` to 1 over `length`, before another schedule, as in warmup(0.05) | cosine.
 
-    `rise` is gradual (the line), constant (`start` throughout, then 1 at once) or none (1 from the first step).
+    `rise` is gradual (linear), constant (`start` throughout, then 1 at once) or none (1 from the first step).
 
     Helps: large learning rates and batches, adaptive optimizers, fresh heads on pretrained nets.
     Hurts: very short trainings lose some of their steps; the jump at the end of a constant one can throw the loss back.
@@ -49,10 +47,10 @@ class Warmup(Shape):
     rise: Literal["gradual", "constant", "none"] = "gradual"
 
     def __call__(self, t: float) -> float:
-        run = self.run(t)
+        elapsed = self.elapsed(t)
         if self.rise == "gradual":
-            return self.start + (1 - self.start) * run
-        return self.start if self.rise == "constant" and run < 1 - ROUNDING else 1.0
+            return self.start + (1 - self.start) * elapsed
+        return self.start if self.rise == "constant" and elapsed < 1 - T_TOLERANCE else 1.0
 
     def landmarks(self) -> Landmarks:
         if not self.share or self.rise == "none":
@@ -62,8 +60,8 @@ class Warmup(Shape):
 
 
 @dataclasses.dataclass(frozen=True)
-class Step(Shape):
-    """Multiplied by `factor` after every `every` of the budget.
+class Step(SpannedSchedule):
+    """Multiplied by `factor` after every span `every` of the budget.
 
     Helps: the classic for ResNets: a drop in loss at each step down.
     Hurts: when to step has to be known; cosine needs no such choice.
@@ -76,22 +74,22 @@ class Step(Shape):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        passed, every = min(t, self.share), share_of(self.every)
-        return self.factor ** math.floor(passed / every + ROUNDING) if every else 1.0
+        elapsed, every = min(t, self.share), to_share(self.every)
+        return self.factor ** math.floor(elapsed / every + T_TOLERANCE) if every else 1.0
 
     def landmarks(self) -> Landmarks:
-        every = share_of(self.every)
-        drops = math.floor(self.share / every + ROUNDING) if every else 0
+        every = to_share(self.every)
+        drops = math.floor(self.share / every + T_TOLERANCE) if every else 0
         at_drops = [(n * every, self.factor**n) for n in range(drops + 1)]
         before = [(n * every - every / 1000, self.factor ** (n - 1)) for n in range(1, drops + 1)]
         return tuple(sorted([*at_drops, *before]))
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine(Shape):
+class Cosine(SpannedSchedule):
     """Falls along half a cosine from 1 to `floor`.
 
-    Helps: the safe choice for a fixed budget: high for long, then settles; nothing to tune.
+    Helps: the safe choice for a fixed budget: it stays high for long, then anneals; nothing to tune.
     Hurts: the end must be known; longer training needs a new run.
     Cost: none.
     Source: Loshchilov & Hutter 2016.
@@ -101,7 +99,7 @@ class Cosine(Shape):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self.run(t))) / 2
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self.elapsed(t))) / 2
 
     def landmarks(self) -> Landmarks:
         if not self.share:
@@ -110,8 +108,8 @@ class Cosine(Shape):
 
 
 @dataclasses.dataclass(frozen=True)
-class OneCycle(Shape):
-    """Rises from `start` to 1 at `peak` (a share of its length), then falls to `floor`, on straight lines or half cosines.
+class OneCycle(SpannedSchedule):
+    """Rises from `start` to 1 at `peak` (a share of its length), then falls to `floor`, linearly or along half cosines.
 
     Helps: short trainings at a high learning rate.
     Hurts: the peak rate has to be near the largest that trains.
@@ -126,10 +124,10 @@ class OneCycle(Shape):
     length: Span = 1.0
 
     def __call__(self, t: float) -> float:
-        run = self.run(t)
-        if run < self.peak:
-            return self._between(self.start, 1.0, run / self.peak)
-        return self._between(1.0, self.floor, (run - self.peak) / (1 - self.peak)) if self.peak < 1 else 1.0
+        elapsed = self.elapsed(t)
+        if elapsed < self.peak:
+            return self._between(self.start, 1.0, elapsed / self.peak)
+        return self._between(1.0, self.floor, (elapsed - self.peak) / (1 - self.peak)) if self.peak < 1 else 1.0
 
     def _between(self, a: float, b: float, x: float) -> float:
         return a + (b - a) * (x if self.shape == "linear" else (1 - math.cos(math.pi * x)) / 2)
@@ -141,4 +139,4 @@ class OneCycle(Shape):
             points += [(0.0, self.start), (up / 2, (self.start + 1) / 2)]
         if down:
             points += [(up + down / 2, (1 + self.floor) / 2), (1.0, self.floor)]
-        return tuple(sorted((run * self.share, factor) for run, factor in points)) if self.share else ((0.0, self(0.0)),)
+        return tuple(sorted((elapsed * self.share, factor) for elapsed, factor in points)) if self.share else ((0.0, self(0.0)),)

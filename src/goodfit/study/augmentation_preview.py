@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodfit.augment.apply import Pipeline
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.parts import pipe_parts, spell
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import sweep
+from goodfit.data.loader import iterate_batches
 from goodfit.recipe.auto import choose_augment
 from goodfit.recipe.build import facts_of
 from goodfit.recipe.prepare import Opened, open_recipe
@@ -63,7 +63,7 @@ def _sample_images(data: Dataset, images: int) -> Batch:
         of_class = labels == k
         turn[of_class] = torch.arange(int(of_class.sum()))
     order = (turn * len(data.classes) + labels).argsort()
-    return next(sweep(data.pixels, data.labels, rows[order[:images]], len(data.classes), images))
+    return next(iterate_batches(data.pixels, data.labels, rows[order[:images]], len(data.classes), images))
 
 
 def _preview_draws(pipe: Sequence[Any], batch: Batch, data: Dataset, draws: int, t: float, seed: int) -> Grid:
@@ -72,16 +72,16 @@ def _preview_draws(pipe: Sequence[Any], batch: Batch, data: Dataset, draws: int,
     augmented = [
         Pipeline(tuple(pipe), size)(batch, Chance.for_epoch(seed, "augment", epoch, places, batch.ids), t) for epoch in range(draws)
     ]
-    columns = [batch.but(images=data.preprocess.center(batch.images)), *augmented]
+    columns = [batch.but(images=data.preprocess.center_crop(batch.images)), *augmented]
     rows = [[_picture(column, row, data) for column in columns] for row in range(len(batch))]
     return rows, ["original", *(f"epoch {epoch + 1}" for epoch in range(draws))]
 
 
 def _preview_parts(pipe: Sequence[Any], batch: Batch, data: Dataset, t: float) -> Grid:
     """A row for each part: the image it changes most, then that image augmented by the part alone at each strength, by the same chance."""
-    rows, originals = [], batch.but(images=data.preprocess.center(batch.images))
+    rows, originals = [], batch.but(images=data.preprocess.center_crop(batch.images))
     for part in pipe:
-        now = part.now(t)
+        now = part.at_progress(t)
         augmented = [
             Pipeline((now.scaled(strength),), data.preprocess.size)(batch, Chance.of(0, torch.arange(len(batch)), "show"), t)
             for strength in STRENGTHS

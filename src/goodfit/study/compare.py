@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.predict.paired import compare_paired, on_shared_images
 from goodfit.recipe.recipe import Recipe
@@ -75,7 +75,7 @@ def of_run(run: Run) -> Entry:
     if "accuracy" not in scores:
         raise UsageError(f'The run "{run.path}" has no validation scores yet: train it to its end, or leave it out.')
     curve = [(float(line["t"]), float(line["validation"]["accuracy"])) for line in log if "validation" in line]
-    return Entry(run.path, recipe, about, scores, curve, Predictions.read(run.path / FILE), baselines)
+    return Entry(run.path, recipe, about, scores, curve, Predictions.read(run.path / PREDICTIONS_FILE), baselines)
 
 
 def of_folds(folder: Path) -> Entry:
@@ -95,7 +95,7 @@ def of_folds(folder: Path) -> Entry:
     about = {**first.about, "seconds": {"all folds": said["seconds"]}}
     recipe = {**first.recipe, "validation": f"{said['folds']} folds"}
     baselines = first.baselines and {**first.baselines, "of": first.path.name}
-    return Entry(folder, recipe, about, scores, [], Predictions.read(folder / FILE), baselines)
+    return Entry(folder, recipe, about, scores, [], Predictions.read(folder / PREDICTIONS_FILE), baselines)
 
 
 # ---- comparing -----------------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write_atomic
-from goodfit.core.interval import wilson
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.interval import wilson_interval
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run, require_free_folder
-from goodfit.data.splits import write_csv
-from goodfit.data.store import Index
+from goodfit.data.index import Index
+from goodfit.data.splits import write_splits
 from goodfit.predict.calibration import measure_calibration
 from goodfit.recipe.prepare import open_recipe, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
@@ -63,7 +63,7 @@ def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | N
             fold_options = fold_options.for_next_run()
         runs.append(run)
     predictions = out_of_fold_predictions(runs, [index.names[row] for row in dealt.rows])
-    predictions.save(folder / FILE)
+    predictions.save(folder / PREDICTIONS_FILE)
     result = record_results(folder, runs, predictions)
     return {**result, "report": str(write_report(folder))}
 
@@ -117,7 +117,7 @@ def record_folds(folder: Path, asked: Recipe, index: Index, dealt: Folds) -> Non
     for k in range(dealt.number):
         file = folder / f"fold-{k + 1}.csv"
         temporary = folder / f".fold-{k + 1}.csv"
-        write_csv(temporary, index, dealt.splits(k))
+        write_splits(temporary, index, dealt.splits(k))
         if before and file.is_file() and file.read_bytes() != temporary.read_bytes():
             temporary.unlink()
             raise DataError(f'The images or the folds have changed since "{folder}" started; start anew with another --out.')
@@ -133,7 +133,11 @@ def finished_run(path: Path, recipe: Recipe) -> Run | None:
         return None
     run = Run(path)
     about = run.read("about.json")
-    done = about.get("state") in FINISHED_STATES and asked_values(about) == with_absolute_paths(recipe).plain() and (path / FILE).is_file()
+    done = (
+        about.get("state") in FINISHED_STATES
+        and asked_values(about) == with_absolute_paths(recipe).plain()
+        and (path / PREDICTIONS_FILE).is_file()
+    )
     return run if done else None
 
 
@@ -143,7 +147,7 @@ def out_of_fold_predictions(runs: list[Run], names: list[str]) -> Predictions:
     Raises:
         GoodfitError: the runs did not validate on each of them once.
     """
-    by_run = [part for run in runs if (part := Predictions.read(run.path / FILE))]
+    by_run = [part for run in runs if (part := Predictions.read(run.path / PREDICTIONS_FILE))]
     judged = np.concatenate([part.names for part in by_run])
     where = {name: row for row, name in enumerate(judged.tolist())}
     if len(by_run) < len(runs) or sorted(judged.tolist()) != sorted(names):
@@ -156,7 +160,7 @@ def out_of_fold_predictions(runs: list[Run], names: list[str]) -> Predictions:
 def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> dict[str, Any]:
     """Write mean and standard deviation, and the scores of the out-of-fold predictions, to folds.json; returns them."""
     accuracies = [float(run.read("scores.json")["validation"]["accuracy"]) for run in runs]
-    right = int(predictions.right.sum())
+    right = int(predictions.correct.sum())
     result = {
         "folder": str(folder),
         "runs": [str(run.path) for run in runs],
@@ -167,7 +171,7 @@ def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> d
         "out_of_fold": {
             "images": len(predictions.labels),
             "accuracy": right / len(predictions.labels),
-            "interval": wilson(right, len(predictions.labels)),
+            "interval": wilson_interval(right, len(predictions.labels)),
             "calibration": measure_calibration(torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.labels)),
         },
     }

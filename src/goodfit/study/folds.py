@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.words import count_of, list_some
+from goodfit.data.index import Index, IntArray, draw_sort_keys
 from goodfit.data.splits import Splits
-from goodfit.data.store import Index, hashed, name_scores
-from goodfit.data.table import COLUMNS
+from goodfit.data.store import hash_fields
+from goodfit.data.table import read_table
 
-Rows = NDArray[np.int64]
 GROUP = "group"
 FOLDS = "folds.json"  # of a folder of folds: what they come to
 
@@ -25,9 +23,9 @@ FOLDS = "folds.json"  # of a folder of folds: what they come to
 class Folds:
     """The `fold` [n] int64 of each of the `rows` [n] of an index that train or validate; `test` rows stay test rows in every fold."""
 
-    rows: Rows
-    fold: Rows
-    test: Rows
+    rows: IntArray
+    fold: IntArray
+    test: IntArray
 
     @property
     def number(self) -> int:
@@ -36,7 +34,7 @@ class Folds:
     def splits(self, fold: int) -> Splits:
         """The splits of one training: the fold validates, the others train."""
         train, validation = self.rows[self.fold != fold], self.rows[self.fold == fold]
-        return Splits(train, validation, self.test, (), hashed(train.tobytes(), validation.tobytes(), self.test.tobytes()))
+        return Splits(train, validation, self.test, (), hash_fields(train.tobytes(), validation.tobytes(), self.test.tobytes()))
 
 
 def deal(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[str, str] | None = None) -> Folds:
@@ -68,15 +66,15 @@ def deal(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[st
     return Folds(rows, fold, splits.test)
 
 
-def deal_stratified(labels: Rows, names: Sequence[str], folds: int, seed: int) -> Rows:
+def deal_stratified(labels: IntArray, names: Sequence[str], folds: int, seed: int) -> IntArray:
     """Deal images into folds [n]: every class, in a random order, evenly, each starting where the class before it ended."""
-    order = np.lexsort((name_scores(names, seed, "folds"), labels))
+    order = np.lexsort((draw_sort_keys(names, seed, "folds"), labels))
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % folds
     return fold
 
 
-def deal_groups(labels: Rows, groups: Sequence[str], folds: int, seed: int) -> Rows:
+def deal_groups(labels: IntArray, groups: Sequence[str], folds: int, seed: int) -> IntArray:
     """Deal images into folds [n], whole groups at a time: each group, those of the most uneven classes first, goes where the shares of
     the classes then differ least between the folds.
 
@@ -90,37 +88,28 @@ def deal_groups(labels: Rows, groups: Sequence[str], folds: int, seed: int) -> R
     held = np.zeros((folds, len(classes)))
     images = np.zeros(folds)
     fold = np.empty(len(group_names), dtype=np.int64)
-    for group in np.lexsort((name_scores(group_names.tolist(), seed, "folds"), -counts.std(1))):
+    for group in np.lexsort((draw_sort_keys(group_names.tolist(), seed, "folds"), -counts.std(1))):
         tried = held[None] + np.eye(folds)[:, :, None] * shares[group]  # [the fold that takes it, fold, class]
         uneven = tried.std(1).mean(1)
         best = min(range(folds), key=lambda k: (round(float(uneven[k]), 12), images[k]))
         fold[group] = best
         held[best] += shares[group]
         images[best] += counts[group].sum()
-    result: Rows = fold[group_of]
+    result: IntArray = fold[group_of]
     return result
 
 
 def read_groups(path: Path) -> dict[str, str] | None:
-    """The group of each image, by name, that a CSV or TSV file with the columns path and group gives; None where it has no such column.
+    """Read the group of each image, by name, from a CSV or TSV file with the columns path and group; None if it has no such column.
 
     Raises:
-        DataError: the file does not read, or has no column path.
+        DataError: the file cannot be read, or has no column path.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
-            file.seek(0)
-            table = csv.DictReader(file, delimiter=max("\t,;", key=head.count))
-            columns = {str(name).strip().lower(): str(name) for name in table.fieldnames or ()}
-            if GROUP not in columns:
-                return None
-            own = next((columns[word] for word in COLUMNS["path"] if word in columns), None)
-            if own is None:
-                raise DataError(f'Expected the columns path and {GROUP} in "{path}", found: {", ".join(columns)}.')
-            return {(row[own] or "").strip(): (row[columns[GROUP]] or "").strip() for row in table}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f'"{path}" cannot be read as a table of groups: {error}.') from error
+    table = read_table(path)
+    if not table.has_column(GROUP):
+        return None
+    table.require("path", GROUP)
+    return {name.strip(): group.strip() for name, group in zip(table.column("path"), table.column(GROUP), strict=True)}
 
 
 def groups_of(index: Index, data: str, file: Path | None) -> dict[str, str] | None:

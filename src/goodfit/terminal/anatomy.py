@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 
 from goodfit.core.words import count_of, format_bytes, format_percent
-from goodfit.models.anatomy.account import BYTES, Account, Row, compare_accounts
+from goodfit.models.anatomy.account import BYTES_PER_FLOAT32, Account, LayerRow, compare_accounts
 from goodfit.models.anatomy.meta import OUTSIDE
 from goodfit.terminal.tables import format_table
 
@@ -19,7 +19,7 @@ COMPARISON_HEADER = ("model", "parameters", "conv", "fc", "ops", "conv", "fc", "
 def format_account(account: Account, by_stage: bool = False) -> str:
     """Format an account as a table with one line per layer or per stage, followed by its totals in sentences."""
     totals = account.totals
-    outside = account.training.saved.get(OUTSIDE, 0) if account.training else 0
+    outside = account.step_memory.saved_by_module.get(OUTSIDE, 0) if account.step_memory else 0
     pixels = f"{account.batch * account.channels * account.size[0] * account.size[1]:,}"
     lines = [("input", "", _shape((account.channels, *account.size)), "", "", "", "", pixels, _kept(outside), "1", "1")]
     for row in account.stages() if by_stage else account.rows:
@@ -40,11 +40,11 @@ def describe_totals(account: Account) -> list[str]:
         f"For {count_of(account.batch, 'image')} of {image}: {t['ops']:,} operations (multiply-adds and one add per bias).",
         f"Conv layers have {format_percent(s['conv_parameters'])} of the parameters and {format_percent(s['conv_ops'])} of the operations,"
         f" fully connected ones {format_percent(s['fc_parameters'])} and {format_percent(s['fc_ops'])}.",
-        f"Activations in float32: {format_bytes(t['activation_bytes'])} if every layer keeps its output;"
-        f" {t['in_place']:,} numbers ({format_bytes(BYTES * t['in_place'])}) with the input, if activations and sums work in place.",
+        f"Activations in float32: {format_bytes(t['activation_bytes'])} if every layer keeps its output; {t['in_place']:,} numbers"
+        f" ({format_bytes(BYTES_PER_FLOAT32 * t['in_place'])}) with the input, if activations and sums work in place.",
     ]
-    if account.training is not None:
-        step = account.training
+    if account.step_memory is not None:
+        step = account.step_memory
         sentences.append(
             f"A training step of {count_of(step.batch, 'image')} with {step.optimizer} takes {format_bytes(step.peak)}:"
             f" weights {format_bytes(step.weights)}, gradients {format_bytes(step.gradients)}, optimizer {format_bytes(step.state)},"
@@ -96,11 +96,11 @@ def _pair(sides: tuple[int, int]) -> str:
     return str(sides[0]) if sides[0] == sides[1] else _shape(sides)
 
 
-def _field(row: Row) -> str:
+def _field(row: LayerRow) -> str:
     return _pair(row.field) if row.field != (0, 0) else "-"
 
 
-def _stride(row: Row) -> str:
+def _stride(row: LayerRow) -> str:
     return _pair(row.stride) if row.stride else "-"
 
 

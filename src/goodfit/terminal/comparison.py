@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goodfit.core.words import format_duration, format_percent
-from goodfit.terminal.sketch import sketch
+from goodfit.terminal.sketch import sketch_curve
 from goodfit.terminal.tables import format_table
 
 MAX_CURVES = 8
@@ -93,5 +93,5 @@ def _format_curves(comparison: dict[str, Any]) -> list[str]:
     lines = []
     for row in [row for row in comparison["runs"] if len(row["curve"]) > 1][:MAX_CURVES]:
         ts, accuracies = zip(*row["curve"], strict=True)
-        lines += ["", sketch(ts, accuracies, f"{row['letter']}: validation accuracy", "share of the budget", width=48, height=4)]
+        lines += ["", sketch_curve(ts, accuracies, f"{row['letter']}: validation accuracy", "share of the budget", width=48, height=4)]
     return lines

@@ -14,9 +14,9 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import fold
 from goodfit.core.contracts import Loss, split_outputs
 from goodfit.core.device import autocast, seed_noise
-from goodfit.core.interval import wilson
+from goodfit.core.interval import wilson_interval
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import sweep
+from goodfit.data.loader import iterate_batches
 from goodfit.training.noise import evaluating
 
 MAX_EVAL_IMAGES, MAX_EVAL_PIXELS = 256, 256 * 64 * 64  # of one batch that is evaluated
@@ -74,7 +74,9 @@ class RowEvaluator:
         """The outputs for rows of the data; with a `seed`, those of one pass with the model's noise layers active."""
         data, pre = self.dataset, self.dataset.preprocess
         size = eval_batch_size(*pre.box)
-        batches = (b.but(images=pre.center(b.images)) for b in sweep(data.pixels, data.labels, rows, len(data.classes), size))
+        batches = (
+            b.but(images=pre.center_crop(b.images)) for b in iterate_batches(data.pixels, data.labels, rows, len(data.classes), size)
+        )
         return collect_outputs(model, batches, self.loss, pre.normalize, self.device, precision, seed)
 
 
@@ -125,7 +127,7 @@ def compute_scores(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]
     top = outputs.logits.topk(min(5, k), dim=1).indices
     return {
         "accuracy": float(right.sum() / n),
-        "interval": wilson(int(right.sum()), n),
+        "interval": wilson_interval(int(right.sum()), n),
         "top5": float((top == outputs.labels[:, None]).any(1).double().mean()),
         "loss": float(outputs.losses.double().mean()),
         "balanced_accuracy": float((right[seen] / images[seen]).mean()),

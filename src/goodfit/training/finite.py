@@ -12,7 +12,7 @@ from goodfit.core.contracts import split_outputs
 from goodfit.core.device import autocast
 from goodfit.core.errors import Diverged
 from goodfit.core.words import list_some
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 from goodfit.training.state import Plan
 
 
@@ -56,5 +56,5 @@ def _first_in_forward(model: nn.Module, piece: Batch, plan: Plan) -> tuple[str, 
     finally:
         for hook in hooks:
             hook.remove()
-    check("the loss", plan.loss(wide(split_outputs(output)[0]), piece.targets)[:, None])
+    check("the loss", plan.loss(at_least_fp32(split_outputs(output)[0]), piece.targets)[:, None])
     return first[0] if first else ("", torch.zeros(len(piece), dtype=torch.bool))

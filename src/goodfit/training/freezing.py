@@ -10,13 +10,14 @@ from torch import nn
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import is_norm
 from goodfit.core.parts import Part, pipe_parts, spell
-from goodfit.schedules.compose import ROUNDING, starts_of
+from goodfit.schedules.compose import part_starts
+from goodfit.schedules.span import T_TOLERANCE
 from goodfit.training.rules.trainable import All
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of training from progress `start` on: the parameters that are trained, and the norms whose statistics stay fixed, by name."""
+    """A stretch of training from progress `start` on: the names of the parameters that are trained and of the norms that stay fixed."""
 
     start: float
     trainable: frozenset[str]
@@ -30,7 +31,7 @@ def freezing_phases(pipe: Part, model: nn.Module) -> tuple[Phase, ...]:
         UsageError: a part names a stage that does not exist, or nothing would be trained.
     """
     phases = []
-    for start, part in zip(starts_of(pipe), pipe_parts(pipe), strict=False):
+    for start, part in zip(part_starts(pipe), pipe_parts(pipe), strict=False):
         trainable = frozenset((part if callable(part) else All())(model))
         if not trainable:
             raise UsageError(f'"{spell(part)}" freezes every parameter, so nothing would be trained.')
@@ -54,11 +55,11 @@ def frozen_norms(model: nn.Module, trainable: frozenset[str]) -> set[str]:
 
 def phase_at(phases: tuple[Phase, ...], t: float) -> Phase | None:
     """The phase of progress t."""
-    return next((phase for phase in reversed(phases) if phase.start <= t + ROUNDING), None)
+    return next((phase for phase in reversed(phases) if phase.start <= t + T_TOLERANCE), None)
 
 
 def set_trainable(model: nn.Module, phases: tuple[Phase, ...], t: float) -> None:
-    """Enable gradients for the parameters trained at progress t, and freeze the rest: no gradient, decay, momentum or statistics move it."""
+    """Enable gradients for the parameters trained at progress t; nothing moves the rest, neither decay nor momentum nor statistics."""
     phase = phase_at(phases, t)
     if phase is None:
         return

@@ -12,7 +12,7 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import MIXING_BLOCK
 from goodfit.core.contracts import Loss, Penalty, split_outputs
 from goodfit.core.device import autocast
-from goodfit.losses.scores import wide
+from goodfit.losses.scores import at_least_fp32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +85,9 @@ def piece_loss(model: nn.Module, batch: Batch, examples: int, loss: Loss, precis
     """Run one piece of a logical batch of `examples` examples through the model and the loss."""
     with autocast(batch.images.device, precision):
         logits, auxiliary = split_outputs(model(batch.images))
-    losses = loss(wide(logits), batch.targets)
+    losses = loss(at_least_fp32(logits), batch.targets)
     for extra_logits, factor in auxiliary:
-        losses = losses + factor * loss(wide(extra_logits), batch.targets)
+        losses = losses + factor * loss(at_least_fp32(extra_logits), batch.targets)
     weights = loss.weigh(batch.targets) if hasattr(loss, "weigh") else None  # a function of the user's own has no weights
     if weights is None:
         return PieceLoss(losses.sum() / examples, losses, logits, None)

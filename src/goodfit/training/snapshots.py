@@ -13,7 +13,7 @@ from torch import nn
 from goodfit.core.errors import UsageError
 from goodfit.core.files import write_atomic
 from goodfit.core.words import count_of
-from goodfit.schedules.span import ROUNDING
+from goodfit.schedules.span import T_TOLERANCE
 from goodfit.training.checkpoint import Checkpoints, is_finite
 from goodfit.training.state import Plan, State
 
@@ -42,7 +42,7 @@ def snapshot_points(asked: int | Literal["all"], ends: tuple[float, ...]) -> tup
 
 def snapshots_due(plan: Plan, t: float) -> int:
     """How many snapshots are due by progress t."""
-    return sum(point <= t + ROUNDING for point in plan.snapshots)
+    return sum(point <= t + T_TOLERANCE for point in plan.snapshots)
 
 
 def record_snapshot(state: State, plan: Plan) -> None:
@@ -74,7 +74,7 @@ class Snapshots:
         return self.folder / f"{step:08d}.safetensors"
 
     def prune(self, state: State) -> None:
-        """Delete files that are no snapshot of this training: those of steps that a resume under a budget in minutes did not reach again."""
+        """Delete files that are no snapshot of this training: of steps that a resume under a budget in minutes did not reach again."""
         kept = {self.path(step) for step in state.snapshots}
         for file in self.folder.glob("*"):
             if file.with_suffix(".safetensors") not in kept:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Percent of ImageNet's validation images, one crop: top-1 and top-5 error of the PyTorch model zoo in 2017, as CS231n lists them.
-ERRORS = {
+PUBLISHED_ERRORS = {
     "alexnet": (43.45, 20.91),
     "vgg(11)": (30.98, 11.37), "vgg(13)": (30.07, 10.75), "vgg(16)": (28.41, 9.62), "vgg(19)": (27.62, 9.12),
     "vgg(11, norm=batch)": (29.62, 10.19), "vgg(13, norm=batch)": (28.45, 9.63),
@@ -12,7 +12,7 @@ ERRORS = {
 }  # fmt: skip
 
 # Where the lecture's counts differ from those of the nets it names, and why.
-ERRATA = {
+LECTURE_ERRATA = {
     "vgg(16)": "CS231n says 24M activations, 93 MB: its own rows add up to 15.2M, and with ReLUs that keep their own output 28.8M.",
     "vgg_f": "CS231n says 99M parameters and 762M operations: those of a net whose first fully connected layer sees 6x6x512 numbers,"
     " not the 6x6x256 that conv5 puts out.",

@@ -1,4 +1,4 @@
-"""Weights to begin from: tensors by name, and what is known of the net that learned them."""
+"""Weights to begin training from, read from a published file, a user's file or a run: tensors by name, and facts about their net."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from goodfit.core.errors import DataError
-from goodfit.core.fetch import Say, digest, fetch
+from goodfit.core.fetch import Say, fetch, hash_file
 from goodfit.core.files import cache_folder
 from goodfit.core.run import Run
 from goodfit.core.words import format_percent
 from goodfit.models.weights.published import PUBLISHED
 from goodfit.models.weights.saved import SavedModel
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
-WRAPPED = ("state_dict", "model_state_dict", "model")  # under which training scripts keep the tensors
-PARALLEL = "module."  # what torch's DataParallel puts before each name
-# ImageNet's classes: the 1000 ids of WordNet, in their order, from the first to the last of these.
-WORDNET, FIRST, LAST, IMAGENET = re.compile(r"n\d{8}"), "n01440764", "n15075141", 1000
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")  # under which training scripts save the tensors
+DATA_PARALLEL_PREFIX = "module."  # which torch's DataParallel puts before each name
+# ImageNet's classes are 1000 WordNet ids in ascending order, from the first to the last of these.
+WORDNET_ID, FIRST_IMAGENET_ID, LAST_IMAGENET_ID, IMAGENET_CLASSES = re.compile(r"n\d{8}"), "n01440764", "n15075141", 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weights:
-    """Tensors by name, and the SHA-256 of their file; `name` is how a recipe calls them.
+    """Tensors by name, and the SHA-256 of their file; `name` is how a recipe refers to them.
 
-    `model` is the text of the part that they fit, `classes` the names of what its head tells apart, `size` (height, width) and `mean` and
-    `std` per channel those of the images it saw; each is empty where unknown. `use` are files of the user's own parts that the model
-    needs, `accuracy` a phrase that says how good it is.
+    `model` is the text of the part that they fit, `classes` are those of its head; `size` (height, width), and `mean` and `std` per
+    channel, are those of the images it was trained on; each is empty where unknown. `use` are files of the user's own parts that the model
+    needs, `accuracy` is a phrase that says how good it is.
     """
 
     name: str
@@ -50,48 +50,48 @@ class Weights:
     accuracy: str = ""
     imagenet: bool = False
 
-    def tell_apart(self, classes: Sequence[str]) -> bool:
-        """Whether the head is for these very classes."""
-        return tuple(classes) == self.classes or (self.imagenet and are_imagenet(classes))
+    def has_classes(self, classes: Sequence[str]) -> bool:
+        """Whether the head is for exactly these classes, in this order."""
+        return tuple(classes) == self.classes or (self.imagenet and are_imagenet_classes(classes))
 
 
-def are_imagenet(classes: Sequence[str]) -> bool:
-    """Whether classes are the 1000 of ImageNet, in the order of every net trained on them."""
-    ids = len(classes) == IMAGENET and (classes[0], classes[-1]) == (FIRST, LAST)
-    return ids and list(classes) == sorted(classes) and all(WORDNET.fullmatch(name) for name in classes)
+def are_imagenet_classes(classes: Sequence[str]) -> bool:
+    """Whether the classes are ImageNet's 1000, in the order that every net trained on them has."""
+    ids = len(classes) == IMAGENET_CLASSES and (classes[0], classes[-1]) == (FIRST_IMAGENET_ID, LAST_IMAGENET_ID)
+    return ids and list(classes) == sorted(classes) and all(WORDNET_ID.fullmatch(name) for name in classes)
 
 
 def from_published(name: str, say: Say) -> Weights:
-    """The weights of that full name, fetched the first time.
+    """Load the published weights with this full name; their file is downloaded the first time.
 
     Raises:
-        DataError: they cannot be fetched, or are damaged; the sentence says which file to put where.
+        DataError: the file cannot be fetched, or is damaged; the sentence says which file to put where.
     """
     about = PUBLISHED[name]
     path = cache_folder() / "downloads" / "weights" / about.file
-    return _known(name, path, fetch(about.url, path, about.checksum, "sha256", say))
+    return _load_published(name, path, fetch(about.url, path, about.checksum, "sha256", say))
 
 
 def from_file(path: Path) -> Weights:
-    """The weights in a file; one with the name of a published file is that, and is checked against its name.
+    """Load the weights in a file; a file with the name of a published one is taken for it, and its checksum is verified.
 
     Raises:
-        DataError: it is no file of weights, or damaged.
+        DataError: it is no file of weights, or it is damaged.
     """
-    if path.suffix not in SUFFIXES:
-        raise DataError(f'Expected weights in a file that ends in {", ".join(SUFFIXES)}, received "{path}".')
-    sha256 = digest(path)
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise DataError(f'Expected weights in a file that ends in {", ".join(WEIGHT_SUFFIXES)}, received "{path}".')
+    sha256 = hash_file(path)
     name = next((name for name, about in PUBLISHED.items() if about.file == path.name), "")
     if not name:
-        return Weights(str(path), sha256, tensors_in(path))
+        return Weights(str(path), sha256, read_tensors(path))
     about = PUBLISHED[name]
     if not sha256.startswith(about.checksum):
-        raise DataError(f'"{path}" is not the file of that name (SHA-256 {sha256}): fetch it from {about.url}, or rename yours.')
-    return _known(str(path), path, sha256)
+        raise DataError(f'"{path}" is not the published file of that name (SHA-256 {sha256}): fetch it from {about.url}, or rename yours.')
+    return _load_published(str(path), path, sha256)
 
 
 def from_run(run: Run) -> Weights:
-    """The kept weights of a run, with its model, classes and preprocessing.
+    """Load the saved weights of a run, with its model, classes and preprocessing.
 
     Raises:
         UsageError: the run has no model yet.
@@ -106,20 +106,20 @@ def from_run(run: Run) -> Weights:
     )  # fmt: skip
 
 
-def _known(name: str, path: Path, sha256: str) -> Weights:
-    """The published weights in a file of theirs."""
+def _load_published(name: str, path: Path, sha256: str) -> Weights:
+    """Load published weights from their downloaded file."""
     (about,) = (about for about in PUBLISHED.values() if about.file == path.name)
     return Weights(
-        name, sha256, tensors_in(path), about.model, size=(about.size, about.size), mean=about.mean, std=about.std,
+        name, sha256, read_tensors(path), about.model, size=(about.size, about.size), mean=about.mean, std=about.std,
         accuracy=f"top-1 {about.top1:.1f} %, top-5 {about.top5:.1f} % on ImageNet at {about.size} of {about.resize} pixels", imagenet=True,
     )  # fmt: skip
 
 
-def tensors_in(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or a torch file, by name; nothing but tensors is ever unpickled.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors or a torch file, by name; nothing but tensors is ever unpickled.
 
     Raises:
-        DataError: the file does not read, or holds something else.
+        DataError: the file cannot be read, or holds something else.
     """
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
@@ -129,15 +129,15 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         raise DataError(f'"{path}" {what}, so it is not opened: expected a state_dict() alone, or a .safetensors file.') from error
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(f'"{path}" does not read as weights ({reason}).') from error
-    for key in WRAPPED:
+        raise DataError(f'"{path}" cannot be read as weights ({reason}).') from error
+    for key in WRAPPER_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:
-        raise DataError(f'Expected tensors by name in "{path}", found {"none" if content == {} else f"a {type(content).__name__}"}.')
+        raise DataError(f'Expected tensors by name in "{path}", received {"none" if content == {} else f"a {type(content).__name__}"}.')
     for name, x in content.items():
         if not isinstance(name, str) or not isinstance(x, Tensor):
-            raise DataError(f'Expected tensors by name in "{path}", found a {type(x).__name__} at {name!r}.')
-    if all(name.startswith(PARALLEL) for name in content):
-        return {name.removeprefix(PARALLEL): x for name, x in content.items()}
+            raise DataError(f'Expected tensors by name in "{path}", received a {type(x).__name__} at {name!r}.')
+    if all(name.startswith(DATA_PARALLEL_PREFIX) for name in content):
+        return {name.removeprefix(DATA_PARALLEL_PREFIX): x for name, x in content.items()}
     return content

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.core.fetch import digest
+from goodfit.core.fetch import hash_file
 from goodfit.core.files import write_atomic
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
@@ -45,7 +45,7 @@ class SavedModel:
     @functools.cached_property
     def sha256(self) -> str:
         """The SHA-256 of the file of weights, in hexadecimal digits."""
-        return digest(self.run.path / WEIGHTS_FILE)
+        return hash_file(self.run.path / WEIGHTS_FILE)
 
     @staticmethod
     def read(run: Run) -> SavedModel:

@@ -1,4 +1,4 @@
-"""The stages of any model, first to last, and its head: the units of freezing, probing, learning rates and accounts."""
+"""The stages of any model, first to last, and its head: the units of freezing, probing, learning rates and cost accounts."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from goodfit.core.errors import UsageError
 
 
 class Stage(NamedTuple):
-    """A stage: its name, and the dotted names of its modules; what the last of them puts out is what the stage puts out."""
+    """A stage: its name, and the dotted names of its modules; the output of the last module is the output of the stage."""
 
     name: str
     modules: tuple[str, ...]
 
 
-def head(module: nn.Module) -> tuple[str, nn.Linear]:
-    """The head by its dotted name: the last linear layer.
+def find_head(module: nn.Module) -> tuple[str, nn.Linear]:
+    """Find the head, the last linear layer, with its dotted name.
 
     Raises:
         UsageError: the model has no linear layer.
     """
-    found = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Linear)]
-    if not found:
-        raise UsageError(f"Expected {type(module).__name__} to end in a linear layer, which would be its head, found none.")
-    return found[-1]
+    linear_layers = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Linear)]
+    if not linear_layers:
+        raise UsageError(f"Expected {type(module).__name__} to end in a linear layer, its head; it has no linear layer.")
+    return linear_layers[-1]
 
 
-def stages(module: nn.Module) -> list[Stage]:
-    """The stages of a model, first to last, without the head and without what learns nothing.
+def find_stages(module: nn.Module) -> list[Stage]:
+    """Find the stages of a model, first to last, without the head and without modules that have no parameters.
 
-    A model may say them itself by an attribute `stage_groups`, {name: names of modules}, in which names that it lacks are passed over.
-    Otherwise each child is a stage of its own name; one that holds the head among others is looked through.
+    A model may declare them by an attribute `stage_groups`, {name: names of modules}, in which names of missing modules are ignored.
+    Otherwise each child is a stage with its own name; the children of a child that contains the head are stages themselves.
     """
-    return list(_stages(module, head(module)[1], ""))
+    return list(_stages_below(module, find_head(module)[1], ""))
 
 
-def _stages(module: nn.Module, last: nn.Linear, prefix: str) -> Iterator[Stage]:
+def _stages_below(module: nn.Module, head: nn.Linear, prefix: str) -> Iterator[Stage]:
     groups = getattr(module, "stage_groups", None)
     if isinstance(groups, Mapping):
-        there = {name for name, _ in module.named_modules()}
+        existing = {name for name, _ in module.named_modules()}
         for name, names in groups.items():
-            members = [member for member in names if member in there]
-            if any(_learns(module.get_submodule(member)) for member in members):
+            members = [member for member in names if member in existing]
+            if any(_has_parameters(module.get_submodule(member)) for member in members):
                 yield Stage(f"{prefix}{name}", tuple(f"{prefix}{member}" for member in members))
         return
     for name, child in module.named_children():
-        if any(m is last for m in child.modules()):
-            if child is not last:
-                yield from _stages(child, last, f"{prefix}{name}.")
-        elif _learns(child):
+        if any(m is head for m in child.modules()):
+            if child is not head:
+                yield from _stages_below(child, head, f"{prefix}{name}.")
+        elif _has_parameters(child):
             yield Stage(f"{prefix}{name}", (f"{prefix}{name}",))
 
 
-def _learns(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

@@ -1,4 +1,4 @@
-"""Surgery: weights of one net put into another, tensor by tensor; what does not fit is made to, or made anew, and nothing goes unsaid."""
+"""Weight surgery: copying the weights of one net into another, tensor by tensor, adapting what can be adapted and reporting the rest."""
 
 from __future__ import annotations
 
@@ -12,143 +12,145 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
 from goodfit.core.words import count_of, list_some
-from goodfit.models.branches import Tapped
-from goodfit.models.weights.stages import head
+from goodfit.models.branches import NetWithAuxHeads
+from goodfit.models.weights.stages import find_head
 
-COUNTER = "num_batches_tracked"  # of a norm; some files leave it out, and nothing depends on it
-GRAY, RGB, ALPHA = 1, 3, 4  # channels
-MOST = 4  # tensors that are named of a kind
-ABSENT = "made anew: the source has no such"
+BATCH_COUNTER = "num_batches_tracked"  # of a norm; some files leave it out, and nothing depends on it
+GRAY, RGB, RGBA = 1, 3, 4  # channels
+MAX_NAMES_LISTED = 4  # tensors in a sentence
+NOT_IN_SOURCE = "newly initialized: the source has none of that name"
 
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What became of each tensor, by name: `taken` as it is, `adapted` and how, made `anew` and why, or `left` out of the source."""
+    """What happened to each tensor, by name: `copied` unchanged, `adapted` (and how), `reinitialized` (and why) in the model, or `unused`
+    from the source.
+    """
 
-    taken: tuple[str, ...]
+    copied: tuple[str, ...]
     adapted: dict[str, str]
-    anew: dict[str, str]
-    left: tuple[str, ...]
+    reinitialized: dict[str, str]
+    unused: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """The account for people: how many were taken, then the others by kind, the first of each by name."""
-        total = len(self.taken) + len(self.adapted) + len(self.anew)
-        said = [f"{len(self.taken):,} of {count_of(total, 'tensor')} taken as they are"]
-        kinds: dict[str, list[str]] = {}
-        for name, how in {**self.adapted, **self.anew}.items():
+        """Describe the transfer: how many tensors were copied, then the others by what happened to them, naming the first few."""
+        total = len(self.copied) + len(self.adapted) + len(self.reinitialized)
+        lines = [f"{len(self.copied):,} of {count_of(total, 'tensor')} copied unchanged"]
+        names_by_kind: dict[str, list[str]] = {}
+        for name, how in {**self.adapted, **self.reinitialized}.items():
             kind, _, detail = how.partition(" (")
-            kinds.setdefault(kind, []).append(f"{name} ({detail}" if detail else name)
-        for kind, names in kinds.items():
-            said.append(f"{listed(names, self.left if kind == ABSENT else ())} {kind}")
-        if self.left:
-            absent = [name for name, how in self.anew.items() if how == ABSENT]
-            said.append(f"{listed(self.left, absent)} left out: the model has no such")
-        return said
+            names_by_kind.setdefault(kind, []).append(f"{name} ({detail}" if detail else name)
+        for kind, names in names_by_kind.items():
+            lines.append(f"{list_names(names, self.unused if kind == NOT_IN_SOURCE else ())} {kind}")
+        if self.unused:
+            missing = [name for name, how in self.reinitialized.items() if how == NOT_IN_SOURCE]
+            lines.append(f"{list_names(self.unused, missing)} left out: the model has none of that name")
+        return lines
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"taken": list(self.taken), "adapted": self.adapted, "anew": self.anew, "left": list(self.left)}
+    def to_dict(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        return {"taken": list(self.copied), "adapted": self.adapted, "anew": self.reinitialized, "left": list(self.unused)}
 
 
-def listed(names: Sequence[str], others: Sequence[str]) -> str:
-    """The first few names, each with the nearest of the others, which it may have been meant for."""
-    said = list(names)
-    for place, name in enumerate(said[:MOST]):
-        near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
-        said[place] = f"{name} (nearest there: {near[0]})" if near else name
-    return list_some(said, MOST)
+def list_names(names: Sequence[str], others: Sequence[str]) -> str:
+    """List the first few names, each with the most similar of the others, which may be the same tensor under another name."""
+    texts = list(names)
+    for i, name in enumerate(texts[:MAX_NAMES_LISTED]):
+        nearest = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+        texts[i] = f"{name} (nearest there: {nearest[0]})" if nearest else name
+    return list_some(texts, MAX_NAMES_LISTED)
 
 
 @torch.no_grad()
-def transplant(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bool = False) -> Transfer:
-    """Put tensors into a fresh model, in place, where name and shape are the same.
+def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: bool = False) -> Transfer:
+    """Copy tensors into a freshly initialized model, in place, where name and shape are the same.
 
-    Its heads, auxiliary ones too, stay as they are unless they tell the `same_classes` apart. A first conv for another number of
-    channels is adapted (see `recolored`). Whatever else does not fit stays as it is.
+    Its heads, auxiliary ones too, keep their initial weights unless the source has the `same_classes`. A first conv for another number of
+    channels is adapted (see `adapt_input_channels`). Whatever else does not fit keeps its initial weights.
 
     Raises:
-        UsageError: not one tensor fits, or one that does is not finite.
+        UsageError: no tensor fits, or one that does is not finite.
     """
-    ends, first = heads_of(model), first_conv(model)
-    taken, adapted, anew = list[str](), dict[str, str](), dict[str, str]()
-    own: dict[str, Tensor] = model.state_dict()
-    for name, x in own.items():
-        there = tensors.get(name)
-        if name.rpartition(".")[2] == COUNTER:
-            if there is not None:
-                x.copy_(there)
+    heads, first = find_heads(model), first_conv_weight(model)
+    copied, adapted, reinitialized = list[str](), dict[str, str](), dict[str, str]()
+    targets: dict[str, Tensor] = model.state_dict()
+    for name, target in targets.items():
+        source = tensors.get(name)
+        if name.rpartition(".")[2] == BATCH_COUNTER:
+            if source is not None:
+                target.copy_(source)
             continue
-        if name.rpartition(".")[0] in ends and not same_classes:
-            anew[name] = f"made anew for {ends[name.rpartition('.')[0]]} classes"
+        if name.rpartition(".")[0] in heads and not same_classes:
+            reinitialized[name] = f"newly initialized for {heads[name.rpartition('.')[0]]} classes"
             continue
-        if there is None:
-            anew[name] = ABSENT
+        if source is None:
+            reinitialized[name] = NOT_IN_SOURCE
             continue
-        new, how = (there, "") if there.shape == x.shape else recolored(there, x) if name == first else (None, "")
+        new, how = (source, "") if source.shape == target.shape else adapt_input_channels(source, target) if name == first else (None, "")
         if new is None:
-            anew[name] = f"made anew for another shape ({shape(x)} here, {shape(there)} there)"
+            shapes = f"{format_shape(target)} here, {format_shape(source)} there"
+            reinitialized[name] = f"newly initialized: the shapes differ ({shapes})"
             continue
         if not new.isfinite().all():
-            raise UsageError(f"Expected finite numbers in the weights to begin from, found others in {name}.")
-        if not how and there.dtype != x.dtype:
-            how = f"converted from {str(there.dtype).removeprefix('torch.')}"
-        x.copy_(new)
+            raise UsageError(f"Expected finite numbers in the weights to begin from, received others in {name}.")
+        if not how and source.dtype != target.dtype:
+            how = f"converted from {str(source.dtype).removeprefix('torch.')}"
+        target.copy_(new)
         if how:
             adapted[name] = how
         else:
-            taken.append(name)
-    left = tuple(name for name in tensors if name not in own and name.rpartition(".")[2] != COUNTER)
-    if not taken and not adapted:
+            copied.append(name)
+    unused = tuple(name for name in tensors if name not in targets and name.rpartition(".")[2] != BATCH_COUNTER)
+    if not copied and not adapted:
         raise UsageError(
-            f"Not one tensor of the weights to begin from fits the model: those are called {list_some(list(tensors), 3)},"
-            f" these {list_some(list(own), 3)}. Give the --model that they are of."
+            f"None of the tensors to begin from match the model: they are named {list_some(list(tensors), 3)}, the model's"
+            f" {list_some(list(targets), 3)}. Give the --model that the weights were trained with."
         )
-    return Transfer(tuple(taken), adapted, anew, left)
+    return Transfer(tuple(copied), adapted, reinitialized, unused)
 
 
-def heads_of(model: nn.Module) -> dict[str, int]:
-    """The linear layers whose outputs are the classes, by name, and how many those are: the head, and that of each auxiliary head."""
-    extra = model.heads.values() if isinstance(model, Tapped) else ()
-    found = [head(model), *((f"{name}.{inner}", m) for name in extra for inner, m in [head(model.get_submodule(name))])]
-    return {name: layer.out_features for name, layer in found}
+def find_heads(model: nn.Module) -> dict[str, int]:
+    """Find the linear layers whose outputs are the classes, the head and those of auxiliary heads: their names and numbers of outputs."""
+    extra = model.heads.values() if isinstance(model, NetWithAuxHeads) else ()
+    heads = [find_head(model), *((f"{name}.{inner}", m) for name in extra for inner, m in [find_head(model.get_submodule(name))])]
+    return {name: layer.out_features for name, layer in heads}
 
 
-def first_conv(model: nn.Module) -> str:
-    """The name of the weights of the first conv layer, empty where there is none."""
-    found = (name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
-    return next((f"{name}.weight" for name in found), "")
+def first_conv_weight(model: nn.Module) -> str:
+    """The name of the first conv layer's weight, empty where there is none."""
+    return next((f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1), "")
 
 
-def recolored(weight: Tensor, like: Tensor) -> tuple[Tensor | None, str]:
-    """Weights [n, c, h, w] of a first conv for as many channels as `like` has, and how; (None, "") where that cannot be.
+def adapt_input_channels(weight: Tensor, like: Tensor) -> tuple[Tensor | None, str]:
+    """Adapt the weight [n, c, h, w] of a first conv to as many channels as `like` has, and say how; (None, "") where that is impossible.
 
-    From colors to gray they are summed, so that a gray image gives what it gave as a color image of three equal channels; from gray to
-    colors each gets a third, for the same reason. Alpha starts at zero, or is left out.
+    From color to gray the channels are summed, so that a gray image gives the same output as a color image with three equal channels;
+    from gray to color each channel gets a third, for the same reason. Alpha starts at zero, or is left out.
     """
     if weight.ndim != 4 or weight.shape[0] != like.shape[0] or weight.shape[2:] != like.shape[2:]:
         return None, ""
     before, after = weight.shape[1], like.shape[1]
-    if not {before, after} <= {GRAY, RGB, ALPHA}:
+    if not {before, after} <= {GRAY, RGB, RGBA}:
         return None, ""
-    new, how = weight[:, :RGB], ["without alpha"] if before == ALPHA else []
+    new, how = weight[:, :RGB], ["without alpha"] if before == RGBA else []
     if after == GRAY:
         new, how = new.sum(1, keepdim=True), [*how, "summed over red, green and blue for gray images"]
     if before == GRAY:
         new, how = (new / RGB).expand(-1, RGB, -1, -1), [*how, "a third for each of red, green and blue"]
-    if after == ALPHA:
+    if after == RGBA:
         new, how = torch.cat([new, torch.zeros_like(new[:, :1])], 1), [*how, "zero for alpha"]
     return new, ", ".join(how)
 
 
-def for_channels(values: tuple[float, ...], channels: int, alpha: float) -> tuple[float, ...]:
-    """A mean or std per channel for another number of channels: gray gets the mean of the colors, colors get that of gray."""
+def adapt_statistics(values: tuple[float, ...], channels: int, alpha: float) -> tuple[float, ...]:
+    """Adapt a mean or std per channel to another number of channels: gray gets the mean of the colors, each color the value of gray."""
     colors = values[:RGB]
     if channels == GRAY:
         return (sum(colors) / len(colors),)
     colors = colors * RGB if len(colors) == GRAY else colors
-    return (*colors, *(values[RGB:] or (alpha,))) if channels == ALPHA else colors
+    return (*colors, *(values[RGB:] or (alpha,))) if channels == RGBA else colors
 
 
-def shape(x: Tensor) -> str:
-    """`64x3x7x7`; `one number` without dimensions."""
+def format_shape(x: Tensor) -> str:
+    """Format a shape: `64x3x7x7`, or `one number` without dimensions."""
     return "x".join(map(str, x.shape)) or "one number"

@@ -14,7 +14,7 @@ from goodfit.core.chance import Chance
 from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
-from goodfit.models.weights.stages import stages
+from goodfit.models.weights.stages import find_stages
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features, feature_places
 from goodfit.recipe.transfer.origin import Origin
@@ -27,8 +27,8 @@ MAX_PROBED_IMAGES = 4000
 # Below this a linear classifier on fixed features is as good as training them: at 3 images it was level with training stages, at 9 it
 # was 4 points behind; Chen et al. 2019 find it level at 1 and 5.
 MIN_IMAGES_TO_TRAIN_STAGES = 5
-# Below this it is little data. On different data training half of the stages was level with training all at 9 and at 43 images, and 5 points
-# behind at 170; the fewer learn, the less can be overfitted.
+# Below this it is little data. On different data training half of the stages was level with training all at 9 and at 43 images, and 5
+# points behind at 170; the fewer learn, the less can be overfitted.
 LITTLE_DATA = 25
 # From here on even similar data gains by training all stages at the full rate: it was 1.5 points behind half of them at 43 images, level
 # at 170 and 3 points ahead at 850.
@@ -216,7 +216,7 @@ def lead_in_errors(a: Tensor, b: Tensor) -> float:
 
 def decide(origin: Origin, probes: tuple[StageProbe, ...], right: dict[str, Tensor], similarity: float, error: float) -> Advice:
     """Find the cell of the lecture's table, and what to train in it."""
-    counts = origin.data.counts()
+    counts = origin.data.class_counts()
     per_class, chance = statistics.median(counts), max(counts) / sum(counts)
     amount, kinship = "little" if per_class < LITTLE_DATA else "much", "similar" if similarity >= MIN_SIMILARITY else "different"
     best, last = max(probes, key=lambda probe: probe.accuracy), probes[-1]
@@ -224,13 +224,13 @@ def decide(origin: Origin, probes: tuple[StageProbe, ...], right: dict[str, Tens
     doubt = "; two standard errors reach across it" if abs(similarity - MIN_SIMILARITY) < SIGNIFICANT_ERRORS * error else ""
     is_solved = per_class < MIN_IMAGES_TO_TRAIN_STAGES or (amount == "little" and last.accuracy >= SOLVED_ACCURACY)
     linear_is_enough = kinship == "similar" and not earlier_is_better and is_solved
-    trainable, rates, why = _what_to_train(per_class, kinship, linear_is_enough, len(stages(origin.pretrained.model)))
+    trainable, rates, why = _what_to_train(per_class, kinship, linear_is_enough, len(find_stages(origin.pretrained.model)))
     pretrained, random, avoided = (format_percent(x) for x in (last.accuracy, last.random, similarity))
     reasons = (
         f"{per_class:g} training images per class are {amount} data (the limit is {LITTLE_DATA}).",
         f"On {last.name} a linear probe gets {pretrained} right with the pretrained weights, {random} with random weights, and"
-        f" {format_percent(chance)} by always naming the commonest class: {avoided} ± {format_percent(error)} of the errors of random weights"
-        f" are avoided, so the data is {kinship} (the limit is {format_percent(MIN_SIMILARITY, 0)}{doubt}).",
+        f" {format_percent(chance)} by always naming the commonest class: {avoided} ± {format_percent(error)} of the errors of random"
+        f" weights are avoided, so the data is {kinship} (the limit is {format_percent(MIN_SIMILARITY, 0)}{doubt}).",
         *([f"{best.name} serves better than {last.name}, which is too specific to the source."] if earlier_is_better else []),
         why,
     )

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError, first_line, unknown_name
 from goodfit.core.files import atomic_writer, cache_folder
-from goodfit.data.dataset import Dataset, SplitName
-from goodfit.data.loader import sweep
+from goodfit.data.dataset import Dataset
+from goodfit.data.index import SplitName
+from goodfit.data.loader import iterate_batches
 from goodfit.data.preprocess import Preprocess
-from goodfit.data.store import hashed
-from goodfit.models.weights.stages import head, stages
+from goodfit.data.store import hash_fields
+from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.training.evaluate import eval_batch_size
 from goodfit.training.noise import evaluating
 
@@ -43,16 +44,16 @@ class FeatureNet:
     @functools.cached_property
     def digest(self) -> str:
         """A hash of the net's structure, weights and buffers, without its head: no feature depends on that."""
-        name, last = head(self.model)
+        name, last = find_head(self.model)
         content: list[str | bytes] = [str(self.model).replace(str(last), "")]
         for key, x in self.model.state_dict().items():
             if not key.startswith(f"{name}."):
                 content += [key, str(x.dtype), x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
-        return hashed(*content)
+        return hash_fields(*content)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Stored images uint8 [B, C, H, W] as the net takes them, on its device."""
-        return self.preprocess.normalize(self.preprocess.center(images.to(self.device)))
+        return self.preprocess.normalize(self.preprocess.center_crop(images.to(self.device)))
 
     @contextlib.contextmanager
     def explaining_shapes(self) -> Iterator[None]:
@@ -72,7 +73,7 @@ class FeatureNet:
 
 def feature_places(model: nn.Module) -> list[str]:
     """The places features can be taken from: the stages, first to last, then "head", which stands for the input of the head."""
-    return [*(stage.name for stage in stages(model)), HEAD]
+    return [*(stage.name for stage in find_stages(model)), HEAD]
 
 
 def pool_features(output: Any) -> Tensor:
@@ -92,12 +93,12 @@ class FeatureHooks:
             UsageError: there is no such place.
         """
         self.features: dict[str, Tensor] = {}
-        modules = {stage.name: stage.modules[-1] for stage in stages(model)}
+        modules = {stage.name: stage.modules[-1] for stage in find_stages(model)}
         for name in names:
             if name not in (*modules, HEAD):
                 raise UsageError(unknown_name("stage", name, [*modules, HEAD]))
         self._handles = [
-            head(model)[1].register_forward_pre_hook(lambda module, inputs: self._record(HEAD, inputs))
+            find_head(model)[1].register_forward_pre_hook(lambda module, inputs: self._record(HEAD, inputs))
             if name == HEAD
             else model.get_submodule(modules[name]).register_forward_hook(functools.partial(self._record_output, name))
             for name in names
@@ -128,7 +129,7 @@ def compute_features(
         GoodfitError: no space is left.
     """
     key = (net.digest, data.digest, json.dumps(net.preprocess.to_dict()), rows.numpy().tobytes())
-    files = {name: cache_folder() / "features" / f"{hashed(*key, name)}.npy" for name in names}
+    files = {name: cache_folder() / "features" / f"{hash_fields(*key, name)}.npy" for name in names}
     missing = {name: file for name, file in files.items() if not file.is_file()}
     if missing:
         _fill_cache(net, data, rows, missing, progress)
@@ -143,7 +144,7 @@ def _fill_cache(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, P
     try:
         with contextlib.ExitStack() as stack, evaluating(net.model):
             opened = {name: stack.enter_context(atomic_writer(file)) for name, file in files.items()}
-            for batch in sweep(data.pixels, data.labels, rows, len(data.classes), eval_batch_size(*pre.box)):
+            for batch in iterate_batches(data.pixels, data.labels, rows, len(data.classes), eval_batch_size(*pre.box)):
                 with net.explaining_shapes():
                     net.model(net.prepare(batch.images))
                 for name, file in opened.items():

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from goodfit.core.parts import Part
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import sweep
+from goodfit.data.loader import iterate_batches
 from goodfit.models.weights.files import Weights
-from goodfit.models.weights.surgery import transplant
+from goodfit.models.weights.surgery import copy_weights
 from goodfit.recipe.parts import make_model
 from goodfit.recipe.transfer.features import FeatureNet
 from goodfit.training.batch_statistics import recompute_statistics
@@ -39,7 +39,7 @@ def make_origin(weights: Weights, part: Part, data: Dataset, device: torch.devic
         torch.manual_seed(seed)
         model = make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size).eval()
     pretrained = copy.deepcopy(model)
-    transplant(pretrained, weights.tensors, weights.tell_apart(data.classes))
+    copy_weights(pretrained, weights.tensors, weights.has_classes(data.classes))
     nets = [
         FeatureNet(name, net.to(device, memory_format=torch.channels_last), data.preprocess, device)  # type: ignore[call-overload]
         for name, net in ((weights.name, pretrained), (f"{part} with random weights", model))
@@ -51,6 +51,6 @@ def make_origin(weights: Weights, part: Part, data: Dataset, device: torch.devic
 
 def _compute_statistics(net: FeatureNet, data: Dataset, rows: Tensor) -> None:
     """Compute batch statistics for a net that was never trained, if it has any; without them its maps would grow or fade."""
-    batches = sweep(data.pixels, data.labels, rows, len(data.classes), STATISTICS_IMAGES)
+    batches = iterate_batches(data.pixels, data.labels, rows, len(data.classes), STATISTICS_IMAGES)
     with net.explaining_shapes():
         recompute_statistics(net.model, (net.prepare(batch.images) for batch in batches))

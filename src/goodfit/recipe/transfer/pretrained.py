@@ -12,11 +12,11 @@ from goodfit.core.parts import Part, spell
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.models.blocks import SMALL
-from goodfit.models.weights.files import SUFFIXES, Weights, from_file, from_published, from_run
-from goodfit.models.weights.published import DEFAULT, PUBLISHED, published
+from goodfit.models.blocks import SMALL_STEM_BELOW
+from goodfit.models.weights.files import WEIGHT_SUFFIXES, Weights, from_file, from_published, from_run
+from goodfit.models.weights.published import DEFAULT_WEIGHTS, PUBLISHED, resolve_published
 from goodfit.models.weights.saved import WEIGHTS_FILE
-from goodfit.models.weights.surgery import for_channels, transplant
+from goodfit.models.weights.surgery import adapt_statistics, copy_weights
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import load_catalog
 from goodfit.training.state import State
@@ -30,7 +30,7 @@ SLOW_BACKBONE = "backbone(0.1)"
 def absolute_source(source: str) -> str:
     """A source that is found from any folder: published weights by name, all else by absolute path."""
     place, checksum = _split_checksum(source)
-    if not place or (not Path(place).expanduser().exists() and published(place)):
+    if not place or (not Path(place).expanduser().exists() and resolve_published(place)):
         return source
     return str(Path(place).expanduser().resolve()) + (f"#sha256={checksum}" if checksum else "")
 
@@ -65,11 +65,12 @@ def _load_weights(place: str, reporter: Reporter) -> Weights:
     if path.is_file():
         is_kept_model = path.name == WEIGHTS_FILE and (path.parent / "recipe.toml").is_file()
         return from_run(Run(path.parent)) if is_kept_model else from_file(path)
-    if name := published(place):
+    if name := resolve_published(place):
         return from_published(name, reporter.say)
     models = list(dict.fromkeys(name.partition(":")[0] for name in PUBLISHED))
+    suffixes = ", ".join(WEIGHT_SUFFIXES)
     raise UsageError(
-        f"Expected weights to start from: a run folder, a file ({', '.join(SUFFIXES)}), or published ones such as resnet18:{DEFAULT};"
+        f"Expected weights to start from: a run folder, a file ({suffixes}), or published ones such as resnet18:{DEFAULT_WEIGHTS};"
         f' found nothing at "{place}".{did_you_mean(path.name.partition(":")[0], models)} Published are {", ".join(models)}.'
     )
 
@@ -103,14 +104,14 @@ def _with_fixed_stem(part: Part, size: tuple[int, ...]) -> Part:
     """The model with the stem that it has for images of this size, so that it keeps it at another."""
     if getattr(part, "stem", "") != "auto" or len(size) != 2:
         return part
-    return dataclasses.replace(part, stem="small" if min(size) < SMALL else "imagenet")  # type: ignore[type-var]
+    return dataclasses.replace(part, stem="small" if min(size) < SMALL_STEM_BELOW else "imagenet")  # type: ignore[type-var]
 
 
 def choose_normalization(chooser: Chooser, weights: Weights | None) -> None:
     """Choose mean and std where they are open: those of the weights, else of the data. The channels must be chosen."""
     for field, of_alpha in (("mean", 0.0), ("std", 1.0)):
         if weights and (values := getattr(weights, field)):
-            values = for_channels(values, int(chooser.recipe.channels), of_alpha)
+            values = adapt_statistics(values, int(chooser.recipe.channels), of_alpha)
             chooser.choose(field, values, "of the images that its weights were trained on", weights.name)
         else:
             chooser.set(field, "data")
@@ -135,11 +136,12 @@ def load_pretrained(state: State, weights: Weights, data: Dataset) -> tuple[dict
     Raises:
         UsageError: none of the checkpoint's tensors match the model.
     """
-    same_classes = weights.tell_apart(data.classes)
-    transfer = transplant(state.model, weights.tensors, same_classes)
+    same_classes = weights.has_classes(data.classes)
+    transfer = copy_weights(state.model, weights.tensors, same_classes)
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
     first, *others = transfer.sentences()
-    first += ", the head too, for its classes are the same" if same_classes and not transfer.anew else ""
-    source = {"name": weights.name, "sha256": weights.sha256, "model": weights.model, "said": weights.accuracy, "tensors": transfer.plain()}
+    first += ", the head too, because its classes are the same" if same_classes and not transfer.reinitialized else ""
+    about = {"name": weights.name, "sha256": weights.sha256, "model": weights.model, "said": weights.accuracy}
+    source = {**about, "tensors": transfer.to_dict()}
     return source, (f"{weights.name}: {first}", *(f"  {line}" for line in others))

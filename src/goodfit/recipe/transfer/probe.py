@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from goodfit.core.chance import Chance
 from goodfit.core.errors import DataError
-from goodfit.optim.lbfgs import LbfgsSteps
+from goodfit.optim.lbfgs import LbfgsOptimizer
 
 FOLDS = 5
 PENALTIES = tuple(10.0 ** (1 - i / 2) for i in range(13))  # 10 down to 1e-5: half a power of ten changes the loss by less than its error
@@ -75,9 +75,10 @@ class SoftmaxRegression:
     def minimize(self, tolerance: float) -> Tensor:
         """Find theta [K, D + 1] where the loss is at most about `tolerance` above its minimum.
 
-        Where the curvature is l2 or more the loss is within |gradient|^2 / (2 l2) of its minimum; the fit also ends where steps no longer lower it.
+        Where the curvature is l2 or more the loss is within |gradient|^2 / (2 l2) of its minimum; the fit also ends where steps no longer
+        lower it.
         """
-        steps = LbfgsSteps([{"params": [self.theta]}], history=LBFGS_HISTORY)
+        steps = LbfgsOptimizer([{"params": [self.theta]}], history=LBFGS_HISTORY)
         losses: list[float] = []
         for _ in range(MAX_STEPS):
             losses.append(float(self()))

@@ -67,7 +67,7 @@ def render_scores(comparison: dict[str, Any]) -> Html:
         for row in comparison["baselines"].get("rows", [])
     ]
     run = comparison["baselines"].get("of")
-    title = f"Baselines, of {run}" if run else "Baselines"
+    title = f"Baselines of {run}" if run else "Baselines"
     extra = tag("div", tag("h3", title), bullet_list(baselines)) if baselines else EMPTY
     return section("scores", "Scores and cost", table(columns, body), bullet_list(seeds), extra)
 

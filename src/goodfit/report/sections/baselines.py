@@ -47,12 +47,7 @@ def render_baselines(files: FolderReader, runs: Sequence[str], intro: str) -> Ht
         images = get_number(files.read_json(f"{name}/about.json"), "data", "splits", "train") if content else None
         if scores := read_baselines(content, images):
             body: list[list[Child]] = [
-                [
-                    title,
-                    bar(accuracy, low, high),
-                    format_percent(accuracy),
-                    format_interval(low, high),
-                ]
+                [title, bar(accuracy, low, high), format_percent(accuracy), format_interval(low, high)]
                 for title, accuracy, low, high in scores
             ]
             columns = [Column("Baseline"), Column("", "wide"), Column("Accuracy", "number"), Column(f"95{NBSP}% interval", "number")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from goodfit.core import words
-from goodfit.core.interval import wilson
+from goodfit.core.interval import wilson_interval
 from goodfit.report.charts import Chart, Points, Series, render_chart
 from goodfit.report.markup import EMPTY, Column, Html, details, format_number, format_percent, inline_code, paragraph, section, table, tag
 from goodfit.report.record import Record, as_rows, get, get_number, get_share
@@ -129,7 +129,7 @@ def build_reliability_chart(bins: list[Bin], split: str) -> Chart:
     fullest = max(n for n, *_ in bins)
     intervals: Points = []
     for n, confidence, accuracy in bins:
-        low, high = wilson(round(n * accuracy), round(n))
+        low, high = wilson_interval(round(n * accuracy), round(n))
         intervals += [(confidence, low), (confidence, high), (confidence, None)]
     dots = Series(
         "bins",

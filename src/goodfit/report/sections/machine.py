@@ -38,9 +38,9 @@ def render_openings(record: Record) -> Html:
         images = get_number(record.about, "data", "splits", "test")
         text = "Not opened." if images is None else "There is no test split."
         if images and seen:
-            text = f"Not opened: {words.count_of(int(seen), 'image')} of it were used to train some of the models."
+            text = f"Not opened, but some of the models were trained on {words.count_of(int(seen), 'image')} of it."
         elif images:
-            text = f"Not opened. Its {words.count_of(int(images), 'image')} were not used here and can still give one honest accuracy."
+            text = f"Not opened. This run did not use its {words.count_of(int(images), 'image')}, which can still give one honest accuracy."
         return section("openings", "Test split", paragraph(text))
     text = f"Opened {words.count_of(len(opened), 'time')}."
     if len(opened) > 1:

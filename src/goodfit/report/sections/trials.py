@@ -68,14 +68,14 @@ def has_diverged(row: dict[str, Any]) -> bool:
 def render_finalists(trials: Trials, results: dict[str, Any]) -> Html:
     """Render the best trials, retrained with fresh seeds, with their scores in the search."""
     body: list[list[Child]] = []
-    for one in as_rows(get(results, "finalists")):
-        mean, error, score = (get_number(one, key) for key in ("mean", "error", "score"))
-        fresh = one.get("fresh")
+    for row in as_rows(get(results, "finalists")):
+        mean, error, score = (get_number(row, key) for key in ("mean", "error", "score"))
+        fresh = row.get("fresh")
         seeds = ", ".join(format_percent(as_number(x), 2) for x in fresh) if isinstance(fresh, list) else ""
         loss = f"{100 * (score - mean):+.2f}" if score is not None and mean is not None else ""
         uncertainty = f" ± {100 * error:.2f}" if error is not None else ""
         accuracy = f"{format_percent(mean, 2)}{uncertainty}" if mean is not None else ""
-        body.append([link_to_run(trials.folder, str(one.get("trial"))), bar(mean), accuracy, seeds, format_percent(score, 2), loss])
+        body.append([link_to_run(trials.folder, str(row.get("trial"))), bar(mean), accuracy, seeds, format_percent(score, 2), loss])
     columns = [Column("Trial"), Column("", "wide")] + [
         Column(title, "number") for title in ("Mean of fresh seeds", "Each seed", "In the search", "Lost with fresh seeds")
     ]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.core.words import list_some
 from goodfit.models.weights.saved import WEIGHTS_FILE
@@ -54,8 +54,8 @@ def find_candidates(names: Sequence[str | Path], final: bool = False) -> list[Ca
         raise UsageError(f"Expected each model once, received {list_some(list(dict.fromkeys(duplicates)))} twice.")
     if len(candidates) < 2:
         raise UsageError(
-            f"Expected two models or more, received {f'{candidates[0].name} alone' if candidates else 'none'}: name more runs, or one trained"
-            " with --snapshots."
+            f"Expected two models or more, received {f'{candidates[0].name} alone' if candidates else 'none'}: name more runs, or one"
+            " trained with --snapshots."
         )
     first = candidates[0]
     for other in candidates:
@@ -85,7 +85,7 @@ def _candidate(run: Run, file: Path) -> Candidate:
         raise UsageError(f'"{run.path}" {reason}.')
     if file.name != WEIGHTS_FILE:
         config.pop("temperature", None)  # it was fitted to the kept model
-    answers = Predictions.read(run.path / FILE if file.name == WEIGHTS_FILE else file.with_suffix(".npz"))
+    answers = Predictions.read(run.path / PREDICTIONS_FILE if file.name == WEIGHTS_FILE else file.with_suffix(".npz"))
     if answers is None:
         raise UsageError(f'The predictions of "{file}" for its validation images are not kept: run goodfit evaluate "{run.path}" first.')
     return Candidate(run, file, config, answers)
@@ -112,7 +112,8 @@ def align_predictions(candidates: Sequence[Candidate]) -> list[Predictions]:
         if result and (labels != result[0].labels).any():
             wrong = names[int(np.flatnonzero(labels != result[0].labels)[0])]
             raise DataError(
-                f'"{candidates[0].name}" and "{one.name}" were trained on different labels, such as that of {wrong}: they cannot be combined.'
+                f'"{candidates[0].name}" and "{one.name}" were trained on different labels, such as that of {wrong}:'
+                " they cannot be combined."
             )
         result.append(Predictions(np.array(names, dtype=np.str_), labels, shares.numpy(), first.classes))
     return result

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from goodfit.core.device import select_device
 from goodfit.core.errors import UsageError, unknown_name
-from goodfit.core.fetch import digest
+from goodfit.core.fetch import hash_file
 from goodfit.core.files import explain_write_errors, write_atomic
-from goodfit.core.predictions import FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.core.words import count_of
@@ -91,7 +91,7 @@ def make_ensemble(
 
 
 def best_single(candidates: Sequence[Candidate], answers: Sequence[Predictions]) -> int:
-    """The index of the best single model: by the images that all validated on, else by those that each validated on; the first of equals."""
+    """The index of the best single model, by the images that all validated on, else by those of each; the first of equals."""
     judged = answers if len(answers[0].names) else [one.answers for one in candidates]
     scores = [score(one.probabilities.astype(np.float64), one.labels) for one in judged]
     return max(range(len(scores)), key=scores.__getitem__)
@@ -135,7 +135,7 @@ class SoupBuilder:
         """The probabilities of the soup of some models; its weights stay in `classifier`."""
         model, files = self.classifier.model, [self.candidates[place].file for place in chosen]
         model.load_state_dict(average_weights(load_file(file) for file in files))
-        if len({digest(file) for file in files}) > 1:  # the statistics of a single model are right
+        if len({hash_file(file) for file in files}) > 1:  # the statistics of a single model are right
             self.recalibrator.recalibrate(model)
         return (
             self.images.probabilities(self.classifier, self.rows).numpy() if len(self.rows) else np.zeros((0, len(self.classifier.classes)))
@@ -171,7 +171,7 @@ def write_soup(run: Run, soup_builder: SoupBuilder, best: int) -> dict[str, Any]
     run.write("config.json", {key: value for key, value in first.config.items() if key != "temperature"})
     copy_part_files(run, first)
     return {
-        "members": [{"path": ".", "sha256": digest(run.path / WEIGHTS_FILE), "weight": 1.0}],
+        "members": [{"path": ".", "sha256": hash_file(run.path / WEIGHTS_FILE), "weight": 1.0}],
         "single": copy_model(run, soup_builder.candidates[best], "members/00"),
     }
 
@@ -185,7 +185,7 @@ def copy_model(run: Run, candidate: Candidate, place: str) -> dict[str, Any]:
         shutil.copyfile(candidate.run.path / "recipe.toml", member.path / "recipe.toml")
     member.write("config.json", candidate.config)
     copy_part_files(member, candidate)
-    return {"path": place, "sha256": digest(member.path / WEIGHTS_FILE)}
+    return {"path": place, "sha256": hash_file(member.path / WEIGHTS_FILE)}
 
 
 def copy_part_files(run: Run, candidate: Candidate) -> None:
@@ -201,7 +201,7 @@ def candidate_rows(
     """A row for each candidate: its source relative to the folder, its weight (0: left out) and its scores on the shared images."""
     rows: list[dict[str, Any]] = []
     for candidate, own, n in zip(candidates, answers, counts, strict=True):
-        row = {"source": relative_path(candidate.file, run.path), "sha256": digest(candidate.file), "weight": n / sum(counts)}
+        row = {"source": relative_path(candidate.file, run.path), "sha256": hash_file(candidate.file), "weight": n / sum(counts)}
         if len(own.names):
             accuracy, likelihood = score(own.probabilities.astype(np.float64), own.labels)
             row |= {"accuracy": accuracy, "log_loss": -likelihood}
@@ -241,7 +241,7 @@ def write_results(run: Run, first: Candidate, content: dict[str, Any], scores: d
     run.write(ENSEMBLE_FILE, content)
     run.write("scores.json", scores)
     if scores:
-        result.save(run.path / FILE)
+        result.save(run.path / PREDICTIONS_FILE)
         copy_baselines(run, first, result)
     shutil.copyfile(first.run.path / "recipe.toml", run.path / "recipe.toml")
     run.point_latest()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from goodfit.study.search.space import Axis
 from goodfit.study.search.trials import Row
-from goodfit.terminal.sketch import sketch
+from goodfit.terminal.sketch import sketch_curve
 
 MOST = 2  # numbers whose scatter is drawn, the most important ones
 HEIGHT, WIDTH = 6, 48
@@ -31,4 +31,4 @@ def scatter(points: Sequence[tuple[float, float]], axis: Axis, title: str) -> st
     gap = float("nan")
     apart = [(axis.low, gap), *(pair for x, y in sorted(points) for pair in ((x, y), (x, gap))), (axis.high, gap)]
     xs, ys = [x for x, _ in apart], [y for _, y in apart]
-    return sketch(xs, ys, title, axis.name, WIDTH, HEIGHT, log_x=axis.law == "log")
+    return sketch_curve(xs, ys, title, axis.name, WIDTH, HEIGHT, log_x=axis.law == "log")

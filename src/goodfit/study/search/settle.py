@@ -51,8 +51,8 @@ def milder(recipe: Recipe, strength: float, known: Catalog) -> str:
 
 
 def scalable(part: Any) -> bool:
-    """Whether an augment can be made milder: it says how, or has the setting that is its dial."""
-    return not isinstance(part, ExternalPart) and (type(part).scaled is not Augment.scaled or hasattr(part, part.dial))
+    """Whether an augment can be made milder: it says how, or has the setting that is its strength field."""
+    return not isinstance(part, ExternalPart) and (type(part).scaled is not Augment.scaled or hasattr(part, part.strength_field))
 
 
 def with_setting(text: Any, kind: str, path: list[str], value: str, known: Catalog) -> str:

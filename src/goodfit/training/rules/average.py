@@ -8,7 +8,7 @@ import math
 from goodfit.core.contracts import Average
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import Share
-from goodfit.schedules.span import ROUNDING, Span, Spanned, share_of
+from goodfit.schedules.span import T_TOLERANCE, Span, SpanSettings, to_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Polyak(Average):
 
 
 @dataclasses.dataclass(frozen=True)
-class Swa(Spanned, Average):
+class Swa(SpanSettings, Average):
     """The mean of the weights at the ends of the schedule's cycles, from `start` (a share of the budget) on.
 
     Under a schedule without cycles it takes the weights at every `every` of the budget instead.
@@ -79,11 +79,11 @@ class Swa(Spanned, Average):
 
     def with_points(self, ends: tuple[float, ...]) -> Swa:
         """The same average over the weights at these points of t, or at every `every` where there are none."""
-        every = share_of(self.every)
-        if not ends and every < ROUNDING:
+        every = to_share(self.every)
+        if not ends and every < T_TOLERANCE:
             raise UsageError('swa: expected every to be a length above 0, such as "1 epoch", received 0.')
-        points = ends or (*(n * every for n in range(1, math.ceil(1 / every - ROUNDING))), 1.0)
-        return dataclasses.replace(self, _points=tuple(point for point in points if point >= self.start - ROUNDING))
+        points = ends or (*(n * every for n in range(1, math.ceil(1 / every - T_TOLERANCE))), 1.0)
+        return dataclasses.replace(self, _points=tuple(point for point in points if point >= self.start - T_TOLERANCE))
 
     def __call__(self, updates: int, t: float) -> float:
         """At one of its points: a plain mean."""
@@ -91,7 +91,7 @@ class Swa(Spanned, Average):
 
     def points_reached(self, t: float) -> int:
         """How many of its points have come by progress t."""
-        return sum(point <= t + ROUNDING for point in self._points)
+        return sum(point <= t + T_TOLERANCE for point in self._points)
 
 
 def bind_cycles(average: Average, ends: tuple[float, ...]) -> Average | None:

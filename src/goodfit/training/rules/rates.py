@@ -10,7 +10,7 @@ from torch import nn
 from goodfit.core.contracts import Rates
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.settings import Positive, Range, Share
-from goodfit.models.weights.stages import head, stages
+from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.training.rules.trainable import module_names
 
 Decay = Annotated[float, Range(above=0, high=1)]
@@ -43,7 +43,7 @@ class LayerDecay(Rates):
     factor: Decay = 0.75
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        all_stages = stages(model)
+        all_stages = find_stages(model)
         n = len(all_stages)
         return {module: self.factor ** (n - index) for index, stage in enumerate(all_stages) for module in stage.modules}
 
@@ -61,7 +61,7 @@ class Backbone(Rates):
     factor: Share = 0.1
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        return dict.fromkeys(module_names(stages(model)), self.factor)
+        return dict.fromkeys(module_names(find_stages(model)), self.factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ByStage(Rates):
             raise UsageError(f"by_stage: expected a factor for each of {len(self.stages)} stages, received {len(self.factors)}.")
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        modules = {**dict(stages(model)), head(model)[0]: (head(model)[0],)}
+        modules = {**dict(find_stages(model)), find_head(model)[0]: (find_head(model)[0],)}
         for name in self.stages:
             if name not in modules:
                 raise UsageError(unknown_name("stage", name, modules))

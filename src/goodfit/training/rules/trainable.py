@@ -10,14 +10,14 @@ from torch import nn
 from goodfit.core.contracts import Trainable
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.settings import Natural
-from goodfit.models.weights.stages import Stage, head, stages
-from goodfit.schedules.span import Span, Spanned
+from goodfit.models.weights.stages import Stage, find_head, find_stages
+from goodfit.schedules.span import Span, SpanSettings
 
 Statistics = Literal["fixed", "moving"]
 
 
 @dataclasses.dataclass(frozen=True)
-class All(Spanned, Trainable):
+class All(SpanSettings, Trainable):
     """Every parameter learns.
 
     Helps: training from scratch; the end of a transfer, after the head has settled.
@@ -33,7 +33,7 @@ class All(Spanned, Trainable):
 
 
 @dataclasses.dataclass(frozen=True)
-class Head(Spanned, Trainable):
+class Head(SpanSettings, Trainable):
     """Only the head (the last linear layer) learns, for `length` of the budget: as in head(0.2) | all.
 
     `statistics` says whether the batch statistics of the frozen layers stay fixed or keep moving with the data.
@@ -48,11 +48,11 @@ class Head(Spanned, Trainable):
     statistics: Statistics = "fixed"
 
     def __call__(self, model: nn.Module) -> set[str]:
-        return parameters_of(model, [head(model)[0]])
+        return parameters_of(model, [find_head(model)[0]])
 
 
 @dataclasses.dataclass(frozen=True)
-class Last(Spanned, Trainable):
+class Last(SpanSettings, Trainable):
     """The head and the last `stages` stages before it learn, for `length` of the budget.
 
     Helps: a middling number of images on a pretrained net.
@@ -66,15 +66,15 @@ class Last(Spanned, Trainable):
     statistics: Statistics = "fixed"
 
     def __call__(self, model: nn.Module) -> set[str]:
-        all_stages = stages(model)
+        all_stages = find_stages(model)
         if self.stages > len(all_stages):
             names = ", ".join(stage.name for stage in all_stages)
             raise UsageError(f"last: expected at most {len(all_stages)} stages ({names}), received {self.stages}.")
-        return parameters_of(model, [*module_names(all_stages[len(all_stages) - self.stages :]), head(model)[0]])
+        return parameters_of(model, [*module_names(all_stages[len(all_stages) - self.stages :]), find_head(model)[0]])
 
 
 @dataclasses.dataclass(frozen=True)
-class Since(Spanned, Trainable):
+class Since(SpanSettings, Trainable):
     """The stage of that name and everything after it learn, for `length` of the budget.
 
     Helps: freezing up to a layer whose features are known to be general.
@@ -88,11 +88,11 @@ class Since(Spanned, Trainable):
     statistics: Statistics = "fixed"
 
     def __call__(self, model: nn.Module) -> set[str]:
-        all_stages = stages(model)
+        all_stages = find_stages(model)
         names = [stage.name for stage in all_stages]
         if self.stage not in names:
             raise UsageError(unknown_name("stage", self.stage, names))
-        return parameters_of(model, [*module_names(all_stages[names.index(self.stage) :]), head(model)[0]])
+        return parameters_of(model, [*module_names(all_stages[names.index(self.stage) :]), find_head(model)[0]])
 
 
 def module_names(stages: list[Stage]) -> list[str]:

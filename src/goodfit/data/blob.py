@@ -1,4 +1,4 @@
-"""A blob written piece by piece with a journal beside it, so that a killed process goes on where it stopped."""
+"""A blob written piece by piece with a journal beside it, so that a killed process can resume where it stopped."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 BLOB, JOURNAL = "blob.bin", "journal.jsonl"
 
 
-class Journal:
-    """Appends pieces (bytes and a JSON object) to a folder; each piece counts only once its journal line is whole and its bytes agree."""
+class BlobWriter:
+    """Appends pieces (bytes and a JSON object) to a folder; `pieces` has the objects of all so far, those of earlier processes first.
+
+    A piece counts once its line in the journal is complete and its bytes match the line's checksum.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -22,14 +25,14 @@ class Journal:
         self._blob, self._journal = self._blob_path.open("ab"), self._journal_path.open("ab")
 
     def _resume(self) -> list[dict[str, Any]]:
-        """The pieces already there, what follows the last whole one cut off."""
+        """Read the pieces written so far, and cut off what follows the last complete one."""
         self._blob_path.touch()
         self._journal_path.touch()
         pieces: list[dict[str, Any]] = []
         blob_end = journal_end = 0
         with self._blob_path.open("r+b") as blob, self._journal_path.open("r+b") as journal:
             for line in journal:
-                piece = _parsed(line)
+                piece = _parse_line(line)
                 if piece is None or zlib.crc32(content := blob.read(piece["bytes"])) != piece["crc"] or len(content) != piece["bytes"]:
                     break
                 pieces.append(piece["facts"])
@@ -49,19 +52,19 @@ class Journal:
         self.pieces.append(facts)
 
     def finish(self) -> None:
-        """Make all of it survive a power cut."""
+        """Flush the blob to the disk, so that it survives a power cut, and remove the journal."""
         os.fsync(self._blob.fileno())
         self.close()
         self._journal_path.unlink()
 
     def close(self) -> None:
-        """Close the files; what does not fit on the disk is cut off at the next start."""
+        """Close the files; a piece that did not fit on the disk is cut off at the next start."""
         for file in (self._blob, self._journal):
             with contextlib.suppress(OSError):
                 file.close()
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parse_line(line: bytes) -> dict[str, Any] | None:
     try:
         piece = json.loads(line)
     except ValueError:

@@ -1,0 +1,160 @@
+"""Reads every image's header before anything is decoded: sizes, channels, bits, and which images are broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from goodfit.core.errors import DataError
+from goodfit.core.files import atomic_writer, cache_folder
+from goodfit.core.words import count_of
+from goodfit.data.decode import DECODER_VERSIONS, UNREADABLE, BrokenImage, Header, explain_decode_error, is_16_bit, read_header
+from goodfit.data.index import Index, IntArray
+from goodfit.data.store import Store, hash_fields
+
+VERSION = "1"
+WHITE_LEVELS = (1023, 4095, 16383, 65535)  # 10, 12, 14 and 16 bits
+WHITE_SAMPLE_IMAGES = 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageHeaders:
+    """The headers of all images: `widths`, `heights`, `channels` (1, 3 or 4) and `bits` (8 or 16), each [N], 0 if an image is broken.
+
+    `broken` gives the reason for each broken row; `white_level` is the value that counts as white in 16-bit images; `forced_channels`, if
+    not 0, are the channels that all images are converted to.
+    """
+
+    index: Index
+    widths: IntArray
+    heights: IntArray
+    channels: IntArray
+    bits: IntArray
+    broken: dict[int, str]
+    white_level: int
+    notes: tuple[str, ...]
+    forced_channels: int = 0
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """bool [N]: not broken."""
+        return self.channels > 0
+
+    @property
+    def model_channels(self) -> int:
+        """The forced channels if any, else 1 if every image is gray, 4 if every image has an alpha channel, else 3."""
+        if self.forced_channels:
+            return self.forced_channels
+        kinds = set(np.unique(self.channels[self.usable]).tolist())
+        return kinds.pop() if kinds in ({1}, {4}) else 3
+
+
+def read_headers(index: Index, workers: int = 0) -> ImageHeaders:
+    """Read the headers of all images, in threads (0: as many as cores); they are kept in the cache folder until a file changes.
+
+    Raises:
+        DataError: every image is broken.
+    """
+    path = cache_folder() / "surveys" / f"{hash_fields(VERSION, DECODER_VERSIONS, index.fingerprint())}.npz"
+    cached = _load(path, len(index))
+    if cached is None:
+        headers = _read_all(index.store, len(index), workers)
+        broken = {row: header for row, header in enumerate(headers) if isinstance(header, str)}
+        rows = [dataclasses.astuple(header) if isinstance(header, Header) else (0, 0, 0, 0) for header in headers]
+        table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+        cached = table, broken, _infer_white_level(index.store, np.flatnonzero(table[:, 3] == 16))
+        if not any(reason.startswith(UNREADABLE) for reason in broken.values()):  # that may change without the file's time changing
+            _save(path, *cached)
+    table, broken, white_level = cached
+    check_any_usable(index, broken)
+    widths, heights, channels, bits = table.T.copy()
+    result = ImageHeaders(index, widths, heights, channels, bits, broken, white_level, ())
+    return dataclasses.replace(result, notes=_notes(result))
+
+
+def check_any_usable(index: Index, broken: dict[int, str]) -> None:
+    """Refuse data whose images are all broken.
+
+    Raises:
+        DataError: they are.
+    """
+    if len(broken) == len(index):
+        row = min(broken)
+        raise DataError(f"All {len(index)} images are broken; the first, {index.names[row]}: {broken[row]}.")
+
+
+def _read_all(store: Store, n: int, workers: int) -> list[Header | str]:
+    """Read the header of each image, or the reason why it is broken."""
+
+    def read(row: int) -> Header | str:
+        try:
+            source = store.open(row)
+            if isinstance(source, np.ndarray):
+                return read_header(source)
+            with source:
+                return read_header(source)
+        except BrokenImage as error:
+            return error.reason
+        except OSError as error:
+            return explain_decode_error(error)
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        return list(pool.map(read, range(n), chunksize=64))
+
+
+def _infer_white_level(store: Store, rows: IntArray) -> int:
+    """Infer the smallest usual white level that covers the maximum of a sample of the 16-bit images `rows`.
+
+    Without any it is the largest white level, for 16-bit images that may come in prediction.
+    """
+    if not len(rows):
+        return WHITE_LEVELS[-1]
+    sample = rows[np.unique(np.linspace(0, len(rows) - 1, WHITE_SAMPLE_IMAGES).astype(int))]
+    maximum = max((_read_maximum(store, int(row)) for row in sample), default=0)
+    return next((level for level in WHITE_LEVELS if maximum <= level), WHITE_LEVELS[-1])
+
+
+def _read_maximum(store: Store, row: int) -> int:
+    try:
+        source = store.read(row)
+        if isinstance(source, np.ndarray):
+            return int(source.max(initial=0))
+        with Image.open(io.BytesIO(source)) as image:
+            return int(np.asarray(image).max(initial=0)) if is_16_bit(image.mode) else 0
+    except Exception:  # a damaged image is reported while packing; here it does not count
+        return 0
+
+
+def _notes(headers: ImageHeaders) -> tuple[str, ...]:
+    notes = []
+    kinds = Counter(headers.channels[headers.usable].tolist())
+    if len(kinds) > 1:
+        words = {1: "gray", 3: "color", 4: "with alpha"}
+        notes.append(f"The images are mixed: {', '.join(f'{n:,} {words[kind]}' for kind, n in sorted(kinds.items()))}.")
+    if n_16_bit := int((headers.bits == 16).sum()):
+        notes.append(f"{count_of(n_16_bit, '16-bit image')}: values from 0 to {headers.white_level} become 0 to 255.")
+    return tuple(notes)
+
+
+def _load(path: Path, n: int) -> tuple[IntArray, dict[int, str], int] | None:
+    try:
+        with np.load(path) as file:
+            table, facts = file["table"], json.loads(file["facts"].tobytes())
+    except (OSError, ValueError, KeyError):
+        return None
+    return (table, {int(row): reason for row, reason in facts["broken"]}, facts["white"]) if table.shape == (n, 4) else None
+
+
+def _save(path: Path, table: IntArray, broken: dict[int, str], white_level: int) -> None:
+    facts = np.frombuffer(json.dumps({"broken": list(broken.items()), "white": white_level}).encode(), dtype=np.uint8)
+    with atomic_writer(path) as file:
+        np.savez(file, table=table, facts=facts)

@@ -1,0 +1,133 @@
+"""Turns what the user typed into a checked index of images, whatever their format."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodfit.core.errors import DataError
+from goodfit.core.fetch import Say
+from goodfit.core.words import list_some
+from goodfit.data.arrays import find_idx_files, index_idx, index_npz
+from goodfit.data.builtin import BUILTIN_NAMES, index_builtin
+from goodfit.data.cifar import index_cifar, is_cifar_folder
+from goodfit.data.folder import IMAGE_SUFFIXES, index_folder
+from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, IntArray, draw_sort_keys
+from goodfit.data.parquet import index_parquet
+from goodfit.data.table import index_table
+
+
+def index_images(data: str, limit: int = 0, seed: int = 0, say: Say = lambda text: None) -> Index:
+    """Index the images at a path (folder, CSV, TSV, parquet, npz, IDX, CIFAR pickles), or those of a built-in dataset.
+
+    `limit` keeps at most that many images per class and split (0: all), chosen by `seed` and the images' names; `say` gets a line
+    when something is fetched.
+
+    Raises:
+        DataError: the path does not exist, or its images cannot be trained on.
+    """
+    path = Path(data).expanduser()
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise DataError(f'"{data}" cannot be read: {error.strerror}.') from error
+    if exists:
+        index = _index_path(path)
+    elif data in BUILTIN_NAMES:
+        index = index_builtin(data, say)
+    else:
+        raise DataError(_explain_missing(path))
+    _check_trainable(index, data)
+    return _limit_images(index, limit, seed) if limit else index
+
+
+def _index_path(path: Path) -> Index:
+    name = path.name.lower().removesuffix(".gz")
+    if path.is_dir():
+        if is_cifar_folder(path):
+            return index_cifar(path)
+        if pairs := find_idx_files(path):
+            return index_idx(path, pairs)
+        return index_parquet(path) if _holds_parquet(path) else index_folder(path)
+    if name.endswith((".csv", ".tsv")):
+        return index_table(path)
+    if name.endswith(".parquet"):
+        return index_parquet(path)
+    if name.endswith(".npz"):
+        return index_npz(path)
+    if pairs := find_idx_files(path):
+        return index_idx(path, pairs)
+    raise DataError(f'Expected a folder of images, a .csv, .tsv, .parquet, .npz or IDX images file, received "{path}".')
+
+
+def _holds_parquet(path: Path) -> bool:
+    """Look for parquet files in the folder and up to two folders down, as the Hub lays them out (data/, <config>/<split>/)."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        for file in path.glob(pattern):
+            if file.suffix == ".parquet" and not file.name.startswith("."):
+                return True
+            if file.suffix.lower() in IMAGE_SUFFIXES:  # the first image decides, so that large folders are not listed twice
+                return False
+    return False
+
+
+def _explain_missing(path: Path) -> str:
+    parent = next((p for p in path.parents if p.is_dir()), Path())
+    wanted = path.relative_to(parent).parts[0] if path.is_relative_to(parent) else path.name
+    try:
+        neighbors = [p.name for p in parent.iterdir() if not p.name.startswith(".")]
+    except OSError:
+        neighbors = []
+    similar = [str(parent / name) for name in difflib.get_close_matches(wanted, neighbors, n=3, cutoff=0.5)]
+    similar += difflib.get_close_matches(path.name, BUILTIN_NAMES, n=2, cutoff=0.6)
+    hint = f" Did you mean {', '.join(similar)}?" if similar else ""
+    return f'Expected images at "{path}", found nothing there, and it is not one of {", ".join(BUILTIN_NAMES)}.{hint}'
+
+
+def _check_trainable(index: Index, data: str) -> None:
+    """Refuse data that cannot be trained on.
+
+    Raises:
+        DataError: no images, one class, classes without images or without training images, names that differ only by case.
+    """
+    if not len(index):
+        raise DataError(f'"{data}" lists no images.')
+    if len(index.classes) < 2:
+        raise DataError(f'Expected at least two classes in "{data}", found one: {index.classes[0]}.')
+    lower: dict[str, str] = {}
+    for name in index.classes:
+        if (other := lower.setdefault(name.lower(), name)) != name:
+            raise DataError(f'The classes "{other}" and "{name}" in "{data}" differ only by case: rename or join them.')
+    counts = np.bincount(index.labels, minlength=len(index.classes))
+    if not counts.all():
+        raise DataError(f'"{data}" has no images of {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.')
+    is_training = np.isin(index.splits, (TRAIN, UNASSIGNED))
+    if not is_training.any():
+        raise DataError(f'"{data}" has {" and ".join(SPLITS[k] for k in np.unique(index.splits))} images, but none to train on.')
+    untrained = np.flatnonzero(np.bincount(index.labels[is_training], minlength=len(index.classes)) == 0)
+    if len(untrained):
+        k = int(untrained[0])
+        split = SPLITS[index.splits[index.labels == k][0]]
+        raise DataError(f'The class "{index.classes[k]}" in the {split} images of "{data}" has no training images.')
+
+
+def _limit_images(index: Index, limit: int, seed: int) -> Index:
+    groups = index.labels * 4 + index.splits
+    rows = _lowest_per_group(groups, draw_sort_keys(index.names, seed, "limit"), limit)
+    subset = index.take(np.sort(rows))
+    note = f"At most {limit} images per class and split: {len(rows):,} of {len(index):,}."
+    return dataclasses.replace(subset, notes=(*subset.notes, note))
+
+
+def _lowest_per_group(groups: IntArray, keys: NDArray[np.uint64], n: int) -> IntArray:
+    """Pick the rows with the `n` lowest keys of each group."""
+    order = np.lexsort((keys, groups))
+    ordered = groups[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    lowest: IntArray = order[rank < n]
+    return lowest

@@ -1,0 +1,60 @@
+"""Predictions as text, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from goodfit.core.words import format_percent
+
+
+class Prediction(Protocol):
+    """The prediction for one image, as `predict.predictor.Prediction` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def probabilities(self) -> tuple[float, ...]: ...
+    @property
+    def problem(self) -> str: ...
+
+
+def format_predictions(predictions: Sequence[Prediction], reject_below: float = 0.0) -> str:
+    """Format one line for each image; with a probability to reject below, it says which predictions are rejected."""
+    lines = []
+    for p in predictions:
+        answer = p.problem or ", ".join(f"{name} {format_percent(x)}" for name, x in zip(p.classes, p.probabilities, strict=True))
+        lines.append(f"{p.name}: {'rejected, ' if is_rejected(p, reject_below) else ''}{answer}")
+    return "\n".join(lines)
+
+
+def format_predictions_json(predictions: Sequence[Prediction], reject_below: float = 0.0) -> str:
+    """Format one JSON list: name, classes and probabilities, or the problem with the image."""
+    rows: list[dict[str, Any]] = []
+    for p in predictions:
+        answer = {"problem": p.problem} if p.problem else {"classes": p.classes, "probabilities": p.probabilities}
+        rejected = {"rejected": is_rejected(p, reject_below)} if reject_below and not p.problem else {}
+        rows.append({"name": p.name, **answer, **rejected})
+    return json.dumps(rows)
+
+
+def format_predictions_csv(predictions: Sequence[Prediction], reject_below: float = 0.0) -> str:
+    """Format CSV with a line for each class of each image, or one for the problem with the image."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "class", "probability", "problem", *(["rejected"] if reject_below else [])])
+    for p in predictions:
+        rejected = ["" if p.problem else str(is_rejected(p, reject_below)).lower()] if reject_below else []
+        rows = [[p.name, name, x, "", *rejected] for name, x in zip(p.classes, p.probabilities, strict=True)]
+        table.writerows(rows or [[p.name, "", "", p.problem, *rejected]])
+    return text.getvalue().rstrip("\n")
+
+
+def is_rejected(prediction: Prediction, reject_below: float) -> bool:
+    """Whether the likeliest class of an image has a lower probability than that."""
+    return not prediction.problem and prediction.probabilities[0] < reject_below
