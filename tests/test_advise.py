@@ -12,28 +12,31 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from goodfit.core.parts import spell
+from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
+from goodfit.models.weights.files import from_run
 from goodfit.recipe.parts import load_catalog
-from goodfit.recipe.prepare import open_origin
+from goodfit.recipe.prepare import open_origin, prepare
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.transfer import advise
 from goodfit.recipe.transfer.advise import (
     LITTLE_DATA,
+    MAX_PROBED_IMAGES,
     MIN_IMAGES_TO_TRAIN_ALL,
     MIN_IMAGES_TO_TRAIN_STAGES,
     MIN_SIMILARITY,
+    Advice,
     StageProbe,
+    accuracy_with_error,
     advise,
     decide,
-    error,
     feature_similarity,
     lead_in_errors,
-    resolved,
     sample_rows,
 )
-from goodfit.recipe.transfer.features import feature_places
+from goodfit.recipe.transfer.features import compute_features, feature_places
 from goodfit.recipe.transfer.origin import Origin, make_origin
-from goodfit.recipe.transfer.pretrained import from_run
+from goodfit.recipe.transfer.probe import fit_probe
 from tests.support.command import FAST, goodfit, refused, train
 from tests.support.photos import make_photos
 
@@ -52,14 +55,14 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def there(source: Path, target: Path) -> Origin:
-    return open_origin(Recipe(data=str(target), source=str(source), device="cpu"))
+def origin(source: Path, target: Path) -> Origin:
+    return open_origin(Recipe(data=str(target), source=str(source), device="cpu"), SilentReporter())
 
 
 # ---- the cell and the action -------------------------------------------------------------------------------------------------------
 
 
-def advised(per_class: int, learned: float, random: float, sooner: float = 0.0, stages: int = 4, n: int = 2000) -> advise.Advice:
+def advised(per_class: int, pretrained: float, random: float, sooner: float = 0.0, stages: int = 4, n: int = 2000) -> Advice:
     """The advice for a net of some stages whose last one has those accuracies, and the one before it `sooner`."""
 
     def right(share: float) -> Tensor:
@@ -70,16 +73,16 @@ def advised(per_class: int, learned: float, random: float, sooner: float = 0.0, 
     for name, child in [*children.items(), ("head", nn.Linear(2, 3))]:
         model.add_module(name, child)
     names = list(children)
-    shares = dict.fromkeys(names, min(0.2, learned)) | {names[-1]: learned} | ({names[-2]: sooner} if sooner else {})
-    rungs = tuple(StageProbe(name, 2, shares[name], error(right(shares[name])), random, error(right(random))) for name in names)
+    shares = dict.fromkeys(names, min(0.2, pretrained)) | {names[-1]: pretrained} | ({names[-2]: sooner} if sooner else {})
+    rungs = tuple(StageProbe(name, 2, *accuracy_with_error(right(shares[name])), *accuracy_with_error(right(random))) for name in names)
     data: Any = SimpleNamespace(counts=lambda: (per_class,) * 3)
-    net: Any = SimpleNamespace(data=data, learned=SimpleNamespace(model=model))
-    return decide(net, rungs, {name: right(shares[name]) for name in names}, feature_similarity(right(learned), right(random)))
+    net: Any = SimpleNamespace(data=data, pretrained=SimpleNamespace(model=model))
+    return decide(net, rungs, {name: right(shares[name]) for name in names}, *feature_similarity(right(pretrained), right(random)))
 
 
 @pytest.mark.item("S179")
 @pytest.mark.parametrize(
-    ("per_class", "learned", "cell", "lecture", "patch"),
+    ("per_class", "pretrained", "cell", "lecture", "patch"),
     [
         (
             MIN_IMAGES_TO_TRAIN_STAGES - 1,
@@ -97,12 +100,12 @@ def advised(per_class: int, learned: float, random: float, sooner: float = 0.0, 
         (LITTLE_DATA, 0.5, "much different", "a larger number of layers", '--trainable "all" --rates "none"'),
     ],
 )
-def test_the_table(per_class: int, learned: float, cell: str, lecture: str, patch: str) -> None:
-    found = advised(per_class, learned, 0.4)
+def test_the_table(per_class: int, pretrained: float, cell: str, lecture: str, patch: str) -> None:
+    found = advised(per_class, pretrained, 0.4)
     assert f"{found.amount} {found.kinship}" == cell
     assert lecture in found.lecture
     assert found.patch == patch
-    assert (found.per_class, found.eval_model) == (per_class, 2000)
+    assert (found.per_class, found.judged) == (per_class, 2000)
     assert found.chance == pytest.approx(1 / 3)
     known = load_catalog()
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(5)))
@@ -143,13 +146,14 @@ def test_nets_of_few_stages() -> None:
 def test_standard_errors() -> None:
     """Against the spread over many draws of the images."""
     draw, n, p, q = np.random.default_rng(0), 400, 0.7, 0.4
-    learned, random = draw.random((4000, n)) < p, draw.random((4000, n)) < q
-    share, rest = learned.mean(1), random.mean(1)
-    assert error(torch.arange(n) < p * n) == pytest.approx(share.std(), rel=0.05)
+    pretrained, random = draw.random((4000, n)) < p, draw.random((4000, n)) < q
+    share, rest = pretrained.mean(1), random.mean(1)
+    assert accuracy_with_error(torch.arange(n) < p * n) == (p, pytest.approx(share.std(), rel=0.05))
     similarity, doubt = feature_similarity(torch.arange(n) < p * n, torch.arange(n) < q * n)
     assert similarity == pytest.approx((p - q) / (1 - q))
     assert doubt == pytest.approx(((share - rest) / (1 - rest)).std(), rel=0.1)
-    assert error(torch.ones(20, dtype=torch.bool)) > 0.03, "all right is not certain"
+    accuracy, error = accuracy_with_error(torch.ones(20, dtype=torch.bool))
+    assert (accuracy, error > 0.03) == (1, True), "all right is not certain"
 
 
 def test_paired_differences() -> None:
@@ -161,7 +165,7 @@ def test_paired_differences() -> None:
     assert lead_in_errors(torch.from_numpy(a), torch.from_numpy(a)) == 0
 
 
-def test_carried_at_its_ends() -> None:
+def test_similarity_at_its_ends() -> None:
     ones, none = torch.ones(50, dtype=torch.bool), torch.zeros(50, dtype=torch.bool)
     assert feature_similarity(ones, none)[0] == 1
     assert feature_similarity(none, ones)[0] == -1
@@ -171,7 +175,7 @@ def test_carried_at_its_ends() -> None:
 def test_large_splits_are_sampled_alike_from_all_over() -> None:
     rows = torch.arange(0, 60000, 3)
     taken = sample_rows(rows)
-    assert len(taken) == advise.MOST
+    assert len(taken) == MAX_PROBED_IMAGES
     assert torch.isin(taken, rows).all()
     assert torch.equal(taken, taken.unique())
     assert abs(float(taken.double().mean()) - 30000) < 1200
@@ -181,70 +185,69 @@ def test_large_splits_are_sampled_alike_from_all_over() -> None:
 # ---- the whole ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_only_training_images_are_fitted_to_and_no_test_image_is_seen(there: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = there.data
+def test_only_training_images_are_fitted_to_and_no_test_image_is_seen(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = origin.data
     train_rows, test = set(data.rows("train").tolist()), set(data.rows("test").tolist())
-    probe, features = advise.probe, advise.features
     fitted: list[tuple[Tensor, Tensor]] = []
     seen: set[int] = set()
 
-    def spied(x: Any, labels: Tensor, classes: int) -> Any:
+    def recording_fit(x: Any, labels: Tensor, classes: int) -> Any:
         fitted.append((torch.as_tensor(np.array(x)), labels))
-        return probe(x, labels, classes)
+        return fit_probe(x, labels, classes)
 
-    def noted(net: Any, data: Any, rows: Tensor, *rest: Any) -> Any:
+    def recording_features(net: Any, data: Any, rows: Tensor, *rest: Any) -> Any:
         seen.update(rows.tolist())
-        return features(net, data, rows, *rest)
+        return compute_features(net, data, rows, *rest)
 
-    monkeypatch.setattr(advise, "probe", spied)
-    monkeypatch.setattr(advise, "features", noted)
-    found = advise(there)
+    monkeypatch.setattr("goodfit.recipe.transfer.advise.fit_probe", recording_fit)
+    monkeypatch.setattr("goodfit.recipe.transfer.advise.compute_features", recording_features)
+    found = advise(origin)
     assert seen and not seen & test
     assert len(fitted) == 2 * len(found.rungs)
     rows = torch.tensor(sorted(train_rows))
-    names = feature_places(there.learned.model)[: len(found.rungs)]
-    for (x, labels), (net, name) in zip(fitted, [(net, name) for net in (there.learned, there.random) for name in names], strict=True):
+    names = feature_places(origin.pretrained.model)[: len(found.rungs)]
+    for (x, labels), (net, name) in zip(fitted, [(net, name) for net in (origin.pretrained, origin.random) for name in names], strict=True):
         assert torch.equal(labels, data.labels[rows])
-        np.testing.assert_array_equal(x.numpy(), features(net, data, rows, [name])[name])
-    assert found.eval_model == len(train_rows) + len(data.rows("validation"))
+        np.testing.assert_array_equal(x.numpy(), compute_features(net, data, rows, [name])[name])
+    assert found.judged == len(train_rows) + len(data.rows("validation"))
 
 
-def test_labels_that_are_held_out_change_only_what_is_judged(there: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    rungs = advise(there).rungs
-    held = there.data.rows("validation")
-    before = there.data.labels[held].clone()
-    there.data.labels[held] = (before + 1) % 3
+def test_labels_that_are_held_out_change_only_what_is_judged(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    rungs = advise(origin).rungs
+    held = origin.data.rows("validation")
+    before = origin.data.labels[held].clone()
+    origin.data.labels[held] = (before + 1) % 3
     try:
-        worse = advise(there).rungs
+        worse = advise(origin).rungs
     finally:
-        there.data.labels[held] = before
-    share = len(held) / (len(held) + len(there.data.rows("train")))
+        origin.data.labels[held] = before
+    share = len(held) / (len(held) + len(origin.data.rows("train")))
     assert all(0 <= a.accuracy - b.accuracy <= share + 1e-9 for a, b in zip(rungs, worse, strict=True))
     assert any(a.accuracy > b.accuracy for a, b in zip(rungs, worse, strict=True))
 
 
-def test_it_repeats_and_leaves_the_generator_alone(source: Path, target: Path, there: Origin) -> None:
-    again = open_origin(Recipe(data=str(target), source=str(source), device="cpu"))
-    assert again.random.digest == there.random.digest
+def test_it_repeats_and_leaves_the_generator_alone(source: Path, target: Path, origin: Origin) -> None:
+    again = open_origin(Recipe(data=str(target), source=str(source), device="cpu"), SilentReporter())
+    assert again.random.digest == origin.random.digest
     state = torch.get_rng_state()
-    assert advise(again) == advise(there)
+    assert advise(again) == advise(origin)
     assert torch.equal(torch.get_rng_state(), state)
     weights = from_run(Run(source))
     torch.manual_seed(5)
     state = torch.get_rng_state()
     assert (
-        make_origin(weights, load_catalog().make("convnet(4)", "model"), there.data, torch.device("cpu")).random.digest
-        == there.random.digest
+        make_origin(weights, load_catalog().make("convnet(4)", "model"), origin.data, torch.device("cpu")).random.digest
+        == origin.random.digest
     )
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_random_weights_are_random_and_have_the_statistics_of_the_images(there: Origin) -> None:
-    learned, random = there.learned.model, there.random.model
-    assert [name for name, _ in learned.named_parameters()] == [name for name, _ in random.named_parameters()]
-    assert not torch.allclose(next(learned.parameters()), next(random.parameters()))
-    rows, pre = there.data.rows("train"), there.random.preprocess
-    images = pre.normalize(pre.center_crop(there.data.pixels.read_exact(rows).permute(0, 3, 1, 2)))
+def test_random_weights_are_random_and_have_the_statistics_of_the_images(origin: Origin) -> None:
+    pretrained, random = origin.pretrained.model, origin.random.model
+    assert [name for name, _ in pretrained.named_parameters()] == [name for name, _ in random.named_parameters()]
+    assert not torch.allclose(next(pretrained.parameters()), next(random.parameters()))
+    rows, pre = origin.data.rows("train"), origin.random.preprocess
+    images = pre.normalize(pre.center_crop(origin.data.pixels.read_exact(rows).permute(0, 3, 1, 2)))
     convs = [m for m in random.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in random.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
@@ -274,16 +277,29 @@ def test_the_verb_measures_and_its_patch_trains(source: Path, target: Path, tmp_
     assert goodfit("train", target, "--out", run, *options, *chosen).code == 0
 
 
-def test_auto_is_what_is_advised(source: Path, target: Path, there: Origin) -> None:
-    asked, found = Recipe(data=str(target), source=str(source), device="cpu", trainable="auto"), advise(there)
-    heard: list[str] = []
-    reporter: Any = SimpleNamespace(say=heard.append, packing=lambda done, total: None)
-    made = resolved(asked, reporter)
-    assert made == asked.but(trainable=found.trainable, rates=found.rates)
-    assert tuple(heard[-len(found.reasons) :]) == found.reasons
-    assert resolved(asked.but(rates="layer_decay(0.5)"), reporter).rates == "layer_decay(0.5)"
-    assert resolved(asked.but(source=""), reporter) == asked.but(source="", trainable="all")
-    assert resolved(asked.but(trainable="head"), reporter) == asked.but(trainable="head")
+def test_auto_is_what_is_advised(source: Path, target: Path, origin: Origin) -> None:
+    fields = {key: value for key, value in FAST.items() if key not in ("size", "model")}
+    asked, advice = Recipe(data=str(target), source=str(source), device="cpu", trainable="auto").but_text(fields), advise(origin)
+    sentences: list[str] = []
+
+    class RecordingReporter(SilentReporter):
+        def say(self, text: str) -> None:
+            sentences.append(text)
+
+    resolved = prepare(asked, RecordingReporter()).recipe
+    advised_part = spell(load_catalog().make(advice.trainable, "trainable"), full=True)
+    assert (resolved.trainable, resolved.rates) == (advised_part, advice.rates)
+    first = sentences.index(advice.reasons[0])
+    assert tuple(sentences[first : first + len(advice.reasons)]) == advice.reasons
+    assert sentences[first + len(advice.reasons)].startswith("target: 3 classes"), "then comes the plan"
+    resolved = prepare(asked.but(rates="layer_decay(0.5)")).recipe
+    assert (resolved.trainable, resolved.rates) == (advised_part, "layer_decay(0.5)")
+    sentences.clear()
+    resolved = prepare(asked.but(trainable="last(1)"), RecordingReporter()).recipe
+    assert resolved.trainable.startswith("last(1") and resolved.rates == "backbone(0.1)"
+    assert not set(advice.reasons) & set(sentences), "nothing is advised"
+    resolved = prepare(asked.but(source="", model="linear")).recipe
+    assert (resolved.trainable, resolved.rates) == ("all(1.0)", "none")
 
 
 def test_a_net_that_is_one_layer(target: Path, photos: Path, tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 import goodfit as library
 from goodfit.core.errors import DataError, UsageError
+from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.prepare import open_origin
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.transfer import compute_features as module
+from goodfit.recipe.transfer import features
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, compute_features, feature_places, pool_features
 from goodfit.recipe.transfer.origin import Origin
 from goodfit.recipe.transfer.probe import PENALTIES, LinearProbe, SoftmaxRegression, deal_folds, fit_probe
@@ -36,8 +37,8 @@ def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def there(source: Path, photos: Path) -> Origin:
-    return open_origin(Recipe(data=str(photos), source=str(source), device="cpu"))
+def origin(source: Path, photos: Path) -> Origin:
+    return open_origin(Recipe(data=str(photos), source=str(source), device="cpu"), SilentReporter())
 
 
 # ---- features ----------------------------------------------------------------------------------------------------------------------
@@ -52,8 +53,8 @@ def seen(net: FeatureNet, data: Dataset, rows: Tensor) -> Tensor:
     return torch.from_numpy((images - np.array(pre.mean)) / np.array(pre.std)).permute(0, 3, 1, 2).float()
 
 
-def test_features_are_what_the_net_makes_by_hand(there: Origin) -> None:
-    net, data = there.learned, there.data
+def test_features_are_what_the_net_makes_by_hand(origin: Origin) -> None:
+    net, data = origin.pretrained, origin.data
     rows = data.rows("train")[3:20]
     found = compute_features(net, data, rows, feature_places(net.model))
     assert list(found) == ["stem", "stage1", "stage2", HEAD]
@@ -66,41 +67,41 @@ def test_features_are_what_the_net_makes_by_hand(there: Origin) -> None:
     np.testing.assert_allclose(found[HEAD], found["stage2"], atol=1e-5)
 
 
-def test_the_head_on_its_features_answers_as_the_run_does(source: Path, there: Origin) -> None:
-    classifier = library.load(source, "cpu")
-    net = dataclasses.replace(there.learned, model=classifier.model)
-    rows = there.data.rows("validation")
-    scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(compute_features(net, there.data, rows, [HEAD])[HEAD])))
-    expected = classifier.probabilities(there.data.pixels.read_exact(rows).permute(0, 3, 1, 2))
+def test_the_head_on_its_features_answers_as_the_run_does(source: Path, origin: Origin) -> None:
+    classifier = library.load(source, "cpu").members[0]
+    net = dataclasses.replace(origin.pretrained, model=classifier.model)
+    rows = origin.data.rows("validation")
+    scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(compute_features(net, origin.data, rows, [HEAD])[HEAD])))
+    expected = classifier.center_probabilities(origin.data.pixels.read_exact(rows).permute(0, 3, 1, 2))
     torch.testing.assert_close(scores.softmax(1), expected, atol=1e-5, rtol=0)
 
 
-def test_they_are_computed_once(there: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, data, rows = there.learned, there.data, there.data.rows("train")
+def test_they_are_computed_once(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data, rows = origin.pretrained, origin.data, origin.data.rows("train")
     calls: list[tuple[list[str], int]] = []
-    compute = module.compute
+    fill_cache = features._fill_cache
 
-    def counted(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, Path], progress: Any) -> None:
+    def counting_fill(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, Path], progress: Any) -> None:
         calls.append((list(files), len(rows)))
-        compute(net, data, rows, files, progress)
+        fill_cache(net, data, rows, files, progress)
 
-    monkeypatch.setattr(module, "compute", counted)
+    monkeypatch.setattr(features, "_fill_cache", counting_fill)
     first = compute_features(net, data, rows, ["stage1"])["stage1"]
     assert isinstance(first, np.memmap)
-    heard: list[tuple[int, int]] = []
-    compute_features(net, data, rows, ["stage1", "stage2"], lambda done, total: heard.append((done, total)))
+    reports: list[tuple[int, int]] = []
+    compute_features(net, data, rows, ["stage1", "stage2"], lambda done, total: reports.append((done, total)))
     compute_features(net, data, rows, ["stage2", "stage1"])
     assert calls == [(["stage1"], len(rows)), (["stage2"], len(rows))]
-    assert heard[-1] == (len(rows), len(rows))
+    assert reports[-1] == (len(rows), len(rows))
     compute_features(net, data, rows[:-1], ["stage1"])  # other rows
     compute_features(dataclasses.replace(net, preprocess=net.preprocess.but(mean=(0.1, 0.2, 0.3))), data, rows, ["stage1"])
     compute_features(net, dataclasses.replace(data, digest="other"), rows, ["stage1"])
-    compute_features(there.random, data, rows, ["stage1"])
+    compute_features(origin.random, data, rows, ["stage1"])
     assert len(calls) == 6
 
 
-def test_weights_are_told_apart_and_heads_are_not(there: Origin) -> None:
-    net = there.learned
+def test_weights_are_told_apart_and_heads_are_not(origin: Origin) -> None:
+    net = origin.pretrained
 
     def changed(name: str) -> str:
         model = copy.deepcopy(net.model)
@@ -114,7 +115,7 @@ def test_weights_are_told_apart_and_heads_are_not(there: Origin) -> None:
     assert changed(first) != net.digest
     running = next(name for name in net.model.state_dict() if name.endswith("running_var"))
     assert changed(running) != net.digest
-    assert net.digest != there.random.digest
+    assert net.digest != origin.random.digest
 
 
 def test_shapes_that_are_pooled() -> None:
@@ -125,7 +126,7 @@ def test_shapes_that_are_pooled() -> None:
     assert pool_features(torch.ones(2, 5).half()).dtype == torch.float32
 
 
-def test_a_later_layer_in_place_spoils_nothing(there: Origin) -> None:
+def test_a_later_layer_in_place_spoils_nothing(origin: Origin) -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -134,18 +135,18 @@ def test_a_later_layer_in_place_spoils_nothing(there: Origin) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.end(self.act(self.conv(x)).mean((2, 3)))
 
-    net = dataclasses.replace(there.learned, model=InPlace().eval())
+    net = dataclasses.replace(origin.pretrained, model=InPlace().eval())
     assert feature_places(net.model) == ["conv", HEAD]
-    found = compute_features(net, there.data, there.data.rows("train"), ["conv", HEAD])
+    found = compute_features(net, origin.data, origin.data.rows("train"), ["conv", HEAD])
     assert found["conv"].min() < 0 <= found[HEAD].min()
 
 
-def test_wrong_stages_and_images(there: Origin) -> None:
+def test_wrong_stages_and_images(origin: Origin) -> None:
     with pytest.raises(UsageError, match=r'Unknown stage "stage3"\. Did you mean "stage2"'):
-        compute_features(there.learned, there.data, there.data.rows("train"), ["stage3"])
-    narrow = dataclasses.replace(there.learned, name="gray", model=nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)))
+        compute_features(origin.pretrained, origin.data, origin.data.rows("train"), ["stage3"])
+    narrow = dataclasses.replace(origin.pretrained, name="gray", model=nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)))
     with pytest.raises(UsageError, match='"gray" does not take images of 3x16x16'):
-        compute_features(narrow, there.data, there.data.rows("train"), [HEAD])
+        compute_features(narrow, origin.data, origin.data.rows("train"), [HEAD])
 
 
 # ---- the probe ---------------------------------------------------------------------------------------------------------------------
@@ -260,8 +261,8 @@ def test_odd_features_and_few_images() -> None:
 # ---- the file ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_export(source: Path, photos: Path, there: Origin, tmp_path: Path) -> None:
-    out, data = tmp_path / "f.npz", there.data
+def test_export(source: Path, photos: Path, origin: Origin, tmp_path: Path) -> None:
+    out, data = tmp_path / "f.npz", origin.data
     said = goodfit("features", source, photos, "--stage", "stage1", "--out", out)
     assert (said.code, said.out) == (0, "")
     rows = torch.cat([data.rows("train"), data.rows("validation")])
@@ -272,7 +273,7 @@ def test_export(source: Path, photos: Path, there: Origin, tmp_path: Path) -> No
         assert [file["classes"][label] for label in file["labels"]] == [name.split("/")[-2] for name in file["names"]]
         assert file["splits"].tolist() == ["train"] * len(data.rows("train")) + ["validation"] * len(data.rows("validation"))
         np.testing.assert_array_equal(
-            file["features"][: len(data.rows("train"))], compute_features(there.learned, data, data.rows("train"), ["stage1"])["stage1"]
+            file["features"][: len(data.rows("train"))], compute_features(origin.pretrained, data, data.rows("train"), ["stage1"])["stage1"]
         )
     assert Run(source).read("about.json")["openings"] == []
 

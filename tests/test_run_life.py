@@ -13,6 +13,8 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import lock
 from goodfit.core.run import Run
 from goodfit.runs.start import LOCK_FILE
+from goodfit.runs.train import RunOptions
+from goodfit.runs.train import train as train_recipe
 from tests.support.runs import assert_equal_weights, recipe, train
 
 
@@ -88,10 +90,9 @@ def test_changed_data_starts_anew_without_out_and_is_refused_with_it(tmp_path: P
 
 
 def test_a_budget_that_is_over_before_the_first_step_is_said(photos: Path, tmp_path: Path) -> None:
-
     options = RunOptions(tmp_path / "run", started=time.time() - 100)
     with pytest.raises(GoodfitError, match="over before the first step: packing the images took 1 min 4"):
-        train.train(recipe(budget="90 s").but(data=str(photos)), options)
+        train_recipe(recipe(budget="90 s").but(data=str(photos)), options)
     assert not (tmp_path / "run").exists()
 
 
@@ -111,11 +112,11 @@ def test_two_files_of_one_name_are_both_kept_in_order(photos: Path, tmp_path: Pa
         photos, recipe(model="mlp((8,), act=mine)", budget="1 epoch").but(use=tuple(files)), out=tmp_path / "run", quiet=True
     )
     assert [path.name for path in sorted((run.path / "use").iterdir())] == ["00-parts.py", "01-parts.py"]
-    assert "Sigmoid" in repr(goodfit.load(run).model)
+    assert "Sigmoid" in repr(goodfit.load(run).members[0].model)
     again = goodfit.train(
         photos, recipe(model="mlp((8,), act=bent)", budget="1 epoch").but(use=tuple(files)), out=tmp_path / "b", quiet=True
     )
-    assert "ReLU" in repr(goodfit.load(again).model)
+    assert "ReLU" in repr(goodfit.load(again).members[0].model)
 
 
 PLAIN = """
@@ -144,7 +145,7 @@ def test_plain_losses_and_nets_of_ones_own(photos: Path, tmp_path: Path, monkeyp
     assert json.loads((run.path / "config.json").read_text())["loss"] == "plainpkg.squared()"
     found = goodfit.load(run).predict(next((photos / "red").iterdir()))[0]
     assert sum(found.probabilities) == pytest.approx(1)
-    with pytest.raises(UsageError, match=r"to give one number per example, of shape \[B\], received shape \[\] for 2 examples"):
+    with pytest.raises(UsageError, match=r"to return one number per example, of shape \[B\], received shape \[\] for 2 examples"):
         train(photos, tmp_path / "bad", loss="plainpkg.mean")
     with pytest.raises(UsageError, match="does not take"):
         train(photos, tmp_path / "worse", optimizer="torch.optim.LBFGS()")

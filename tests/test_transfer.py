@@ -18,12 +18,12 @@ from torch import Tensor
 
 import goodfit as package
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.models.weights.published import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED, PublishedWeights
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.transfer.pretrained import absolute_source, weights_of
+from goodfit.recipe.transfer.pretrained import absolute_source
 from tests.support.command import FAST, Said, copied, goodfit, refused, train
 from tests.support.photos import make_photos
 
@@ -87,11 +87,11 @@ def test_only_the_head_has_changed_and_the_source_not_at_all(source: Path, heade
 
 
 def test_what_travels_with_the_weights(source: Path, headed: Path) -> None:
-    there, here = package.load(source), package.load(headed)
-    assert here.preprocess == there.preprocess
-    assert here.classes == ("blue", "green", "rouge")
+    old, new = (package.load(run).members[0] for run in (source, headed))
+    assert new.preprocess == old.preprocess
+    assert new.classes == ("blue", "green", "rouge")
     recipe = Recipe.from_toml(headed / "recipe.toml")
-    assert (recipe.size, recipe.mean, recipe.std) == (16, there.preprocess.mean, there.preprocess.std)
+    assert (recipe.size, recipe.mean, recipe.std) == (16, old.preprocess.mean, old.preprocess.std)
     assert str(recipe.model) == Run(source).read("config.json")["model"]
     assert not [line for line in (headed / "recipe.toml").read_text().splitlines() if line.endswith('= "auto"')]
 
@@ -113,8 +113,8 @@ def test_it_is_said(source: Path, others: Path, tmp_path: Path) -> None:
     said = transfer(others, tmp_path / "run", source, "--dry").err
     for line in (
         "model = convnet(4)  (the model that its weights are of",
-        "size = 16  (the size that its weights have seen",
-        "rates = backbone(0.1)  (what has learned before the head moves at a tenth of the rate",
+        "size = 16  (the size that its weights were trained at",
+        "rates = backbone(0.1)  (what is pretrained below the head moves at a tenth of the rate",
         f"{source}: 25 of 27 tensors copied unchanged",
         "head.weight, head.bias newly initialized for 3 classes",
     ):
@@ -139,9 +139,10 @@ def test_what_has_learned_moves_at_a_tenth(source: Path, others: Path, photos: P
     base = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN})
 
     def peaks(**changes: Any) -> tuple[Recipe, dict[str, float]]:
-        recipe, built, *_ = prepare(base.but(data=str(others), **changes), SilentReporter())
-        names = {id(p): name for name, p in built.state.model.named_parameters()}
-        return recipe, {names[id(p)]: group["peak"] for group in built.state.optimizer.param_groups for p in group["params"]}
+        prepared = prepare(base.but(data=str(others), **changes))
+        state = prepared.training.state
+        names = {id(p): name for name, p in state.model.named_parameters()}
+        return prepared.recipe, {names[id(p)]: group["peak"] for group in state.optimizer.param_groups for p in group["params"]}
 
     recipe, found = peaks(source=str(source), optimizer="sgd(0.2)")
     assert str(recipe.rates) == "backbone(0.1)"
@@ -175,10 +176,10 @@ def test_a_pretrained_net_learns_in_one_epoch_what_a_fresh_one_does_not(source: 
 
 def test_the_running_average_begins_there_too(source: Path, others: Path) -> None:
     recipe = Recipe().but_text({**{key: value for key, value in FAST.items() if key not in OPEN}, "average": "ema(0.9)"})
-    built = prepare(recipe.but(data=str(others), source=str(source)), SilentReporter())[1]
-    assert built.state.average is not None
-    for name, x in built.state.model.state_dict().items():
-        assert torch.equal(x, built.state.average.state_dict()[name])
+    state = prepare(recipe.but(data=str(others), source=str(source))).training.state
+    assert state.average is not None
+    for name, x in state.model.state_dict().items():
+        assert torch.equal(x, state.average.state_dict()[name])
         assert name.startswith("head.") or torch.equal(x, tensors(source)[name])
 
 
@@ -206,9 +207,9 @@ def test_gray_images_and_another_size(source: Path, photos: Path, tmp_path: Path
     assert "stem.conv.weight summed over red, green and blue for gray images" in said.err
     weight = tensors(tmp_path / "run")["stem.conv.weight"]
     assert torch.equal(weight, tensors(source)["stem.conv.weight"].sum(1, keepdim=True))
-    there, here = package.load(source).preprocess, package.load(tmp_path / "run").preprocess
-    assert here.size == (24, 24) and here.channels == 1
-    assert here.mean == pytest.approx((np.mean(there.mean),)) and here.std == pytest.approx((np.mean(there.std),))
+    old, new = (package.load(run).members[0].preprocess for run in (source, tmp_path / "run"))
+    assert new.size == (24, 24) and new.channels == 1
+    assert new.mean == pytest.approx((np.mean(old.mean),)) and new.std == pytest.approx((np.mean(old.std),))
 
 
 def test_a_stem_stays_what_it_was(others: Path, photos: Path, tmp_path: Path) -> None:
@@ -222,24 +223,30 @@ def test_a_stem_stays_what_it_was(others: Path, photos: Path, tmp_path: Path) ->
 
 
 def test_a_resume_needs_no_source(source: Path, others: Path, tmp_path: Path) -> None:
-    there = copied(source, tmp_path / "source")
-    whole = transfer(others, tmp_path / "whole", there, budget="2 epochs", schedule="constant")
+    moved = copied(source, tmp_path / "source")
+    whole = transfer(others, tmp_path / "whole", moved, budget="2 epochs", schedule="constant")
     assert whole.code == 0, whole
-    assert transfer(others, tmp_path / "run", there, budget="1 epoch", schedule="constant").code == 0
-    shutil.rmtree(there)
-    said = transfer(others, tmp_path / "run", there, "--resume", "auto", budget="2 epochs", schedule="constant")
-    assert said.code == 0 and "Going on with" in said.err, said
+    assert transfer(others, tmp_path / "run", moved, budget="1 epoch", schedule="constant").code == 0
+    shutil.rmtree(moved)
+    said = transfer(others, tmp_path / "run", moved, "--resume", "auto", budget="2 epochs", schedule="constant")
+    assert said.code == 0 and "Continuing" in said.err, said
     assert_equal(tmp_path / "whole", tmp_path / "run")
-    assert Run(tmp_path / "run").read("about.json")["source"]["name"] == str(there)
+    assert Run(tmp_path / "run").read("about.json")["source"]["name"] == str(moved)
 
 
-def test_a_run_killed_before_its_first_checkpoint_does(source: Path, headed: Path, tmp_path: Path) -> None:
-    recipe = Recipe.from_toml(headed / "recipe.toml")
-    assert weights_of(recipe, Run(headed), print) is None
-    begun = Run(copied(headed, tmp_path / "run"))
-    shutil.rmtree(begun.checkpoints)
-    weights = weights_of(recipe, begun, print)
-    assert weights is not None and weights.name == str(source)
+def test_a_run_killed_before_its_first_checkpoint_does(source: Path, headed: Path, others: Path, tmp_path: Path) -> None:
+    kept = copied(source, tmp_path / "source")
+    run = tmp_path / "run"
+    assert transfer(others, run, kept, trainable="head").code == 0
+    shutil.rmtree(run / "checkpoints")
+    (run / "model.safetensors").unlink()
+    resumed = transfer(others, run, kept, "--resume", "auto", trainable="head")
+    assert resumed.code == 0 and "at step 0." in resumed.err, resumed
+    assert_equal(headed, run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "model.safetensors").unlink()
+    shutil.rmtree(kept)
+    refused(transfer(others, run, kept, "--resume", "auto", trainable="head"), 2, "found nothing at")
 
 
 def test_the_recipe_replays(headed: Path, tmp_path: Path) -> None:
@@ -250,11 +257,11 @@ def test_the_recipe_replays(headed: Path, tmp_path: Path) -> None:
 
 
 def test_a_source_that_has_changed_is_refused(source: Path, others: Path, tmp_path: Path) -> None:
-    there = copied(source, tmp_path / "source")
-    digest = hashlib.sha256((there / "model.safetensors").read_bytes()).hexdigest()
-    save_file({name: x + 1 for name, x in tensors(there).items()}, there / "model.safetensors")
-    refused(transfer(others, tmp_path / "run", f"{there}#sha256={digest}"), 3, "have changed: expected SHA-256", f'--from "{there}"')
-    assert transfer(others, tmp_path / "run", there, "--dry").code == 0
+    moved = copied(source, tmp_path / "source")
+    digest = hashlib.sha256((moved / "model.safetensors").read_bytes()).hexdigest()
+    save_file({name: x + 1 for name, x in tensors(moved).items()}, moved / "model.safetensors")
+    refused(transfer(others, tmp_path / "run", f"{moved}#sha256={digest}"), 3, "have changed: expected SHA-256", f'--from "{moved}"')
+    assert transfer(others, tmp_path / "run", moved, "--dry").code == 0
 
 
 def test_sources_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +305,7 @@ def test_published_weights(tiny: str, source: Path, others: Path, tmp_path: Path
     said = transfer(others, tmp_path / "run", tiny, trainable="head")
     assert said.code == 0, said
     assert "tiny:V1: 25 of 27 tensors copied unchanged" in said.err and "top-1 50.0 %, top-5 90.0 % on ImageNet" in said.err
-    preprocess = package.load(tmp_path / "run").preprocess
+    preprocess = package.load(tmp_path / "run").members[0].preprocess
     assert (preprocess.size, preprocess.mean, preprocess.std) == ((16, 16), IMAGENET_MEAN, IMAGENET_STD)
     recipe = Recipe.from_toml(tmp_path / "run" / "recipe.toml")
     assert recipe.source.startswith("tiny:V1#sha256=") and recipe.mean == IMAGENET_MEAN
@@ -312,7 +319,7 @@ def test_resnet18_is_224_pixels_of_imagenets_colors(
 ) -> None:
     """The whole plan with weights of torchvision's names and shapes, made here."""
     with torch.device("meta"):
-        part: Any = package.recipe.build.catalog().make("resnet(18, stem=imagenet)", "model")
+        part: Any = load_catalog().make("resnet(18, stem=imagenet)", "model")
         shapes = {name: x.shape for name, x in part(1000, 3, (224, 224)).state_dict().items() if "num_batches" not in name}
     file = io.BytesIO()
     torch.save({name: torch.full(shape, 0.5) for name, shape in shapes.items()}, file)
@@ -321,13 +328,14 @@ def test_resnet18_is_224_pixels_of_imagenets_colors(
     monkeypatch.setitem(PUBLISHED, "resnet18:IMAGENET1K_V1", about._replace(file=name))
     (tmp_path / name).write_bytes(file.getvalue())
     recipe = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN})
-    recipe, built, data, *_ = prepare(recipe.but(data=str(others), source=str(tmp_path / name)), SilentReporter())
-    assert (recipe.size, data.preprocess.mean, data.preprocess.std) == (224, IMAGENET_MEAN, IMAGENET_STD)
+    prepared = prepare(recipe.but(data=str(others), source=str(tmp_path / name)))
+    preprocess, training = prepared.data.preprocess, prepared.training
+    assert (prepared.recipe.size, preprocess.mean, preprocess.std) == (224, IMAGENET_MEAN, IMAGENET_STD)
     assert (
-        built.notes[0].endswith(": 100 of 102 tensors copied unchanged")
-        and built.notes[1].strip() == "fc.weight, fc.bias newly initialized for 3 classes"
+        training.notes[0].endswith(": 100 of 102 tensors copied unchanged")
+        and training.notes[1].strip() == "fc.weight, fc.bias newly initialized for 3 classes"
     )
-    state = built.state.model.state_dict()
+    state = training.state.model.state_dict()
     assert all(bool((state[name] == 0.5).all()) for name in shapes if not name.startswith("fc."))
 
 
@@ -336,11 +344,11 @@ def test_resnet18_is_224_pixels_of_imagenets_colors(
 
 def test_what_is_no_source(source: Path, others: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    refused(transfer(others, out, tmp_path / "nowhere"), 2, "Expected weights to begin from", "found nothing at")
+    refused(transfer(others, out, tmp_path / "nowhere"), 2, "Expected weights to start from", "found nothing at")
     refused(transfer(others, out, "resnet81:imagenet"), 2, 'Did you mean "resnet18"?')
     refused(transfer(others, out, "resnet18:V9"), 2, 'Unknown weights of resnet18 "V9"', "IMAGENET1K_V1")
     refused(transfer(others, out, others), 2, "Expected a run folder")
-    refused(transfer(others, out, source, model="mlp((8,))"), 2, "None of the tensors to begin from match the model")
+    refused(transfer(others, out, source, model="mlp((8,))"), 2, "None of the checkpoint's tensors match the model")
     (tmp_path / "a.pth").write_bytes(b"nonsense")
     refused(transfer(others, out, tmp_path / "a.pth", model="convnet(4)"), 3, "so it is not opened")
     unfinished = copied(source, tmp_path / "unfinished")
@@ -350,7 +358,7 @@ def test_what_is_no_source(source: Path, others: Path, tmp_path: Path) -> None:
 
 
 def test_mean_and_std_by_hand(photos: Path, tmp_path: Path) -> None:
-    refused(train(photos, tmp_path / "run", mean="(0.5,)"), 2, "Expected mean to have 3 numbers, one a channel, received 1")
+    refused(train(photos, tmp_path / "run", mean="(0.5,)"), 2, "Expected mean to have 3 numbers, one for each channel, received 1")
     refused(train(photos, tmp_path / "run", std="(0.5, 0.5, 0)"), 2, "expected std to be")
     refused(train(photos, tmp_path / "run", mean="mine"), 2, 'expected mean to be "auto" or "data" or a tuple')
     assert train(photos, tmp_path / "run", mean="(0.5, 0.4, 0.3)", std="(0.2, 0.2, 0.2)").code == 0
@@ -362,9 +370,9 @@ def test_mean_and_std_by_hand(photos: Path, tmp_path: Path) -> None:
 
 def test_numbers_of_the_source_can_be_overruled(source: Path, others: Path) -> None:
     recipe = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN}).but(data=str(others), source=str(source))
-    data = prepare(recipe.but(mean="data", std="data", size=20), SilentReporter())[2]
+    data = prepare(recipe.but(mean="data", std="data", size=20)).data
     assert data.preprocess.mean == data.statistics.mean and data.preprocess.size == (20, 20)
     with pytest.raises(DataError, match="Expected weights in a file that ends in"):
-        prepare(recipe.but(source=str(source / "recipe.toml")), SilentReporter())
+        prepare(recipe.but(source=str(source / "recipe.toml")))
     with pytest.raises(UsageError, match="found nothing at"):
-        prepare(recipe.but(source="nowhere"), SilentReporter())
+        prepare(recipe.but(source="nowhere"))

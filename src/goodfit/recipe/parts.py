@@ -91,7 +91,8 @@ def check_loss(loss: Any, classes: int) -> None:
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f'The loss "{loss}" does not take scores and targets of shape [B, {classes}]: {first_line(error)}.') from error
     if received != [2]:
-        raise UsageError(f'Expected the loss "{loss}" to return one number per example, of shape [B], received shape {received} for 2.')
+        expected = "to return one number per example, of shape [B]"
+        raise UsageError(f'Expected the loss "{loss}" {expected}, received shape {received} for 2 examples.')
 
 
 def with_parts_spelled(recipe: Recipe, parts: Mapping[str, Part]) -> Recipe:
