@@ -75,7 +75,7 @@ def advised(per_class: int, pretrained: float, random: float, sooner: float = 0.
     names = list(children)
     shares = dict.fromkeys(names, min(0.2, pretrained)) | {names[-1]: pretrained} | ({names[-2]: sooner} if sooner else {})
     rungs = tuple(StageProbe(name, 2, *accuracy_with_error(right(shares[name])), *accuracy_with_error(right(random))) for name in names)
-    data: Any = SimpleNamespace(counts=lambda: (per_class,) * 3)
+    data: Any = SimpleNamespace(class_counts=lambda: (per_class,) * 3)
     net: Any = SimpleNamespace(data=data, pretrained=SimpleNamespace(model=model))
     return decide(net, rungs, {name: right(shares[name]) for name in names}, *feature_similarity(right(pretrained), right(random)))
 

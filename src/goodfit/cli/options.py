@@ -11,7 +11,10 @@ from goodfit.core.errors import UsageError
 from goodfit.recipe.recipe import Recipe
 
 RECIPE = Parameter(name="*", group="Recipe")
-NAMES = {"source": "--from"}  # from is a word of Python's, so its field has another name
+NAMES = {  # of fields whose options are not named as they are
+    "source": "--from",  # from is a keyword of Python
+    "plateau": ("--plateau", "--brake"),  # brake was its name in version 0.1
+}
 
 
 def _options() -> type:
