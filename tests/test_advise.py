@@ -296,7 +296,7 @@ def test_auto_is_what_is_advised(source: Path, target: Path, origin: Origin) -> 
     assert (resolved.trainable, resolved.rates) == (advised_part, "layer_decay(0.5)")
     sentences.clear()
     resolved = prepare(asked.but(trainable="last(1)"), RecordingReporter()).recipe
-    assert resolved.trainable.startswith("last(1") and resolved.rates == "backbone(0.1)"
+    assert str(resolved.trainable).startswith("last(1") and resolved.rates == "backbone(0.1)"
     assert not set(advice.reasons) & set(sentences), "nothing is advised"
     resolved = prepare(asked.but(source="", model="linear")).recipe
     assert (resolved.trainable, resolved.rates) == ("all(1.0)", "none")

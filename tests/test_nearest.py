@@ -98,7 +98,7 @@ def test_answers_are_those_of_the_plain_rule(data: Dataset, k: int, metric: str)
 
 
 def test_all_training_images_are_memorized_and_no_others(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.recipe.memorize.AT_ONCE", 7)
+    monkeypatch.setattr("goodfit.recipe.memorize.IMAGES_READ_AT_ONCE", 7)
     tensors = build_training(RECIPE.but(layout="channels_last"), data).state.model.state_dict()
     np.testing.assert_allclose(tensors["neighbors.images"].numpy(), pixels(data, "train"), atol=1e-5)
     assert torch.equal(tensors["neighbors.labels"], data.labels[data.rows("train")])
@@ -116,7 +116,7 @@ def test_no_step_is_made_and_it_is_judged_once(data: Dataset) -> None:
 
 def test_a_net_of_the_users_own_without_parameters_is_judged_as_it_is(data: Dataset) -> None:
     built = build_training(RECIPE.but(model="torch.nn.Flatten"), data)
-    assert built.notes == ("torch.nn.Flatten() has nothing to train: it is judged as it is",)
+    assert built.notes == ("torch.nn.Flatten() has nothing to train: it is evaluated as it is",)
     assert not build_training(RECIPE.but(model="linear"), data).notes
 
 
@@ -125,7 +125,7 @@ def test_a_net_of_the_users_own_without_parameters_is_judged_as_it_is(data: Data
 
 def test_the_command_says_what_it_does(run: tuple[Run, str]) -> None:
     said = run[1]
-    assert "nearest(3) has memorized 56 training images; nothing is to be trained, so no steps are made" in said
+    assert "nearest(3) has memorized 56 training images; there is nothing to train, so no steps are made" in said
     assert "augment = none  (the training images are memorized as they are: nearest(3) has nothing to train)" in said
     assert "images/s" not in said, "nothing is measured"
     assert "budget" not in said and "in steps of" not in said, "no steps are made"
