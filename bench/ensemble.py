@@ -26,9 +26,9 @@ from goodfit.core.run import Run
 from goodfit.models.weights.saved import to_safetensors
 from goodfit.predict.images import ImagesFor
 from goodfit.predict.paired import Right, compare_paired
-from goodfit.predict.predictor import Classifier, Predictor
+from goodfit.predict.predictor import Classifier
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.ensemble.make import Select, Soup, make_ensemble
+from goodfit.study.ensemble.assembly import Select, Soup, make_ensemble
 
 PLAIN, STEPS = "warmup(0.05) | cosine", "step(every=0.3, factor=0.1)"
 WAYS: dict[str, tuple[Select, Soup]] = {
@@ -57,26 +57,26 @@ class Examiner:
     """Asks runs and ensembles about the test images of the data."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.album = ImagesFor(recipe, SilentReporter())
-        self.rows = self.album.data.rows("test")
-        self.known: dict[bytes, Tensor] = {}
+        self.images = ImagesFor(recipe, SilentReporter())
+        self.rows = self.images.data.rows("test")
+        self._known: dict[bytes, Tensor] = {}
         if not len(self.rows):
-            raise SystemExit(f'"{self.album.data.name}" has no test images')
+            raise SystemExit(f'"{self.images.data.name}" has no test images')
 
     def right(self, run: Run) -> Right:
         """Which images [images] a run or ensemble is right about."""
-        there = goodfit.load(run)
-        members, weights = (there.members, there.weights) if isinstance(there, Predictor) else ((there,), (1.0,))
-        mean = sum((w * self.asked(x).double() for x, w in zip(members, weights, strict=True)), torch.zeros(()))
-        right: Right = (mean.argmax(1) == self.album.data.labels[self.rows]).numpy()
+        predictor = goodfit.load(run)
+        pairs = zip(predictor.members, predictor.weights, strict=True)
+        mean = sum((weight * self.probabilities(member).double() for member, weight in pairs), torch.zeros(()))
+        right: Right = (mean.argmax(1) == self.images.data.labels[self.rows]).numpy()
         return right
 
-    def asked(self, member: Classifier) -> Tensor:
+    def probabilities(self, member: Classifier) -> Tensor:
         """The probabilities [images, K] of a model; those of the same weights are computed once."""
         key = to_safetensors(member.model)
-        if key not in self.known:
-            self.known[key] = self.album.ask(member, self.rows)
-        return self.known[key]
+        if key not in self._known:
+            self._known[key] = self.images.probabilities(member, self.rows)
+        return self._known[key]
 
 
 def trained(recipe: Recipe, copies: int, folder: Path, name: str) -> list[Run]:
@@ -148,7 +148,7 @@ def examined(recipe: Recipe, arguments: argparse.Namespace, runs: Path, folder: 
     cycles = trained(recipe.but(schedule=cyclic, snapshots=n), copies, runs, "cyclic")
     stairs = trained(recipe.but(schedule=STEPS, snapshots=n), copies, runs, "step")
     examiner = Examiner(Recipe.from_toml(singles[0].path / "recipe.toml"))
-    data = examiner.album.data
+    data = examiner.images.data
     counts = ", ".join(f"{len(data.rows(split)):,} {split}" for split in ("train", "validation", "test"))
     print(f"\n{data.name}: {counts} images; every run {recipe.budget}; train and ask in multiples of one run")
     rows = {

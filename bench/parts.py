@@ -19,18 +19,17 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.device import configure_torch, cpu_name
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import Part, spell
+from goodfit.core.reporter import SilentReporter
 from goodfit.core.settings import INVALID, convert, settings_of
 from goodfit.data.dataset import Dataset
-from goodfit.recipe.auto import choose_image_shape
 from goodfit.recipe.build import build
-from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import load_catalog, make_parts
+from goodfit.recipe.prepare import open_recipe
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import open_images, survey_images
 from goodfit.training import loop
 from goodfit.training.metric_log import MetricLog
 
-KINDS = ("activation", "init", "norm", "noise", "pool", "loss", "penalty", "optimizer", "schedule", "average", "brake")
+KINDS = ("activation", "init", "norm", "noise", "pool", "loss", "penalty", "optimizer", "schedule", "average", "plateau")
 NET = "convnet(8)"
 SMOOTH_NET = "convnet(2, norm=layer)"  # few enough weights for a Hessian, and no batch statistics
 FEWER = 10  # a full-batch step passes over all images several times, so there are that many times fewer
@@ -49,7 +48,7 @@ class Result:
     crash: str = ""
 
 
-def with_part(recipe: Recipe, part: Part, known: Catalog, steps: int) -> Recipe:
+def with_part(recipe: Recipe, part: Part, catalog: Catalog, steps: int) -> Recipe:
     """The recipe with a part in its seat, or in the setting of the net that takes its kind."""
     if any(s.name == part.kind and convert(part, s.hint) is not INVALID for s in settings_of(Recipe)):
         recipe = recipe.but(**{part.kind: part})
@@ -57,19 +56,19 @@ def with_part(recipe: Recipe, part: Part, known: Catalog, steps: int) -> Recipe:
             fewer = f"{max(2, steps // FEWER)} steps"
             recipe = recipe.but(model=SMOOTH_NET, augment="none", batch_size="all", schedule="constant", budget=fewer)
         return recipe
-    net: Any = known.make(recipe.model, "model")
+    net: Any = catalog.make(recipe.model, "model")
     slot = next((s.name for s in settings_of(type(net)) if s.kind == part.kind), "")
     if not slot:
         raise UsageError(f"Nothing in the recipe or in {NET} takes a part of the kind {part.kind}.")
     return recipe.but(model=dataclasses.replace(net, **{slot: part}))
 
 
-def train(recipe: Recipe, part: Part, data: Dataset, known: Catalog, steps: int) -> Result:
+def train(recipe: Recipe, part: Part, data: Dataset, catalog: Catalog, steps: int) -> Result:
     """Build and fit; any error becomes a row, for the other parts are still to come."""
     rows: list[dict[str, Any]] = []
     try:
-        recipe = with_part(recipe, part, known, steps)
-        built = build(recipe, make_parts(recipe, known), data)
+        recipe = with_part(recipe, part, catalog, steps)
+        built = build(recipe, make_parts(recipe, catalog), data)
         state = loop.fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
     except Exception as error:
         traceback.print_exc()
@@ -84,7 +83,7 @@ def train(recipe: Recipe, part: Part, data: Dataset, known: Catalog, steps: int)
     )
 
 
-def opened(arguments: argparse.Namespace) -> tuple[Recipe, Dataset]:
+def open_data(arguments: argparse.Namespace) -> tuple[Recipe, Dataset]:
     """The recipe that all trainings share, and its data."""
     recipe = Recipe(
         data=arguments.data, limit=arguments.limit, validation=0.3, model=NET, augment="flip | crop(4)", seed=arguments.seed,
@@ -92,9 +91,8 @@ def opened(arguments: argparse.Namespace) -> tuple[Recipe, Dataset]:
         batch_size=arguments.batch, evaluate_every="1.0", precision="fp32", layout="channels_last", device="cpu", threads=arguments.threads,
     )  # fmt: skip
     configure_torch(arguments.threads)
-    chooser, seen = Chooser(recipe), survey_images(recipe)
-    choose_image_shape(chooser, seen)
-    return chooser.recipe, open_images(chooser.recipe, seen)
+    opened = open_recipe(recipe, SilentReporter())
+    return opened.chooser.recipe, opened.data
 
 
 def main() -> int:
@@ -108,15 +106,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=KINDS, help=f"some of {' '.join(KINDS)}")
     arguments = parser.parse_args()
-    recipe, data = opened(arguments)
-    known = load_catalog()
+    recipe, data = open_data(arguments)
+    catalog = load_catalog()
     print(f"{data.name}: {len(data.rows('train')):,} images, {len(data.rows('validation')):,} to validate; {NET} at {recipe.size} pixels,")
     print(f"{arguments.steps} steps of {arguments.batch}, {arguments.threads} thread(s), torch {torch.__version__}, {cpu_name()}")
     crashes, started = 0, time.perf_counter()
     for kind in arguments.kinds:
         print(f"\n{kind:26} {'train loss':>10} {'accuracy':>9} {'ms/step':>8}")
-        for _, cls in sorted(known.kinds[kind].items()):
-            found = train(recipe, part := cls(), data, known, arguments.steps)
+        for _, cls in sorted(catalog.kinds[kind].items()):
+            found = train(recipe, part := cls(), data, catalog, arguments.steps)
             crashes += bool(found.crash)
             row = f"{found.loss:10.3f} {found.accuracy:9.1%} {found.milliseconds:8.1f}  {found.note}"
             print(f"  {spell(part):24} {f'CRASHED {found.crash}' if found.crash else row.rstrip()}", flush=True)

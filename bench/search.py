@@ -26,14 +26,13 @@ import torch
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.device import cpu_name, physical_cores
-from goodfit.core.reporter import SilentReporter
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.search.plan import Method, Plan
-from goodfit.study.search.work import Search, begin, work
+from goodfit.study.search.plan import Method, SearchPlan
+from goodfit.study.search.search import Search, begin_search, work_on
 from goodfit.training.loop import fit
 
 GOAL = 1.6  # times the trials an hour, with two workers on two cores
@@ -58,21 +57,21 @@ class Trainer:
     """Trains in this process, on data that is opened once; remembers test accuracy by the folder that a trial would have had."""
 
     data: Dataset
-    known: Catalog
+    catalog: Catalog
     tests: dict[Path, float] = dataclasses.field(default_factory=dict)
 
     def __call__(self, recipe: Recipe, out: Path) -> float:
         """The validation accuracy at the end of a training; raises Diverged as any does, which the search takes for 0."""
         self.tests[out] = 0.0
-        built = build(recipe, make_parts(recipe, self.known), self.data)
+        built = build(recipe, make_parts(recipe, self.catalog), self.data)
         state = fit(built.state, built.loader, built.plan)
         self.tests[out] = built.evaluator(state.eval_model, self.data.rows("test")).accuracy
         return state.history[-1]
 
     def best(self, search: Search, first: int = 0) -> Best:
         """The best trial of a search, or of its first few."""
-        row = next(row for row in search.ranking() if row.place < first or not first)
-        return Best(float(row.value or 0.0), self.tests[search.study / row.folder])
+        row = next(row for row in search.rank() if row.place < first or not first)
+        return Best(float(row.value or 0.0), self.tests[search.folder / row.folder])
 
 
 # ---- (a) and (b) -----------------------------------------------------------------------------------------------------------------
@@ -88,9 +87,9 @@ def repeat(place: int, base: Recipe, trainer: Trainer, arguments: argparse.Names
     length, recipe = f"{arguments.steps} steps", base.but(seed=place)
 
     def searched(method: Method, trials: int) -> Search:
-        plan = Plan(space, method, trials, length, length, keep=0, seed=place)
-        search = begin(folder / f"{method}-{place}", plan, recipe)
-        work(search, trainer)
+        plan = SearchPlan(space, method, trials, length, length, keep=0, seed=place)
+        search = begin_search(folder / f"{method}-{place}", plan, recipe)
+        work_on(search, trainer)
         return search
 
     plain = searched("random", max(arguments.few, arguments.many))
@@ -137,7 +136,7 @@ def rates(workers: int, arguments: argparse.Namespace, out: Path) -> tuple[float
     done = subprocess.run([sys.executable, "-m", "goodfit", "search", arguments.data, *words], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     search = Search(out) if done.returncode == 0 else None
-    if search is None or len(search.ranking()) < arguments.trials:
+    if search is None or len(search.rank()) < arguments.trials:
         raise SystemExit(f"the search did not do its {arguments.trials} trials:\n{done.stderr}")
     spans = [(x["began"], x["began"] + x["seconds"]) for x in (trial.user_attrs for trial in search.trials.study.get_trials())]
     busy = max(end for _, end in spans) - min(start for start, _ in spans)
@@ -193,7 +192,9 @@ def main() -> None:
     asked = Recipe(
         data=arguments.data, limit=arguments.limit, size=arguments.size, model=arguments.model, budget=f"{arguments.steps} steps"
     )
-    base, _, data, *_ = prepare(asked.but_text(BASE), SilentReporter())
+    prepared = prepare(asked.but_text(BASE))
+    base, data = prepared.recipe, prepared.data
+    base, data = prepared.recipe, prepared.data
     counts = ", ".join(f"{len(data.rows(split)):,} {split}" for split in ("train", "validation", "test"))
     print(f"{data.name}: {counts} images, {arguments.model} at {arguments.size} pixels, {arguments.steps} steps of {base.batch_size}")
     print(f"1 thread, torch {torch.__version__}, {physical_cores()} of {os.cpu_count()} cores of {cpu_name()}", flush=True)

@@ -23,12 +23,10 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from goodfit.core.device import cpu_name
-from goodfit.recipe.auto import choose_image_shape, choose_machine, choose_training
-from goodfit.recipe.build import Training, build
-from goodfit.recipe.chooser import Chooser
-from goodfit.recipe.parts import load_catalog, make_parts
+from goodfit.recipe.build import Training
+from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import open_images, survey_images
 from goodfit.training.loop import fit
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.step import Objective
@@ -114,13 +112,8 @@ def ours(folder: Path) -> tuple[Training, Recipe]:
         budget="100000 steps",
         evaluate_every="1.0",
     )
-    chooser = Chooser(recipe)
-    choose_machine(chooser)
-    seen = survey_images(recipe)
-    choose_image_shape(chooser, seen)
-    data = open_images(chooser.recipe, seen)
-    choose_training(chooser, data, load_catalog())
-    return build(chooser.recipe, make_parts(chooser.recipe, load_catalog()), data), chooser.recipe
+    prepared = prepare(recipe)
+    return prepared.training, prepared.recipe
 
 
 def measure_plain(workers: int, steps: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import torch
 import goodfit
 from goodfit.core.chance import Chance
 from goodfit.core.device import configure_torch, cpu_name
+from goodfit.core.reporter import SilentReporter
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.prepare import open_origin
 from goodfit.recipe.recipe import Recipe
@@ -104,8 +105,8 @@ def compare(name: str, files: list[Path], recipe: Recipe, source: Path, folder: 
     cell = Cell(name, {}, [])
     for seed, file in enumerate(files):
         fine = recipe.but(seed=seed, source=str(source), data=str(file))
-        there = open_origin(fine)
-        names = feature_places(there.learned.model)
+        there = open_origin(fine, SilentReporter())
+        names = feature_places(there.pretrained.model)
         few, many = max(1, (len(names) - 1) // 2), range(1, len(names) - 1)
         trainings = [(row, "backbone(0.1)") for row in (*(f"last({k})" for k in many), "all")]
         trainings += [(row, rates) for row in (f"last({few})", "all") for rates in ("backbone(0.3)", "none")]
@@ -133,9 +134,9 @@ def probed(there: Origin, place: str) -> tuple[float, float]:
     """Test accuracy and seconds of the linear probe of a place."""
     began = time.perf_counter()
     data, train, test = there.data, there.data.rows("train"), there.data.rows("test")
-    fitted = fit_probe(compute_features(there.learned, data, train, [place])[place], data.labels[train], len(data.classes))
+    fitted = fit_probe(compute_features(there.pretrained, data, train, [place])[place], data.labels[train], len(data.classes))
     seconds = time.perf_counter() - began
-    scores = fitted(compute_features(there.learned, data, test, [place])[place])
+    scores = fitted(compute_features(there.pretrained, data, test, [place])[place])
     return float((scores.argmax(1) == data.labels[test]).double().mean()), seconds
 
 

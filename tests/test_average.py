@@ -70,7 +70,9 @@ def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
 def test_swa_takes_the_schedules_cycles_else_its_own(schedule: str, points: list[float]) -> None:
     average = bind_cycles(Swa(every=0.25), compose(CATALOG.make(schedule, "schedule")).cycle_ends())
     assert isinstance(average, Swa)
-    assert [n / 1000 for n in range(1001) if average.reached(n / 1000) > average.reached((n - 1) / 1000)] == pytest.approx(points, abs=1e-3)
+    assert [n / 1000 for n in range(1001) if average.points_reached(n / 1000) > average.points_reached((n - 1) / 1000)] == pytest.approx(
+        points, abs=1e-3
+    )
 
 
 def test_swa_without_cycles_or_places() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import resource
+import select
 import subprocess
 import sys
 import time
@@ -12,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from goodfit.cli import VERBS
+from goodfit.cli import VERBS, main
 from goodfit.core.run import Run
 from tests.support.command import FAST, copied, goodfit, refused, train
+from tests.support.process import Forked
 
 BARE = "import sys; {}; print(sorted({{'torch', 'numpy', 'PIL'}} & set(sys.modules)), file=sys.stderr)"
 
@@ -98,30 +101,29 @@ def test_train_json_has_the_run_and_its_scores(photos: Path, tmp_path: Path) -> 
     assert json.loads(train(photos, tmp_path / "dry", "--dry", "--json").out) == {}
 
 
-def test_no_color_on_a_terminal(photos: Path, tmp_path: Path) -> None:
-    """A real terminal: the bar is drawn there; with NO_COLOR without colors, and the words are whole lines."""
-    import pty
+def run_on_terminal(terminal: str, words: tuple[str, ...]) -> None:
+    os.dup2(os.open(terminal, os.O_RDWR | os.O_NOCTTY), 2)
+    sys.argv = ["goodfit", *words]
+    main()
 
+
+def test_no_color_on_a_terminal(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real terminal: the bar is drawn there; with NO_COLOR without colors, and the words are whole lines."""
+    monkeypatch.setenv("TERM", "xterm-256color")
     options = [word for key, value in FAST.items() for word in (f"--{key.replace('_', '-')}", value)]
-    words = [sys.executable, "-m", "goodfit", "train", str(photos), "--out", str(tmp_path / "run"), *options]
     head, tail = pty.openpty()
-    process = subprocess.Popen(words, stderr=tail, stdout=subprocess.PIPE, env={**os.environ, "NO_COLOR": "1", "TERM": "xterm-256color"})
-    os.close(tail)
+    process = Forked(
+        tmp_path / "printed", run_on_terminal, os.ttyname(tail), ("train", str(photos), "--out", str(tmp_path / "run"), *options)
+    )
     seen = b""
-    while True:
-        try:
-            some = os.read(head, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not some:
-            break
-        seen += some
-    assert process.wait() == 0
+    while process.poll() is None or select.select([head], [], [], 0)[0]:
+        if select.select([head], [], [], 0.01)[0]:
+            seen += os.read(head, 65536)
     os.close(head)
-    assert process.stdout is not None
-    assert process.stdout.read() == b""
-    process.stdout.close()
+    os.close(tail)
+    assert (process.wait(), process.out) == (0, "")
     assert b"\x1b[3" not in seen, "no color"
+    assert b"\r" in seen, "a bar"
     assert b"Validation accuracy" in seen
 
 

@@ -17,7 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 import goodfit
-from goodfit import api
 from goodfit.core.errors import Interrupted, UsageError
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
@@ -25,7 +24,8 @@ from goodfit.predict.paired import compare_paired, mcnemar, on_shared_images
 from goodfit.recipe.source import open_images
 from goodfit.report.sections.baselines import read_baselines
 from goodfit.runs import baselines as b
-from goodfit.study.compare import apart, comparison, differences, entries, name
+from goodfit.runs import train as train_module
+from goodfit.study.compare import abbreviate_parts, compare_runs, find_differences, letters_of, read_entries
 from tests.support.command import FAST, copied, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
@@ -86,18 +86,18 @@ def test_only_images_that_both_judged_are_compared() -> None:
 
 
 def test_letters() -> None:
-    assert [name(k) for k in (0, 25, 26, 27, 52, 701, 702)] == ["A", "Z", "AA", "AB", "BA", "ZZ", "AAA"]
+    assert [letters_of(k) for k in (0, 25, 26, 27, 52, 701, 702)] == ["A", "Z", "AA", "AB", "BA", "ZZ", "AAA"]
 
 
 def test_recipes_are_told_only_where_they_differ() -> None:
     plain = goodfit.Recipe(optimizer="sgd(0.1, momentum=0.9)", seed=1).plain()
     other = goodfit.Recipe(optimizer="sgd(0.2, momentum=0.9)", seed=1).plain()
-    assert differences([plain, plain]) == []
-    assert differences([plain, other]) == [{"field": "optimizer", "values": ["sgd(0.1, ...)", "sgd(0.2, ...)"]}]
-    assert apart(["sgd(0.1, momentum=0.9)", "adam(0.1)"]) == ["sgd(0.1, momentum=0.9)", "adam(0.1)"]
-    assert apart(["flip | crop(4)", "flip"]) == ["flip | crop(4)", "flip"]
-    assert apart(["30 epochs", "4 epochs"]) == ["30 epochs", "4 epochs"]
-    assert apart(["net(a=1)", "net(a=1, b=(2, 3))"]) == ["net(...)", "net(b=(2, 3), ...)"]
+    assert find_differences([plain, plain]) == []
+    assert find_differences([plain, other]) == [{"field": "optimizer", "values": ["sgd(0.1, ...)", "sgd(0.2, ...)"]}]
+    assert abbreviate_parts(["sgd(0.1, momentum=0.9)", "adam(0.1)"]) == ["sgd(0.1, momentum=0.9)", "adam(0.1)"]
+    assert abbreviate_parts(["flip | crop(4)", "flip"]) == ["flip | crop(4)", "flip"]
+    assert abbreviate_parts(["30 epochs", "4 epochs"]) == ["30 epochs", "4 epochs"]
+    assert abbreviate_parts(["net(a=1)", "net(a=1, b=(2, 3))"]) == ["net(...)", "net(b=(2, 3), ...)"]
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> N
     assert "kept no predictions" in command("compare", house / "seeds" / "seed-0", bare.path).out
     (bare.path / "scores.json").unlink()
     with pytest.raises(UsageError, match="no validation scores"):
-        entries([bare.path])
+        read_entries([bare.path])
     Run(house / "cv").update("folds.json", {"state": "running"})
     refused(command("compare", house / "cv"), 2, "not finished")
     Run(house / "cv").update("folds.json", {"state": "finished"})
@@ -179,9 +179,9 @@ def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> N
 
 def test_a_run_that_was_repeated_is_no_second_seed(house: Path, tmp_path: Path) -> None:
     same = copied(house / "seeds" / "seed-0", tmp_path / "same")
-    result = comparison(entries([house / "seeds", same]))
+    result = compare_runs(read_entries([house / "seeds", same]))
     assert [group["runs"] for group in result["groups"]] == [["A", "B"], ["C"]]
-    assert comparison(entries([house / "seeds" / "seed-0", same]))["pairs"][0]["interval"] == [0, 0]
+    assert compare_runs(read_entries([house / "seeds" / "seed-0", same]))["pairs"][0]["interval"] == [0, 0]
 
 
 # ---- baselines -------------------------------------------------------------------------------------------------------------------
@@ -194,9 +194,9 @@ def digits() -> b.Dataset:
 
 
 def test_baselines_are_those_of_scikit_learn(digits: b.Dataset, tmp_path: Path) -> None:
-    found = {row["name"]: row for row in b.baselines(digits, 60, cache=tmp_path)["rows"]}
+    found = {row["name"]: row for row in b.compute_baselines(digits, 60, cache=tmp_path)["rows"]}
     train_rows, rows = digits.rows("train"), digits.rows("validation")
-    x, y = (b.vectors(digits, some).numpy() for some in (train_rows, rows))
+    x, y = (b.image_vectors(digits, some).numpy() for some in (train_rows, rows))
     labels, truth = digits.labels[train_rows].numpy(), digits.labels[rows].numpy()
     assert found["nearest neighbor"]["accuracy"] == KNeighborsClassifier(1).fit(x, labels).score(y, truth)
     scale = (x - x.mean(0)).std()
@@ -208,17 +208,17 @@ def test_baselines_are_those_of_scikit_learn(digits: b.Dataset, tmp_path: Path) 
 
 
 def test_baselines_are_computed_once_and_within_their_limit(digits: b.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = b.baselines(digits, 60, cache=tmp_path / "a")
-    monkeypatch.setattr(b, "learned", lambda *_: pytest.fail("they are in the cache"))
-    assert b.baselines(digits, 60, cache=tmp_path / "a") == json.loads(json.dumps(first))
+    first = b.compute_baselines(digits, 60, cache=tmp_path / "a")
+    monkeypatch.setattr(b, "learned_baselines", lambda *_: pytest.fail("they are in the cache"))
+    assert b.compute_baselines(digits, 60, cache=tmp_path / "a") == json.loads(json.dumps(first))
     monkeypatch.undo()
-    monkeypatch.setattr(b, "PIECE", 16)
-    monkeypatch.setattr(b, "READ", 16)
-    cut = {row["name"]: row for row in b.baselines(digits, 0, cache=tmp_path / "c")["rows"]}
+    monkeypatch.setattr(b, "JUDGED_AT_ONCE", 16)
+    monkeypatch.setattr(b, "READ_AT_ONCE", 16)
+    cut = {row["name"]: row for row in b.compute_baselines(digits, 0, cache=tmp_path / "c")["rows"]}
     assert (cut["nearest neighbor"]["judged"], cut["nearest neighbor"]["trained"]) == (16, 16) and not cut["nearest neighbor"]["whole"]
     assert not cut["linear softmax"]["whole"] and cut["linear softmax"]["accuracy"] > 0.5
-    assert all(row["whole"] for row in b.baselines(digits, 60, cache=tmp_path / "c")["rows"]), "a longer limit finishes them"
-    assert [b.limit(seconds) for seconds in (1, 1000, 1e6)] == [b.QUICK, 1000 * b.SHARE, b.PATIENT]
+    assert all(row["whole"] for row in b.compute_baselines(digits, 60, cache=tmp_path / "c")["rows"]), "a longer limit finishes them"
+    assert [b.time_limit(seconds) for seconds in (1, 1000, 1e6)] == [b.MIN_SECONDS, 1000 * b.SHARE, b.MAX_SECONDS]
 
 
 def test_every_training_leaves_all_three(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_every_training_leaves_all_three(photos: Path, tmp_path: Path, monkeypat
         seen.append([row["name"] for row in Run(tmp_path / "timed").read("baselines.json")["rows"]])
         raise Interrupted("enough")
 
-    monkeypatch.setattr(api, "fit", fit)
+    monkeypatch.setattr(train_module, "fit", fit)
     with pytest.raises(Interrupted):
         goodfit.train(photos, goodfit.Recipe().but_text({**FAST, "budget": "10 min"}), out=tmp_path / "timed", quiet=True)
     names = [row["name"] for row in kept.read("baselines.json")["rows"]]
@@ -243,7 +243,7 @@ def test_a_run_is_finished_whatever_becomes_of_its_baselines(photos: Path, tmp_p
     def gone(*_: object) -> None:
         raise OSError("the disk of the images is away")
 
-    monkeypatch.setattr(b, "learned", gone)
+    monkeypatch.setattr(b, "learned_baselines", gone)
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     said = train(photos, tmp_path / "run")
     assert said.code == 0 and "Warning: the baselines could not be computed: the disk of the images is away" in said.err
@@ -259,25 +259,25 @@ def test_baselines_read_no_test_image(digits: b.Dataset, tmp_path: Path, monkeyp
         return rows(self, some)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(digits.pixels), "read", watched)
-    b.baselines(digits, 60, cache=tmp_path)
+    b.compute_baselines(digits, 60, cache=tmp_path)
     assert read == {*digits.rows("train").tolist(), *digits.rows("validation").tolist()}
     assert not read & set(digits.rows("test").tolist()) and len(digits.rows("test"))
 
 
 def test_few_steps_are_made_to_few_images_where_time_is_short() -> None:
     x, labels = torch.randn(4000, 300), torch.arange(4000) % 40
-    guesses, trained, done = b.linear(x, labels, x[:50], 40, time.monotonic() + 1e-3)
-    assert len(guesses) == 50 and trained == b.FEWEST and not done
+    guesses, trained, done = b.predict_linear(x, labels, x[:50], 40, time.monotonic() + 1e-3)
+    assert len(guesses) == 50 and trained == b.MIN_TRAIN_IMAGES and not done
 
 
 def test_large_images_are_averaged_down(photos: Path) -> None:
     recipe = goodfit.Recipe(data=str(photos)).but_text({**FAST, "size": "40x20"})
     data = open_images(recipe)
     rows = data.rows("validation")[:4]
-    found = b.vectors(data, rows).view(4, 3, 32, 20)
+    found = b.image_vectors(data, rows).view(4, 3, 32, 20)
     images = data.preprocess.center_crop(data.pixels.read(rows).permute(0, 3, 1, 2)).double()
     assert found[:, :, 0].double() == pytest.approx((images[:, :, 0] + images[:, :, 1]) / 2, abs=1e-4)
-    assert torch.equal(b.spread(7).sort().values, torch.arange(7))
+    assert torch.equal(b.spread_order(7).sort().values, torch.arange(7))
 
 
 def test_baselines_on_request_and_in_the_report(house: Path, tmp_path: Path) -> None:

@@ -223,15 +223,13 @@ def test_at_is_of_and_draws_leave_no_trace() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_on_a_device() -> None:
-    c = chance("noise", n=32)
-    assert torch.equal(c.on("cpu").bits(2), c.bits(2))
-    there = c.on("meta").uniform(n=5)
-    assert (there.device.type, there.shape) == ("meta", (32, 5))
+def test_draws_are_on_the_device_of_the_places() -> None:
+    draws = Chance.of(3, torch.arange(32, device="meta"), "noise").uniform(n=5)
+    assert (draws.device.type, draws.shape) == ("meta", (32, 5))
 
 
 def test_the_chance_of_an_epoch_also_knows_the_images() -> None:
-    """At the places it draws as `of` does; `steady` draws the same for an image in every epoch, wherever it stands."""
+    """At the places it draws as `of` does; `per_image` draws the same for an image in every epoch, wherever it stands."""
     ids = torch.arange(50).flip(0)
     for epoch in (0, 5):
         c = Chance.for_epoch(3, "augment", epoch, torch.arange(50), ids).at("flip", 1)
@@ -241,7 +239,7 @@ def test_the_chance_of_an_epoch_also_knows_the_images() -> None:
         piece = c[torch.tensor([4, 7])]
         assert torch.equal(piece.uniform(), c.uniform()[[4, 7]]) and piece.epoch == epoch
         assert piece.per_image is not None and torch.equal(piece.per_image.uniform(), c.per_image.uniform()[[4, 7]])
-        assert torch.equal(c[10:20].on("cpu").per_image.bits(), c.per_image.bits()[10:20])  # type: ignore[union-attr]
+        assert torch.equal(c[10:20].per_image.bits(), c.per_image.bits()[10:20])  # type: ignore[union-attr]
     plain = Chance.of(3, torch.arange(5))
     assert plain.per_image is None and plain.epoch == 0 and plain[1:3].per_image is None and plain.at("x").per_image is None
 

@@ -83,7 +83,7 @@ def test_toml_round_trip(tmp_path: Path) -> None:
 def test_every_field_is_written_under_its_sentence() -> None:
     lines = Recipe().to_toml().splitlines()
     assert [line.split(" = ")[0] for line in lines[1::2]] == [f.name for f in dataclasses.fields(Recipe)]
-    assert lines[::2] == [f"# {f.metadata['says']}" for f in dataclasses.fields(Recipe)]
+    assert lines[::2] == [f"# {f.metadata['help']}" for f in dataclasses.fields(Recipe)]
 
 
 def test_parts_as_objects_are_spelled_out(tmp_path: Path) -> None:
@@ -141,12 +141,24 @@ def test_but_text() -> None:
         Recipe().but_text({"sede": "1"})
 
 
+def test_the_key_of_version_0_1_stays_readable(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('brake = "plateau(0.5)"\n')
+    expected = Recipe(plateau="plateau(0.5)")
+    assert (
+        Recipe.from_toml(tmp_path / "r.toml")
+        == Recipe().but(brake="plateau(0.5)")
+        == Recipe().but_text({"brake": "plateau(0.5)"})
+        == expected
+    )
+    assert "brake" not in expected.to_toml()
+
+
 def test_no_toml_and_no_file(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("model = = 3")
-    with pytest.raises(UsageError, match=r"is no TOML: .*line 1"):
+    with pytest.raises(UsageError, match=r"is not TOML: .*line 1"):
         Recipe.from_toml(tmp_path / "r.toml")
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="is no TOML"):
+    with pytest.raises(UsageError, match="is not TOML"):
         Recipe.from_toml(tmp_path / "b.toml")
     with pytest.raises(UsageError, match=r'none at "nothing"\. Presets: .*quick'):
         Recipe.from_toml("nothing")

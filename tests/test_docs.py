@@ -59,13 +59,20 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "\n".join(blocks("README.md", "python") + blocks("docs/python.md", "python"))
-    assert all(word in code for word in ("goodfit.train(", "fit(ready(", "gradient(", "evaluate("))
+    assert all(word in code for word in ("goodfit.train(", "goodfit.fit(", "gradient(", "RowEvaluator(", "compute_scores("))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     done = Forked(tmp_path / "printed", exec, code, {"__name__": "__main__"})
     assert done.wait() == 0, done.err
     assert len(list(tmp_path.glob("runs/*-digits/model.safetensors"))) == 1
     assert done.out.count("hardest: digits#") == 10
+
+
+def test_the_third_level_is_what_a_person_types_by_hand() -> None:
+    lines = [line for line in blocks("docs/python.md", "python")[0].splitlines() if line]
+    assert len(lines) <= 12
+    assert sum(line.startswith(("import ", "from ")) for line in lines) <= 6
+    assert "fit(" in lines[-1]
 
 
 def test_the_part_of_the_guide_has_a_card_and_a_text(example: Path) -> None:

@@ -63,7 +63,7 @@ AROUND: dict[Any, dict[str, Any]] = {
     "views": {"model": "convnet(2)", "budget": "2 steps"},
     ("noise", "stochastic_depth"): {"model": "resnet(20)", "budget": "2 steps"},
     ("optimizer", "newton"): {"budget": "7 steps"},
-    ("brake", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
+    ("plateau", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
 }
 SLOT = {("noise", "stochastic_depth"): "branch"}  # which setting of the model, where several take the kind
 
@@ -71,7 +71,7 @@ SLOT = {("noise", "stochastic_depth"): "branch"}  # which setting of the model, 
 WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("model", "mobilenet_v2"): {"width": 0.25},
     ("model", "resnet"): {"depth": 20},
-    ("brake", "plateau"): {"patience": 1, "factor": 0.5},
+    ("plateau", "plateau"): {"patience": 1, "factor": 0.5},
     ("stop", "patience"): {"evaluations": 2},
     ("norm", "group"): {"groups": 2},
     ("rates", "by_stage"): {"stages": ("layer1",), "factors": (0.5,)},

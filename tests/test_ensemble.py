@@ -24,10 +24,10 @@ from goodfit.core.predictions import Predictions
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.predict.predictor import load_classifier, load_predictor
+from goodfit.predict.predictor import load_predictor
 from goodfit.schedules.compose import ComposedSchedule, compose
+from goodfit.study.ensemble.assembly import make_ensemble
 from goodfit.study.ensemble.candidates import align_predictions, find_candidates
-from goodfit.study.ensemble.make import make_ensemble
 from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, score
 from goodfit.study.ensemble.soup import average_weights
 from goodfit.training.checkpoint import Checkpoints
@@ -262,7 +262,7 @@ def test_the_ensemble_of_runs_predicts_the_mean_of_their_probabilities(runs: Pat
     members = [*seeds(runs), runs / "small"]
     made = make_ensemble(members, tmp_path / "made")
     found = goodfit.load(made)
-    expected = np.mean([everything(load_classifier(path), images(photos)) for path in members], axis=0)
+    expected = np.mean([everything(load_predictor(path), images(photos)) for path in members], axis=0)
     assert np.abs(everything(found, images(photos)) - expected).max() < 1e-6
     said = json.loads(command("predict", made.path, *images(photos), "--json").out)
     assert [row["classes"][0] for row in said] == [found.classes[k] for k in expected.argmax(1)]
@@ -368,7 +368,7 @@ def test_classes_in_another_order_are_matched_by_name(runs: Path, photos: Path, 
     assert np.array_equal(one.probabilities, other.probabilities)
     assert np.array_equal(one.labels, other.labels)
     made = make_ensemble([run, turned.path], tmp_path / "made")
-    assert np.abs(everything(goodfit.load(made), images(photos)) - everything(load_classifier(run), images(photos))).max() < 1e-6
+    assert np.abs(everything(goodfit.load(made), images(photos)) - everything(load_predictor(run), images(photos))).max() < 1e-6
     assert goodfit.evaluate(made)["accuracy"] == Run(run).read("scores.json")["validation"]["accuracy"]
     with pytest.raises(UsageError, match="label_names"):
         make_ensemble([run, turned.path], tmp_path / "soup", soup="uniform")
@@ -400,7 +400,7 @@ def test_a_run_with_snapshots_is_an_ensemble_of_them(runs: Path, photos: Path, t
     assert [row["accuracy"] for row in content["candidates"]] == pytest.approx([row["accuracy"] for row in scores])
     last = load_file(shots[-1])
     assert all(torch.equal(x, last[name]) for name, x in load_file(runs / "cyclic" / "model.safetensors").items())
-    expected = np.mean([everything(load_classifier(tmp_path / "made" / m["path"]), images(photos)) for m in content["members"]], axis=0)
+    expected = np.mean([everything(load_predictor(tmp_path / "made" / m["path"]), images(photos)) for m in content["members"]], axis=0)
     assert np.abs(everything(goodfit.load(tmp_path / "made"), images(photos)) - expected).max() < 1e-6
     said = command("ensemble", runs / "cyclic", runs / "seed-0", "--final", "--out", tmp_path / "final", "--json")
     assert len(json.loads(said.out)["members"]) == 2
@@ -435,7 +435,7 @@ def test_a_uniform_soup_has_the_mean_weights_and_statistics_of_its_own(runs: Pat
         elif x.is_floating_point():
             assert np.abs(x.numpy() - mean).max() < 1e-6
     classifier = goodfit.load(made)
-    assert np.array_equal(everything(classifier, images(photos)), everything(load_classifier(made.path), images(photos))), "it is one model"
+    assert np.array_equal(everything(classifier, images(photos)), everything(load_predictor(made.path), images(photos))), "it is one model"
     scores = made.read("scores.json")["validation"]
     assert goodfit.evaluate(made)["accuracy"] == scores["accuracy"]
     assert (made.path / "members" / "00" / "model.safetensors").is_file(), "the best single model, to compare it with on test images"
@@ -489,7 +489,7 @@ def test_folds_have_no_validation_image_in_common(runs: Path, photos: Path, tmp_
     assert [row["source"] for row in Run(tmp_path / "made").read("ensemble.json")["candidates"]] == [
         f"../fold-{fold}/model.safetensors" for fold in range(2)
     ]
-    assert "test images alone tell" in said.err
+    assert "only test images show the accuracy of all together" in said.err
     assert Run(tmp_path / "made").read("scores.json") == {}
     refused(command("evaluate", tmp_path / "made"), 2, "no validation image that no member was trained on")
     assert goodfit.evaluate(tmp_path / "made", test=True)["images"] == sum(split == "test" for split in splits.values())
@@ -529,10 +529,10 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
 def test_cycles_that_were_over_before_the_first_step_leave_no_snapshot() -> None:
     """As under a budget in minutes, of which the start-up takes its share."""
     made: Any = SimpleNamespace(snapshots=(0.3, 0.6, 1.0), t=lambda state: 0.4 if state.step == 0 else 0.7)
-    state: Any = SimpleNamespace(step=0, passed=0, snapshots=[])
+    state: Any = SimpleNamespace(step=0, snapshots_taken=0, snapshots=[])
     record_snapshot(state, made)
-    assert (state.passed, state.snapshots) == (1, [])
+    assert (state.snapshots_taken, state.snapshots) == (1, [])
     state.step = 5
     record_snapshot(state, made)
     record_snapshot(state, made)
-    assert (state.passed, state.snapshots) == (2, [5])
+    assert (state.snapshots_taken, state.snapshots) == (2, [5])

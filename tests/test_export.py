@@ -28,7 +28,7 @@ from goodfit.models.weights.saved import WEIGHTS_FILE
 from goodfit.predict import export as module
 from goodfit.predict.graph import Graph
 from goodfit.predict.predictor import Predictor
-from goodfit.study.ensemble.make import make_ensemble
+from goodfit.study.ensemble.assembly import make_ensemble
 from tests.support.command import copied, refused, train
 from tests.support.command import goodfit as command
 
@@ -112,6 +112,7 @@ class Seen(nn.Module):
         return resize_windows(self.preprocess, images, 0, CROP_PLACES)
 
 
+@pytest.mark.slow
 def test_pixels_of_a_traced_graph_are_those_of_pillow() -> None:
     """In ONNX Runtime, whose sines and sums are its own."""
     preprocess = Preprocess((16, 17), (18, 21), 4, "crop")

@@ -12,7 +12,6 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 import goodfit
-from goodfit import api
 from goodfit.core.errors import DataError, Interrupted, UsageError
 from goodfit.core.interval import wilson_interval
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
@@ -20,7 +19,10 @@ from goodfit.core.run import Run
 from goodfit.data.index import TEST, UNASSIGNED, Index
 from goodfit.data.splits import make_splits
 from goodfit.data.store import ArrayStore
-from goodfit.study.folds import deal, deal_groups, deal_stratified, read_groups
+from goodfit.runs.train import RunOptions
+from goodfit.study import cross_validation
+from goodfit.study.cross_validation import train_folds
+from goodfit.study.folds import deal_groups, deal_stratified, make_folds, read_groups
 from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
@@ -46,7 +48,7 @@ def uneven(n: int = 300, seed: int = 0) -> np.ndarray:
 def test_folds_are_disjoint_cover_everything_and_leave_the_test_images(folds: int) -> None:
     index = index_of(uneven())
     splits = make_splits(index, np.ones(len(index), dtype=bool), 0.15, 0)
-    found = deal(index, splits, folds, 0)
+    found = make_folds(index, splits, folds, 0)
     parts = [found.splits(k) for k in range(folds)]
     pool = sorted([*splits.train, *splits.validation])
     assert sorted(np.concatenate([part.validation for part in parts])) == pool, "each image validates once"
@@ -92,15 +94,15 @@ def test_folds_that_cannot_be_are_refused() -> None:
     index = index_of(np.array([0] * 20 + [1] * 20))
     splits = make_splits(index, np.ones(40, dtype=bool), 0.15, 0)
     with pytest.raises(UsageError, match="2 folds or more"):
-        deal(index, splits, 1, 0)
+        make_folds(index, splits, 1, 0)
     pool = len(splits.train) + len(splits.validation)
     with pytest.raises(DataError, match=f"Expected {pool + 1} images"):
-        deal(index, splits, pool + 1, 0)
+        make_folds(index, splits, pool + 1, 0)
     with pytest.raises(DataError, match="Expected 3 groups"):
-        deal(index, splits, 3, 0, {name: str(k % 2) for k, name in enumerate(index.names)})
+        make_folds(index, splits, 3, 0, {name: str(k % 2) for k, name in enumerate(index.names)})
     with pytest.raises(DataError, match=r"every image of class0.*2 groups"):
-        deal(index, splits, 2, 0, {name: "a" if k < 20 else name for k, name in enumerate(index.names)})
-    alone = deal(index, splits, 2, 0, dict.fromkeys(index.names, ""))
+        make_folds(index, splits, 2, 0, {name: "a" if k < 20 else name for k, name in enumerate(index.names)})
+    alone = make_folds(index, splits, 2, 0, dict.fromkeys(index.names, ""))
     assert len(np.unique(alone.fold)) == 2, "an image without a group is a group of its own"
 
 
@@ -165,7 +167,7 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
     photos: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    real = train.train
+    real = cross_validation.train
 
     def stopping(asked: goodfit.Recipe, options: RunOptions) -> Run | None:
         calls.append(options.out.name if options.out else "")
@@ -173,7 +175,7 @@ def test_an_interrupted_fold_goes_on_and_finished_ones_are_kept(
             raise Interrupted("Stopped.")
         return real(asked, options)
 
-    monkeypatch.setattr(api, "run_recipe", stopping)
+    monkeypatch.setattr(cross_validation, "train", stopping)
     out = tmp_path / "cv"
     said = train(photos, out, "--folds", "3")
     refused(said, 130, "Stopped in fold 2 of 3", f"--resume auto --out {out}")
@@ -198,7 +200,7 @@ def test_folds_from_python_leave_their_page(photos: Path, tmp_path: Path) -> Non
     found = train_folds(asked, RunOptions(out), 2)
     text = Page((out / "report.html").read_text()).visible()
     assert f"{100 * found['accuracy']:.1f} % validation accuracy , mean of the folds" in text
-    assert "Those of fold-1 alone" in text and "Linear softmax on pixels" in text
+    assert "Those of fold-1 only" in text and "Linear softmax on pixels" in text
     (out / "report.html").unlink()
     train_folds(asked, RunOptions(out, resume="auto"), 2)
     assert (out / "report.html").is_file(), "of folds that were all finished before, too"
@@ -219,7 +221,7 @@ def test_a_fold_that_was_killed_goes_on_as_if_it_never_was(photos: Path, tmp_pat
     assert Run(tmp_path / "killed").read("folds.json")["state"] == "running"
     first = (tmp_path / "killed" / "fold-1" / "model.safetensors").stat().st_mtime_ns
     again = train(photos, tmp_path / "killed", "--folds", "2", "--resume", "auto", **changes)
-    assert again.code == 0 and "Going on with" in again.err, again.err
+    assert again.code == 0 and "Continuing" in again.err, again.err
     assert (tmp_path / "killed" / "fold-1" / "model.safetensors").stat().st_mtime_ns == first, "the first was not trained again"
     one, other = (Predictions.read(tmp_path / name / PREDICTIONS_FILE) for name in ("whole", "killed"))
     assert one is not None and other is not None

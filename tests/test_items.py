@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ def items_of(node: ast.AST) -> list[str]:
     return []
 
 
-def found() -> dict[str, list[str]]:
+@functools.cache
+def tests_of_items() -> dict[str, list[str]]:
     """The tests of each item."""
     tests: dict[str, list[str]] = {}
     for file in sorted(HERE.glob("test_*.py")):
@@ -40,18 +42,15 @@ def found() -> dict[str, list[str]]:
     return tests
 
 
-FOUND = found()
-
-
 @pytest.mark.parametrize("owner", FINISHED)
 def test_every_item_of_a_finished_owner_has_a_test(owner: str) -> None:
     mine = [item for item, about in ITEMS.items() if about["owner"] == owner and about["kind"] in TESTED]
     assert mine, f'no item has the owner "{owner}"'
-    assert [item for item in mine if item not in FOUND] == []
+    assert [item for item in mine if item not in tests_of_items()] == []
 
 
 def test_every_mark_names_an_item_there_is() -> None:
-    assert {item: tests for item, tests in FOUND.items() if item not in ITEMS} == {}
+    assert {item: tests for item, tests in tests_of_items().items() if item not in ITEMS} == {}
 
 
 def test_marks_are_read_from_source() -> None:
@@ -68,8 +67,7 @@ def not_a_test(): ...
     assert sorted(marks(source)) == [("test_one", "S001"), ("test_one", "S002"), ("test_one", "S003")]
 
 
-def test_the_table_is_whole() -> None:
-    assert list(ITEMS) == sorted(ITEMS)
-    assert len(ITEMS) == 192
+def test_every_item_has_a_kind_and_those_that_are_tested_an_owner_here() -> None:
     assert {about["kind"] for about in ITEMS.values()} == {"check", "feature", "claim", "out"}
-    assert sum(about["owner"] == "parts" and about["kind"] in TESTED for about in ITEMS.values()) == 71
+    owners = {about["owner"] for about in ITEMS.values() if about["kind"] in TESTED}
+    assert owners >= set(FINISHED)

@@ -334,7 +334,7 @@ def test_a_run_starts_from_its_training_images(photos: Path, tmp_path: Path, ini
         augment="none", precision="fp32", layout="contiguous", threads=1,
     )  # fmt: skip
     run = goodfit.train(photos, recipe, out=tmp_path / "run", quiet=True)
-    classifier = goodfit.load(run)
+    (classifier,) = goodfit.load(run).members
     rows = [line.split(",") for line in (run.path / "splits.csv").read_text().splitlines()[1:]]
     boxes = [classifier.preprocess.decode(photos / row[0]) for row in rows if row[2] == "train"]
     stored = torch.from_numpy(np.stack(boxes)).permute(0, 3, 1, 2)

@@ -129,16 +129,16 @@ def test_one_over_t_decay() -> None:
 
 @pytest.mark.item("S101")
 def test_the_rate_of_alexnet_falls_by_ten_on_a_plateau_or_by_hand(tmp_path: Path) -> None:
-    """1e-2, divided by ten whenever validation accuracy stopped improving; here by itself, or by the lever of a person."""
+    """1e-2, divided by ten whenever validation accuracy stopped improving; here by itself, or by hand."""
     plateau = Plateau(0.1, patience=3)
     scores = [0.1, 0.2, 0.3, 0.3, 0.29, 0.3, 0.35, 0.35, 0.35, 0.35]
     rates = [1e-2 * plateau(scores[:n]) for n in range(1, len(scores) + 1)]
     assert rates == pytest.approx([1e-2] * 5 + [1e-3] * 4 + [1e-4])
-    lever = ManualLrFactor(tmp_path / "lever")
-    assert lever(7) == 1.0
-    lever.pull(0.1)
-    assert lever(8) == pytest.approx(0.1)
-    assert ManualLrFactor(tmp_path / "lever")(8) == pytest.approx(0.1), "and stays pulled for who resumes"
+    factor = ManualLrFactor(tmp_path / "lever")
+    assert factor(7) == 1.0
+    factor.request(0.1)
+    assert factor(8) == pytest.approx(0.1)
+    assert ManualLrFactor(tmp_path / "lever")(8) == pytest.approx(0.1), "and stays so for a run that is resumed"
     assert ManualLrFactor(tmp_path / "lever")(3) == 1.0, "but not before its step"
 
 

@@ -293,7 +293,8 @@ def unequal(n: int = 50, soft_share: float = 0.0) -> tuple[nn.Module, Batch]:
     torch.manual_seed(0)
     labels = torch.arange(n) ** 2 % 4
     targets = (1 - soft_share) * one_hot(labels, 4).double() + soft_share * soft(n, 4)
-    return nn.Linear(6, 4).double(), Batch(torch.randn(n, 6, dtype=torch.float64), targets, torch.arange(n))
+    chance = Chance.of(0, torch.arange(n))
+    return nn.Linear(6, 4).double(), Batch(torch.randn(n, 6, dtype=torch.float64), targets, torch.arange(n), chance)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
@@ -339,7 +340,7 @@ def test_weighted_hessian_is_that_of_the_weighted_mean() -> None:
         return Plan(loss, lengths, lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0, (L2(0.1),))
 
     state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=2)
-    objective = Objective(state, batch, plan(WeightedLoss(Softmax(), GIVEN)), Chance.of(0, torch.arange(40)), 0.0)  # type: ignore[arg-type]
+    objective = Objective(state, batch, plan(WeightedLoss(Softmax(), GIVEN)), 0.0)  # type: ignore[arg-type]
     parameters = tuple(p.detach().clone() for p in model.parameters())
 
     def plain(weight: Tensor, bias: Tensor) -> Tensor:
@@ -363,7 +364,7 @@ def test_the_objective_clips_by_norm_and_then_by_value(norm: float, value: float
     expected = [p.grad.clamp(-value, value) if value else p.grad.clone() for p in parameters if p.grad is not None]
     lengths = Lengths(1, 40, Length.read("1 epoch"))
     plan = Plan(Softmax(), lengths, lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0, clip=norm, clip_value=value)
-    Objective(State.start(model, torch.optim.SGD(parameters, lr=0.1)), batch, plan, Chance.of(0, torch.arange(40)), 0.0)()
+    Objective(State.start(model, torch.optim.SGD(parameters, lr=0.1)), batch, plan, 0.0)()
     for p, wanted in zip(parameters, expected, strict=True):
         torch.testing.assert_close(p.grad, wanted)
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
+from goodfit.core.chance import Chance
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.layers.noise import Dropconnect, Dropout, GaussianNoise, StochasticDepth, mask_weights
@@ -275,10 +276,8 @@ class Random:
 
     def stream(self, start: int):  # type: ignore[no-untyped-def]
         for step in itertools.count(start):
-            yield Batch(images(8, 3, 8, 8, seed=step), one_hot(torch.arange(8) % 3, 3), torch.arange(8))
-
-    def places(self, step: int) -> tuple[int, Tensor]:
-        return 0, torch.arange(8)
+            chance = Chance.of(0, torch.arange(8), "augment", 0)
+            yield Batch(images(8, 3, 8, 8, seed=step), one_hot(torch.arange(8) % 3, 3), torch.arange(8), chance)
 
 
 NETS = [
@@ -288,7 +287,7 @@ NETS = [
     "mlp((16,), drop=gaussian_noise(0.5))",
     "convnet(4, pool=fractional_max(1.5), act=prelu)",
     "convnet(4, drop=stochastic_depth(0.3, ramp='linear'), act=maxout, order='act_norm')",
-    "resnet(branch=stochastic_depth(0.5, ramp='linear'))",
+    "resnet(20, branch=stochastic_depth(0.5, ramp='linear'))",
 ]
 
 

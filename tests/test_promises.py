@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import goodfit
 from goodfit.core.errors import Terminated
 from goodfit.core.run import Run
+from goodfit.predict.predictor import load_classifier
 from tests.support.command import goodfit as command
 from tests.support.photos import make_photos
 from tests.support.process import start_command
@@ -194,14 +195,12 @@ def test_predict_is_evaluate_from_anywhere_without_the_data(tmp_path: Path, monk
     for name in names:
         (kept / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(photos / name, kept / name)
-    from goodfit.recipe.source import open_images
-
     used = goodfit.Recipe.from_toml(run.path / "recipe.toml")
-    data = open_images(used)
-    classifier = goodfit.load(run)
+    data = goodfit.open_images(used)
+    classifier = load_classifier(run.path)
     stored = data.pixels.read_exact(data.rows("validation")).numpy()
     assert np.array_equal(stored, np.stack([classifier.preprocess.decode(kept / name) for name in names]))
-    expected = torch.cat([classifier.probabilities(torch.from_numpy(x)[None].permute(0, 3, 1, 2)) for x in stored])
+    expected = torch.cat([classifier.center_probabilities(torch.from_numpy(x)[None].permute(0, 3, 1, 2)) for x in stored])
 
     moved = shutil.move(run.path, tmp_path / "elsewhere" / "run")
     shutil.rmtree(photos)

@@ -10,12 +10,12 @@ import pytest
 from goodfit.core.run import Run
 from goodfit.report.pages.run import render_run
 from tests.support.fake_run import Page, log_lines, make_run, replace_log
-from tests.support.trees import changed, paths_of
+from tests.support.trees import all_values, changed, paths_of, some_values
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return make_run(tmp_path / "20260802-animals")
+    return make_run(tmp_path / "20260802-animals", steps=240)
 
 
 def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
@@ -50,24 +50,26 @@ def test_damaged_files_are_named_and_do_no_harm(run: Run, file: str, content: st
     assert ("Files that could not be read: " + file in page.visible()) == (not content.startswith('{"'))
 
 
-def test_every_key_may_be_missing_or_of_another_kind(run: Run) -> None:
+@all_values
+def test_every_key_may_be_missing_or_of_another_kind(run: Run, values: int) -> None:
     """Each value of each file in turn is dropped, and replaced by text, a number, null, a list and a dictionary."""
     replace_log(run, log_lines(24, 12))
     for file in ("about.json", "scores.json", "worst.json"):
         whole = run.read(file)
         for keys in paths_of(whole):
-            for value in (..., "x", 7, None, [1, None], {"a": "b"}):
+            for value in some_values(keys, values):
                 (run.path / file).write_text(json.dumps(changed(whole, keys, value)))
                 render_run(run.path)
         run.write(file, whole)
 
 
-def test_log_lines_may_be_of_any_shape(run: Run) -> None:
+@all_values
+def test_log_lines_may_be_of_any_shape(run: Run, values: int) -> None:
     """Each value of a training and of an evaluation line in turn, as above, and lines that are no dictionaries."""
     lines = log_lines(24, 12)
     for place in (0, next(k for k, line in enumerate(lines) if line["kind"] == "evaluate")):
         for keys in paths_of(lines[place]):
-            for value in (..., "x", -7, None, [1, None], {"a": "b"}):
+            for value in some_values(keys, values):
                 replace_log(run, [*lines[:place], changed(lines[place], keys, value), *lines[place + 1 :]])
                 render_run(run.path)
     (run.path / "log.jsonl").write_bytes(b"3\nnull\n[]\n{}\n\xff\xfe\n")

@@ -20,7 +20,7 @@ from tests.support.command import FAST, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page, calibration_of, make_run
 from tests.support.fake_study import WARNING, make_ensemble, make_folds, make_search
-from tests.support.trees import changed, paths_of
+from tests.support.trees import all_values, changed, paths_of, some_values
 
 Make = Callable[[Path], Run]
 MAKES = {"ensemble": make_ensemble, "search": make_search, "folds": make_folds}
@@ -64,12 +64,13 @@ def test_pages_load_nothing_and_lead_where_there_is_something(tmp_path: Path, ki
     assert "default-src 'none'" in policy
 
 
+@all_values
 @pytest.mark.parametrize("file", FILES)
-def test_every_key_may_be_missing_or_of_another_kind(tmp_path: Path, file: str) -> None:
+def test_every_key_may_be_missing_or_of_another_kind(tmp_path: Path, file: str, values: int) -> None:
     run = MAKES[FILES[file]](tmp_path / "it")
     whole = run.read(file)
     for keys in paths_of(whole):
-        for value in (..., "x", 7, -7, None, [1, None], {"a": "b"}):
+        for value in some_values(keys, values):
             (run.path / file).write_text(json.dumps(changed(whole, keys, value)))
             render_report(run.path)
     for content in ("", "{", "[]", "\xff"):

@@ -24,34 +24,34 @@ from goodfit.core.run import Run
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import SEATS, Recipe
 from goodfit.study.search import worker as worker_module
-from goodfit.study.search.defaults import default_texts, drawn_part, filled, has_default
-from goodfit.study.search.plan import Plan, scaled
-from goodfit.study.search.refine import drawn, edge, grid, refined
-from goodfit.study.search.results import results, table
-from goodfit.study.search.settle import settled
+from goodfit.study.search.defaults import default_space, draw_part, fill_defaults, has_default
+from goodfit.study.search.plan import SearchPlan, scale_length
+from goodfit.study.search.refine import draw_values, find_edge, grid_values, refine_axes
+from goodfit.study.search.results import collect_results, format_results
+from goodfit.study.search.search import Search, begin_search, work_on
 from goodfit.study.search.space import Axis, Space, read_texts
-from goodfit.study.search.work import Search, begin, work
+from goodfit.study.search.trial_recipe import recipe_of_trial
 from goodfit.study.search.worker import Worker
 from tests.support.command import FAST, goodfit, refused
 from tests.support.process import Forked, wait_until
-from tests.support.search import BASE, KNOWN, hill, work_slowly, work_until_stopped
+from tests.support.search import BASE, CATALOG, hill, work_slowly, work_until_stopped
 
 SPACE = {"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)", "model.width": "one_of(8, 16)"}
 
 
-def plan(method: Any = "fine", trials: int = 10, **more: Any) -> Plan:
-    return Plan(**{"space": SPACE, "method": method, "trials": trials, "each": "9 epochs", "full": "9 epochs", "seed": 3, **more})
+def plan(method: Any = "fine", trials: int = 10, **more: Any) -> SearchPlan:
+    return SearchPlan(**{"space": SPACE, "method": method, "trials": trials, "each": "9 epochs", "full": "9 epochs", "seed": 3, **more})
 
 
 def searched(folder: Path, method: Any = "fine", trials: int = 10, train: Callable[[Recipe, Path], float] = hill, **more: Any) -> Search:
-    search = begin(folder, plan(method, trials, **more), BASE)
-    work(search, train)
+    search = begin_search(folder, plan(method, trials, **more), BASE)
+    work_on(search, train)
     return search
 
 
 def story(search: Search) -> list[tuple[object, ...]]:
     """What a search did, apart from who did it when."""
-    return sorted((row.stage, row.place, str(row.values), row.value, row.state, row.origin, row.parent) for row in search.trials.rows())
+    return sorted((row.stage, row.place, str(row.values), row.value, row.state, row.origin, row.parent) for row in search.trials.all())
 
 
 # ---- the space ---------------------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_a_space_is_written_in_the_language_of_recipes() -> None:
     texts = read_texts(["optimizer=sgd(log(0.01, 1), momentum=one_of(0.9, 0.95))", 'model=one_of("resnet(18)", "swift(64)")',
                         "augment=flip | crop(integers(1, 4)) | jitter(uniform(0, 0.5))", "batch-size=one_of(32, 64)",
                         'budget=one_of("5 epochs", "10 epochs")'])  # fmt: skip
-    space = Space.read(texts, KNOWN)
+    space = Space.read(texts, CATALOG)
     assert [str(axis) for axis in space.axes] == [
         "log(0.01, 1)", "one_of(0.9, 0.95)", "one_of(resnet(18), swift(64))", "integers(1, 4)", "uniform(0, 0.5)", "one_of(32, 64)",
         "one_of(5 epochs, 10 epochs)",
@@ -70,7 +70,7 @@ def test_a_space_is_written_in_the_language_of_recipes() -> None:
     assert names[:3] == ["optimizer.lr", "optimizer.momentum", "model"]
     assert names[3].startswith("augment.crop.") and names[4].startswith("augment.jitter.")
     values = dict(zip(names, (0.03, "0.95", "swift(64)", 3, 0.25, "64", "5 epochs"), strict=True))
-    recipe = settled(BASE, space, values, KNOWN)
+    recipe = recipe_of_trial(BASE, space, values, CATALOG)
     assert recipe.optimizer == "sgd(0.03, momentum=0.95)"
     assert (recipe.model, recipe.augment, recipe.batch_size, recipe.budget) == (
         "swift(64)",
@@ -82,15 +82,18 @@ def test_a_space_is_written_in_the_language_of_recipes() -> None:
 
 def test_settings_of_parts_and_short_words() -> None:
     texts = {"lr": "log(0.01, 1)", "model.drop": "dropout(uniform(0, 0.5))", "model.width": "one_of(8, 16)", "strength": "uniform(0, 1)"}
-    space = Space.read(texts, KNOWN)
-    recipe = settled(BASE, space, {"lr": 0.2, "model.drop.p": 0.3, "model.width": "16", "strength": 0.5}, KNOWN)
-    made: dict[str, Any] = make_parts(recipe, KNOWN)
+    space = Space.read(texts, CATALOG)
+    recipe = recipe_of_trial(BASE, space, {"lr": 0.2, "model.drop.p": 0.3, "model.width": "16", "strength": 0.5}, CATALOG)
+    made: dict[str, Any] = make_parts(recipe, CATALOG)
     assert made["optimizer"].lr == 0.2
     assert (made["model"].width, made["model"].drop.p) == (16, 0.3)
-    assert [part.p for part in made["augment"].parts] == [part.scaled(0.5).p for part in KNOWN.make(BASE.augment, "augment").parts]  # type: ignore[attr-defined]
-    nested = Space.read({"optimizer.around.lr": "log(0.01, 1)"}, KNOWN)
-    recipe = settled(BASE.but(optimizer="sam(around=sgd(0.1))"), nested, {"optimizer.around.lr": 0.7}, KNOWN)
-    assert make_parts(recipe, KNOWN)["optimizer"].around.lr == 0.7  # type: ignore[attr-defined]
+    assert [part.p for part in made["augment"].parts] == [part.scaled(0.5).p for part in CATALOG.make(BASE.augment, "augment").parts]  # type: ignore[attr-defined]
+    lengths = Space.read({"schedule.length": 'one_of("1 epoch", "2 epochs")'}, CATALOG)
+    recipe = recipe_of_trial(BASE.but(schedule="warmup(0.05)"), lengths, {"schedule.length": "2 epochs"}, CATALOG)
+    assert recipe.schedule == "warmup(length='2 epochs')", "a choice that is no expression is text"
+    nested = Space.read({"optimizer.around.lr": "log(0.01, 1)"}, CATALOG)
+    recipe = recipe_of_trial(BASE.but(optimizer="sam(around=sgd(0.1))"), nested, {"optimizer.around.lr": 0.7}, CATALOG)
+    assert make_parts(recipe, CATALOG)["optimizer"].around.lr == 0.7  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -104,30 +107,30 @@ def test_settings_of_parts_and_short_words() -> None:
         ({"model": "one_of()"}, "different choices"),
         ({"model": "one_of(swift(integers(8, 16)), convnet)"}, "cannot draw again"),
         ({"lr": "0.1"}, "draws something"),
-        ({"lr": "log(0.1, 1"}, "does not read"),
-        ({"budget.x": "log(0.1, 1)"}, "holds none"),
+        ({"lr": "log(0.1, 1"}, "cannot be parsed"),
+        ({"budget.x": "log(0.1, 1)"}, "holds no part"),
         ({"optimizer": "sgd(log(0.1, 1))", "optimizer.lr": "log(0.1, 1)"}, "twice"),
     ],
 )
 def test_wrong_spaces_are_refused(texts: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said.replace("(", "\\(")):
-        Space.read(texts, KNOWN)
+        Space.read(texts, CATALOG)
 
 
 def test_a_space_that_does_not_go_with_the_recipe_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     for texts, said in (({"model.depth": "one_of(18, 34)"}, "setting of convnet"), ({"optimizer.momentum": "uniform(1, 2)"}, "momentum")):
         with pytest.raises(UsageError, match=said):
-            begin(tmp_path / "s", plan(space=texts), BASE)
+            begin_search(tmp_path / "s", plan(space=texts), BASE)
     for method in ("grid", "halving"):
         with pytest.raises(UsageError, match="--trials"):
-            begin(tmp_path / "s", plan(method, 0), BASE)
+            begin_search(tmp_path / "s", plan(method, 0), BASE)
     assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.item("S128")
 def test_the_default_space_has_what_the_lecture_plays_with() -> None:
-    texts = default_texts(BASE, KNOWN)
-    axes = {axis.name: axis for axis in Space.read(texts, KNOWN).axes}
+    texts = default_space(BASE, CATALOG)
+    axes = {axis.name: axis for axis in Space.read(texts, CATALOG).axes}
     assert {axes[name].law for name in ("lr", "optimizer.weight_decay")} == {"log"}
     assert axes["lr"].low < 0.1 < axes["lr"].high
     assert axes["model.width"].choices == ("4", "8", "16")
@@ -135,49 +138,51 @@ def test_the_default_space_has_what_the_lecture_plays_with() -> None:
     for model in ("resnet(18)", "linear", "mlp", "mobilenet_v2", "vgg"):
         for optimizer in ("adamw", "sam(around=sgd(0.1))", "muon", "lbfgs"):
             base = BASE.but(model=model, optimizer=optimizer)
-            space = Space.read(default_texts(base, KNOWN), KNOWN)
+            space = Space.read(default_space(base, CATALOG), CATALOG)
             for u in (0.0, 0.5, 1.0):
-                settled(base, space, {axis.name: axis.at(u) for axis in space.axes}, KNOWN)
+                recipe_of_trial(base, space, {axis.name: axis.value_at(u) for axis in space.axes}, CATALOG)
 
 
 def test_every_part_has_a_default_space_that_its_recipe_takes() -> None:
     """Over the whole catalog: whatever is drawn makes a part; a part without settings to draw is refused."""
     searched, plain = 0, 0
     for seat in SEATS:
-        for name in KNOWN.kinds.get(seat, {}):
+        for name in CATALOG.kinds.get(seat, {}):
             base = BASE.but(**{seat: name})
             try:
-                texts = filled({seat: ""}, base, KNOWN)
+                texts = fill_defaults({seat: ""}, base, CATALOG)
             except UsageError as error:
                 assert "nothing that is searched by default" in str(error)
                 plain += 1
                 continue
             searched += 1
-            space = Space.read(texts, KNOWN)
+            space = Space.read(texts, CATALOG)
             for place in range(30):
-                settled(base, space, drawn(space.axes, 0, "random", place), KNOWN)
+                recipe_of_trial(base, space, draw_values(space.axes, 0, "random", place), CATALOG)
             for u in (0.0, 0.999):
-                settled(base, space, {axis.name: axis.at(u) for axis in space.axes}, KNOWN)
-                settled(base, space, {axis.name: axis.at(u if i % 2 else 0.999 - u) for i, axis in enumerate(space.axes)}, KNOWN)
+                recipe_of_trial(base, space, {axis.name: axis.value_at(u) for axis in space.axes}, CATALOG)
+                recipe_of_trial(
+                    base, space, {axis.name: axis.value_at(u if i % 2 else 0.999 - u) for i, axis in enumerate(space.axes)}, CATALOG
+                )
     assert searched > 70 and plain < 25
 
 
 def test_defaults_go_by_the_types_of_settings() -> None:
     words = ["lr=log(0.0033, 1)", "momentum=one_of(0.7, 0.9, 0.966667)", "nesterov=one_of(True, False)", "weight_decay=log(1e-05, 0.01)"]
-    assert drawn_part(KNOWN.make("sgd(0.1)", "optimizer")) == f"sgd({', '.join(words)}, form='step')"
-    assert drawn_part(KNOWN.make("flip | crop(2)", "augment")).count(" | ") == 1
-    assert "around=sgd(lr=log(0.0033, 1)" in drawn_part(KNOWN.make("sam(around=sgd(0.1))", "optimizer")), "a part in a part of its kind"
-    assert "eps=1e-08" in drawn_part(KNOWN.make("adam", "optimizer")), "a guard against zero is nothing to search"
-    texts = filled({"optimizer.momentum": "", "lr": "", "strength": "", "model.width": "one_of(4, 8)"}, BASE, KNOWN)
+    assert draw_part(CATALOG.make("sgd(0.1)", "optimizer")) == f"sgd({', '.join(words)}, form='step')"
+    assert draw_part(CATALOG.make("flip | crop(2)", "augment")).count(" | ") == 1
+    assert "around=sgd(lr=log(0.0033, 1)" in draw_part(CATALOG.make("sam(around=sgd(0.1))", "optimizer")), "a part in a part of its kind"
+    assert "eps=1e-08" in draw_part(CATALOG.make("adam", "optimizer")), "a guard against zero is nothing to search"
+    texts = fill_defaults({"optimizer.momentum": "", "lr": "", "strength": "", "model.width": "one_of(4, 8)"}, BASE, CATALOG)
     assert texts == {
         "optimizer.momentum": "one_of(0.7, 0.9, 0.966667)",
         "lr": "log(0.0033, 1)",
         "strength": "uniform(0, 1)",
         "model.width": "one_of(4, 8)",
     }
-    erase = drawn_part(KNOWN.make("erase", "augment"))
+    erase = draw_part(CATALOG.make("erase", "augment"))
     assert "area=(log(0.002, 0.063), log(0.063, 0.2))" in erase, "ends of a range do not cross"
-    assert "drop=dropout(uniform(0, 0.5))" in drawn_part(KNOWN.make("vgg", "model"))
+    assert "drop=dropout(uniform(0, 0.5))" in draw_part(CATALOG.make("vgg", "model"))
     for key, said in (
         ("seed", "Expected a space for"),
         ("nonsense", "Expected a space for"),
@@ -185,9 +190,9 @@ def test_defaults_go_by_the_types_of_settings() -> None:
         ("augment.crop", "no settings of its own"),
     ):
         with pytest.raises(UsageError, match=said):
-            filled({key: ""}, BASE, KNOWN)
+            fill_defaults({key: ""}, BASE, CATALOG)
     with pytest.raises(UsageError, match=r'setting of sgd "momentun"\. Did you mean "momentum"'):
-        filled({"optimizer.momentun": ""}, BASE, KNOWN)
+        fill_defaults({"optimizer.momentun": ""}, BASE, CATALOG)
     assert has_default("optimizer") and has_default("lr") and not has_default("seed") and not has_default("nonsense")
 
 
@@ -229,12 +234,12 @@ def test_parts_of_ones_own_have_defaults_or_none(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(MILDER)
     known = load_catalog([tmp_path / "own.py"])
     base = BASE.but(augment="flip | my_tone")
-    assert "strength" not in default_texts(base, known), "what cannot be made milder is not drawn by strength"
+    assert "strength" not in default_space(base, known), "what cannot be made milder is not drawn by strength"
     with pytest.raises(UsageError, match="cannot be scaled"):
-        settled(base, Space.read({"strength": "uniform(0, 1)"}, known), {"strength": 0.5}, known)
+        recipe_of_trial(base, Space.read({"strength": "uniform(0, 1)"}, known), {"strength": 0.5}, known)
     with pytest.raises(UsageError, match="cannot be made milder"):
         known.make("my_tone", "augment").scaled(0.5)  # type: ignore[attr-defined]
-    assert drawn_part(known.make("fussy", "augment")) == "fussy(level=log(0.2, 2), p=log(0.05, 5))"
+    assert draw_part(known.make("fussy", "augment")) == "fussy(level=log(0.2, 2), p=log(0.05, 5))"
 
 
 def test_parts_tells_what_a_search_draws_under_the_card_of_its_kind() -> None:
@@ -251,35 +256,35 @@ def test_parts_tells_what_a_search_draws_under_the_card_of_its_kind() -> None:
 def test_a_log_axis_draws_each_decade_equally_often() -> None:
     n = 4000
     axis = Axis("lr", "log", 1e-4, 1.0)
-    draws = np.array([axis.drawn(0, "coarse", i) for i in range(n)], dtype=float)
+    draws = np.array([axis.draw(0, "coarse", i) for i in range(n)], dtype=float)
     counts = np.histogram(np.log10(draws), bins=4, range=(-4, 0))[0]
     assert counts.sum() == n
     assert ((counts - n / 4) ** 2 / (n / 4)).sum() < 16.27, counts  # chi-square with 3 degrees of freedom, 1 in 1000
-    plain = np.array([Axis("lr", "uniform", 1e-4, 1.0).drawn(0, "coarse", i) for i in range(n)], dtype=float)
+    plain = np.array([Axis("lr", "uniform", 1e-4, 1.0).draw(0, "coarse", i) for i in range(n)], dtype=float)
     assert (plain > 0.1).mean() > 0.85, "drawn evenly, the top decade takes nine tenths"
 
 
 @pytest.mark.item("S129")
 def test_nine_random_trials_have_nine_values_of_each_number_and_a_grid_three() -> None:
-    axes = Space.read({"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)"}, KNOWN).axes
+    axes = Space.read({"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)"}, CATALOG).axes
     for seed in range(20):
-        rows = [drawn(axes, seed, "random", place) for place in range(9)]
+        rows = [draw_values(axes, seed, "random", place) for place in range(9)]
         assert all(len({row[axis.name] for row in rows}) == 9 for axis in axes)
-    rows = grid(axes, 9)
+    rows = grid_values(axes, 9)
     assert len(rows) == 9
     assert all(len({row[axis.name] for row in rows}) == 3 for axis in axes)
     assert [round(math.log10(float(x)), 3) for x in sorted({row["lr"] for row in rows})] == [-3.333, -2.0, -0.667]
 
 
 def test_draws_know_only_seed_stage_place_and_name() -> None:
-    axes = Space.read(SPACE, KNOWN).axes
-    assert drawn(axes, 1, "coarse", 5) == {axis.name: axis.drawn(1, "coarse", 5) for axis in reversed(axes)}
-    assert drawn(axes, 1, "coarse", 5) != drawn(axes, 2, "coarse", 5)
+    axes = Space.read(SPACE, CATALOG).axes
+    assert draw_values(axes, 1, "coarse", 5) == {axis.name: axis.draw(1, "coarse", 5) for axis in reversed(axes)}
+    assert draw_values(axes, 1, "coarse", 5) != draw_values(axes, 2, "coarse", 5)
     whole = Axis("n", "integers", 2, 5)
-    assert Counter(whole.drawn(0, "x", i) for i in range(4000)).keys() == {2, 3, 4, 5}
+    assert Counter(whole.draw(0, "x", i) for i in range(4000)).keys() == {2, 3, 4, 5}
     for axis in (*axes, whole):
         for u in (0.0, 0.3, 1.0):
-            assert axis.at(axis.place(axis.at(u))) == axis.at(u)
+            assert axis.value_at(axis.position_of(axis.value_at(u))) == axis.value_at(u)
 
 
 # ---- coarse to fine ----------------------------------------------------------------------------------------------------------------
@@ -288,19 +293,19 @@ def test_draws_know_only_seed_stage_place_and_name() -> None:
 @pytest.mark.item("S131")
 def test_the_fine_stage_draws_inside_the_widened_hull_of_the_best(tmp_path: Path) -> None:
     search = searched(tmp_path / "s", trials=40)
-    rows = search.trials.rows()
+    rows = search.trials.all()
     coarse = sorted((row for row in rows if row.stage == "coarse"), key=lambda row: -(row.value or 0))[:5]
     fine = [row for row in rows if row.stage == "fine"]
     assert len(fine) == 20
     for axis in search.space.axes[:2]:
-        places = [axis.place(row.values[axis.name]) for row in coarse]
+        places = [axis.position_of(row.values[axis.name]) for row in coarse]
         pad = 0.1 * (max(places) - min(places)) + 0.021
-        assert all(min(places) - pad <= axis.place(row.values[axis.name]) <= max(places) + pad for row in fine)
+        assert all(min(places) - pad <= axis.position_of(row.values[axis.name]) <= max(places) + pad for row in fine)
     widths = [
         max(x) - min(x) for x in ([math.log10(float(row.values["lr"])) for row in rows if row.stage == s] for s in ("coarse", "fine"))
     ]
     assert widths[1] < 0.7 * widths[0]
-    assert not search.trials.notes()["warnings"]
+    assert not search.trials.read_notes()["warnings"]
 
 
 @pytest.mark.item("S131")
@@ -312,7 +317,7 @@ def test_the_best_at_an_edge_warns_and_extends_the_range_where_a_recipe_takes_it
         Axis("act", "one_of", choices=("a", "b", "c")),
     )
     best = [{"lr": 0.098, "p": 0.001, "n": 9, "act": "c"}, {"lr": 0.02, "p": 0.2, "n": 7, "act": "a"}]
-    made, warnings = refined(axes, best, lambda axis, value: axis.name != "p")
+    made, warnings = refine_axes(axes, best, lambda axis, value: axis.name != "p")
     assert made[0].high == pytest.approx(0.1 * 10**0.5) and 0.01 < made[0].low < 0.02
     assert (made[1].low, made[1].high) == (0.0, pytest.approx(0.22, abs=0.01))
     assert made[2].low <= 7 and made[2].high > 9
@@ -320,14 +325,14 @@ def test_the_best_at_an_edge_warns_and_extends_the_range_where_a_recipe_takes_it
     assert [text.split(" of ")[0] for text in warnings] == ["The best lr", "The best p", "The best n"]
     assert "extended to 0.316" in warnings[0] and "upper edge" in warnings[0]
     assert "no recipe takes values beyond" in warnings[1]
-    assert not edge(axes[0], 0.01)
+    assert not find_edge(axes[0], 0.01)
 
 
 def test_an_optimum_beyond_the_range_is_reached_by_extending_it(tmp_path: Path) -> None:
     search = searched(tmp_path / "s", trials=40, space={"lr": "log(1e-5, 0.005)"})
-    assert "lies at the upper edge" in search.trials.notes()["warnings"][0]
-    assert max(float(row.values["lr"]) for row in search.trials.rows()) > 0.005
-    assert "Warning: The best lr" in table(results(search))
+    assert "lies at the upper edge" in search.trials.read_notes()["warnings"][0]
+    assert max(float(row.values["lr"]) for row in search.trials.all()) > 0.005
+    assert "Warning: The best lr" in format_results(collect_results(search))
 
 
 # ---- methods -----------------------------------------------------------------------------------------------------------------------
@@ -342,11 +347,11 @@ def test_halving_compares_whole_trainings_at_equal_progress(tmp_path: Path) -> N
 
     search = searched(tmp_path / "s", "halving", 9, train, keep=1, copies=1)
     assert lengths == ["1 epoch"] * 9 + ["3 epochs"] * 3 + ["9 epochs"] + ["9 epochs"]
-    rows = search.trials.rows()
+    rows = search.trials.all()
     first = sorted((row for row in rows if row.stage == "rung1"), key=lambda row: -(row.value or 0))
     assert [row.parent for row in rows if row.stage == "rung2"] == [row.place for row in first[:3]]
-    assert results(search).winner == next(row for row in rows if row.stage == "rung3")
-    assert [scaled(text, 1 / 3) for text in ("9 epochs", "100 steps", "3 min", "2 epochs")] == [
+    assert collect_results(search).winner == next(row for row in rows if row.stage == "rung3")
+    assert [scale_length(text, 1 / 3) for text in ("9 epochs", "100 steps", "3 min", "2 epochs")] == [
         "3 epochs",
         "33 steps",
         "60 seconds",
@@ -356,24 +361,24 @@ def test_halving_compares_whole_trainings_at_equal_progress(tmp_path: Path) -> N
 
 def test_tpe_draws_within_the_space_and_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     whole = searched(tmp_path / "whole", "tpe", 14)
-    assert all(1e-4 <= float(row.values["lr"]) <= 1 and row.values["model.width"] in ("8", "16") for row in whole.trials.rows())
-    assert len({row.values["lr"] for row in whole.trials.rows() if row.stage == "tpe"}) == 14
-    stopped = begin(tmp_path / "stopped", plan("tpe", 14), BASE)
+    assert all(1e-4 <= float(row.values["lr"]) <= 1 and row.values["model.width"] in ("8", "16") for row in whole.trials.all())
+    assert len({row.values["lr"] for row in whole.trials.all() if row.stage == "tpe"}) == 14
+    stopped = begin_search(tmp_path / "stopped", plan("tpe", 14), BASE)
     with pytest.raises(KeyboardInterrupt):
-        work(stopped, stopping(12))
-    work(Search(tmp_path / "stopped"), hill)
+        work_on(stopped, stopping(12))
+    work_on(Search(tmp_path / "stopped"), hill)
     assert story(Search(tmp_path / "stopped")) == story(whole)
 
 
 def test_a_grid_and_a_random_search_try_what_they_are_to(tmp_path: Path) -> None:
     search = searched(tmp_path / "grid", "grid", 9, space={"lr": "log(1e-4, 1)", "optimizer.momentum": "uniform(0, 0.99)"}, keep=0)
-    assert [row.values for row in search.trials.rows()] == grid(search.space.axes, 9)
+    assert [row.values for row in search.trials.all()] == grid_values(search.space.axes, 9)
     with pytest.raises(UsageError, match="cannot be made longer"):
-        search.reopen(16)
+        search.extend(16)
     search = searched(tmp_path / "random", "random", 6, keep=0)
-    search.reopen(8)
-    work(search, hill)
-    assert [row.values for row in search.trials.rows()] == [drawn(search.space.axes, 3, "random", i) for i in range(8)]
+    search.extend(8)
+    work_on(search, hill)
+    assert [row.values for row in search.trials.all()] == [draw_values(search.space.axes, 3, "random", i) for i in range(8)]
 
 
 # ---- the winner, and luck ----------------------------------------------------------------------------------------------------------
@@ -384,35 +389,35 @@ def test_the_best_are_trained_anew_and_luck_is_what_did_not_come_again(tmp_path:
         """The third trial is lucky with the search's seed alone."""
         if recipe.seed == BASE.seed:
             return 0.95 if out.name == "0002" else 0.8 - 0.01 * int(out.name)
-        part: Any = make_parts(recipe, KNOWN)["optimizer"]
+        part: Any = make_parts(recipe, CATALOG)["optimizer"]
         return 0.6 if part.lr == lr_of[2] else 0.75 + 0.02 * recipe.seed
 
-    axes = Space.read(SPACE, KNOWN).axes
-    lr_of = [drawn(axes, 3, "random", i)["lr"] for i in range(6)]
+    axes = Space.read(SPACE, CATALOG).axes
+    lr_of = [draw_values(axes, 3, "random", i)["lr"] for i in range(6)]
     search = searched(tmp_path / "s", "random", 6, lucky, keep=3, copies=2)
-    found = results(search)
+    found = collect_results(search)
     assert [row.place for row in found.ranking[:3]] == [2, 0, 1]
-    assert [one.row.place for one in found.finalists] == [0, 1, 2], "equal means stay in the order of the search"
+    assert [one.trial.place for one in found.finalists] == [0, 1, 2], "equal means stay in the order of the search"
     assert [one.fresh for one in found.finalists] == [(0.77, 0.79), (0.77, 0.79), (0.6, 0.6)]
     assert found.finalists[2].luck == pytest.approx(0.35)
     assert found.winner is not None and found.winner.place == 0
     assert found.luck == pytest.approx(0.80 - 0.78)
     assert found.lead == pytest.approx(0.80 - np.median([0.95, 0.8, 0.79, 0.77, 0.76, 0.75]))
-    text = table(found)
-    assert "Luck: of the 2.00 points" in text and "Winner: random/0000" in text
-    finals = [row for row in search.trials.rows() if row.stage == "final"]
+    text = format_results(found)
+    assert "Luck: of its lead of 2.00 points" in text and "Winner: random/0000" in text
+    finals = [row for row in search.trials.all() if row.stage == "final"]
     assert [(row.parent, row.copy) for row in finals] == [(2, 1), (0, 1), (1, 1), (2, 2), (0, 2), (1, 2)]
-    assert [search.recipe(row).seed for row in finals] == [1, 1, 1, 2, 2, 2]
+    assert [search.recipe_of(row).seed for row in finals] == [1, 1, 1, 2, 2, 2]
 
 
 def test_importance_finds_the_value_that_matters(tmp_path: Path) -> None:
-    found = results(searched(tmp_path / "s", "random", 30, keep=0))
+    found = collect_results(searched(tmp_path / "s", "random", 30, keep=0))
     assert next(iter(found.importance)) == "lr"
     assert found.importance["lr"] > 0.6
     assert sum(found.importance.values()) == pytest.approx(1)
     json.dumps(found.plain())
     search = Search(tmp_path / "s")
-    assert results(search, brief=True) == dataclasses.replace(results(search), importance={})
+    assert collect_results(search, with_importance=False) == dataclasses.replace(collect_results(search), importance={})
 
 
 def test_trials_that_diverge_or_fail_are_kept_and_said(tmp_path: Path) -> None:
@@ -424,9 +429,9 @@ def test_trials_that_diverge_or_fail_are_kept_and_said(tmp_path: Path) -> None:
         return hill(recipe, out)
 
     search = searched(tmp_path / "s", "random", 5, train, keep=0)
-    states = {row.place: (row.state, row.value) for row in search.trials.rows()}
+    states = {row.place: (row.state, row.value) for row in search.trials.all()}
     assert (states[1], states[2]) == (("done", 0.0), ("failed", None))
-    assert "out of memory" in table(results(search)) and "(diverged)" in table(results(search))
+    assert "out of memory" in format_results(collect_results(search)) and "(diverged)" in format_results(collect_results(search))
 
     def broken(recipe: Recipe, out: Path) -> float:
         raise UsageError("no such thing")
@@ -439,7 +444,7 @@ def test_trials_that_diverge_or_fail_are_kept_and_said(tmp_path: Path) -> None:
 
     with pytest.raises(DataError):
         searched(tmp_path / "gone", "random", 9, gone)
-    assert [row.state for row in Search(tmp_path / "gone").trials.rows()] == ["waiting"] * 9, "it can go on when they are back"
+    assert [row.state for row in Search(tmp_path / "gone").trials.all()] == ["waiting"] * 9, "it can go on when they are back"
 
 
 # ---- killed, and many --------------------------------------------------------------------------------------------------------------
@@ -461,17 +466,17 @@ def stopping(after: int) -> Callable[[Recipe, Path], float]:
 @pytest.mark.parametrize("after", [0, 4, 6, 11])
 def test_a_search_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path, after: int) -> None:
     whole = searched(tmp_path / "whole")
-    search = begin(tmp_path / "stopped", plan(), BASE)
+    search = begin_search(tmp_path / "stopped", plan(), BASE)
     with pytest.raises(KeyboardInterrupt):
-        work(search, stopping(after))
+        work_on(search, stopping(after))
     again = Search(tmp_path / "stopped")
-    assert (results(again).over, results(again).timed_out) == (False, False)
-    assert sum(row.value is not None for row in again.trials.rows()) == after, "what was done is kept"
-    work(again, hill)
+    assert (collect_results(again).over, collect_results(again).timed_out) == (False, False)
+    assert sum(row.value is not None for row in again.trials.all()) == after, "what was done is kept"
+    work_on(again, hill)
     assert story(again) == story(whole)
-    assert results(again).plain()["winner"] == results(whole).plain()["winner"]
-    again.limit(0.001, 0.0)  # a time that is over now makes nothing of a search that was through before
-    assert (results(again).over, results(again).timed_out) == (True, False)
+    assert collect_results(again).plain()["winner"] == collect_results(whole).plain()["winner"]
+    again.set_time_limit(0.001, 0.0)  # a time that is over now makes nothing of a search that was through before
+    assert (collect_results(again).over, collect_results(again).timed_out) == (True, False)
 
 
 def said(study: Path) -> list[str]:
@@ -480,24 +485,24 @@ def said(study: Path) -> list[str]:
 
 def test_a_worker_killed_with_9_loses_its_trial_only_and_others_take_it_up(tmp_path: Path) -> None:
     whole = searched(tmp_path / "whole")
-    search = begin(tmp_path / "s", plan(), BASE)
-    killed = Forked(tmp_path / "worker", work_slowly, search.study, "fine/0002")
-    wait_until(lambda: "fine/0002" in said(search.study))
+    search = begin_search(tmp_path / "s", plan(), BASE)
+    killed = Forked(tmp_path / "worker", work_slowly, search.folder, "fine/0002")
+    wait_until(lambda: "fine/0002" in said(search.folder))
     killed.kill()
     again = Search(tmp_path / "s")
-    states = {row.folder: row.state for row in again.trials.rows()}
+    states = {row.folder: row.state for row in again.trials.all()}
     assert states["fine/0002"] == "running", "it says so for ever"
     assert sum(state == "done" for state in states.values()) == 7
-    with (again.study / "journal.log").open("a") as file:
+    with (again.folder / "journal.log").open("a") as file:
         file.write('{"op_code": 5, "tor')  # and the machine went down in the middle of a line
-    work(Search(tmp_path / "s"), hill)
+    work_on(Search(tmp_path / "s"), hill)
     assert story(Search(tmp_path / "s")) == story(whole)
 
 
 def test_disks_without_locks_are_shared_by_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.study.search.trials.alone", lambda path: contextlib.nullcontext(None))
+    monkeypatch.setattr("goodfit.study.search.trials.lock", lambda path: contextlib.nullcontext(None))
     search = searched(tmp_path / "s", "random", 4, keep=0)
-    assert [row.state for row in search.trials.rows()] == ["done"] * 4
+    assert [row.state for row in search.trials.all()] == ["done"] * 4
     assert not list(tmp_path.glob("s/*.links.lock*"))
 
 
@@ -507,46 +512,46 @@ def test_a_stop_says_how_to_go_on(tmp_path: Path) -> None:
 
     with pytest.raises(Interrupted, match="goodfit search --resume"):
         searched(tmp_path / "s", "random", 4, stopped)
-    assert [row.state for row in Search(tmp_path / "s").trials.rows()] == ["waiting"] * 4
+    assert [row.state for row in Search(tmp_path / "s").trials.all()] == ["waiting"] * 4
 
 
 def test_a_living_worker_keeps_its_trial_and_no_two_run_the_same(tmp_path: Path) -> None:
-    search = begin(tmp_path / "s", plan("random", 16, keep=2, copies=1), BASE)
-    workers = [Forked(tmp_path / f"worker{k}", work_slowly, search.study) for k in range(2)]
+    search = begin_search(tmp_path / "s", plan("random", 16, keep=2, copies=1), BASE)
+    workers = [Forked(tmp_path / f"worker{k}", work_slowly, search.folder) for k in range(2)]
     assert [worker.wait() for worker in workers] == [0, 0]
-    assert sorted(said(search.study)) == [f"final/{i:04d}" for i in range(2)] + [f"random/{i:04d}" for i in range(16)]
+    assert sorted(said(search.folder)) == [f"final/{i:04d}" for i in range(2)] + [f"random/{i:04d}" for i in range(16)]
     assert story(search) == story(searched(tmp_path / "alone", "random", 16, keep=2, copies=1))
     owners = {trial.user_attrs["worker"] for trial in search.trials.study.get_trials()}
     assert len(owners) <= 2
 
 
 def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
-    begin(tmp_path / "s", plan("random", 1, keep=0), BASE)
+    begin_search(tmp_path / "s", plan("random", 1, keep=0), BASE)
     for _ in range(3):
         assert Search(tmp_path / "s").claim() is not None  # by a worker that never lives
     search = Search(tmp_path / "s")
-    work(search, hill)
-    assert [(row.state, row.why) for row in search.trials.rows()] == [("failed", "its worker died 3 times")]
-    assert "its worker died 3 times" in table(results(search))
+    work_on(search, hill)
+    assert [(row.state, row.why) for row in search.trials.all()] == [("failed", "its worker died 3 times")]
+    assert "its worker died 3 times" in format_results(collect_results(search))
 
 
 def test_workers_of_other_machines_live_by_their_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = Worker(tmp_path), Worker(tmp_path)
     there.name = "1-abc@elsewhere"
-    with there.at_work(), here.at_work():
-        assert here.alive(there.name) and here.alive(here.name)
+    with there.heartbeat(), here.heartbeat():
+        assert here.is_alive(there.name) and here.is_alive(here.name)
         hour_ago = time.time() - 3600
         os.utime(tmp_path / "workers" / "1-abc@elsewhere.lock", (hour_ago, hour_ago))
-        assert not here.alive(there.name)
+        assert not here.is_alive(there.name)
         near = Worker(tmp_path)
-        assert not here.alive(near.name), "it has not begun"
-        with near.at_work():
-            assert here.alive(near.name)
+        assert not here.is_alive(near.name), "it has not begun"
+        with near.heartbeat():
+            assert here.is_alive(near.name)
             os.utime(tmp_path / "workers" / f"{near.name}.lock", (hour_ago, hour_ago))
-            assert here.alive(near.name), "a process of this machine is known by its lock"
-        assert not here.alive(near.name)
-    monkeypatch.setattr(worker_module, "BEAT", 0.02)
-    with there.at_work():
+            assert here.is_alive(near.name), "a process of this machine is known by its lock"
+        assert not here.is_alive(near.name)
+    monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 0.02)
+    with there.heartbeat():
         file = tmp_path / "workers" / "1-abc@elsewhere.lock"
         os.utime(file, (hour_ago, hour_ago))
         wait_until(lambda: file.stat().st_mtime > hour_ago + 1)
@@ -554,20 +559,20 @@ def test_workers_of_other_machines_live_by_their_signs(tmp_path: Path, monkeypat
 
 def test_a_worker_of_another_machine_that_died_is_missed_after_its_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = searched(tmp_path / "whole", "random", 4, keep=0)
-    search = begin(tmp_path / "s", plan("random", 4, keep=0), BASE)
-    killed = Forked(tmp_path / "worker", work_slowly, search.study, "random/0001", "elsewhere")
-    wait_until(lambda: "random/0001" in said(search.study))
+    search = begin_search(tmp_path / "s", plan("random", 4, keep=0), BASE)
+    killed = Forked(tmp_path / "worker", work_slowly, search.folder, "random/0001", "elsewhere")
+    wait_until(lambda: "random/0001" in said(search.folder))
     killed.kill()
-    assert list(search.study.glob("workers/*@elsewhere.lock")), "nothing tells this machine at once"
-    with search.worker.at_work():
+    assert list(search.folder.glob("workers/*@elsewhere.lock")), "nothing tells this machine at once"
+    with search.worker.heartbeat():
         taken = [search.claim() for _ in range(2)]
         assert [row and row.place for row in taken] == [2, 3] and search.claim() is None, "it may still live"
         for row in taken:
             assert row is not None
-            search.trials.finish(row, hill(search.recipe(row), search.study / row.folder))
-        monkeypatch.setattr(worker_module, "SILENT", 0.1)
-        wait_until(lambda: not search.worker.alive(next(search.study.glob("workers/*@elsewhere.lock")).stem))
-    work(Search(search.study), hill)
+            search.trials.finish(row, hill(search.recipe_of(row), search.folder / row.folder))
+        monkeypatch.setattr(worker_module, "MAX_SILENT_SECONDS", 0.1)
+        wait_until(lambda: not search.worker.is_alive(next(search.folder.glob("workers/*@elsewhere.lock")).stem))
+    work_on(Search(search.folder), hill)
     assert story(search) == story(whole)
 
 
@@ -576,19 +581,19 @@ def test_a_worker_of_another_machine_that_died_is_missed_after_its_silence(tmp_p
 
 def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path: Path) -> None:
     """In a process of its own, for the end comes as a signal: trainings without number, the last of them stopped on the way."""
-    search = begin(tmp_path / "s", plan("fine", 0), BASE)
-    worker = Forked(tmp_path / "worker", work_until_stopped, search.study, 2.0)
+    search = begin_search(tmp_path / "s", plan("fine", 0), BASE)
+    worker = Forked(tmp_path / "worker", work_until_stopped, search.folder, 2.0)
     assert worker.wait() == 0, worker.err
-    span = search.trials.notes()["time"]
+    span = search.trials.read_notes()["time"]
     assert span[1] <= float(worker.out) < span[1] + 6, "the last training would have taken ten seconds"
-    rows = search.trials.rows()
+    rows = search.trials.all()
     assert {row.stage for row in rows} == {"coarse", "fine", "final"}
     assert not any(row.state == "running" for row in rows)
-    found = results(search)
+    found = collect_results(search)
     assert found.winner is not None
     assert found.over and found.timed_out
-    assert "so far" in table(found) or found.finalists
-    assert search.over() and search.claim() is None
+    assert "so far" in format_results(found) or found.finalists
+    assert search.is_over() and search.claim() is None
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------------------
@@ -657,7 +662,7 @@ def test_the_test_split_has_no_say_in_a_search(tmp_path: Path) -> None:
         (("--workers", "0"), "--workers to be 1 or more"),
         (("--budget", "3 epochs"), '"30 min"'),
         (("--space", "nonsense"), "Expected --space as key=text"),
-        (("--resume", "x", "--each", "1 epoch"), "the search knows them"),
+        (("--resume", "x", "--each", "1 epoch"), "the search has them already"),
     ],
 )
 def test_wrong_words_are_refused(words: tuple[str, ...], said: str) -> None:
@@ -685,7 +690,7 @@ def test_workers_of_the_command_share_the_trials_and_one_that_is_killed_is_told(
     said = process.communicate(timeout=240)[1]
     assert process.returncode == 0, said
     assert "Warning: a worker was killed by signal 9; its trial waits for another." in said
-    rows = Search(study).trials.rows()
+    rows = Search(study).trials.all()
     assert sorted((row.stage, row.place) for row in rows) == [("coarse", i) for i in range(3)] + [("fine", i) for i in range(3)]
     assert all(row.state == "done" for row in rows)
     assert len({t.user_attrs["worker"] for t in search.trials.study.get_trials() if t.state.name == "COMPLETE"}) >= 2
@@ -707,6 +712,6 @@ def test_the_first_error_is_said_when_nothing_more_can_be_written(tmp_path: Path
     def full(*_: object) -> None:
         raise GoodfitError("No space is left.")
 
-    monkeypatch.setattr("goodfit.study.search.work.work", gone)
-    monkeypatch.setattr("goodfit.study.search.results.keep", full)
+    monkeypatch.setattr("goodfit.study.search.run.work_on", gone)
+    monkeypatch.setattr("goodfit.study.search.run.write_results", full)
     refused(goodfit("search", "digits", *WORDS, *SHORT, "--out", tmp_path / "s"), 3, "The images are gone.")

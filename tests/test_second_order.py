@@ -105,7 +105,7 @@ def state_of(model: nn.Module, part: Optimizer, pieces: int = 1) -> State:
 
 def objective(state: State, batch: Batch | None = None, plan: Plan = PLAN) -> Objective:
     batch = batch or examples()
-    return Objective(state, batch, plan, Chance.of(0, torch.arange(len(batch)), "augment", 0), 0.5)
+    return Objective(state, batch.but(chance=Chance.of(0, torch.arange(len(batch)), "augment", 0)), plan, 0.5)
 
 
 def steps(state: State, number: int, batch: Batch | None = None, plan: Plan = PLAN) -> list[float]:
@@ -472,7 +472,7 @@ def test_bfgs_refuses_what_its_matrix_would_not_fit() -> None:
 def test_sentences_of_wrong_use() -> None:
     for part in PARTS:
         optimizer = make_optimizer(linear(), part)
-        with pytest.raises(UsageError, match=r"call step\(closure\), received no closure"):
+        with pytest.raises(UsageError, match=r"expected step\(closure\), received no closure"):
             optimizer.step()
         with pytest.raises(UsageError, match="expected no rates by stage"):
             make_optimizer(linear(), part, {"1": 0.1})
@@ -535,7 +535,7 @@ def test_every_source_is_named_at_once_and_the_remedies_work(photos: Path, tmp_p
 def test_noise_may_be_allowed_with_a_warning(photos: Path, tmp_path: Path) -> None:
     told = train(photos, tmp_path / "run", **{**FULL, "batch_size": "16", "augment": "flip", "noise": "allow"})
     assert told.code == 0, told.err
-    assert "Warning: lbfgs takes a loss that changes" in told.err
+    assert "Warning: lbfgs mistakes a loss that changes" in told.err
     assert "the augmentation flip, mini-batches of 16" in told.err
     assert "Warning" not in train(photos, tmp_path / "quiet", **FULL).err
 

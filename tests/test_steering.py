@@ -1,4 +1,4 @@
-"""The brake on a plateau, a person's lever, what learns when, rates by layer; and that a resume does not change any of it."""
+"""The plateau rule, the rate changed by hand, what is trained when, rates by layer; and that a resume does not change any of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.loop import net, normed, plan, run, sgd, told
 KNOWN: Catalog = load_catalog()
 
 
-# ---- the brake ----------------------------------------------------------------------------------------------------------------------
+# ---- plateaus ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.item("S101")
@@ -56,7 +56,7 @@ def test_plateau_equals_torch(patience: int, least: float, cooldown: int, lowest
 
 
 @pytest.mark.item("S101")
-def test_the_brake_divides_the_rate_by_ten_and_says_so() -> None:
+def test_a_plateau_divides_the_rate_by_ten_and_says_so() -> None:
     """Validation stands still from the second epoch on: AlexNet's policy."""
     state = sgd(net(), lr=1e-2)
     used = plan("8 epochs", every="1 epoch", parts={"plateau": Plateau(0.1, patience=2)}, evaluate=lambda model: {"score": 0.5})
@@ -68,22 +68,22 @@ def test_the_brake_divides_the_rate_by_ten_and_says_so() -> None:
 
 
 @pytest.mark.item("S101")
-def test_the_lever_pulls_at_the_next_step_and_again_on_a_resume(tmp_path: Path) -> None:
-    state, lever = sgd(net(), lr=1e-2), ManualLrFactor(tmp_path / "lever")
+def test_a_change_by_hand_takes_effect_at_the_next_step_and_again_on_a_resume(tmp_path: Path) -> None:
+    state, manual_factor = sgd(net(), lr=1e-2), ManualLrFactor(tmp_path / "lever")
 
     def halt() -> bool:
         if state.step == 7 and not list((tmp_path / "lever").glob("*.json")):
-            ManualLrFactor(tmp_path / "lever").pull(0.1)
+            ManualLrFactor(tmp_path / "lever").request(0.1)
         return False
 
-    rows = run(state, plan(), halt=halt, lever=lever)
+    rows = run(state, plan(), halt=halt, manual_factor=manual_factor)
     assert told(rows, "lr") == pytest.approx([1e-2] * 7 + [1e-3] * 13)
     assert [(row["step"], row["text"]) for row in rows if row["kind"] == "event"] == [
         (7, "The learning rate is multiplied by 0.1: by hand; by 0.1 in all.")
     ]
     assert json.loads((tmp_path / "lever" / "0000.json").read_text()) == {"factor": 0.1, "step": 7}
     again = sgd(net(), lr=1e-2)
-    assert told(run(again, plan(), lever=ManualLrFactor(tmp_path / "lever")), "lr") == told(rows, "lr")
+    assert told(run(again, plan(), manual_factor=ManualLrFactor(tmp_path / "lever")), "lr") == told(rows, "lr")
     assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), again.model.parameters(), strict=True))
 
 
@@ -101,7 +101,7 @@ def test_steer_on_the_command_line(photos: Path, tmp_path: Path) -> None:
 
 def frozen_of(text: str, model: nn.Module, t: float = 0.0) -> set[str]:
     phase = phase_at(freezing_phases(KNOWN.make(text, "trainable"), model), t)
-    return set() if phase is None else {name for name, _ in model.named_parameters()} - phase.learning
+    return set() if phase is None else {name for name, _ in model.named_parameters()} - phase.trainable
 
 
 def test_which_parameters_learn() -> None:
@@ -131,7 +131,7 @@ def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.Monke
     monkeypatch.setattr("goodfit.models.weights.stages.mine", lambda model: {"1.bias"}, raising=False)
     assert frozen_of("goodfit.models.weights.stages.mine", net()) == {"1.weight", "3.weight", "3.bias"}
     monkeypatch.setattr("goodfit.models.weights.stages.mine", lambda model: (), raising=False)
-    with pytest.raises(UsageError, match="nothing would learn"):
+    with pytest.raises(UsageError, match="nothing would be trained"):
         freezing_phases(ExternalPart("goodfit.models.weights.stages.mine"), net())
 
 
@@ -225,7 +225,7 @@ def test_the_recipe_s_fields_reach_the_run(photos: Path, tmp_path: Path) -> None
         "model": "convnet(4)",
         "trainable": "head(0.5) | all",
         "rates": "backbone(0.1)",
-        "brake": "plateau(patience=1)",
+        "plateau": "plateau(patience=1)",
         "average": "swa",
     }
     said = train(photos, tmp_path / "run", **words, schedule="sgdr(2)", budget="4 epochs")
@@ -240,7 +240,7 @@ def test_the_recipe_s_fields_reach_the_run(photos: Path, tmp_path: Path) -> None
 TEXTS = {
     "schedule": [f"warmup(0.2) | {name}" for name in KNOWN.kinds["schedule"]],
     "average": [*KNOWN.kinds["average"], "swa(0.0, every=0.1)"],
-    "brake": ["none", "plateau(0.5, patience=1)"],
+    "plateau": ["none", "plateau(0.5, patience=1)"],
     "trainable": ["head(0.3) | last(1, length=0.3) | all", "head", "head(0.3, statistics=moving) | all"],
     "rates": ["layer_decay", "backbone", "by_stage(('1',), (0.5,))"],
 }
@@ -254,7 +254,7 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     parts: dict[str, Any] = {
         "schedule": "constant",
         "average": "ema(0.9)",
-        "brake": "none",
+        "plateau": "none",
         "trainable": "all",
         "rates": "none",
         kind: text,

@@ -248,7 +248,7 @@ def test_head_freezes_all_but_the_head(name: str) -> None:
         return  # nothing but a head
     (phase,) = freezing_phases(KNOWN.make("head", "trainable"), net)
     last = find_head(net)[0]
-    assert phase.learning == {f"{last}.{inner}" for inner, _ in find_head(net)[1].named_parameters()}
+    assert phase.trainable == {f"{last}.{inner}" for inner, _ in find_head(net)[1].named_parameters()}
     assert phase.fixed == {n for n, m in net.named_modules() if is_norm(m) and getattr(m, "running_mean", None) is not None}
 
 
@@ -260,10 +260,10 @@ def test_more_layers_learn_one_stage_after_the_other(name: str) -> None:
     before: set[str] = set()
     for k in range(len(there) + 1):
         (phase,) = freezing_phases(KNOWN.make(f"last({k})", "trainable"), net) or (None,)
-        learning = set(phase.learning) if phase else {n for n, _ in net.named_parameters()}
+        learning = set(phase.trainable) if phase else {n for n, _ in net.named_parameters()}
         if k:
             since = freezing_phases(KNOWN.make(f"since({there[len(there) - k].name!r})", "trainable"), net)
-            assert learning == (since[0].learning if since else learning)
+            assert learning == (since[0].trainable if since else learning)
             assert any(n.startswith(f"{m}.") for n in learning - before for m in there[len(there) - k].modules)
         assert before < learning
         before = learning

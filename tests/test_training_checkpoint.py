@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from goodfit.core import files
 from goodfit.core.errors import Diverged, GoodfitError
 from goodfit.training.averaging import blend_into
-from goodfit.training.checkpoint import Checkpoints, from_json_tree, to_json_tree
+from goodfit.training.checkpoint import FORMER_FIELDS, Checkpoints, checksum, from_json_tree, to_json_tree
 from goodfit.training.rules.average import Ema, Polyak
 from goodfit.training.state import State
 
@@ -134,9 +134,10 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(name: str, tmp_path:
 def test_every_plain_value_is_kept(tmp_path: Path) -> None:
     state = fresh()
     values = {
-        "step": 9, "elapsed": 12.3456789012345, "reserve": 0.1, "brake": 0.25, "lever": 0.1, "pieces": 4, "updates": 7, "averaged": 0.5,
+        "step": 9, "elapsed": 12.3456789012345, "reserve": 0.1, "plateau_factor": 0.25, "manual_factor": 0.1, "pieces": 4,
+        "average_updates": 7, "averaged_at": 0.5,
         "evaluations": 3, "history": [0.1, 0.30000000000000004], "best": {"step": 9, "score": 0.3}, "stopped": "no better score",
-        "snapshots": [4, 9], "passed": 2,
+        "snapshots": [4, 9], "snapshots_taken": 2,
     }  # fmt: skip
     assert set(values) == set(state.scalars()), "a new field of State is to be kept too"
     for name, value in values.items():
@@ -145,6 +146,25 @@ def test_every_plain_value_is_kept(tmp_path: Path) -> None:
     back = fresh(seed=1)
     Checkpoints(tmp_path).restore(back)
     assert back.scalars() == values
+
+
+def test_a_checkpoint_of_version_0_1_restores_under_the_current_names(tmp_path: Path) -> None:
+    """Its JSON has the fields' former names; the checksum is over those, so the file is as version 0.1 wrote it."""
+    state = fresh()
+    train(state, 3)
+    state.plateau_factor, state.manual_factor, state.average_updates, state.averaged_at, state.snapshots_taken = 0.25, 0.1, 7, 0.5, 2
+    Checkpoints(tmp_path).save(state)
+    about_file = tmp_path / "00000003.json"
+    about = json.loads(about_file.read_text())
+    former = {new: old for old, new in FORMER_FIELDS.items()}
+    about["state"] = {former.get(name, name): value for name, value in about["state"].items()}
+    assert {"brake", "lever", "updates", "averaged", "passed"} < set(about["state"])
+    about["sha256"] = checksum(about, (tmp_path / "00000003.safetensors").read_bytes())
+    about_file.write_text(json.dumps(about))
+    back = fresh(seed=1)
+    assert Checkpoints(tmp_path).restore(back) == []
+    assert back.scalars() == state.scalars()
+    assert set(vars(back)) == set(vars(state)), "no former name is left on the state"
 
 
 def saved(folder: Path, steps: range, best: int = 0) -> State:
@@ -275,7 +295,7 @@ def test_nothing_non_finite_is_saved(tmp_path: Path, where: str) -> None:
     train(state, 1)
     with torch.no_grad():
         state.model.state_dict()[where][0] = float("nan")
-    with pytest.raises(Diverged, match=r"diverged by step 3: a weight is not finite\. What is saved is from before"):
+    with pytest.raises(Diverged, match=r"diverged by step 3: a weight is not finite\. What was saved before is kept"):
         Checkpoints(tmp_path).save(state)
     assert Checkpoints(tmp_path).steps() == [1, 2]
 

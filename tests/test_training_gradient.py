@@ -180,7 +180,8 @@ def objective(
 ) -> Objective:
     state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.1), pieces=pieces)
     state.step = step
-    return Objective(state, given or batch(n, torch.uint8), used or plan(), Chance.of(0, torch.arange(n), "augment", 0), 0.5)
+    given = (given or batch(n, torch.uint8)).but(chance=Chance.of(0, torch.arange(n), "augment", 0))
+    return Objective(state, given, used or plan(), 0.5)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -325,7 +326,7 @@ def test_a_spoiled_image_is_named(number: int, value: float) -> None:
     model = net(nn.BatchNorm1d(24))
     before = [b.clone() for b in model.buffers()]
     goal = objective(model, pieces=number, used=plan((Spoil((5, 20), value),)))
-    with pytest.raises(Diverged, match=r"diverged at step 3: the input is not finite\. Images: 1005, 1020\. What is saved") as error:
+    with pytest.raises(Diverged, match=r"diverged at step 3: the input is not finite\. Images: 1005, 1020\. What was saved") as error:
         goal()
     assert error.value.exit_code == 4
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), before, strict=True)), "batch statistics are as before the step"
@@ -336,7 +337,7 @@ def test_a_weight_is_named_and_no_image_is_blamed() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 64), nn.Linear(64, K))
     with torch.no_grad():
         model[1].weight[7, 3] = float("inf")
-    with pytest.raises(Diverged, match=r"at step 3: the parameter 1\.weight is not finite\. What is saved"):
+    with pytest.raises(Diverged, match=r"at step 3: the parameter 1\.weight is not finite\. What was saved"):
         objective(model)()
 
 

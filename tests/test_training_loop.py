@@ -1,4 +1,4 @@
-"""The loop with plain torch things: rates, brake, evaluations, stopping, saving, and a training that diverges."""
+"""The loop with plain torch things: rates, plateaus, evaluations, stopping, saving, and a training that diverges."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from goodfit.training.metric_log import MAX_ROWS_HELD, MetricLog
 from goodfit.training.rules.average import Ema, Polyak
 from goodfit.training.rules.stop import Patience
 from goodfit.training.state import State
+from goodfit.training.step import set_rates
 from tests.support.command import goodfit as command
 from tests.support.loop import listed, net, plan, run, sgd, told
 
@@ -77,7 +78,7 @@ def test_plain_torch_optimizers_are_welcome(name: str) -> None:
     assert state.step == 40
 
 
-def test_the_schedule_and_the_brake_reach_every_group() -> None:
+def test_the_schedule_and_the_plateau_factor_reach_every_group() -> None:
     model = net()
     groups = [{"params": model[1].parameters(), "lr": 0.4}, {"params": model[3].parameters(), "lr": 0.1}]
     state = State.start(model, torch.optim.SGD(groups))
@@ -99,17 +100,21 @@ def test_the_schedule_and_the_brake_reach_every_group() -> None:
 
 def test_set_rates_multiplies_the_peak_not_the_last_rate() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    assert [set_rates(optimizer, f) for f in (0.5, 0.5, 0.0, 1.0)] == pytest.approx([0.15, 0.15, 0.0, 0.3])
+    rates = []
+    for factor in (0.5, 0.5, 0.0, 1.0):
+        set_rates(optimizer, factor)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.15, 0.15, 0.0, 0.3])
 
 
 @pytest.mark.item("S126")
 @pytest.mark.parametrize("average", [Ema(0.9), Polyak(0.5)])
-def test_the_average_is_what_is_judged(average: Any) -> None:
+def test_the_average_is_what_is_evaluated(average: Any) -> None:
     weights: list[Tensor] = []
-    judged: list[nn.Module] = []
+    evaluated: list[nn.Module] = []
 
     def evaluate(model: nn.Module) -> dict[str, Any]:
-        judged.append(model)
+        evaluated.append(model)
         weights.append(state.model[1].weight.detach().double().clone())  # type: ignore[index]
         return {"score": 0.0}
 
@@ -118,7 +123,7 @@ def test_the_average_is_what_is_judged(average: Any) -> None:
     state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.3), average)
     run(state, plan(every="1 step", average=average, evaluate=evaluate))
     assert state.average is not None
-    assert all(model is state.average for model in judged)
+    assert all(model is state.average for model in evaluated)
     expected = start
     if isinstance(average, Ema):
         for n, w in enumerate(weights):
@@ -237,18 +242,18 @@ def test_halting_saves_and_going_on_starts_at_the_step() -> None:
     assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), whole.model.parameters(), strict=True))
 
 
-# ---- the journal ------------------------------------------------------------------------------------------------------------------
+# ---- the log ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_journal_hands_on_plain_numbers_in_order() -> None:
+def test_the_log_hands_on_plain_numbers_in_order() -> None:
     batches: list[list[dict[str, Any]]] = []
-    journal = MetricLog((batches.append,))
+    log = MetricLog((batches.append,))
     for step in range(MAX_ROWS_HELD + 3):
-        journal.add({"kind": "train", "step": step, "loss": torch.tensor(1 / 3), "grad_norm": 0.1, "nested": {"a": torch.tensor(2.0)}})
+        log.add({"kind": "train", "step": step, "loss": torch.tensor(1 / 3), "grad_norm": 0.1, "nested": {"a": torch.tensor(2.0)}})
     assert [len(rows) for rows in batches] == [MAX_ROWS_HELD]
-    journal.events(99, ["said"])
-    assert journal.flush() is None
-    assert journal.flush() is None
+    log.add_events(99, ["said"])
+    assert log.flush() is None
+    assert log.flush() is None
     assert [len(rows) for rows in batches] == [MAX_ROWS_HELD, 4]
     rows = [row for rows in batches for row in rows]
     assert [row["step"] for row in rows] == [*range(MAX_ROWS_HELD + 3), 99]
@@ -259,24 +264,24 @@ def test_the_journal_hands_on_plain_numbers_in_order() -> None:
 
 
 @pytest.mark.parametrize("key", ["loss", "grad_norm"])
-def test_the_journal_finds_the_first_step_that_is_not_finite(key: str) -> None:
+def test_the_log_finds_the_first_step_that_is_not_finite(key: str) -> None:
     seen: list[dict[str, Any]] = []
-    journal = MetricLog((seen.extend,))
+    log = MetricLog((seen.extend,))
     for step in range(8):
         row = {"kind": "train", "step": step, "loss": torch.tensor(1.0), "grad_norm": torch.tensor(1.0)}
-        journal.add({**row, key: torch.tensor(float("inf" if step == 5 else "nan"))} if step >= 5 else row)
-    assert journal.flush() == 5
+        log.add({**row, key: torch.tensor(float("inf" if step == 5 else "nan"))} if step >= 5 else row)
+    assert log.flush() == 5
     assert seen[5][key] is None
     assert "NaN" not in json.dumps(seen)
 
 
 def test_the_loop_hands_nothing_to_save_once_a_row_is_not_finite() -> None:
     """As on a GPU, where steps are not asked one by one."""
-    journal = MetricLog()
-    journal.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
+    log = MetricLog()
+    log.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
     state, saved = sgd(net()), []
     with pytest.raises(Diverged, match=r"diverged at step 3: its loss or gradient is not finite"):
-        fit(state, listed(), plan(), journal=journal, save=saved.append, halt=lambda: state.step == 2)
+        fit(state, listed(), plan(), log=log, save=saved.append, halt=lambda: state.step == 2)
     assert saved == []
 
 
@@ -367,7 +372,7 @@ def test_a_spoiled_image_ends_the_run_at_its_step_and_the_checkpoint_before_is_g
     last = done.err.splitlines()[-1]
     left = Run(tmp_path / "run")
     saved = max(int(path.stem) for path in left.checkpoints.glob("*.json"))
-    named = re.search(rf"Training diverged at step {saved}: the input is not finite\. Images: ([0-5, ]+)\. What is saved", last)
+    named = re.search(rf"Training diverged at step {saved}: the input is not finite\. Images: ([0-5, ]+)\. What was saved", last)
     assert named is not None, last
     assert saved >= 4
     assert [row["step"] for row in left.log("train")] == list(range(1, saved + 1)), "the log is whole up to there"

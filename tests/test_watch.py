@@ -43,7 +43,7 @@ def steps(given: State, n: int, watch: Telemetry) -> list[dict[str, Any]]:
         generator = torch.Generator().manual_seed(given.step)
         images = torch.randn(8, 3, 2, 2, generator=generator)
         batch = Batch(images, one_hot(torch.randint(0, 3, (8,), generator=generator), 3), torch.arange(8))
-        objective = Objective(given, batch, PLAN, Chance.of(0, torch.arange(8)), 0.0)
+        objective = Objective(given, batch.but(chance=Chance.of(0, torch.arange(8))), PLAN, 0.0)
         with watch.during(given, objective) as seen:
             given.optimizer.step(objective)  # type: ignore[arg-type]
         given.step += 1
@@ -192,21 +192,21 @@ def heard(terminal: TerminalReporter) -> str:
 
 def test_away_from_a_terminal_there_are_lines_and_no_bar(terminal: TerminalReporter) -> None:
     terminal.live = False
-    terminal.packing(1, 10)
-    terminal.rows([{**TRAIN, "images_per_s": 10.0}, EVALUATE, EVENT])
+    terminal.show_packing(1, 10)
+    terminal.show_rows([{**TRAIN, "images_per_s": 10.0}, EVALUATE, EVENT])
     terminal.say("a [red]b[/red] " + "long " * 60)
     lines = heard(terminal).splitlines()
     assert lines == [format_evaluation(EVALUATE), EVENT["text"], "a [red]b[/red] " + "long " * 60], "as it is: no markup, no wrapping"
     assert terminal.bar is None
 
 
-def test_at_a_terminal_there_is_a_bar_until_hushed(terminal: TerminalReporter) -> None:
+def test_at_a_terminal_there_is_a_bar_until_it_is_cleared(terminal: TerminalReporter) -> None:
     terminal.live = True
-    terminal.packing(3, 10)
+    terminal.show_packing(3, 10)
     assert terminal.bar is not None
-    terminal.packing(10, 10)
+    terminal.show_packing(10, 10)
     assert terminal.bar is None
-    terminal.rows([{**TRAIN, "images_per_s": 1234.0, "t": 0.25}])
+    terminal.show_rows([{**TRAIN, "images_per_s": 1234.0, "t": 0.25}])
     (task,) = terminal.bar.tasks
     assert (task.completed, task.fields["text"]) == (0.25, "1,234 images/s  loss 1.500")
     terminal.clear_progress()
@@ -229,8 +229,8 @@ def test_no_color_is_heeded_and_stdout_is_left_alone(no_color: bool) -> None:
     environment.pop("NO_COLOR", None)
     environment |= {"NO_COLOR": "1"} if no_color else {}
     code = (
-        "from goodfit.terminal.reporter import Terminal; v = Terminal(); v.live = True; v.say('hello'); v.shown = -9;"
-        "v.packing(1, 2); v.packing(2, 2); v.say('done')"
+        "from goodfit.terminal.reporter import TerminalReporter as T; v = T(); v.live = True; v.say('hello'); v.updated = -9;"
+        "v.show_packing(1, 2); v.show_packing(2, 2); v.say('done')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == ""

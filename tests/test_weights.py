@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.fetch import fetch
 from goodfit.core.parts import spell
+from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights import published as hub
@@ -169,16 +170,26 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     there.server_close()
 
 
+class Sentences(SilentReporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.sentences.append(text)
+
+
 def place() -> Path:
     return Path(os.environ["GOODFIT_CACHE"]) / "downloads" / "weights" / PUBLISHED["tiny:V1"].file
 
 
 def test_published_weights_are_fetched_once(server: Server) -> None:
-    said: list[str] = []
+    reporter = Sentences()
     for _ in range(2):
-        weights = _load_weights("tiny:imagenet", said.append)
+        weights = _load_weights("tiny:imagenet", reporter)
         assert equal(weights.tensors, some_tensors())
-    assert server.asked == [""] and said == [f"Fetching {PUBLISHED['tiny:V1'].url}"]
+    assert server.asked == [""] and reporter.sentences == [f"Fetching {PUBLISHED['tiny:V1'].url}"]
     assert (weights.name, weights.model, weights.size, weights.mean, weights.std) == (
         "tiny:V1",
         "linear",
@@ -332,9 +343,9 @@ def test_no_such_weights(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r'resnet18:imagenet; found nothing at "resnet81:imagenet"\. Did you mean "resnet18"\? Published are'
     ):
-        _load_weights("resnet81:imagenet", print)
+        _load_weights("resnet81:imagenet", SilentReporter())
     with pytest.raises(UsageError, match="Expected a run folder at"):
-        _load_weights(str(tmp_path), print)
+        _load_weights(str(tmp_path), SilentReporter())
 
 
 # ---- the kept model of a run -------------------------------------------------------------------------------------------------------

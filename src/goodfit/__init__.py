@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -9,26 +10,20 @@ if TYPE_CHECKING:
     from goodfit.api import evaluate, load, train
     from goodfit.predict.export import export
     from goodfit.recipe.recipe import Recipe
+    from goodfit.recipe.source import open_images
+    from goodfit.training.loop import fit
 
 # Threads that spin while they wait make a busy machine many times slower; it must be said before torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "evaluate", "export", "load", "train"]
+__all__ = ["Recipe", "evaluate", "export", "fit", "load", "open_images", "train"]
+
+_MODULES = {"Recipe": "recipe.recipe", "export": "predict.export", "fit": "training.loop", "open_images": "recipe.source"}
 
 
 def __getattr__(name: str) -> Any:
-    """Hand on `train`, `load`, `evaluate`, `export` and `Recipe` when they are asked for: importing goodfit imports no torch."""
-    if name == "Recipe":
-        from goodfit.recipe.recipe import Recipe
-
-        return Recipe
-    if name == "export":
-        from goodfit.predict.export import export
-
-        return export
+    """Import a public name when it is asked for, so that importing goodfit imports no torch."""
     if name in __all__:
-        from goodfit import api
-
-        return getattr(api, name)
+        return getattr(importlib.import_module(f"goodfit.{_MODULES.get(name, 'api')}"), name)
     raise AttributeError(f"module goodfit has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html.parser
 import json
 import math
@@ -48,6 +49,7 @@ def png(rgb: list[bytes], width: int) -> bytes:
     )
 
 
+@functools.cache
 def gradient_picture(seed: int, side: int = 32) -> bytes:
     """A small picture in soft colors."""
     draw = random.Random(seed)
@@ -100,6 +102,11 @@ def log_lines(steps: int = STEPS, epochs: int = EPOCHS) -> list[dict[str, Any]]:
             )
     lines.insert(900, {"kind": "event", "step": 900, "text": "validation did not improve for 3 evaluations: learning rate halved"})
     return lines
+
+
+@functools.cache
+def _log_text(steps: int) -> str:
+    return "".join(json.dumps(line) + "\n" for line in log_lines(steps))
 
 
 def scores_of(names: tuple[str, ...], images: int = 100) -> dict[str, Any]:
@@ -190,13 +197,13 @@ def about_of(names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def make_run(folder: Path, names: tuple[str, ...] = NAMES, worst: int = 12) -> Run:
-    """Write a finished run into `folder`."""
+def make_run(folder: Path, names: tuple[str, ...] = NAMES, worst: int = 12, steps: int = STEPS) -> Run:
+    """Write a finished run of so many steps into `folder`."""
     (folder / "worst").mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(RECIPE)
     run = Run(folder)
     run.write("about.json", about_of(names))
-    run.append(log_lines())
+    (folder / "log.jsonl").write_text(_log_text(steps))
     run.write("scores.json", {"validation": scores_of(names), "best": {"step": 2200, "score": 0.861, "metric": "accuracy"}, "kept": 2400})
     images = []
     for k in range(worst):

@@ -12,16 +12,16 @@ from goodfit.core.errors import Terminated
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.runs.signals import halt_on_signals
-from goodfit.study.search.work import Search, work
+from goodfit.study.search.search import Search, work_on
 
-KNOWN = load_catalog()
+CATALOG = load_catalog()
 BASE = Recipe(model="convnet(8)", optimizer="sgd(0.1)", augment="flip | crop(2)", schedule="cosine", budget="9 epochs", batch_size=8)
 PEAK = (0.03, 0.5)  # where the hill is
 
 
 def hill(recipe: Recipe, out: Path) -> float:
     """A training that is none: its accuracy has one peak over rate and momentum, and a little luck by the seed."""
-    part: Any = make_parts(recipe, KNOWN)["optimizer"]
+    part: Any = make_parts(recipe, CATALOG)["optimizer"]
     height = math.exp(-(math.log10(part.lr / PEAK[0]) ** 2) - (part.momentum - PEAK[1]) ** 2)
     return 0.9 * height + 0.01 * math.sin(1000 * part.lr + recipe.seed)
 
@@ -44,7 +44,7 @@ def work_slowly(study: Path, stuck: str = "none", host: str = "") -> None:
         time.sleep(1000 if note(study, out) == stuck else 0.02)
         return hill(recipe, out)
 
-    work(Search(study), train)
+    work_on(Search(study), train)
 
 
 def work_until_stopped(study: Path, seconds: float) -> None:
@@ -60,6 +60,6 @@ def work_until_stopped(study: Path, seconds: float) -> None:
         return hill(recipe, out)
 
     search = Search(study)
-    search.limit(seconds, time.time())
-    work(search, train)
+    search.set_time_limit(seconds, time.time())
+    work_on(search, train)
     print(time.time())

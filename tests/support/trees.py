@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
+
+VALUES = (..., "x", 7, -7, None, [1, None], {"a": "b"})  # ...: dropped
+all_values = pytest.mark.parametrize("values", [2, pytest.param(len(VALUES), marks=pytest.mark.slow)])
+
+
+def some_values(keys: tuple[Any, ...], number: int) -> Iterator[Any]:
+    """So many of VALUES, which of them changes from key to key; the slow tests take all."""
+    first = zlib.crc32(repr(keys).encode())
+    return (VALUES[(first + k) % len(VALUES)] for k in range(number))
 
 
 def paths_of(tree: object) -> list[tuple[Any, ...]]:

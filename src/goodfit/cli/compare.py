@@ -33,18 +33,18 @@ def compare(
     import sys
     from json import dumps
 
-    from goodfit.study.compare import comparison, entries
+    from goodfit.study.compare import compare_runs, read_entries
     from goodfit.terminal.comparison import format_comparison
 
-    found = entries(runs)
+    entries = read_entries(runs)
     if baselines:
         from goodfit.core.run import Run
         from goodfit.runs.baselines import update_baselines
 
-        path = found[0].path
+        path = entries[0].path
         update_baselines(Run(next(iter(sorted(path.glob("fold-*/")))) if (path / "folds.json").is_file() else path))
-        found = entries(runs)
-    result = comparison(found)
+        entries = read_entries(runs)
+    result = compare_runs(entries)
     if html:
         from goodfit.core.files import write_atomic
         from goodfit.report.pages.comparison import render_comparison

@@ -40,7 +40,7 @@ def ensemble(
     from json import dumps
 
     from goodfit.report.page import write_report
-    from goodfit.study.ensemble.make import make_ensemble
+    from goodfit.study.ensemble.assembly import make_ensemble
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.scores import format_ensemble
 

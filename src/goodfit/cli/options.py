@@ -8,13 +8,19 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from goodfit.core.errors import UsageError
-from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.recipe import FORMER_KEYS, Recipe
 
 RECIPE = Parameter(name="*", group="Recipe")
 NAMES = {  # of fields whose options are not named as they are
     "source": "--from",  # from is a keyword of Python
     "plateau": ("--plateau", "--brake"),  # brake was its name in version 0.1
 }
+
+
+def _names(field: str) -> list[str]:
+    """The option of a field, and what it was called in earlier versions."""
+    former = [old for old, new in FORMER_KEYS.items() if new == field]
+    return [NAMES.get(field, f"--{field.replace('_', '-')}"), *(f"--{name}" for name in former)]
 
 
 def _options() -> type:
@@ -25,7 +31,7 @@ def _options() -> type:
             fields.append(
                 (
                     field.name,
-                    Annotated[str | None, Parameter(name=NAMES.get(field.name), help=field.metadata["help"] + default)],
+                    Annotated[str | None, Parameter(name=_names(field.name), help=field.metadata["help"] + default)],
                     dataclasses.field(default=None, kw_only=True),
                 )
             )

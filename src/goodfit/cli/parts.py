@@ -38,12 +38,13 @@ def parts(
 
         print(dumps(chosen))
         return
-    from goodfit.study.search.defaults import drawn_part, draws, has_default
+    from goodfit.study.search.defaults import draw_part, has_default
+    from goodfit.study.search.space import has_draws
 
     for kind in sorted({card["kind"] for card in chosen}):
         print(kind)
         for card in chosen:
             if card["kind"] == kind:
                 print(f"  {card['spelling']}\n{indent(card['card'] if kind_or_name else card['summary'], ' ' * 6)}\n")
-                if kind_or_name == card["name"] and has_default(kind) and draws(text := drawn_part(catalog.make(card["name"], kind))):
+                if kind_or_name == card["name"] and has_default(kind) and has_draws(text := draw_part(catalog.make(card["name"], kind))):
                     print(f'      Searched by default: --space "{kind}={text}"\n')

@@ -260,7 +260,7 @@ class Probe(Part):
 
     @abstractmethod
     def read(self, view: Any) -> dict[str, Any]:
-        """Named numbers (or scalar tensors, or dictionaries of them) from `watch.View`."""
+        """Named numbers (or scalar tensors, or dictionaries of them) from `watch.telemetry.StepView`."""
 
 
 class Views(Part):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from goodfit.core.contracts import Facts
+from goodfit.core.progress import Lengths
 from goodfit.core.words import count_of, list_some
 from goodfit.data.headers import ImageHeaders
 from goodfit.data.index import SplitName
@@ -51,6 +53,11 @@ class Dataset:
     def class_counts(self, split: SplitName = "train") -> tuple[int, ...]:
         """Images per class [K] of a split."""
         return tuple(torch.bincount(self.labels[self.rows(split)], minlength=len(self.classes)).tolist())
+
+    def facts(self, lengths: Lengths) -> Facts:
+        """What parts may know of the data when they are bound."""
+        pre, measured = self.preprocess, self.statistics
+        return Facts(self.classes, self.class_counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
 
 
 def load_dataset(

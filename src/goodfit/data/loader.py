@@ -16,6 +16,8 @@ from torch import Tensor
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Sampler
+from goodfit.core.progress import Length, Lengths
+from goodfit.data.dataset import Dataset
 from goodfit.data.pixels import Pixels, Rows
 from goodfit.data.sampler import Shuffle
 
@@ -59,6 +61,19 @@ class Loader:
         self.epoch_steps = max(-(-n // batch_size) - (n % batch_size == 1), min(n, 1))
         self._orders: dict[int, Tensor] = {}
         self._lock = threading.Lock()
+
+    @staticmethod
+    def of(data: Dataset, batch_size: int, seed: int = 0, workers: int = 1) -> Loader:
+        """Shuffled batches of the training images of open data."""
+        return Loader(data.pixels, data.labels, data.rows("train"), len(data.classes), batch_size, seed, workers)
+
+    def lengths(self, budget: str) -> Lengths:
+        """Lengths in steps of these batches under a budget such as "30 epochs".
+
+        Raises:
+            UsageError: the text is no budget.
+        """
+        return Lengths(self.epoch_steps, self.epoch_images / self.epoch_steps, Length.read(budget))
 
     def order(self, epoch: int) -> Tensor:
         """The rows in the order of an epoch."""

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import MASK64, fold
-from goodfit.core.contracts import Facts, Sampler
+from goodfit.core.contracts import Sampler
 from goodfit.core.device import memory_format, seed_noise, select_device
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import ExternalPart, Part, pipe_parts
-from goodfit.core.progress import Length, Lengths, Period
+from goodfit.core.progress import Length, Period
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
@@ -67,8 +67,8 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
     pixels, early_crop = crop_early(pipe_parts(parts["augment"]), data, recipe.seed)
     batch_size = recipe.images_per_step(images)
     loader = Loader(pixels, data.labels, train, len(data.classes), batch_size, recipe.seed, recipe.workers, sampler)
-    lengths = Lengths(loader.epoch_steps, images / loader.epoch_steps, Length.read(recipe.budget))
-    facts = facts_of(data, lengths)
+    lengths = loader.lengths(recipe.budget)
+    facts = data.facts(lengths)
     bound: dict[str, Any] = {seat: part.bind(facts) for seat, part in parts.items()}
     model = _build_model(recipe, bound["model"], data, device)
     warnings = (*check_full_batch(recipe, bound, model, images), *check_inactive_parts(bound["augment"], facts.channels))
@@ -106,12 +106,6 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
         disable_fused_momentum(optimizer)
     state = State.start(model, optimizer, plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
     return Training(state, loader, plan, Telemetry(pipe_parts(bound["probes"])), evaluator, notes, warnings)  # type: ignore[arg-type]
-
-
-def facts_of(data: Dataset, lengths: Lengths) -> Facts:
-    """What parts may know of the data."""
-    pre, measured = data.preprocess, data.statistics
-    return Facts(data.classes, data.class_counts(), pre.channels, pre.size, measured.mean, measured.std, measured.covariance, lengths)
 
 
 def _build_model(recipe: Recipe, part: Any, data: Dataset, device: torch.device) -> nn.Module:

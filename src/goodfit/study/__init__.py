@@ -1,1 +1,1 @@
-"""Studies: what several trainings, or the features of one net, say together."""
+"""Studies: questions that need several trainings, models or images side by side."""

@@ -17,7 +17,6 @@ from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
 from goodfit.recipe.auto import choose_augment
-from goodfit.recipe.build import facts_of
 from goodfit.recipe.prepare import Opened, open_recipe
 from goodfit.recipe.recipe import Recipe
 from goodfit.terminal.sheet import Picture
@@ -51,7 +50,7 @@ def _bind_augment(opened: Opened) -> tuple[Any, ...]:
     lengths = Lengths(max(1, n // 128), min(n, 128), Length.read("1 epoch" if budget == "auto" else budget))
     augment = opened.chooser.part("augment")
     assert augment is not None
-    return pipe_parts(augment.bind(facts_of(opened.data, lengths)))
+    return pipe_parts(augment.bind(opened.data.facts(lengths)))
 
 
 def _sample_images(data: Dataset, images: int) -> Batch:

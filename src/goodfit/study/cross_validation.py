@@ -13,7 +13,7 @@ import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write_atomic
-from goodfit.core.interval import wilson_interval
+from goodfit.core.interval import standard_error, wilson_interval
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run, require_free_folder
 from goodfit.data.index import Index
@@ -24,8 +24,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
 from goodfit.runs.start import asked_values
 from goodfit.runs.train import RunOptions, train
-from goodfit.study.folds import FOLDS, Folds, deal, describe_folds, groups_of
-from goodfit.study.seeds import standard_error
+from goodfit.study.folds import FOLDS_FILE, Folds, describe_folds, find_groups, make_folds
 
 FINISHED_STATES = ("finished", "stopped early")
 
@@ -44,14 +43,14 @@ def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | N
     reporter = options.reporter
     opened = open_recipe(asked, reporter)
     asked, data, index = with_absolute_paths(asked), opened.data, opened.index
-    group_of = groups_of(index, asked.data, groups)
-    dealt = deal(index, data.splits, folds, asked.split_seed, group_of)
-    reporter.say(describe_folds(dealt, group_of))
+    group_of = find_groups(index, asked.data, groups)
+    partition = make_folds(index, data.splits, folds, asked.split_seed, group_of)
+    reporter.say(describe_folds(partition, group_of))
     if options.dry:
         train(asked, dataclasses.replace(options, out=None))
         return {}
     folder = choose_folder(asked, options.out, options.resume, folds, data.name)
-    record_folds(folder, asked, index, dealt)
+    record_folds(folder, asked, index, partition)
     runs, fold_options = [], dataclasses.replace(options, resume="auto")
     for k in range(folds):
         path = folder / f"fold-{k + 1}"
@@ -62,7 +61,7 @@ def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | N
             run = _train_fold(recipe, dataclasses.replace(fold_options, out=path), f"fold {k + 1} of {folds}")
             fold_options = fold_options.for_next_run()
         runs.append(run)
-    predictions = out_of_fold_predictions(runs, [index.names[row] for row in dealt.rows])
+    predictions = out_of_fold_predictions(runs, [index.names[row] for row in partition.rows])
     predictions.save(folder / PREDICTIONS_FILE)
     result = record_results(folder, runs, predictions)
     return {**result, "report": str(write_report(folder))}
@@ -92,14 +91,14 @@ def choose_folder(asked: Recipe, out: Path | None, resume: str, folds: int, name
     if resume not in ("auto", "never"):
         raise UsageError(f'Expected --resume to be auto or never, received "{resume}".')
     if out is not None:
-        if not (out / FOLDS).is_file():
+        if not (out / FOLDS_FILE).is_file():
             require_free_folder(out)
         elif resume == "never":
             raise UsageError(f'"{out}" holds folds already: continue them with --resume auto, or choose another --out.')
         return out
-    existing = sorted(Path("runs").glob(f"*/{FOLDS}"), key=lambda file: file.stat().st_mtime, reverse=True) if resume == "auto" else []
+    existing = sorted(Path("runs").glob(f"*/{FOLDS_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True) if resume == "auto" else []
     for file in existing:
-        content = Run(file.parent).read(FOLDS)
+        content = Run(file.parent).read(FOLDS_FILE)
         if content.get("state") != "finished" and (content.get("folds"), asked_values(content)) == (folds, asked.plain()):
             return file.parent
     run = Run.new(None, f"{name}-folds")
@@ -107,24 +106,24 @@ def choose_folder(asked: Recipe, out: Path | None, resume: str, folds: int, name
     return run.path
 
 
-def record_folds(folder: Path, asked: Recipe, index: Index, dealt: Folds) -> None:
+def record_folds(folder: Path, asked: Recipe, index: Index, partition: Folds) -> None:
     """Write the splits of each fold, or check that they are those the folder started with.
 
     Raises:
         DataError: they are not.
     """
-    before = Run(folder).read(FOLDS)
-    for k in range(dealt.number):
+    before = Run(folder).read(FOLDS_FILE)
+    for k in range(partition.count):
         file = folder / f"fold-{k + 1}.csv"
         temporary = folder / f".fold-{k + 1}.csv"
-        write_splits(temporary, index, dealt.splits(k))
+        write_splits(temporary, index, partition.splits(k))
         if before and file.is_file() and file.read_bytes() != temporary.read_bytes():
             temporary.unlink()
             raise DataError(f'The images or the folds have changed since "{folder}" started; start anew with another --out.')
         temporary.replace(file)
-    if before.get("folds", dealt.number) != dealt.number:
-        raise DataError(f'"{folder}" started with {before["folds"]} folds, not {dealt.number}; start anew with another --out.')
-    write_atomic(folder / FOLDS, json.dumps({"folds": dealt.number, "state": "running", "asked": asked.plain()}, indent=1) + "\n")
+    if before.get("folds", partition.count) != partition.count:
+        raise DataError(f'"{folder}" started with {before["folds"]} folds, not {partition.count}; start anew with another --out.')
+    write_atomic(folder / FOLDS_FILE, json.dumps({"folds": partition.count, "state": "running", "asked": asked.plain()}, indent=1) + "\n")
 
 
 def finished_run(path: Path, recipe: Recipe) -> Run | None:
@@ -148,13 +147,13 @@ def out_of_fold_predictions(runs: list[Run], names: list[str]) -> Predictions:
         GoodfitError: the runs did not validate on each of them once.
     """
     by_run = [part for run in runs if (part := Predictions.read(run.path / PREDICTIONS_FILE))]
-    judged = np.concatenate([part.names for part in by_run])
-    where = {name: row for row, name in enumerate(judged.tolist())}
-    if len(by_run) < len(runs) or sorted(judged.tolist()) != sorted(names):
+    names_by_run = np.concatenate([part.names for part in by_run])
+    where = {name: row for row, name in enumerate(names_by_run.tolist())}
+    if len(by_run) < len(runs) or sorted(names_by_run.tolist()) != sorted(names):
         raise GoodfitError(f'The folds in "{runs[0].path.parent}" did not validate on every image once: train them again.')
     order = [where[name] for name in names]
     labels, shares = np.concatenate([part.labels for part in by_run]), np.concatenate([part.probabilities for part in by_run])
-    return Predictions(judged[order], labels[order], shares[order], by_run[0].classes)
+    return Predictions(names_by_run[order], labels[order], shares[order], by_run[0].classes)
 
 
 def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> d
             "calibration": measure_calibration(torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.labels)),
         },
     }
-    Run(folder).update(FOLDS, {**result, "state": "finished", "seconds": sum(seconds_of(run) for run in runs)})
+    Run(folder).update(FOLDS_FILE, {**result, "state": "finished", "seconds": sum(seconds_of(run) for run in runs)})
     return result
 
 

@@ -15,8 +15,8 @@ from goodfit.data.splits import Splits
 from goodfit.data.store import hash_fields
 from goodfit.data.table import read_table
 
-GROUP = "group"
-FOLDS = "folds.json"  # of a folder of folds: what they come to
+GROUP_COLUMN = "group"
+FOLDS_FILE = "folds.json"  # the results, in a folder of folds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +28,8 @@ class Folds:
     test: IntArray
 
     @property
-    def number(self) -> int:
+    def count(self) -> int:
+        """The number of folds."""
         return int(self.fold.max()) + 1
 
     def splits(self, fold: int) -> Splits:
@@ -37,8 +38,8 @@ class Folds:
         return Splits(train, validation, self.test, (), hash_fields(train.tobytes(), validation.tobytes(), self.test.tobytes()))
 
 
-def deal(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[str, str] | None = None) -> Folds:
-    """Deal the training and validation images of some splits into folds; the test images are not looked at.
+def make_folds(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[str, str] | None = None) -> Folds:
+    """Deal the training and validation images of some splits into folds; the test images are left alone.
 
     `groups` gives the group of an image by its name, empty or missing where it is a group of its own: images of one group (a patient,
     a scene, a burst) are in one fold. Which images go where follows from `seed` and their names.
@@ -85,16 +86,16 @@ def deal_groups(labels: IntArray, groups: Sequence[str], folds: int, seed: int) 
     counts = np.zeros((len(group_names), len(classes)))
     np.add.at(counts, (group_of, labels), 1)
     shares = counts / counts.sum(0)
-    held = np.zeros((folds, len(classes)))
-    images = np.zeros(folds)
+    fold_shares = np.zeros((folds, len(classes)))
+    fold_sizes = np.zeros(folds)
     fold = np.empty(len(group_names), dtype=np.int64)
     for group in np.lexsort((draw_sort_keys(group_names.tolist(), seed, "folds"), -counts.std(1))):
-        tried = held[None] + np.eye(folds)[:, :, None] * shares[group]  # [the fold that takes it, fold, class]
-        uneven = tried.std(1).mean(1)
-        best = min(range(folds), key=lambda k: (round(float(uneven[k]), 12), images[k]))
-        fold[group] = best
-        held[best] += shares[group]
-        images[best] += counts[group].sum()
+        shares_if_taken = fold_shares[None] + np.eye(folds)[:, :, None] * shares[group]  # [the fold that takes it, fold, class]
+        unevenness = shares_if_taken.std(1).mean(1)
+        chosen = min(range(folds), key=lambda k: (round(float(unevenness[k]), 12), fold_sizes[k]))
+        fold[group] = chosen
+        fold_shares[chosen] += shares[group]
+        fold_sizes[chosen] += counts[group].sum()
     result: IntArray = fold[group_of]
     return result
 
@@ -106,13 +107,13 @@ def read_groups(path: Path) -> dict[str, str] | None:
         DataError: the file cannot be read, or has no column path.
     """
     table = read_table(path)
-    if not table.has_column(GROUP):
+    if not table.has_column(GROUP_COLUMN):
         return None
-    table.require("path", GROUP)
-    return {name.strip(): group.strip() for name, group in zip(table.column("path"), table.column(GROUP), strict=True)}
+    table.require("path", GROUP_COLUMN)
+    return {name.strip(): group.strip() for name, group in zip(table.column("path"), table.column(GROUP_COLUMN), strict=True)}
 
 
-def groups_of(index: Index, data: str, file: Path | None) -> dict[str, str] | None:
+def find_groups(index: Index, data: str, file: Path | None) -> dict[str, str] | None:
     """The groups that a file, or else the table that lists the images, gives; None where there are none.
 
     Raises:
@@ -123,10 +124,10 @@ def groups_of(index: Index, data: str, file: Path | None) -> dict[str, str] | No
         table = Path(data).expanduser()
         return read_groups(table) if table.suffix.lower() in (".csv", ".tsv") and table.is_file() else None
     if not file.is_file():
-        raise UsageError(f'Expected --groups to be a CSV with the columns path and {GROUP}, found no file "{file}".')
+        raise UsageError(f'Expected --groups to be a CSV with the columns path and {GROUP_COLUMN}, found no file "{file}".')
     groups = read_groups(file)
     if groups is None:
-        raise DataError(f'Expected the columns path and {GROUP} in "{file}", found no {GROUP}.')
+        raise DataError(f'Expected the columns path and {GROUP_COLUMN} in "{file}", found no {GROUP_COLUMN}.')
     if not any(name in groups for name in index.names):
         raise DataError(f'"{file}" names none of the images, such as {index.names[0]}.')
     return groups
@@ -137,4 +138,4 @@ def describe_folds(folds: Folds, groups: Mapping[str, str] | None) -> str:
     sizes = np.bincount(folds.fold)
     between = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
     note = ", no group in two" if groups is not None else ""
-    return f"{folds.number} folds of {between} images, stratified{note}; {count_of(len(folds.test), 'test image')} left alone."
+    return f"{folds.count} folds of {between} images, stratified{note}; {count_of(len(folds.test), 'test image')} left alone."

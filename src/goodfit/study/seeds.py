@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from typing import Any
 
+from goodfit.core.interval import standard_error
 from goodfit.recipe.recipe import Recipe
 from goodfit.runs.train import RunOptions, train
 
@@ -31,8 +31,3 @@ def train_seeds(asked: Recipe, options: RunOptions, seeds: int) -> dict[str, Any
         "accuracy": statistics.fmean(accuracies) if accuracies else None,
         "standard_error": standard_error(accuracies),
     }
-
-
-def standard_error(values: list[float]) -> float | None:
-    """The standard error of the mean; None for fewer than two values."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

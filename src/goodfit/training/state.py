@@ -10,11 +10,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
 from goodfit.core.chance import MASK64, Chance, fold
 from goodfit.core.contracts import Average, Loss, Penalty
+from goodfit.core.errors import UsageError
+from goodfit.core.parts import Part, Pipe, pipe_parts
 from goodfit.core.progress import Lengths, Period
+from goodfit.data.dataset import Dataset
+from goodfit.data.loader import Loader
+from goodfit.losses.softmax import Softmax
+from goodfit.schedules.compose import compose
+from goodfit.schedules.shapes import Constant
 from goodfit.training.freezing import Phase
+
+SOFTMAX, NO_AUGMENTATION, CONSTANT = Softmax(), Pipe(), Constant()
 
 
 @dataclasses.dataclass
@@ -90,6 +100,20 @@ class Plan:
     snapshots: tuple[float, ...] = ()
     parts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @staticmethod
+    def of(
+        data: Dataset, loader: Loader, budget: str, loss: Loss = SOFTMAX, augment: Part = NO_AUGMENTATION, schedule: Part = CONSTANT
+    ) -> Plan:
+        """The plan for training on the loader's batches of open data, with parts or pipes of parts; all else has its default.
+
+        Raises:
+            UsageError: the budget does not read, or a part does not go with the data.
+        """
+        lengths = loader.lengths(budget)
+        facts = data.facts(lengths)
+        pipeline = Pipeline(pipe_parts(augment.bind(facts)), data.preprocess.size)  # type: ignore[arg-type]
+        return Plan(loss.bind(facts), lengths, pipeline, data.preprocess.normalize, compose(schedule.bind(facts)), seed=loader.seed)
+
     def t(self, state: State) -> float:
         """Progress in 0..1."""
         return self.lengths.t(state.step, state.elapsed, state.reserve)
@@ -99,8 +123,13 @@ class Plan:
         return fold(fold(self.seed & MASK64, "noise", step), piece) >> 1
 
     def prepare(self, batch: Batch, t: float) -> Batch:
-        """A training batch as the model sees it at progress t: on the device, augmented and normalized."""
-        assert batch.chance is not None, "only training batches can be augmented"
+        """A training batch as the model sees it at progress t: on the device, augmented and normalized.
+
+        Raises:
+            UsageError: the batch has no chance.
+        """
+        if batch.chance is None:
+            raise UsageError("Expected a training batch with its chance, as a Loader yields it, received one without: set Batch.chance.")
         augmented = self.augment(batch.to(self.device, non_blocking=True), batch.chance, t)
         return augmented.but(images=self.normalize(augmented.images))
 

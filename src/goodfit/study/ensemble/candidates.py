@@ -27,7 +27,7 @@ class Candidate:
     run: Run
     file: Path
     config: dict[str, Any]
-    answers: Predictions
+    predictions: Predictions
 
     @property
     def name(self) -> str:
@@ -59,8 +59,8 @@ def find_candidates(names: Sequence[str | Path], final: bool = False) -> list[Ca
         )
     first = candidates[0]
     for other in candidates:
-        if set(other.answers.classes) != set(first.answers.classes):
-            odd = sorted(set(first.answers.classes) ^ set(other.answers.classes))
+        if set(other.predictions.classes) != set(first.predictions.classes):
+            odd = sorted(set(first.predictions.classes) ^ set(other.predictions.classes))
             raise UsageError(f'Expected models of the same classes, but "{first.name}" and "{other.name}" differ in {list_some(odd)}.')
     return candidates
 
@@ -71,7 +71,7 @@ def _candidates_at(path: Path, final: bool) -> list[Candidate]:
         return [_candidate(Run.open(path.parent.parent if path.parent.name == FOLDER else path.parent), path)]
     if not (path / "recipe.toml").is_file() and (inner := [run.path for run in list_runs(path) if not run.read(ENSEMBLE_FILE)]):
         return [
-            candidate for one in sorted(inner) for candidate in _candidates_at(one, final)
+            candidate for folder in sorted(inner) for candidate in _candidates_at(folder, final)
         ]  # such as the folder of --folds, or of --seeds
     run = Run.open(path)
     snapshots = [] if final else sorted((run.path / FOLDER).glob("*.safetensors"))
@@ -85,44 +85,44 @@ def _candidate(run: Run, file: Path) -> Candidate:
         raise UsageError(f'"{run.path}" {reason}.')
     if file.name != WEIGHTS_FILE:
         config.pop("temperature", None)  # it was fitted to the kept model
-    answers = Predictions.read(run.path / PREDICTIONS_FILE if file.name == WEIGHTS_FILE else file.with_suffix(".npz"))
-    if answers is None:
+    predictions = Predictions.read(run.path / PREDICTIONS_FILE if file.name == WEIGHTS_FILE else file.with_suffix(".npz"))
+    if predictions is None:
         raise UsageError(f'The predictions of "{file}" for its validation images are not kept: run goodfit evaluate "{run.path}" first.')
-    return Candidate(run, file, config, answers)
+    return Candidate(run, file, config, predictions)
 
 
 def align_predictions(candidates: Sequence[Candidate]) -> list[Predictions]:
-    """The predictions of each for the images that all validated on, in the order and with the classes of the first; with its temperature.
+    """The predictions of each candidate, with its temperature, for the images that all validated on, in the order and classes of the first.
 
     No model was trained on such an image, and none is a test image of any of their runs.
 
     Raises:
         DataError: the runs label an image differently.
     """
-    first = candidates[0].answers
-    places = [{name: row for row, name in enumerate(one.answers.names.tolist())} for one in candidates]
+    first = candidates[0].predictions
+    places = [{name: row for row, name in enumerate(candidate.predictions.names.tolist())} for candidate in candidates]
     names = [name for name in first.names.tolist() if all(name in place for place in places)]
     result: list[Predictions] = []
-    for one, place in zip(candidates, places, strict=True):
-        own, rows = one.answers, np.array([place[name] for name in names], dtype=np.int64)
-        order = np.array([own.classes.index(name) for name in first.classes])
-        shares = torch.from_numpy(own.probabilities[rows][:, order])
-        shares = apply_temperature(shares, float(one.config.get("temperature", 1.0)))
-        labels = np.argsort(order)[own.labels[rows]]
+    for candidate, place in zip(candidates, places, strict=True):
+        predictions, rows = candidate.predictions, np.array([place[name] for name in names], dtype=np.int64)
+        order = np.array([predictions.classes.index(name) for name in first.classes])
+        shares = torch.from_numpy(predictions.probabilities[rows][:, order])
+        shares = apply_temperature(shares, float(candidate.config.get("temperature", 1.0)))
+        labels = np.argsort(order)[predictions.labels[rows]]
         if result and (labels != result[0].labels).any():
             wrong = names[int(np.flatnonzero(labels != result[0].labels)[0])]
             raise DataError(
-                f'"{candidates[0].name}" and "{one.name}" were trained on different labels, such as that of {wrong}:'
+                f'"{candidates[0].name}" and "{candidate.name}" were trained on different labels, such as that of {wrong}:'
                 " they cannot be combined."
             )
         result.append(Predictions(np.array(names, dtype=np.str_), labels, shares.numpy(), first.classes))
     return result
 
 
-def tests_seen(candidates: Sequence[Candidate]) -> int:
-    """The number of test images of the first run that another run trained or validated on, because their splits differ."""
+def count_seen_test_images(candidates: Sequence[Candidate]) -> int:
+    """Count the test images of the first run that another run trained or validated on, because their splits differ."""
     first = candidates[0]
-    others = {one.run.path: one.run for one in candidates if one.digests[1] != first.digests[1]}
+    others = {candidate.run.path: candidate.run for candidate in candidates if candidate.digests[1] != first.digests[1]}
     if not others:
         return 0
     test = {path for path, split in read_splits(first.run).items() if split == "test"}

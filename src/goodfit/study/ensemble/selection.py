@@ -54,6 +54,6 @@ def greedy_soup(order: Sequence[int], score_of: Callable[[list[int]], tuple[floa
     chosen = [order[0]]
     best = score_of(chosen)
     for place in order[1:]:
-        if (found := score_of([*chosen, place]))[0] >= best[0]:
-            chosen, best = [*chosen, place], found
+        if (score_with := score_of([*chosen, place]))[0] >= best[0]:
+            chosen, best = [*chosen, place], score_with
     return chosen

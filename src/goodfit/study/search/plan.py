@@ -1,4 +1,4 @@
-"""The plan of a search: what it is to try, in which stages, and how long each training is."""
+"""The plan of a search: its options, what it tries, in which stages, and how long each training is."""
 
 from __future__ import annotations
 
@@ -14,18 +14,93 @@ from goodfit.core.progress import Length
 
 Method = Literal["fine", "random", "tpe", "grid", "halving"]
 
-PLAN, BASE = "search.json", "base.toml"
-FINAL = "final"  # the stage in which the best are trained anew
-RUNGS = 3  # stages of halving, each a third of the trials at three times the length
-FACTOR = 3
-UNTIL = {"coarse": 0.4, FINAL: 1.0}  # shares of a budget in minutes at which stages end; 0.75 for the others
-EXPLORED = 0.75
+PLAN_FILE, BASE_FILE = "search.json", "base.toml"
+FINAL_STAGE = "final"  # the stage that retrains the best
+HALVING_RUNGS = 3
+HALVING_FACTOR = 3  # each rung has a third of the trials, at three times the length
+STAGE_ENDS = {"coarse": 0.4, FINAL_STAGE: 1.0}  # as shares of a budget in minutes
+DEFAULT_STAGE_END = 0.75
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Options of a search that are not part of the recipe; each is an option of `goodfit search`.
+
+    Attributes
+    ----------
+    space
+        What is drawn, as key=text: "lr=log(1e-4, 1)", "model.width=one_of(16, 32)", "optimizer=sgd(log(0.01, 1))".
+        The draws are log(a, b), uniform(a, b), integers(a, b) and one_of(...).
+        Or a TOML file of such keys; or a key alone, such as optimizer or model.width, for the default draws of that part or setting.
+        Default: architecture, rate, weight decay, dropout and augmentation around the recipe.
+    trials
+        How many trials (default: 20, or as many as --budget allows).
+    budget
+        Time for the whole search, such as "30 min"; the best so far is then named.
+    each
+        Length of a trial's training (default: that of --full).
+    full
+        Length of the trainings of the best (default: the budget of --recipe, else chosen).
+    method
+        fine: random, coarse to fine; random; tpe; grid; halving: the best third at three times the length, twice.
+    keep
+        How many of the best are trained again with fresh seeds; 0: none.
+    seeds
+        With how many seeds each.
+    workers
+        Processes that work on this machine.
+    out
+        Folder of the search (default: searches/<time>).
+    resume
+        Continue the search in this folder, or help with it from another process or machine.
+    """
+
+    space: tuple[str, ...] = ()
+    trials: int | None = None
+    budget: str = ""
+    each: str = ""
+    full: str = ""
+    method: Method = "fine"
+    keep: int = 3
+    seeds: int = 2
+    workers: int = 1
+    out: Path | None = None
+    resume: Path | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """The time for the whole search; None without a budget.
+
+        Raises:
+            UsageError: the budget is not a time.
+        """
+        if not self.budget:
+            return None
+        length = Length.read(self.budget)
+        if length.unit != "second":
+            raise UsageError(
+                f'Expected the --budget of a search to be a time such as "30 min", received "{self.budget}";'
+                " the length of each training is --each."
+            )
+        return length.amount
+
+    def check(self, data: str) -> None:
+        """Refuse numbers that are too small, and a resumed search with options that are fixed when it begins.
+
+        Raises:
+            UsageError: there are such.
+        """
+        for name, low in (("trials", 1), ("keep", 0), ("seeds", 1), ("workers", 1)):
+            if (value := getattr(self, name)) is not None and value < low:
+                raise UsageError(f"Expected --{name} to be {low} or more, received {value}.")
+        if self.resume is not None and (data or self.space or self.out or self.each or self.full):
+            raise UsageError("Expected --resume without images, --space, --out, --each or --full: the search has them already.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a search is to do: the texts of its space, a method, how many `trials` (0: as many as the time allows) of the length `each`,
-    and that the `keep` best are then trained to the length `full` with `copies` fresh seeds. Draws come from `seed`.
+class SearchPlan:
+    """What a search is to do: the texts of its space, its method, and how many `trials` (0: as many as the time allows) of the length
+    `each`; the `keep` best are then trained to the length `full` with `copies` fresh seeds. All draws follow from `seed`.
     """
 
     space: dict[str, str]
@@ -38,31 +113,32 @@ class Plan:
     seed: int = 0
 
     @staticmethod
-    def read(study: Path) -> Plan:
-        """The plan in a study's folder.
+    def read(folder: Path) -> SearchPlan:
+        """Read the plan in the folder of a search.
 
         Raises:
-            UsageError: the folder is no study.
+            UsageError: the folder is not that of a search.
         """
-        if not (study / PLAN).is_file() or not (study / BASE).is_file():
-            raise UsageError(f'Expected the folder of a search at "{study}", found none.')
-        return Plan(**json.loads((study / PLAN).read_text()))
+        if not (folder / PLAN_FILE).is_file() or not (folder / BASE_FILE).is_file():
+            raise UsageError(f'Expected the folder of a search at "{folder}", found none.')
+        return SearchPlan(**json.loads((folder / PLAN_FILE).read_text()))
 
-    def write(self, study: Path) -> None:
-        write_atomic(study / PLAN, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+    def write(self, folder: Path) -> None:
+        """Write the plan into the folder of a search."""
+        write_atomic(folder / PLAN_FILE, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """A stage of a search: `n` trials (0: as many as the time allows), each of a `share` of the length of one."""
+class SearchStage:
+    """A stage of a search: so many `trials` (0: as many as the time allows), each trained for a `share` of a trial's length."""
 
     name: str
-    n: int
+    trials: int
     share: float = 1.0
 
 
-def stages(plan: Plan, closed: dict[str, int]) -> list[Stage]:
-    """The stages that look for the best, in order; `closed` are those that are over, with their trials.
+def plan_stages(plan: SearchPlan, closed: dict[str, int]) -> list[SearchStage]:
+    """Plan the stages that look for the best, in order; `closed` has the number of trials of each stage that is over.
 
     Halving never cuts a training short: the trials of a rung are whole trainings, each with its own schedule to the end, and compete at
     equal progress. Cut at a tenth of one long training, a high rate that anneals late would lose to a low one that it beats in the end.
@@ -70,20 +146,23 @@ def stages(plan: Plan, closed: dict[str, int]) -> list[Stage]:
     match plan.method:
         case "fine":
             coarse = closed.get("coarse", math.ceil(plan.trials / 2))
-            return [Stage("coarse", coarse), Stage("fine", max(0, plan.trials - coarse) if plan.trials else 0)]
+            return [SearchStage("coarse", coarse), SearchStage("fine", max(0, plan.trials - coarse) if plan.trials else 0)]
         case "halving":
-            return [Stage(f"rung{i + 1}", math.ceil(plan.trials / FACTOR**i), FACTOR ** (i + 1.0 - RUNGS)) for i in range(RUNGS)]
-    return [Stage(plan.method, plan.trials)]
+            return [
+                SearchStage(f"rung{i + 1}", math.ceil(plan.trials / HALVING_FACTOR**i), HALVING_FACTOR ** (i + 1.0 - HALVING_RUNGS))
+                for i in range(HALVING_RUNGS)
+            ]
+    return [SearchStage(plan.method, plan.trials)]
 
 
-def scaled(length: str, share: float) -> str:
-    """A length of training times a share.
+def scale_length(length: str, share: float) -> str:
+    """Multiply a length of training by a share.
 
-    >>> scaled("9 epochs", 1 / 3)
+    >>> scale_length("9 epochs", 1 / 3)
     '3 epochs'
     """
-    read = Length.read(length)
-    amount = read.amount * share
-    if read.unit in ("step", "example"):
+    parsed = Length.read(length)
+    amount = parsed.amount * share
+    if parsed.unit in ("step", "example"):
         amount = max(1, round(amount))
-    return length if share == 1 else f"{amount:.6g} {read.unit}{'' if amount == 1 else 's'}"
+    return length if share == 1 else f"{amount:.6g} {parsed.unit}{'' if amount == 1 else 's'}"

@@ -1,66 +1,72 @@
-"""What a search found: its ranking, which values matter, the winner, and how much of its lead was luck."""
+"""The results of a search: its ranking, which values matter, the winner, and how much of its lead was luck; as files and as text."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goodfit.core.files import write_atomic
+from goodfit.core.interval import standard_error
 from goodfit.core.words import count_of, format_duration, format_percent
-from goodfit.study.search.plan import FINAL
-from goodfit.study.search.refine import edge
-from goodfit.study.search.scatter import scatters
-from goodfit.study.search.settle import settled
+from goodfit.study.search.plan import FINAL_STAGE
+from goodfit.study.search.refine import describe_edge, find_edge
+from goodfit.study.search.search import Search
 from goodfit.study.search.space import Axis, Value
-from goodfit.study.search.trials import Row, distribution, optuna, quiet
-from goodfit.study.search.work import Search
+from goodfit.study.search.trial_recipe import recipe_of_trial
+from goodfit.study.search.trials import Trial, no_warnings, optuna, to_distribution
+from goodfit.terminal.sketch import sketch_curve
 from goodfit.terminal.tables import format_table
 
-RESULTS, WINNER = "results.json", "winner.toml"
-SHOWN = 12  # trials in the table
-LEAST = 6  # trials from which on importance is told
+RESULTS_FILE, WINNER_FILE = "results.json", "winner.toml"
+MIN_TRIALS_FOR_IMPORTANCE = 6
+MAX_ROWS = 12  # of the table, and again of the failed trials in it
+MAX_SKETCHED_VALUES = 2  # the most important numbers
+MIN_POINTS_FOR_SKETCH = 3
+SKETCH_WIDTH, SKETCH_HEIGHT = 48, 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Finalist:
-    """One of the best: its score in the search, and those of its retrainings with fresh seeds; accuracies 0..1."""
+    """One of the best trials, and the accuracies 0..1 of its retrainings with fresh seeds."""
 
-    row: Row
+    trial: Trial
     fresh: tuple[float, ...]
 
     @property
     def score(self) -> float:
-        return float(self.row.value or 0.0)
+        """Its accuracy in the search."""
+        return float(self.trial.value or 0.0)
 
     @property
     def mean(self) -> float:
+        """The mean of the fresh accuracies."""
         return statistics.fmean(self.fresh)
 
     @property
     def error(self) -> float | None:
         """The standard error of the mean."""
-        return statistics.stdev(self.fresh) / math.sqrt(len(self.fresh)) if len(self.fresh) > 1 else None
+        return standard_error(self.fresh)
 
     @property
     def luck(self) -> float:
-        """What of its score in the search fresh seeds did not give again."""
+        """The part of its accuracy in the search that fresh seeds did not repeat."""
         return self.score - self.mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All that a search has found so far. `finalists` are in the order of their fresh means; `lead` is how far the winner's score in the
-    search was above the median of its trials, `luck` the part of it that fresh seeds did not give again; both None where nothing was
-    retrained, or not at the same length. `over` tells whether there is nothing left to do, and `timed_out` whether that is because time
-    ended the search before it was through.
+    """All that a search has found so far.
+
+    `finalists` are in the order of their fresh means. `lead` is how far the winner's accuracy in the search was above the median of its
+    trials, `luck` the part of it that fresh seeds did not repeat; both are None where nothing was retrained, or not at the same length.
+    `over` says whether nothing is left to do, and `timed_out` whether that is because time ended the search before it was through.
     """
 
-    rows: tuple[Row, ...]
-    ranking: tuple[Row, ...]
+    trials: tuple[Trial, ...]
+    ranking: tuple[Trial, ...]
     finalists: tuple[Finalist, ...]
     importance: dict[str, float]
     ranges: dict[str, tuple[Axis, ...]]
@@ -71,147 +77,183 @@ class Results:
     timed_out: bool
 
     @property
-    def winner(self) -> Row | None:
+    def winner(self) -> Trial | None:
         """The finalist with the best mean over fresh seeds; while there is none, the best trial."""
-        return self.finalists[0].row if self.finalists else next(iter(self.ranking), None)
+        return self.finalists[0].trial if self.finalists else next(iter(self.ranking), None)
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        finals = [
-            {"trial": one.row.folder, "score": one.score, "fresh": one.fresh, "mean": one.mean, "error": one.error, "luck": one.luck}
-            for one in self.finalists
+        """The results as JSON has them."""
+        finalists = [
+            {"trial": x.trial.folder, "score": x.score, "fresh": x.fresh, "mean": x.mean, "error": x.error, "luck": x.luck}
+            for x in self.finalists
         ]
-        rows = [{**dataclasses.asdict(row), "run": row.folder} for row in self.rows]
+        trials = [{**dataclasses.asdict(trial), "run": trial.folder} for trial in self.trials]
         ranges = {stage: [dataclasses.asdict(axis) for axis in axes] for stage, axes in self.ranges.items()}
         winner = self.winner and {"trial": self.winner.folder, "values": self.winner.values, "retrained": bool(self.finalists)}
         return {
             "over": self.over,
             "timed_out": self.timed_out,
             "winner": winner,
-            "finalists": finals,
+            "finalists": finalists,
             "lead": self.lead,
             "luck": self.luck,
-            "ranking": [row.folder for row in self.ranking],
+            "ranking": [trial.folder for trial in self.ranking],
             "importance": self.importance,
             "ranges": ranges,
             "warnings": self.warnings,
-            "trials": rows,
+            "trials": trials,
         }
 
 
-def results(search: Search, brief: bool = False) -> Results:
-    """What a search has found so far; a `brief` account leaves out importance, which takes seconds when there are many trials."""
-    rows = search.trials.rows()
-    ranking = search.ranking()
-    finals: dict[tuple[str, int], list[float]] = {}
-    for row in rows:
-        if row.stage == FINAL and row.value is not None:
-            finals.setdefault((row.origin, row.parent), []).append(row.value)
-    finalists = [Finalist(row, tuple(finals[row.stage, row.place])) for row in ranking if (row.stage, row.place) in finals]
-    most = max((len(one.fresh) for one in finalists), default=0)  # where time was over, only those with as many copies are compared
-    finalists = sorted((one for one in finalists if len(one.fresh) == most), key=lambda one: -one.mean)
-    ranges = {stage.name: search.axes(stage.name) for stage in search.stages()}
-    warnings = list(search.trials.notes().get("warnings", []))
+def collect_results(search: Search, with_importance: bool = True) -> Results:
+    """Collect what a search has found so far; importance takes seconds when there are many trials."""
+    trials = search.trials.all()
+    ranking = search.rank()
+    finalists = _collect_finalists(trials, ranking)
+    notes = search.trials.read_notes()
+    warnings = list(notes.get("warnings", []))
     if ranking and search.plan.method != "grid":
-        best = ranking[0]
-        edges = [(axis, end) for axis in search.space.axes if (end := edge(axis, best.values[axis.name]))]
-        said = [f"The best {axis.name} of {best.values[axis.name]:.3g} lies at the {end} edge of {axis}." for axis, end in edges]
-        warnings += [text for text in said if not any(other.startswith(text[:-1]) for other in warnings)]
+        values = ranking[0].values
+        edges = [(axis, edge) for axis in search.space.axes if (edge := find_edge(axis, values[axis.name]))]
+        texts = [describe_edge(axis, values[axis.name], edge) for axis, edge in edges]
+        warnings += [f"{text}." for text in texts if not any(other.startswith(text) for other in warnings)]
+    over = search.is_over()
     lead = luck = None
     if finalists and search.plan.each == search.plan.full:
-        lead = finalists[0].score - statistics.median(float(row.value or 0.0) for row in ranking)
+        lead = finalists[0].score - statistics.median(float(trial.value or 0.0) for trial in ranking)
         luck = finalists[0].luck
-    matter = {} if brief else importance(ranking, search.space.axes)
-    over, through = search.over(), FINAL in search.trials.notes().get("closed", {})
-    return Results(tuple(rows), tuple(ranking), tuple(finalists), matter, ranges, tuple(warnings), lead, luck, over, over and not through)
+    return Results(
+        tuple(trials),
+        tuple(ranking),
+        tuple(finalists),
+        measure_importance(ranking, search.space.axes) if with_importance else {},
+        {stage.name: search.axes_of(stage.name) for stage in search.stages()},
+        tuple(warnings),
+        lead,
+        luck,
+        over=over,
+        timed_out=over and FINAL_STAGE not in notes.get("closed", {}),
+    )
 
 
-def importance(rows: Sequence[Row], axes: Sequence[Axis]) -> dict[str, float]:
-    """The share of the scores' variance that each value explains alone and with others, by functional ANOVA over a random forest, most
-    important first; empty for fewer than six trials, or when all score the same.
+def _collect_finalists(trials: Sequence[Trial], ranking: Sequence[Trial]) -> list[Finalist]:
+    """The trials that were retrained, the best mean first; where time was over, only those with as many retrainings as any."""
+    fresh: dict[tuple[str, int], list[float]] = {}
+    for trial in trials:
+        if trial.stage == FINAL_STAGE and trial.value is not None:
+            fresh.setdefault((trial.origin, trial.parent), []).append(trial.value)
+    finalists = [Finalist(trial, tuple(fresh[trial.stage, trial.place])) for trial in ranking if (trial.stage, trial.place) in fresh]
+    most = max((len(finalist.fresh) for finalist in finalists), default=0)
+    return sorted((finalist for finalist in finalists if len(finalist.fresh) == most), key=lambda finalist: -finalist.mean)
+
+
+def measure_importance(trials: Sequence[Trial], axes: Sequence[Axis]) -> dict[str, float]:
+    """The share of the accuracies' variance that each value explains alone and with others, by functional ANOVA over a random forest, most
+    important first; empty for too few trials, or when all are equal.
 
     Source: Hutter et al. 2014, An efficient approach for assessing hyperparameter importance; by Optuna.
     """
-    scores = [float(row.value or 0.0) for row in rows]
-    if len(rows) < LEAST or min(scores) == max(scores):
+    scores = [float(trial.value or 0.0) for trial in trials]
+    if len(trials) < MIN_TRIALS_FOR_IMPORTANCE or min(scores) == max(scores):
         return {}
-    spans = {axis.name: distribution(_spanning(axis, [row.values[axis.name] for row in rows])) for axis in axes}
-    with quiet():
+    distributions = {axis.name: to_distribution(_widen(axis, [trial.values[axis.name] for trial in trials])) for axis in axes}
+    with no_warnings():
         study = optuna.create_study(direction="maximize")
-        for row, score in zip(rows, scores, strict=True):
-            study.add_trial(optuna.trial.create_trial(params=dict(row.values), distributions=spans, value=score))
-        judge = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(study, evaluator=judge)
-    return {name: float(share) for name, share in found.items()}
+        for trial, score in zip(trials, scores, strict=True):
+            study.add_trial(optuna.trial.create_trial(params=dict(trial.values), distributions=distributions, value=score))
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in importance.items()}
 
 
-def _spanning(axis: Axis, values: Sequence[Value]) -> Axis:
-    """The axis, wide enough for the values of an extended range too."""
+def _widen(axis: Axis, values: Sequence[Value]) -> Axis:
+    """Widen an axis to hold values of an extended range too."""
     if axis.law == "one_of":
         return axis
     numbers = [float(value) for value in values]
     return dataclasses.replace(axis, low=min(axis.low, *numbers), high=max(axis.high, *numbers))
 
 
+def write_results(search: Search, results: Results) -> None:
+    """Write the results as JSON, and the winner's recipe at full length as TOML, into the search's folder."""
+    write_atomic(search.folder / RESULTS_FILE, json.dumps(results.plain(), indent=1) + "\n")
+    if results.winner is not None:
+        recipe = recipe_of_trial(search.base, search.space, results.winner.values, search.catalog).but(budget=search.plan.full)
+        write_atomic(search.folder / WINNER_FILE, recipe.to_toml())
+
+
 # ---- as text ---------------------------------------------------------------------------------------------------------------------
 
 
-def table(found: Results) -> str:
-    """The results as text for a terminal."""
-    lines = [_trials(found)]
-    if found.importance:
+def format_results(results: Results) -> str:
+    """Format the results for a terminal."""
+    lines = [_format_ranking(results)]
+    if results.importance:
         lines.append("Importance (share of the scores' variance):")
-        rows = [(name, format_percent(share, 0), "█" * round(30 * share)) for name, share in found.importance.items()]
+        rows = [(name, format_percent(share, 0), "█" * round(30 * share)) for name, share in results.importance.items()]
         lines.append(format_table(rows, "<><", indent="  "))
-    lines += scatters(found.ranking, found.ranges, found.importance)
-    lines += [f"Warning: {text}" for text in found.warnings]
-    lines += _finals(found)
+    lines += sketch_scatters(results.ranking, results.ranges, results.importance)
+    lines += [f"Warning: {text}" for text in results.warnings]
+    lines += _format_finalists(results)
     return "\n".join(lines)
 
 
-def shown(values: dict[str, Value]) -> str:
+def format_values(values: dict[str, Value]) -> str:
     """`lr=0.03 model.width=32`."""
     return "  ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
 
 
-def _trials(found: Results) -> str:
-    failed = [row for row in found.rows if row.state == "failed"]
+def _format_ranking(results: Results) -> str:
+    """The best trials, then those that failed, as a table."""
     rows = []
-    for rank, row in enumerate(found.ranking[:SHOWN], 1):
-        time = format_duration(row.seconds) if row.seconds is not None else ""
-        end = "  (diverged)" if row.why else ""
-        rows.append((str(rank), row.folder, format_percent(float(row.value or 0.0), 2), time, f"{shown(row.values)}{end}"))
-    if len(found.ranking) > SHOWN:
-        rows.append(("", f"and {len(found.ranking) - SHOWN:,} more", "", "", ""))
-    rows += [("-", row.folder, "failed", "", row.why) for row in failed[:SHOWN]]
+    for rank, trial in enumerate(results.ranking[:MAX_ROWS], 1):
+        time = format_duration(trial.seconds) if trial.seconds is not None else ""
+        note = "  (diverged)" if trial.why else ""
+        rows.append((str(rank), trial.folder, format_percent(float(trial.value or 0.0), 2), time, f"{format_values(trial.values)}{note}"))
+    if len(results.ranking) > MAX_ROWS:
+        rows.append(("", f"and {len(results.ranking) - MAX_ROWS:,} more", "", "", ""))
+    failed = [trial for trial in results.trials if trial.state == "failed"]
+    rows += [("-", trial.folder, "failed", "", trial.why) for trial in failed[:MAX_ROWS]]
     return format_table(rows, "><>><", ("rank", "trial", "accuracy", "time", "values"))
 
 
-def _finals(found: Results) -> list[str]:
+def _format_finalists(results: Results) -> list[str]:
     """The retrainings, the winner, and the luck."""
-    if found.winner is None:
+    if results.winner is None:
         return ["No trial has ended yet."]
-    if not found.finalists:
-        return [f"Best so far: {found.winner.folder}, not retrained with fresh seeds, so some of its lead is luck."]
+    if not results.finalists:
+        return [f"Best so far: {results.winner.folder}, not retrained with fresh seeds, so some of its lead is luck."]
     rows = []
-    for one in found.finalists:
-        error = f" ± {format_percent(one.error, 2)}" if one.error is not None else ""
-        mean, score = format_percent(one.mean, 2), format_percent(one.score, 2)
-        rows.append((one.row.folder, f"{mean}{error} ({count_of(len(one.fresh), 'seed')}); {score} in the search"))
+    for finalist in results.finalists:
+        error = f" ± {format_percent(finalist.error, 2)}" if finalist.error is not None else ""
+        mean, score = format_percent(finalist.mean, 2), format_percent(finalist.score, 2)
+        rows.append((finalist.trial.folder, f"{mean}{error} ({count_of(len(finalist.fresh), 'seed')}); {score} in the search"))
     lines = ["Retrained with fresh seeds:", format_table(rows, "<<", indent="  ")]
-    best = found.finalists[0]
-    if found.luck is not None and found.lead is not None:
-        points, ahead = 100 * found.luck, 100 * found.lead
-        again = f"{points:.2f} did not come again" if points >= 0 else f"all came again, and {-points:.2f} more,"
-        lines.append(f"Luck: of the {ahead:.2f} points that it was ahead of the median trial in the search, {again} with fresh seeds.")
+    if results.luck is not None and results.lead is not None:
+        points, lead = 100 * results.luck, 100 * results.lead
+        lost = f"lost {points:.2f}" if points >= 0 else f"kept all, and gained {-points:.2f} more,"
+        lines.append(f"Luck: of its lead of {lead:.2f} points over the median trial in the search, the winner {lost} with fresh seeds.")
     else:
-        lines.append("Luck: not told, for the retrainings were of another length than the trials.")
-    return [*lines, f"Winner: {best.row.folder}  {shown(best.row.values)}"]
+        lines.append("Luck: unknown, because the retrainings had another length than the trials.")
+    return [*lines, f"Winner: {results.winner.folder}  {format_values(results.winner.values)}"]
 
 
-def keep(search: Search, found: Results) -> None:
-    """Write the results as JSON, and the winner's recipe at full length as TOML, into the search's folder."""
-    write_atomic(search.study / RESULTS, json.dumps(found.plain(), indent=1) + "\n")
-    if found.winner is not None:
-        recipe = settled(search.base, search.space, found.winner.values, search.known).but(budget=search.plan.full)
-        write_atomic(search.study / WINNER, recipe.to_toml())
+def sketch_scatters(trials: Sequence[Trial], ranges: Mapping[str, tuple[Axis, ...]], importance: Mapping[str, float]) -> list[str]:
+    """Sketch accuracy over each of the most important numbers, stage by stage, without the trials that diverged."""
+    sketches = []
+    axes = [axis for axis in next(iter(ranges.values()), ()) if axis.law != "one_of"]
+    for axis in sorted(axes, key=lambda axis: -importance.get(axis.name, 0.0))[:MAX_SKETCHED_VALUES]:
+        for stage, stage_axes in ranges.items():
+            points = [(float(x.values[axis.name]), 100 * float(x.value or 0.0)) for x in trials if x.stage == stage and not x.why]
+            if len(points) >= MIN_POINTS_FOR_SKETCH:
+                span = next(other for other in stage_axes if other.name == axis.name)
+                sketches.append(_sketch_points(points, span, f"{stage}: accuracy in % over {axis.name}"))
+    return sketches
+
+
+def _sketch_points(points: Sequence[tuple[float, float]], axis: Axis, title: str) -> str:
+    """Sketch points (x, y) as dots over the whole of an axis."""
+    gap = float("nan")
+    dots = [(axis.low, gap), *(pair for x, y in sorted(points) for pair in ((x, y), (x, gap))), (axis.high, gap)]
+    xs, ys = [x for x, _ in dots], [y for _, y in dots]
+    return sketch_curve(xs, ys, title, axis.name, SKETCH_WIDTH, SKETCH_HEIGHT, log_x=axis.law == "log")

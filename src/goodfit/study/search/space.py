@@ -8,7 +8,7 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import MASK64, fold
@@ -19,11 +19,10 @@ from goodfit.recipe.recipe import SEATS, Recipe
 Law = Literal["log", "uniform", "integers", "one_of"]
 Value = float | int | str
 LAWS = ("log", "uniform", "integers", "one_of")
-SHORT = {"lr": "optimizer.lr"}  # as the option --lr
-STRENGTH = "strength"  # of the whole augmentation: 0 is none, 1 as the recipe has it
-KINDS = SEATS
-FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
-DIGITS = 6  # significant digits of a drawn number
+SHORT_KEYS = {"lr": "optimizer.lr"}  # as the option --lr
+STRENGTH_KEY = "strength"  # of the whole augmentation: 0 is none, 1 as the recipe has it
+RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+SIGNIFICANT_DIGITS = 6  # of a drawn number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Axis:
     high: float = 0.0
     choices: tuple[str, ...] = ()
 
-    def at(self, u: float) -> Value:
-        """The value at `u` in 0..1 of the axis; a number with a `u` beyond them lies outside its ends."""
+    def value_at(self, u: float) -> Value:
+        """The value at position `u`, 0..1 from low to high; the value of a number at another position lies beyond its ends."""
         if self.law == "one_of":
             return self.choices[min(int(u * len(self.choices)), len(self.choices) - 1)]
         if self.law == "integers":
@@ -45,11 +44,11 @@ class Axis:
             return int(self.low + (min(math.floor(u * n), n - 1) if u <= 1 else math.floor(u * n)))
         low, high = (math.log(x) if self.law == "log" else x for x in (self.low, self.high))
         x = low + u * (high - low)
-        x = float(f"{math.exp(x) if self.law == 'log' else x:.{DIGITS}g}")
+        x = float(f"{math.exp(x) if self.law == 'log' else x:.{SIGNIFICANT_DIGITS}g}")
         return min(max(x, self.low), self.high) if 0 <= u <= 1 else x
 
-    def place(self, value: Value) -> float:
-        """Where a value lies on the axis, 0..1 from low to high; for a choice, the middle of its share."""
+    def position_of(self, value: Value) -> float:
+        """The position of a value on the axis, 0..1 from low to high; of a choice, the middle of its share."""
         if self.law == "one_of":
             return (self.choices.index(str(value)) + 0.5) / len(self.choices)
         x = float(value)
@@ -58,9 +57,9 @@ class Axis:
         low, high, x = (math.log(y) if self.law == "log" else y for y in (self.low, self.high, x))
         return (x - low) / (high - low) if high > low else 0.5
 
-    def drawn(self, seed: int, *words: int | str) -> Value:
-        """The value of a trial that `words` name: a pure function of the seed, the words and the axis."""
-        return self.at(((fold(seed & MASK64, "search", *words, self.name) >> 11) + 0.5) * 2.0**-53)
+    def draw(self, seed: int, *words: int | str) -> Value:
+        """Draw the value of the trial that `words` identify: a pure function of the seed, the words and the axis."""
+        return self.value_at(((fold(seed & MASK64, "search", *words, self.name) >> 11) + 0.5) * 2.0**-53)
 
     def __str__(self) -> str:
         inner = self.choices if self.law == "one_of" else (f"{self.low:.4g}", f"{self.high:.4g}")
@@ -71,60 +70,56 @@ class Axis:
 class Space:
     """The texts of a space by recipe key, and the axes in them.
 
-    A key is a recipe's field, a setting of its part such as `model.width` or `optimizer.lr`, `lr` for short, or `strength`: that of the
-    augmentation as a whole.
+    A key is a field of the recipe, a setting of its part such as `model.width` or `optimizer.lr`, `lr` for short, or `strength`: that of
+    the augmentation as a whole.
     """
 
     texts: tuple[tuple[str, str], ...]
     axes: tuple[Axis, ...]
 
     @staticmethod
-    def read(texts: Mapping[str, str], known: Catalog) -> Space:
-        """The space of such texts.
+    def read(texts: Mapping[str, str], catalog: Catalog) -> Space:
+        """Read the texts of a space.
 
         Raises:
-            UsageError: a key is unknown, a text does not read, or nothing is drawn.
+            UsageError: a key is unknown, a text cannot be parsed, or nothing is drawn.
         """
         axes: list[Axis] = []
+
+        def add_axis(call: ast.Call, name: str) -> ast.expr:
+            axes.append(read_axis(call, name))
+            return call
+
         for key, text in texts.items():
-            field = SHORT.get(key, key).partition(".")[0]
-            if field not in FIELDS and key != STRENGTH:
-                raise UsageError(unknown_name("key of the space", key, [*FIELDS, *SHORT, STRENGTH]))
-            if "." in key and field not in KINDS:
-                raise UsageError(f'Expected "{key}" to be a setting of a part; "{field}" holds none.')
-
-            def take(call: ast.Call, name: str) -> ast.expr:
-                axes.append(axis(call, name))
-                return call
-
-            _walk(_parsed(text), key, take, _Names(known, kind_of(key, known)))
+            field = SHORT_KEYS.get(key, key).partition(".")[0]
+            if field not in RECIPE_FIELDS and key != STRENGTH_KEY:
+                raise UsageError(unknown_name("key of the space", key, [*RECIPE_FIELDS, *SHORT_KEYS, STRENGTH_KEY]))
+            if "." in key and field not in SEATS:
+                raise UsageError(f'Expected "{key}" to be a setting of a part, but "{field}" holds no part.')
+            _replace_draws(_parse(text), key, kind_of(key, catalog), catalog, add_axis)
         names = [axis.name for axis in axes]
-        if twice := next((name for name in names if names.count(name) > 1), ""):
-            raise UsageError(f'The space draws "{twice}" twice.')
+        if duplicate := next((name for name in names if names.count(name) > 1), ""):
+            raise UsageError(f'The space draws "{duplicate}" twice.')
         if not axes:
             raise UsageError('Expected a space that draws something, such as --space "lr=log(1e-4, 1)".')
         return Space(tuple(texts.items()), tuple(axes))
 
-    def filled(self, values: Mapping[str, Value], known: Catalog) -> dict[str, str]:
-        """The texts with a value in the place of each draw."""
-        made = {}
+    def substitute(self, values: Mapping[str, Value], catalog: Catalog) -> dict[str, str]:
+        """The texts by key, each draw replaced by its value."""
+        result = {}
         for key, text in self.texts:
-
-            def put(call: ast.Call, name: str) -> ast.expr:
-                return _node(values[name])
-
-            tree = _parsed(text)
-            choice = values.get(key) if isinstance(tree, ast.Call) and _law(tree) else None
-            filled = _walk(tree, key, put, _Names(known, kind_of(key, known)))
-            made[key] = choice if isinstance(choice, str) else ast.unparse(filled)
-        return made
+            tree = _parse(text)
+            choice = values.get(key) if _law_of(tree) else None  # the choice of a whole field may be any text, such as `5 epochs`
+            filled = _replace_draws(tree, key, kind_of(key, catalog), catalog, lambda call, name: to_node(values[name]))
+            result[key] = choice if isinstance(choice, str) else ast.unparse(filled)
+        return result
 
 
-def read_texts(words: list[str], alone: Callable[[str], bool] = lambda key: False) -> dict[str, str]:
-    """The texts of `key=text` words, or of a TOML file of them; empty ones of words that may stand `alone`, as a key.
+def read_texts(words: list[str], may_stand_alone: Callable[[str], bool] = lambda key: False) -> dict[str, str]:
+    """Read the texts of a space by key from words `key=text`, or TOML files of them; a key that may stand alone has an empty text.
 
     Raises:
-        UsageError: a word is neither.
+        UsageError: a word is none of them.
     """
     texts: dict[str, str] = {}
     for word in words:
@@ -132,13 +127,13 @@ def read_texts(words: list[str], alone: Callable[[str], bool] = lambda key: Fals
         key = key.strip().replace("-", "_")
         if equals:
             texts[key] = text.strip()
-        elif alone(key) and not word.endswith(".toml"):
+        elif may_stand_alone(key) and not word.endswith(".toml"):
             texts[key] = ""
         elif Path(word).is_file():
             try:
                 texts |= {key: str(value) for key, value in tomllib.loads(Path(word).read_text(encoding="utf-8")).items()}
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise UsageError(f'The space "{word}" is no TOML: {error}.') from error
+                raise UsageError(f'The space "{word}" is not valid TOML: {error}.') from error
         else:
             raise UsageError(
                 f'Expected --space as key=text, such as "lr=log(1e-4, 1)", a part\'s kind such as optimizer, or a TOML file of them,'
@@ -147,27 +142,27 @@ def read_texts(words: list[str], alone: Callable[[str], bool] = lambda key: Fals
     return texts
 
 
-def kind_of(key: str, known: Catalog) -> str:
-    """The kind of part that a key of a space holds; "" for numbers and text. Which part has the setting is not known yet."""
-    field, *path = SHORT.get(key, key).split(".")
-    kind = KINDS.get(field, "")
+def kind_of(key: str, catalog: Catalog) -> str:
+    """The kind of part that a key of a space holds; "" for numbers and text. Any part that has the setting decides."""
+    field, *path = SHORT_KEYS.get(key, key).split(".")
+    kind = SEATS.get(field, "")
     for name in path:
-        kind = next((s.kind for cls in known.kinds.get(kind, {}).values() for s in settings_of(cls) if s.name == name), "")
+        kind = next((s.kind for cls in catalog.kinds.get(kind, {}).values() for s in settings_of(cls) if s.name == name), "")
     return kind
 
 
-def axis(call: ast.Call, name: str) -> Axis:
-    """The axis that a draw spells.
+def read_axis(call: ast.Call, name: str) -> Axis:
+    """Read the axis that a draw spells.
 
     Raises:
         UsageError: its numbers or choices are wrong.
     """
-    law = _law(call)
+    law = _law_of(call)
     text = ast.unparse(call)
     if call.keywords:
         raise UsageError(f'Expected {law} without names of settings, received "{text}".')
     if law == "one_of":
-        if any(isinstance(node, ast.Call) and _law(node) for choice in call.args for node in ast.walk(choice)):
+        if any(_law_of(node) for choice in call.args for node in ast.walk(choice)):
             raise UsageError(f'A choice cannot draw again: write its draws beside it, not inside "{text}".')
         choices = tuple(x.value if isinstance(x, ast.Constant) and isinstance(x.value, str) else ast.unparse(x) for x in call.args)
         if not choices or len(set(choices)) < len(choices):
@@ -175,71 +170,71 @@ def axis(call: ast.Call, name: str) -> Axis:
         return Axis(name, "one_of", choices=choices)
     try:
         low, high = (ast.literal_eval(x) for x in call.args)
-        fine = low < high and math.isfinite(low) and math.isfinite(high) and (law != "log" or low > 0)
-        fine = fine and (law != "integers" or {type(low), type(high)} == {int})
+        valid = low < high and math.isfinite(low) and math.isfinite(high) and (law != "log" or low > 0)
+        valid = valid and (law != "integers" or {type(low), type(high)} == {int})
     except (ValueError, TypeError):
-        fine = False
-    if not fine:
-        wanted = {"log": "two numbers above 0, the lower first", "integers": "two whole numbers, the lower first"}
-        raise UsageError(f'Expected {law} with {wanted.get(law, "two numbers, the lower first")}, received "{text}".')
+        valid = False
+    if not valid:
+        expected = {"log": "two numbers above 0, the lower first", "integers": "two whole numbers, the lower first"}
+        raise UsageError(f'Expected {law} with {expected.get(law, "two numbers, the lower first")}, received "{text}".')
     return Axis(name, cast(Law, law), float(low), float(high))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Names:
-    """What the arguments of a call are called: by the settings of the part of a kind, where it is known."""
-
-    known: Catalog
-    kind: str
-
-    def of(self, call: ast.Call, place: int) -> str:
-        return self._settings(call)[place].name if place < len(self._settings(call)) else str(place)
-
-    def within(self, call: ast.Call, name: str) -> _Names:
-        return _Names(self.known, next((s.kind for s in self._settings(call) if s.name == name), ""))
-
-    def _settings(self, call: ast.Call) -> Any:
-        cls = self.known.kinds.get(self.kind, {}).get(ast.unparse(call.func))
-        return settings_of(cls) if cls else ()
+def has_draws(text: str) -> bool:
+    """Whether anything is drawn in a text."""
+    return any(f"{law}(" in text for law in LAWS)
 
 
-def _walk(node: ast.expr, name: str, found: Callable[[ast.Call, str], ast.expr], names: _Names) -> ast.expr:
-    """The expression with each draw replaced by what `found` gives for it and its name."""
+def _replace_draws(node: ast.expr, name: str, kind: str, catalog: Catalog, replace: Callable[[ast.Call, str], ast.expr]) -> ast.expr:
+    """The expression with each draw replaced by `replace(draw, name)`.
+
+    A draw's name is the path to it from `name`, as in optimizer.around.lr or augment.crop.distance; `kind` is the kind of part that the
+    expression spells. This works on the text, before parts are made of it: a part checks its settings, and would refuse draws.
+    """
     match node:
-        case ast.Call() if _law(node):
-            return found(node, name)
+        case ast.Call() if _law_of(node):
+            return replace(node, name)
         case ast.Call(function, arguments, keywords):
-            inner = f"{name}.{ast.unparse(function)}" if names.known.is_piped(names.kind) else name
-            values = []
-            for place, argument in enumerate(arguments):
-                word = names.of(node, place)
-                values.append(_walk(argument, f"{inner}.{word}", found, names.within(node, word)))
-            named = [ast.keyword(k.arg, _walk(k.value, f"{inner}.{k.arg}", found, names.within(node, str(k.arg)))) for k in keywords]
-            return ast.Call(function, values, named)
+            cls = catalog.kinds.get(kind, {}).get(ast.unparse(function))
+            settings = settings_of(cls) if cls else ()
+            kinds = {setting.name: setting.kind for setting in settings}
+            path = f"{name}.{ast.unparse(function)}" if catalog.is_piped(kind) else name
+
+            def inside(setting: str, value: ast.expr) -> ast.expr:
+                return _replace_draws(value, f"{path}.{setting}", kinds.get(setting, ""), catalog, replace)
+
+            names = [*kinds, *map(str, range(len(kinds), len(arguments)))]
+            positional = [inside(setting, value) for setting, value in zip(names, arguments, strict=False)]
+            return ast.Call(function, positional, [ast.keyword(k.arg, inside(str(k.arg), k.value)) for k in keywords])
         case ast.BinOp(left, operator, right):
-            return ast.BinOp(_walk(left, name, found, names), operator, _walk(right, name, found, names))
+            left, right = (_replace_draws(side, name, kind, catalog, replace) for side in (left, right))
+            return ast.BinOp(left, operator, right)
         case ast.Tuple(elements):
-            return ast.Tuple([_walk(x, f"{name}.{place}", found, names) for place, x in enumerate(elements)], ast.Load())
+            values = [_replace_draws(x, f"{name}.{place}", kind, catalog, replace) for place, x in enumerate(elements)]
+            return ast.Tuple(values, ast.Load())
     return node
 
 
-def _law(call: ast.Call) -> str:
-    """The word of a draw; "" for other calls."""
-    return call.func.id if isinstance(call.func, ast.Name) and call.func.id in LAWS else ""
+def _law_of(node: ast.AST) -> str:
+    """The law of a draw; "" for other expressions."""
+    match node:
+        case ast.Call(ast.Name(law)) if law in LAWS:
+            return law
+    return ""
 
 
-def _parsed(text: str) -> ast.expr:
-    """The expression of a text; one that is none, such as `5 epochs`, is itself."""
+def _parse(text: str) -> ast.expr:
+    """Parse a text; one that is no expression, such as `5 epochs`, becomes a name."""
     try:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        if any(f"{law}(" in text for law in LAWS):
-            raise UsageError(f'The space does not read: "{text}".') from error
+        if has_draws(text):
+            raise UsageError(f'The text "{text}" of the space cannot be parsed.') from error
         return ast.Name(text, ast.Load())
 
 
-def _node(value: Value) -> ast.expr:
-    """A value as an expression: a choice is the text of one, where it reads as such."""
+def to_node(value: Value) -> ast.expr:
+    """A value as an expression; a choice is parsed where it can be."""
     if not isinstance(value, str):
         return ast.Constant(value)
     try:

@@ -1,4 +1,4 @@
-"""The trials of a search, in a journal on a disk that any number of workers share (Optuna's)."""
+"""The trials of a search, in a journal (Optuna's) on a disk that any number of workers share."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from goodfit.study.search.space import Axis, Value
 from goodfit.study.search.worker import Worker
 
 try:
-    import optuna as optuna  # noqa: PLC0414  handed on, so that what is missing is said in one place
+    import optuna as optuna  # noqa: PLC0414  imported from here, so that a missing extra is explained in one place
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
     from optuna.trial import FrozenTrial, TrialState
 except ImportError as error:
     raise UsageError('goodfit search needs the extra: pip install "goodfit[search]".') from error
 
-JOURNAL, CLAIM = "journal.log", "claim.lock"
-TRIES = 3  # times a trial is taken up after its worker died; a trial that kills its workers would otherwise stop the search
-# A trial's stage, its place in that stage, and what a task needs besides, are attributes of Optuna's trial: a trial that is taken up again
-# is a new one for Optuna, with the same place.
+JOURNAL_FILE, LOCK_FILE = "journal.log", "claim.lock"
+MAX_DEATHS = 3  # of the workers of one trial; a trial that kills its workers would otherwise never end
+# A trial's stage, its place in that stage and all else that we know of it are attributes of Optuna's trial: a trial that is requeued is a
+# new one for Optuna, with the same place.
 STATES = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running", TrialState.COMPLETE: "done", TrialState.FAIL: "failed"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A trial as it stands: `state` is waiting, running, done or failed; `value` the validation accuracy, 0 when it diverged; `why` says
-    what went wrong. A retraining of the best has the place of its `parent` in the stage of its `origin`, and a `copy` number.
+class Trial:
+    """A trial in its present state: waiting, running, done or failed. `value` is the validation accuracy, 0 if it diverged; `why` says
+    what went wrong. A retraining of one of the best has the place of its `parent` in the stage of its `origin`, and a `copy` number.
     """
 
     number: int
@@ -52,129 +52,126 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """Where its run is, within the study."""
+        """The folder of its run, relative to that of the search."""
         return f"{self.stage}/{self.place:04d}"
 
 
 class Trials:
-    """The journal of a study, as one worker sees it."""
+    """The journal of a search, as one worker sees it."""
 
-    def __init__(self, study: Path, worker: Worker, seed: int) -> None:
+    def __init__(self, folder: Path, worker: Worker, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.study_folder, self.worker, self.seed = study, worker, seed
-        self.path = study / JOURNAL
-        _mend(self.path)
-        with quiet():
-            self.storage = JournalStorage(JournalFileBackend(str(self.path)))
+        self.folder, self.worker, self.seed = folder, worker, seed
+        path = folder / JOURNAL_FILE
+        _repair_journal(path)
+        with no_warnings():
+            self.storage = JournalStorage(JournalFileBackend(str(path)))
             self.study = optuna.create_study(study_name="search", storage=self.storage, direction="maximize", load_if_exists=True)
 
     @contextlib.contextmanager
-    def claiming(self) -> Iterator[None]:
-        """Decide alone: what happens in the block, no other worker does meanwhile."""
-        with lock(self.study_folder / CLAIM) as held:
+    def exclusive(self) -> Iterator[None]:
+        """Keep all other workers out of such blocks while this one is in its own."""
+        with lock(self.folder / LOCK_FILE) as held:
             if held is not None:
                 yield
                 return
-            held_by = self.study_folder / f"{CLAIM}.links"  # a disk without locks, but with links
-            held_by.touch()  # Optuna waits for what a link points to
-            symlink_lock = JournalFileSymlinkLock(str(held_by))
+            link_target = self.folder / f"{LOCK_FILE}.links"  # a disk without locks, but with links
+            link_target.touch()  # Optuna waits for what a link points to
+            symlink_lock = JournalFileSymlinkLock(str(link_target))
             symlink_lock.acquire()
             try:
                 yield
             finally:
                 symlink_lock.release()
 
-    # ---- what there is -----------------------------------------------------------------------------------------------------------
+    def all(self) -> list[Trial]:
+        """All trials, one that was requeued once, in the order of their places."""
+        trials = [_to_trial(trial) for trial in self.study.get_trials(deepcopy=False) if "returned" not in trial.user_attrs]
+        return sorted(trials, key=lambda trial: trial.place)
 
-    def rows(self) -> list[Row]:
-        """All trials, those that were taken up again once, in the order of their stage's places."""
-        found = [_row(trial) for trial in self.study.get_trials(deepcopy=False) if "returned" not in trial.user_attrs]
-        return sorted(found, key=lambda row: row.place)
-
-    def notes(self) -> dict[str, Any]:
-        """What was decided on the way: stages that are closed, their ranges, warnings."""
+    def read_notes(self) -> dict[str, Any]:
+        """The decisions so far by name: stages that are closed, their ranges, warnings, the time limit."""
         return dict(self.study.user_attrs)
 
-    def note(self, key: str, value: Any) -> None:
-        self.study.set_user_attr(key, value)
+    def write_note(self, name: str, value: Any) -> None:
+        """Write down a decision for all workers."""
+        self.study.set_user_attr(name, value)
 
     # ---- one trial ---------------------------------------------------------------------------------------------------------------
 
-    def put(self, row: Row, tries: int = 0) -> None:
-        """Let a trial wait for a worker; with no values, they are drawn by TPE when it is taken."""
-        attrs = {key: getattr(row, key) for key in ("stage", "place", "origin", "parent", "copy")}
-        self.study.enqueue_trial(row.values, user_attrs={**attrs, "values": row.values, "tries": tries})
+    def enqueue(self, trial: Trial, deaths: int = 0) -> None:
+        """Let a trial wait for a worker; if it has no values, TPE draws them when it is taken."""
+        attributes = {key: getattr(trial, key) for key in ("stage", "place", "origin", "parent", "copy")}
+        self.study.enqueue_trial(trial.values, user_attrs={**attributes, "values": trial.values, "tries": deaths})
 
-    def take(self, axes: Sequence[Axis] = ()) -> Row:
-        """The next waiting trial, now ours; TPE draws, by the seed and the trial's place, those of `axes` that it has no values of."""
-        with quiet():
-            trial = self.study.ask()
-            trial.set_user_attr("worker", self.worker.name)
-            trial.set_user_attr("began", time.time())
-            row = _row(self._frozen(trial.number))
-            if row.origin or not axes:
-                return row
-            self.study.sampler = optuna.samplers.TPESampler(seed=fold(self.seed, "tpe", row.place) >> 33, constant_liar=True)
-            values = {axis.name: _suggested(trial, axis) for axis in axes}
-            trial.set_user_attr("values", values)
-        return dataclasses.replace(row, values=values)
+    def take(self, axes: Sequence[Axis] = ()) -> Trial:
+        """Take the next waiting trial; TPE draws those of `axes` that it has no values for, by the seed and the trial's place."""
+        with no_warnings():
+            optuna_trial = self.study.ask()
+            optuna_trial.set_user_attr("worker", self.worker.name)
+            optuna_trial.set_user_attr("began", time.time())
+            trial = _to_trial(self._frozen(optuna_trial.number))
+            if trial.origin or not axes:
+                return trial
+            self.study.sampler = optuna.samplers.TPESampler(seed=fold(self.seed, "tpe", trial.place) >> 33, constant_liar=True)
+            values = {axis.name: _suggest(optuna_trial, axis) for axis in axes}
+            optuna_trial.set_user_attr("values", values)
+        return dataclasses.replace(trial, values=values)
 
-    def finish(self, row: Row, value: float | None, why: str = "") -> None:
-        """Write down how a trial of ours ended; without a value it failed. One that was taken from us meanwhile is left alone."""
-        frozen = self._frozen(row.number)
+    def finish(self, trial: Trial, value: float | None, why: str = "") -> None:
+        """Record how a trial of ours ended; without a value it failed. One that was taken from us meanwhile is left alone."""
+        frozen = self._frozen(trial.number)
         if frozen.state != TrialState.RUNNING or frozen.user_attrs.get("worker") != self.worker.name:
             return
-        self._attr(frozen, "why", why)
-        self._attr(frozen, "seconds", time.time() - frozen.user_attrs["began"])
+        self._set_attribute(frozen, "why", why)
+        self._set_attribute(frozen, "seconds", time.time() - frozen.user_attrs["began"])
         state = TrialState.COMPLETE if value is not None else TrialState.FAIL
-        self.study.tell(row.number, value, state)
+        self.study.tell(trial.number, value, state)
 
-    def give_back(self, row: Row, died: bool = False) -> None:
-        """Let a running trial wait again, for any worker; one whose worker died several times fails."""
-        frozen = self._frozen(row.number)
+    def requeue(self, trial: Trial, worker_died: bool = False) -> None:
+        """Let a running trial wait again, for any worker; one whose workers died too often fails."""
+        frozen = self._frozen(trial.number)
         if frozen.state != TrialState.RUNNING:
             return
-        tries = int(frozen.user_attrs.get("tries", 0)) + died
-        if tries >= TRIES:
-            self._attr(frozen, "why", f"its worker died {tries} times")
-            self.study.tell(row.number, state=TrialState.FAIL)
+        deaths = int(frozen.user_attrs.get("tries", 0)) + worker_died
+        if deaths >= MAX_DEATHS:
+            self._set_attribute(frozen, "why", f"its worker died {deaths} times")
+            self.study.tell(trial.number, state=TrialState.FAIL)
             return
-        if sum(other.folder == row.folder for other in self.rows()) == 1:
-            self.put(row, tries)  # first, so that a death between the two loses nothing
-        self._attr(frozen, "returned", True)
-        self.study.tell(row.number, state=TrialState.FAIL)
+        if sum(other.folder == trial.folder for other in self.all()) == 1:
+            self.enqueue(trial, deaths)  # first, so that a death between the two loses nothing
+        self._set_attribute(frozen, "returned", True)
+        self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def drop(self, row: Row) -> None:
-        """Take a waiting trial away."""
-        frozen = self._frozen(row.number)
-        self._attr(frozen, "returned", True)
+    def remove(self, trial: Trial) -> None:
+        """Remove a waiting trial."""
+        frozen = self._frozen(trial.number)
+        self._set_attribute(frozen, "returned", True)
         self.storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
-    def recover(self) -> list[Row]:
-        """Take up again the trials of workers that are dead; call it while claiming, for then every live one has said whose it is."""
-        frozen = {trial.number: trial for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
-        dead = [n for n, trial in frozen.items() if not self.worker.alive(trial.user_attrs.get("worker", ""))]
-        rows = [_row(frozen[n]) for n in dead]
-        for row in rows:
-            self.give_back(row, died=True)
-        return rows
+    def requeue_lost(self) -> None:
+        """Requeue the trials of dead workers. Call it within `exclusive`: every trial that runs then has the name of its worker."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        lost = [_to_trial(trial) for trial in running if not self.worker.is_alive(trial.user_attrs.get("worker", ""))]
+        for trial in lost:
+            self.requeue(trial, worker_died=True)
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
 
-    def _attr(self, frozen: FrozenTrial, key: str, value: Any) -> None:
+    def _set_attribute(self, frozen: FrozenTrial, key: str, value: Any) -> None:
         self.storage.set_trial_user_attr(frozen._trial_id, key, value)
 
 
-def _row(trial: FrozenTrial) -> Row:
-    attrs: Mapping[str, Any] = trial.user_attrs
-    more = {key: attrs[key] for key in ("why", "seconds", "origin", "parent", "copy") if key in attrs}
+def _to_trial(trial: FrozenTrial) -> Trial:
+    attributes: Mapping[str, Any] = trial.user_attrs
+    optional = {key: attributes[key] for key in ("why", "seconds", "origin", "parent", "copy") if key in attributes}
     value = None if trial.state != TrialState.COMPLETE else trial.value
-    return Row(trial.number, attrs["stage"], attrs["place"], dict(attrs["values"]), STATES[trial.state], value, **more)
+    return Trial(trial.number, attributes["stage"], attributes["place"], dict(attributes["values"]), STATES[trial.state], value, **optional)
 
 
-def distribution(axis: Axis) -> Any:
-    """An axis as Optuna has it."""
+def to_distribution(axis: Axis) -> Any:
+    """Convert an axis to Optuna's distribution."""
     if axis.law == "one_of":
         return optuna.distributions.CategoricalDistribution(axis.choices)
     if axis.law == "integers":
@@ -182,7 +179,8 @@ def distribution(axis: Axis) -> Any:
     return optuna.distributions.FloatDistribution(axis.low, axis.high, log=axis.law == "log")
 
 
-def _suggested(trial: Any, axis: Axis) -> Value:
+def _suggest(trial: Any, axis: Axis) -> Value:
+    """Let TPE draw the value of an axis."""
     value: Value
     if axis.law == "one_of":
         value = trial.suggest_categorical(axis.name, axis.choices)
@@ -194,22 +192,22 @@ def _suggested(trial: Any, axis: Axis) -> Value:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Optuna's warnings, which speak to those who program with it."""
+def no_warnings() -> Iterator[None]:
+    """Suppress Optuna's warnings, which address those who program with it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def _mend(path: Path) -> None:
-    """Cut a torn last line, left by a crash of the machine, so that the next one does not join it."""
+def _repair_journal(path: Path) -> None:
+    """Cut a torn last line, left by a crash of the machine, so that the next line does not join it."""
     if not path.is_file() or not (content := path.read_bytes()) or content.endswith(b"\n"):
         return
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
+    symlink_lock = JournalFileSymlinkLock(str(path))
+    symlink_lock.acquire()
     try:
         content = path.read_bytes()  # again: it may have been a line that was being written
         if not content.endswith(b"\n"):
             os.truncate(path, content.rfind(b"\n") + 1)
     finally:
-        lock.release()
+        symlink_lock.release()

@@ -1,4 +1,4 @@
-"""A process that works on a study: how others know that it lives, and what stops it at the end of its time."""
+"""The life of a process that works on a search: its heartbeat, by which others know that it lives, and its end at a deadline."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from types import FrameType
 from goodfit.core.files import lock
 
 FOLDER = "workers"
-BEAT = 10.0  # seconds between two signs of life
-SILENT = 120.0  # seconds without one after which a worker on another machine is taken for dead
+HEARTBEAT_SECONDS = 10.0
+MAX_SILENT_SECONDS = 120.0  # without a heartbeat a worker on another machine then counts as dead
+SIGNAL_SECONDS = 0.5  # between two signals after the deadline
 
 
 class Worker:
-    """One process at work. While it lives it holds the lock of its file and touches it.
+    """One process that works on a search. While it lives, it holds the lock of its file and touches the file.
 
-    The system frees the lock when a process dies, however it dies: processes of one machine know at once. Those of others go by when the
-    file was touched, measured against a file they touch themselves, so that their clocks need not agree.
+    The system frees the lock when a process dies, however it dies, so processes on the same machine know at once. Processes on other
+    machines go by when the file was touched, measured against a file they touch themselves, so that their clocks need not agree.
     """
 
     def __init__(self, study: Path) -> None:
@@ -32,8 +33,8 @@ class Worker:
         self.name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}@{socket.gethostname()}"
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Live within the block."""
+    def heartbeat(self) -> Iterator[None]:
+        """Be alive for the others within the block."""
         done = threading.Event()
         with lock(self._file(self.name), wait=False):
             beats = threading.Thread(target=self._beat, args=(done,), daemon=True)
@@ -45,8 +46,8 @@ class Worker:
                 beats.join()
                 self._file(self.name).unlink(missing_ok=True)
 
-    def alive(self, name: str) -> bool:
-        """Whether another worker is at work."""
+    def is_alive(self, name: str) -> bool:
+        """Whether the worker of that name is alive."""
         file = self._file(name)
         if name == self.name or not file.is_file():
             return name == self.name
@@ -55,44 +56,44 @@ class Worker:
                 if held is not None:
                     return not held
         self._file(self.name).touch()
-        return self._file(self.name).stat().st_mtime - file.stat().st_mtime < SILENT
+        return self._file(self.name).stat().st_mtime - file.stat().st_mtime < MAX_SILENT_SECONDS
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.lock"
 
     def _beat(self, done: threading.Event) -> None:
-        while not done.wait(BEAT):
+        while not done.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):  # a network disk that is away for a while
                 self._file(self.name).touch()
 
 
 @contextlib.contextmanager
-def ending(deadline: float | None) -> Iterator[None]:
-    """Ask this process to stop, as SIGTERM does, from the clock time `deadline` on, until the block is left.
+def terminate_at(deadline: float | None) -> Iterator[None]:
+    """Send this process SIGTERM from the clock time `deadline` on, until the block is left; None: never.
 
-    A training hears the signal, saves and leaves; outside of trainings it does nothing here. It comes again every half second, because a
-    training that is only being prepared does not listen yet.
+    A training that receives the signal saves and stops; outside of a training the signal is ignored. It is sent again and again, because
+    a training that is still being prepared does not listen yet.
     """
     if deadline is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     done = threading.Event()
 
-    def ring() -> None:
+    def send_signals() -> None:
         done.wait(max(0.0, deadline - time.time()))
-        while not done.wait(0.5):
+        while not done.wait(SIGNAL_SECONDS):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def pass_over(number: int, frame: FrameType | None) -> None:
-        if time.time() < deadline:  # not our own ring: someone wants this process to end
+    def ignore_own_signal(number: int, frame: FrameType | None) -> None:
+        if time.time() < deadline:  # not ours: someone wants this process to end
             raise SystemExit(143)
 
-    before = signal.signal(signal.SIGTERM, pass_over)
-    bell = threading.Thread(target=ring, daemon=True)
-    bell.start()
+    before = signal.signal(signal.SIGTERM, ignore_own_signal)
+    sender = threading.Thread(target=send_signals, daemon=True)
+    sender.start()
     try:
         yield
     finally:
         done.set()
-        bell.join()
+        sender.join()
         signal.signal(signal.SIGTERM, before)

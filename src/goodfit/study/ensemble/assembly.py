@@ -1,4 +1,4 @@
-"""Making an ensemble: one classifier out of several trained models, as a folder that works wherever it lies."""
+"""Assembly of an ensemble: one classifier out of several trained models, as a folder that works wherever it lies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from goodfit.predict.scoring import score_ensemble
 from goodfit.recipe.recipe import Recipe
 from goodfit.runs import baselines
 from goodfit.runs.start import describe_environment, require_same_data, timestamp
-from goodfit.study.ensemble.candidates import Candidate, align_predictions, find_candidates, tests_seen
+from goodfit.study.ensemble.candidates import Candidate, align_predictions, count_seen_test_images, find_candidates
 from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, score
 from goodfit.study.ensemble.soup import NormRecalibrator, average_weights
 
@@ -48,12 +48,12 @@ def make_ensemble(
 ) -> Run:
     """Make an ensemble of the models of some runs; returns its folder, which `load`, `evaluate` and predict take as they take a run's.
 
-    `select` is "all", the plain mean of the probabilities, or "greedy" (see `selection.greedy`). With `soup` the weights are averaged
+    `select` is "all", the plain mean of the probabilities, or "greedy" (see `greedy_bag`). With `soup` the weights are averaged
     instead, of all or of a greedy choice, which needs models alike in everything but their weights. Of a run that has snapshots those
-    are taken, unless `final`. Choices and scores are by the images that every run validated on; test images are not looked at.
+    are used, unless `final`. Choices and scores use the images that every run validated on; test images are not used.
 
     Raises:
-        UsageError: an option is wrong, the runs do not go together, or a choice is asked for without images to choose by.
+        UsageError: an option is wrong, the runs do not go together, or a greedy choice has no images to choose by.
         DataError: the data of a soup is gone or has changed.
     """
     if select not in ("all", "greedy"):
@@ -61,46 +61,48 @@ def make_ensemble(
     if soup not in ("", "uniform", "greedy"):
         raise UsageError(unknown_name("soup", soup, ("uniform", "greedy")))
     if soup and select != "all":
-        raise UsageError("Expected one of --select greedy and --soup, received both: a soup chooses by --soup greedy.")
+        raise UsageError("Expected one of --select greedy and --soup, received both: a soup is chosen by --soup greedy.")
     reporter = reporter or SilentReporter()
     candidates = find_candidates(names, final)
-    answers = align_predictions(candidates)
-    images = len(answers[0].names)
+    predictions = align_predictions(candidates)
+    images = len(predictions[0].names)
     if not images and "greedy" in (select, soup):
         raise UsageError("A greedy choice needs images that every run validated on; these, such as folds, have none in common.")
-    soup_builder = SoupBuilder(candidates, answers, select_device(device), reporter) if soup else None
+    soup_builder = SoupBuilder(candidates, predictions, select_device(device), reporter) if soup else None
     if soup_builder:
         counts, mean = soup_builder.build(soup)
     else:
-        counts = greedy_bag([one.probabilities for one in answers], answers[0].labels) if select == "greedy" else [1] * len(candidates)
-        mean = average_probabilities([one.probabilities for one in answers], [n / sum(counts) for n in counts])
-    best = best_single(candidates, answers)
-    result = dataclasses.replace(answers[0], probabilities=mean.astype(np.float32))
+        counts = greedy_bag([x.probabilities for x in predictions], predictions[0].labels) if select == "greedy" else [1] * len(candidates)
+        mean = average_probabilities([x.probabilities for x in predictions], [n / sum(counts) for n in counts])
+    best = find_best_single(candidates, predictions)
+    result = dataclasses.replace(predictions[0], probabilities=mean.astype(np.float32))
     run = make_folder(out)
     content = {
         "kind": "soup" if soup else "average",
         "select": soup or select,
-        "classes": list(answers[0].classes),
-        "tests_seen": tests_seen(candidates),
+        "classes": list(predictions[0].classes),
+        "tests_seen": count_seen_test_images(candidates),
         **(write_soup(run, soup_builder, best) if soup_builder else copy_members(run, candidates, counts, best)),
-        "candidates": candidate_rows(run, candidates, answers, counts),
+        "candidates": describe_candidates(run, candidates, predictions, counts),
     }
-    scores = {"validation": score_ensemble(result, answers[best])} if images else {}
+    scores = {"validation": score_ensemble(result, predictions[best])} if images else {}
     write_results(run, candidates[0], content, scores, result)
     return run
 
 
-def best_single(candidates: Sequence[Candidate], answers: Sequence[Predictions]) -> int:
+def find_best_single(candidates: Sequence[Candidate], predictions: Sequence[Predictions]) -> int:
     """The index of the best single model, by the images that all validated on, else by those of each; the first of equals."""
-    judged = answers if len(answers[0].names) else [one.answers for one in candidates]
-    scores = [score(one.probabilities.astype(np.float64), one.labels) for one in judged]
+    scored = predictions if len(predictions[0].names) else [candidate.predictions for candidate in candidates]
+    scores = [score(x.probabilities.astype(np.float64), x.labels) for x in scored]
     return max(range(len(scores)), key=scores.__getitem__)
 
 
 class SoupBuilder:
     """Builds soups of models that are alike: one model with the mean of their weights, and batch statistics of its own."""
 
-    def __init__(self, candidates: Sequence[Candidate], answers: Sequence[Predictions], device: torch.device, reporter: Reporter) -> None:
+    def __init__(
+        self, candidates: Sequence[Candidate], predictions: Sequence[Predictions], device: torch.device, reporter: Reporter
+    ) -> None:
         first = candidates[0]
         for other in candidates:
             if differing := [key for key in EQUAL_IN_A_SOUP if other.config[key] != first.config[key]]:
@@ -108,7 +110,7 @@ class SoupBuilder:
                     f'A soup needs models that differ in their weights alone, but "{first.name}" and "{other.name}" differ in'
                     f" {', '.join(differing)}: average their probabilities, without --soup."
                 )
-        self.candidates, self.answers = candidates, answers
+        self.candidates, self.predictions = candidates, predictions
         self.recipe = Recipe.from_toml(first.run.path / "recipe.toml")
         torch.set_num_threads(int(self.recipe.threads))
         self.images = ImagesFor(self.recipe, reporter)
@@ -116,11 +118,11 @@ class SoupBuilder:
         self.classifier = dataclasses.replace(load_classifier(first.run.path, str(device)), temperature=1.0)
         self.recalibrator = NormRecalibrator(first.run, self.recipe, self.images.data, device)
         row_of = {self.images.data.names[row]: row for row in self.images.data.rows("validation").tolist()}
-        self.rows = torch.tensor([row_of[name] for name in answers[0].names.tolist()], dtype=torch.int64)
+        self.rows = torch.tensor([row_of[name] for name in predictions[0].names.tolist()], dtype=torch.int64)
 
     def build(self, soup: Soup) -> tuple[list[int], np.ndarray[Any, Any]]:
         """Build the soup: which models are in (1) or out (0), and its probabilities [n, K] for the images that all validated on."""
-        order = sorted(range(len(self.candidates)), key=lambda place: self._score(self.answers[place].probabilities), reverse=True)
+        order = sorted(range(len(self.candidates)), key=lambda place: self._score(self.predictions[place].probabilities), reverse=True)
         chosen = greedy_soup(order, self._score_soup) if soup == "greedy" else list(range(len(self.candidates)))
         probabilities = self._soup_probabilities(chosen)
         return [int(place in chosen) for place in range(len(self.candidates))], probabilities
@@ -129,7 +131,7 @@ class SoupBuilder:
         return self._score(self._soup_probabilities(chosen))
 
     def _score(self, probabilities: np.ndarray[Any, Any]) -> tuple[float, float]:
-        return score(probabilities.astype(np.float64), self.answers[0].labels) if len(self.rows) else (0.0, 0.0)
+        return score(probabilities.astype(np.float64), self.predictions[0].labels) if len(self.rows) else (0.0, 0.0)
 
     def _soup_probabilities(self, chosen: list[int]) -> np.ndarray[Any, Any]:
         """The probabilities of the soup of some models; its weights stay in `classifier`."""
@@ -195,15 +197,15 @@ def copy_part_files(run: Run, candidate: Candidate) -> None:
         shutil.copyfile(file, run.path / "use" / file.name)
 
 
-def candidate_rows(
-    run: Run, candidates: Sequence[Candidate], answers: Sequence[Predictions], counts: Sequence[int]
+def describe_candidates(
+    run: Run, candidates: Sequence[Candidate], predictions: Sequence[Predictions], counts: Sequence[int]
 ) -> list[dict[str, Any]]:
     """A row for each candidate: its source relative to the folder, its weight (0: left out) and its scores on the shared images."""
     rows: list[dict[str, Any]] = []
-    for candidate, own, n in zip(candidates, answers, counts, strict=True):
+    for candidate, own_predictions, n in zip(candidates, predictions, counts, strict=True):
         row = {"source": relative_path(candidate.file, run.path), "sha256": hash_file(candidate.file), "weight": n / sum(counts)}
-        if len(own.names):
-            accuracy, likelihood = score(own.probabilities.astype(np.float64), own.labels)
+        if len(own_predictions.names):
+            accuracy, likelihood = score(own_predictions.probabilities.astype(np.float64), own_predictions.labels)
             row |= {"accuracy": accuracy, "log_loss": -likelihood}
         rows.append(row)
     return rows
@@ -218,9 +220,9 @@ def relative_path(file: Path, folder: Path) -> str:
 
 
 def copy_baselines(run: Run, first: Candidate, result: Predictions) -> None:
-    """Copy the baselines of the first model's run where the ensemble is judged on the same images, which runs of other splits prevent."""
+    """Copy the baselines of the first model's run where the ensemble is scored on the same images, which runs of other splits prevent."""
     file = first.run.path / baselines.FILE
-    if file.is_file() and len(result.names) == len(first.answers.names):
+    if file.is_file() and len(result.names) == len(first.predictions.names):
         with explain_write_errors(run.path):
             shutil.copyfile(file, run.path / file.name)
 
