@@ -75,7 +75,7 @@ def advised(per_class: int, pretrained: float, random: float, sooner: float = 0.
     names = list(children)
     shares = dict.fromkeys(names, min(0.2, pretrained)) | {names[-1]: pretrained} | ({names[-2]: sooner} if sooner else {})
     rungs = tuple(StageProbe(name, 2, *accuracy_with_error(right(shares[name])), *accuracy_with_error(right(random))) for name in names)
-    data: Any = SimpleNamespace(counts=lambda: (per_class,) * 3)
+    data: Any = SimpleNamespace(class_counts=lambda: (per_class,) * 3)
     net: Any = SimpleNamespace(data=data, pretrained=SimpleNamespace(model=model))
     return decide(net, rungs, {name: right(shares[name]) for name in names}, *feature_similarity(right(pretrained), right(random)))
 
@@ -296,7 +296,7 @@ def test_auto_is_what_is_advised(source: Path, target: Path, origin: Origin) -> 
     assert (resolved.trainable, resolved.rates) == (advised_part, "layer_decay(0.5)")
     sentences.clear()
     resolved = prepare(asked.but(trainable="last(1)"), RecordingReporter()).recipe
-    assert resolved.trainable.startswith("last(1") and resolved.rates == "backbone(0.1)"
+    assert str(resolved.trainable).startswith("last(1") and resolved.rates == "backbone(0.1)"
     assert not set(advice.reasons) & set(sentences), "nothing is advised"
     resolved = prepare(asked.but(source="", model="linear")).recipe
     assert (resolved.trainable, resolved.rates) == ("all(1.0)", "none")

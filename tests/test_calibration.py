@@ -19,7 +19,17 @@ import goodfit
 from goodfit.core.errors import GoodfitError
 from goodfit.core.predictions import MAX_FULL_PRECISION_VALUES, PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
-from goodfit.predict import calibration as c
+from goodfit.predict.calibration import (
+    COVERAGES,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    apply_temperature,
+    expected_calibration_error,
+    fit_temperature,
+    measure_calibration,
+    reject_curve,
+    reliability_bins,
+)
 from tests.support.command import copied, refused, train
 from tests.support.command import goodfit as command
 from tests.support.photos import make_photos
@@ -42,24 +52,24 @@ def test_the_temperature_is_that_of_least_log_loss(sharp: float) -> None:
         return -float(logs[np.arange(len(labels)), labels.numpy()].mean())
 
     oracle = math.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-10}).x)
-    assert c.fit_temperature(logits.double().softmax(1), labels) == pytest.approx(oracle, rel=1e-5)
+    assert fit_temperature(logits.double().softmax(1), labels) == pytest.approx(oracle, rel=1e-5)
     assert oracle == pytest.approx(sharp, rel=0.15)
 
 
 def test_a_temperature_divides_scores() -> None:
     logits, _ = made()
     for t in (0.5, 1.0, 2.5):
-        assert torch.allclose(c.tempered(logits.softmax(1), t), (logits / t).softmax(1), atol=2e-6)
-    assert (c.tempered(logits.softmax(1), 3.0).argmax(1) == logits.argmax(1)).all()
-    gone = c.tempered(torch.tensor([[1.0, 0.0]]), 2.0)
+        assert torch.allclose(apply_temperature(logits.softmax(1), t), (logits / t).softmax(1), atol=2e-6)
+    assert (apply_temperature(logits.softmax(1), 3.0).argmax(1) == logits.argmax(1)).all()
+    gone = apply_temperature(torch.tensor([[1.0, 0.0]]), 2.0)
     assert gone.isfinite().all() and float(gone.sum()) == pytest.approx(1)
 
 
 def test_always_right_or_never_stays_within_bounds() -> None:
     sure = torch.tensor([[0.9, 0.1]] * 8)
-    assert c.LEAST <= c.fit_temperature(sure, torch.zeros(8, dtype=torch.int64)) < 0.1, "where the loss has vanished"
-    assert c.fit_temperature(sure, torch.ones(8, dtype=torch.int64)) == pytest.approx(c.MOST, rel=1e-3)
-    assert c.calibration(sure[:1], torch.zeros(1, dtype=torch.int64))["ece"] == pytest.approx(0.1, abs=1e-6)
+    assert MIN_TEMPERATURE <= fit_temperature(sure, torch.zeros(8, dtype=torch.int64)) < 0.1, "where the loss has vanished"
+    assert fit_temperature(sure, torch.ones(8, dtype=torch.int64)) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
+    assert measure_calibration(sure[:1], torch.zeros(1, dtype=torch.int64))["ece"] == pytest.approx(0.1, abs=1e-6)
 
 
 def oracle_ece(p: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -75,37 +85,37 @@ def oracle_ece(p: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
 def test_the_expected_calibration_error_is_that_of_numpy() -> None:
     logits, labels = made(seed=3)
     p = logits.double().softmax(1)
-    assert c.expected_error(p, labels) == pytest.approx(oracle_ece(p.numpy(), labels.numpy()), abs=1e-12)
-    rows = c.reliability(p, labels)
+    assert expected_calibration_error(p, labels) == pytest.approx(oracle_ece(p.numpy(), labels.numpy()), abs=1e-12)
+    rows = reliability_bins(p, labels)
     assert sum(row["images"] for row in rows) == len(labels)
-    assert c.expected_error(torch.tensor([[1.0, 0.0]] * 4), torch.tensor([0, 0, 1, 1])) == pytest.approx(0.5)
+    assert expected_calibration_error(torch.tensor([[1.0, 0.0]] * 4), torch.tensor([0, 0, 1, 1])) == pytest.approx(0.5)
 
 
 def test_scaling_calibrates_and_is_judged_on_the_other_half() -> None:
     logits, labels = made(2000, sharp=3.0)
     p = logits.softmax(1)
-    found = c.calibration(p, labels)
+    found = measure_calibration(p, labels)
     assert found["ece_after"] < 0.4 * found["ece"] and found["log_loss_after"] < found["log_loss"]
     after = p.clone()
     for mine, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        after[mine] = c.tempered(p[mine], c.fit_temperature(p[other], labels[other]))
+        after[mine] = apply_temperature(p[mine], fit_temperature(p[other], labels[other]))
     assert found["ece_after"] == pytest.approx(oracle_ece(after.double().numpy(), labels.numpy()), abs=1e-6)
-    given = c.calibration(p, labels, 2.0)
+    given = measure_calibration(p, labels, 2.0)
     assert given["temperature"] == 2.0
-    assert given["ece_after"] == pytest.approx(oracle_ece(c.tempered(p, 2.0).double().numpy(), labels.numpy()), abs=1e-6)
+    assert given["ece_after"] == pytest.approx(oracle_ece(apply_temperature(p, 2.0).double().numpy(), labels.numpy()), abs=1e-6)
 
 
 def test_the_reject_option_curve() -> None:
     logits, labels = made(seed=5)
     p = logits.softmax(1)
     sure, right = p.max(1).values.numpy(), (p.argmax(1) == labels).numpy()
-    rows = c.rejection(p, labels)
+    rows = reject_curve(p, labels)
     assert rows[0]["coverage"] == 1 and rows[0]["accuracy"] == pytest.approx(right.mean())
-    for row, asked in zip(rows, c.COVERAGES, strict=True):
+    for row, asked in zip(rows, COVERAGES, strict=True):
         given = sure >= row["below"]
         assert row["coverage"] == pytest.approx(given.mean()) and row["coverage"] >= asked - 1e-9
         assert row["accuracy"] == pytest.approx(right[given].mean())
-    tied = c.rejection(torch.full((10, 2), 0.5), torch.zeros(10, dtype=torch.int64))
+    tied = reject_curve(torch.full((10, 2), 0.5), torch.zeros(10, dtype=torch.int64))
     assert {row["coverage"] for row in tied} == {1.0}, "equally sure answers are not told apart"
 
 

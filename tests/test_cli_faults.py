@@ -94,7 +94,7 @@ def test_ctrl_c_while_packing(photos: Path, finished: Path, tmp_path: Path, fres
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blob.BlobWriter, "add", add)
-        refused(train(photos, tmp_path / "run"), 130, "what was packed or trained so far is kept", "the same command goes on")
+        refused(train(photos, tmp_path / "run"), 130, "what was packed or trained so far is kept", "the same command continues from there")
     signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "run").exists()
     made: list[range] = []
@@ -171,7 +171,7 @@ def test_a_rate_far_too_high_ends_with_4(photos: Path, tmp_path: Path) -> None:
 
 def test_a_bug_is_not_hidden(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what a person can act on becomes a sentence; the run says that it failed."""
-    monkeypatch.setattr("goodfit.api.fit", lambda *words: 1 / 0)
+    monkeypatch.setattr("goodfit.runs.train.fit", lambda *words: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(photos, tmp_path / "run")
     assert Run(tmp_path / "run").read("about.json")["state"] == "failed"

@@ -14,7 +14,7 @@ from PIL import Image
 
 import goodfit as package
 from goodfit.core.errors import UsageError
-from goodfit.predict.predictor import Classifier
+from goodfit.predict.predictor import Predictor
 from tests.support.command import goodfit, refused, train
 from tests.support.photos import picture
 
@@ -27,7 +27,7 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def classifier(run: Path) -> Classifier:
+def predictor(run: Path) -> Predictor:
     return package.load(run)
 
 
@@ -156,16 +156,16 @@ def test_a_file_that_cannot_be_read(run: Path, image: Path, tmp_path: Path, monk
 # ---- kinds of images ---------------------------------------------------------------------------------------------------------------
 
 
-def probabilities(classifier: Classifier, image: object) -> np.ndarray:
-    found = classifier.predict(image, top=9)
+def probabilities(predictor: Predictor, image: object) -> np.ndarray:
+    found = predictor.predict(image, top=9)
     assert len(found) == 1
     assert not found[0].problem
-    return np.array([dict(zip(found[0].classes, found[0].probabilities, strict=True))[name] for name in classifier.classes])
+    return np.array([dict(zip(found[0].classes, found[0].probabilities, strict=True))[name] for name in predictor.classes])
 
 
-def test_every_way_to_hand_over_an_image_is_the_same(classifier: Classifier, image: Path, tmp_path: Path) -> None:
+def test_every_way_to_hand_over_an_image_is_the_same(predictor: Predictor, image: Path, tmp_path: Path) -> None:
     """Path, text, Pillow image, array, RGBA that is opaque, and the same image turned with its EXIF orientation."""
-    expected = probabilities(classifier, image)
+    expected = probabilities(predictor, image)
     pixels = np.asarray(Image.open(image))
     opaque = Image.fromarray(np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]))
     turned = Image.fromarray(np.ascontiguousarray(np.rot90(pixels, 1)))  # orientation 6: to be turned a quarter clockwise
@@ -174,52 +174,52 @@ def test_every_way_to_hand_over_an_image_is_the_same(classifier: Classifier, ima
     turned.save(tmp_path / "turned.png", exif=exif)
     float_pixels = pixels.astype(np.float32) / 255
     for same in (str(image), image.read_bytes(), Image.open(image), pixels, opaque, float_pixels):
-        assert np.allclose(probabilities(classifier, same), expected, atol=1e-6), same
+        assert np.allclose(probabilities(predictor, same), expected, atol=1e-6), same
     for same in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):  # resized before it is turned: to rounding
-        assert np.allclose(probabilities(classifier, same), expected, atol=1e-3), same
+        assert np.allclose(probabilities(predictor, same), expected, atol=1e-3), same
     plain = Image.fromarray(np.asarray(turned))
-    assert not np.allclose(probabilities(classifier, plain), expected, atol=1e-2), "without the tag it is another picture"
+    assert not np.allclose(probabilities(predictor, plain), expected, atol=1e-2), "without the tag it is another picture"
 
 
-def test_gray_and_sixteen_bits(classifier: Classifier, tmp_path: Path) -> None:
+def test_gray_and_sixteen_bits(predictor: Predictor, tmp_path: Path) -> None:
     gray = picture((90, 90, 90), 7)[..., 0]
-    expected = probabilities(classifier, np.dstack([gray] * 3))
+    expected = probabilities(predictor, np.dstack([gray] * 3))
     Image.fromarray(gray).save(tmp_path / "gray.png")
     Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     for same in (gray, gray[..., None], tmp_path / "gray.png", tmp_path / "deep.png", gray.astype(np.uint16) * 257):
-        assert np.allclose(probabilities(classifier, same), expected, atol=1e-6)
+        assert np.allclose(probabilities(predictor, same), expected, atol=1e-6)
 
 
-def test_many_at_once_and_none(classifier: Classifier, photos: Path) -> None:
+def test_many_at_once_and_none(predictor: Predictor, photos: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     assert len(files) > 64, "more than a batch"
-    found = classifier.predict(files, top=1)
+    found = predictor.predict(files, top=1)
     assert [x.name for x in found] == [str(file) for file in files]
     for place in (0, 63, 64, len(files) - 1):
-        alone = classifier.predict(files[place], top=1)[0]
+        alone = predictor.predict(files[place], top=1)[0]
         assert (alone.classes, alone.probabilities) == (found[place].classes, pytest.approx(found[place].probabilities, abs=1e-5))
-    assert classifier.predict([]) == []
-    assert [x.name for x in classifier.predict(iter([np.zeros((5, 9, 3), np.uint8), files[0]]))] == ["image", str(files[0])]
+    assert predictor.predict([]) == []
+    assert [x.name for x in predictor.predict(iter([np.zeros((5, 9, 3), np.uint8), files[0]]))] == ["image", str(files[0])]
 
 
 @pytest.mark.parametrize(
     "wrong",
     [*(np.zeros(shape, np.uint8) for shape in ((5, 5, 2), (7,), (), (0, 4))), np.zeros((4, 4), complex), Path("nowhere.png"), b"text"],
 )
-def test_what_is_no_image_has_a_problem(classifier: Classifier, image: Path, wrong: object) -> None:
-    bad, good = classifier.predict([wrong, image])
+def test_what_is_no_image_has_a_problem(predictor: Predictor, image: Path, wrong: object) -> None:
+    bad, good = predictor.predict([wrong, image])
     assert bad.problem
     assert not bad.classes
     assert good.classes
 
 
-def test_what_cannot_be_meant_is_refused(classifier: Classifier) -> None:
+def test_what_cannot_be_meant_is_refused(predictor: Predictor) -> None:
     with pytest.raises(UsageError, match="Expected a path, PIL image or array to predict, received a int"):
-        classifier.predict([3])
+        predictor.predict([3])
 
 
-def test_a_batch_of_images_in_one_array(classifier: Classifier, photos: Path) -> None:
+def test_a_batch_of_images_in_one_array(predictor: Predictor, photos: Path) -> None:
     """[N, H, W, 3] is N images."""
     files = sorted((photos / "green").iterdir())[:3]
     stack = np.stack([np.asarray(Image.open(file)) for file in files])
-    assert [x.probabilities for x in classifier.predict(stack)] == [x.probabilities for x in classifier.predict(files)]
+    assert [x.probabilities for x in predictor.predict(stack)] == [x.probabilities for x in predictor.predict(files)]

@@ -53,7 +53,7 @@ LENGTH = 'like "30 epochs"'
         ("model", "math.pi", "cannot be called"),
         ("model", "json.dumps", "cannot be called"),
         ("model", "os.getcwd", "Expected"),
-        ("model", "torch.nn.Flatten()", "to give scores of shape [1, 3] for one image, received [1, 768]"),
+        ("model", "torch.nn.Flatten()", "to return scores of shape [1, 3] for one image, received [1, 768]"),
         ("model", "torch.nn.Linear(5, 3)", "does not take images of 3x16x16"),
         ("loss", "softmax | mse", "Expected one loss"),
         ("loss", "none", "Expected one loss"),
@@ -106,7 +106,7 @@ def test_wrong_options(photos: Path, tmp_path: Path, words: tuple[str, ...], sai
     [
         ('modell = "linear"', 'Unknown recipe key "modell"'),
         ('seed = "x"', "expected seed to be a whole number from 0"),
-        ("seed = ", "is no TOML"),
+        ("seed = ", "is not TOML"),
         ("seed = true", "expected seed to be a whole number from 0"),
         ('[model]\nname = "linear"', "expected model to be"),
         ('budget = "soon"', 'received "soon"'),
@@ -140,14 +140,14 @@ def test_recipe_file_then_set_then_options(photos: Path, tmp_path: Path) -> None
     assert not (tmp_path / "preset").exists(), "--dry leaves nothing"
 
 
-def test_copies_say_the_plan_once(photos: Path, tmp_path: Path) -> None:
-    """--seeds trains copies: the plan stands before the first, a line before each, and a dry run says no more of the others."""
+def test_runs_of_several_seeds_say_the_plan_once(photos: Path, tmp_path: Path) -> None:
+    """The plan stands before the first run, a line before each, and a dry run says no more of the others."""
     said = train(photos, tmp_path / "run", "--seeds", "3", "--plot-schedule")
-    copies = [line for line in said.err.splitlines() if line.startswith("Copy ")]
-    assert said.code == 0 and copies == [f"Copy {k + 1} of 3: seed {k}." for k in range(3)]
+    lines = [line for line in said.err.splitlines() if line.startswith("Run ")]
+    assert said.code == 0 and lines == [f"Run {k + 1} of 3: seed {k}." for k in range(3)]
     for words in ("classes, ", "storage = ", "parameters; 2 epochs in steps", "learning rate"):
         assert said.err.count(words) == 1, words
-    assert said.err.index("parameters; 2 epochs") < said.err.index("Copy 2 of 3")
+    assert said.err.index("parameters; 2 epochs") < said.err.index("Run 2 of 3")
     assert said.err.count("100 %  step") == said.err.count("Report: ") == 3
     dry = train(photos, tmp_path / "dry", "--seeds", "3", "--dry")
     assert dry.code == 0 and dry.err.count("storage = ") == 1
@@ -254,10 +254,33 @@ def test_relative_paths_work_from_elsewhere(photos: Path, tmp_path: Path, monkey
     assert again.code == 0, again
 
 
-def test_a_brake_of_its_own_gets_a_rate_that_stays(photos: Path) -> None:
+def test_a_plateau_rule_of_its_own_gets_a_rate_that_stays(photos: Path) -> None:
     """A plateau beside a cosine would anneal twice."""
-    assert "schedule = warmup(0.05) | constant  (" in goodfit("train", photos, "--dry", "--brake", "plateau").err
+    assert "schedule = warmup(0.05) | constant  (" in goodfit("train", photos, "--dry", "--plateau", "plateau").err
     assert "schedule = warmup(0.05) | cosine  (" in goodfit("train", photos, "--dry").err
+
+
+def test_the_former_key_brake_is_the_field_plateau(photos: Path, tmp_path: Path) -> None:
+    """As an option, with --set, in a recipe file, and as what a run was asked for that is resumed."""
+    (tmp_path / "my.toml").write_text('brake = "plateau(0.5, patience=3)"\n')
+    for words in (
+        ("--brake", "plateau(0.5, patience=3)"),
+        ("--plateau", "plateau(0.5, patience=3)"),
+        ("--set", "brake=plateau(0.5, patience=3)"),
+        ("--recipe", tmp_path / "my.toml"),
+        ("--set", "plateau=none", "--brake", "plateau(0.5, patience=3)"),
+    ):
+        assert "the plateau rule is plateau(0.5, patience=3)" in goodfit("train", photos, "--dry", *words).err, words
+    run = Run(tmp_path / "run")
+    assert train(photos, run.path, plateau="plateau(0.5, patience=3)").code == 0
+    assert "\nplateau = " in (run.path / "recipe.toml").read_text()
+    asked = run.read("about.json")["asked"]
+    run.update("about.json", {"asked": {("brake" if key == "plateau" else key): value for key, value in asked.items()}})
+    recipe = (run.path / "recipe.toml").read_text()
+    (run.path / "recipe.toml").write_text(recipe.replace("\nplateau = ", "\nbrake = "))
+    resumed = train(photos, run.path, "--resume", "auto", budget="3 epochs", brake="plateau(0.5, patience=3)")
+    assert resumed.code == 0 and "Continuing" in resumed.err, resumed
+    refused(train(photos, run.path, "--resume", "auto", budget="4 epochs"), 2, "another plateau")
 
 
 def test_snapshots_get_a_cycle_each(photos: Path) -> None:

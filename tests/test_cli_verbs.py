@@ -159,7 +159,7 @@ def test_prune_says_then_deletes(house: Path, photos: Path) -> None:
     before = {file for file in house.rglob("*") if file.is_file()}
     said = goodfit("runs", house, "--prune")
     assert said.code == 0
-    assert f"kept {house / 'stopped'}: it can go on with --resume auto" in said.out
+    assert f"kept {house / 'stopped'}: it can be continued with --resume auto" in said.out
     assert f"would delete {house / 'done' / 'checkpoints'} (" in said.out
     assert "run again with --yes" in said.out
     assert {file for file in house.rglob("*") if file.is_file()} == before

@@ -116,7 +116,7 @@ class Seen(nn.Module):
 def test_pixels_of_a_traced_graph_are_those_of_pillow() -> None:
     """In ONNX Runtime, whose sines and sums are its own."""
     preprocess = Preprocess((16, 17), (18, 21), 4, "crop")
-    model = module.traced(Seen(preprocess), torch.from_numpy(photo(40, 30, 4)[None]))
+    model = module.trace(Seen(preprocess), torch.from_numpy(photo(40, 30, 4)[None]))
     session = onnxruntime.InferenceSession(model.SerializeToString())
     for number, (height, width) in enumerate(SIZES):
         image = torch.from_numpy(photo(height, width, 4, number)[None])
@@ -158,10 +158,10 @@ def single(runs: Path) -> Path:
     """The file of a run, by the command line."""
     said = command("export", runs / "plain", "--views", CROPS, "--json")
     assert (said.code, said.err) == (0, ""), said
-    told, file = json.loads(said.out), runs / "plain" / "model.onnx"
-    assert set(told) == {"onnx", "input", "output", "difference"}
-    assert told["onnx"] == str(file)
-    assert told["difference"] < 1e-5
+    result, file = json.loads(said.out), runs / "plain" / "model.onnx"
+    assert set(result) == {"onnx", "input", "output", "difference"}
+    assert result["onnx"] == str(file)
+    assert result["difference"] < 1e-5
     return file
 
 
@@ -216,7 +216,7 @@ def test_the_file_of_an_ensemble_answers_as_predict(runs: Path, tmp_path: Path) 
 def test_the_graph_of_a_soup_is_that_of_one_model(runs: Path, tmp_path: Path, views: str) -> None:
     soup = goodfit.load(make_ensemble([runs / "plain", runs / "again"], tmp_path / "made", soup="uniform"), views=views)
     graph = Graph(soup)
-    assert len(graph.members) == 1
+    assert len(graph.models) == 1
     for n, height, width in BATCHES:
         images = photos_of(n, height, width)
         with torch.no_grad():
@@ -245,14 +245,14 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
 
 
 def test_members_of_other_channels_are_refused(runs: Path) -> None:
-    one = goodfit.load(runs / "plain")
+    one = goodfit.load(runs / "plain").members[0]
     gray = dataclasses.replace(one, preprocess=one.preprocess.but(channels=1))
     with pytest.raises(UsageError, match="members that take the same channels, found 1 and 3"):
         Graph(Predictor((one, gray), (0.5, 0.5), one.classes))
 
 
 def test_weights_beyond_what_a_file_holds_are_refused(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGEST", 100)
+    monkeypatch.setattr(module, "MAX_WEIGHT_BYTES", 100)
     refused(command("export", runs / "linear"), 1, "an ONNX file holds 2 GB")
 
 
@@ -262,18 +262,18 @@ def test_a_model_that_the_exporter_cannot_do_is_said_in_a_sentence(runs: Path, m
         raise RuntimeError("on many\nlines") from ValueError("No ONNX function found for sort_of.\nMore")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    refused(command("export", runs / "linear"), 1, "does not go into an ONNX file (No ONNX function found for sort_of)")
-    monkeypatch.setattr(module, "traced", lambda *_: onnx.ModelProto())
-    refused(command("export", runs / "linear"), 1, "does not go into an ONNX file (")
+    refused(command("export", runs / "linear"), 1, "computes something that cannot be written as ONNX (No ONNX function found for sort_of)")
+    monkeypatch.setattr(module, "trace", lambda *_: onnx.ModelProto())
+    refused(command("export", runs / "linear"), 1, "computes something that cannot be written as ONNX (")
     assert not (runs / "linear" / "model.onnx").exists()
 
 
 def test_a_file_that_answers_otherwise_is_not_written(runs: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "traced", lambda *_: onnx.load(single))
+    monkeypatch.setattr(module, "trace", lambda *_: onnx.load(single))
     assert goodfit.export(Run(runs / "plain"), tmp_path / "same.onnx", CROPS).difference < 1e-5
     other = copied(runs / "plain", tmp_path / "other")
     Run(other).update("config.json", {"temperature": 1.0})
-    refused(command("export", other, "--onnx", tmp_path / "other.onnx"), 1, "answers otherwise", "nothing was written")
+    refused(command("export", other, "--onnx", tmp_path / "other.onnx"), 1, "differs from the run", "nothing was written")
     assert not (tmp_path / "other.onnx").exists()
     (tmp_path / "taken").write_text("a file")
     refused(

@@ -22,7 +22,6 @@ from goodfit.data.multiscale import decode_scaled as at_scale
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.binary import Binary
 from goodfit.losses.softmax import Softmax
-from goodfit.predict.predictor import load_classifier
 from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog, make_model
 from goodfit.training.evaluate import running_means
@@ -356,8 +355,8 @@ def test_evaluate_is_predict(run: Path, shapes: Path, spec: str) -> None:
     assert viewed["views"][-1]["log_loss"] == pytest.approx(scores["loss"], abs=1e-6)
     times = [row["milliseconds"] for row in viewed["views"]]
     assert times == sorted(times) and times[0] > 0 and viewed["center"]["milliseconds"] > 0
-    center = load_classifier(run)
-    alone = [dict(zip(x.classes, x.probabilities, strict=True)) for x in center.predict([shapes / name for name, _ in images])]
+    by_center = package.load(run).predict([shapes / name for name, _ in images])
+    alone = [dict(zip(x.classes, x.probabilities, strict=True)) for x in by_center]
     assert viewed["center"]["log_loss"] == pytest.approx(
         -np.mean([np.log(own[truth]) for own, (_, truth) in zip(alone, images, strict=True)]), abs=2e-5
     )
@@ -367,11 +366,12 @@ def test_evaluate_is_predict(run: Path, shapes: Path, spec: str) -> None:
 
 
 def test_the_center_is_the_stored_boxs_middle_bit_for_bit(run: Path, shapes: Path) -> None:
-    classifier = package.load(run)
+    predictor = package.load(run)
+    classifier = predictor.members[0]
     files = [shapes / name for name, _ in held_out(run, "validation")]
     boxes = torch.from_numpy(np.stack([classifier.preprocess.decode(file) for file in files])).permute(0, 3, 1, 2)
-    expected = classifier.probabilities(boxes)
-    found = classifier.predict(files)
+    expected = classifier.center_probabilities(boxes)
+    found = predictor.predict(files)
     for own, prediction in zip(expected, found, strict=True):
         assert dict(zip(prediction.classes, prediction.probabilities, strict=True)) == dict(
             zip(classifier.classes, own.tolist(), strict=True)
@@ -424,10 +424,11 @@ def test_arrays_are_seen_at_larger_scales_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
     run = tmp_path / "run"
     assert train(tmp_path / "data.npz", run, size="12").code == 0
-    classifier = load_classifier(run, views="ten_crop((12, 14))")
+    predictor = package.load(run, views="ten_crop((12, 14))")
+    classifier = predictor.members[0]
     assert classifier.preprocess.box == (12, 12)
-    found = classifier.predict(list(images[:3]))
-    weight, bias = (classifier.model.head.get_parameter(name).detach().double().numpy() for name in ("weight", "bias"))  # type: ignore[union-attr, operator]
+    found = predictor.predict(list(images[:3]))
+    weight, bias = (classifier.model.head.get_parameter(name).detach().double().numpy() for name in ("weight", "bias"))  # type: ignore[union-attr]
     mean, std = classifier.preprocess.mean[0], classifier.preprocess.std[0]
     for image, prediction in zip(images[:3], found, strict=True):
         larger = np.asarray(Image.fromarray(image).resize((14, 14), Image.Resampling.BICUBIC))

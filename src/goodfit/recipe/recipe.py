@@ -57,7 +57,7 @@ class Recipe:
     )
     model: str | Part = option("The network.", AUTO)
     source: str = option(
-        "Weights to begin from (--from): a run folder, a .safetensors or .pth file, or published ones such as resnet18:imagenet.", ""
+        "Weights to start from (--from): a run folder, a .safetensors or .pth file, or published ones such as resnet18:imagenet.", ""
     )
     augment: str | Part = option("What is done to the training images.", AUTO)
     views: str | Part = option(

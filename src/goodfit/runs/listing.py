@@ -50,7 +50,7 @@ def prune_runs(rows: Sequence[dict[str, Any]], delete: bool) -> list[str]:
         is_finished = state in ("finished", "stopped early")
         path = run.checkpoints if is_finished else run.path
         if state == "damaged":
-            lines.append(f"kept {path}: its files do not read, look at it yourself")
+            lines.append(f"kept {path}: its files cannot be read; look at it yourself")
         elif state == "running" and time.time() - _last_change(run) < SECONDS_UNTIL_KILLED:
             lines.append(f"kept {path}: it may still be running")
         elif state in ("interrupted", "terminated"):

@@ -92,7 +92,7 @@ def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: 
             reinitialized[name] = f"newly initialized: the shapes differ ({shapes})"
             continue
         if not new.isfinite().all():
-            raise UsageError(f"Expected finite numbers in the weights to begin from, received others in {name}.")
+            raise UsageError(f"Expected finite numbers in the weights to start from, received others in {name}.")
         if not how and source.dtype != target.dtype:
             how = f"converted from {str(source.dtype).removeprefix('torch.')}"
         target.copy_(new)
@@ -103,7 +103,7 @@ def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: 
     unused = tuple(name for name in tensors if name not in targets and name.rpartition(".")[2] != BATCH_COUNTER)
     if not copied and not adapted:
         raise UsageError(
-            f"None of the tensors to begin from match the model: they are named {list_some(list(tensors), 3)}, the model's"
+            f"None of the checkpoint's tensors match the model: they are named {list_some(list(tensors), 3)}, the model's"
             f" {list_some(list(targets), 3)}. Give the --model that the weights were trained with."
         )
     return Transfer(tuple(copied), adapted, reinitialized, unused)
