@@ -17,11 +17,17 @@ import torch
 from tests.support.photos import make_photos
 
 torch.set_num_threads(1)
+# No test cuts the power; the order of syncing and renaming is tested by itself. Where the disk is slow, waiting for it takes a minute.
+os.fsync = lambda handle: None
 
 
 def pytest_runtest_setup() -> None:
     """One thread, whatever the test before has set: more of them than there are free cores wait for each other."""
     torch.set_num_threads(1)
+
+
+# No test cuts the power; the order of syncing and renaming is tested by itself. Where the disk is slow, waiting for it takes a minute.
+os.fsync = lambda handle: None
 
 
 @pytest.fixture(scope="session")

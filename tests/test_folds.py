@@ -208,7 +208,7 @@ def test_folds_from_python_leave_their_page(photos: Path, tmp_path: Path) -> Non
 
 def test_a_fold_that_was_killed_goes_on_as_if_it_never_was(photos: Path, tmp_path: Path) -> None:
     """The whole command, killed with -9 in the middle of the second fold's training."""
-    changes = {"budget": "40 epochs", "save_every": "5 steps", "evaluate_every": "10 epochs"}
+    changes = {"budget": "40 epochs", "save_every": "40 steps", "evaluate_every": "10 epochs"}
     assert train(photos, tmp_path / "whole", "--folds", "2", **changes).code == 0
     options = [word for key, value in {**FAST, **changes}.items() for word in (f"--{key.replace('_', '-')}", value)]
     words = ["train", photos, "--folds", "2", *options, "--out", tmp_path / "killed"]

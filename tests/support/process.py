@@ -57,6 +57,7 @@ class Forked:
 def _call(files: tuple[Path, Path], environment: dict[str, str], function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    os.fsync = lambda handle: None  # as in conftest
     for number, file in enumerate(files, start=1):
         with file.open("ab", buffering=0) as opened:
             os.dup2(opened.fileno(), number)
