@@ -283,5 +283,19 @@ def test_the_former_key_brake_is_the_field_plateau(photos: Path, tmp_path: Path)
     refused(train(photos, run.path, "--resume", "auto", budget="4 epochs"), 2, "another plateau")
 
 
+def test_rules_of_ones_own_may_derive_from_the_former_kinds(photos: Path, tmp_path: Path) -> None:
+    kinds = (("Brake", "Halving", "float", "0.5"), ("Stop", "Never", "bool", "False"))
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\nfrom goodfit.core.contracts import Brake, Stop\n"
+        + "".join(
+            f"@dataclasses.dataclass(frozen=True)\nclass {name}({kind}):\n    def __call__(self, scores) -> {result}:\n        return {value}\n"
+            for kind, name, result, value in kinds
+        )
+    )
+    said = train(photos, tmp_path / "run", "--use", tmp_path / "mine.py", plateau="halving", stop="never")
+    assert said.code == 0, said
+    assert "The learning rate is multiplied by 0.5" in said.err
+
+
 def test_snapshots_get_a_cycle_each(photos: Path) -> None:
     assert "schedule = sgdr(3, growth=1" in goodfit("train", photos, "--dry", "--snapshots", "3").err

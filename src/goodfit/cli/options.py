@@ -11,10 +11,7 @@ from goodfit.core.errors import UsageError
 from goodfit.recipe.recipe import FORMER_KEYS, Recipe
 
 RECIPE = Parameter(name="*", group="Recipe")
-NAMES = {  # of fields whose options are not named as they are
-    "source": "--from",  # from is a keyword of Python
-    "plateau": ("--plateau", "--brake"),  # brake was its name in version 0.1
-}
+NAMES = {"source": "--from"}  # from is a word of Python's, so its field has another name
 
 
 def _names(field: str) -> list[str]:
