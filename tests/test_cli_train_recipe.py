@@ -284,13 +284,10 @@ def test_the_former_key_brake_is_the_field_plateau(photos: Path, tmp_path: Path)
 
 
 def test_rules_of_ones_own_may_derive_from_the_former_kinds(photos: Path, tmp_path: Path) -> None:
-    kinds = (("Brake", "Halving", "float", "0.5"), ("Stop", "Never", "bool", "False"))
+    part = "@dataclasses.dataclass(frozen=True)\nclass {}({}):\n    def __call__(self, scores) -> {}:\n        return {}\n"
+    parts = (("Halving", "Brake", "float", "0.5"), ("Never", "Stop", "bool", "False"))
     (tmp_path / "mine.py").write_text(
-        "import dataclasses\nfrom goodfit.core.contracts import Brake, Stop\n"
-        + "".join(
-            f"@dataclasses.dataclass(frozen=True)\nclass {name}({kind}):\n    def __call__(self, scores) -> {result}:\n        return {value}\n"
-            for kind, name, result, value in kinds
-        )
+        "import dataclasses\nfrom goodfit.core.contracts import Brake, Stop\n" + "".join(part.format(*words) for words in parts)
     )
     said = train(photos, tmp_path / "run", "--use", tmp_path / "mine.py", plateau="halving", stop="never")
     assert said.code == 0, said
