@@ -9,10 +9,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 quickstart: $(VENV)/.installed  ## train on the embedded digits, and name the report
 	$(BIN)/goodfit train digits
 
-test: $(VENV)/.developed  ## the tests, in under ten minutes on two cores
+test: $(VENV)/.developed  ## the tests, in some minutes on two cores
 	$(BIN)/pytest
 
-test-slow: $(VENV)/.developed  ## the tests that take minutes
+test-slow: $(VENV)/.developed  ## those that take their time: every choice, channel and large model
 	$(BIN)/pytest -m slow --timeout 1800
 
 check: $(VENV)/.developed  ## style, types and floors

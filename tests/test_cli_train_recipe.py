@@ -283,5 +283,16 @@ def test_the_former_key_brake_is_the_field_plateau(photos: Path, tmp_path: Path)
     refused(train(photos, run.path, "--resume", "auto", budget="4 epochs"), 2, "another plateau")
 
 
+def test_rules_of_ones_own_may_derive_from_the_former_kinds(photos: Path, tmp_path: Path) -> None:
+    part = "@dataclasses.dataclass(frozen=True)\nclass {}({}):\n    def __call__(self, scores) -> {}:\n        return {}\n"
+    parts = (("Halving", "Brake", "float", "0.5"), ("Never", "Stop", "bool", "False"))
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\nfrom goodfit.core.contracts import Brake, Stop\n" + "".join(part.format(*words) for words in parts)
+    )
+    said = train(photos, tmp_path / "run", "--use", tmp_path / "mine.py", plateau="halving", stop="never")
+    assert said.code == 0, said
+    assert "The learning rate is multiplied by 0.5" in said.err
+
+
 def test_snapshots_get_a_cycle_each(photos: Path) -> None:
     assert "schedule = sgdr(3, growth=1" in goodfit("train", photos, "--dry", "--snapshots", "3").err

@@ -62,7 +62,7 @@ AROUND: dict[Any, dict[str, Any]] = {
     "trainable": {"model": "convnet(2)", "evaluate_every": "5 steps"},
     "views": {"model": "convnet(2)", "budget": "2 steps"},
     ("noise", "stochastic_depth"): {"model": "resnet(20)", "budget": "2 steps"},
-    ("optimizer", "newton"): {"budget": "10 steps"},
+    ("optimizer", "newton"): {"budget": "12 steps"},
     ("plateau", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
 }
 SLOT = {("noise", "stochastic_depth"): "branch"}  # which setting of the model, where several take the kind

@@ -205,7 +205,8 @@ def test_another_shape_is_said() -> None:
 
 
 def test_what_fits_nowhere_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"None of the tensors .* they are named a, b, the model.s conv1\.weight.* Give the --model"):
+    sentence = r"None of the checkpoint's tensors match the model: they are named a, b, the model's conv1\.weight.* Give the --model"
+    with pytest.raises(UsageError, match=sentence):
         copy_weights(build("resnet(20)"), {"a": torch.zeros(2), "b": torch.zeros(3)})
     tensors = learned(build("convnet(4)"))
     tensors["stage1.first.conv.weight"][0, 0, 0, 0] = float("nan")

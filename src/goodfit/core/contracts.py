@@ -228,6 +228,9 @@ class PlateauRule(Part):
     def __call__(self, scores: list[float]) -> float: ...
 
 
+Stop, Brake = StopRule, PlateauRule  # their names in version 0.1, which users' files in run folders import
+
+
 class Trainable(Part):
     """(model) -> the names of the parameters that learn; the others stay as they are, bit for bit."""
 
