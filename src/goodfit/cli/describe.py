@@ -12,7 +12,7 @@ from goodfit.core.errors import UsageError
 
 @Parameter(name="*", group="Network")
 @dataclasses.dataclass(kw_only=True)
-class NetworkOptions:
+class InputOptions:
     """What the network is made for, and how it would be trained."""
 
     classes: Annotated[int, Parameter(help="How many classes it tells apart.")] = 1000
@@ -38,7 +38,7 @@ def describe(
     /,
     *,
     compare: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    network: NetworkOptions | None = None,
+    network: InputOptions | None = None,
     output: OutputOptions | None = None,
 ) -> None:
     """Account for a network: output shape, parameters, multiply-adds, activation memory and receptive field of every layer.
@@ -54,7 +54,7 @@ def describe(
     compare
         Models to set side by side: parameters and operations, and the shares of conv and fully connected layers.
     """
-    network, output = network or NetworkOptions(), output or OutputOptions()
+    network, output = network or InputOptions(), output or OutputOptions()
     if network.classes < 1 or network.channels < 1:
         raise UsageError(f"Expected --classes and --channels to be 1 or more, received {network.classes} and {network.channels}.")
     if network.batch < 1:

@@ -15,7 +15,7 @@ from goodfit.core.errors import UsageError
 
 @Parameter(name="*", group="Run")
 @dataclasses.dataclass(kw_only=True)
-class RunOptions:
+class TrainOptions:
     """Run options that are not part of the recipe."""
 
     out: Annotated[Path | None, Parameter(help="Folder of the run (default: runs/<time>-<data>).")] = None
@@ -52,7 +52,7 @@ class TrainShorts(Shorts):
     lr: Annotated[float | None, Parameter(help="Short for the optimizer's lr.")] = None
 
 
-def train(data: str = "", /, *, run: RunOptions | None = None, shorts: TrainShorts | None = None, options: Options | None = None) -> None:
+def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainShorts | None = None, options: Options | None = None) -> None:
     """Train a classifier on images.
 
     Parameters
@@ -61,7 +61,7 @@ def train(data: str = "", /, *, run: RunOptions | None = None, shorts: TrainShor
         A folder of images (train/<class>/... or <class>/...), parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist,
         fashion_mnist.
     """
-    run, shorts = run or RunOptions(), shorts or TrainShorts()
+    run, shorts = run or TrainOptions(), shorts or TrainShorts()
     if shorts.epochs is not None:
         if options is not None and options.budget is not None:
             raise UsageError("Expected one of --epochs and --budget, received both.")
