@@ -64,10 +64,10 @@ def choose_machine(chooser: Chooser) -> None:
     configure_torch(physical_cores() if chooser.is_open("threads") else int(chooser.recipe.threads))
 
 
-def choose_image_shape(chooser: Chooser, survey: ImageHeaders) -> None:
+def choose_image_shape(chooser: Chooser, headers: ImageHeaders) -> None:
     """Choose the size and channels the model sees, from those of the images."""
-    good = np.array([row not in survey.broken for row in range(len(survey.widths))])
-    short_sides = np.minimum(survey.widths, survey.heights)[good]
+    good = np.array([row not in headers.broken for row in range(len(headers.widths))])
+    short_sides = np.minimum(headers.widths, headers.heights)[good]
     median = int(np.median(short_sides))
     on_gpu = chooser.recipe.device.startswith("cuda")
     if median <= SMALL_SIDE:
@@ -76,9 +76,9 @@ def choose_image_shape(chooser: Chooser, survey: ImageHeaders) -> None:
         side = GPU_SIDE if on_gpu else SMALL_SIDE
         rule = f"{GPU_SIDE} pixels on a GPU, {SMALL_SIDE} on a CPU; give --size for more detail"
     chooser.choose("size", side, rule, f"the median short side is {median} pixels")
-    images = {name: int((survey.channels == channels).sum()) for channels, name in CHANNEL_NAMES.items()}
+    images = {name: int((headers.channels == channels).sum()) for channels, name in CHANNEL_NAMES.items()}
     rule = "gray where every image is, alpha where every image has it, else RGB (gray repeated, alpha laid over white)"
-    chooser.choose("channels", survey.model_channels, rule, ", ".join(f"{n:,} {name}" for name, n in images.items() if n))
+    chooser.choose("channels", headers.model_channels, rule, ", ".join(f"{n:,} {name}" for name, n in images.items() if n))
 
 
 def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None:

@@ -23,7 +23,7 @@ from goodfit.recipe.build import Training, build
 from goodfit.recipe.chooser import Choice, Chooser
 from goodfit.recipe.parts import check_model, load_catalog, with_parts_spelled
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import open_images, survey_images
+from goodfit.recipe.source import open_images, read_image_headers
 from goodfit.recipe.transfer.advise import advise, fill_transfer_defaults
 from goodfit.recipe.transfer.origin import Origin, make_origin
 from goodfit.recipe.transfer.pretrained import (
@@ -77,10 +77,10 @@ def open_recipe(asked: Recipe, reporter: Reporter, catalog: Catalog | None = Non
     weights = find_weights(asked.source, reporter) if asked.source and load_source else None
     if weights:
         adopt_source(chooser, weights)
-    images = survey_images(chooser.recipe, reporter)
-    choose_image_shape(chooser, images)
+    headers = read_image_headers(chooser.recipe, reporter)
+    choose_image_shape(chooser, headers)
     choose_normalization(chooser, weights)
-    return Opened(chooser, open_images(chooser.recipe, reporter, images), images.index, weights)
+    return Opened(chooser, open_images(chooser.recipe, reporter, headers), headers.index, weights)
 
 
 def prepare(

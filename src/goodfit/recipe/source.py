@@ -15,7 +15,7 @@ from goodfit.data.splits import assign_splits
 from goodfit.recipe.recipe import Recipe, parse_size
 
 
-def survey_images(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
+def read_image_headers(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
     """Find the images of a recipe and read their headers.
 
     Raises:
@@ -29,12 +29,12 @@ def survey_images(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
         if not Path(recipe.validation).is_file():
             raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')
         index = assign_splits(index, Path(recipe.validation))
-    images = read_headers(index)
-    return images if recipe.channels == "auto" else dataclasses.replace(images, forced_channels=recipe.channels)
+    headers = read_headers(index)
+    return headers if recipe.channels == "auto" else dataclasses.replace(headers, forced_channels=recipe.channels)
 
 
-def open_images(recipe: Recipe, reporter: Reporter | None = None, images: ImageHeaders | None = None) -> Dataset:
-    """Pack, split and measure the images of a recipe whose size is chosen; `images` are surveyed here unless given.
+def open_images(recipe: Recipe, reporter: Reporter | None = None, headers: ImageHeaders | None = None) -> Dataset:
+    """Pack, split and measure the images of a recipe whose size is chosen; `headers` are read here unless given.
 
     Raises:
         UsageError: the recipe holds no validation images out, or its mean or std are not one number for each channel.
@@ -42,11 +42,11 @@ def open_images(recipe: Recipe, reporter: Reporter | None = None, images: ImageH
         GoodfitError: no space is left.
     """
     reporter = reporter or SilentReporter()
-    images = images or survey_images(recipe, reporter)
+    headers = headers or read_image_headers(recipe, reporter)
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage
     size = parse_size(recipe.size)
-    data = load_dataset(images, size, recipe.aspect, share, recipe.split_seed, cache, progress=reporter.show_packing)
+    data = load_dataset(headers, size, recipe.aspect, share, recipe.split_seed, cache, progress=reporter.show_packing)
     if not len(data.splits.validation):
         if recipe.validation == 0:
             raise UsageError(
