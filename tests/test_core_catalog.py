@@ -329,6 +329,18 @@ class Halfway(Augment):
 '''
 
 
+def test_an_augment_written_for_version_01_keeps_its_strength_and_its_progress(tmp_path: Path) -> None:
+    call = "    def __call__(self, batch, chance, t):\n        return batch\n"
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\nfrom goodfit.core.contracts import Augment\n"
+        f"@dataclasses.dataclass(frozen=True)\nclass Old(Augment):\n    dial = 'amount'\n    amount: float = 0.8\n{call}"
+        "    def now(self, t):\n        return self.scaled(t)\n"
+    )
+    part: Any = load_catalog([str(tmp_path / "mine.py")]).make("old", "augment")
+    assert part.scaled(0.5).amount == part.at_progress(0.5).amount == 0.4
+    assert part.at_progress(1.0) == part
+
+
 def test_a_users_file_wins_over_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     known = load_catalog([str(tmp_path / "mine.py")])

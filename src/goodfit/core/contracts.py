@@ -42,6 +42,13 @@ class Augment(Part):
     piped: ClassVar[bool] = True
     strength_field: ClassVar[str] = "p"  # the setting that `scaled` multiplies
 
+    def __init_subclass__(cls) -> None:
+        """Read what users' files in run folders of version 0.1 call otherwise."""
+        super().__init_subclass__()
+        for former, name in (("dial", "strength_field"), ("now", "at_progress")):
+            if former in vars(cls):
+                setattr(cls, name, vars(cls)[former])
+
     @abstractmethod
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch: ...
 
