@@ -204,14 +204,13 @@ class Operations(TorchDispatchMode):
 
 
 def operations(model: Any) -> str:
-    """What a training step and an evaluation of a model compute, on the meta device."""
+    """What a model computes for a training batch, on the meta device."""
     with torch.device("meta"), Operations() as trace:
         try:
             net = make_model(model, CLASSES, 3, (SIDE, SIDE))
         except UsageError as error:
             return f"refused: {error}"
         _, auxiliary = split_outputs(net(torch.empty(4, 3, SIDE, SIDE)))
-        net.eval()(torch.empty(4, 3, SIDE, SIDE))
     return "\n".join([*trace.lines, *(f"weight {weight}" for _, weight in auxiliary)])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def floor(name: str) -> int:
     return next((level for level, rooms in enumerate(FLOORS) if name in rooms), -1)
 
 
-def own_imports(tree: ast.AST, modules: set[str]) -> Iterator[tuple[int, str]]:
+def own_imports(tree: ast.AST, modules: Container[str]) -> Iterator[tuple[int, str]]:
     """The line and the full module name of every import of our own."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -76,7 +76,7 @@ def upward_or_sideways(modules: Modules) -> Iterator[str]:
     """A room imports from the floors below its own and from itself; the rooms of one floor are siblings."""
     for name, (tree, _) in modules.items():
         own = room(name)
-        for line, target in own_imports(tree, set(modules)):
+        for line, target in own_imports(tree, modules):
             other = room(target)
             if own == other or {own, other} <= FLOORS[-1]:
                 continue
@@ -90,12 +90,12 @@ def inside_functions(modules: Modules) -> Iterator[str]:
         if room(name) not in LAZY:
             for function in ast.walk(tree):
                 if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                    for line, target in own_imports(function, set(modules)):
+                    for line, target in own_imports(function, modules):
                         yield f"{name}:{line}: {function.name} imports {target}"
 
 
 def circles(modules: Modules) -> Iterator[str]:
-    edges = {name: {target for _, target in own_imports(tree, set(modules))} - {name} for name, (tree, _) in modules.items()}
+    edges = {name: {target for _, target in own_imports(tree, modules)} - {name} for name, (tree, _) in modules.items()}
     edges = {name: targets for name, targets in edges.items() if room(name) not in LAZY}
     done: set[str] = set()
 

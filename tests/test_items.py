@@ -33,7 +33,7 @@ def items_of(node: ast.AST) -> list[str]:
 
 
 @functools.cache
-def tests_of_items() -> dict[str, list[str]]:
+def read_tests_of_items() -> dict[str, list[str]]:
     """The tests of each item."""
     tests: dict[str, list[str]] = {}
     for file in sorted(HERE.glob("test_*.py")):
@@ -46,11 +46,11 @@ def tests_of_items() -> dict[str, list[str]]:
 def test_every_item_of_a_finished_owner_has_a_test(owner: str) -> None:
     mine = [item for item, about in ITEMS.items() if about["owner"] == owner and about["kind"] in TESTED]
     assert mine, f'no item has the owner "{owner}"'
-    assert [item for item in mine if item not in tests_of_items()] == []
+    assert [item for item in mine if item not in read_tests_of_items()] == []
 
 
 def test_every_mark_names_an_item_there_is() -> None:
-    assert {item: tests for item, tests in tests_of_items().items() if item not in ITEMS} == {}
+    assert {item: tests for item, tests in read_tests_of_items().items() if item not in ITEMS} == {}
 
 
 def test_marks_are_read_from_source() -> None:

@@ -111,7 +111,7 @@ def test_a_stage_holds_its_convs_with_their_norms_and_pool() -> None:
 FIRST = ["alexnet", "alexnet2012", "vgg_f", "vgg_s", "vgg(11)", "vgg(A_lrn, norm=batch)", "nin"]
 
 
-@pytest.mark.parametrize("classes", [2, 50])
+@pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.slow), 50])
 @pytest.mark.parametrize("text", FIRST)
 def test_first_loss_is_near_ln_k_behind_many_max_pools(text: str, classes: int) -> None:
     net = small(text, classes, size=(32, 32))

@@ -463,7 +463,7 @@ def stopping(after: int) -> Callable[[Recipe, Path], float]:
     return train
 
 
-@pytest.mark.parametrize("after", [0, 4, 6, 11])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow), 11])
 def test_a_search_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path, after: int) -> None:
     whole = searched(tmp_path / "whole")
     search = begin_search(tmp_path / "stopped", plan(), BASE)

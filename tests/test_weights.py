@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -74,17 +75,19 @@ def test_each_file_says_its_hash_and_is_named_once() -> None:
     assert len({about.file for about in PUBLISHED.values()}) == len(PUBLISHED)
 
 
+@functools.cache
+def shapes_of(model: str, size: int) -> dict[str, tuple[int, ...]]:
+    part: Any = KNOWN.make(model, "model")
+    with torch.device("meta"):
+        return {key: tuple(x.shape) for key, x in part(1000, 3, (size, size)).state_dict().items()}
+
+
 @pytest.mark.item("S185")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_model_of_published_weights_takes_torchvisions_tensors(name: str) -> None:
     """At any size: what depends on the size of the images stands behind a mean over windows."""
     about = PUBLISHED[name]
-    part: Any = KNOWN.make(about.model, "model")
-    found = []
-    for size in (about.size, 96):
-        with torch.device("meta"):
-            net = part(1000, 3, (size, size))
-        found.append({key: tuple(x.shape) for key, x in net.state_dict().items()})
+    found = [shapes_of(about.model, size) for size in (about.size, 96)]
     theirs = {key: tuple(shape) for key, shape in KEYS[name.partition(":")[0]] if not key.lower().startswith("aux")}
     assert found[0] == found[1]
     assert {key: shape for key, shape in found[0].items() if key in theirs or "num_batches" not in key} == theirs
