@@ -27,6 +27,7 @@ from goodfit.recipe.transfer.origin import Origin
 from goodfit.recipe.transfer.probe import PENALTIES, LinearProbe, SoftmaxRegression, deal_folds, fit_probe
 from tests.support.command import copied, goodfit, refused, train
 from tests.support.photos import make_photos
+from tests.support.predict import center_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_the_head_on_its_features_answers_as_the_run_does(source: Path, origin: 
     net = dataclasses.replace(origin.pretrained, model=classifier.model)
     rows = origin.data.rows("validation")
     scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(compute_features(net, origin.data, rows, [HEAD])[HEAD])))
-    expected = classifier.center_probabilities(origin.data.pixels.read_exact(rows).permute(0, 3, 1, 2))
+    expected = center_probabilities(classifier, origin.data.pixels.read_exact(rows).permute(0, 3, 1, 2))
     torch.testing.assert_close(scores.softmax(1), expected, atol=1e-5, rtol=0)
 
 

@@ -22,6 +22,7 @@ from goodfit.core.run import Run
 from goodfit.predict.predictor import load_classifier
 from tests.support.command import goodfit as command
 from tests.support.photos import make_photos
+from tests.support.predict import center_probabilities
 from tests.support.process import start_command
 from tests.support.runs import BASE, assert_equal_weights, recipe, train
 
@@ -200,7 +201,7 @@ def test_predict_is_evaluate_from_anywhere_without_the_data(tmp_path: Path, monk
     classifier = load_classifier(run.path)
     stored = data.pixels.read_exact(data.rows("validation")).numpy()
     assert np.array_equal(stored, np.stack([classifier.preprocess.decode(kept / name) for name in names]))
-    expected = torch.cat([classifier.center_probabilities(torch.from_numpy(x)[None].permute(0, 3, 1, 2)) for x in stored])
+    expected = torch.cat([center_probabilities(classifier, torch.from_numpy(x)[None].permute(0, 3, 1, 2)) for x in stored])
 
     moved = shutil.move(run.path, tmp_path / "elsewhere" / "run")
     shutil.rmtree(photos)

@@ -27,6 +27,7 @@ from goodfit.recipe.parts import load_catalog, make_model
 from goodfit.training.evaluate import running_means
 from tests.support.command import goodfit, refused, train
 from tests.support.photos import COLORS, picture
+from tests.support.predict import center_probabilities
 
 KNOWN = load_catalog()
 SPECS = [
@@ -370,7 +371,7 @@ def test_the_center_is_the_stored_boxs_middle_bit_for_bit(run: Path, shapes: Pat
     classifier = predictor.members[0]
     files = [shapes / name for name, _ in held_out(run, "validation")]
     boxes = torch.from_numpy(np.stack([classifier.preprocess.decode(file) for file in files])).permute(0, 3, 1, 2)
-    expected = classifier.center_probabilities(boxes)
+    expected = center_probabilities(classifier, boxes)
     found = predictor.predict(files)
     for own, prediction in zip(expected, found, strict=True):
         assert dict(zip(prediction.classes, prediction.probabilities, strict=True)) == dict(

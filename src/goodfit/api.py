@@ -42,7 +42,7 @@ def load(run: str | Path | Run, device: str = "auto", views: str = "") -> Predic
         UsageError: there is no such run, it has no finished model yet, or its model does not take the views.
         GoodfitError: its model is damaged.
     """
-    return load_predictor(run.path if isinstance(run, Run) else run, device, views)
+    return load_predictor(run, device, views)
 
 
 def evaluate(
@@ -70,7 +70,7 @@ def evaluate(
             views.
         DataError: the data is gone or has changed.
     """
-    folder = run if isinstance(run, Run) else Run.open(run)
+    folder = Run.open(run)
     result = evaluate_run(folder, EvaluateOptions(test, device, views, marginalize, calibrate), reporter or SilentReporter())
     write_report(folder.path)
     return result
@@ -89,4 +89,4 @@ def steer(run: str | Path | Run, factor: float) -> Path:
     Raises:
         UsageError: there is no such run, or it is not running.
     """
-    return request_lr_factor(run if isinstance(run, Run) else Run.open(run), factor)
+    return request_lr_factor(Run.open(run), factor)

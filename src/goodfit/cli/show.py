@@ -42,9 +42,7 @@ def show(
             f"Expected --images and --draws of 1 or more and --progress from 0 to 1, received {images}, {draws} and {progress:g}."
         )
     asked = assemble(data, shorts, options)
-    from io import BytesIO
-
-    from goodfit.core.files import write_atomic
+    from goodfit.core.files import atomic_writer
     from goodfit.study.augmentation_preview import preview_augmentation
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.sheet import render_sheet
@@ -53,7 +51,6 @@ def show(
     rows, titles = preview_augmentation(asked, reporter, images, draws, progress, each)
     if not rows:
         raise UsageError("Expected augmentation to show, received none: give it as --augment.")
-    content = BytesIO()
-    render_sheet(rows, titles).save(content, "PNG")
-    write_atomic(out, content.getvalue())
+    with atomic_writer(out) as file:
+        render_sheet(rows, titles).save(file, "PNG")
     reporter.say(f"{len(rows)} rows of {len(titles)} pictures: {out}")

@@ -42,13 +42,13 @@ class Run:
         return Run(path)
 
     @staticmethod
-    def open(path: str | Path) -> Run:
+    def open(path: str | Path | Run) -> Run:
         """Open an existing run.
 
         Raises:
             UsageError: the folder is not there or is no run; the sentence lists the runs nearby.
         """
-        folder = Path(path)
+        folder = path.path if isinstance(path, Run) else Path(path)
         if (folder / "recipe.toml").is_file():
             return Run(folder)
         raise not_found("a run folder", folder)

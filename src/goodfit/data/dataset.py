@@ -50,6 +50,11 @@ class Dataset:
         rows: np.ndarray[tuple[int], np.dtype[np.int64]] = getattr(self.splits, split)
         return torch.from_numpy(rows)
 
+    def spread_rows(self, split: SplitName, n: int) -> Tensor:
+        """int64 rows of a split, at most `n` of them and evenly spread."""
+        rows = self.rows(split)
+        return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows))).long()]
+
     def class_counts(self, split: SplitName = "train") -> tuple[int, ...]:
         """Images per class [K] of a split."""
         return tuple(torch.bincount(self.labels[self.rows(split)], minlength=len(self.classes)).tolist())

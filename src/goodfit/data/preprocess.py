@@ -184,6 +184,11 @@ class Preprocess:
         """Return a copy with some fields replaced."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def geometry(self) -> Self:
+        """The same without the normalization: all that the pixels depend on."""
+        return self.but(mean=(), std=())
+
     # ---- files -------------------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 from torch import Tensor
 
 from goodfit.core.errors import DataError
-from goodfit.core.predictions import Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
@@ -26,7 +24,7 @@ class ImagesFor:
     def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
         self.recipe, self.reporter = recipe, reporter
         self.data = open_images(recipe, reporter)
-        self._prepared = {_geometry(self.data.preprocess): self.data}
+        self._prepared = {self.data.preprocess.geometry: self.data}
 
     def prepare(self, preprocess: Preprocess) -> Dataset:
         """The same images, labels and splits with a classifier's preprocessing.
@@ -34,12 +32,12 @@ class ImagesFor:
         Raises:
             DataError: the images cannot be prepared in this way.
         """
-        key = _geometry(preprocess)
+        key = preprocess.geometry
         if key not in self._prepared:
             size = "x".join(map(str, preprocess.size))
             recipe = self.recipe.but(size=size, aspect=preprocess.aspect, channels=preprocess.channels, mean="data", std="data")
             data = open_images(recipe, self.reporter)
-            if _geometry(data.preprocess) != key or data.splits.digest != self.data.splits.digest:
+            if data.preprocess.geometry != key or data.splits.digest != self.data.splits.digest:
                 raise DataError(f'The images of "{data.name}" do not fit the model: expected {key}, found {data.preprocess}.')
             self._prepared[key] = data
         return dataclasses.replace(self._prepared[key], preprocess=preprocess)
@@ -50,13 +48,3 @@ class ImagesFor:
         evaluator = RowEvaluator(data, classifier.loss, classifier.device)
         probabilities = score_views(evaluator, classifier.model, rows, classifier.views).probabilities
         return apply_temperature(reorder_classes(probabilities, classifier.classes, data.classes), classifier.temperature)
-
-    def predictions(self, probabilities: Tensor, rows: Tensor) -> Predictions:
-        """Probabilities [n, K] for some rows together with the names and labels of those rows."""
-        names = np.array([self.data.names[row] for row in rows.tolist()], dtype=np.str_)
-        return Predictions(names, self.data.labels[rows].numpy(), probabilities.float().numpy(), self.data.classes)
-
-
-def _geometry(preprocess: Preprocess) -> Preprocess:
-    """A preprocessing without the normalization, which comes after the pixels."""
-    return preprocess.but(mean=(), std=())

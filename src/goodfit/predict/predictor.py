@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from goodfit.augment.views import Center
-from goodfit.core.contracts import split_outputs
 from goodfit.core.device import physical_cores, select_device
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.fetch import hash_file
@@ -28,7 +27,7 @@ from goodfit.data.multiscale import decode_scaled, read_contents
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, explain_damage
 from goodfit.predict.calibration import apply_temperature
-from goodfit.predict.views import Viewer, to_probabilities
+from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog, make_model
 
 IMAGES_AT_ONCE = 64
@@ -73,7 +72,7 @@ class Classifier:
     @property
     def pixels_key(self) -> tuple[Preprocess, tuple[int, ...]]:
         """What its decoded pixels depend on: its preprocessing without the normalization, and the scales of its views."""
-        return self.preprocess.but(mean=(), std=()), self.scales
+        return self.preprocess.geometry, self.scales
 
     def decode(self, image: Any) -> Decoded | BrokenImage:
         """Decode an image to pixels at each scale that a view needs.
@@ -92,13 +91,6 @@ class Classifier:
     def probabilities(self, decoded: Sequence[Decoded]) -> Tensor:
         """Probabilities [n, K] float32 for decoded images, averaged over the views."""
         return apply_temperature(self.viewer.probabilities(lambda scale: [x[scale] for x in decoded]), self.temperature)
-
-    @torch.no_grad()
-    def center_probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities [B, K] float32 for stored pixels uint8 [B, C, H, W] of the preprocessing's box, by their center crop alone."""
-        inputs = self.preprocess.normalize(self.preprocess.center_crop(images.to(self.device)))
-        logits = split_outputs(self.model(inputs))[0].float()
-        return apply_temperature(to_probabilities(self.loss, logits).cpu(), self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +115,9 @@ class Predictor:
 
     def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
         """Predict batch after batch, for more images than memory holds. Members with equal preprocessing share the decoded pixels."""
-        remaining = iter(images)
+        remaining, decoders = iter(images), {member.pixels_key: member for member in self.members}
         with ThreadPoolExecutor(physical_cores()) as pool:
             while batch := list(islice(remaining, IMAGES_AT_ONCE)):
-                decoders = {member.pixels_key: member for member in self.members}
                 decoded = {key: list(pool.map(member.decode, batch)) for key, member in decoders.items()}
                 by_image = zip(*decoded.values(), strict=True)
                 problems = [next((x.reason for x in versions if isinstance(x, BrokenImage)), "") for versions in by_image]
@@ -169,7 +160,7 @@ def as_sequence(images: Any) -> Iterable[Any]:
 # ---- loading -----------------------------------------------------------------------------------------------------------------------
 
 
-def load_classifier(path: str | Path, device: str = "auto", views: str | Part = "") -> Classifier:
+def load_classifier(path: str | Path | Run, device: str = "auto", views: str | Part = "") -> Classifier:
     """Load the one model of a run folder, wherever it lies; with other `views` than the run's own, if given.
 
     Raises:
@@ -191,7 +182,7 @@ def load_classifier(path: str | Path, device: str = "auto", views: str | Part = 
     return classifier
 
 
-def load_predictor(path: str | Path, device: str = "auto", views: str = "") -> Predictor:
+def load_predictor(path: str | Path | Run, device: str = "auto", views: str = "") -> Predictor:
     """Load the predictor of a run or of an ensemble, wherever its folder lies; with other `views` than its own, if given.
 
     Raises:
@@ -201,7 +192,7 @@ def load_predictor(path: str | Path, device: str = "auto", views: str = "") -> P
     run = Run.open(path)
     if run.read(ENSEMBLE_FILE) and not run.read(CONFIG_FILE):  # a soup is one model, as a run is
         return load_ensemble(run, device, views)
-    classifier = load_classifier(path, device, views)
+    classifier = load_classifier(run, device, views)
     return Predictor((classifier,), (1.0,), classifier.classes)
 
 

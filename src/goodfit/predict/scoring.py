@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,13 +58,24 @@ def score_views(evaluator: RowEvaluator, model: nn.Module, rows: Tensor, part: A
     means, table = _average_views(viewer, data, rows)
     final = viewer.mean_to_probabilities(means)
     if viewer.averages_logits:
-        logits, losses = means, evaluator.loss(means, one_hot(center.labels, len(data.classes)))
+        outputs = dataclasses.replace(center, logits=means, losses=evaluator.loss(means, one_hot(center.labels, len(data.classes))))
     else:
-        logits = log_probabilities(final)
-        losses = -logits.gather(1, center.labels[:, None])[:, 0]
-    result = compute_scores(dataclasses.replace(center, logits=logits, losses=losses), data.classes)
+        outputs = outputs_of_probabilities(final, center.ids, center.labels)
+    result = compute_scores(outputs, data.classes)
     rule = {**accuracy_and_log_loss(center_probabilities, center.labels), "milliseconds": 1000 * seconds / len(rows)}
-    return ViewScores(center, {**result, "viewed": {"spelling": spell(part), "center": rule, "views": table}}, final, losses)
+    return ViewScores(center, {**result, "viewed": {"spelling": spell(part), "center": rule, "views": table}}, final, outputs.losses)
+
+
+def outputs_of_probabilities(probabilities: Tensor, ids: Tensor, labels: Tensor) -> Outputs:
+    """Averaged probabilities [N, K] as outputs: their logarithms, and the log loss of each."""
+    logits = log_probabilities(probabilities)
+    return Outputs(ids, labels, logits, -logits.gather(1, labels[:, None])[:, 0])
+
+
+def predictions_of(probabilities: Tensor, rows: Tensor, data: Dataset) -> Predictions:
+    """Probabilities [N, K] for some rows together with the names and labels of those rows."""
+    names = np.array([data.names[row] for row in rows.tolist()], dtype=np.str_)
+    return Predictions(names, data.labels[rows].numpy(), probabilities.float().numpy(), data.classes)
 
 
 def _average_views(viewer: Viewer, data: Dataset, rows: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -132,9 +144,7 @@ def score_ensemble(mean: Predictions, single: Predictions, temperature: float | 
     Without a `temperature`, one is fitted to these images, which then must be validation images.
     """
     probabilities, labels = torch.from_numpy(mean.probabilities), torch.from_numpy(mean.labels)
-    logits = log_probabilities(probabilities)
-    losses = -logits.gather(1, labels[:, None])[:, 0]
-    result = compute_scores(Outputs(torch.arange(len(labels)), labels, logits, losses), mean.classes)
+    result = compute_scores(outputs_of_probabilities(probabilities, torch.arange(len(labels)), labels), mean.classes)
     result["calibration"] = measure_calibration(probabilities, labels, temperature)
     result["gain"] = {"single": float(single.correct.mean()), **compare_paired(mean.correct[None], single.correct[None]).plain()}
     return result

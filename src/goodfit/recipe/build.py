@@ -137,8 +137,7 @@ def build_optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> 
 
 def init_images(data: Dataset, device: torch.device) -> Tensor:
     """Normalized training images [B, C, H, W], evenly spread over the split, without augmentation, for an initialization from data."""
-    train, pre = data.rows("train"), data.preprocess
-    rows = train[torch.linspace(0, len(train) - 1, min(MAX_INIT_IMAGES, len(train))).long()]
+    rows, pre = data.spread_rows("train", MAX_INIT_IMAGES), data.preprocess
     batch = next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), len(rows))).to(device)
     return pre.normalize(pre.center_crop(batch.images))
 
@@ -152,8 +151,7 @@ def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor
 
 def clean_rows(data: Dataset) -> Tensor:
     """Some training rows, evenly spread, that are evaluated without augmentation beside the validation images."""
-    train = data.rows("train")
-    return train[torch.linspace(0, len(train) - 1, min(MAX_CLEAN_IMAGES, len(data.rows("validation")), len(train))).long()]
+    return data.spread_rows("train", min(MAX_CLEAN_IMAGES, len(data.rows("validation"))))
 
 
 def validator(evaluator: RowEvaluator, precision: str) -> Callable[[nn.Module], dict[str, Any]]:

@@ -15,12 +15,12 @@ from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
+from goodfit.data.index import SplitName
 from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import load_classifier, load_ensemble
-from goodfit.predict.scoring import require_noise, score_ensemble, score_noise, score_views
+from goodfit.predict.scoring import predictions_of, require_noise, score_ensemble, score_noise, score_views
 from goodfit.recipe.recipe import Recipe
-from goodfit.runs.finish import predictions_of
 from goodfit.runs.start import require_same_data, timestamp
 from goodfit.training.evaluate import RowEvaluator
 
@@ -39,7 +39,7 @@ class EvaluateOptions:
     calibrate: bool = False
 
     @property
-    def split(self) -> str:
+    def split(self) -> SplitName:
         return "test" if self.test else "validation"
 
 
@@ -65,7 +65,7 @@ def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter)
     require_noise(classifier.model, options.marginalize)
     images = _open_images(run, recipe, reporter)
     data = images.data
-    rows = data.rows("test" if options.test else "validation")
+    rows = data.rows(options.split)
     _open_split(run, rows, options, reporter, f'"{data.name}" has no {options.split} images to evaluate on.')
     evaluator = RowEvaluator(data, classifier.loss, classifier.device)
     scored = score_views(evaluator, classifier.model, rows, classifier.views)
@@ -77,7 +77,7 @@ def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter)
     if options.test or not options.views:  # a validation score by other views than its own is not the run's
         run.update("scores.json", {options.split: result})
     if not (options.test or options.views):
-        predictions_of(scored, data).save(run.path / PREDICTIONS_FILE)
+        predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
     if options.calibrate:
         run.update("config.json", {"temperature": result["calibration"]["temperature"]})
     return result
@@ -104,9 +104,9 @@ def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -
     if single not in answers:
         answers[single] = images.probabilities(load_classifier(run.path / single, options.device, options.views), rows)
     mean = sum((weight * answers[path].double() for path, weight in zip(paths, predictor.weights, strict=True)), torch.zeros(()))
-    predictions = images.predictions(mean, rows)
+    predictions = predictions_of(mean, rows, images.data)
     temperature = stored_temperature(run) if options.test else None
-    result = score_ensemble(predictions, images.predictions(answers[single], rows), temperature)
+    result = score_ensemble(predictions, predictions_of(answers[single], rows, images.data), temperature)
     run.update("scores.json", {options.split: result})
     if not options.test:
         predictions.save(run.path / PREDICTIONS_FILE)

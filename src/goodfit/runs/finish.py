@@ -14,14 +14,14 @@ from torch import nn
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import atomic_writer, write_atomic
-from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
+from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account_for
 from goodfit.models.weights.saved import save_model
 from goodfit.predict.calibration import measure_calibration
-from goodfit.predict.scoring import ViewScores, score_views
+from goodfit.predict.scoring import ViewScores, predictions_of, score_views
 from goodfit.recipe.build import Training
 from goodfit.recipe.prepare import Prepared
 from goodfit.training.checkpoint import Checkpoints
@@ -53,7 +53,7 @@ def keep_model(run: Run, prepared: Prepared) -> dict[str, Any]:
     if state.snapshots:
         run.update("scores.json", {"snapshots": score_snapshots(run, training, data, views)})
     write_worst_errors(run, scored, data)
-    predictions_of(scored, data).save(run.path / PREDICTIONS_FILE)
+    predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
     save_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
     return scored.scores
 
@@ -66,15 +66,9 @@ def score_snapshots(run: Run, training: Training, data: Dataset, views: Any) -> 
     for step in training.state.snapshots:
         model.load_state_dict(load_file(snapshots.path(step)))
         scored = score_views(training.evaluator, model, data.rows("validation"), views)
-        predictions_of(scored, data).save(snapshots.path(step).with_suffix(".npz"))
+        predictions_of(scored.probabilities, scored.center.ids, data).save(snapshots.path(step).with_suffix(".npz"))
         rows.append({"step": step, "accuracy": scored.scores["accuracy"], "loss": scored.scores["loss"]})
     return rows
-
-
-def predictions_of(scored: ViewScores, data: Dataset) -> Predictions:
-    """The final probabilities together with the names and labels of their images."""
-    names = np.array([data.names[row] for row in scored.center.ids.tolist()], dtype=np.str_)
-    return Predictions(names, scored.center.labels.numpy(), scored.probabilities.float().numpy(), data.classes)
 
 
 def count_multiply_adds(model: nn.Module, preprocess: Preprocess) -> int | None:

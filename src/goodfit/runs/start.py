@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import platform
 import shlex
 import shutil
@@ -19,6 +18,7 @@ import torch
 
 from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError, UsageError
+from goodfit.core.fetch import hash_file
 from goodfit.core.files import lock, write_atomic
 from goodfit.core.progress import Lengths
 from goodfit.core.run import Run, list_runs
@@ -38,10 +38,8 @@ def find_resumable(asked: Recipe, out: Path | None, resume: str) -> Run | None:
     """Find the run that `--resume auto` continues: the one at `out`, else the newest unfinished one of the same recipe.
 
     Raises:
-        UsageError: `resume` is neither auto nor never, or the run at `out` has another recipe.
+        UsageError: the run at `out` has another recipe.
     """
-    if resume not in ("auto", "never"):
-        raise UsageError(f'Expected --resume to be auto or never, received "{resume}".')
     if resume == "never":
         return None
     if out is not None:
@@ -109,11 +107,10 @@ def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
         )
 
 
-def resumed_recipe(run: Run, asked: Recipe) -> Recipe:
-    """The run's own recipe with the changes that a resume may make."""
-    recipe = Recipe.from_toml(run.path / "recipe.toml")
+def resumed_recipe(own: Recipe, run: Run, asked: Recipe) -> Recipe:
+    """The run's `own` recipe with the changes that a resume may make."""
     before = asked_values(run.read("about.json"))
-    return recipe.but(
+    return own.but(
         **{key: getattr(asked, key) for key in CHANGEABLE_ON_RESUME if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"}
     )
 
@@ -148,7 +145,7 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
         "state": "running",
         "asked": asked.plain(),
         "choices": [vars(choice) for choice in prepared.choices],
-        "use": {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in recipe.use},
+        "use": {Path(file).name: hash_file(Path(file)) for file in recipe.use},
         "data": describe_data(data),
         **({"source": prepared.source} if prepared.source else {}),
         "openings": [],

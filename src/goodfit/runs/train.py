@@ -47,6 +47,9 @@ class RunOptions:
 
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
     draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan.
+
+    Raises:
+        UsageError: `resume` is neither auto nor never.
     """
 
     out: Path | None = None
@@ -57,6 +60,14 @@ class RunOptions:
     reporter: Reporter = dataclasses.field(default_factory=SilentReporter)
     started: float = dataclasses.field(default_factory=time.time)
     quiet_plan: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume not in ("auto", "never"):
+            raise UsageError(f'Expected --resume to be auto or never, received "{self.resume}".')
+
+    @property
+    def plan_reporter(self) -> Reporter:
+        return SilentReporter() if self.quiet_plan else self.reporter
 
     def for_next_run(self) -> RunOptions:
         """The options for another run of the same command: its plan is not reported again, and its time starts now."""
@@ -87,7 +98,7 @@ def train(asked: Recipe, options: RunOptions) -> Run | None:
 def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     if options.out is not None and not options.dry:
         require_free_folder(options.out)  # before any work
-    prepared = prepare(asked, SilentReporter() if options.quiet_plan else options.reporter, options.started)
+    prepared = prepare(asked, options.plan_reporter, options.started)
     _check_and_plot(prepared, options)
     if options.dry:
         return None
@@ -112,11 +123,10 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
 
 def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
-    before, recipe = Recipe.from_toml(run.path / "recipe.toml"), resumed_recipe(run, asked)
-    checkpoints = Checkpoints(run.checkpoints)
+    before, checkpoints = Recipe.from_toml(run.path / "recipe.toml"), Checkpoints(run.checkpoints)
     prepared = prepare(
-        recipe,
-        SilentReporter() if options.quiet_plan else options.reporter,
+        resumed_recipe(before, run, asked),
+        options.plan_reporter,
         options.started,
         catalog=load_catalog(part_files(run)),
         load_source=not checkpoints.steps(),

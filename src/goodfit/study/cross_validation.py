@@ -86,10 +86,8 @@ def choose_folder(asked: Recipe, out: Path | None, resume: str, folds: int, name
     """Choose the folder of the folds: `out`, else with `resume` auto the newest unfinished one of the same recipe, else a new one in runs/.
 
     Raises:
-        UsageError: `resume` is neither auto nor never, or the folder is taken.
+        UsageError: the folder is taken.
     """
-    if resume not in ("auto", "never"):
-        raise UsageError(f'Expected --resume to be auto or never, received "{resume}".')
     if out is not None:
         if not (out / FOLDS_FILE).is_file():
             require_free_folder(out)

@@ -19,7 +19,7 @@ from goodfit.core.fetch import Say, fetch, hash_file
 from goodfit.core.files import cache_folder
 from goodfit.core.run import Run
 from goodfit.core.words import format_percent
-from goodfit.models.weights.published import PUBLISHED
+from goodfit.models.weights.published import PUBLISHED, PublishedWeights
 from goodfit.models.weights.saved import SavedModel
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -69,7 +69,7 @@ def from_published(name: str, say: Say) -> Weights:
     """
     about = PUBLISHED[name]
     path = cache_folder() / "downloads" / "weights" / about.file
-    return _load_published(name, path, fetch(about.url, path, about.checksum, "sha256", say))
+    return _load_published(name, path, about, fetch(about.url, path, about.checksum, "sha256", say))
 
 
 def from_file(path: Path) -> Weights:
@@ -81,13 +81,12 @@ def from_file(path: Path) -> Weights:
     if path.suffix not in WEIGHT_SUFFIXES:
         raise DataError(f'Expected weights in a file that ends in {", ".join(WEIGHT_SUFFIXES)}, received "{path}".')
     sha256 = hash_file(path)
-    name = next((name for name, about in PUBLISHED.items() if about.file == path.name), "")
-    if not name:
+    about = next((about for about in PUBLISHED.values() if about.file == path.name), None)
+    if about is None:
         return Weights(str(path), sha256, read_tensors(path))
-    about = PUBLISHED[name]
     if not sha256.startswith(about.checksum):
         raise DataError(f'"{path}" is not the published file of that name (SHA-256 {sha256}): fetch it from {about.url}, or rename yours.')
-    return _load_published(str(path), path, sha256)
+    return _load_published(str(path), path, about, sha256)
 
 
 def from_run(run: Run) -> Weights:
@@ -106,9 +105,8 @@ def from_run(run: Run) -> Weights:
     )  # fmt: skip
 
 
-def _load_published(name: str, path: Path, sha256: str) -> Weights:
+def _load_published(name: str, path: Path, about: PublishedWeights, sha256: str) -> Weights:
     """Load published weights from their downloaded file."""
-    (about,) = (about for about in PUBLISHED.values() if about.file == path.name)
     return Weights(
         name, sha256, read_tensors(path), about.model, size=(about.size, about.size), mean=about.mean, std=about.std,
         accuracy=f"top-1 {about.top1:.1f} %, top-5 {about.top5:.1f} % on ImageNet at {about.size} of {about.resize} pixels", imagenet=True,

@@ -44,8 +44,7 @@ def make_origin(weights: Weights, part: Part, data: Dataset, device: torch.devic
         FeatureNet(name, net.to(device, memory_format=torch.channels_last), data.preprocess, device)  # type: ignore[call-overload]
         for name, net in ((weights.name, pretrained), (f"{part} with random weights", model))
     ]
-    train = data.rows("train")
-    _compute_statistics(nets[1], data, train[torch.linspace(0, len(train) - 1, min(STATISTICS_IMAGES, len(train))).long()])
+    _compute_statistics(nets[1], data, data.spread_rows("train", STATISTICS_IMAGES))
     return Origin(data, *nets)
 
 
