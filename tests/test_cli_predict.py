@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 
 import goodfit as package
 from goodfit.core.errors import UsageError
-from goodfit.predict.predictor import Predictor
+from goodfit.predict.predictor import Classifier, Predictor
 from tests.support.command import goodfit, refused, train
 from tests.support.photos import picture
 
@@ -188,6 +189,22 @@ def test_gray_and_sixteen_bits(predictor: Predictor, tmp_path: Path) -> None:
     Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     for same in (gray, gray[..., None], tmp_path / "gray.png", tmp_path / "deep.png", gray.astype(np.uint16) * 257):
         assert np.allclose(probabilities(predictor, same), expected, atol=1e-6)
+
+
+def test_members_that_differ_in_normalization_alone_share_the_decoding(
+    predictor: Predictor, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (member,) = predictor.members
+    other = dataclasses.replace(member, preprocess=member.preprocess.but(mean=tuple(x + 0.1 for x in member.preprocess.mean)))
+    decoded = []
+    monkeypatch.setattr(Classifier, "decode", lambda self, source, real=Classifier.decode: decoded.append(source) or real(self, source))
+    (both,) = Predictor((member, other), (0.5, 0.5), predictor.classes).predict(image, 99)
+    assert decoded == [image]
+    predictions = [Predictor((x,), (1.0,), x.classes).predict(image, 99)[0] for x in (member, other)]
+    alone = [dict(zip(p.classes, p.probabilities, strict=True)) for p in predictions]
+    assert alone[0] != alone[1]
+    for name, x in zip(both.classes, both.probabilities, strict=True):
+        assert x == pytest.approx((alone[0][name] + alone[1][name]) / 2, abs=1e-6)
 
 
 def test_many_at_once_and_none(predictor: Predictor, photos: Path) -> None:

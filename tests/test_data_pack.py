@@ -219,6 +219,13 @@ def test_prepare_binds_it_all(own_cache: Path, photos: Path) -> None:
     assert torch.equal(again.rows("train"), data.rows("train"))
 
 
+def test_rows_are_spread_evenly_over_a_split(own_cache: Path, photos: Path) -> None:
+    data = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", 0.1, 3, UNLIMITED)
+    train = data.rows("train")
+    assert data.spread_rows("train", 4).tolist() == train[[0, 21, 43, 65]].tolist()
+    assert torch.equal(data.spread_rows("train", 1000), train)
+
+
 def test_a_constant_channel_does_not_divide_by_zero(own_cache: Path) -> None:
     for name in "ab":
         (own_cache / "d" / name).mkdir(parents=True)

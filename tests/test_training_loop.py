@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import goodfit
-from goodfit.core.errors import Diverged
+from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.progress import Length, Lengths, Period
 from goodfit.core.run import Run
 from goodfit.schedules.compose import compose
@@ -25,7 +25,7 @@ from goodfit.training.metric_log import MAX_ROWS_HELD, MetricLog
 from goodfit.training.rules.average import Ema, Polyak
 from goodfit.training.rules.stop import Patience
 from goodfit.training.state import State
-from goodfit.training.step import set_rates
+from goodfit.training.step import set_rates, train_step
 from tests.support.command import goodfit as command
 from tests.support.loop import listed, net, plan, run, sgd, told
 
@@ -58,6 +58,11 @@ def test_fit_is_the_loop_a_user_would_write() -> None:
     assert all(0 < share < 1 for share in told(rows, "data_share"))
     assert told(rows, "elapsed") == sorted(told(rows, "elapsed"))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_a_batch_without_its_chance_is_refused() -> None:
+    with pytest.raises(UsageError, match="Expected a training batch with its chance"):
+        train_step(sgd(net()), listed().batches[0], plan(), 0.0, 1.0)
 
 
 PLAIN: dict[str, dict[str, Any]] = {
