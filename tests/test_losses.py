@@ -24,7 +24,7 @@ from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
 from goodfit.optim.first_order import Sgd
 from goodfit.optim.groups import make_optimizer
-from goodfit.training.gradient import cut, gradient
+from goodfit.training.gradient import gradient, piece_slices
 from goodfit.training.state import Plan, State
 from goodfit.training.step import Objective
 
@@ -306,7 +306,7 @@ def test_class_weights_in_pieces_give_torchs_weighted_mean(n: int, number: int) 
     (plain + L2(0.1)(model)).backward()  # type: ignore[no-untyped-call]
     expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
-    pieces = (batch[rows] for rows in cut(n, number))
+    pieces = (batch[rows] for rows in piece_slices(n, number))
     outcome = gradient(model, pieces, n, WeightedLoss(Softmax(), GIVEN), (L2(0.1),))  # type: ignore[arg-type]
     for p, wanted in zip(model.parameters(), expected, strict=True):
         assert p.grad is not None

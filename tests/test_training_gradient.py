@@ -23,7 +23,7 @@ from goodfit.core.errors import Diverged, GoodfitError
 from goodfit.core.progress import Length, Lengths
 from goodfit.losses.penalty import L1, L2
 from goodfit.losses.softmax import Softmax
-from goodfit.training.gradient import cut, gradient
+from goodfit.training.gradient import gradient, piece_slices
 from goodfit.training.state import Plan, State
 from goodfit.training.step import Objective
 
@@ -45,7 +45,7 @@ def batch(n: int, dtype: torch.dtype = torch.float64) -> Batch:
 
 
 def pieces(whole: Batch, n: int) -> Iterator[Batch]:
-    return (whole[rows] for rows in cut(len(whole), n))
+    return (whole[rows] for rows in piece_slices(len(whole), n))
 
 
 def grads(model: nn.Module) -> list[Tensor]:
@@ -153,7 +153,7 @@ def test_under_bf16_the_loss_is_taken_in_fp32() -> None:
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 80, 128, 130])
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 7, 64])
 def test_cuts_are_of_whole_blocks(n: int, number: int) -> None:
-    rows = cut(n, number)
+    rows = piece_slices(n, number)
     assert torch.cat([torch.arange(n)[r] for r in rows]).tolist() == list(range(n))
     assert all(r.start % MIXING_BLOCK == 0 for r in rows)
     assert len(rows) <= number

@@ -58,7 +58,7 @@ def is_busy(run: Run) -> bool:
 
 
 @contextlib.contextmanager
-def owning(run: Run) -> Iterator[None]:
+def lock_run(run: Run) -> Iterator[None]:
     """Hold the lock of a run while it is trained: two processes must not write one log.
 
     Raises:

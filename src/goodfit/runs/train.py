@@ -22,7 +22,7 @@ from goodfit.runs.signals import halt_error, halt_on_signals
 from goodfit.runs.start import (
     DataChanged,
     find_resumable,
-    owning,
+    lock_run,
     record_start,
     refuse_shorter,
     require_same_data,
@@ -87,7 +87,7 @@ def train(asked: Recipe, options: RunOptions) -> Run | None:
     if run is None:
         return _train_new(asked, options)
     try:
-        with owning(run):
+        with lock_run(run):
             return _resume(run, asked, options)
     except DataChanged:
         if options.out is not None:
@@ -112,7 +112,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
             " or give a longer budget."
         )
     run = Run.new(options.out, prepared.data.name)
-    with owning(run):
+    with lock_run(run):
         record_start(run, asked, prepared)
         if lengths.timed:
             run.write(baselines.FILE, early_baselines)

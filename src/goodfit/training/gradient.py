@@ -101,7 +101,7 @@ def add_weight(total: Tensor | None, piece: PieceLoss) -> Tensor | None:
     return piece.weight if total is None else total + piece.weight
 
 
-def cut(n: int, pieces: int) -> list[slice]:
+def piece_slices(n: int, pieces: int) -> list[slice]:
     """Cut n places into `pieces` slices of whole blocks, so that mixing partners stay together.
 
     A last slice of a single image joins the one before: alone it has no batch statistics.

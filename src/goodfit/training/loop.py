@@ -71,7 +71,7 @@ def fit(
             state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))  # type: ignore[union-attr]
         elif clock.is_save_due(t):
             save_checkpoint(state, plan, log, save)
-    conclude(state, plan, batches, log)
+    finish_training(state, plan, batches, log)
     save_checkpoint(state, plan, log, save)
     return state
 
@@ -90,7 +90,7 @@ def describe_rate_change(factor: float, before: float, why: Literal["plateau", "
     return f"The learning rate is multiplied by {factor / before:g}: {reason}; by {factor:g} in all."
 
 
-def conclude(state: State, plan: Plan, batches: Batches, log: MetricLog) -> None:
+def finish_training(state: State, plan: Plan, batches: Batches, log: MetricLog) -> None:
     """Recompute batch statistics if nothing was evaluated; score a model without parameters once."""
     if plan.evaluate is None:
         refresh_average(state, plan, batches)

@@ -17,7 +17,7 @@ from goodfit.core.errors import GoodfitError
 from goodfit.training import curvature
 from goodfit.training.finite import divergence_error
 from goodfit.training.freezing import set_trainable
-from goodfit.training.gradient import Outcome, cut, gradient, restore_buffers
+from goodfit.training.gradient import Outcome, gradient, piece_slices, restore_buffers
 from goodfit.training.noise import set_progress
 from goodfit.training.state import Plan, State
 
@@ -94,7 +94,7 @@ class Objective:
         if self.state.pieces == 1 and self._prepared is not None:
             yield self._prepared
             return
-        for rows in cut(len(self.batch), self.state.pieces):
+        for rows in piece_slices(len(self.batch), self.state.pieces):
             piece = self.plan.prepare(self.batch[rows], self.t)
             if self.state.pieces == 1:
                 self._prepared = piece
@@ -149,7 +149,7 @@ class Objective:
         self.state.pieces *= 2
         if self.plan.device.type == "cuda":
             torch.cuda.empty_cache()
-        pieces = cut(len(self.batch), self.state.pieces)
+        pieces = piece_slices(len(self.batch), self.state.pieces)
         images = pieces[0].stop
         self.events.append(
             f"Memory ran out: going on in {len(pieces)} pieces of up to {images} images, with the same {len(self.batch)} images a step;"
