@@ -241,7 +241,9 @@ def test_time_is_kept_for_the_last_evaluation() -> None:
     assert budget.t(0, 40.0, reserve=20.0) == 0.5
     assert budget.t(0, 80.0, reserve=20.0) == 1.0
     assert budget.t(0, 0.5, reserve=200.0) == 1.0
-    assert lengths("100 steps").t(40, 1e9, reserve=20.0) == 0.4
+    assert budget.t(0, 30.0, startup=30.0) == 0.0
+    assert budget.t(9, 55.0, reserve=20.0, startup=30.0) == 0.5
+    assert lengths("100 steps").t(40, 1e9, reserve=20.0, startup=30.0) == 0.4
 
 
 def test_lengths_become_shares() -> None:

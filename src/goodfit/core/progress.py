@@ -80,10 +80,13 @@ class Lengths:
             raise UsageError(f'A length of "{text}" is not known under a budget in {self.budget.unit}s: write it as a share, such as 0.1.')
         return length.amount / self.budget.amount if self.timed else self.steps(length) / self.total_steps
 
-    def t(self, step: int, elapsed: float, reserve: float = 0.0) -> float:
-        """Progress in 0..1 after `step` steps and `elapsed` seconds; `reserve` seconds are kept for the final evaluation."""
+    def t(self, step: int, elapsed: float, reserve: float = 0.0, startup: float = 0.0) -> float:
+        """Progress in 0..1 after `step` steps and `elapsed` seconds, the first `startup` of which passed before the first step.
+
+        Of a budget in minutes `reserve` seconds are kept for the final evaluation.
+        """
         if self.timed:
-            return min(1.0, elapsed / max(self.budget.amount - reserve, 1e-9))
+            return min(1.0, (elapsed - startup) / max(self.budget.amount - reserve - startup, 1e-9))
         return min(1.0, step / self.total_steps)
 
 

@@ -105,7 +105,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     lengths = prepared.training.plan.lengths
     # Under a budget in minutes they are computed before the first step: after the last they would be over the budget.
     early_baselines = baselines.compute_baselines(prepared.data, baselines.SHARE * lengths.budget.amount) if lengths.timed else {}
-    if lengths.t(0, time.time() - options.started) >= 1:
+    if lengths.timed and time.time() - options.started >= lengths.budget.amount:
         raise GoodfitError(
             f"The budget of {prepared.recipe.budget} was over before the first step: packing the images took"
             f" {format_duration(prepared.packed - options.started)}. They are packed now: run the same command again,"
@@ -176,7 +176,9 @@ def sketch_schedule(prepared: Prepared) -> str:
 def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None:
     """Train a run that is recorded to its end, then score it, keep its model and write its report."""
     startup = {"data": prepared.packed - options.started, "startup": time.time() - prepared.packed}
-    prepared.training.state.elapsed += time.time() - options.started
+    seconds = time.time() - options.started
+    prepared.training.state.elapsed += seconds
+    prepared.training.state.startup += seconds
     _fit_run(run, prepared, options, startup)
     _finish(run, prepared, options.reporter)
 

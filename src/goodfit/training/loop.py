@@ -18,6 +18,7 @@ from goodfit.training.state import Batches, Plan, State
 from goodfit.training.step import NO_WATCH, Watch, train_step
 
 FINAL_EVALUATION_COST = 3.0  # the final evaluation, in fp32 and with its pictures, takes about three times one during training
+END_SECONDS = 1.0  # that writing the model and the report, and leaving the process, take besides
 
 
 def fit(
@@ -124,7 +125,7 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
         state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
     state.model.train()
     seconds = time.perf_counter() - started
-    state.reserve = FINAL_EVALUATION_COST * seconds if plan.lengths.timed else 0.0
+    state.reserve = END_SECONDS + FINAL_EVALUATION_COST * seconds if plan.lengths.timed else 0.0
     log.add({"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed + seconds, "seconds": seconds, **scores})
 
 
@@ -149,7 +150,7 @@ class Clock:
         now = state.step, state.elapsed, plan.t(state)
         self.saves = plan.save_every.number(*now) if plan.save_every else 0
         state.snapshots_taken = min(state.snapshots_taken, snapshots_due(plan, plan.t(state)))  # fewer, once the budget is made longer
-        if state.step == 0 and plan.evaluate_every:  # the start-up's share of a budget in minutes asks for no evaluation
+        if state.step == 0 and plan.evaluate_every:  # a period in seconds counts from the start of the command
             state.evaluations = plan.evaluate_every.number(*now)
         self.lap_started = time.perf_counter()
         self.wait = self.work = 0.0
@@ -172,8 +173,8 @@ class Clock:
     def update_reserve(self, images: int) -> None:
         """Before the first evaluation, estimate the final one's time from the fastest step: a forward pass is about a third of one."""
         self.fastest = min(self.fastest, self.work / images)
-        if self.plan.lengths.timed and not self.state.history:
-            self.state.reserve = FINAL_EVALUATION_COST * self.fastest * self.plan.evaluated_images / 3
+        if self.plan.evaluate and self.plan.lengths.timed and not self.state.history:
+            self.state.reserve = END_SECONDS + FINAL_EVALUATION_COST * self.fastest * self.plan.evaluated_images / 3
 
     def is_save_due(self, t: float) -> bool:
         """Whether to save a checkpoint after a step that began at progress t."""

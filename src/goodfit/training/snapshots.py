@@ -50,7 +50,7 @@ def record_snapshot(state: State, plan: Plan) -> None:
     due = snapshots_due(plan, plan.t(state))
     if due > state.snapshots_taken:
         state.snapshots_taken = due
-        state.snapshots += [state.step] if state.step else []  # under a budget in minutes some may be due before the first step
+        state.snapshots += [state.step]
 
 
 @dataclasses.dataclass(frozen=True)

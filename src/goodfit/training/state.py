@@ -31,8 +31,8 @@ SOFTMAX, NO_AUGMENTATION, CONSTANT = Softmax(), Pipe(), Constant()
 class State:
     """Everything that a checkpoint has to hold.
 
-    `elapsed` is in seconds since the command started, over all sessions; `reserve` seconds of a budget in minutes are kept for the final
-    evaluation. `plateau_factor` and `manual_factor` multiply the learning rate. `history` holds the validation score of each evaluation.
+    `elapsed` is in seconds since the command started, over all sessions, of which `startup` passed before their first steps; `reserve`
+    seconds of a budget in minutes are kept for the final evaluation. `plateau_factor` and `manual_factor` multiply the learning rate. `history` holds the validation score of each evaluation.
     `average_updates` counts the weights in the running average, the last of which were added at progress `averaged_at`. `snapshots` are
     the steps whose weights were kept, at the first `snapshots_taken` points of the plan.
     """
@@ -42,6 +42,7 @@ class State:
     average: nn.Module | None = None
     step: int = 0
     elapsed: float = 0.0
+    startup: float = 0.0
     reserve: float = 0.0
     plateau_factor: float = 1.0
     manual_factor: float = 1.0
@@ -116,7 +117,7 @@ class Plan:
 
     def t(self, state: State) -> float:
         """Progress in 0..1."""
-        return self.lengths.t(state.step, state.elapsed, state.reserve)
+        return self.lengths.t(state.step, state.elapsed, state.reserve, state.startup)
 
     def noise_seed(self, step: int, piece: int) -> int:
         """The seed of the noise layers for one piece of a step."""
