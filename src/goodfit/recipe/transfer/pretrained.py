@@ -13,10 +13,12 @@ from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.models.blocks import SMALL_STEM_BELOW
-from goodfit.models.weights.files import WEIGHT_SUFFIXES, Weights, from_file, from_published, from_run
+from goodfit.models.weights.files import Weights, from_file, from_published, from_run
+from goodfit.models.weights.matching import transfer_weights
 from goodfit.models.weights.published import DEFAULT_WEIGHTS, PUBLISHED, resolve_published
 from goodfit.models.weights.saved import WEIGHTS_FILE
-from goodfit.models.weights.surgery import adapt_statistics, copy_weights
+from goodfit.models.weights.surgery import adapt_statistics
+from goodfit.models.weights.tensor_file import WEIGHT_SUFFIXES
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import load_catalog
 from goodfit.training.state import State
@@ -137,7 +139,7 @@ def load_pretrained(state: State, weights: Weights, data: Dataset) -> tuple[dict
         UsageError: none of the checkpoint's tensors match the model.
     """
     same_classes = weights.has_classes(data.classes)
-    transfer = copy_weights(state.model, weights.tensors, same_classes)
+    transfer = transfer_weights(state.model, weights, same_classes)
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
     first, *others = transfer.sentences()
