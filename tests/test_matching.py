@@ -189,6 +189,7 @@ def test_what_is_not_imagenets_for_certain_is_not_taken_for_it() -> None:
     tensors = published("resnet(18, stem=imagenet)")
     without = {name: x for name, x in tensors.items() if name != "layer4.1.bn2.bias"}
     assert not assumed(without).assumed_from
+    assert not assumed({**tensors, "conv1.weight": torch.zeros(64, 1, 7, 7)}).assumed_from
     assert assumed(published("resnet(18, stem=imagenet)", classes=10)).assumed_from, "its head may be for other classes"
     assert (
         not assumed(tensors, "resnet(18, stem=small)").assumed_from

@@ -167,11 +167,11 @@ TINY_CONFIG = {
 
 
 class FakeTimm(ModuleType):
-    """A stand-in for timm with one model; `pretrained_calls` counts how often weights were asked for."""
+    """A stand-in for timm with one model; `pretrained_calls` counts how often weights were asked for, `shift` is added to them."""
 
     def __init__(self) -> None:
         super().__init__("timm")
-        self.pretrained_calls = 0
+        self.pretrained_calls, self.shift = 0, 0
         self.failure: Exception | None = None
 
     def create_model(
@@ -186,7 +186,7 @@ class FakeTimm(ModuleType):
             self.pretrained_calls += 1
             if self.failure:
                 raise self.failure
-            net.load_state_dict(learned(net))
+            net.load_state_dict({name: x + self.shift for name, x in learned(net).items()})
         return net  # type: ignore[no-any-return]
 
     def is_model(self, name: str) -> bool:
@@ -217,7 +217,9 @@ def test_weights_of_timm(timm: FakeTimm, photos: Path, tmp_path: Path) -> None:
     assert all(torch.equal(x, expected[name]) for name, x in kept(tmp_path / "run").items() if not name.startswith("classifier."))
     again = transfer(photos, tmp_path / "again", f"timm:tiny#sha256={source['sha256']}", "--dry")
     assert again.code == 0 and timm.pretrained_calls == 2, again
-    refused(transfer(photos, tmp_path / "again", "timm:tiny#sha256=0123abcd"), 3, "have changed")
+    refused(transfer(photos, tmp_path / "again", "timm:tiny", size="8"), 2, "does not take images of 3x8x8: too small.")
+    timm.shift = 1
+    refused(transfer(photos, tmp_path / "again", f"timm:tiny#sha256={source['sha256']}"), 3, "have changed")
 
 
 def test_a_model_of_timm_with_weights_from_a_file(timm: FakeTimm, photos: Path, tmp_path: Path) -> None:
