@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import is_norm
+from goodfit.models.weights.files import Weights
+from goodfit.models.weights.matching import transfer_weights
 from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.models.weights.surgery import Transfer, adapt_input_channels, adapt_statistics, copy_weights, find_heads, first_conv_weight
 from goodfit.recipe.parts import load_catalog
@@ -207,7 +209,7 @@ def test_another_shape_is_said() -> None:
 def test_what_fits_nowhere_is_refused() -> None:
     sentence = r"None of the checkpoint's tensors match the model: they are named a, b, the model's conv1\.weight.* Give the --model"
     with pytest.raises(UsageError, match=sentence):
-        copy_weights(build("resnet(20)"), {"a": torch.zeros(2), "b": torch.zeros(3)})
+        transfer_weights(build("resnet(20)"), Weights("", "", {"a": torch.zeros(2), "b": torch.zeros(3)}))
     tensors = learned(build("convnet(4)"))
     tensors["stage1.first.conv.weight"][0, 0, 0, 0] = float("nan")
     with pytest.raises(UsageError, match=r"received others in stage1\.first\.conv\.weight"):

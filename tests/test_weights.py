@@ -26,7 +26,7 @@ from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights import published as hub
-from goodfit.models.weights.files import Weights, are_imagenet_classes, from_file, from_published, from_run, read_tensors
+from goodfit.models.weights.files import Weights, are_imagenet_classes, from_file, from_published, from_run
 from goodfit.models.weights.published import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -36,6 +36,7 @@ from goodfit.models.weights.published import (
     resolve_published,
 )
 from goodfit.models.weights.saved import SavedModel, save_model
+from goodfit.models.weights.tensor_file import read_tensors
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.transfer.pretrained import _load_weights
 
@@ -283,9 +284,34 @@ def test_files_of_tensors(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("old", [False, True])
 def test_what_training_scripts_put_around_them(old: bool, tmp_path: Path) -> None:
-    inner = {f"module.{name}": x for name, x in some_tensors().items()}
-    torch.save({"epoch": 3, "state_dict": inner, "optimizer": {"lr": 0.1}}, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    assert equal(read_tensors(tmp_path / "a.pth"), some_tensors())
+    path, optimizer = tmp_path / "a.pth", {"state": {0: {"step": torch.zeros(())}}, "lr": 0.1}
+    torch.save({"epoch": 3, "state_dict": some_tensors(), "optimizer": optimizer}, path, _use_new_zipfile_serialization=not old)
+    file = read_tensors(path)
+    assert equal(file.tensors, some_tensors()) and (file.keys, file.others, file.is_sorted) == (("state_dict",), (), False)
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "others"),
+    [
+        ({"model_state_dict": "raw", "loss": 0.3}, ("model_state_dict",), ()),
+        ({"model": "raw", "ema": {"decay": 0.999}}, ("model",), ()),
+        ({"model": "raw", "model_ema": "averaged"}, ("model_ema",), ("model",)),
+        ({"state_dict": "raw", "state_dict_ema": "averaged", "arch": "net"}, ("state_dict_ema",), ("state_dict",)),
+        ({"model": {"state_dict": "raw"}}, ("model", "state_dict"), ()),
+        ({"ema": {"module": "averaged", "updates": 7}, "model": "raw"}, ("ema", "module"), ("model",)),
+    ],
+)
+def test_where_the_tensors_lie(content: Any, keys: tuple[str, ...], others: tuple[str, ...], tmp_path: Path) -> None:
+    """An averaged net is taken before the last one, and a key without tensors is none."""
+    tensors = {"raw": some_tensors(), "averaged": {name: x + 1 for name, x in some_tensors().items()}}
+
+    def filled(value: Any) -> Any:
+        return {key: filled(x) for key, x in value.items()} if isinstance(value, dict) else tensors.get(value, value)
+
+    torch.save(filled(content), tmp_path / "a.pth")
+    file = read_tensors(tmp_path / "a.pth")
+    assert (file.keys, file.others) == (keys, others)
+    assert equal(file.tensors, tensors["averaged" if "averaged" in str(content) else "raw"])
 
 
 class Evil:

@@ -11,7 +11,7 @@ from goodfit.core.errors import UsageError
 from goodfit.recipe.recipe import FORMER_KEYS, Recipe
 
 RECIPE = Parameter(name="*", group="Recipe")
-NAMES = {"source": "--from"}  # of fields whose options are not named as they are: from is a keyword of Python
+NAMES = {"source": "--from", "source_by": "--from-by"}  # of fields whose options are not named as they are: from is a keyword of Python
 
 
 def _names(field: str) -> list[str]:

@@ -36,6 +36,7 @@ from goodfit.data.levels import MAX_16_BIT, infer_scale, to_channels_last, to_pi
 
 Aspect = Literal["crop", "pad", "stretch"]
 TIMM_CROP_MODES: dict[Aspect, str] = {"crop": "center", "pad": "border", "stretch": "squash"}
+INTERPOLATION = "hamming"  # of Pillow's filters, the one that shrinks images
 BOX_RATIO = 8 / 7  # the box's side over the model's: 256 for 224, as is usual
 PAD_VALUE = 0  # black: a constant, so that packing need not wait for the mean
 
@@ -198,7 +199,7 @@ class Preprocess:
             "box_size": list(self.box),
             "crop_pct": min(self.size[0] / self.box[0], self.size[1] / self.box[1]),
             "crop_mode": TIMM_CROP_MODES[self.aspect],
-            "interpolation": "hamming",
+            "interpolation": INTERPOLATION,
             "white": self.white_level,
             "mean": list(self.mean),
             "std": list(self.std),

@@ -20,7 +20,7 @@ from goodfit.recipe.recipe import SEATS, Recipe
 
 PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training.rules", "watch.probes", "data.sampler")
 
-MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)  # what a network raises on images it does not take
+MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)  # what a network raises on images it does not take
 
 
 def load_catalog(use: Iterable[str | Path] = ()) -> Catalog:

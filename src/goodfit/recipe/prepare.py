@@ -25,6 +25,7 @@ from goodfit.recipe.parts import check_model, load_catalog, with_parts_spelled
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
 from goodfit.recipe.transfer.advise import advise, fill_transfer_defaults
+from goodfit.recipe.transfer.assumptions import assume_preprocessing
 from goodfit.recipe.transfer.origin import Origin, make_origin
 from goodfit.recipe.transfer.pretrained import (
     absolute_source,
@@ -74,8 +75,11 @@ def open_recipe(asked: Recipe, reporter: Reporter, catalog: Catalog | None = Non
     chooser = Chooser(with_absolute_paths(asked), catalog or load_catalog(asked.use))
     chooser.parts()  # a misspelled part is refused before any work
     choose_machine(chooser)
-    weights = find_weights(asked.source, reporter) if asked.source and load_source else None
+    if asked.source_by != "name" and not asked.source:
+        raise UsageError(f"Expected --from beside --from-by {asked.source_by}, received none.")
+    weights = find_weights(asked.source, reporter, asked.source_by) if asked.source and load_source else None
     if weights:
+        weights = assume_preprocessing(weights, chooser.catalog, chooser.part("model"))
         adopt_source(chooser, weights)
     headers = read_image_headers(chooser.recipe, reporter)
     choose_image_shape(chooser, headers)
@@ -101,7 +105,6 @@ def prepare(
         DataError: the images or the weights do not read.
     """
     reporter = reporter or SilentReporter()
-    model_is_open = asked.model == "auto"
     opened = open_recipe(asked, reporter, catalog, load_source)
     chooser, data, weights = opened.chooser, opened.data, opened.weights
     packed = time.time()
@@ -110,7 +113,7 @@ def prepare(
     choose_rates(chooser, weights)
     rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
     chooser.choose("storage", data.pixels.storage, rule, f"the cache is {chooser.recipe.cache:g} GB")
-    if not model_is_open and (model := chooser.part("model")):
+    if model := chooser.part("model"):
         check_model(model, data)
     check_data(data)
     choose_training(chooser, data, packed - started if started else 0.0)

@@ -57,7 +57,12 @@ class Recipe:
     )
     model: str | Part = option("The network.", AUTO)
     source: str = option(
-        "Weights to start from (--from): a run folder, a .safetensors or .pth file, or published ones such as resnet18:imagenet.", ""
+        "Weights to start from (--from): a run folder, a .safetensors or .pth file, published ones such as resnet18:imagenet, timm:NAME"
+        " or hf:OWNER/NAME.",
+        "",
+    )
+    source_by: Literal["name", "order"] = option(
+        "How their tensors are matched to the model's (--from-by): name, or order for a file with other names but the same shapes.", "name"
     )
     augment: str | Part = option("What is done to the training images.", AUTO)
     views: str | Part = option(

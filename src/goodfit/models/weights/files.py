@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from goodfit.core.errors import DataError
@@ -21,10 +17,8 @@ from goodfit.core.run import Run
 from goodfit.core.words import format_percent
 from goodfit.models.weights.published import PUBLISHED, PublishedWeights
 from goodfit.models.weights.saved import SavedModel
+from goodfit.models.weights.tensor_file import WEIGHT_SUFFIXES, read_tensors
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
-WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")  # under which training scripts save the tensors
-DATA_PARALLEL_PREFIX = "module."  # which torch's DataParallel puts before each name
 # ImageNet's classes are 1000 WordNet ids in ascending order, from the first to the last of these.
 WORDNET_ID, FIRST_IMAGENET_ID, LAST_IMAGENET_ID, IMAGENET_CLASSES = re.compile(r"n\d{8}"), "n01440764", "n15075141", 1000
 
@@ -34,8 +28,13 @@ class Weights:
     """Tensors by name, and the SHA-256 of their file; `name` is how a recipe refers to them.
 
     `model` is the text of the part that they fit, `classes` are those of its head; `size` (height, width), and `mean` and `std` per
-    channel, are those of the images it was trained on; each is empty where unknown. `use` are files of the user's own parts that the model
+    channel, are those of the images it was trained on; each is empty where unknown. `assumed_from` names the published weights whose
+    size, mean and std are assumed because the file does not say its own; empty where nothing is assumed. `has_fixed_size` says that the
+    model takes images of that size alone, `interpolation` how they were resized. `use` are files of the user's own parts that the model
     needs, `accuracy` is a phrase that says how good it is.
+
+    `keys` are those in the file under which the tensors lie, `other_keys` those under which it has more; `is_sorted` says that the tensors
+    come sorted by name. `by` says how they are matched to those of a model.
     """
 
     name: str
@@ -49,6 +48,13 @@ class Weights:
     use: tuple[str, ...] = ()
     accuracy: str = ""
     imagenet: bool = False
+    assumed_from: str = ""
+    has_fixed_size: bool = False
+    interpolation: str = ""
+    keys: tuple[str, ...] = ()
+    other_keys: tuple[str, ...] = ()
+    is_sorted: bool = False
+    by: Literal["name", "order"] = "name"
 
     def has_classes(self, classes: Sequence[str]) -> bool:
         """Whether the head is for exactly these classes, in this order."""
@@ -83,10 +89,20 @@ def from_file(path: Path) -> Weights:
     sha256 = hash_file(path)
     about = next((about for about in PUBLISHED.values() if about.file == path.name), None)
     if about is None:
-        return Weights(str(path), sha256, read_tensors(path))
+        return from_bare_file(str(path), path, sha256)
     if not sha256.startswith(about.checksum):
         raise DataError(f'"{path}" is not the published file of that name (SHA-256 {sha256}): fetch it from {about.url}, or rename yours.')
     return _load_published(str(path), path, about, sha256)
+
+
+def from_bare_file(name: str, path: Path, sha256: str) -> Weights:
+    """Load the tensors of a file that says nothing of its net, under the name that a recipe is to have for them.
+
+    Raises:
+        DataError: it is no file of weights, or it is damaged.
+    """
+    tensors, keys, others, is_sorted = read_tensors(path)
+    return Weights(name, sha256, tensors, keys=keys, other_keys=others, is_sorted=is_sorted)
 
 
 def from_run(run: Run) -> Weights:
@@ -102,40 +118,13 @@ def from_run(run: Run) -> Weights:
         str(run.path.resolve()), saved.sha256, saved.tensors, saved.model, saved.classes, pre.size, pre.mean, pre.std,
         tuple(str(file.resolve()) for file in saved.use_files),
         "" if accuracy is None else f"{format_percent(accuracy)} on its own validation images",
+        is_sorted=True,
     )  # fmt: skip
 
 
 def _load_published(name: str, path: Path, about: PublishedWeights, sha256: str) -> Weights:
     """Load published weights from their downloaded file."""
     return Weights(
-        name, sha256, read_tensors(path), about.model, size=(about.size, about.size), mean=about.mean, std=about.std,
+        name, sha256, read_tensors(path).tensors, about.model, size=(about.size, about.size), mean=about.mean, std=about.std,
         accuracy=f"top-1 {about.top1:.1f} %, top-5 {about.top5:.1f} % on ImageNet at {about.size} of {about.resize} pixels", imagenet=True,
     )  # fmt: skip
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors or a torch file, by name; nothing but tensors is ever unpickled.
-
-    Raises:
-        DataError: the file cannot be read, or holds something else.
-    """
-    try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"holds code ({code[1]}), which could run anything" if code else "is no file of tensors"
-        raise DataError(f'"{path}" {what}, so it is not opened: expected a state_dict() alone, or a .safetensors file.') from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(f'"{path}" cannot be read as weights ({reason}).') from error
-    for key in WRAPPER_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content:
-        raise DataError(f'Expected tensors by name in "{path}", received {"none" if content == {} else f"a {type(content).__name__}"}.')
-    for name, x in content.items():
-        if not isinstance(name, str) or not isinstance(x, Tensor):
-            raise DataError(f'Expected tensors by name in "{path}", received a {type(x).__name__} at {name!r}.')
-    if all(name.startswith(DATA_PARALLEL_PREFIX) for name in content):
-        return {name.removeprefix(DATA_PARALLEL_PREFIX): x for name, x in content.items()}
-    return content

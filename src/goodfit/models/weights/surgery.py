@@ -15,7 +15,7 @@ from goodfit.core.words import count_of, list_some
 from goodfit.models.branches import NetWithAuxHeads
 from goodfit.models.weights.stages import find_head
 
-BATCH_COUNTER = "num_batches_tracked"  # of a norm; some files leave it out, and nothing depends on it
+COUNTERS = ("num_batches_tracked", "n_averaged")  # of a norm and of averaged weights; some files lack them, and no output depends on them
 GRAY, RGB, RGBA = 1, 3, 4  # channels
 MAX_NAMES_LISTED = 4  # tensors in a sentence
 NOT_IN_SOURCE = "newly initialized: the source has none of that name"
@@ -25,17 +25,27 @@ NOT_IN_SOURCE = "newly initialized: the source has none of that name"
 class Transfer:
     """What happened to each tensor, by name: `copied` unchanged, `adapted` (and how), `reinitialized` (and why) in the model, or `unused`
     from the source.
+
+    `prefix` was taken off the names of the source; `pairs` has, for each name in the model, the name in the source, where they were
+    matched by order.
     """
 
     copied: tuple[str, ...]
     adapted: dict[str, str]
     reinitialized: dict[str, str]
     unused: tuple[str, ...]
+    prefix: str = ""
+    pairs: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def sentences(self) -> list[str]:
         """Describe the transfer: how many tensors were copied, then the others by what happened to them, naming the first few."""
         total = len(self.copied) + len(self.adapted) + len(self.reinitialized)
         lines = [f"{len(self.copied):,} of {count_of(total, 'tensor')} copied unchanged"]
+        if self.prefix:
+            lines.append(f'"{self.prefix}" is taken off the names in the source')
+        if self.pairs:
+            matched = list_some([f"{name} <- {other}" for name, other in self.pairs.items()], MAX_NAMES_LISTED)
+            lines.append(f"matched by order and shape, not by name: {matched}; all are in about.json")
         names_by_kind: dict[str, list[str]] = {}
         for name, how in {**self.adapted, **self.reinitialized}.items():
             kind, _, detail = how.partition(" (")
@@ -49,7 +59,8 @@ class Transfer:
 
     def to_dict(self) -> dict[str, Any]:
         """The same, ready for JSON."""
-        return {"taken": list(self.copied), "adapted": self.adapted, "anew": self.reinitialized, "left": list(self.unused)}
+        how = {**({"prefix": self.prefix} if self.prefix else {}), **({"pairs": self.pairs} if self.pairs else {})}
+        return {"taken": list(self.copied), "adapted": self.adapted, "anew": self.reinitialized, "left": list(self.unused), **how}
 
 
 def list_names(names: Sequence[str], others: Sequence[str]) -> str:
@@ -69,14 +80,14 @@ def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: 
     channels is adapted (see `adapt_input_channels`). Whatever else does not fit keeps its initial weights.
 
     Raises:
-        UsageError: no tensor fits, or one that does is not finite.
+        UsageError: a tensor that fits is not finite.
     """
     heads, first = find_heads(model), first_conv_weight(model)
     copied, adapted, reinitialized = list[str](), dict[str, str](), dict[str, str]()
     targets: dict[str, Tensor] = model.state_dict()
     for name, target in targets.items():
         source = tensors.get(name)
-        if name.rpartition(".")[2] == BATCH_COUNTER:
+        if is_counter(name):
             if source is not None:
                 target.copy_(source)
             continue
@@ -100,13 +111,13 @@ def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], same_classes: 
             adapted[name] = how
         else:
             copied.append(name)
-    unused = tuple(name for name in tensors if name not in targets and name.rpartition(".")[2] != BATCH_COUNTER)
-    if not copied and not adapted:
-        raise UsageError(
-            f"None of the checkpoint's tensors match the model: they are named {list_some(list(tensors), 3)}, the model's"
-            f" {list_some(list(targets), 3)}. Give the --model that the weights were trained with."
-        )
+    unused = tuple(name for name in tensors if name not in targets and not is_counter(name))
     return Transfer(tuple(copied), adapted, reinitialized, unused)
+
+
+def is_counter(name: str) -> bool:
+    """Whether the tensor of this name counts batches or averaged weights."""
+    return name.rpartition(".")[2] in COUNTERS
 
 
 def find_heads(model: nn.Module) -> dict[str, int]:

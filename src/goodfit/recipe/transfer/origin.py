@@ -12,7 +12,7 @@ from goodfit.core.parts import Part
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
 from goodfit.models.weights.files import Weights
-from goodfit.models.weights.surgery import copy_weights
+from goodfit.models.weights.matching import transfer_weights
 from goodfit.recipe.parts import make_model
 from goodfit.recipe.transfer.features import FeatureNet
 from goodfit.training.batch_statistics import recompute_statistics
@@ -39,7 +39,7 @@ def make_origin(weights: Weights, part: Part, data: Dataset, device: torch.devic
         torch.manual_seed(seed)
         model = make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size).eval()
     pretrained = copy.deepcopy(model)
-    copy_weights(pretrained, weights.tensors, weights.has_classes(data.classes))
+    transfer_weights(pretrained, weights, weights.has_classes(data.classes))
     nets = [
         FeatureNet(name, net.to(device, memory_format=torch.channels_last), data.preprocess, device)  # type: ignore[call-overload]
         for name, net in ((weights.name, pretrained), (f"{part} with random weights", model))

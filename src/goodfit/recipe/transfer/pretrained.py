@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from goodfit.core.errors import DataError, UsageError, did_you_mean
-from goodfit.core.parts import Part, spell
+from goodfit.core.parts import spell
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.models.blocks import SMALL_STEM_BELOW
-from goodfit.models.weights.files import WEIGHT_SUFFIXES, Weights, from_file, from_published, from_run
-from goodfit.models.weights.published import DEFAULT_WEIGHTS, PUBLISHED, resolve_published
+from goodfit.data.preprocess import INTERPOLATION
+from goodfit.models.weights.files import Weights, from_file, from_published, from_run
+from goodfit.models.weights.hub import HUB, TIMM, from_hub, from_timm
+from goodfit.models.weights.matching import transfer_weights
+from goodfit.models.weights.published import DEFAULT_WEIGHTS, IMAGENET_MEAN, PUBLISHED, resolve_published
 from goodfit.models.weights.saved import WEIGHTS_FILE
-from goodfit.models.weights.surgery import adapt_statistics, copy_weights
+from goodfit.models.weights.surgery import Transfer, adapt_statistics
+from goodfit.models.weights.tensor_file import WEIGHT_SUFFIXES
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.transfer.assumptions import assume_preprocessing, with_fitting_stem
 from goodfit.training.state import State
 
 SHA256_SUFFIX = re.compile(r"#sha256=([0-9a-f]{8,64})$")  # of a source: the checksum its file must have
@@ -30,7 +34,7 @@ SLOW_BACKBONE = "backbone(0.1)"
 def absolute_source(source: str) -> str:
     """A source that is found from any folder: published weights by name, all else by absolute path."""
     place, checksum = _split_checksum(source)
-    if not place or (not Path(place).expanduser().exists() and resolve_published(place)):
+    if not place or (not Path(place).expanduser().exists() and (place.startswith((TIMM, HUB)) or resolve_published(place))):
         return source
     return str(Path(place).expanduser().resolve()) + (f"#sha256={checksum}" if checksum else "")
 
@@ -41,8 +45,10 @@ def _split_checksum(source: str) -> tuple[str, str]:
     return (source[: match.start()], match[1]) if match else (source, "")
 
 
-def find_weights(source: str, reporter: Reporter) -> Weights:
-    """Load the weights of a source: a run folder, a file, or published ones by name.
+def find_weights(source: str, reporter: Reporter, by: Literal["name", "order"] = "name") -> Weights:
+    """Load the weights of a source: a run folder, a file, published ones by name, or those of timm or of a repository of the hub.
+
+    `by` says how their tensors are to be matched to those of the model.
 
     Raises:
         UsageError: there are none of that name.
@@ -55,7 +61,7 @@ def find_weights(source: str, reporter: Reporter) -> Weights:
             f'The weights of "{place}" have changed: expected SHA-256 {checksum}, found {weights.sha256}. Give --from "{place}" to use'
             " the weights that are there now."
         )
-    return weights
+    return dataclasses.replace(weights, by=by)
 
 
 def _load_weights(place: str, reporter: Reporter) -> Weights:
@@ -65,12 +71,17 @@ def _load_weights(place: str, reporter: Reporter) -> Weights:
     if path.is_file():
         is_kept_model = path.name == WEIGHTS_FILE and (path.parent / "recipe.toml").is_file()
         return from_run(Run(path.parent)) if is_kept_model else from_file(path)
+    if place.startswith(TIMM):
+        return from_timm(place.removeprefix(TIMM), reporter.say)
+    if place.startswith(HUB):
+        return from_hub(place.removeprefix(HUB), reporter.say)
     if name := resolve_published(place):
         return from_published(name, reporter.say)
     models = list(dict.fromkeys(name.partition(":")[0] for name in PUBLISHED))
     suffixes = ", ".join(WEIGHT_SUFFIXES)
     raise UsageError(
-        f"Expected weights to start from: a run folder, a file ({suffixes}), or published ones such as resnet18:{DEFAULT_WEIGHTS};"
+        f"Expected weights to start from: a run folder, a file ({suffixes}), {TIMM}NAME, {HUB}OWNER/NAME, or published ones such as"
+        f" resnet18:{DEFAULT_WEIGHTS};"
         f' found nothing at "{place}".{did_you_mean(path.name.partition(":")[0], models)} Published are {", ".join(models)}.'
     )
 
@@ -86,25 +97,27 @@ def adopt_source(chooser: Chooser, weights: Weights) -> None:
     """
     chooser.recipe = chooser.recipe.but(source=f"{weights.name}#sha256={weights.sha256}")
     evidence = ", ".join(text for text in (weights.name, weights.accuracy) if text)
-    if chooser.is_open("model"):
+    assumption = f"its tensors are those of {weights.assumed_from}, and the file says no more" if weights.assumed_from else ""
+    asked, rule = chooser.part("model"), "the stem that its weights have"
+    if asked is None:
         if not weights.model:
-            raise UsageError(f'Expected the --model that the weights in "{weights.name}" are of: a file of tensors does not say it.')
+            known = assume_preprocessing(dataclasses.replace(weights, by="order"), chooser.catalog, None).assumed_from
+            offer = f" By order and shape they are those of {known}: --from-by order takes them so." if known else ""
+            raise UsageError(f'Expected the --model that the weights in "{weights.name}" are of: a file of tensors does not say it.{offer}')
         if weights.use:
             chooser.recipe = chooser.recipe.but(use=(*chooser.recipe.use, *weights.use))
             chooser.catalog = load_catalog(chooser.recipe.use)
-        part = _with_fixed_stem(chooser.catalog.make(weights.model, "model"), weights.size)
-        chooser.choose("model", spell(part), "the model that its weights are of", evidence)
+        asked, rule = chooser.catalog.make(weights.model, "model"), "the model that its weights are of"
+    part = with_fitting_stem(asked, weights)
+    if part != asked or chooser.is_open("model"):
+        chooser.recipe = chooser.recipe.but(model="auto")
+        chooser.choose("model", spell(part), rule, assumption or evidence)
     if weights.size:
         height, width = weights.size
         size = height if height == width else f"{height}x{width}"
-        chooser.choose("size", size, "the size that its weights were trained at", evidence)
-
-
-def _with_fixed_stem(part: Part, size: tuple[int, ...]) -> Part:
-    """The model with the stem that it has for images of this size, so that it keeps it at another."""
-    if getattr(part, "stem", "") != "auto" or len(size) != 2:
-        return part
-    return dataclasses.replace(part, stem="small" if min(size) < SMALL_STEM_BELOW else "imagenet")  # type: ignore[type-var]
+        rule = "the size that its weights were trained at" + (", and the only one that the model takes" if weights.has_fixed_size else "")
+        rule = f"{rule}, assumed; --size sets another" if assumption and not weights.has_fixed_size else rule
+        chooser.choose("size", size, rule, assumption or evidence)
 
 
 def choose_normalization(chooser: Chooser, weights: Weights | None) -> None:
@@ -112,7 +125,11 @@ def choose_normalization(chooser: Chooser, weights: Weights | None) -> None:
     for field, of_alpha in (("mean", 0.0), ("std", 1.0)):
         if weights and (values := getattr(weights, field)):
             values = adapt_statistics(values, int(chooser.recipe.channels), of_alpha)
-            chooser.choose(field, values, "of the images that its weights were trained on", weights.name)
+            rule = "of the images that its weights were trained on"
+            if weights.assumed_from:
+                owner = "ImageNet's " if weights.mean == IMAGENET_MEAN else ""
+                rule = f"{owner}mean and std assumed, those of {weights.assumed_from}; --set {field}=data takes the images' own"
+            chooser.choose(field, values, rule, weights.name)
         else:
             chooser.set(field, "data")
 
@@ -137,11 +154,32 @@ def load_pretrained(state: State, weights: Weights, data: Dataset) -> tuple[dict
         UsageError: none of the checkpoint's tensors match the model.
     """
     same_classes = weights.has_classes(data.classes)
-    transfer = copy_weights(state.model, weights.tensors, same_classes)
+    transfer = transfer_weights(state.model, weights, same_classes)
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
     first, *others = transfer.sentences()
     first += ", the head too, because its classes are the same" if same_classes and not transfer.reinitialized else ""
+    notes = (*_describe_file(weights), *others)
+    return _to_record(weights, transfer), (f"{weights.name}: {first}", *(f"  {line}" for line in notes))
+
+
+def _describe_file(weights: Weights) -> list[str]:
+    """What is to be said of the file of the weights: where its tensors lie, and how its images were resized."""
+    lines = []
+    if weights.keys:
+        beside = f", not under {', '.join(weights.other_keys)}" if weights.other_keys else ""
+        lines.append(f"its tensors lie under {' / '.join(weights.keys)}{beside}")
+    if weights.interpolation not in ("", INTERPOLATION):
+        lines.append(f"its images were resized by {weights.interpolation} interpolation, here they are by {INTERPOLATION}")
+    return lines
+
+
+def _to_record(weights: Weights, transfer: Transfer) -> dict[str, Any]:
+    """The record of a transfer for about.json; what is not known of the weights is left out."""
+    optional = {
+        "keys": list(weights.keys),
+        "assumed_from": weights.assumed_from,
+        "interpolation": weights.interpolation,
+    }
     about = {"name": weights.name, "sha256": weights.sha256, "model": weights.model, "said": weights.accuracy}
-    source = {**about, "tensors": transfer.to_dict()}
-    return source, (f"{weights.name}: {first}", *(f"  {line}" for line in others))
+    return {**about, **{key: value for key, value in optional.items() if value}, "tensors": transfer.to_dict()}
