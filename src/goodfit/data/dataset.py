@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from goodfit.core.chance import Chance
 from goodfit.core.contracts import Facts
 from goodfit.core.progress import Lengths
 from goodfit.core.words import count_of, list_some
@@ -54,6 +55,11 @@ class Dataset:
         """int64 rows of a split, at most `n` of them and evenly spread."""
         rows = self.rows(split)
         return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows))).long()]
+
+    def sample_rows(self, split: SplitName, n: int) -> Tensor:
+        """int64 rows of a split in ascending order, at most `n` of them and drawn at random, always the same."""
+        rows = self.rows(split)
+        return rows[Chance.of(0, rows, "sample").permutation()[:n].sort().values]
 
     def class_counts(self, split: SplitName = "train") -> tuple[int, ...]:
         """Images per class [K] of a split."""

@@ -64,8 +64,8 @@ def choose_machine(chooser: Chooser) -> None:
     configure_torch(physical_cores() if chooser.is_open("threads") else int(chooser.recipe.threads))
 
 
-def choose_image_shape(chooser: Chooser, headers: ImageHeaders) -> None:
-    """Choose the size and channels the model sees, from those of the images."""
+def choose_size(chooser: Chooser, headers: ImageHeaders) -> None:
+    """Choose the size the model sees, from that of the images."""
     good = np.array([row not in headers.broken for row in range(len(headers.widths))])
     short_sides = np.minimum(headers.widths, headers.heights)[good]
     median = int(np.median(short_sides))
@@ -76,6 +76,10 @@ def choose_image_shape(chooser: Chooser, headers: ImageHeaders) -> None:
         side = GPU_SIDE if on_gpu else SMALL_SIDE
         rule = f"{GPU_SIDE} pixels on a GPU, {SMALL_SIDE} on a CPU; give --size for more detail"
     chooser.choose("size", side, rule, f"the median short side is {median} pixels")
+
+
+def choose_channels(chooser: Chooser, headers: ImageHeaders) -> None:
+    """Choose the channels the model sees, from those of the images."""
     images = {name: int((headers.channels == channels).sum()) for channels, name in CHANNEL_NAMES.items()}
     rule = "gray where every image is, alpha where every image has it, else RGB (gray repeated, alpha laid over white)"
     chooser.choose("channels", headers.model_channels, rule, ", ".join(f"{n:,} {name}" for name, n in images.items() if n))
@@ -89,6 +93,8 @@ def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None
     if not chooser.has_open_fields():
         return
     images = len(data.splits.train)
+    for field, value in (("trainable", "all"), ("rates", "none"), ("head_init", "random")):
+        chooser.set(field, value)
     _choose_for_full_batch(chooser)
     _choose_model(chooser, data, spent)
     part = chooser.part("model")
@@ -140,10 +146,10 @@ def _default_schedule(recipe: Recipe) -> tuple[str, str, str]:
 def choose_augment(chooser: Chooser, data: Dataset) -> None:
     """Choose the augmentation, by the images' size and whether their mirror images keep the class."""
     if chooser.is_open("augment"):
-        chooser.choose("augment", *_default_augment(data))
+        chooser.choose("augment", *_default_augment(data, [] if chooser.recipe.source else ["smooth(0.1)"]))
 
 
-def _default_augment(data: Dataset) -> tuple[str, str, str]:
+def _default_augment(data: Dataset, softening: list[str]) -> tuple[str, str, str]:
     keeps_class, evidence = _mirror_keeps_class(data)
     side = min(data.preprocess.size)
     shift = f"crop({max(1, round(side / 8))})"
@@ -153,7 +159,7 @@ def _default_augment(data: Dataset) -> tuple[str, str, str]:
     if data.preprocess.channels >= 3 and side > 48:
         parts.append("jitter(0.3)")
     rule = "shifts of an eighth of the side for small images, resized crops for photos; flips when mirrored images keep their class"
-    return " | ".join([*parts, "smooth(0.1)"]), rule, evidence
+    return " | ".join([*parts, *softening]), rule, evidence
 
 
 def _mirror_keeps_class(data: Dataset) -> tuple[bool, str]:

@@ -53,8 +53,10 @@ class Training:
     warnings: tuple[str, ...] = ()
 
 
-def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
+def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: nn.Module | None = None) -> Training:
     """Build the training of a resolved recipe (nothing "auto") whose parts by seat are `parts`.
+
+    `pretrained` is the model with the weights that training starts from, where those are not random.
 
     Raises:
         UsageError: a part or setting does not go with the data or with another part.
@@ -70,9 +72,10 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
     lengths = loader.lengths(recipe.budget)
     facts = data.facts(lengths)
     bound: dict[str, Any] = {seat: part.bind(facts) for seat, part in parts.items()}
-    model = _build_model(recipe, bound["model"], data, device)
+    model = make_initial_model(recipe, bound["model"], data, device) if pretrained is None else pretrained
+    model = model.to(device, memory_format=memory_format(recipe.layout))  # type: ignore[call-overload]
     warnings = (*check_full_batch(recipe, bound, model, images), *check_inactive_parts(bound["augment"], facts.channels))
-    if isinstance(init := getattr(bound["model"], "init", None), DataInit):
+    if pretrained is None and isinstance(init := getattr(bound["model"], "init", None), DataInit):
         calibrate_init(init, model, init_images(data, device))
     notes = memorize_images(bound["model"], model, data)
     evaluator, schedule = RowEvaluator(data, bound["loss"], device), compose(bound["schedule"])
@@ -97,7 +100,8 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
         evaluate_every=Period(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Period(Length.read(recipe.save_every, "length"), lengths),
         snapshots=snapshot_points(recipe.snapshots, schedule.cycle_ends()),
-        evaluated_images=len(data.rows("validation")) + len(clean_rows(data)),
+        start=None if pretrained is None else {name: x.detach().clone() for name, x in model.state_dict().items()},
+        evaluated_images=evaluated_images(data),
         parts=bound,
     )
     check_loss(bound["loss"], len(data.classes))
@@ -108,11 +112,10 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset) -> Training:
     return Training(state, loader, plan, Telemetry(pipe_parts(bound["probes"])), evaluator, notes, warnings)  # type: ignore[arg-type]
 
 
-def _build_model(recipe: Recipe, part: Any, data: Dataset, device: torch.device) -> nn.Module:
-    """Make the network with the weights of the recipe's seed, on its device and in its memory layout."""
+def make_initial_model(recipe: Recipe, part: Any, data: Dataset, device: torch.device) -> nn.Module:
+    """Make the network with the random weights of the recipe's seed, on a device."""
     seed_noise(fold(recipe.seed & MASK64, "init") >> 1, torch.device("cpu"))
-    model = make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size)
-    return model.to(device, memory_format=memory_format(recipe.layout))  # type: ignore[call-overload,no-any-return]
+    return make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size).to(device)
 
 
 def build_optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> torch.optim.Optimizer:
@@ -152,6 +155,11 @@ def normalizer(preprocess: Preprocess, layout: str) -> Callable[[Tensor], Tensor
 def clean_rows(data: Dataset) -> Tensor:
     """Some training rows, evenly spread, that are evaluated without augmentation beside the validation images."""
     return data.spread_rows("train", min(MAX_CLEAN_IMAGES, len(data.rows("validation"))))
+
+
+def evaluated_images(data: Dataset) -> int:
+    """How many images each evaluation during training looks at."""
+    return len(data.rows("validation")) + len(clean_rows(data))
 
 
 def validator(evaluator: RowEvaluator, precision: str) -> Callable[[nn.Module], dict[str, Any]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
@@ -18,23 +19,22 @@ from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SPLITS, Index
 from goodfit.models.weights.files import Weights
-from goodfit.recipe.auto import choose_image_shape, choose_machine, choose_training
+from goodfit.recipe.auto import choose_channels, choose_machine, choose_size, choose_training
 from goodfit.recipe.build import Training, build
 from goodfit.recipe.chooser import Choice, Chooser
 from goodfit.recipe.parts import check_model, load_catalog, with_parts_spelled
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
-from goodfit.recipe.transfer.advise import advise, fill_transfer_defaults
 from goodfit.recipe.transfer.assumptions import assume_preprocessing
+from goodfit.recipe.transfer.defaults import choose_for_source, choose_source_size, seconds_of
 from goodfit.recipe.transfer.origin import Origin, make_origin
 from goodfit.recipe.transfer.pretrained import (
     absolute_source,
     adopt_source,
     choose_normalization,
-    choose_rates,
     find_weights,
-    load_pretrained,
 )
+from goodfit.recipe.transfer.start import Start, make_start, restore_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,10 @@ class Prepared:
     packed: float
 
 
-def open_recipe(asked: Recipe, reporter: Reporter, catalog: Catalog | None = None, load_source: bool = True) -> Opened:
-    """Choose the machine and the size, load the weights to start from and open the images.
+def open_recipe(
+    asked: Recipe, reporter: Reporter, catalog: Catalog | None = None, load_source: bool = True, started: float | None = None
+) -> Opened:
+    """Choose the machine and the size, load the weights to start from and open the images; the time counts from `started`.
 
     Raises:
         UsageError: a part, the source or a value is unknown or wrong.
@@ -82,7 +84,10 @@ def open_recipe(asked: Recipe, reporter: Reporter, catalog: Catalog | None = Non
         weights = assume_preprocessing(weights, chooser.catalog, chooser.part("model"))
         adopt_source(chooser, weights)
     headers = read_image_headers(chooser.recipe, reporter)
-    choose_image_shape(chooser, headers)
+    choose_channels(chooser, headers)
+    if weights:
+        choose_source_size(chooser, weights, headers, time.time() - started if started else 0.0)
+    choose_size(chooser, headers)
     choose_normalization(chooser, weights)
     return Opened(chooser, open_images(chooser.recipe, reporter, headers), headers.index, weights)
 
@@ -92,39 +97,36 @@ def prepare(
     reporter: Reporter | None = None,
     started: float | None = None,
     catalog: Catalog | None = None,
-    load_source: bool = True,
+    start: Mapping[str, Tensor] | None = None,
     check_data: Callable[[Dataset], None] = lambda data: None,
 ) -> Prepared:
     """Resolve a recipe against its data and build everything training needs; the plan is reported on the way.
 
-    A budget in minutes counts from the clock time `started`. `catalog` replaces the parts of the recipe's own `use` files, `load_source`
-    is false where a run has weights of its own by now, and `check_data` may refuse the images before anything is built.
+    A budget in minutes counts from the clock time `started`. `catalog` replaces the parts of the recipe's own `use` files, `start` has the
+    weights that a run started from where they are known already, and `check_data` may refuse the images before anything is built.
 
     Raises:
         UsageError: a part, setting or source is unknown or wrong, or does not go with the data.
         DataError: the images or the weights do not read.
     """
     reporter = reporter or SilentReporter()
-    opened = open_recipe(asked, reporter, catalog, load_source)
+    opened = open_recipe(asked, reporter, catalog, start is None, started)
     chooser, data, weights = opened.chooser, opened.data, opened.weights
     packed = time.time()
-    if chooser.is_open("trainable"):
-        fill_transfer_defaults(chooser, advise(_origin(opened)) if weights else None, reporter)
-    choose_rates(chooser, weights)
     rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
     chooser.choose("storage", data.pixels.storage, rule, f"the cache is {chooser.recipe.cache:g} GB")
     if model := chooser.part("model"):
         check_model(model, data)
     check_data(data)
+    made = make_start(chooser, weights, data) if weights else Start(restore_start(chooser, start, data)) if start else Start(None)
+    if weights and made.model is not None:
+        choose_for_source(chooser, made.model, data, seconds_of(chooser.recipe.budget) - (time.time() - (started or packed)))
     choose_training(chooser, data, packed - started if started else 0.0)
     parts = chooser.parts()
     recipe = with_parts_spelled(chooser.recipe, parts)
-    training = build(recipe, parts, data)
-    source: dict[str, Any] = {}
-    if weights:
-        source, notes = load_pretrained(training.state, weights, data)
-        training = dataclasses.replace(training, notes=notes)
-    prepared = Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, source, packed)
+    training = build(recipe, parts, data, made.model)
+    training = dataclasses.replace(training, notes=(*training.notes, *made.notes))
+    prepared = Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed)
     for line in describe_plan(prepared):
         reporter.say(line)
     return prepared

@@ -64,6 +64,9 @@ class Recipe:
     source_by: Literal["name", "order"] = option(
         "How their tensors are matched to the model's (--from-by): name, or order for a file with other names but the same shapes.", "name"
     )
+    head_init: Literal["auto", "probe", "random", "source"] = option(
+        "What a head that the source does not have starts as: the linear probe of its input, or random weights.", AUTO
+    )
     augment: str | Part = option("What is done to the training images.", AUTO)
     views: str | Part = option(
         "Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", "center"
@@ -81,7 +84,7 @@ class Recipe:
         "Keep the weights at the lowest rate of so many of the schedule's last cycles, or of all, for goodfit ensemble.", 0
     )
     trainable: str | Part = option(
-        "What learns: all, head, last(2), or one after the other as in head(0.2) | all; auto as `advise` says of --from.", "all"
+        "What learns: all, head, last(2), or one after the other as in head(0.2) | all; auto is all, of --from what the time allows.", AUTO
     )
     rates: str | Part = option("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
     budget: str = option('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from goodfit.recipe.prepare import Prepared
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.rules import stop
 from goodfit.training.snapshots import FOLDER, Snapshots
+from goodfit.training.state import Plan, State
 
 MAX_WORST_IMAGES = 24
 THUMBNAIL_SIDE = 64  # pixels
@@ -35,12 +37,14 @@ THUMBNAIL_SIDE = 64  # pixels
 def keep_model(run: Run, prepared: Prepared) -> dict[str, Any]:
     """Score the model on the validation images and write everything about it; returns the validation scores.
 
-    The last weights are kept, or the best where a stop rule watches.
+    The last weights are kept, or the best where a stop rule watches, or where a pretrained start had become better than they are.
     """
     training, data = prepared.training, prepared.data
     state = training.state
     kept = state.step
-    if state.best and not isinstance(prepared.parts["stop"], stop.None_):
+    if state.best and (
+        not isinstance(prepared.parts["stop"], stop.None_) or is_worse_than_start(state, training.plan, len(data.rows("validation")))
+    ):
         last = state.step, state.stopped, state.snapshots
         with contextlib.suppress(GoodfitError):  # where the best is damaged, the last is kept
             Checkpoints(run.checkpoints).restore(state, state.best["step"])
@@ -56,6 +60,17 @@ def keep_model(run: Run, prepared: Prepared) -> dict[str, Any]:
     predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
     save_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
     return scored.scores
+
+
+def is_worse_than_start(state: State, plan: Plan, images: int) -> bool:
+    """Whether training from pretrained weights ended below its start on the validation images, or clearly below the best on the way.
+
+    Clearly is by more than the standard error of an accuracy of so many images.
+    """
+    if plan.start is None:
+        return False
+    best, last = max(state.history), state.history[-1]
+    return last < state.history[0] or best - last > math.sqrt(best * (1 - best) / images)
 
 
 def score_snapshots(run: Run, training: Training, data: Dataset, views: Any) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError, UsageError
@@ -30,7 +32,7 @@ from goodfit.recipe.prepare import Prepared
 from goodfit.recipe.recipe import Recipe, with_current_keys
 
 CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
-LOCK_FILE = ".lock"
+LOCK_FILE, START_FILE = ".lock", "start.safetensors"
 UNFINISHED_STATES = ("running", "interrupted", "terminated", "diverged", "failed")
 
 
@@ -151,7 +153,16 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
         "openings": [],
     }
     run.write("about.json", about)
+    if (start := prepared.training.plan.start) is not None:
+        tensors = {name: x.cpu().contiguous() for name, x in start.items()}
+        write_atomic(run.path / START_FILE, save(tensors))
     write_atomic(run.path / "recipe.toml", recipe.to_toml())
+
+
+def read_start(run: Run) -> dict[str, Tensor] | None:
+    """The weights that a run with a source started from; None where it has none."""
+    path = run.path / START_FILE
+    return load_file(path) if path.is_file() else None
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

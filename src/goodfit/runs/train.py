@@ -23,6 +23,7 @@ from goodfit.runs.start import (
     DataChanged,
     find_resumable,
     lock_run,
+    read_start,
     record_start,
     refuse_shorter,
     require_same_data,
@@ -129,7 +130,7 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
         options.plan_reporter,
         options.started,
         catalog=load_catalog(part_files(run)),
-        load_source=not checkpoints.steps(),
+        start=(read_start(run) or {}) if checkpoints.steps() else None,
         check_data=lambda data: require_same_data(run, data),
     )
     _check_and_plot(prepared, options)

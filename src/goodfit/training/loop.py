@@ -13,11 +13,12 @@ from goodfit.training.averaging import update_average
 from goodfit.training.batch_statistics import refresh_average
 from goodfit.training.finite import divergence_error
 from goodfit.training.metric_log import MetricLog
+from goodfit.training.rescue import rescue_if_worse
 from goodfit.training.snapshots import record_snapshot, snapshots_due
 from goodfit.training.state import Batches, Plan, State
 from goodfit.training.step import NO_WATCH, Watch, train_step
 
-FINAL_EVALUATION_COST = 3.0  # the final evaluation, in fp32 and with its pictures, takes about three times one during training
+FINAL_EVALUATION_COST = 2.0  # the last evaluation during training and the final one, in fp32 and of the validation images alone
 END_SECONDS = 1.0  # that writing the model and the report, and leaving the process, take besides
 
 
@@ -33,12 +34,13 @@ def fit(
 ) -> State:
     """Train until the budget ends, the plan's stop rule says so, or `halt()` is true; returns the state.
 
-    The learning rate is the schedule's times the plateau rule's factor times `manual_factor(step)`.
+    The learning rate is the schedule's times `manual_factor(step)` times the factors of the plateau rule and of a rescue.
 
     Raises:
         Diverged: a loss or gradient was not finite; nothing that is not finite is ever passed to `save`.
     """
     log = log or MetricLog()
+    evaluate_start(state, plan, log, save)
     stream, clock, trains = batches.stream(state.step), Clock(state, plan), has_parameters(state.model)
     state.model.train()
     while trains and (t := plan.t(state)) < 1 and not (halt() or state.stopped):
@@ -48,7 +50,7 @@ def fit(
         clock.end_wait()
 
         # one step: the optimizer calls the objective as often as it needs
-        lr_factor = plan.schedule(t) * state.plateau_factor * apply_manual_factor(state, log, manual_factor(state.step))
+        lr_factor = plan.schedule(t) * apply_manual_factor(state, log, manual_factor(state.step)) * state.reaction_factor
         objective, readings = train_step(state, batch, plan, t, lr_factor, watch)
         clock.end_work()
         clock.update_reserve(len(batch))
@@ -56,7 +58,7 @@ def fit(
             clock.end_work()
 
         # what to log
-        log.add_events(state.step, objective.events)
+        log.add_events(state.step, [*objective.events, *rescue_if_worse(state, plan, objective.numbers()["loss"])])
         epoch, lr = batch.chance.epoch if batch.chance else 0, float(state.optimizer.param_groups[0]["lr"])
         row = {"kind": "train", "step": state.step, "t": t, "epoch": epoch, "lr": lr}
         bad_step = log.add({**row, **objective.numbers(), **readings, **clock.timing(len(batch))})
@@ -75,6 +77,17 @@ def fit(
     finish_training(state, plan, batches, log)
     save_checkpoint(state, plan, log, save)
     return state
+
+
+def evaluate_start(state: State, plan: Plan, log: MetricLog, save: Callable[[State], None]) -> None:
+    """Before the first step, evaluate and save a pretrained start, so that it is known, and kept, what training has to surpass."""
+    if plan.start is not None and plan.evaluate and plan.evaluate_every and not state.history and state.step == 0:
+        began = time.perf_counter()
+        evaluate_and_record(state, plan, log)
+        save_checkpoint(state, plan, log, save)
+        seconds = time.perf_counter() - began
+        state.elapsed += seconds
+        state.startup += seconds
 
 
 def apply_manual_factor(state: State, log: MetricLog, factor: float) -> float:
@@ -136,6 +149,7 @@ def save_checkpoint(state: State, plan: Plan, log: MetricLog, save: Callable[[St
         Diverged: a row of the log is not finite.
     """
     bad_step = log.flush()
+    state.recent_losses = [float(x) for x in state.recent_losses]
     if bad_step is not None:
         raise Diverged(f"Training diverged at step {bad_step}: its loss or gradient is not finite. What was saved before is kept.")
     record_snapshot(state, plan)

@@ -32,9 +32,11 @@ class State:
     """Everything that a checkpoint has to hold.
 
     `elapsed` is in seconds since the command started, over all sessions, of which `startup` passed before their first steps; `reserve`
-    seconds of a budget in minutes are kept for the final evaluation. `plateau_factor` and `manual_factor` multiply the learning rate. `history` holds the validation score of each evaluation.
-    `average_updates` counts the weights in the running average, the last of which were added at progress `averaged_at`. `snapshots` are
-    the steps whose weights were kept, at the first `snapshots_taken` points of the plan.
+    seconds of a budget in minutes are kept for the final evaluation. `plateau_factor`, `manual_factor` and `rescue_factor` multiply the
+    learning rate. `start_loss` is the training loss of a pretrained start, `recent_losses` are those of the steps since it was last
+    compared with them. `history` holds the validation score of each evaluation. `average_updates` counts the weights in the running
+    average, the last of which were added at progress `averaged_at`. `snapshots` are the steps whose weights were kept, at the first
+    `snapshots_taken` points of the plan.
     """
 
     model: nn.Module
@@ -46,6 +48,9 @@ class State:
     reserve: float = 0.0
     plateau_factor: float = 1.0
     manual_factor: float = 1.0
+    rescue_factor: float = 1.0
+    start_loss: float | None = None
+    recent_losses: list[Any] = dataclasses.field(default_factory=list)
     pieces: int = 1
     average_updates: int = 0
     averaged_at: float = 0.0
@@ -66,6 +71,11 @@ class State:
         """The model that is evaluated and kept: the running average where there is one."""
         return self.average if self.average is not None else self.model
 
+    @property
+    def reaction_factor(self) -> float:
+        """What multiplies the learning rate in reaction to what training shows."""
+        return self.plateau_factor * self.rescue_factor
+
     def scalars(self) -> dict[str, Any]:
         """The fields that are plain values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "optimizer", "average")}
@@ -77,6 +87,8 @@ class Plan:
 
     `augment` (Batch, Chance, t) -> Batch gives images of the model's size; `normalize` turns them into what the model takes. `evaluate`
     (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images.
+    `start` has the weights that training starts from where they are pretrained, `last_good` (state) -> the weights to go back to from worse
+    ones, in place of them.
     `snapshots` are the values of t at which weights are kept besides the checkpoints. `parts` are the recipe's parts by seat, bound to the
     data; training asks there for rules such as "stop" and "plateau", so that a new kind of part needs no field of its own here.
     """
@@ -99,6 +111,8 @@ class Plan:
     evaluated_images: int = 0
     save_every: Period | None = None
     snapshots: tuple[float, ...] = ()
+    start: Mapping[str, Tensor] | None = None
+    last_good: Callable[[State], Mapping[str, Tensor]] | None = None
     parts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @staticmethod

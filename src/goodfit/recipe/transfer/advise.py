@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodfit.core.chance import Chance
 from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
+from goodfit.data.index import SPLITS
 from goodfit.models.weights.stages import find_stages
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features, feature_places
@@ -123,7 +123,7 @@ def advise(origin: Origin, progress: Progress = lambda done, total: None) -> Adv
         UsageError: the net does not take the images.
     """
     data = origin.data
-    splits = tuple(sample_rows(data.rows(split)) for split in ("train", "validation"))
+    splits = tuple(data.sample_rows(split, MAX_PROBED_IMAGES) for split in SPLITS[:2])
     places = feature_places(origin.pretrained.model)
     places = places[:-1] if len(places) > 1 and _head_input_is_last_stage(origin.pretrained, data, splits[1], places) else places
     pretrained = _probe_places(origin.pretrained, data, splits, places, progress)
@@ -158,11 +158,6 @@ class ProbeResult:
 
     right: Tensor
     length: int
-
-
-def sample_rows(rows: Tensor) -> Tensor:
-    """At most as many of the rows as a probe needs, at random."""
-    return rows[Chance.of(0, rows, "advice").permutation()[:MAX_PROBED_IMAGES].sort().values]
 
 
 def _head_input_is_last_stage(net: FeatureNet, data: Dataset, rows: Tensor, places: list[str]) -> bool:

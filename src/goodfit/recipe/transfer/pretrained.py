@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from goodfit.core.errors import DataError, UsageError, did_you_mean
 from goodfit.core.parts import spell
 from goodfit.core.reporter import Reporter
@@ -23,10 +25,8 @@ from goodfit.models.weights.tensor_file import WEIGHT_SUFFIXES
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.transfer.assumptions import assume_preprocessing, with_fitting_stem
-from goodfit.training.state import State
 
 SHA256_SUFFIX = re.compile(r"#sha256=([0-9a-f]{8,64})$")  # of a source: the checksum its file must have
-SLOW_BACKBONE = "backbone(0.1)"
 
 # ---- where the weights are ---------------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ def _load_weights(place: str, reporter: Reporter) -> Weights:
 
 
 def adopt_source(chooser: Chooser, weights: Weights) -> None:
-    """Choose the model and size of the weights where those are open, and record in the recipe which weights they are.
+    """Choose the model of the weights where it is open, and record in the recipe which weights they are.
 
     Raises:
         UsageError: it is not known which model the weights are of.
@@ -112,12 +112,6 @@ def adopt_source(chooser: Chooser, weights: Weights) -> None:
     if part != asked or chooser.is_open("model"):
         chooser.recipe = chooser.recipe.but(model="auto")
         chooser.choose("model", spell(part), rule, assumption or evidence)
-    if weights.size:
-        height, width = weights.size
-        size = height if height == width else f"{height}x{width}"
-        rule = "the size that its weights were trained at" + (", and the only one that the model takes" if weights.has_fixed_size else "")
-        rule = f"{rule}, assumed; --size sets another" if assumption and not weights.has_fixed_size else rule
-        chooser.choose("size", size, rule, assumption or evidence)
 
 
 def choose_normalization(chooser: Chooser, weights: Weights | None) -> None:
@@ -134,29 +128,17 @@ def choose_normalization(chooser: Chooser, weights: Weights | None) -> None:
             chooser.set(field, "data")
 
 
-def choose_rates(chooser: Chooser, weights: Weights | None) -> None:
-    """Choose the rates by layer where they are open: a tenth of the rate below the head of pretrained weights, else one rate for all."""
-    if weights is None:
-        chooser.set("rates", "none")
-    elif getattr(chooser.part("optimizer"), "full_batch", False):
-        chooser.choose("rates", "none", "a full-batch optimizer moves all weights as one vector", weights.name)
-    else:
-        chooser.choose("rates", SLOW_BACKBONE, "what is pretrained below the head moves at a tenth of the rate", weights.name)
-
-
 # ---- loading them ------------------------------------------------------------------------------------------------------------------
 
 
-def load_pretrained(state: State, weights: Weights, data: Dataset) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Load the weights into the model, and into its running average if there is one; returns a record of it, and lines to report.
+def copy_pretrained(model: nn.Module, weights: Weights, data: Dataset) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Copy the weights into a freshly initialized model; returns a record of it, and lines to report.
 
     Raises:
         UsageError: none of the checkpoint's tensors match the model.
     """
     same_classes = weights.has_classes(data.classes)
-    transfer = transfer_weights(state.model, weights, same_classes)
-    if state.average is not None:
-        state.average.load_state_dict(state.model.state_dict())
+    transfer = transfer_weights(model, weights, same_classes)
     first, *others = transfer.sentences()
     first += ", the head too, because its classes are the same" if same_classes and not transfer.reinitialized else ""
     notes = (*_describe_file(weights), *others)

@@ -1,0 +1,186 @@
+"""What is chosen for a training that starts from pretrained weights: the size of its images, what it trains, and how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from goodfit.core.contracts import split_outputs
+from goodfit.core.device import memory_format
+from goodfit.core.parts import Part, spell
+from goodfit.core.progress import Length
+from goodfit.core.words import count_of
+from goodfit.data.dataset import Dataset
+from goodfit.data.headers import ImageHeaders
+from goodfit.models.weights.files import Weights
+from goodfit.models.weights.stages import find_stages
+from goodfit.recipe.auto import choose_augment
+from goodfit.recipe.build import evaluated_images
+from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.parts import make_model
+from goodfit.recipe.transfer.rates import find_safe_rate
+from goodfit.training.freezing import freezing_phases, set_trainable
+from goodfit.training.noise import evaluating
+
+COUNTED_BUDGET = 600.0  # seconds that a budget which is not in minutes is taken for
+SIZE_STEP, MIN_SIDE = 32, 96  # pixels: the strides of most nets multiply to 32
+MAX_ENLARGEMENT = 4  # times the images' own side
+STEP_COST = 4.0  # of a training step, in forward passes
+MIN_PASSES = 2.0  # over the training images that fine-tuning needs to be worth its time
+SIZE_SHARE = 0.7  # of the time, that one pass for the features and so many training passes may take
+IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 40_000, 5, 30  # by a training whose budget is chosen
+TIMED_IMAGES = 16
+MAX_EVALUATIONS, EVALUATION_SHARE = 10, 0.1
+ADAM_RATE, ADAM_BATCH = 3e-4, 64  # the rate for batches of that size; it grows with their root
+
+
+def seconds_of(budget: str) -> float:
+    """The seconds of a budget in minutes; another is taken for COUNTED_BUDGET."""
+    length = Length.read(budget) if budget != "auto" else Length(COUNTED_BUDGET, "second")
+    return length.amount if length.unit == "second" else COUNTED_BUDGET
+
+
+def choose_source_size(chooser: Chooser, weights: Weights, headers: ImageHeaders, spent: float) -> None:
+    """Choose the size of the images: that of the weights, or less on a CPU where the budget asks for it; `spent` seconds are over."""
+    if not weights.size or not chooser.is_open("size"):
+        return
+    native = min(weights.size)
+    usable = headers.usable
+    images, own = int(usable.sum()), int(np.median(np.minimum(headers.widths, headers.heights)[usable]))
+    assumed = ", assumed" if weights.assumed_from else ""
+    evidence = f"{weights.assumed_from or weights.name}: {native} pixels"
+    is_free = not weights.has_fixed_size and weights.size[0] == weights.size[1]
+    sides = [side for side in range(native, MIN_SIDE - 1, -SIZE_STEP) if side <= MAX_ENLARGEMENT * own or side - SIZE_STEP < MIN_SIDE]
+    if chooser.recipe.device != "cpu" or not is_free or len(sides) < 2:
+        rule = f"the size that its weights were trained at{assumed}"
+        rule += ", and the only one that the model takes" if weights.has_fixed_size else ""
+        text: Any = native if weights.size[0] == weights.size[1] else "x".join(map(str, weights.size))
+        chooser.choose("size", text, rule, evidence)
+        return
+    part = chooser.part("model")
+    assert part is not None
+    seconds = time_forward(part, weights.size, int(chooser.recipe.channels))
+    left = seconds_of(chooser.recipe.budget) - spent
+    costs = {side: images * seconds * (side / native) ** 2 * (1 + MIN_PASSES * STEP_COST) for side in sides}
+    side = next((side for side in sides if costs[side] <= SIZE_SHARE * left), sides[-1])
+    rule = f"the largest, up to that of the weights{assumed}, at which the features and {MIN_PASSES:g} passes of training fit the budget"
+    evidence += f", {1 / seconds:,.0f} forward passes a second there; {count_of(images, 'image')}; {left:.0f} s"
+    chooser.choose("size", side, rule, evidence)
+
+
+def time_forward(part: Part, size: tuple[int, ...], channels: int) -> float:
+    """Time the forward pass of a model on the CPU, in seconds an image."""
+    model = make_model(part, 2, channels, (size[0], size[-1])).to(memory_format=memory_format("channels_last"))  # type: ignore[call-overload]
+    return time_evaluation(model, channels, size)
+
+
+def time_best(run: Callable[[], Any], times: int = 2) -> float:
+    """The seconds of the fastest of some runs, after one to warm up."""
+    seconds = []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def choose_for_source(chooser: Chooser, model: nn.Module, data: Dataset, left: float) -> None:
+    """Choose what is trained of a pretrained `model` and how, where that is open; `left` seconds of a budget in minutes are left."""
+    images = len(data.splits.train)
+    if getattr(chooser.part("optimizer"), "full_batch", False):
+        chooser.choose("trainable", "all", "a full-batch optimizer moves all weights as one vector", str(chooser.part("optimizer")))
+        return
+    choose_trainable(chooser, model, data, left)
+    batch = ADAM_BATCH if images >= 500 else max(4, min(32, images // 4))
+    chooser.choose("batch_size", batch, "64; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
+    choose_augment(chooser, data)
+    choose_optimizer(chooser, model, data)
+    chooser.choose("schedule", "warmup(0.1) | cosine", "a warmup, for the start is good already, then down to zero", chooser.recipe.budget)
+    if chooser.recipe.budget != "auto" and Length.read(chooser.recipe.budget).unit == "second":
+        each = evaluated_images(data) * time_evaluation(model, data.preprocess.channels, data.preprocess.size)
+        times = max(1, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * left / each)))
+        rule = f"at most {MAX_EVALUATIONS} times, in {EVALUATION_SHARE:.0%} of the time that is left"
+        chooser.choose("evaluate_every", f"{1 / times:.3g}", rule, f"an evaluation takes {each:.1f} s")
+    epochs = min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
+    rule = f"about {IMAGES_SEEN:,} images seen, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs: pretrained weights need few"
+    chooser.choose("budget", f"{epochs} epochs", rule, count_of(images, "training image"))
+
+
+def choose_optimizer(chooser: Chooser, model: nn.Module, data: Dataset) -> None:
+    """Choose AdamW at a rate that moves pretrained weights little, or a lower one if it raises the loss of this model on this data."""
+    if not chooser.is_open("optimizer"):
+        return
+    trainable, augment = chooser.part("trainable"), chooser.part("augment")
+    assert trainable is not None and augment is not None
+    batch = chooser.recipe.images_per_step(len(data.splits.train))
+
+    def optimizer_at(rate: float) -> Part:
+        return chooser.catalog.make(f"adamw({rate:.2g}, weight_decay=0.05)", "optimizer")
+
+    usual = ADAM_RATE * (batch / ADAM_BATCH) ** 0.5
+    lr = find_safe_rate(model, data, trainable, augment, optimizer_at, usual)
+    rule = (
+        "AdamW at a rate that moves pretrained weights little, a third of it as long as some steps raise the loss; it grows with the root"
+    )
+    evidence = f"{usual:.2g} for batches of {batch}" + ("" if lr == usual else f", which is too high here; {lr:.2g} is not")
+    chooser.choose("optimizer", spell(optimizer_at(lr)), f"{rule} of the batch", evidence)
+
+
+def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: float) -> None:
+    """Choose how many stages are trained: all of them, or the last ones, where a budget in minutes lets all see too few images."""
+    if not chooser.is_open("trainable"):
+        return
+    n, images = len(find_stages(model)), len(data.splits.train)
+    kept = 'statistics="all_fixed"'
+    texts = [f"all({kept})", *(f"last({k}, {kept})" for k in dict.fromkeys((max(1, 2 * n // 3), max(1, n // 3))) if k < n)]
+    rule = "pretrained norms keep their statistics, so that the first step sees what the probe saw"
+    if chooser.recipe.budget == "auto" or Length.read(chooser.recipe.budget).unit != "second" or not n:
+        chooser.choose("trainable", texts[0], f"all stages; {rule}", count_of(n, "stage"))
+        return
+    passes: dict[str, float] = {}
+    for text in texts:
+        passes[text] = left / (images * time_training(model, chooser.catalog.make(text, "trainable"), data))
+        if passes[text] >= MIN_PASSES:
+            break
+    text = next((text for text in texts if passes.get(text, 0) >= MIN_PASSES), texts[-1])
+    evidence = ", ".join(f"{each} {count:.1f}" for each, count in passes.items())
+    chooser.choose(
+        "trainable",
+        text,
+        f"as many stages as pass {MIN_PASSES:g} times over the images in the time that is left; {rule}",
+        f"passes: {evidence}",
+    )
+
+
+@torch.no_grad()
+def time_evaluation(model: nn.Module, channels: int, size: tuple[int, ...]) -> float:
+    """Time the forward pass of a model for images (height, width), in seconds an image."""
+    device = next(model.parameters()).device
+    images = torch.zeros(TIMED_IMAGES, channels, size[0], size[-1], device=device).to(memory_format=torch.channels_last)
+    with evaluating(model):
+        return time_best(lambda: model(images)) / TIMED_IMAGES
+
+
+def time_training(model: nn.Module, trainable: Part, data: Dataset) -> float:
+    """Time forward and backward of what a part trains of a model, in seconds an image; the weights are not moved."""
+    pre, device = data.preprocess, next(model.parameters()).device
+    images = torch.zeros(TIMED_IMAGES, pre.channels, *pre.size, device=device).to(memory_format=torch.channels_last)
+    requires, training = {p: p.requires_grad for p in model.parameters()}, {m: m.training for m in model.modules()}
+
+    def step() -> None:
+        model.train()
+        set_trainable(model, freezing_phases(trainable, model), 0.0)
+        split_outputs(model(images))[0].float().logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
+
+    seconds = time_best(step, times=1) / TIMED_IMAGES
+    for parameter, flag in requires.items():
+        parameter.requires_grad_(flag)
+        parameter.grad = None
+    for module, mode in training.items():
+        module.training = mode
+    return seconds

@@ -1,0 +1,42 @@
+"""Noticing that training makes a pretrained start worse: it then goes back to the last good weights, once, at a tenth of the rate."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from goodfit.training.state import Plan, State
+
+WINDOW = 10  # steps whose mean loss is compared with that of the start
+START_STEPS = 3  # whose mean loss is that of the start: the warm-up hardly moves the weights in them
+MAX_FACTOR, MAX_EXCESS = 2.0, 0.2  # how much higher than at the start the loss may be; images that are augmented raise it too
+RATE_FACTOR = 0.1
+
+
+def rescue_if_worse(state: State, plan: Plan, loss: Tensor) -> list[str]:
+    """Compare the training loss with that of the start every few steps; go back if it is far worse, and return a sentence to log.
+
+    Without a pretrained start, or once it has gone back, nothing is compared.
+    """
+    if plan.start is None or state.rescue_factor < 1:
+        return []
+    state.recent_losses.append(loss)
+    if len(state.recent_losses) < WINDOW:
+        return []
+    losses = [float(x) for x in state.recent_losses]
+    state.recent_losses = []
+    if state.start_loss is None:
+        state.start_loss = min(MAX_FACTOR * losses[0], sum(losses[:START_STEPS]) / START_STEPS)
+    mean = sum(losses) / WINDOW
+    if mean <= MAX_FACTOR * state.start_loss + MAX_EXCESS:
+        return []
+    weights = plan.last_good(state) if plan.last_good else plan.start
+    state.model.load_state_dict(weights)
+    if state.average is not None:
+        state.average.load_state_dict(weights)
+        state.average_updates = 0
+    state.optimizer.state.clear()
+    state.rescue_factor = RATE_FACTOR
+    return [
+        f"The training loss rose to {mean:.3g} from {state.start_loss:.3g} at the pretrained start: back to the last good weights, and the"
+        f" learning rate is multiplied by {RATE_FACTOR:g}."
+    ]

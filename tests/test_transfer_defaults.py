@@ -1,0 +1,142 @@
+"""The defaults of a training from pretrained weights, on a net that is pretrained here: never worse than its probe, no jump at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import goodfit as package
+from goodfit.core.reporter import SilentReporter
+from goodfit.core.run import Run
+from goodfit.recipe.prepare import Prepared, prepare
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.transfer.probe import fit_probe
+from goodfit.recipe.transfer.start import calm_constant_channels
+from goodfit.training.loop import fit
+from goodfit.training.metric_log import MetricLog
+from goodfit.training.rescue import RATE_FACTOR, WINDOW
+from tests.support.command import goodfit
+
+FAST: dict[str, Any] = {"threads": 1, "precision": "fp32", "layout": "contiguous", "pieces": 1, "device": "cpu"}
+
+
+def gratings(file: Path, angles: tuple[float, ...], frequency: float, each: int, seed: int, noise: float = 0.6) -> Path:
+    """Stripes of a class's direction with a random phase, color and noise: a linear classifier of pixels cannot tell them apart."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    y, x = np.mgrid[0:16, 0:16] / 16.0
+    labels = np.repeat(np.arange(len(angles)), each)
+    phases, colors = rng.uniform(0, 2 * np.pi, len(labels)), rng.uniform(0.3, 1, (len(labels), 1, 1, 3))
+    waves = [np.sin(2 * np.pi * frequency * (x * np.cos(angles[k]) + y * np.sin(angles[k])) + p) for k, p in zip(labels, phases, strict=True)]
+    images = np.stack(waves)[..., None] * colors + noise * rng.normal(size=(len(labels), 16, 16, 3))
+    np.savez(file, images=(np.clip(images * 60 + 128, 0, 255)).astype(np.uint8), labels=labels)
+    return file
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned eight directions of coarse stripes."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    data = gratings(folder / "coarse.npz", tuple(np.pi * k / 8 for k in range(8)), 2.0, 60, seed=0)
+    recipe = Recipe(model="convnet(8)", budget="12 epochs", augment="crop(2)", batch_size=32, **FAST)
+    run = package.train(data, recipe, out=folder / "run")
+    assert run is not None and run.read("scores.json")["validation"]["accuracy"] > 0.8
+    return Path(run.path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four other directions of finer stripes."""
+    return gratings(tmp_path_factory.mktemp("fine") / "fine.npz", tuple(np.pi * (k + 0.5) / 4 for k in range(4)), 3.0, 50, seed=1, noise=1.0)
+
+
+def prepared(data: Path, pretrained: Path, **changes: Any) -> Prepared:
+    return prepare(Recipe(data=str(data), source=str(pretrained), **{**FAST, **changes}), SilentReporter())
+
+
+def probe_accuracy(made: Prepared) -> float:
+    """The accuracy on the validation images of a probe of the features that the pretrained net computes, without our own feature code."""
+    model, dataset = made.training.state.model.eval(), made.data
+    inputs: list[torch.Tensor] = []
+    hook = model.get_submodule("head").register_forward_pre_hook(lambda module, args: inputs.append(args[0].flatten(1)))
+    for split in ("train", "validation"):
+        images = dataset.pixels.read_exact(dataset.rows(split)).permute(0, 3, 1, 2)  # type: ignore[arg-type]
+        with torch.no_grad():
+            model(dataset.preprocess.normalize(dataset.preprocess.center_crop(images)))
+    hook.remove()
+    labels = [dataset.labels[dataset.rows(split)] for split in ("train", "validation")]  # type: ignore[arg-type]
+    probe = fit_probe(inputs[0], labels[0], len(dataset.classes))
+    return float((probe(inputs[1]).argmax(1) == labels[1]).double().mean())
+
+
+def test_defaults_are_never_below_the_probe(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    made = prepared(data, pretrained)
+    probe = probe_accuracy(made)
+    run = package.train(data, Recipe(source=str(pretrained), **FAST), out=tmp_path / "run")
+    assert run is not None
+    log, scores = run.log(), run.read("scores.json")
+    first = next(row for row in log if row["kind"] == "evaluate")
+    assert (first["step"], first["validation"]["accuracy"]) == (0, pytest.approx(probe)), "the start is the probe"
+    assert scores["validation"]["accuracy"] >= probe
+    assert 0.3 < probe < 0.999, "there is something to lose, and something to gain"
+
+
+def test_one_step_does_not_raise_the_loss(data: Path, pretrained: Path) -> None:
+    """The loss of the first batch, before the first step and after it."""
+    made = prepared(data, pretrained)
+    training = made.training
+    batch = training.plan.prepare(training.loader.batch(0), 0.0)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(training.plan.loss(training.state.model.eval()(batch.images), batch.targets).mean())
+
+    before = loss()
+    fit(training.state, training.loader, training.plan, halt=lambda: training.state.step >= 1)
+    assert training.state.step == 1
+    assert loss() <= 1.1 * before
+
+
+def test_a_rate_that_is_far_too_high_is_noticed(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = {"threads": "1", "precision": "fp32", "layout": "contiguous", "pieces": "1", "device": "cpu", "batch-size": "16"}
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    done = goodfit("train", data, "--from", pretrained, "--out", out, "--optimizer", "sgd(5, momentum=0.9)", "--epochs", "10", *words)
+    assert done.code == 0, done
+    log, scores = Run(out).log(), Run(out).read("scores.json")
+    events = [row for row in log if row["kind"] == "event"]
+    assert len([row for row in events if "back to the last good weights" in row["text"]]) == 1, events
+    assert events[0]["step"] <= 3 * WINDOW
+    rates = {row["step"]: row["lr"] for row in log if row["kind"] == "train"}
+    at = events[0]["step"]
+    assert rates[at + 2] < 2 * RATE_FACTOR * rates[at], "the rate is a tenth from then on"
+    start = next(row["validation"]["accuracy"] for row in log if row["kind"] == "evaluate")
+    assert scores["validation"]["accuracy"] >= start
+
+
+def test_constant_channels_no_longer_explode() -> None:
+    """The outputs stay the same; a change before the norm then comes through as it is, not multiplied."""
+    norm = nn.BatchNorm2d(2).eval()
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.tensor([0.5, 1.0]))  # type: ignore[union-attr]
+        norm.running_var.copy_(torch.tensor([1e-20, 4.0]))  # type: ignore[union-attr]
+        norm.weight.copy_(torch.tensor([3.0, 2.0]))
+    x = torch.full((1, 2, 2, 2), 0.5)
+    before, moved = norm(x), norm(x + 0.01)
+    assert calm_constant_channels(norm) == 1
+    assert torch.equal(norm(x), before)
+    assert float((moved - before)[0, 0].max()) > 5
+    assert float((norm(x + 0.01) - before)[0, 0].max()) == pytest.approx(0.03, rel=1e-3)
+
+
+def test_a_budget_in_seconds_begins_at_the_first_step(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    made = prepared(data, pretrained, budget="4 s")
+    made.training.state.elapsed = made.training.state.startup = 2.0
+    fit(made.training.state, made.training.loader, made.training.plan, log=MetricLog((rows.extend,)))
+    trained = [row for row in rows if row["kind"] == "train"]
+    assert trained[0]["t"] == 0 and trained[0]["lr"] < 0.2 * max(row["lr"] for row in trained), "it warms up"
