@@ -32,9 +32,10 @@ class State:
     """Everything that a checkpoint has to hold.
 
     `elapsed` is in seconds since the command started, over all sessions, of which `startup` passed before their first steps; `reserve`
-    seconds of a budget in minutes are kept for the final evaluation. `plateau_factor` and `manual_factor` multiply the learning rate. `history` holds the validation score of each evaluation.
-    `average_updates` counts the weights in the running average, the last of which were added at progress `averaged_at`. `snapshots` are
-    the steps whose weights were kept, at the first `snapshots_taken` points of the plan.
+    seconds of a budget in minutes are kept for the final evaluation. `plateau_factor` and `manual_factor` multiply the learning rate.
+    `history` holds the validation score of each evaluation. `average_updates` counts the weights in the running average, the last of which
+    were added at progress `averaged_at`. `snapshots` are the steps whose weights were kept, at the first `snapshots_taken` points of the
+    plan.
     """
 
     model: nn.Module
@@ -77,7 +78,8 @@ class Plan:
 
     `augment` (Batch, Chance, t) -> Batch gives images of the model's size; `normalize` turns them into what the model takes. `evaluate`
     (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images.
-    `snapshots` are the values of t at which weights are kept besides the checkpoints. `parts` are the recipe's parts by seat, bound to the
+    `snapshots` are the values of t at which weights are kept besides the checkpoints. `start` holds the weights that training starts from,
+    where they are pretrained. `parts` are the recipe's parts by seat, bound to the
     data; training asks there for rules such as "stop" and "plateau", so that a new kind of part needs no field of its own here.
     """
 
@@ -100,6 +102,11 @@ class Plan:
     save_every: Period | None = None
     snapshots: tuple[float, ...] = ()
     parts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    start: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if getattr(self.average, "keeps_start", False) and self.start is None:
+            raise UsageError(f'"{self.average}" averages with pretrained weights, and there are none: give --from, or another average.')
 
     @staticmethod
     def of(
