@@ -18,7 +18,7 @@ import torch
 from goodfit.core.catalog import Catalog
 from goodfit.core.device import configure_torch, cpu_name
 from goodfit.core.errors import UsageError
-from goodfit.core.parts import Part, spell
+from goodfit.core.parts import Part, Pipe, spell
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.settings import INVALID, convert, settings_of
 from goodfit.data.dataset import Dataset
@@ -68,7 +68,11 @@ def train(recipe: Recipe, part: Part, data: Dataset, catalog: Catalog, steps: in
     rows: list[dict[str, Any]] = []
     try:
         recipe = with_part(recipe, part, catalog, steps)
-        built = build(recipe, make_parts(recipe, catalog), data)
+        parts = make_parts(recipe, catalog)
+        plain = {**parts, "penalty": Pipe(), "average": catalog.make("none", "average")}
+        # Some penalties and averages need pretrained weights: those of the seed take their place.
+        pretrained = build(recipe, plain, data).state.model if part.kind in ("penalty", "average") else None
+        built = build(recipe, parts, data, pretrained)
         state = loop.fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
     except Exception as error:
         traceback.print_exc()

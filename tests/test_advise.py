@@ -299,7 +299,7 @@ def test_auto_is_what_is_advised(source: Path, target: Path, origin: Origin) -> 
     assert str(resolved.trainable).startswith("last(1") and resolved.rates == "backbone(0.1)"
     assert not set(advice.reasons) & set(sentences), "nothing is advised"
     resolved = prepare(asked.but(source="", model="linear")).recipe
-    assert (resolved.trainable, resolved.rates) == ("all(1.0)", "none")
+    assert (resolved.trainable, resolved.rates) == ("all(1.0, statistics='moving')", "none")
 
 
 def test_a_net_that_is_one_layer(target: Path, photos: Path, tmp_path: Path) -> None:

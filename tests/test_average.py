@@ -16,9 +16,9 @@ from goodfit.core.progress import Length, Lengths
 from goodfit.schedules.compose import compose
 from goodfit.training.averaging import blend_into
 from goodfit.training.batch_statistics import STATISTICS_IMAGES, recompute_statistics, refresh_average
-from goodfit.training.rules.average import Ema, Polyak, Swa, bind_cycles
+from goodfit.training.rules.average import Ema, Polyak, Swa, Wise, bind_cycles
 from goodfit.training.state import State
-from tests.support.loop import listed, noisy_digits, normed, plan, run
+from tests.support.loop import Listed, listed, noisy_digits, normed, plan, run
 
 CATALOG = Catalog(["goodfit.schedules", "goodfit.training"])
 
@@ -78,6 +78,51 @@ def test_swa_takes_the_schedules_cycles_else_its_own(schedule: str, points: list
 def test_swa_without_cycles_or_places() -> None:
     with pytest.raises(UsageError, match="every to be a length above 0"):
         bind_cycles(Swa(every=0.0), ())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_wise_lies_on_the_line_from_the_start(alpha: float) -> None:
+    """(1 - alpha) start + alpha current, in float64, at each evaluation; the training itself is that without it."""
+    seen: list[tuple[nn.Module, nn.Module]] = []
+    states = {}
+    for average in (Wise(alpha), None):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(18, 3)).double()
+        start = {name: x.clone() for name, x in model.state_dict().items()}
+        state = states[average is None] = state_of(model, average)
+
+        def evaluate(judged: nn.Module, state: State = state) -> dict[str, Any]:
+            seen.append((copy.deepcopy(judged), copy.deepcopy(state.model)))
+            return {"score": 0.0}
+
+        source = Listed([batch.but(images=batch.images.double(), targets=batch.targets.double()) for batch in listed().batches])
+        run(state, plan("2 epochs", every="3 steps", average=average, evaluate=evaluate, start=start), source)
+    assert all(torch.equal(a, b) for a, b in zip(states[False].model.parameters(), states[True].model.parameters(), strict=True))
+    for judged, current in seen[: len(seen) // 2]:
+        for name, x in judged.state_dict().items():
+            expected = (1 - alpha) * start[name].numpy() + alpha * current.state_dict()[name].numpy()
+            assert np.allclose(x.numpy(), expected, rtol=0, atol=1e-14), name
+        assert not torch.equal(current[1].weight, start["1.weight"])  # type: ignore[index, arg-type]
+
+
+def test_wise_has_statistics_of_its_own_weights_and_leaves_the_start_alone() -> None:
+    model = normed(seed=3)
+    start = {name: x.clone() for name, x in model.state_dict().items()}
+    kept = copy.deepcopy(start)
+    state = state_of(model, Wise(0.5))
+    run(state, plan("4 epochs", every="1 epoch", average=Wise(0.5), evaluate=lambda judged: {"score": 0.0}, start=start))
+    assert all(torch.equal(x, kept[name]) for name, x in start.items())
+    again = copy.deepcopy(state.average)
+    assert again is not None and state.average is not None
+    recompute_statistics(again, [batch.images for batch in listed().batches])
+    assert torch.allclose(again[2].running_mean, state.average[2].running_mean, atol=1e-6)  # type: ignore[index]
+    halfway = (start["2.running_mean"] + model[2].running_mean) / 2  # type: ignore[index]
+    assert not torch.allclose(halfway, state.average[2].running_mean, atol=1e-3)  # type: ignore[index]
+
+
+def test_wise_without_pretrained_weights() -> None:
+    with pytest.raises(UsageError, match=r'^"wise\(0\.25\)" averages with pretrained weights, and there are none: give --from, [^.]*\.$'):
+        plan(average=Wise(0.25))
 
 
 # ---- batch statistics -------------------------------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ WITH_FOR: dict[tuple[str, str, str], dict[str, Any]] = {
     ("schedule", "warmup", "rise"): {"length": 0.25},
     ("trainable", "all", "length"): {"length": 0.25},
     ("trainable", "head", "length"): {"length": 0.25},
+    ("trainable", "gradual", "length"): {"length": 0.25},
     ("trainable", "last", "length"): {"length": 0.25},
     ("trainable", "since", "length"): {"length": 0.25},
     ("trainable", "last", "stages"): {"length": 0.25},
@@ -103,6 +104,7 @@ THEN = {
     ("schedule", "warmup"): "cosine",
     ("trainable", "all"): "head",
     ("trainable", "head"): "all",
+    ("trainable", "gradual"): "all",
     ("trainable", "last"): "all",
     ("trainable", "since"): "all",
 }
@@ -174,7 +176,9 @@ def numbers(recipe: Recipe, data: Dataset) -> str:
     rows: list[dict[str, Any]] = []
     torch.manual_seed(0)
     try:
-        built = build_training(recipe, data, KNOWN)
+        plain = recipe.but(penalty="none", average="none")
+        # Penalties and averages that need pretrained weights get those that training starts from anyway.
+        built = build_training(recipe, data, KNOWN, build_training(plain, data, KNOWN).state.model if recipe != plain else None)
         state = loop.fit(built.state, built.loader, built.plan, built.watch, MetricLog((rows.extend,)))
     except (UsageError, Diverged) as error:
         return f"refused: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from goodfit.losses.binary import Binary
 from goodfit.losses.class_weights import WeightedLoss, compute_class_weights, with_class_weights
 from goodfit.losses.kl import Kl
 from goodfit.losses.mse import Mse
-from goodfit.losses.penalty import L1, L2, ElasticNet
+from goodfit.losses.penalty import L1, L2, ElasticNet, L2Sp
 from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
 from goodfit.optim.first_order import Sgd
@@ -232,7 +233,8 @@ def test_gradient_of_l2_is_twice_strength_times_the_weight() -> None:
 
 @pytest.mark.parametrize("name", CATALOG.kinds["penalty"])
 def test_penalty_is_a_scalar_that_counts_only_weights(name: str) -> None:
-    penalty = CATALOG.kinds["penalty"][name]()
+    cls: Any = CATALOG.kinds["penalty"][name]
+    penalty = cls().with_start({"0.weight": torch.zeros(1, 4), "0.bias": torch.zeros(1)})
     assert penalty(with_weights([0.0] * 4)).item() == 0
     value = penalty(with_weights([1.0] * 4))
     assert value.shape == () and value.item() > 0
@@ -250,7 +252,12 @@ def three_layers() -> nn.Module:
 
 @pytest.mark.parametrize("name", CATALOG.kinds["penalty"])
 def test_penalties_on_chosen_layers(name: str) -> None:
-    cls, model = CATALOG.kinds["penalty"][name], three_layers()
+    model = three_layers()
+
+    def cls(**settings: Any) -> Any:
+        part: Any = CATALOG.kinds["penalty"][name]
+        return part(**settings).with_start({"stem.weight": torch.ones(4, 3, 3, 3).double()})
+
     alone = {layer: cls(layers=layer)(model).item() for layer in ("stem", "stage1", "stage10", "head")}
     assert cls()(model).item() == pytest.approx(sum(alone.values()))
     assert cls(layers=("stem", "head"))(model).item() == pytest.approx(alone["stem"] + alone["head"])
@@ -260,6 +267,51 @@ def test_penalties_on_chosen_layers(name: str) -> None:
         cls(layers=("head", "stage2"))(model)
     with pytest.raises(UsageError, match=r'received "stage1\.1"'):
         cls(layers="stage1.1")(model)
+
+
+def test_l2_sp_is_the_papers_formula_in_float64() -> None:
+    """alpha / 2 |w - w0|^2 over what was pretrained, beta / 2 |w|^2 over what was not; no biases, no norms; and its gradient."""
+    model, alpha, beta = three_layers(), 0.3, 0.7
+    start = {name: torch.full_like(x, 0.25) for name, x in model.state_dict().items() if not name.startswith("head.")}
+    penalty = L2Sp(alpha, beta=beta).with_start(start)
+    value = penalty(model)
+    value.backward()
+    expected, weights = 0.0, {name: x.detach().numpy() for name, x in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias") or name == "stage1.1.weight":
+            assert parameter.grad is None, name
+            continue
+        factor, origin = (beta, 0.0) if name == "head.weight" else (alpha, 0.25)
+        expected += factor / 2 * ((weights[name] - origin) ** 2).sum()
+        assert parameter.grad is not None
+        assert np.allclose(parameter.grad.numpy(), factor * (weights[name] - origin), rtol=1e-13), name
+    assert value.item() == pytest.approx(expected, rel=1e-13)
+    assert penalty == L2Sp(alpha, beta=beta) and hash(penalty) == hash(L2Sp(alpha, beta=beta)), "the start is no setting"
+
+
+def test_l2_sp_alone_leads_back_to_the_start() -> None:
+    model = three_layers()
+    start = {name: x.clone() for name, x in model.state_dict().items() if not name.startswith("head.")}
+    penalty, before = L2Sp(1.0, beta=0.5).with_start(start), {name: x.clone() for name, x in model.state_dict().items()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(60):
+        optimizer.zero_grad()
+        penalty(model).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for name, p in model.named_parameters():
+        if name == "head.weight":
+            assert p.detach().abs().max() < 1e-6
+        else:
+            goal = before[name] if p.ndim == 4 else before[name] + 1
+            torch.testing.assert_close(p.detach(), goal)
+
+
+def test_l2_sp_without_pretrained_weights() -> None:
+    with pytest.raises(UsageError, match=r"^l2_sp: expected pretrained weights .*, received none: give --from, or [^.]*\.$"):
+        L2Sp()(three_layers())
 
 
 @pytest.mark.item("S023")

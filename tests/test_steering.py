@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from goodfit.core.catalog import Catalog
-from goodfit.core.contracts import Penalty
+from goodfit.core.contracts import Penalty, Trainable
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import ExternalPart, spell
 from goodfit.core.progress import Length, Lengths, Period
@@ -25,7 +28,7 @@ from goodfit.schedules.compose import compose
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.freezing import disable_fused_momentum, freezing_phases, phase_at, set_trainable
 from goodfit.training.manual_lr import ManualLrFactor
-from goodfit.training.rules.average import bind_cycles
+from goodfit.training.rules.average import Ema, bind_cycles
 from goodfit.training.rules.plateau import Plateau
 from goodfit.training.state import State
 from tests.support.command import goodfit, refused, train
@@ -120,7 +123,14 @@ def test_which_parameters_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("last(9)", "at most 3 stages"), ("since(stage8)", 'Did you mean "stage'), ("all | head", "nothing can follow")]
+    ("text", "said"),
+    [
+        ("last(9)", "at most 3 stages"),
+        ("since(stage8)", 'Did you mean "stage'),
+        ("all | head", "nothing can follow"),
+        ("head(0.5) | gradual", r'"head\(0\.5\) \| gradual": .* gradual takes until 1 of it: give it a shorter length'),
+        ("head(0.7) | gradual(0.4)", "before the end of the budget, but .* takes until 1.1 of it"),
+    ],
 )
 def test_what_cannot_learn_is_said(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -166,6 +176,88 @@ def test_statistics_of_frozen_layers_move_when_asked() -> None:
     run(State.start(model, torch.optim.SGD(model.parameters(), lr=0.1)), plan(trainable=used))
     assert not torch.equal(model[2].running_mean, before["2.running_mean"])  # type: ignore[index, arg-type]
     assert torch.equal(model[2].weight, before["2.weight"])  # type: ignore[index, arg-type]
+
+
+def test_gradual_adds_a_stage_at_equal_steps_last_to_first() -> None:
+    """By hand for a stem and two stages: at 0, 1/3, 2/3 and all of its length, after what comes before it in the pipe."""
+    model = Convnet(4)(3, 3, (16, 16))
+    stages_by_t = {0: {"head"}, 1: {"head", "stage2"}, 2: {"head", "stage2", "stage1"}, 3: {"head", "stage2", "stage1", "stem"}}
+    for text, begin, length in (("gradual", 0.0, 0.5), ("gradual(0.3)", 0.0, 0.3), ("head(0.2) | gradual(0.6)", 0.2, 0.6)):
+        phases = freezing_phases(KNOWN.make(text, "trainable"), model)
+        for k, stages in stages_by_t.items():
+            for t in (begin + length * k / 3, begin + length * (k + 0.9) / 3 if k < 3 else 1.0):
+                phase = phase_at(phases, t)
+                assert phase is not None
+                assert {name.split(".")[0] for name in phase.trainable} == stages, (text, t)
+                assert {name.split(".")[0] for name in phase.fixed} == {"stem", "stage1", "stage2"} - stages
+        assert phases[-1].trainable == {name for name, _ in model.named_parameters()}
+    assert frozen_of("gradual(0.3) | head", model, 0.29) < frozen_of("gradual(0.3) | head", model, 0.3), "what follows it begins at its end"
+
+
+def test_gradual_trains_what_its_phase_names_and_nothing_else() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(18, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    kept: dict[int, dict[str, Tensor]] = {0: {name: x.detach().clone() for name, x in model.state_dict().items()}}
+
+    def save(state: State) -> None:
+        kept[state.step] = {name: x.detach().clone() for name, x in model.state_dict().items()}
+
+    often = Period(Length.read("1 step"), Lengths(5, 16, Length.read("4 epochs")))
+    used = plan(trainable=freezing_phases(KNOWN.make("gradual(0.5)", "trainable"), model), save_every=often)
+    run(State.start(model, make_optimizer(model, Adam(0.01, weight_decay=0.1))), used, save=save)
+    first = {
+        layer: next(n for n in range(1, 21) if not torch.equal(kept[n][f"{layer}.weight"], kept[0][f"{layer}.weight"])) for layer in "135"
+    }
+    assert first == {"5": 1, "3": 6, "1": 11}, "20 steps: the head from the first, one more after 5 and after 10"
+
+
+def test_a_users_own_rule_may_have_phases() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Biases(Trainable):
+        def __call__(self, model: nn.Module) -> set[str]:
+            return {"1.bias"}
+
+        def phases(self, model: nn.Module) -> list[tuple[float, set[str]]]:
+            return [(0.0, self(model)), (0.25, {"1.bias", "3.bias"})]
+
+    phases = freezing_phases(Biases(), net())
+    assert [(phase.start, set(phase.trainable)) for phase in phases] == [(0.0, {"1.bias"}), (0.25, {"1.bias", "3.bias"})]
+
+
+@pytest.mark.parametrize(("text", "moves"), [("all", True), ("all(statistics=all_fixed)", False), ("last(2, statistics=all_fixed)", False)])
+def test_norms_that_learn_keep_their_statistics_when_asked(text: str, moves: bool) -> None:
+    """Their scale and shift learn all the same, and they normalize by the running statistics: equal to an affine layer, in float64."""
+    model = normed().double().eval()
+    with torch.no_grad():
+        model[2].running_mean += torch.arange(8) / 10  # type: ignore[index, operator, union-attr]
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    phases = freezing_phases(KNOWN.make(text, "trainable"), model)
+    assert [set(phase.fixed) for phase in phases] == ([] if moves else [{"2"}])
+    model.train()
+    set_trainable(model, phases, 0.0)
+    assert model[2].training is moves and model[4].training, "noise stays at work"  # type: ignore[index]
+    x = torch.randn(7, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    mean, var = (before[f"2.{name}"].numpy() for name in ("running_mean", "running_var"))
+    expected = (x.numpy() - mean) / np.sqrt(var + 1e-5) * before["2.weight"].numpy() + before["2.bias"].numpy()
+    assert np.allclose(copy.deepcopy(model)[2](x).detach().numpy(), expected, atol=1e-12) is not moves  # type: ignore[index]
+    model.float()
+    used = plan(every="5 steps", trainable=phases, evaluate=lambda model: {"score": 0.0})
+    run(State.start(model, torch.optim.SGD(model.parameters(), lr=0.1)), used)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(model.state_dict()[f"2.{name}"], before[f"2.{name}"].to(model.state_dict()[f"2.{name}"].dtype)) is not moves
+    assert not torch.equal(model.state_dict()["2.weight"], before["2.weight"].float())
+    assert not torch.equal(model.state_dict()["2.bias"], before["2.bias"].float())
+
+
+def test_an_average_does_not_recompute_fixed_statistics() -> None:
+    model = normed()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    used = freezing_phases(KNOWN.make("all(statistics=all_fixed)", "trainable"), model)
+    state = State.start(model, torch.optim.SGD(model.parameters(), lr=0.1), Ema(0.5))
+    run(state, plan(trainable=used, average=Ema(0.5)))
+    assert state.average is not None
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(state.average.state_dict()[f"2.{name}"], before[f"2.{name}"])
+    assert not torch.equal(state.average.state_dict()["2.weight"], before["2.weight"])
 
 
 def test_an_evaluation_on_the_way_does_not_wake_frozen_statistics() -> None:
@@ -231,7 +323,7 @@ def test_the_recipe_s_fields_reach_the_run(photos: Path, tmp_path: Path) -> None
     said = train(photos, tmp_path / "run", **words, schedule="sgdr(2)", budget="4 epochs")
     assert said.code == 0, said
     recipe = (tmp_path / "run" / "recipe.toml").read_text()
-    for word in ("head(0.5, statistics='fixed') | all(1.0)", "backbone(0.1)", "plateau(0.1, patience=1"):
+    for word in ("head(0.5, statistics='fixed') | all(1.0, statistics='moving')", "backbone(0.1)", "plateau(0.1, patience=1"):
         assert word in recipe
     updates = [row["update_ratio"] for row in Run(tmp_path / "run").log("train") if "update_ratio" in row]
     assert updates[0]["stem.conv.weight"] == 0 < updates[0]["head.weight"]
@@ -241,7 +333,13 @@ TEXTS = {
     "schedule": [f"warmup(0.2) | {name}" for name in KNOWN.kinds["schedule"]],
     "average": [*KNOWN.kinds["average"], "swa(0.0, every=0.1)"],
     "plateau": ["none", "plateau(0.5, patience=1)"],
-    "trainable": ["head(0.3) | last(1, length=0.3) | all", "head", "head(0.3, statistics=moving) | all"],
+    "trainable": [
+        "head(0.3) | last(1, length=0.3) | all",
+        "head",
+        "head(0.3, statistics=moving) | all",
+        "head(0.2) | gradual(0.6)",
+        "all(statistics=all_fixed)",
+    ],
     "rates": ["layer_decay", "backbone", "by_stage(('1',), (0.5,))"],
 }
 
@@ -268,7 +366,7 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     state = State.start(model, optimizer, average)
     used = plan(
         every="2 steps", schedule=schedule, average=average, parts={"plateau": made["plateau"]},
-        trainable=freezing_phases(made["trainable"], model),
+        trainable=freezing_phases(made["trainable"], model), start=normed(seed=5).state_dict(),
         evaluate=lambda model: {"score": scores[len(state.history)], "seen": checksum(model)},
     )  # fmt: skip
     return state, used

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from goodfit.core.catalog import Catalog
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import Training, build
@@ -9,5 +11,5 @@ from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
 
 
-def build_training(recipe: Recipe, data: Dataset, catalog: Catalog | None = None) -> Training:
-    return build(recipe, make_parts(recipe, catalog or load_catalog(recipe.use)), data)
+def build_training(recipe: Recipe, data: Dataset, catalog: Catalog | None = None, pretrained: nn.Module | None = None) -> Training:
+    return build(recipe, make_parts(recipe, catalog or load_catalog(recipe.use)), data, pretrained)

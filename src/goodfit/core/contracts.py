@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -106,6 +106,10 @@ class Penalty(Part):
 
     @abstractmethod
     def __call__(self, model: nn.Module) -> Tensor: ...
+
+    def with_start(self, start: Mapping[str, Tensor]) -> Self:
+        """The same penalty, knowing the pretrained weights that training starts from, by name; called once, when training is built."""
+        return self
 
 
 class Optimizer(Part):
@@ -209,12 +213,20 @@ class Pool(Part):
 
 
 class Average(Part):
-    """(weights in it so far, t) -> the share of itself the running average of the weights keeps at this step; 0 starts it anew."""
+    """(weights in it so far, t at the step's start) -> the share of itself the running average of the weights keeps at this step.
+
+    0 starts it anew. One that `keeps_start` keeps that share of the pretrained weights that training started from, not of itself.
+    """
 
     kind: ClassVar[str] = "average"
+    keeps_start: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, updates: int, t: float) -> float: ...
+
+    def is_due(self, last: float, t: float) -> bool:
+        """Whether the weights at progress t come into the average, when those at progress `last` were the last to."""
+        return True
 
 
 class StopRule(Part):
@@ -246,6 +258,10 @@ class Trainable(Part):
 
     @abstractmethod
     def __call__(self, model: nn.Module) -> set[str]: ...
+
+    def phases(self, model: nn.Module) -> list[tuple[float, set[str]]]:
+        """What learns when: pairs of a share of the budget, counted from the part's own start, and the names that learn from there on."""
+        return [(0.0, self(model))]
 
 
 class Rates(Part):

@@ -108,8 +108,10 @@ def loss_subject(loss: Loss, classes: int, batch: int = 6, seed: int = 0) -> Sub
 
 
 def penalty_subject(penalties: Iterable[Penalty], model: nn.Module) -> Subject:
-    """The sum of penalties on a model: checks its parameters."""
-    model, terms = model.double(), tuple(penalties)
+    """The sum of penalties on a model: checks its parameters. Pretrained, where a penalty asks, is all but the last layer."""
+    model = model.double()
+    start = {name: x / 2 for name, x in list(model.state_dict().items())[:-2]}  # all but the weight and bias of the last
+    terms = [penalty.with_start(start) if isinstance(penalty, Penalty) else penalty for penalty in penalties]
     return Subject(dict(model.named_parameters()), lambda: [torch.stack([term(model) for term in terms]).sum()])
 
 

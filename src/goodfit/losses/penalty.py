@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,8 @@ from goodfit.core.words import list_some
 Layers = str | tuple[str, ...]  # prefixes of weights' names, "head" or ("stem", "stage1"); empty: all
 
 
-def select_weights(model: nn.Module, layers: Layers = ()) -> list[Tensor]:
-    """Return the weights of a model that belong to these layers (or to modules inside them): never biases, never norms.
+def select_weights(model: nn.Module, layers: Layers = ()) -> dict[str, Tensor]:
+    """Return the weights of a model, by name, that belong to these layers (or to modules inside them): never biases, never norms.
 
     Raises:
         UsageError: a layer has no weights; the message lists those that have.
@@ -27,18 +29,18 @@ def select_weights(model: nn.Module, layers: Layers = ()) -> list[Tensor]:
     for layer in prefixes:
         if not any(_belongs_to(name, layer) for name in named):
             raise UsageError(f'Expected layers with weights for a penalty, received "{layer}". There is: {list_some(list(named), 12)}.')
-    return [w for name, w in named.items() if not prefixes or any(_belongs_to(name, layer) for layer in prefixes)]
+    return {name: w for name, w in named.items() if not prefixes or any(_belongs_to(name, layer) for layer in prefixes)}
 
 
 def _belongs_to(name: str, layer: str) -> bool:
     return f"{name}.".startswith(f"{layer}.")
 
 
-def _sum_squares(weights: list[Tensor]) -> Tensor:
+def _sum_squares(weights: Iterable[Tensor]) -> Tensor:
     return torch.stack([w.square().sum() for w in weights]).sum()
 
 
-def _sum_absolutes(weights: list[Tensor]) -> Tensor:
+def _sum_absolutes(weights: Iterable[Tensor]) -> Tensor:
     return torch.stack([w.abs().sum() for w in weights]).sum()
 
 
@@ -56,7 +58,7 @@ class L2(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        return self.strength * _sum_squares(select_weights(model, self.layers))
+        return self.strength * _sum_squares(select_weights(model, self.layers).values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class L1(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        return self.strength * _sum_absolutes(select_weights(model, self.layers))
+        return self.strength * _sum_absolutes(select_weights(model, self.layers).values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,5 +93,36 @@ class ElasticNet(Penalty):
     layers: Layers = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
-        weights = select_weights(model, self.layers)
+        weights = select_weights(model, self.layers).values()
         return self.strength * (self.beta * _sum_squares(weights) + _sum_absolutes(weights))
+
+
+@dataclasses.dataclass(frozen=True)
+class L2Sp(Penalty):
+    """alpha / 2 times the squared distance of the pretrained weights from their start, plus beta / 2 times the sum of the squared new ones.
+
+    New are the weights of the head, even where the classes are those of the source. It needs pretrained weights (--from).
+
+    Helps: fine-tuning on few images: what was learned before is pulled back to where it was, not to zero.
+    Hurts: images far from those of the pretraining; together with weight decay, which pulls the same weights to zero.
+    Cost: one pass over the weights, and one more copy of them.
+    Source: Li, Grandvalet & Davoine 2018 (explicit inductive bias for transfer learning).
+    """
+
+    alpha: NonNegative = 0.01
+    beta: NonNegative = 0.01
+    layers: Layers = ()
+    _start: Mapping[str, Tensor] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def with_start(self, start: Mapping[str, Tensor]) -> Self:
+        return dataclasses.replace(self, _start=start)
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        if self._start is None:
+            raise UsageError("l2_sp: expected pretrained weights to stay near to, received none: give --from, or choose the penalty l2.")
+        terms = []
+        for name, w in select_weights(model, self.layers).items():
+            is_pretrained = name in self._start
+            distance = w - self._start[name] if is_pretrained else w
+            terms.append((self.alpha if is_pretrained else self.beta) / 2 * distance.square().sum())
+        return torch.stack(terms).sum()

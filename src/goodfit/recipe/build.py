@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import MASK64, fold
-from goodfit.core.contracts import Sampler
+from goodfit.core.contracts import Penalty, Sampler
 from goodfit.core.device import memory_format, seed_noise, select_device
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import has_parameters
@@ -22,6 +22,7 @@ from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.class_weights import with_class_weights
+from goodfit.models.weights.surgery import find_heads
 from goodfit.optim.groups import make_optimizer, record_peak_rates
 from goodfit.recipe.early_crops import crop_early
 from goodfit.recipe.full_batch import check_full_batch, check_inactive_parts
@@ -56,7 +57,7 @@ class Training:
 def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: nn.Module | None = None) -> Training:
     """Build the training of a resolved recipe (nothing "auto") whose parts by seat are `parts`.
 
-    `pretrained` is the model with the weights that training starts from, where those are not random.
+    It starts from the model `pretrained`, which it trains in place, or else from the recipe's model with random weights.
 
     Raises:
         UsageError: a part or setting does not go with the data or with another part.
@@ -74,14 +75,13 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
     bound: dict[str, Any] = {seat: part.bind(facts) for seat, part in parts.items()}
     model = make_initial_model(recipe, bound["model"], data, device) if pretrained is None else pretrained
     model = model.to(device, memory_format=memory_format(recipe.layout))  # type: ignore[call-overload]
+    start = None if pretrained is None else {name: x.detach().clone() for name, x in model.state_dict().items()}
     warnings = (*check_full_batch(recipe, bound, model, images), *check_inactive_parts(bound["augment"], facts.channels))
     if pretrained is None and isinstance(init := getattr(bound["model"], "init", None), DataInit):
         calibrate_init(init, model, init_images(data, device))
     notes = memorize_images(bound["model"], model, data)
     evaluator, schedule = RowEvaluator(data, bound["loss"], device), compose(bound["schedule"])
-    penalties: Any = pipe_parts(bound["penalty"])
-    for penalty in penalties:
-        penalty(model)  # one on layers that do not exist is refused now
+    penalties = bind_penalties(bound["penalty"], model, start)
     plan = Plan(
         loss=with_class_weights(bound["loss"], recipe.class_weights, facts),  # type: ignore[arg-type]
         lengths=lengths,
@@ -100,9 +100,9 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         evaluate_every=Period(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Period(Length.read(recipe.save_every, "length"), lengths),
         snapshots=snapshot_points(recipe.snapshots, schedule.cycle_ends()),
-        start=None if pretrained is None else {name: x.detach().clone() for name, x in model.state_dict().items()},
         evaluated_images=evaluated_images(data),
         parts=bound,
+        start=start,
     )
     check_loss(bound["loss"], len(data.classes))
     optimizer = build_optimizer(bound["optimizer"], model, bound["rates"](model) if "rates" in bound else {})
@@ -116,6 +116,22 @@ def make_initial_model(recipe: Recipe, part: Any, data: Dataset, device: torch.d
     """Make the network with the random weights of the recipe's seed, on a device."""
     seed_noise(fold(recipe.seed & MASK64, "init") >> 1, torch.device("cpu"))
     return make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size).to(device)
+
+
+def bind_penalties(pipe: Part, model: nn.Module, start: Mapping[str, Tensor] | None) -> tuple[Penalty, ...]:
+    """Give the penalties of a pipe the pretrained weights that training starts from, all but those of the heads, and try each on the model.
+
+    Raises:
+        UsageError: a penalty is on layers that do not exist, or on pretrained weights where there are none.
+    """
+    penalties: Any = pipe_parts(pipe)
+    if start is not None:
+        heads = find_heads(model)
+        known = {name: x for name, x in start.items() if name.rpartition(".")[0] not in heads}
+        penalties = tuple(penalty.with_start(known) if isinstance(penalty, Penalty) else penalty for penalty in penalties)
+    for penalty in penalties:
+        penalty(model)
+    return penalties  # type: ignore[no-any-return]
 
 
 def build_optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> torch.optim.Optimizer:

@@ -75,16 +75,17 @@ class Recipe:
     class_weights: str | tuple[Positive, ...] = option(
         'How much each class counts in the mean loss: none, balanced, "cat=2, dog=0.5" (the others 1), or a number for each class.', "none"
     )
-    penalty: str | Part = option("Penalties on the weights, added to the loss.", "none")
+    penalty: str | Part = option("Penalties on the weights, added to the loss: none, l1, l2, elastic_net, or l2_sp beside --from.", "none")
     optimizer: str | Part = option("How the weights move; its lr is the peak rate.", AUTO)
     schedule: str | Part = option("The learning rate over the budget, as a factor of the peak.", AUTO)
     plateau: str | Part = option("What lowers the rate further when validation stops improving: none or plateau.", "none")
-    average: str | Part = option("Running average of the weights: none, ema, polyak or swa.", "none")
+    average: str | Part = option("Running average of the weights: none, ema, polyak, swa, or wise beside --from.", "none")
     snapshots: Natural | Literal["all"] = option(
         "Keep the weights at the lowest rate of so many of the schedule's last cycles, or of all, for goodfit ensemble.", 0
     )
     trainable: str | Part = option(
-        "What learns: all, head, last(2), or one after the other as in head(0.2) | all; auto is all, of --from what the time allows.", AUTO
+        "What learns: all, head, last(2), gradual, or in turn as in head(0.2) | all; auto is all, of --from what the time allows.", AUTO
+        AUTO,
     )
     rates: str | Part = option("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
     budget: str = option('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)

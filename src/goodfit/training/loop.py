@@ -54,7 +54,7 @@ def fit(
         objective, readings = train_step(state, batch, plan, t, lr_factor, watch)
         clock.end_work()
         clock.update_reserve(len(batch))
-        if update_average(state, plan.average, t, plan.t(state)):
+        if update_average(state, plan, t):
             clock.end_work()
 
         # what to log

@@ -115,6 +115,10 @@ class Plan:
     last_good: Callable[[State], Mapping[str, Tensor]] | None = None
     parts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if getattr(self.average, "keeps_start", False) and self.start is None:
+            raise UsageError(f'"{self.average}" averages with pretrained weights, and there are none: give --from, or another average.')
+
     @staticmethod
     def of(
         data: Dataset, loader: Loader, budget: str, loss: Loss = SOFTMAX, augment: Part = NO_AUGMENTATION, schedule: Part = CONSTANT

@@ -36,7 +36,7 @@ class NormRecalibrator:
     """Recomputes the batch statistics of averaged weights, from the training images of a run as its last steps saw them."""
 
     def __init__(self, run: Run, recipe: Recipe, data: Dataset, device: torch.device) -> None:
-        recipe = recipe.but(device=str(device), snapshots=0)
+        recipe = recipe.but(device=str(device), snapshots=0, average="none", penalty="none")
         self.training = build(recipe, make_parts(recipe, load_catalog(part_files(run))), data)
 
     def recalibrate(self, model: nn.Module) -> None:

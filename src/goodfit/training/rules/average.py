@@ -86,12 +86,36 @@ class Swa(SpanSettings, Average):
         return dataclasses.replace(self, _points=tuple(point for point in points if point >= self.start - T_TOLERANCE))
 
     def __call__(self, updates: int, t: float) -> float:
-        """At one of its points: a plain mean."""
-        return 0.0 if self.points_reached(t) <= 1 else updates / (updates + 1)
+        """The last weights alone until a point has come, then a plain mean."""
+        return 0.0 if self.points_reached(t) == 0 else updates / (updates + 1)
+
+    def is_due(self, last: float, t: float) -> bool:
+        """At each of its points; before the first at each step, so that until then the average is the model itself."""
+        return not 0 < self.points_reached(last) == self.points_reached(t)
 
     def points_reached(self, t: float) -> int:
         """How many of its points have come by progress t."""
         return sum(point <= t + T_TOLERANCE for point in self._points)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wise(Average):
+    """The weights on the line from the pretrained ones to the current ones: (1 - alpha) times the start plus alpha times the current.
+
+    Training itself goes on from the current weights. It needs pretrained weights (--from).
+
+    Helps: fine-tuning: between start and end the model is often better than at either on images unlike those it is trained on, and hardly
+        worse on the others.
+    Hurts: with a new head, which is mixed with its random start; after long training at high rates, when the loss rises along the line.
+    Cost: two more copies of the weights, and a pass over them a step.
+    Source: Wortsman et al. 2022 (WiSE-FT, robust fine-tuning of zero-shot models).
+    """
+
+    keeps_start = True
+    alpha: Share = 0.5
+
+    def __call__(self, updates: int, t: float) -> float:
+        return 1 - self.alpha
 
 
 def bind_cycles(average: Average, ends: tuple[float, ...]) -> Average | None:

@@ -13,20 +13,26 @@ from goodfit.core.settings import Natural
 from goodfit.models.weights.stages import Stage, find_head, find_stages
 from goodfit.schedules.span import Span, SpanSettings
 
-Statistics = Literal["fixed", "moving"]
+# What the batch statistics of norms do: those of frozen layers stay fixed, all move with the data, or all stay fixed.
+Statistics = Literal["fixed", "moving", "all_fixed"]
 
 
 @dataclasses.dataclass(frozen=True)
 class All(SpanSettings, Trainable):
     """Every parameter learns.
 
-    Helps: training from scratch; the end of a transfer, after the head has settled.
-    Hurts: few images on a pretrained net, whose features are soon overwritten.
-    Cost: none.
-    Source: -
+    With `statistics="all_fixed"` batch norms keep the running statistics they start with, in training too; their scale and shift learn.
+
+    Helps: training from scratch; the end of a transfer, after the head has settled. Fixed statistics: fine-tuning with small batches, whose
+        own statistics are noise.
+    Hurts: few images on a pretrained net, whose features are soon overwritten. Fixed statistics: images far from those of the
+        pretraining; from scratch they normalize nothing.
+    Cost: none; fixed statistics save a pass over the maps.
+    Source: fixed statistics: He et al. 2016 (ResNet, fine-tuned for detection with the batch norms of ImageNet).
     """
 
     length: Span = 1.0
+    statistics: Statistics = "moving"
 
     def __call__(self, model: nn.Module) -> set[str]:
         return {name for name, _ in model.named_parameters()}
@@ -36,7 +42,8 @@ class All(SpanSettings, Trainable):
 class Head(SpanSettings, Trainable):
     """Only the head (the last linear layer) learns, for `length` of the budget: as in head(0.2) | all.
 
-    `statistics` says whether the batch statistics of the frozen layers stay fixed or keep moving with the data.
+    `statistics` says whether the batch statistics of the frozen layers stay fixed or keep moving with the data; with "all_fixed" those of
+    the layers that learn stay fixed too.
 
     Helps: few images on a pretrained net; a fresh head before the rest joins in.
     Hurts: images far from those of the pretraining, for which the features themselves must change.
@@ -93,6 +100,31 @@ class Since(SpanSettings, Trainable):
         if self.stage not in names:
             raise UsageError(unknown_name("stage", self.stage, names))
         return parameters_of(model, [*module_names(all_stages[names.index(self.stage) :]), find_head(model)[0]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradual(SpanSettings, Trainable):
+    """The head learns first; then one stage more joins in at equal steps, the last first, until after `length` of the budget all learn.
+
+    Helps: fine-tuning on few images: a layer moves only once those after it have settled, so less of what it knows is lost.
+    Hurts: long budgets on many images, where it delays the early layers for nothing.
+    Cost: less than that of all: nothing is computed backward below the stages that learn.
+    Source: Howard & Ruder 2018 (ULMFiT, gradual unfreezing).
+    """
+
+    length: Span = 0.5
+    statistics: Statistics = "fixed"
+
+    def __call__(self, model: nn.Module) -> set[str]:
+        """All names, for in the end every parameter learns."""
+        return {name for name, _ in model.named_parameters()}
+
+    def phases(self, model: nn.Module) -> list[tuple[float, set[str]]]:
+        all_stages, head = find_stages(model), find_head(model)[0]
+        n = len(all_stages)
+        starts = [self.share * k / n for k in range(n)]
+        growing = [parameters_of(model, [*module_names(all_stages[n - k :]), head]) for k in range(n)]
+        return [*zip(starts, growing, strict=True), (self.share if n else 0.0, self(model))]
 
 
 def module_names(stages: list[Stage]) -> list[str]:
