@@ -84,7 +84,7 @@ class Recipe:
         "Keep the weights at the lowest rate of so many of the schedule's last cycles, or of all, for goodfit ensemble.", 0
     )
     trainable: str | Part = option(
-        "What learns: all, head, last(2), gradual, or in turn as in head(0.2) | all; auto is all, of --from what the time allows.", AUTO
+        "What learns: all, head, last(2), gradual, or in turn as in head(0.2) | all; auto is all, of --from what the time allows.",
         AUTO,
     )
     rates: str | Part = option("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
