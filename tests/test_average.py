@@ -75,6 +75,23 @@ def test_swa_takes_the_schedules_cycles_else_its_own(schedule: str, points: list
     )
 
 
+def test_swa_with_several_points_in_one_step_takes_its_weights_once() -> None:
+    """Four steps, points at every 0.05 from 0.3 on: the mean of the weights after steps 2, 3 and 4, not of those after step 1."""
+    kept: list[Tensor] = []
+    average = bind_cycles(Swa(start=0.3, every=0.05), ())
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(18, 3))
+    state = state_of(model, average)
+
+    def evaluate(judged: nn.Module) -> dict[str, Any]:
+        kept.append(model[1].weight.detach().double().clone())
+        return {"score": 0.0}
+
+    run(state, plan("4 steps", every="1 step", average=average, evaluate=evaluate))
+    assert state.average is not None
+    assert torch.allclose(state.average[1].weight.double(), torch.stack(kept[1:]).mean(0), atol=1e-6)  # type: ignore[index]
+
+
 def test_swa_without_cycles_or_places() -> None:
     with pytest.raises(UsageError, match="every to be a length above 0"):
         bind_cycles(Swa(every=0.0), ())

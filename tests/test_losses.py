@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -20,7 +21,7 @@ from goodfit.losses.binary import Binary
 from goodfit.losses.class_weights import WeightedLoss, compute_class_weights, with_class_weights
 from goodfit.losses.kl import Kl
 from goodfit.losses.mse import Mse
-from goodfit.losses.penalty import L1, L2, ElasticNet, L2Sp
+from goodfit.losses.penalty import L1, L2, ElasticNet, L2Sp, StartPenalty
 from goodfit.losses.softmax import Softmax
 from goodfit.losses.svm import Svm
 from goodfit.optim.first_order import Sgd
@@ -231,10 +232,16 @@ def test_gradient_of_l2_is_twice_strength_times_the_weight() -> None:
     assert model[0].bias.grad is None and model[1].weight.grad is None and model[2].weight.grad is None
 
 
+def penalty_of(name: str, start: dict[str, Tensor], layers: Any = ()) -> Any:
+    """The penalty of a name, with the weights of its start where it needs them."""
+    cls: Any = CATALOG.kinds["penalty"][name]
+    part = cls(layers=layers)
+    return part.with_start(start) if isinstance(part, StartPenalty) else part
+
+
 @pytest.mark.parametrize("name", CATALOG.kinds["penalty"])
 def test_penalty_is_a_scalar_that_counts_only_weights(name: str) -> None:
-    cls: Any = CATALOG.kinds["penalty"][name]
-    penalty = cls().with_start({"0.weight": torch.zeros(1, 4), "0.bias": torch.zeros(1)})
+    penalty = penalty_of(name, {"0.weight": torch.zeros(1, 4), "0.bias": torch.zeros(1)})
     assert penalty(with_weights([0.0] * 4)).item() == 0
     value = penalty(with_weights([1.0] * 4))
     assert value.shape == () and value.item() > 0
@@ -253,11 +260,7 @@ def three_layers() -> nn.Module:
 @pytest.mark.parametrize("name", CATALOG.kinds["penalty"])
 def test_penalties_on_chosen_layers(name: str) -> None:
     model = three_layers()
-
-    def cls(**settings: Any) -> Any:
-        part: Any = CATALOG.kinds["penalty"][name]
-        return part(**settings).with_start({"stem.weight": torch.ones(4, 3, 3, 3).double()})
-
+    cls = functools.partial(penalty_of, name, {"stem.weight": torch.ones(4, 3, 3, 3).double()})
     alone = {layer: cls(layers=layer)(model).item() for layer in ("stem", "stage1", "stage10", "head")}
     assert cls()(model).item() == pytest.approx(sum(alone.values()))
     assert cls(layers=("stem", "head"))(model).item() == pytest.approx(alone["stem"] + alone["head"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -106,10 +106,6 @@ class Penalty(Part):
 
     @abstractmethod
     def __call__(self, model: nn.Module) -> Tensor: ...
-
-    def with_start(self, start: Mapping[str, Tensor]) -> Self:
-        """The same penalty, knowing the pretrained weights that training starts from, by name; called once, when training is built."""
-        return self
 
 
 class Optimizer(Part):
@@ -213,13 +209,10 @@ class Pool(Part):
 
 
 class Average(Part):
-    """(weights in it so far, t at the step's start) -> the share of itself the running average of the weights keeps at this step.
-
-    0 starts it anew. One that `keeps_start` keeps that share of the pretrained weights that training started from, not of itself.
-    """
+    """(weights in it so far, t) -> the share of itself the running average of the weights keeps at this step; 0 starts it anew."""
 
     kind: ClassVar[str] = "average"
-    keeps_start: ClassVar[bool] = False
+    keeps_start: ClassVar[bool] = False  # whether it keeps that share of the pretrained weights training started from, not of itself
 
     @abstractmethod
     def __call__(self, updates: int, t: float) -> float: ...

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Loss, Penalty, split_outputs
 from goodfit.core.device import seed_noise
 from goodfit.core.errors import GoodfitError, UsageError, first_line
+from goodfit.losses.penalty import StartPenalty
 from goodfit.terminal.tables import format_table
 from goodfit.training.gradient import restore_buffers
 
@@ -111,7 +112,7 @@ def penalty_subject(penalties: Iterable[Penalty], model: nn.Module) -> Subject:
     """The sum of penalties on a model: checks its parameters. Pretrained, where a penalty asks, is all but the last layer."""
     model = model.double()
     start = {name: x / 2 for name, x in list(model.state_dict().items())[:-2]}  # all but the weight and bias of the last
-    terms = [penalty.with_start(start) if isinstance(penalty, Penalty) else penalty for penalty in penalties]
+    terms = [penalty.with_start(start) if isinstance(penalty, StartPenalty) else penalty for penalty in penalties]
     return Subject(dict(model.named_parameters()), lambda: [torch.stack([term(model) for term in terms]).sum()])
 
 

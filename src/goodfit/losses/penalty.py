@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Self
 
@@ -97,8 +98,16 @@ class ElasticNet(Penalty):
         return self.strength * (self.beta * _sum_squares(weights) + _sum_absolutes(weights))
 
 
+class StartPenalty(Penalty):
+    """A penalty that needs the pretrained weights that training starts from; build gives them to it."""
+
+    @abstractmethod
+    def with_start(self, start: Mapping[str, Tensor]) -> Self:
+        """The same penalty, knowing the pretrained weights by name, without those that are new."""
+
+
 @dataclasses.dataclass(frozen=True)
-class L2Sp(Penalty):
+class L2Sp(StartPenalty):
     """alpha / 2 times the squared distance of the pretrained weights from their start, plus beta / 2 times the sum of the squared new ones.
 
     New are the weights of the head, even where the classes are those of the source. It needs pretrained weights (--from).

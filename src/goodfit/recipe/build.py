@@ -22,6 +22,7 @@ from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.class_weights import with_class_weights
+from goodfit.losses.penalty import StartPenalty
 from goodfit.models.weights.surgery import find_heads
 from goodfit.optim.groups import make_optimizer, record_peak_rates
 from goodfit.recipe.early_crops import crop_early
@@ -128,7 +129,7 @@ def bind_penalties(pipe: Part, model: nn.Module, start: Mapping[str, Tensor] | N
     if start is not None:
         heads = find_heads(model)
         known = {name: x for name, x in start.items() if name.rpartition(".")[0] not in heads}
-        penalties = tuple(penalty.with_start(known) if isinstance(penalty, Penalty) else penalty for penalty in penalties)
+        penalties = tuple(penalty.with_start(known) if isinstance(penalty, StartPenalty) else penalty for penalty in penalties)
     for penalty in penalties:
         penalty(model)
     return penalties  # type: ignore[no-any-return]
