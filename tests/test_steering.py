@@ -358,7 +358,7 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
         kind: text,
     }
     made: dict[str, Any] = {kind: KNOWN.make(text, kind) for kind, text in parts.items()}
-    model, scores = normed(), [0.1, 0.4, 0.3, 0.5, 0.4, 0.3, 0.6, 0.5, 0.4, 0.3]
+    model, scores = normed(), [0.2, 0.1, 0.4, 0.3, 0.5, 0.4, 0.3, 0.6, 0.5, 0.4, 0.3]
     schedule = compose(made["schedule"])
     average = bind_cycles(made["average"], schedule.cycle_ends())
     optimizer = make_optimizer(model, Sgd(0.1), made["rates"](model))

@@ -105,7 +105,7 @@ def test_the_account_of_a_transfer(source: Path, headed: Path) -> None:
     assert taken["tensors"]["anew"] == dict.fromkeys(("head.weight", "head.bias"), "newly initialized for 3 classes")
     names = {name for name in tensors(source) if not name.endswith("num_batches_tracked")}
     assert set(taken["tensors"]["taken"]) == names - {"head.weight", "head.bias"}
-    assert {"model", "size", "mean", "std", "rates"} <= {choice["field"] for choice in about["choices"]}
+    assert {"model", "size", "mean", "std", "head_init"} <= {choice["field"] for choice in about["choices"]}
     assert "source" not in Run(source).read("about.json")
 
 
@@ -114,7 +114,8 @@ def test_it_is_said(source: Path, others: Path, tmp_path: Path) -> None:
     for line in (
         "model = convnet(4)  (the model that its weights are of",
         "size = 16  (the size that its weights were trained at",
-        "rates = backbone(0.1)  (what is pretrained below the head moves at a tenth of the rate",
+        "head_init = probe  (a new head starts as the linear probe of its input",
+        "the head starts as a linear probe of 48 training images",
         f"{source}: 25 of 27 tensors copied unchanged",
         "head.weight, head.bias newly initialized for 3 classes",
     ):
@@ -144,11 +145,12 @@ def test_what_has_learned_moves_at_a_tenth(source: Path, others: Path, photos: P
         names = {id(p): name for name, p in state.model.named_parameters()}
         return prepared.recipe, {names[id(p)]: group["peak"] for group in state.optimizer.param_groups for p in group["params"]}
 
-    recipe, found = peaks(source=str(source), optimizer="sgd(0.2)")
+    recipe, found = peaks(source=str(source), optimizer="sgd(0.2)", head_init="random")
     assert str(recipe.rates) == "backbone(0.1)"
     for name, peak in found.items():
         assert peak == pytest.approx(0.2 if name.startswith("head.") else 0.02), name
-    assert set(peaks(source=str(source), optimizer="sgd(0.2)", rates="none")[1].values()) == {0.2}
+    assert set(peaks(source=str(source), optimizer="sgd(0.2)", head_init="random", rates="none")[1].values()) == {0.2}
+    assert set(peaks(source=str(source), optimizer="sgd(0.2)")[1].values()) == {0.2}, "a head that is a probe has learned too"
     recipe, found = peaks(model="convnet(4)", size=16, optimizer="sgd(0.2)")
     assert (recipe.rates, set(found.values()), recipe.mean, recipe.std) == ("none", {0.2}, "data", "data")
     recipe, _ = peaks(source=str(source), optimizer="lbfgs", noise="allow")

@@ -1,4 +1,4 @@
-"""The defaults of a training from pretrained weights, on a net that is pretrained here: never worse than its probe, no jump at the start."""
+"""The defaults of a training from pretrained weights, on a net that is pretrained here: never worse than its probe, no jump at first."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def gratings(file: Path, angles: tuple[float, ...], frequency: float, each: int,
     y, x = np.mgrid[0:16, 0:16] / 16.0
     labels = np.repeat(np.arange(len(angles)), each)
     phases, colors = rng.uniform(0, 2 * np.pi, len(labels)), rng.uniform(0.3, 1, (len(labels), 1, 1, 3))
-    waves = [np.sin(2 * np.pi * frequency * (x * np.cos(angles[k]) + y * np.sin(angles[k])) + p) for k, p in zip(labels, phases, strict=True)]
+    waves = [
+        np.sin(2 * np.pi * frequency * (x * np.cos(angles[k]) + y * np.sin(angles[k])) + p) for k, p in zip(labels, phases, strict=True)
+    ]
     images = np.stack(waves)[..., None] * colors + noise * rng.normal(size=(len(labels), 16, 16, 3))
     np.savez(file, images=(np.clip(images * 60 + 128, 0, 255)).astype(np.uint8), labels=labels)
     return file
@@ -51,7 +53,9 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four other directions of finer stripes."""
-    return gratings(tmp_path_factory.mktemp("fine") / "fine.npz", tuple(np.pi * (k + 0.5) / 4 for k in range(4)), 3.0, 50, seed=1, noise=1.0)
+    return gratings(
+        tmp_path_factory.mktemp("fine") / "fine.npz", tuple(np.pi * (k + 0.5) / 4 for k in range(4)), 3.0, 50, seed=1, noise=2.5
+    )
 
 
 def prepared(data: Path, pretrained: Path, **changes: Any) -> Prepared:
@@ -105,7 +109,7 @@ def test_a_rate_that_is_far_too_high_is_noticed(data: Path, pretrained: Path, tm
     out = tmp_path / "run"
     options = {"threads": "1", "precision": "fp32", "layout": "contiguous", "pieces": "1", "device": "cpu", "batch-size": "16"}
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    done = goodfit("train", data, "--from", pretrained, "--out", out, "--optimizer", "sgd(5, momentum=0.9)", "--epochs", "10", *words)
+    done = goodfit("train", data, "--from", pretrained, "--out", out, "--optimizer", "sgd(0.3, momentum=0.9)", "--epochs", "10", *words)
     assert done.code == 0, done
     log, scores = Run(out).log(), Run(out).read("scores.json")
     events = [row for row in log if row["kind"] == "event"]

@@ -33,7 +33,7 @@ from goodfit.recipe.recipe import Recipe, with_current_keys
 
 CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
 LOCK_FILE, START_FILE = ".lock", "start.safetensors"
-FORMER_DEFAULTS = {"trainable": "all(length=1.0)"}  # of version 0.1, where the default is "auto" by now
+FORMER_DEFAULTS = {"trainable": ("all", "all(1.0)")}  # of version 0.1, where the default is "auto" by now
 UNFINISHED_STATES = ("running", "interrupted", "terminated", "diverged", "failed")
 
 
@@ -179,7 +179,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 def asked_values(about: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the recipe that a run was asked for, as its about.json has them; those that it does not have are at their default."""
     asked = {**Recipe().plain(), **with_current_keys(about.get("asked", {}))}
-    return {key: "auto" if FORMER_DEFAULTS.get(key) == value else value for key, value in asked.items()}
+    return {key: "auto" if value in FORMER_DEFAULTS.get(key, ()) else value for key, value in asked.items()}
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:

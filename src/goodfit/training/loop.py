@@ -13,7 +13,7 @@ from goodfit.training.averaging import update_average
 from goodfit.training.batch_statistics import refresh_average
 from goodfit.training.finite import divergence_error
 from goodfit.training.metric_log import MetricLog
-from goodfit.training.rescue import rescue_if_worse
+from goodfit.training.rescue import go_back, rescue_if_worse
 from goodfit.training.snapshots import record_snapshot, snapshots_due
 from goodfit.training.state import Batches, Plan, State
 from goodfit.training.step import NO_WATCH, Watch, train_step
@@ -51,7 +51,11 @@ def fit(
 
         # one step: the optimizer calls the objective as often as it needs
         lr_factor = plan.schedule(t) * apply_manual_factor(state, log, manual_factor(state.step)) * state.reaction_factor
-        objective, readings = train_step(state, batch, plan, t, lr_factor, watch)
+        try:
+            objective, readings = train_step(state, batch, plan, t, lr_factor, watch)
+        except Diverged as error:
+            log.add_events(state.step, go_back(state, plan, error))
+            continue
         clock.end_work()
         clock.update_reserve(len(batch))
         if update_average(state, plan, t):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from goodfit.core.errors import Diverged
 from goodfit.training.state import Plan, State
 
 WINDOW = 10  # steps whose mean loss is compared with that of the start
@@ -29,14 +30,24 @@ def rescue_if_worse(state: State, plan: Plan, loss: Tensor) -> list[str]:
     mean = sum(losses) / WINDOW
     if mean <= MAX_FACTOR * state.start_loss + MAX_EXCESS:
         return []
+    return go_back(state, plan, Diverged(f"The training loss rose to {mean:.3g} from {state.start_loss:.3g} at the pretrained start."))
+
+
+def go_back(state: State, plan: Plan, error: Diverged) -> list[str]:
+    """Go back to the last good weights and a tenth of the rate, and return the sentence to log.
+
+    Raises:
+        Diverged: the `error`, where there is no pretrained start or training has gone back before.
+    """
+    if plan.start is None or state.rescue_factor < 1:
+        raise error
     weights = plan.last_good(state) if plan.last_good else plan.start
     state.model.load_state_dict(weights)
     if state.average is not None:
         state.average.load_state_dict(weights)
         state.average_updates = 0
     state.optimizer.state.clear()
+    state.recent_losses = []
     state.rescue_factor = RATE_FACTOR
-    return [
-        f"The training loss rose to {mean:.3g} from {state.start_loss:.3g} at the pretrained start: back to the last good weights, and the"
-        f" learning rate is multiplied by {RATE_FACTOR:g}."
-    ]
+    what = str(error).split(":")[0].rstrip(".")
+    return [f"{what}: back to the last good weights, and the learning rate is multiplied by {RATE_FACTOR:g}."]

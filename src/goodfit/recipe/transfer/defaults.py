@@ -57,8 +57,10 @@ def choose_source_size(chooser: Chooser, weights: Weights, headers: ImageHeaders
     is_free = not weights.has_fixed_size and weights.size[0] == weights.size[1]
     sides = [side for side in range(native, MIN_SIDE - 1, -SIZE_STEP) if side <= MAX_ENLARGEMENT * own or side - SIZE_STEP < MIN_SIDE]
     if chooser.recipe.device != "cpu" or not is_free or len(sides) < 2:
-        rule = f"the size that its weights were trained at{assumed}"
-        rule += ", and the only one that the model takes" if weights.has_fixed_size else ""
+        rule = "the size that its weights were trained at"
+        rule += (
+            ", and the only one that the model takes" if weights.has_fixed_size else f"{assumed}; --size sets another" if assumed else ""
+        )
         text: Any = native if weights.size[0] == weights.size[1] else "x".join(map(str, weights.size))
         chooser.choose("size", text, rule, evidence)
         return
@@ -96,6 +98,10 @@ def choose_for_source(chooser: Chooser, model: nn.Module, data: Dataset, left: f
         chooser.choose("trainable", "all", "a full-batch optimizer moves all weights as one vector", str(chooser.part("optimizer")))
         return
     choose_trainable(chooser, model, data, left)
+    if chooser.recipe.head_init == "random":
+        chooser.choose(
+            "rates", "backbone(0.1)", "what is pretrained below a random head moves at a tenth of its rate", "the head is random"
+        )
     batch = ADAM_BATCH if images >= 500 else max(4, min(32, images // 4))
     chooser.choose("batch_size", batch, "64; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
     choose_augment(chooser, data)
