@@ -93,7 +93,7 @@ def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None
     if not chooser.has_open_fields():
         return
     images = len(data.splits.train)
-    for field, value in (("trainable", "all"), ("rates", "none"), ("head_init", "random")):
+    for field, value in (("trainable", "all"), ("rates", "none"), ("head_init", "random"), ("cached_views", 0)):
         chooser.set(field, value)
     _choose_for_full_batch(chooser)
     _choose_model(chooser, data, spent)

@@ -47,7 +47,7 @@ class Training:
     """What `fit` takes, the evaluator of any rows of the data, and the notes and warnings for the user."""
 
     state: State
-    loader: Loader
+    loader: Loader | Any
     plan: Plan
     watch: Telemetry
     evaluator: RowEvaluator
@@ -97,7 +97,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         seed=recipe.seed,
         device=device,
         precision=recipe.precision,
-        evaluate=validator(evaluator, recipe.precision),
+        evaluate=validator(evaluator, data, recipe.precision),
         evaluate_every=Period(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Period(Length.read(recipe.save_every, "length"), lengths),
         snapshots=snapshot_points(recipe.snapshots, schedule.cycle_ends()),
@@ -179,9 +179,11 @@ def evaluated_images(data: Dataset) -> int:
     return len(data.rows("validation")) + len(clean_rows(data))
 
 
-def validator(evaluator: RowEvaluator, precision: str) -> Callable[[nn.Module], dict[str, Any]]:
+def validator(
+    evaluator: Callable[[nn.Module, Tensor, str], Outputs], data: Dataset, precision: str
+) -> Callable[[nn.Module], dict[str, Any]]:
     """The evaluation during training: of the validation images, and of some training images without augmentation."""
-    validation, clean = evaluator.dataset.rows("validation"), clean_rows(evaluator.dataset)
+    validation, clean = data.rows("validation"), clean_rows(data)
 
     def validate(model: nn.Module) -> dict[str, Any]:
         held_out, trained_on = evaluator(model, validation, precision), evaluator(model, clean, precision)

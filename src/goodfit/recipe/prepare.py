@@ -27,6 +27,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
 from goodfit.recipe.transfer.assumptions import assume_preprocessing
 from goodfit.recipe.transfer.defaults import choose_for_source, choose_source_size, seconds_of
+from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.recipe.transfer.origin import Origin, make_origin
 from goodfit.recipe.transfer.pretrained import (
     absolute_source,
@@ -126,6 +127,8 @@ def prepare(
     recipe = with_parts_spelled(chooser.recipe, parts)
     training = build(recipe, parts, data, made.model)
     training = dataclasses.replace(training, notes=(*training.notes, *made.notes))
+    if recipe.cached_views:
+        training = cache_frozen(training, recipe, data, int(recipe.cached_views))
     prepared = Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed)
     for line in describe_plan(prepared):
         reporter.say(line)

@@ -87,6 +87,10 @@ class Recipe:
         "What learns: all, head, last(2), gradual, or in turn as in head(0.2) | all; auto is all, of --from what the time allows.",
         AUTO,
     )
+    cached_views: Natural | Literal["auto"] = option(
+        "Augmented views of each image whose features are computed once, where the first stages stay frozen; 0: anew in each epoch.",
+        AUTO,
+    )
     rates: str | Part = option("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
     budget: str = option('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
     stop: str | Part = option("When to stop early: none or patience(10).", "none")

@@ -57,7 +57,7 @@ def refresh_average(state: State, plan: Plan, batches: Batches) -> None:
         return
     t = plan.t(state)
     phase = phase_at(plan.trainable, t)
-    recompute_statistics(state.average, statistics_images(plan, batches, t), phase.fixed if phase else (), plan.precision)
+    recompute_statistics(plan.network(state.average), statistics_images(plan, batches, t), phase.fixed if phase else (), plan.precision)
 
 
 def statistics_images(plan: Plan, batches: Batches, t: float) -> Iterator[Tensor]:

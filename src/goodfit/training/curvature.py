@@ -77,7 +77,7 @@ def _accumulate(
     weight = None
     for index, batch in enumerate(pieces()):
         seed_noise(plan.noise_seed(state.step, index), batch.images.device)
-        piece = piece_loss(model, batch, examples, plan.loss, plan.precision)
+        piece = piece_loss(plan.network(model), batch, examples, plan.loss, plan.precision)
         add(piece.term)
         weight = add_weight(weight, piece)
     if weight is not None:

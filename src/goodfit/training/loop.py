@@ -67,7 +67,7 @@ def fit(
         row = {"kind": "train", "step": state.step, "t": t, "epoch": epoch, "lr": lr}
         bad_step = log.add({**row, **objective.numbers(), **readings, **clock.timing(len(batch))})
         if bad_step is not None:  # on a GPU numbers arrive late; the weights show what is left to show
-            raise divergence_error(state.model, objective.pieces(), plan, bad_step - 1)
+            raise divergence_error(plan.network(state.model), objective.pieces(), plan, bad_step - 1)
 
         # once in a while: evaluate, save
         if is_evaluation_due(plan, state):

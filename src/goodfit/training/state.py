@@ -20,6 +20,7 @@ from goodfit.core.progress import Lengths, Period
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader
 from goodfit.losses.softmax import Softmax
+from goodfit.models.weights.cut import Cut
 from goodfit.schedules.compose import compose
 from goodfit.schedules.shapes import Constant
 from goodfit.training.freezing import Phase
@@ -88,7 +89,7 @@ class Plan:
     `augment` (Batch, Chance, t) -> Batch gives images of the model's size; `normalize` turns them into what the model takes. `evaluate`
     (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images.
     `start` has the weights that training starts from where they are pretrained, `last_good` (state) -> the weights to go back to from worse
-    ones, in place of them.
+    ones, in place of them. `cut` says where the model is cut if its images are features of its frozen stages.
     `snapshots` are the values of t at which weights are kept besides the checkpoints. `parts` are the recipe's parts by seat, bound to the
     data; training asks there for rules such as "stop" and "plateau", so that a new kind of part needs no field of its own here.
     """
@@ -112,6 +113,7 @@ class Plan:
     save_every: Period | None = None
     snapshots: tuple[float, ...] = ()
     start: Mapping[str, Tensor] | None = None
+    cut: Cut | None = None
     last_good: Callable[[State], Mapping[str, Tensor]] | None = None
     parts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -136,6 +138,10 @@ class Plan:
     def t(self, state: State) -> float:
         """Progress in 0..1."""
         return self.lengths.t(state.step, state.elapsed, state.reserve, state.startup)
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """What runs on prepared images: the model, or, where they are features of frozen stages, what lies above these."""
+        return self.cut.upper(model) if self.cut else model
 
     def noise_seed(self, step: int, piece: int) -> int:
         """The seed of the noise layers for one piece of a step."""

@@ -84,7 +84,7 @@ class Objective:
             return outcome.loss
         self.outcome = outcome
         if self.plan.device.type == "cpu" and not torch.isfinite(outcome.norm + outcome.loss):
-            error = divergence_error(model, self.pieces(), self.plan, self.step)
+            error = divergence_error(self.plan.network(model), self.pieces(), self.plan, self.step)
             restore_buffers(model, buffers)
             raise error
         return outcome.loss
@@ -124,7 +124,8 @@ class Objective:
             state.optimizer.zero_grad(set_to_none=True)
             try:
                 examples = len(self.batch)
-                outcome = gradient(state.model, self.pieces(), examples, plan.loss, plan.penalties, plan.clip, plan.precision, seed_piece)
+                model = plan.network(state.model)
+                outcome = gradient(model, self.pieces(), examples, plan.loss, plan.penalties, plan.clip, plan.precision, seed_piece)
                 if plan.clip_value:
                     torch.nn.utils.clip_grad_value_(state.model.parameters(), plan.clip_value)
                 return outcome

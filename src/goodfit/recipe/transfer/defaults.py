@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from goodfit.core.contracts import split_outputs
-from goodfit.core.device import memory_format
+from goodfit.core.device import memory_format, physical_cores
 from goodfit.core.parts import Part, spell
 from goodfit.core.progress import Length
 from goodfit.core.words import count_of
@@ -23,6 +24,7 @@ from goodfit.recipe.auto import choose_augment
 from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import make_model
+from goodfit.recipe.transfer.frozen import frozen_place
 from goodfit.recipe.transfer.rates import find_safe_rate
 from goodfit.training.freezing import freezing_phases, set_trainable
 from goodfit.training.noise import evaluating
@@ -35,6 +37,8 @@ MIN_PASSES = 2.0  # over the training images that fine-tuning needs to be worth 
 SIZE_SHARE = 0.7  # of the time, that one pass for the features and so many training passes may take
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 40_000, 5, 30  # by a training whose budget is chosen
 TIMED_IMAGES = 16
+LEAST_TO_MEASURE = 100.0  # seconds that are worth measuring the precision, layout and threads
+MAX_VIEWS, VIEWS_SHARE, MIN_CACHE_GAIN = 8, 0.4, 1.5
 MAX_EVALUATIONS, EVALUATION_SHARE = 10, 0.1
 ADAM_RATE, ADAM_BATCH = 3e-4, 64  # the rate for batches of that size; it grows with their root
 
@@ -104,6 +108,9 @@ def choose_for_source(chooser: Chooser, model: nn.Module, data: Dataset, left: f
         )
     batch = ADAM_BATCH if images >= 500 else max(4, min(32, images // 4))
     chooser.choose("batch_size", batch, "64; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
+    if left < LEAST_TO_MEASURE and chooser.recipe.device == "cpu":
+        for field, value in (("precision", "fp32"), ("layout", "channels_last"), ("threads", physical_cores())):
+            chooser.choose(field, value, "as most CPUs like it: there is no time to measure others", f"{left:.0f} s are left")
     choose_augment(chooser, data)
     choose_optimizer(chooser, model, data)
     chooser.choose("schedule", "warmup(0.1) | cosine", "a warmup, for the start is good already, then down to zero", chooser.recipe.budget)
@@ -115,6 +122,28 @@ def choose_for_source(chooser: Chooser, model: nn.Module, data: Dataset, left: f
     epochs = min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
     rule = f"about {IMAGES_SEEN:,} images seen, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs: pretrained weights need few"
     chooser.choose("budget", f"{epochs} epochs", rule, count_of(images, "training image"))
+    choose_cached_views(chooser, model, data, left)
+
+
+def choose_cached_views(chooser: Chooser, model: nn.Module, data: Dataset, left: float) -> None:
+    """Choose how many views of each image to compute the features of frozen stages for, where that leaves time for more passes."""
+    trainable, images = chooser.part("trainable"), len(data.splits.train)
+    if trainable is None or not chooser.is_open("cached_views") or not frozen_place(model, freezing_phases(trainable, model)):
+        return
+    forward = time_evaluation(model, data.preprocess.channels, data.preprocess.size)
+    step = max(time_training(model, trainable, data), 1.1 * forward)
+    budget = Length.read(chooser.recipe.budget)
+    if budget.unit == "second":
+        views = min(MAX_VIEWS, int(VIEWS_SHARE * left / (images * forward)))
+        passes, more = left / (images * step), (left - views * images * forward) / (images * (step - forward))
+    else:
+        per_epoch = {"epoch": 1.0, "step": images / chooser.recipe.images_per_step(images), "example": images}[budget.unit]
+        passes = more = budget.amount / per_epoch
+        views = min(MAX_VIEWS, max(2, math.ceil(passes / 3)))
+    pays = views >= 2 and (more >= MIN_CACHE_GAIN * passes if budget.unit == "second" else views < passes)
+    rule = f"up to {MAX_VIEWS} views, as long as that leaves time for {MIN_CACHE_GAIN:g} times as many passes"
+    evidence = f"{passes:.1f} passes without, {more:.1f} with {count_of(views, 'view')}"
+    chooser.choose("cached_views", views if pays else 0, rule, evidence)
 
 
 def choose_optimizer(chooser: Chooser, model: nn.Module, data: Dataset) -> None:

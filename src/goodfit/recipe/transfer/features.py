@@ -148,19 +148,19 @@ def _fill_cache(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, P
                 with net.explaining_shapes():
                     net.model(net.prepare(batch.images))
                 for name, file in opened.items():
-                    _append_rows(file, hooks.features[name].cpu().numpy(), len(rows) if not done else 0)
+                    append_array(file, hooks.features[name].cpu().numpy(), (len(rows),))
                 done += len(batch)
                 progress(done, len(rows))
     finally:
         hooks.remove()
 
 
-def _append_rows(file: BinaryIO, vectors: Vectors, total: int) -> None:
-    """Append vectors [B, D] to an .npy file; the first call gives the number of rows in all as `total`, later ones 0."""
-    if total:
-        header = {"descr": vectors.dtype.str, "fortran_order": False, "shape": (total, vectors.shape[1])}
+def append_array(file: BinaryIO, array: NDArray[Any], lead: tuple[int, ...]) -> None:
+    """Append an array [B, ...] to an .npy file of the shape [*lead, ...]; the first writes the header too."""
+    if not file.tell():
+        header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (*lead, *array.shape[1:])}
         np.lib.format.write_array_header_1_0(file, header)
-    file.write(np.ascontiguousarray(vectors).tobytes())
+    file.write(np.ascontiguousarray(array).tobytes())
 
 
 def save_features(net: FeatureNet, data: Dataset, stage: str, out: Path, splits: Sequence[SplitName]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from goodfit.core.chance import Chance
 from goodfit.core.errors import DataError
 from goodfit.optim.lbfgs import LbfgsOptimizer
 
-FOLDS = 5
+FOLDS, FEWER_FOLDS, MANY_IMAGES = 5, 3, 1000  # fewer where each has images enough
 PENALTIES = tuple(10.0 ** (1 - i / 2) for i in range(13))  # 10 down to 1e-5: half a power of ten changes the loss by less than its error
 MIN_GAIN, MAX_STALE = 0.01, 2  # the path ends after so many penalties that lower the held-out loss by less than this share
 LOSS_TOLERANCE, FOLD_LOSS_TOLERANCE = 1e-6, 1e-4  # how far above its minimum the loss of a fit may be; in the folds it is only compared
@@ -113,7 +113,7 @@ def fit_probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: i
     mean, std = x.mean(0), x.std(0, correction=0)
     std[std < 1e-6 * (1 + mean.abs())] = 1.0  # a feature that never changes stays out
     x = (x - mean) / std
-    fold = deal_folds(labels, min(FOLDS, len(labels)), seed)
+    fold = deal_folds(labels, min(FOLDS if len(labels) < MANY_IMAGES else FEWER_FOLDS, len(labels)), seed)
     path: list[tuple[float, float]] = []
     best = BestPenalty(torch.zeros(classes, x.shape[1] + 1), torch.zeros_like(labels), 0.0)
     stale, starts = 0, [best.theta] * (int(fold.max()) + 1)

@@ -13,18 +13,18 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader
 from goodfit.recipe.build import build_optimizer
 from goodfit.training.freezing import freezing_phases
+from goodfit.training.rescue import MAX_EXCESS, MAX_FACTOR
 from goodfit.training.state import Plan, State
 from goodfit.training.step import train_step
 
 TEST_STEPS, TEST_BATCH = 3, 32
-MAX_RISE, MAX_EXCESS = 1.1, 0.02  # of the loss of the first batch, which the steps have trained on
 RATE_FACTOR, MAX_TRIES = 1 / 3, 5
 
 
 def find_safe_rate(
     model: nn.Module, data: Dataset, trainable: Part, augment: Part, optimizer_at: Callable[[float], Part], rate: float
 ) -> float:
-    """The largest of `rate`, a third of it, a ninth of it, ... at which some steps without a warm-up do not raise the loss.
+    """The largest of `rate`, a third of it, a ninth of it, ... at which some steps without a warm-up do not raise the loss far.
 
     `optimizer_at` makes the optimizer part of a rate. The model is left as it was; if every rate raises the loss, the last is returned.
     """
@@ -41,7 +41,7 @@ def find_safe_rate(
         try:
             losses = [train_step(state, batch, plan, 0.0, 1.0)[0].numbers()["loss"] for batch in batches]
             after = train_step(state, batches[0], plan, 0.0, 0.0)[0].numbers()["loss"]
-            is_safe = float(after) <= MAX_RISE * float(losses[0]) + MAX_EXCESS
+            is_safe = float(after) <= MAX_FACTOR * float(losses[0]) + MAX_EXCESS
         except Diverged:
             is_safe = False
         model.load_state_dict(weights)

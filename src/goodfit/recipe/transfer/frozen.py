@@ -1,0 +1,198 @@
+"""What is frozen is computed once: the features at the cut of some augmented views of each image, in a file mapped into memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from goodfit.core.batch import Batch, one_hot
+from goodfit.core.chance import Chance
+from goodfit.core.device import autocast
+from goodfit.core.files import atomic_writer, cache_folder
+from goodfit.core.words import count_of, format_bytes
+from goodfit.data.dataset import Dataset
+from goodfit.data.loader import LazyBatch, Loader
+from goodfit.data.store import hash_fields
+from goodfit.models.weights.cut import Cut, find_cut
+from goodfit.models.weights.stages import find_head, find_stages
+from goodfit.recipe.build import Training, clean_rows, validator
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.transfer.features import FeatureNet, append_array
+from goodfit.training.evaluate import Outputs, collect_outputs, eval_batch_size
+from goodfit.training.freezing import Phase
+from goodfit.training.noise import evaluating
+
+DTYPE = np.float16
+TRIED_IMAGES = 2  # that show whether a cut is possible
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedFeatures:
+    """Features [views, n, ...] float16 and targets [views, n, K] float32 of the images at `rows` [n], in that order, mapped into memory."""
+
+    rows: Tensor
+    features: np.memmap[Any, Any]
+    targets: np.memmap[Any, Any]
+
+    def batch(self, rows: Tensor, view: int, chance: Chance | None = None) -> Batch:
+        """The features of some of the rows in one view, as a batch."""
+        places = torch.searchsorted(self.rows, rows).numpy()
+        features, targets = (torch.from_numpy(np.take(x[view], places, axis=0)) for x in (self.features, self.targets))
+        return Batch(features, targets, rows, chance)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedViews:
+    """Training batches of cached features in the order of a loader; epoch after epoch shows the views in turn."""
+
+    loader: Loader
+    cached: CachedFeatures
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from the start of training, with its chance."""
+        epoch, places = self.loader.places(step)
+        rows = self.loader.order(epoch)[places]
+        return self.cached.batch(
+            rows, epoch % len(self.cached.features), Chance.for_epoch(self.loader.seed, "augment", epoch, places, rows)
+        )
+
+    def stream(self, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches from step `start` on, without end."""
+        while True:
+            yield self.batch(start)
+            start += 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenEvaluator:
+    """Runs models on cached features of the rows that are evaluated during training."""
+
+    dataset: Dataset
+    loss: Any
+    device: torch.device
+    cut: Cut
+    cached: CachedFeatures
+
+    def __call__(self, model: nn.Module, rows: Tensor, precision: str = "fp32") -> Outputs:
+        """The outputs for some of the cached rows."""
+        batches = (self.cached.batch(piece, 0) for piece in torch.split(rows, eval_batch_size(*self.dataset.preprocess.box)))
+        with evaluating(model):
+            return collect_outputs(self.cut.upper(model), batches, self.loss, Tensor.float, self.device, precision)
+
+
+def cache_frozen(training: Training, recipe: Recipe, data: Dataset, views: int) -> Training:
+    """Replace the images of a training whose first stages stay frozen by features at the cut above them, of so many views of each image.
+
+    The training comes back as it was, with a note, where there is no such cut or the features do not fit into the cache.
+
+    Raises:
+        GoodfitError: no space is left.
+    """
+    plan, judged = training.plan, torch.cat([data.rows("validation"), clean_rows(data)]).unique()  # type: ignore[no-untyped-call]
+    cut, size = find_frozen_cut(training, data)
+    if cut is None:
+        return dataclasses.replace(training, notes=(*training.notes, "Nothing is cached: no stage stays frozen from first to last."))
+    views = min(views, int((recipe.cache * 2**30 / size - len(judged)) / len(data.splits.train)))
+    if views < 1:
+        need = format_bytes(size * len(data.splits.train))
+        note = f"Nothing is cached: the features of a view of all images take {need}, the cache is {recipe.cache:g} GB."
+        return dataclasses.replace(training, notes=(*training.notes, note))
+    source = FrozenStages(training, recipe, data, cut, views)
+    seen = source.compute(judged, 1, source.read_center)
+    cached = source.compute(data.rows("train").sort().values, views, source.read_augmented)
+    evaluate = validator(FrozenEvaluator(data, training.evaluator.loss, plan.device, cut, seen), data, recipe.precision)
+    plan = dataclasses.replace(plan, cut=cut, augment=keep_images, normalize=Tensor.float, evaluate=evaluate)
+    figures = f"{count_of(views, 'view')} of each image, {format_bytes(cached.features.nbytes)} of features after {cut.place}"
+    notes = (*training.notes, f"The frozen stages are computed once: {figures}.")
+    return dataclasses.replace(training, loader=CachedViews(training.loader, cached), plan=plan, notes=notes)
+
+
+def keep_images(batch: Batch, chance: Chance, t: float) -> Batch:
+    """The augmentation of features, which are those of augmented images already: none."""
+    return batch
+
+
+def find_frozen_cut(training: Training, data: Dataset) -> tuple[Cut | None, int]:
+    """The cut above the frozen stages of a training, and the bytes of an image's features there; None where there is none."""
+    plan, model, pre = training.plan, training.state.model, data.preprocess
+    pixels = data.pixels.read_exact(data.spread_rows("train", TRIED_IMAGES)).permute(0, 3, 1, 2)
+    images = plan.normalize(pre.center_crop(pixels).to(plan.device))
+    place = frozen_place(model, plan.trainable)
+    with evaluating(model), torch.no_grad():
+        cut = find_cut(model, place, images) if place else None
+        return cut, np.dtype(DTYPE).itemsize * cut.features(model, images)[0].numel() if cut else 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenStages:
+    """Computes the features at the cut of a training, or maps those that were computed before."""
+
+    training: Training
+    recipe: Recipe
+    data: Dataset
+    cut: Cut
+    views: int
+
+    def read_center(self, rows: Tensor, view: int) -> Batch:
+        """The center crops of some rows as the model takes them."""
+        data, plan = self.data, self.training.plan
+        pixels = data.preprocess.center_crop(data.pixels.read_exact(rows).permute(0, 3, 1, 2)).to(plan.device)
+        return Batch(plan.normalize(pixels), one_hot(data.labels[rows], len(data.classes)), rows)
+
+    def read_augmented(self, rows: Tensor, view: int) -> Batch:
+        """Some rows as the model sees them in the epoch with the number of the view."""
+        data = self.data
+        places = torch.searchsorted(data.rows("train").sort().values, rows)
+        chance = Chance.for_epoch(self.recipe.seed, "augment", view, places, rows)
+        batch = LazyBatch.of(self.training.loader.pixels, one_hot(data.labels[rows], len(data.classes)), rows, chance)
+        return self.training.plan.prepare(batch[:], (view + 0.5) / self.views)
+
+    @torch.no_grad()
+    def compute(self, rows: Tensor, views: int, read: Callable[[Tensor, int], Batch]) -> CachedFeatures:
+        """Features and targets of ascending rows in some views, from the cache or written to it view by view and batch by batch.
+
+        The cache knows them by weights, images, rows, preprocessing, augmentation, seed, precision and place.
+
+        Raises:
+            GoodfitError: no space is left.
+        """
+        recipe, data, plan, model = self.recipe, self.data, self.training.plan, self.training.state.model
+        net = FeatureNet(recipe.source, model, data.preprocess, plan.device)
+        shown = f"{data.preprocess.to_dict()} {recipe.augment} {recipe.seed} {recipe.precision} {torch.get_num_threads()} {read.__name__}"
+        key = hash_fields(net.digest, data.digest, shown, self.cut.place, f"{views} {self.views}", rows.numpy().tobytes())
+        folder = cache_folder() / "features" / key
+        if not (folder / "targets.npy").is_file():
+            with evaluating(model), atomic_writer(folder / "features.npy") as features, atomic_writer(folder / "targets.npy") as targets:
+                for view in range(views):
+                    for piece in torch.split(rows, eval_batch_size(*data.preprocess.box)):
+                        batch = read(piece, view)
+                        with autocast(plan.device, plan.precision):
+                            output = self.cut.features(model, batch.images).float()
+                        append_array(features, output.cpu().numpy().astype(DTYPE), (views, len(rows)))
+                        append_array(targets, batch.targets.cpu().numpy(), (views, len(rows)))
+        return CachedFeatures(rows, *(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("features", "targets")))
+
+
+def frozen_place(model: nn.Module, phases: tuple[Phase, ...]) -> str:
+    """The last module of the stages that nothing ever moves, the head where none moves below it; empty where the first one learns."""
+    if not phases:
+        return ""
+    learns = frozenset().union(*(phase.trainable for phase in phases))
+    fixed = frozenset.intersection(*(phase.fixed for phase in phases))
+    place = ""
+    for stage in find_stages(model):
+        for name in stage.modules:
+            module = model.get_submodule(name)
+            moves = any(f"{name}.{parameter}" in learns for parameter, _ in module.named_parameters())
+            statistics = {
+                f"{name}.{inner}".rstrip(".") for inner, m in module.named_modules() if getattr(m, "running_mean", None) is not None
+            }
+            if moves or not statistics <= fixed:
+                return place
+        place = stage.modules[-1]
+    return find_head(model)[0]
