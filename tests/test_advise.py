@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from goodfit.core.parts import spell
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
+from goodfit.data.dataset import Dataset
 from goodfit.models.weights.files import from_run
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import open_origin, prepare
@@ -32,7 +32,6 @@ from goodfit.recipe.transfer.advise import (
     decide,
     feature_similarity,
     lead_in_errors,
-    sample_rows,
 )
 from goodfit.recipe.transfer.features import compute_features, feature_places
 from goodfit.recipe.transfer.origin import Origin, make_origin
@@ -174,6 +173,10 @@ def test_similarity_at_its_ends() -> None:
 
 def test_large_splits_are_sampled_alike_from_all_over() -> None:
     rows = torch.arange(0, 60000, 3)
+
+    def sample_rows(rows: Tensor) -> Tensor:
+        return Dataset.sample_rows(SimpleNamespace(rows=lambda split: rows), "train", MAX_PROBED_IMAGES)  # type: ignore[arg-type]
+
     taken = sample_rows(rows)
     assert len(taken) == MAX_PROBED_IMAGES
     assert torch.isin(taken, rows).all()
@@ -277,27 +280,15 @@ def test_the_verb_measures_and_its_patch_trains(source: Path, target: Path, tmp_
     assert goodfit("train", target, "--out", run, *options, *chosen).code == 0
 
 
-def test_auto_is_what_is_advised(source: Path, target: Path, origin: Origin) -> None:
-    fields = {key: value for key, value in FAST.items() if key not in ("size", "model")}
-    asked, advice = Recipe(data=str(target), source=str(source), device="cpu", trainable="auto").but_text(fields), advise(origin)
-    sentences: list[str] = []
-
-    class RecordingReporter(SilentReporter):
-        def say(self, text: str) -> None:
-            sentences.append(text)
-
-    resolved = prepare(asked, RecordingReporter()).recipe
-    advised_part = spell(load_catalog().make(advice.trainable, "trainable"), full=True)
-    assert (resolved.trainable, resolved.rates) == (advised_part, advice.rates)
-    first = sentences.index(advice.reasons[0])
-    assert tuple(sentences[first : first + len(advice.reasons)]) == advice.reasons
-    assert sentences[first + len(advice.reasons)].startswith("target: 3 classes"), "then comes the plan"
+def test_what_is_trained_is_chosen_where_it_is_open(source: Path, target: Path) -> None:
+    fields = {key: value for key, value in FAST.items() if key not in ("size", "model", "trainable")}
+    asked = Recipe(data=str(target), source=str(source), device="cpu").but_text(fields)
+    resolved = prepare(asked).recipe
+    assert (resolved.trainable, resolved.rates) == ("all(1.0, statistics='all_fixed')", "none")
     resolved = prepare(asked.but(rates="layer_decay(0.5)")).recipe
-    assert (resolved.trainable, resolved.rates) == (advised_part, "layer_decay(0.5)")
-    sentences.clear()
-    resolved = prepare(asked.but(trainable="last(1)"), RecordingReporter()).recipe
+    assert (resolved.trainable, resolved.rates) == ("all(1.0, statistics='all_fixed')", "layer_decay(0.5)")
+    resolved = prepare(asked.but(trainable="last(1)", head_init="random")).recipe
     assert str(resolved.trainable).startswith("last(1") and resolved.rates == "backbone(0.1)"
-    assert not set(advice.reasons) & set(sentences), "nothing is advised"
     resolved = prepare(asked.but(source="", model="linear")).recipe
     assert (resolved.trainable, resolved.rates) == ("all(1.0, statistics='moving')", "none")
 

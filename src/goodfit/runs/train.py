@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write_atomic
@@ -37,6 +43,7 @@ from goodfit.training.loop import fit
 from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.snapshots import Snapshots
+from goodfit.training.state import Plan, State
 from goodfit.watch.tensorboard import EventWriter, import_summary_writer
 
 SCHEDULE_POINTS = 1000  # of a learning rate that is drawn
@@ -194,6 +201,7 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     state, saver = training.state, Snapshots(Checkpoints(run.checkpoints), run.path / snapshots.FOLDER)
     events = (EventWriter(run.path / "tensorboard"),) if options.tensorboard else ()
     log = MetricLog((run.append, options.reporter.show_rows, *events))
+    plan = dataclasses.replace(training.plan, last_good=functools.partial(best_weights, training.plan, saver.checkpoints))
     began = time.time()
     before = run.read("about.json").get("seconds", {})
 
@@ -205,7 +213,7 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     with halt_on_signals() as halt:
         try:
             manual_factor = ManualLrFactor(run.path / manual_lr.FOLDER)
-            fit(state, training.loader, training.plan, training.watch, log, saver.save, halt, manual_factor)
+            fit(state, training.loader, plan, training.watch, log, saver.save, halt, manual_factor)
         except BaseException as error:
             log.flush()
             mark("diverged" if isinstance(error, Diverged) else "failed")
@@ -214,6 +222,14 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
         mark("interrupted" if halt.signal == "SIGINT" else "terminated")
         raise halt_error(halt, run, state.step)
     mark("running")  # finished only once its model is written
+
+
+def best_weights(plan: Plan, checkpoints: Checkpoints, state: State) -> Mapping[str, Tensor]:
+    """The weights of the best evaluation, as far as their checkpoint reads, else those of the pretrained start."""
+    assert plan.start is not None
+    with contextlib.suppress(OSError, ValueError, KeyError, SafetensorError):
+        return checkpoints.weights(state.best["step"])
+    return plan.start
 
 
 def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:

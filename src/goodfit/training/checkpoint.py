@@ -93,6 +93,16 @@ class Checkpoints:
             return warnings
         raise GoodfitError(f'No good checkpoint is left in "{self.folder}"; start the run anew.')
 
+    def weights(self, step: int) -> dict[str, Tensor]:
+        """The weights and statistics of the model, not of its average, in the checkpoint of a step.
+
+        Raises:
+            OSError, ValueError: it is not there, or damaged.
+        """
+        about, tensors = self._read(step)
+        model: dict[str, Tensor] = from_json_tree(about["tree"], tensors)["model"]
+        return model
+
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads(self._about(step).read_text())
         content = self._tensors(step).read_bytes()

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SPLITS
 from goodfit.models.weights.stages import find_stages
-from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features, feature_places
 from goodfit.recipe.transfer.origin import Origin
 from goodfit.recipe.transfer.probe import fit_probe
@@ -136,17 +134,6 @@ def advise(origin: Origin, progress: Progress = lambda done, total: None) -> Adv
     )
     similarity, error = feature_similarity(pretrained[places[-1]].right, random[places[-1]].right)
     return decide(origin, probes, {place: result.right for place, result in pretrained.items()}, similarity, error)
-
-
-def fill_transfer_defaults(chooser: Chooser, advice: Advice | None, reporter: Reporter) -> None:
-    """Set `trainable`, and `rates` where they are open too, as advised; without advice, for a training from scratch, all is trained."""
-    if advice is None:
-        chooser.set("trainable", "all")
-        return
-    for reason in advice.reasons:
-        reporter.say(reason)
-    chooser.set("trainable", advice.trainable)
-    chooser.set("rates", advice.rates)
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------------------------------
