@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,24 +129,29 @@ def test_views_are_the_epochs_of_the_augmentation(data: Path, source: Path) -> N
         assert torch.allclose(cut.features(model, from_epoch_1.images), of_epoch[1].float(), atol=2e-2, rtol=1e-2)
 
 
-def test_a_resume_is_bit_equal_without_the_source(data: Path, source: Path, tmp_path: Path) -> None:
-    """Killed after five of its steps and resumed, with the source gone, it ends at the weights of the run that was not."""
-    import shutil
+def test_mixed_targets_are_cached_too(data: Path, source: Path) -> None:
+    training = prepared(data, source, cached_views=2, augment="mixup(1.0) | smooth(0.1)").training
+    batch = training.loader.batch(0)  # type: ignore[attr-defined]
+    assert torch.allclose(batch.targets.sum(1), torch.ones(len(batch)), atol=1e-6)
+    assert float(batch.targets.max(1).values.min()) < 0.85, "some are mixed"
+    assert torch.isfinite(training.plan.loss(torch.zeros(len(batch), 3), batch.targets)).all()
 
-    copy = tmp_path / "source"
-    shutil.copytree(source, copy)
-    recipe = Recipe(source=str(copy), budget="2 epochs", augment="flip", trainable="last(1)", cached_views=2, save_every="1 step", **FAST)
+
+def test_a_resume_is_bit_equal_without_the_source(data: Path, source: Path, tmp_path: Path) -> None:
+    """Ended after one epoch and resumed, with the source gone, a run at a constant rate has the weights of one that did not stop."""
+    copied = tmp_path / "source"
+    shutil.copytree(source, copied)
+    changes = {"augment": "flip", "trainable": "last(1)", "cached_views": 2, "schedule": "constant", "evaluate_every": "1 epoch"}
+    recipe = Recipe(source=str(copied), budget="2 epochs", **changes, **FAST)
     whole = package.train(data, recipe, out=tmp_path / "whole")
     first = package.train(data, recipe.but(budget="1 epoch"), out=tmp_path / "cut")
     assert (Path(first.path) / "start.safetensors").is_file()
-    shutil.rmtree(copy)
-    recipe_again = recipe.but(source=str(copy))
-    resumed = package.train(data, recipe_again, out=tmp_path / "cut", resume="auto")
-    a, b = (load_file(Path(run.path) / "model.safetensors") for run in (whole, resumed))
-    assert resumed.read("about.json")["state"] == "finished"
-    assert a.keys() == b.keys()
-    moved = [name for name in a if not torch.equal(a[name], load_file(source / "model.safetensors").get(name, torch.zeros(0)))]
-    assert {name.split(".")[0] for name in moved} == {"stage2", "head"}
+    shutil.rmtree(copied)
+    resumed = package.train(data, recipe, out=tmp_path / "cut", resume="auto")
+    a, b, start = (load_file(path / "model.safetensors") for path in (Path(whole.path), Path(resumed.path), source))
+    assert a.keys() == b.keys() and all(torch.equal(x, b[name]) for name, x in a.items())
+    moved = {name.partition(".")[0] for name, x in a.items() if not torch.equal(x, start.get(name, torch.zeros(0)))}
+    assert moved == {"stage2", "head"}
 
 
 def test_a_cache_that_is_too_small_is_said(data: Path, source: Path) -> None:

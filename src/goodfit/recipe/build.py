@@ -35,7 +35,7 @@ from goodfit.training.evaluate import Outputs, RowEvaluator
 from goodfit.training.freezing import disable_fused_momentum, freezing_phases
 from goodfit.training.rules.average import bind_cycles
 from goodfit.training.snapshots import snapshot_points
-from goodfit.training.state import Plan, State
+from goodfit.training.state import Batches, Plan, State
 from goodfit.watch.telemetry import Telemetry
 
 MAX_INIT_IMAGES = 512  # training images that an initialization from data sees
@@ -47,7 +47,7 @@ class Training:
     """What `fit` takes, the evaluator of any rows of the data, and the notes and warnings for the user."""
 
     state: State
-    loader: Loader | Any
+    loader: Batches
     plan: Plan
     watch: Telemetry
     evaluator: RowEvaluator

@@ -55,6 +55,7 @@ def fit(
             objective, readings = train_step(state, batch, plan, t, lr_factor, watch)
         except Diverged as error:
             log.add_events(state.step, go_back(state, plan, error))
+            state.step += 1  # its batch is over, though it has moved nothing
             continue
         clock.end_work()
         clock.update_reserve(len(batch))
@@ -63,8 +64,8 @@ def fit(
 
         # what to log
         log.add_events(state.step, [*objective.events, *rescue_if_worse(state, plan, objective.numbers()["loss"])])
-        epoch, lr = batch.chance.epoch if batch.chance else 0, float(state.optimizer.param_groups[0]["lr"])
-        row = {"kind": "train", "step": state.step, "t": t, "epoch": epoch, "lr": lr}
+        row = {"kind": "train", "step": state.step, "t": t, "epoch": batch.chance.epoch if batch.chance else 0}
+        row["lr"] = float(state.optimizer.param_groups[0]["lr"])
         bad_step = log.add({**row, **objective.numbers(), **readings, **clock.timing(len(batch))})
         if bad_step is not None:  # on a GPU numbers arrive late; the weights show what is left to show
             raise divergence_error(plan.network(state.model), objective.pieces(), plan, bad_step - 1)

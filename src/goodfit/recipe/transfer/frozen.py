@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
-from goodfit.core.chance import Chance
+from goodfit.core.chance import MIXING_BLOCK, Chance
 from goodfit.core.device import autocast
 from goodfit.core.files import atomic_writer, cache_folder
 from goodfit.core.words import count_of, format_bytes
@@ -28,6 +28,7 @@ from goodfit.training.freezing import Phase
 from goodfit.training.noise import evaluating
 
 DTYPE = np.float16
+COMPUTED_AT_ONCE = 4 * MIXING_BLOCK  # images: whole blocks, from which partners for mixing come
 TRIED_IMAGES = 2  # that show whether a cut is possible
 
 
@@ -93,6 +94,7 @@ def cache_frozen(training: Training, recipe: Recipe, data: Dataset, views: int) 
     Raises:
         GoodfitError: no space is left.
     """
+    assert isinstance(training.loader, Loader), "the features are cached already"
     plan, judged = training.plan, torch.cat([data.rows("validation"), clean_rows(data)]).unique()  # type: ignore[no-untyped-call]
     cut, size = find_frozen_cut(training, data)
     if cut is None:
@@ -102,7 +104,7 @@ def cache_frozen(training: Training, recipe: Recipe, data: Dataset, views: int) 
         need = format_bytes(size * len(data.splits.train))
         note = f"Nothing is cached: the features of a view of all images take {need}, the cache is {recipe.cache:g} GB."
         return dataclasses.replace(training, notes=(*training.notes, note))
-    source = FrozenStages(training, recipe, data, cut, views)
+    source = FrozenStages(training, training.loader, recipe, data, cut, views)
     seen = source.compute(judged, 1, source.read_center)
     cached = source.compute(data.rows("train").sort().values, views, source.read_augmented)
     evaluate = validator(FrozenEvaluator(data, training.evaluator.loss, plan.device, cut, seen), data, recipe.precision)
@@ -133,6 +135,7 @@ class FrozenStages:
     """Computes the features at the cut of a training, or maps those that were computed before."""
 
     training: Training
+    loader: Loader
     recipe: Recipe
     data: Dataset
     cut: Cut
@@ -149,7 +152,7 @@ class FrozenStages:
         data = self.data
         places = torch.searchsorted(data.rows("train").sort().values, rows)
         chance = Chance.for_epoch(self.recipe.seed, "augment", view, places, rows)
-        batch = LazyBatch.of(self.training.loader.pixels, one_hot(data.labels[rows], len(data.classes)), rows, chance)
+        batch = LazyBatch.of(self.loader.pixels, one_hot(data.labels[rows], len(data.classes)), rows, chance)
         return self.training.plan.prepare(batch[:], (view + 0.5) / self.views)
 
     @torch.no_grad()
@@ -169,7 +172,7 @@ class FrozenStages:
         if not (folder / "targets.npy").is_file():
             with evaluating(model), atomic_writer(folder / "features.npy") as features, atomic_writer(folder / "targets.npy") as targets:
                 for view in range(views):
-                    for piece in torch.split(rows, eval_batch_size(*data.preprocess.box)):
+                    for piece in torch.split(rows, COMPUTED_AT_ONCE):
                         batch = read(piece, view)
                         with autocast(plan.device, plan.precision):
                             output = self.cut.features(model, batch.images).float()
