@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,15 @@ from torch import nn
 import goodfit as package
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
+from goodfit.models.weights.files import Weights
+from goodfit.models.weights.stages import find_stages
+from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare
 from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.transfer.defaults import choose_source_size, choose_trainable, trained_share
 from goodfit.recipe.transfer.probe import fit_probe
+from goodfit.recipe.transfer.rates import find_safe_rate
 from goodfit.recipe.transfer.start import calm_constant_channels
 from goodfit.training.loop import fit
 from goodfit.training.metric_log import MetricLog
@@ -144,3 +151,75 @@ def test_a_budget_in_seconds_begins_at_the_first_step(data: Path, pretrained: Pa
     fit(made.training.state, made.training.loader, made.training.plan, log=MetricLog((rows.extend,)))
     trained = [row for row in rows if row["kind"] == "train"]
     assert trained[0]["t"] == 0 and trained[0]["lr"] < 0.2 * max(row["lr"] for row in trained), "it warms up"
+
+
+# ---- the rules of what is chosen ---------------------------------------------------------------------------------------------------
+
+
+def size_for(budget: str, own: int = 500, device: str = "cpu", spent: float = 5.0, **of_weights: Any) -> str:
+    """The size that is chosen for 3,000 images under a budget, on a machine that does 100 forward passes a second at 224 pixels."""
+    chooser = Chooser(Recipe(source="net.pth", model="convnet(4)", budget=budget, device=device, channels=3), load_catalog())
+    weights = Weights("net.pth", "", {}, **{"size": (224, 224), **of_weights})
+    sides = np.full(3000, own)
+    headers = SimpleNamespace(widths=sides, heights=sides, usable=sides > 0)
+    choose_source_size(chooser, weights, headers, spent)  # type: ignore[arg-type]
+    return str(chooser.recipe.size)
+
+
+def test_the_size_follows_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four passes over 3,000 images take 120 s at 224 pixels, 88 at 192, 61 at 160, 39 at 128, 22 at 96."""
+    monkeypatch.setattr("goodfit.recipe.transfer.defaults.time_forward", lambda part, size, channels: 0.01)
+    sizes = {budget: size_for(budget) for budget in ("20 s", "1 min", "80 s", "2 min", "3 min", "8 epochs", "auto")}
+    assert sizes == {"20 s": "96", "1 min": "128", "80 s": "160", "2 min": "192", "3 min": "224", "8 epochs": "224", "auto": "224"}
+    assert size_for("1 min", spent=30.0) == "96", "what is over is over"
+    assert size_for("3 min", own=32) == "128", "small images are not enlarged further than four times"
+    assert size_for("20 s", device="cuda") == size_for("20 s", has_fixed_size=True) == "224"
+    assert size_for("20 s", size=(32, 32)) == "32"
+    assert size_for("20 s", size=(64, 128)) == "64x128"
+    assert size_for("20 s", size=()) == "auto", "nothing is known of them"
+
+
+def test_a_rate_that_raises_the_loss_is_lowered(data: Path, pretrained: Path) -> None:
+    made = prepared(data, pretrained)
+    model, catalog = made.training.state.model, load_catalog()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    trainable, augment = catalog.make("all(statistics=all_fixed)", "trainable"), catalog.make("none", "augment")
+
+    def optimizer_at(rate: float) -> Any:
+        return catalog.make(f"sgd({rate})", "optimizer")
+
+    assert find_safe_rate(model, made.data, trainable, augment, optimizer_at, 1e-3) == 1e-3
+    assert 1e-4 < find_safe_rate(model, made.data, trainable, augment, optimizer_at, 81.0) < 81.0
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items()), "the model is as it was"
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_few_stages_learn_at_a_higher_rate(pretrained: Path, data: Path) -> None:
+    model, catalog = prepared(data, pretrained).training.state.model, load_catalog()
+    shares = {text: trained_share(model, catalog.make(text, "trainable")) for text in ("all", "last(1)", "head", "head(0.5) | all")}
+    n = len(find_stages(model)) + 1
+    assert shares == {"all": 1.0, "last(1)": 2 / n, "head": 1 / n, "head(0.5) | all": 1 / n}
+
+
+def test_a_probe_sees_no_more_images_than_it_needs(data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goodfit.recipe.transfer.start.MAX_PROBE_IMAGES", 20)
+    notes = prepared(data, pretrained).training.notes
+    assert any("a linear probe of 20 training images" in note for note in notes), notes
+
+
+def test_stages_are_left_out_where_the_time_is_short(data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 10 and 5 ms an image, 136 images once take 1.4 and 0.7 s."""
+
+    def cost(model: nn.Module, trainable: Any, data: Any) -> float:
+        return 0.01 if type(trainable).__name__ == "All" else 0.005
+
+    monkeypatch.setattr("goodfit.recipe.transfer.defaults.time_training", cost)
+    made = prepared(data, pretrained)
+    model = made.training.state.model
+    chosen = {}
+    for left in (100.0, 1.5, 0.2):
+        chooser = Chooser(Recipe(source="x", budget="1 min"), load_catalog())
+        choose_trainable(chooser, model, made.data, left)
+        chosen[left] = str(chooser.recipe.trainable)
+    assert chosen[100.0] == 'all(statistics="all_fixed")'
+    assert chosen[1.5].startswith("last(") and chosen[0.2] == 'last(1, statistics="all_fixed")'
