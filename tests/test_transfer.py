@@ -236,7 +236,7 @@ def test_a_resume_needs_no_source(source: Path, others: Path, tmp_path: Path) ->
     assert Run(tmp_path / "run").read("about.json")["source"]["name"] == str(moved)
 
 
-def test_a_run_killed_before_its_first_checkpoint_does(source: Path, headed: Path, others: Path, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_goes_on(source: Path, headed: Path, others: Path, tmp_path: Path) -> None:
     kept = copied(source, tmp_path / "source")
     run = tmp_path / "run"
     assert transfer(others, run, kept, trainable="head").code == 0
@@ -248,6 +248,12 @@ def test_a_run_killed_before_its_first_checkpoint_does(source: Path, headed: Pat
     shutil.rmtree(run / "checkpoints")
     (run / "model.safetensors").unlink()
     shutil.rmtree(kept)
+    resumed = transfer(others, run, kept, "--resume", "auto", trainable="head")
+    assert resumed.code == 0, "the run has the weights that it started from"
+    assert_equal(headed, run)
+    for file in ("start.safetensors", "model.safetensors"):
+        (run / file).unlink()
+    shutil.rmtree(run / "checkpoints")
     refused(transfer(others, run, kept, "--resume", "auto", trainable="head"), 2, "found nothing at")
 
 
@@ -330,7 +336,10 @@ def test_resnet18_is_224_pixels_of_imagenets_colors(
     monkeypatch.setitem(PUBLISHED, "resnet18:IMAGENET1K_V1", about._replace(file=name))
     (tmp_path / name).write_bytes(file.getvalue())
     recipe = Recipe().but_text({key: value for key, value in FAST.items() if key not in OPEN})
-    prepared = prepare(recipe.but(data=str(others), source=str(tmp_path / name)))
+    asked = recipe.but(data=str(others), source=str(tmp_path / name))
+    with pytest.raises(UsageError, match="are not finite"):
+        prepare(asked)
+    prepared = prepare(asked.but(head_init="random"))
     preprocess, training = prepared.data.preprocess, prepared.training
     assert (prepared.recipe.size, preprocess.mean, preprocess.std) == (224, IMAGENET_MEAN, IMAGENET_STD)
     assert (

@@ -27,7 +27,6 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
 from goodfit.recipe.transfer.assumptions import assume_preprocessing
 from goodfit.recipe.transfer.defaults import choose_for_source, choose_source_size, seconds_of
-from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.recipe.transfer.origin import Origin, make_origin
 from goodfit.recipe.transfer.pretrained import (
     absolute_source,
@@ -80,6 +79,8 @@ def open_recipe(
     choose_machine(chooser)
     if asked.source_by != "name" and not asked.source:
         raise UsageError(f"Expected --from beside --from-by {asked.source_by}, received none.")
+    if asked.head_init in ("probe", "source") and not asked.source:
+        raise UsageError(f"Expected --from beside --head-init {asked.head_init}, received none.")
     weights = find_weights(asked.source, reporter, asked.source_by) if asked.source and load_source else None
     if weights:
         weights = assume_preprocessing(weights, chooser.catalog, chooser.part("model"))
@@ -119,6 +120,8 @@ def prepare(
     if model := chooser.part("model"):
         check_model(model, data)
     check_data(data)
+    if weights:
+        chooser.choose("threads", torch.get_num_threads(), "one for each core, as for the features of the start", chooser.recipe.device)
     made = make_start(chooser, weights, data) if weights else Start(restore_start(chooser, start, data)) if start else Start(None)
     if weights and made.model is not None:
         choose_for_source(chooser, made.model, data, seconds_of(chooser.recipe.budget) - (time.time() - (started or packed)))
@@ -127,8 +130,6 @@ def prepare(
     recipe = with_parts_spelled(chooser.recipe, parts)
     training = build(recipe, parts, data, made.model)
     training = dataclasses.replace(training, notes=(*training.notes, *made.notes))
-    if recipe.cached_views:
-        training = cache_frozen(training, recipe, data, int(recipe.cached_views))
     prepared = Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed)
     for line in describe_plan(prepared):
         reporter.say(line)

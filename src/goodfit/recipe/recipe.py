@@ -88,7 +88,7 @@ class Recipe:
         AUTO,
     )
     cached_views: Natural | Literal["auto"] = option(
-        "Augmented views of each image whose features are computed once, where the first stages stay frozen; 0: anew in each epoch.",
+        "Augmented views of each image whose features are computed once, without noise, where stages stay frozen; 0: each epoch anew.",
         AUTO,
     )
     rates: str | Part = option("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)

@@ -178,8 +178,9 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 def asked_values(about: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the recipe that a run was asked for, as its about.json has them; those that it does not have are at their default."""
-    asked = {**Recipe().plain(), **with_current_keys(about.get("asked", {}))}
-    return {key: "auto" if value in FORMER_DEFAULTS.get(key, ()) else value for key, value in asked.items()}
+    before = with_current_keys(about.get("asked", {}))
+    former = {} if "head_init" in before else FORMER_DEFAULTS
+    return {**Recipe().plain(), **{key: "auto" if value in former.get(key, ()) else value for key, value in before.items()}}
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:

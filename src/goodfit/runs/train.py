@@ -21,6 +21,7 @@ from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.report.page import write_report
 from goodfit.runs import baselines
 from goodfit.runs.finish import count_multiply_adds, keep_model
@@ -110,6 +111,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     _check_and_plot(prepared, options)
     if options.dry:
         return None
+    prepared = with_cached_features(prepared, options.reporter)
     lengths = prepared.training.plan.lengths
     # Under a budget in minutes they are computed before the first step: after the last they would be over the budget.
     early_baselines = baselines.compute_baselines(prepared.data, baselines.SHARE * lengths.budget.amount) if lengths.timed else {}
@@ -137,12 +139,13 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
         options.plan_reporter,
         options.started,
         catalog=load_catalog(part_files(run)),
-        start=(read_start(run) or {}) if checkpoints.steps() else None,
+        start=read_start(run) or ({} if checkpoints.steps() else None),
         check_data=lambda data: require_same_data(run, data),
     )
     _check_and_plot(prepared, options)
     if options.dry:
         return None
+    prepared = with_cached_features(prepared, options.reporter)
     recipe, state, plan = prepared.recipe, prepared.training.state, prepared.training.plan
     if not checkpoints.steps() and (run.path / "model.safetensors").exists():
         raise UsageError(f'The checkpoints of "{run.path}" are gone, so it cannot continue: start anew with another --out.')
@@ -160,6 +163,14 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     options.reporter.say(f"Continuing {run.path} at step {state.step:,}.")
     _train_and_finish(run, prepared, options)
     return run
+
+
+def with_cached_features(prepared: Prepared, reporter: Reporter) -> Prepared:
+    """What is prepared, with the features of its frozen stages computed, if the recipe caches any."""
+    training = cache_frozen(prepared.training, prepared.recipe, prepared.data)
+    for note in training.notes[len(prepared.training.notes) :]:
+        reporter.say(f"  {note}")
+    return dataclasses.replace(prepared, training=training)
 
 
 def _check_and_plot(prepared: Prepared, options: RunOptions) -> None:

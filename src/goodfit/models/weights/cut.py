@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from goodfit.models.branches import NetWithAuxHeads
 from goodfit.models.weights.stages import find_head
 
 
@@ -70,7 +71,7 @@ def _replace_lower(module: nn.Module, name: str, lower: frozenset[str]) -> nn.Mo
         return module
     clone = copy.copy(module)
     clone._modules = {
-        key: _replace_lower(child, prefix + key, lower) if child is not None else None for key, child in module.named_children()
+        key: _replace_lower(child, prefix + key, lower) if child is not None else None for key, child in module._modules.items()
     }
     return clone
 
@@ -81,11 +82,13 @@ def find_cut(model: nn.Module, place: str, images: Tensor) -> Cut | None:
 
     That is tried on some `images`, so that shortcuts around the place, or steps between modules, are never lost.
     """
-    cut = Cut(place, _modules_below(model, place, images))
+    if isinstance(model, NetWithAuxHeads):  # its extra heads take features from below
+        return None
     try:
+        cut = Cut(place, _modules_below(model, place, images))
         features = cut.features(model, images)
         expected, found = model(images), cut.upper(model)(features)
-    except (RuntimeError, TypeError, ValueError, IndexError):  # what runs above the cut needs more than the features
+    except Exception:  # whatever a network of the user raises where what runs above the cut needs more than the features
         return None
     same = isinstance(features, Tensor) and isinstance(expected, Tensor) and found.shape == expected.shape
     return cut if same and torch.allclose(found, expected, rtol=1e-4, atol=1e-5) else None

@@ -21,7 +21,7 @@ from goodfit.terminal.tables import format_table
 
 # Of each split: an accuracy then has a standard error below one point.
 MAX_PROBED_IMAGES = 4000
-# The next three limits were found with a convnet(16) that had learned five classes of CIFAR-10 (bench/transfer.py); images are per class.
+# The next three limits were found with a convnet(16) that had learned five classes of CIFAR-10; images are per class.
 # Below this a linear classifier on fixed features is as good as training them: at 3 images it was level with training stages, at 9 it
 # was 4 points behind; Chen et al. 2019 find it level at 1 and 5.
 MIN_IMAGES_TO_TRAIN_STAGES = 5

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from goodfit.core.contracts import split_outputs
-from goodfit.core.device import memory_format, physical_cores
+from goodfit.core.contracts import Facts, split_outputs
+from goodfit.core.device import memory_format
 from goodfit.core.parts import Part, spell
-from goodfit.core.progress import Length
+from goodfit.core.progress import Length, Lengths
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.headers import ImageHeaders
@@ -24,12 +24,14 @@ from goodfit.recipe.auto import choose_augment
 from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import make_model
+from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.frozen import frozen_place
 from goodfit.recipe.transfer.rates import find_safe_rate
 from goodfit.training.freezing import freezing_phases, set_trainable
+from goodfit.training.gradient import restore_buffers
 from goodfit.training.noise import evaluating
 
-COUNTED_BUDGET = 600.0  # seconds that a budget which is not in minutes is taken for
+OTHER_BUDGET_SECONDS = 600.0  # seconds that a budget which is not in minutes is taken for
 SIZE_STEP, MIN_SIDE = 32, 96  # pixels: the strides of most nets multiply to 32
 MAX_ENLARGEMENT = 4  # times the images' own side
 # Forward passes over the images that must fit the budget at a size: one for the features, and the cost of two passes that train later
@@ -38,16 +40,16 @@ FORWARD_PASSES = 4
 MIN_PASSES = 1.5  # over the training images that training stages is worth its time for
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 40_000, 5, 30  # by a training whose budget is chosen
 TIMED_IMAGES = 16
-LEAST_TO_MEASURE = 100.0  # seconds that are worth measuring the precision, layout and threads
+MIN_SECONDS_TO_MEASURE = 100.0  # seconds that are worth measuring the precision, layout and threads
 MAX_VIEWS, VIEWS_SHARE, MIN_CACHE_GAIN = 8, 0.4, 1.5
 MAX_EVALUATIONS, EVALUATION_SHARE = 10, 0.1
 ADAM_RATE, ADAM_BATCH = 5e-4, 64  # the rate for all stages and batches of that size
 
 
 def seconds_of(budget: str) -> float:
-    """The seconds of a budget in minutes; another is taken for COUNTED_BUDGET."""
-    length = Length.read(budget) if budget != "auto" else Length(COUNTED_BUDGET, "second")
-    return length.amount if length.unit == "second" else COUNTED_BUDGET
+    """The seconds of a budget in minutes; another is taken for OTHER_BUDGET_SECONDS."""
+    length = Length.read(budget) if budget != "auto" else Length(OTHER_BUDGET_SECONDS, "second")
+    return length.amount if length.unit == "second" else OTHER_BUDGET_SECONDS
 
 
 def choose_source_size(chooser: Chooser, weights: Weights, headers: ImageHeaders, spent: float) -> None:
@@ -86,12 +88,14 @@ def time_forward(part: Part, size: tuple[int, ...], channels: int) -> float:
     return time_evaluation(model, channels, size)
 
 
-def time_best(run: Callable[[], Any], times: int = 2) -> float:
+def time_best(run: Callable[[], Any], times: int = 3) -> float:
     """The seconds of the fastest of some runs, after one to warm up."""
     seconds = []
     for _ in range(times + 1):
         began = time.perf_counter()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
 
@@ -104,62 +108,71 @@ def choose_for_source(chooser: Chooser, model: nn.Module, data: Dataset, left: f
         return
     choose_trainable(chooser, model, data, left)
     if chooser.recipe.head_init == "random":
-        chooser.choose(
-            "rates", "backbone(0.1)", "what is pretrained below a random head moves at a tenth of its rate", "the head is random"
-        )
+        rule = "what is pretrained below a random head moves at a tenth of its rate"
+        chooser.choose("rates", "backbone(0.1)", rule, "the head is random")
     batch = ADAM_BATCH if images >= 500 else max(4, min(32, images // 4))
     chooser.choose("batch_size", batch, "64; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
-    if left < LEAST_TO_MEASURE and chooser.recipe.device == "cpu":
-        for field, value in (("precision", "fp32"), ("layout", "channels_last"), ("threads", physical_cores())):
-            chooser.choose(field, value, "as most CPUs like it: there is no time to measure others", f"{left:.0f} s are left")
-    choose_augment(chooser, data)
-    choose_optimizer(chooser, model, data)
-    chooser.choose("schedule", "warmup(0.1) | cosine", "a warmup, for the start is good already, then down to zero", chooser.recipe.budget)
-    if chooser.recipe.budget != "auto" and Length.read(chooser.recipe.budget).unit == "second":
-        each = evaluated_images(data) * time_evaluation(model, data.preprocess.channels, data.preprocess.size)
-        times = max(1, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * left / each)))
-        rule = f"at most {MAX_EVALUATIONS} times, in {EVALUATION_SHARE:.0%} of the time that is left"
-        chooser.choose("evaluate_every", f"{1 / times:.3g}", rule, f"an evaluation takes {each:.1f} s")
     epochs = min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
     rule = f"about {IMAGES_SEEN:,} images seen, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs: pretrained weights need few"
     chooser.choose("budget", f"{epochs} epochs", rule, count_of(images, "training image"))
-    choose_cached_views(chooser, model, data, left)
+    if left < MIN_SECONDS_TO_MEASURE and chooser.recipe.device == "cpu":
+        for field, value in (("precision", "fp32"), ("layout", "channels_last")):
+            chooser.choose(field, value, "the usual one on a CPU, where the budget leaves no time to measure", f"{left:.0f} s are left")
+    choose_augment(chooser, data)
+    facts = data.facts(budget_lengths(chooser.recipe, images))
+    choose_optimizer(chooser, model, data, facts)
+    if not chooser.recipe.snapshots and str(chooser.recipe.plateau) == "none":
+        rule = "a warmup, for the start is good already, then down to zero"
+        chooser.choose("schedule", "warmup(0.1) | cosine", rule, chooser.recipe.budget)
+    if facts.lengths.timed and chooser.is_open("evaluate_every"):
+        each = evaluated_images(data) * time_evaluation(model, data.preprocess.channels, data.preprocess.size)
+        times = max(1, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * left / each)))
+        rule = f"at most {MAX_EVALUATIONS} times, in {EVALUATION_SHARE:.0%} of the time that is left"
+        chooser.choose("evaluate_every", f"{math.ceil(1e4 / times) / 1e4:g}", rule, f"an evaluation takes {each:.1f} s")
+    choose_cached_views(chooser, model, data, facts, left)
 
 
-def choose_cached_views(chooser: Chooser, model: nn.Module, data: Dataset, left: float) -> None:
+def budget_lengths(recipe: Recipe, images: int) -> Lengths:
+    """The lengths of a recipe whose batch size and budget are chosen."""
+    steps = -(-images // recipe.images_per_step(images))
+    return Lengths(steps, images / steps, Length.read(recipe.budget))
+
+
+def choose_cached_views(chooser: Chooser, model: nn.Module, data: Dataset, facts: Facts, left: float) -> None:
     """Choose how many views of each image to compute the features of frozen stages for, where that leaves time for more passes."""
-    trainable, images = chooser.part("trainable"), len(data.splits.train)
-    if trainable is None or not chooser.is_open("cached_views") or not frozen_place(model, freezing_phases(trainable, model)):
+    part, images, lengths = chooser.part("trainable"), len(data.splits.train), facts.lengths
+    assert part is not None
+    trainable = part.bind(facts)
+    if not chooser.is_open("cached_views") or not frozen_place(model, freezing_phases(trainable, model)):
         return
     forward = time_evaluation(model, data.preprocess.channels, data.preprocess.size)
     step = max(time_training(model, trainable, data), 1.1 * forward)
-    budget = Length.read(chooser.recipe.budget)
-    if budget.unit == "second":
+    if lengths.timed:
         views = min(MAX_VIEWS, int(VIEWS_SHARE * left / (images * forward)))
         passes, more = left / (images * step), (left - views * images * forward) / (images * (step - forward))
     else:
-        per_epoch = {"epoch": 1.0, "step": images / chooser.recipe.images_per_step(images), "example": images}[budget.unit]
-        passes = more = budget.amount / per_epoch
+        passes = more = lengths.total_steps / lengths.epoch_steps
         views = min(MAX_VIEWS, max(2, math.ceil(passes / 3)))
-    pays = views >= 2 and (more >= MIN_CACHE_GAIN * passes if budget.unit == "second" else views < passes)
+    pays = views >= 2 and (more >= MIN_CACHE_GAIN * passes if lengths.timed else views < passes)
     rule = f"up to {MAX_VIEWS} views, as long as that leaves time for {MIN_CACHE_GAIN:g} times as many passes"
     evidence = f"{passes:.1f} passes without, {more:.1f} with {count_of(views, 'view')}"
     chooser.choose("cached_views", views if pays else 0, rule, evidence)
 
 
-def choose_optimizer(chooser: Chooser, model: nn.Module, data: Dataset) -> None:
+def choose_optimizer(chooser: Chooser, model: nn.Module, data: Dataset, facts: Facts) -> None:
     """Choose AdamW at a rate that moves pretrained weights little, or a lower one if it raises the loss of this model on this data."""
     if not chooser.is_open("optimizer"):
         return
-    trainable, augment = chooser.part("trainable"), chooser.part("augment")
-    assert trainable is not None and augment is not None
+    trainable, augment, loss, rates = (chooser.part(seat) for seat in ("trainable", "augment", "loss", "rates"))
+    assert trainable is not None and augment is not None and loss is not None
+    trainable, factors = trainable.bind(facts), rates(model) if rates else {}  # type: ignore[operator]
     batch = chooser.recipe.images_per_step(len(data.splits.train))
 
     def optimizer_at(rate: float) -> Part:
         return chooser.catalog.make(f"adamw({rate:.2g}, weight_decay=0.05)", "optimizer")
 
     usual = ADAM_RATE * (batch / ADAM_BATCH / trained_share(model, trainable)) ** 0.5
-    lr = find_safe_rate(model, data, trainable, augment, optimizer_at, usual)
+    lr = find_safe_rate(model, data, trainable, augment.bind(facts), optimizer_at, usual, loss, factors)
     rule = "AdamW at a rate that moves pretrained weights little, higher for few stages and large batches, a third while that is too high"
     evidence = f"{usual:.2g} for batches of {batch}" + ("" if lr == usual else f" raised the loss in a few steps, {lr:.2g} did not")
     chooser.choose("optimizer", spell(optimizer_at(lr)), rule, evidence)
@@ -213,6 +226,7 @@ def time_training(model: nn.Module, trainable: Part, data: Dataset) -> float:
     pre, device = data.preprocess, next(model.parameters()).device
     images = torch.zeros(TIMED_IMAGES, pre.channels, *pre.size, device=device).to(memory_format=torch.channels_last)
     requires, training = {p: p.requires_grad for p in model.parameters()}, {m: m.training for m in model.modules()}
+    buffers = [buffer.clone() for buffer in model.buffers()]
 
     def step() -> None:
         model.train()
@@ -225,4 +239,5 @@ def time_training(model: nn.Module, trainable: Part, data: Dataset) -> float:
         parameter.grad = None
     for module, mode in training.items():
         module.training = mode
+    restore_buffers(model, buffers)
     return seconds

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import MIXING_BLOCK, Chance
+from goodfit.core.contracts import Penalty
 from goodfit.core.device import autocast
 from goodfit.core.files import atomic_writer, cache_folder
 from goodfit.core.words import count_of, format_bytes
@@ -28,21 +31,28 @@ from goodfit.training.freezing import Phase
 from goodfit.training.noise import evaluating
 
 DTYPE = np.float16
+# What the features depend on besides the weights and the images.
+KEY_FIELDS = ("augment", "seed", "precision", "layout", "device", "threads", "storage")
 COMPUTED_AT_ONCE = 4 * MIXING_BLOCK  # images: whole blocks, from which partners for mixing come
-TRIED_IMAGES = 2  # that show whether a cut is possible
+TARGET_BYTES = 4  # of a float32
+CUT_TEST_IMAGES = 2  # that show whether a cut is possible
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """Features [views, n, ...] float16 and targets [views, n, K] float32 of the images at `rows` [n], in that order, mapped into memory."""
+    """Features [views, n, ...] float16 and targets [views, n, K] float32 of the images at ascending `rows` [n], mapped into memory.
+
+    `places` [views, n] says where in a view each of the rows is.
+    """
 
     rows: Tensor
+    places: Tensor
     features: np.memmap[Any, Any]
     targets: np.memmap[Any, Any]
 
     def batch(self, rows: Tensor, view: int, chance: Chance | None = None) -> Batch:
         """The features of some of the rows in one view, as a batch."""
-        places = torch.searchsorted(self.rows, rows).numpy()
+        places = self.places[view][torch.searchsorted(self.rows, rows)].numpy()
         features, targets = (torch.from_numpy(np.take(x[view], places, axis=0)) for x in (self.features, self.targets))
         return Batch(features, targets, rows, chance)
 
@@ -86,32 +96,48 @@ class FrozenEvaluator:
             return collect_outputs(self.cut.upper(model), batches, self.loss, Tensor.float, self.device, precision)
 
 
-def cache_frozen(training: Training, recipe: Recipe, data: Dataset, views: int) -> Training:
-    """Replace the images of a training whose first stages stay frozen by features at the cut above them, of so many views of each image.
+def cache_frozen(training: Training, recipe: Recipe, data: Dataset) -> Training:
+    """Replace the images of a training whose first stages stay frozen by features at the cut above them, of the recipe's cached views.
 
-    The training comes back as it was, with a note, where there is no such cut or the features do not fit into the cache.
+    The training comes back as it was where the recipe has none; with a note, where there is no such cut, or the cache is too small.
 
     Raises:
         GoodfitError: no space is left.
     """
+    if not recipe.cached_views:
+        return training
     assert isinstance(training.loader, Loader), "the features are cached already"
-    plan, judged = training.plan, torch.cat([data.rows("validation"), clean_rows(data)]).unique()  # type: ignore[no-untyped-call]
+    plan, model, train = training.plan, training.state.model, data.rows("train").sort().values
+    evaluated = torch.cat([data.rows("validation"), clean_rows(data)]).unique()  # type: ignore[no-untyped-call]
     cut, size = find_frozen_cut(training, data)
     if cut is None:
-        return dataclasses.replace(training, notes=(*training.notes, "Nothing is cached: no stage stays frozen from first to last."))
-    views = min(views, int((recipe.cache * 2**30 / size - len(judged)) / len(data.splits.train)))
+        return dataclasses.replace(
+            training, notes=(*training.notes, "Nothing is cached: the model cannot be cut above stages that stay frozen.")
+        )
+    views = min(int(recipe.cached_views), int((recipe.cache * 2**30 / size - len(evaluated)) / len(train)))
     if views < 1:
-        need = format_bytes(size * len(data.splits.train))
-        note = f"Nothing is cached: the features of a view of all images take {need}, the cache is {recipe.cache:g} GB."
+        note = f"Nothing is cached: a view of all images takes {format_bytes(size * len(train))}, the cache is {recipe.cache:g} GB."
         return dataclasses.replace(training, notes=(*training.notes, note))
     source = FrozenStages(training, training.loader, recipe, data, cut, views)
-    seen = source.compute(judged, 1, source.read_center)
-    cached = source.compute(data.rows("train").sort().values, views, source.read_augmented)
-    evaluate = validator(FrozenEvaluator(data, training.evaluator.loss, plan.device, cut, seen), data, recipe.precision)
-    plan = dataclasses.replace(plan, cut=cut, augment=keep_images, normalize=Tensor.float, evaluate=evaluate)
+    center = source.compute(evaluated, [torch.arange(len(evaluated))], source.read_center)
+    orders = [Chance.for_epoch(recipe.seed, "views", view, torch.arange(len(train)), train).permutation() for view in range(views)]
+    cached = source.compute(train, orders, source.read_augmented)
+    plan = dataclasses.replace(
+        plan,
+        cut=cut,
+        augment=keep_images,
+        normalize=Tensor.float,
+        evaluate=validator(FrozenEvaluator(data, training.evaluator.loss, plan.device, cut, center), data, recipe.precision),
+        penalties=tuple(functools.partial(penalize_whole, penalty, model) for penalty in plan.penalties),  # type: ignore[misc]
+    )
     figures = f"{count_of(views, 'view')} of each image, {format_bytes(cached.features.nbytes)} of features after {cut.place}"
     notes = (*training.notes, f"The frozen stages are computed once: {figures}.")
     return dataclasses.replace(training, loader=CachedViews(training.loader, cached), plan=plan, notes=notes)
+
+
+def penalize_whole(penalty: Penalty, model: nn.Module, upper: nn.Module) -> Tensor:
+    """A penalty on the whole model, whichever part of it runs."""
+    return penalty(model)
 
 
 def keep_images(batch: Batch, chance: Chance, t: float) -> Batch:
@@ -122,12 +148,13 @@ def keep_images(batch: Batch, chance: Chance, t: float) -> Batch:
 def find_frozen_cut(training: Training, data: Dataset) -> tuple[Cut | None, int]:
     """The cut above the frozen stages of a training, and the bytes of an image's features there; None where there is none."""
     plan, model, pre = training.plan, training.state.model, data.preprocess
-    pixels = data.pixels.read_exact(data.spread_rows("train", TRIED_IMAGES)).permute(0, 3, 1, 2)
+    pixels = data.pixels.read_exact(data.spread_rows("train", CUT_TEST_IMAGES)).permute(0, 3, 1, 2)
     images = plan.normalize(pre.center_crop(pixels).to(plan.device))
     place = frozen_place(model, plan.trainable)
     with evaluating(model), torch.no_grad():
         cut = find_cut(model, place, images) if place else None
-        return cut, np.dtype(DTYPE).itemsize * cut.features(model, images)[0].numel() if cut else 0
+        numbers = cut.features(model, images)[0].numel() if cut else 0
+        return cut, np.dtype(DTYPE).itemsize * numbers + TARGET_BYTES * len(data.classes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,44 +168,44 @@ class FrozenStages:
     cut: Cut
     views: int
 
-    def read_center(self, rows: Tensor, view: int) -> Batch:
+    def read_center(self, rows: Tensor, places: Tensor, view: int) -> Batch:
         """The center crops of some rows as the model takes them."""
         data, plan = self.data, self.training.plan
         pixels = data.preprocess.center_crop(data.pixels.read_exact(rows).permute(0, 3, 1, 2)).to(plan.device)
         return Batch(plan.normalize(pixels), one_hot(data.labels[rows], len(data.classes)), rows)
 
-    def read_augmented(self, rows: Tensor, view: int) -> Batch:
-        """Some rows as the model sees them in the epoch with the number of the view."""
-        data = self.data
-        places = torch.searchsorted(data.rows("train").sort().values, rows)
+    def read_augmented(self, rows: Tensor, places: Tensor, view: int) -> Batch:
+        """Some rows, at consecutive places of a view's order, as the model sees them in the epoch with the number of the view."""
         chance = Chance.for_epoch(self.recipe.seed, "augment", view, places, rows)
-        batch = LazyBatch.of(self.loader.pixels, one_hot(data.labels[rows], len(data.classes)), rows, chance)
+        batch = LazyBatch.of(self.loader.pixels, one_hot(self.data.labels[rows], len(self.data.classes)), rows, chance)
         return self.training.plan.prepare(batch[:], (view + 0.5) / self.views)
 
     @torch.no_grad()
-    def compute(self, rows: Tensor, views: int, read: Callable[[Tensor, int], Batch]) -> CachedFeatures:
-        """Features and targets of ascending rows in some views, from the cache or written to it view by view and batch by batch.
+    def compute(self, rows: Tensor, orders: Sequence[Tensor], read: Callable[[Tensor, Tensor, int], Batch]) -> CachedFeatures:
+        """Features and targets of ascending rows, from the cache or written to it view by view, each in its own order, batch by batch.
 
-        The cache knows them by weights, images, rows, preprocessing, augmentation, seed, precision and place.
+        The cache knows them by weights, images, rows, preprocessing, machine, augmentation, seed and place.
 
         Raises:
             GoodfitError: no space is left.
         """
         recipe, data, plan, model = self.recipe, self.data, self.training.plan, self.training.state.model
         net = FeatureNet(recipe.source, model, data.preprocess, plan.device)
-        shown = f"{data.preprocess.to_dict()} {recipe.augment} {recipe.seed} {recipe.precision} {torch.get_num_threads()} {read.__name__}"
-        key = hash_fields(net.digest, data.digest, shown, self.cut.place, f"{views} {self.views}", rows.numpy().tobytes())
-        folder = cache_folder() / "features" / key
-        if not (folder / "targets.npy").is_file():
+        shown = [str(getattr(recipe, field)) for field in KEY_FIELDS] + [str(data.preprocess.to_dict()), read.__name__, self.cut.place]
+        parts = [Path(file).read_bytes() for file in recipe.use]
+        key = hash_fields(net.digest, data.digest, *shown, *parts, f"{len(orders)} {self.views}", rows.numpy().tobytes())
+        folder, lead = cache_folder() / "features" / key, (len(orders), len(rows))
+        if not (folder / "features.npy").is_file():  # it is renamed into its place after the targets
             with evaluating(model), atomic_writer(folder / "features.npy") as features, atomic_writer(folder / "targets.npy") as targets:
-                for view in range(views):
-                    for piece in torch.split(rows, COMPUTED_AT_ONCE):
-                        batch = read(piece, view)
+                for view, order in enumerate(orders):
+                    for places in torch.split(torch.arange(len(rows)), COMPUTED_AT_ONCE):
+                        batch = read(rows[order[places]], places, view)
                         with autocast(plan.device, plan.precision):
                             output = self.cut.features(model, batch.images).float()
-                        append_array(features, output.cpu().numpy().astype(DTYPE), (views, len(rows)))
-                        append_array(targets, batch.targets.cpu().numpy(), (views, len(rows)))
-        return CachedFeatures(rows, *(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("features", "targets")))
+                        append_array(features, output.cpu().numpy().astype(DTYPE), lead)
+                        append_array(targets, batch.targets.cpu().numpy(), lead)
+        places = torch.stack([order.argsort() for order in orders])
+        return CachedFeatures(rows, places, *(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("features", "targets")))
 
 
 def frozen_place(model: nn.Module, phases: tuple[Phase, ...]) -> str:

@@ -13,7 +13,6 @@ from goodfit.core.errors import DataError, UsageError, did_you_mean
 from goodfit.core.parts import spell
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
-from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import INTERPOLATION
 from goodfit.models.weights.files import Weights, from_file, from_published, from_run
 from goodfit.models.weights.hub import HUB, TIMM, from_hub, from_timm
@@ -131,16 +130,15 @@ def choose_normalization(chooser: Chooser, weights: Weights | None) -> None:
 # ---- loading them ------------------------------------------------------------------------------------------------------------------
 
 
-def copy_pretrained(model: nn.Module, weights: Weights, data: Dataset) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Copy the weights into a freshly initialized model; returns a record of it, and lines to report.
+def copy_pretrained(model: nn.Module, weights: Weights, keep_head: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Copy the weights into a freshly initialized model, the head only to keep it; returns a record of it, and lines to report.
 
     Raises:
         UsageError: none of the checkpoint's tensors match the model.
     """
-    same_classes = weights.has_classes(data.classes)
-    transfer = transfer_weights(model, weights, same_classes)
+    transfer = transfer_weights(model, weights, keep_head)
     first, *others = transfer.sentences()
-    first += ", the head too, because its classes are the same" if same_classes and not transfer.reinitialized else ""
+    first += ", the head too, because its classes are the same" if keep_head and not transfer.reinitialized else ""
     notes = (*_describe_file(weights), *others)
     return _to_record(weights, transfer), (f"{weights.name}: {first}", *(f"  {line}" for line in notes))
 

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from goodfit.core.device import memory_format
+from goodfit.core.errors import UsageError
 from goodfit.core.parameters import is_norm
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
@@ -22,7 +24,8 @@ from goodfit.recipe.transfer.pretrained import copy_pretrained
 from goodfit.recipe.transfer.probe import fit_probe
 
 MAX_PROBE_IMAGES = 20_000  # that the head's probe is fitted to, at random; more hardly change it, and their features would fill the memory
-CONSTANT_VARIANCE = 1e-6  # of a channel that never varied in pretraining: a norm would multiply whatever reaches it a thousandfold
+# Of a norm's epsilon: a channel with less variance never varied in pretraining, and the norm would multiply what reaches it a hundredfold.
+CONSTANT_SHARE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,21 +41,24 @@ def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Prog
     """Make the network of an opened recipe with the weights of its source; a new head becomes the linear probe if the recipe says so.
 
     Raises:
-        UsageError: the weights do not fit the model, or the net does not take the images.
+        UsageError: the weights do not fit the model, the net does not take the images, or the head is of other classes.
         DataError: there are too few images to fit a probe to.
     """
     part, device = chooser.part("model"), torch.device(chooser.recipe.device)
     model = make_initial_model(chooser.recipe, part, data, device)
-    record, notes = copy_pretrained(model, weights, data)
-    constant = calm_constant_channels(model)
-    if constant:
-        what = f"{count_of(constant, 'channel')} of its norms never varied"
-        notes = (*notes, f"  {what}: the norms no longer multiply what reaches them")
-    if weights.has_classes(data.classes):
+    same_classes = weights.has_classes(data.classes)
+    if same_classes:
         chooser.choose("head_init", "source", "the head of the source, whose classes are the same", weights.name)
-        return Start(model, record, notes)
     rule = "a new head starts as the linear probe of its input, so that training begins where a linear classifier ends"
     chooser.choose("head_init", "probe", rule, weights.name)
+    if chooser.recipe.head_init == "source" and not same_classes:
+        raise UsageError(
+            f'Expected the classes of "{weights.name}" for its head to be kept, but the data has others: give --head-init probe.'
+        )
+    record, notes = copy_pretrained(model, weights, chooser.recipe.head_init == "source")
+    if constant := neutralize_constant_channels(model):
+        what = f"{count_of(constant, 'channel')} of its norms never varied"
+        notes = (*notes, f"  {what}: the norms no longer multiply what reaches them")
     if chooser.recipe.head_init == "probe":
         notes = (*notes, f"  {set_head_to_probe(FeatureNet(weights.name, model, data.preprocess, device), data, progress)}")
     return Start(model, record, notes)
@@ -66,7 +72,7 @@ def restore_start(chooser: Chooser, tensors: Mapping[str, Tensor], data: Dataset
 
 
 @torch.no_grad()
-def calm_constant_channels(model: nn.Module) -> int:
+def neutralize_constant_channels(model: nn.Module) -> int:
     """Set the running variance of channels that never varied in pretraining to 1, and return how many there are.
 
     The outputs stay the same: such a channel is constant, equal to its mean. But its norm would divide by the root of its tiny epsilon,
@@ -76,23 +82,32 @@ def calm_constant_channels(model: nn.Module) -> int:
     for module in model.modules():
         variance = getattr(module, "running_var", None)
         if is_norm(module) and isinstance(variance, Tensor):
-            dead = variance < CONSTANT_VARIANCE
-            variance[dead] = 1.0
-            constant += int(dead.sum())
+            is_constant = variance < CONSTANT_SHARE * getattr(module, "eps", 1e-5)
+            variance[is_constant] = 1.0
+            constant += int(is_constant.sum())
     return constant
 
 
 @torch.no_grad()
 def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambda done, total: None) -> str:
-    """Set the head of a net to the linear probe of its input, fitted to the training images alone; returns a sentence on it."""
+    """Set the head of a net to the linear probe of its input, fitted to the training images alone; returns a sentence on it.
+
+    Raises:
+        UsageError: its features are not finite.
+    """
+    head = find_head(net.model)[1]
+    if head.bias is None:
+        return "the head stays random: it has no bias, which a linear probe needs"
     rows = data.sample_rows("train", MAX_PROBE_IMAGES)
     net.model.to(memory_format=memory_format("channels_last"))  # type: ignore[call-overload]
     features, labels = compute_features(net, data, rows, [HEAD], progress)[HEAD], data.labels[rows]
+    if not np.isfinite(features).all():
+        raise UsageError(
+            f'The features that "{net.name}" computes of the images are not finite: its weights are of another model or damaged.'
+        )
     probe = fit_probe(features, labels, len(data.classes))
-    head = find_head(net.model)[1]
     head.weight.copy_(probe.weight)
-    if head.bias is not None:
-        head.bias.copy_(probe.bias)
+    head.bias.copy_(probe.bias)
     held = format_percent(float((probe.held == labels).double().mean()))
     images = count_of(len(rows), "training image")
     return f"the head starts as a linear probe of {images}: {held} right when held out, L2 {probe.l2:.2g}"

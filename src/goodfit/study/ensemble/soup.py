@@ -13,6 +13,7 @@ from goodfit.recipe.build import build
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.training.batch_statistics import recompute_statistics, statistics_images
+from goodfit.training.freezing import phase_at
 
 
 @torch.no_grad()
@@ -41,4 +42,6 @@ class NormRecalibrator:
 
     def recalibrate(self, model: nn.Module) -> None:
         """Replace the running statistics of the model's batch norms, if it has any (see `recompute_statistics`)."""
-        recompute_statistics(model, statistics_images(self.training.plan, self.training.loader, 1.0))
+        plan = self.training.plan
+        phase = phase_at(plan.trainable, 1.0)
+        recompute_statistics(model, statistics_images(plan, self.training.loader, 1.0), phase.fixed if phase else ())
