@@ -91,7 +91,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         schedule=schedule,
         penalties=penalties,
         average=bind_cycles(bound["average"], schedule.cycle_ends()),
-        trainable=freezing_phases(bound["trainable"], model) if has_parameters(model) else (),
+        trainable=freezing_phases(bound["trainable"], model) if has_parameters(model) and "trainable" in bound else (),
         clip=recipe.clip,
         clip_value=recipe.clip_value,
         seed=recipe.seed,

@@ -106,7 +106,7 @@ class Wise(Average):
 
     Helps: fine-tuning: between start and end the model is often better than at either on images unlike those it is trained on, and hardly
         worse on the others.
-    Hurts: with a new head, which is mixed with its random start; after long training at high rates, when the loss rises along the line.
+    Hurts: with a head that starts at random, which it is mixed with; after long training at high rates, when the loss rises along the line.
     Cost: two more copies of the weights, and a pass over them a step.
     Source: Wortsman et al. 2022 (WiSE-FT, robust fine-tuning of zero-shot models).
     """
