@@ -264,3 +264,9 @@ def test_a_spelled_default_resumes(data: Path, tmp_path: Path) -> None:
     assert goodfit("train", data, *options, "--epochs", "1").code == 0
     done = goodfit("train", data, *options, "--epochs", "2")
     assert done.code == 0, done
+
+
+def test_few_images_train_the_head_alone(pretrained: Path, tmp_path: Path) -> None:
+    few = gratings(tmp_path / "few.npz", (0.2, 1.0, 1.8), 3.0, 12, seed=2)
+    made = prepared(few, pretrained)
+    assert max(made.data.class_counts()) < 12 and str(made.recipe.trainable).startswith("head(")

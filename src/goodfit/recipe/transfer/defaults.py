@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,8 @@ MAX_ENLARGEMENT = 4  # times the images' own side
 # Forward passes over the images that must fit the budget at a size: one for the features, and the cost of two passes that train later
 # stages. Larger images with fewer stages were better than the reverse in 1 and in 3 minutes (photos of clothing, mobilenet_v2).
 FORWARD_PASSES = 4
+# Training stages on 5 photos of clothing a class was 13 points worse than the probe on the test images (bench/transfer_advice.py).
+MIN_IMAGES_PER_CLASS = 12
 MIN_PASSES = 1.5  # over the training images that training stages is worth its time for
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 40_000, 5, 30  # by a training whose budget is chosen
 TIMED_IMAGES = 16
@@ -187,10 +190,15 @@ def trained_share(model: nn.Module, trainable: Part) -> float:
 
 
 def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: float) -> None:
-    """Choose how many stages are trained: all of them, or the last ones, where a budget in minutes lets all see too few images."""
+    """Choose how many stages are trained: all, the last ones where the budget lets all see too few images, none where there are few."""
     if not chooser.is_open("trainable"):
         return
     n, images = len(find_stages(model)), len(data.splits.train)
+    per_class = statistics.median(data.class_counts())
+    if per_class < MIN_IMAGES_PER_CLASS:
+        rule = f"the head alone below {MIN_IMAGES_PER_CLASS} images a class: so few hardly teach more, and hold too few back to notice harm"
+        chooser.choose("trainable", "head", rule, f"a median of {per_class:g}")
+        return
     kept = 'statistics="all_fixed"'
     texts = [f"all({kept})", *(f"last({k}, {kept})" for k in dict.fromkeys((max(1, 2 * n // 3), max(1, n // 3))) if k < n)]
     rule = "pretrained norms keep their statistics, so that the first step sees what the probe saw"
