@@ -163,7 +163,7 @@ def size_for(budget: str, own: int = 500, device: str = "cpu", spent: float = 5.
     chooser = Chooser(Recipe(source="net.pth", model="convnet(4)", budget=budget, device=device, channels=3), load_catalog())
     weights = Weights("net.pth", "", {}, **{"size": (224, 224), **of_weights})
     sides = np.full(3000, own)
-    headers = SimpleNamespace(widths=sides, heights=sides, usable=sides > 0)
+    headers = SimpleNamespace(usable=sides > 0, median_side=own)
     choose_source_size(chooser, weights, headers, spent)  # type: ignore[arg-type]
     return str(chooser.recipe.size)
 

@@ -50,6 +50,11 @@ class ImageHeaders:
         return self.channels > 0
 
     @property
+    def median_side(self) -> int:
+        """The median of the shorter sides of the images that are not broken, in pixels."""
+        return int(np.median(np.minimum(self.widths, self.heights)[self.usable]))
+
+    @property
     def model_channels(self) -> int:
         """The forced channels if any, else 1 if every image is gray, 4 if every image has an alpha channel, else 3."""
         if self.forced_channels:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -66,9 +65,7 @@ def choose_machine(chooser: Chooser) -> None:
 
 def choose_size(chooser: Chooser, headers: ImageHeaders) -> None:
     """Choose the size the model sees, from that of the images."""
-    good = np.array([row not in headers.broken for row in range(len(headers.widths))])
-    short_sides = np.minimum(headers.widths, headers.heights)[good]
-    median = int(np.median(short_sides))
+    median = headers.median_side
     on_gpu = chooser.recipe.device.startswith("cuda")
     if median <= SMALL_SIDE:
         side, rule = max(median, MIN_SIDE), f"their own size, from {MIN_SIDE} up to {SMALL_SIDE} pixels"

@@ -120,11 +120,14 @@ def prepare(
     if model := chooser.part("model"):
         check_model(model, data)
     check_data(data)
+    made = Start(None)
     if weights:
         chooser.choose("threads", torch.get_num_threads(), "one for each core, as for the features of the start", chooser.recipe.device)
-    made = make_start(chooser, weights, data) if weights else Start(restore_start(chooser, start, data)) if start else Start(None)
-    if weights and made.model is not None:
+        made = make_start(chooser, weights, data)
+        assert made.model is not None
         choose_for_source(chooser, made.model, data, seconds_of(chooser.recipe.budget) - (time.time() - (started or packed)))
+    elif start:
+        made = Start(restore_start(chooser, start, data))
     choose_training(chooser, data, packed - started if started else 0.0)
     parts = chooser.parts()
     recipe = with_parts_spelled(chooser.recipe, parts)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -27,9 +26,8 @@ from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import make_model
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.frozen import frozen_place
-from goodfit.recipe.transfer.rates import find_safe_rate
+from goodfit.recipe.transfer.rates import find_safe_rate, restoring
 from goodfit.training.freezing import freezing_phases, set_trainable
-from goodfit.training.gradient import restore_buffers
 from goodfit.training.noise import evaluating
 
 OTHER_BUDGET_SECONDS = 600.0  # seconds that a budget which is not in minutes is taken for
@@ -60,8 +58,7 @@ def choose_source_size(chooser: Chooser, weights: Weights, headers: ImageHeaders
     if not weights.size or not chooser.is_open("size"):
         return
     native = min(weights.size)
-    usable = headers.usable
-    images, own = int(usable.sum()), int(np.median(np.minimum(headers.widths, headers.heights)[usable]))
+    images, own = int(headers.usable.sum()), headers.median_side
     assumed = ", assumed" if weights.assumed_from else ""
     evidence = f"{weights.assumed_from or weights.name}: {native} pixels"
     is_free = not weights.has_fixed_size and weights.size[0] == weights.size[1]
@@ -233,19 +230,11 @@ def time_training(model: nn.Module, trainable: Part, data: Dataset) -> float:
     """Time forward and backward of what a part trains of a model, in seconds an image; the weights are not moved."""
     pre, device = data.preprocess, next(model.parameters()).device
     images = torch.zeros(TIMED_IMAGES, pre.channels, *pre.size, device=device).to(memory_format=torch.channels_last)
-    requires, training = {p: p.requires_grad for p in model.parameters()}, {m: m.training for m in model.modules()}
-    buffers = [buffer.clone() for buffer in model.buffers()]
 
     def step() -> None:
         model.train()
         set_trainable(model, freezing_phases(trainable, model), 0.0)
         split_outputs(model(images))[0].float().logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
 
-    seconds = time_best(step, times=1) / TIMED_IMAGES
-    for parameter, flag in requires.items():
-        parameter.requires_grad_(flag)
-        parameter.grad = None
-    for module, mode in training.items():
-        module.training = mode
-    restore_buffers(model, buffers)
-    return seconds
+    with restoring(model):
+        return time_best(step, times=1) / TIMED_IMAGES

@@ -168,6 +168,12 @@ class FrozenStages:
     cut: Cut
     views: int
 
+    @functools.cached_property
+    def weights_digest(self) -> str:
+        """A hash of the net below its head, which is computed once for all that is cached."""
+        net = FeatureNet(self.recipe.source, self.training.state.model, self.data.preprocess, self.training.plan.device)
+        return net.digest
+
     def read_center(self, rows: Tensor, places: Tensor, view: int) -> Batch:
         """The center crops of some rows as the model takes them."""
         data, plan = self.data, self.training.plan
@@ -190,10 +196,9 @@ class FrozenStages:
             GoodfitError: no space is left.
         """
         recipe, data, plan, model = self.recipe, self.data, self.training.plan, self.training.state.model
-        net = FeatureNet(recipe.source, model, data.preprocess, plan.device)
         shown = [str(getattr(recipe, field)) for field in KEY_FIELDS] + [str(data.preprocess.to_dict()), read.__name__, self.cut.place]
         parts = [Path(file).read_bytes() for file in recipe.use]
-        key = hash_fields(net.digest, data.digest, *shown, *parts, f"{len(orders)} {self.views}", rows.numpy().tobytes())
+        key = hash_fields(self.weights_digest, data.digest, *shown, *parts, f"{len(orders)} {self.views}", rows.numpy().tobytes())
         folder, lead = cache_folder() / "features" / key, (len(orders), len(rows))
         if not (folder / "features.npy").is_file():  # it is renamed into its place after the targets
             with evaluating(model), atomic_writer(folder / "features.npy") as features, atomic_writer(folder / "targets.npy") as targets:

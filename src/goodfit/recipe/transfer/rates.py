@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -42,24 +43,30 @@ def find_safe_rate(
     phases = freezing_phases(trainable, model)
     plan = dataclasses.replace(plan, device=next(model.parameters()).device, trainable=phases)
     batches = [loader.batch(step) for step in range(TEST_STEPS)]
-    weights = {name: x.clone() for name, x in model.state_dict().items()}
-    requires, modes = {p: p.requires_grad for p in model.parameters()}, {m: m.training for m in model.modules()}
-    model.train()
     for attempt in range(MAX_TRIES):
-        state = State.start(model, build_optimizer(optimizer_at(rate), model, factors or {}))
-        try:
+        with restoring(model), contextlib.suppress(Diverged):
+            model.train()
+            state = State.start(model, build_optimizer(optimizer_at(rate), model, factors or {}))
             losses = [train_step(state, batch, plan, 0.0, 1.0)[0].numbers()["loss"] for batch in batches]
             after = train_step(state, batches[0], plan, 0.0, 0.0)[0].numbers()["loss"]
-            is_safe = float(after) <= MAX_FACTOR * float(losses[0]) + MAX_EXCESS
-        except Diverged:
-            is_safe = False
-        model.load_state_dict(weights)
-        if is_safe or attempt == MAX_TRIES - 1:
-            break
-        rate *= RATE_FACTOR
-    for parameter, flag in requires.items():
-        parameter.requires_grad_(flag)
-        parameter.grad = None
-    for module, mode in modes.items():
-        module.training = mode
+            if float(after) <= MAX_FACTOR * float(losses[0]) + MAX_EXCESS:
+                break
+        if attempt < MAX_TRIES - 1:
+            rate *= RATE_FACTOR
     return rate
+
+
+@contextlib.contextmanager
+def restoring(model: nn.Module) -> Iterator[None]:
+    """Put back whatever the block does to a model: its weights, buffers and modes, and which parameters learn; gradients are gone."""
+    tensors = {name: x.clone() for name, x in model.state_dict().items()}
+    learns, modes = {p: p.requires_grad for p in model.parameters()}, {m: m.training for m in model.modules()}
+    try:
+        yield
+    finally:
+        model.load_state_dict(tensors)
+        for parameter, flag in learns.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        for module, mode in modes.items():
+            module.training = mode
