@@ -26,9 +26,10 @@ from goodfit.recipe.transfer.defaults import choose_source_size, choose_trainabl
 from goodfit.recipe.transfer.probe import fit_probe
 from goodfit.recipe.transfer.rates import find_safe_rate
 from goodfit.recipe.transfer.start import neutralize_constant_channels
+from goodfit.runs.finish import is_worse_than_start
 from goodfit.training.loop import fit
 from goodfit.training.metric_log import MetricLog
-from goodfit.training.rescue import RATE_FACTOR, WINDOW
+from goodfit.training.rescue import RATE_FACTOR, WINDOW, rescue_if_worse
 from tests.support.command import goodfit
 
 FAST: dict[str, Any] = {"threads": 1, "precision": "fp32", "layout": "contiguous", "pieces": 1, "device": "cpu"}
@@ -270,3 +271,23 @@ def test_few_images_train_the_head_alone(pretrained: Path, tmp_path: Path) -> No
     few = gratings(tmp_path / "few.npz", (0.2, 1.0, 1.8), 3.0, 12, seed=2)
     made = prepared(few, pretrained)
     assert max(made.data.class_counts()) < 12 and str(made.recipe.trainable).startswith("head(")
+
+
+def test_what_is_worse_than_its_start() -> None:
+    def worse(*history: float, start: Any = True) -> bool:
+        return is_worse_than_start(SimpleNamespace(history=list(history)), SimpleNamespace(start=start or None), 100)  # type: ignore[arg-type]
+
+    assert worse(0.8, 0.9, 0.79) and worse(0.5, 0.9, 0.86)
+    assert not worse(0.5, 0.9, 0.88) and not worse(0.8, 0.7, 0.8)
+    assert not worse(0.8, 0.9, 0.1, start=False)
+
+
+def test_a_loss_that_rises_without_diverging_goes_back(data: Path, pretrained: Path) -> None:
+    training = prepared(data, pretrained).training
+    state, plan = training.state, training.plan
+    with torch.no_grad():
+        next(state.model.parameters()).add_(1)
+    events = [event for loss in [0.5] * 5 + [5.0] * 5 for event in rescue_if_worse(state, plan, torch.tensor(loss))]
+    assert len(events) == 1 and state.rescue_factor == RATE_FACTOR
+    assert all(torch.equal(x, plan.start[name]) for name, x in state.model.state_dict().items())  # type: ignore[index]
+    assert not any(rescue_if_worse(state, plan, torch.tensor(9.0)) for _ in range(2 * WINDOW)), "once"
