@@ -1,7 +1,8 @@
 """What to train of pretrained weights: the default's choice against every other row, by data set and images per class.
 
 A row is what is trained: the head alone (the linear probe), the last third or two thirds of the stages, all of them, and all with moving
-batch statistics; the rest of the recipe is the default. All rows of a cell are judged on the same test images, which none has seen.
+batch statistics, each for the same number of epochs; the rest of the recipe is the default. All rows of a cell are judged on the same
+test images, which none has seen.
 The default is right in a cell where it is within a point, or a standard error of the test accuracy, of the best row.
 
 Data sets are folders, files and names as `goodfit train` takes them, or drawn here: `gratings` (stripes of ten directions in noise) and
@@ -28,10 +29,13 @@ from goodfit.core.device import cpu_name
 from goodfit.data.dataset import Dataset
 from goodfit.models.weights.stages import find_stages
 from goodfit.recipe.parts import load_catalog, make_model
+from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
+from goodfit.recipe.transfer.defaults import MAX_EPOCHS
 
 MAX_BEHIND = 1.0  # points
+MIN_EPOCHS = 4
 SIDE, LETTERS = 96, "ABEFGKPRSZ"
 
 
@@ -111,8 +115,12 @@ def subset(data: Dataset, each: int, most: int, test: int, file: Path) -> int:
     return len(made["y_test"])
 
 
-def compare(name: str, file: Path, test_images: int, recipe: Recipe, folder: Path) -> Cell:
-    """Train every row of a cell, and ask which of them the default is."""
+def compare(name: str, file: Path, test_images: int, recipe: Recipe, folder: Path, seen: int) -> Cell:
+    """Train every row of a cell for about `seen` images, and ask which of them the default is."""
+    default = str(prepare(recipe.but(data=str(file))).recipe.trainable)
+    with np.load(file) as arrays:
+        epochs = min(max(round(seen / len(arrays["y_train"])), MIN_EPOCHS), MAX_EPOCHS)
+    recipe = recipe.but(budget=f"{epochs} epochs")
     catalog = load_catalog()
     with torch.device("meta"):
         stages = len(find_stages(make_model(catalog.make(str(recipe.model), "model"), 2, 3, (SIDE, SIDE))))
@@ -124,10 +132,8 @@ def compare(name: str, file: Path, test_images: int, recipe: Recipe, folder: Pat
         began = time.perf_counter()
         run = goodfit.train(file, recipe.but(trainable=text), out=folder / f"{file.stem}-{row}", quiet=True)
         rows[row] = goodfit.evaluate(run, test=True)["accuracy"], time.perf_counter() - began
-    default = goodfit.train(file, recipe, out=folder / f"{file.stem}-default", quiet=True)
-    chosen = Recipe.from_toml(default.path / "recipe.toml").trainable
     parts = {str(catalog.make(text, "trainable")): row for row, text in texts.items()}
-    return Cell(name, test_images, rows, parts[str(catalog.make(str(chosen), "trainable"))])
+    return Cell(name, test_images, rows, parts[str(catalog.make(default, "trainable"))])
 
 
 def main() -> None:
@@ -138,6 +144,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[5, 20, 80, 0], help="images per class; 0 takes all")
     parser.add_argument("--most", type=int, default=2000, help="training images at most")
     parser.add_argument("--test", type=int, default=600, help="test images at most")
+    parser.add_argument("--seen", type=int, default=8000, help="images that a training sees, within 4 to 30 epochs")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     asked = parser.parse_args()
     recipe = Recipe(source=asked.weights, model=asked.model, size=SIDE)
@@ -150,7 +157,7 @@ def main() -> None:
             for each in asked.images:
                 file = folder / f"{images.name}-{each}-images.npz"
                 test_images = subset(images, each, asked.most, asked.test, file)
-                cells.append(compare(f"{images.name}, {each or 'all'} a class", file, test_images, recipe, folder))
+                cells.append(compare(f"{images.name}, {each or 'all'} a class", file, test_images, recipe, folder, asked.seen))
                 print(cells[-1].line(), flush=True)
                 if asked.json:
                     asked.json.write_text(json.dumps([dataclasses.asdict(cell) for cell in cells], indent=1) + "\n")

@@ -19,11 +19,10 @@ from goodfit.core.errors import DataError, UsageError
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
-from goodfit.recipe.prepare import open_origin
+from goodfit.recipe.prepare import open_source
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer import features
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, compute_features, feature_places, pool_features
-from goodfit.recipe.transfer.origin import Origin
 from goodfit.recipe.transfer.probe import PENALTIES, LinearProbe, SoftmaxRegression, deal_folds, fit_probe
 from tests.support.command import copied, goodfit, refused, train
 from tests.support.photos import make_photos
@@ -38,8 +37,19 @@ def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def origin(source: Path, photos: Path) -> Origin:
-    return open_origin(Recipe(data=str(photos), source=str(source), device="cpu"), SilentReporter())
+def opened(source: Path, photos: Path) -> tuple[FeatureNet, Dataset]:
+    found, net = open_source(Recipe(data=str(photos), source=str(source), device="cpu"), SilentReporter())
+    return net, found.data
+
+
+@pytest.fixture(scope="module")
+def net(opened: tuple[FeatureNet, Dataset]) -> FeatureNet:
+    return opened[0]
+
+
+@pytest.fixture(scope="module")
+def data(opened: tuple[FeatureNet, Dataset]) -> Dataset:
+    return opened[1]
 
 
 # ---- features ----------------------------------------------------------------------------------------------------------------------
@@ -54,8 +64,7 @@ def seen(net: FeatureNet, data: Dataset, rows: Tensor) -> Tensor:
     return torch.from_numpy((images - np.array(pre.mean)) / np.array(pre.std)).permute(0, 3, 1, 2).float()
 
 
-def test_features_are_what_the_net_makes_by_hand(origin: Origin) -> None:
-    net, data = origin.pretrained, origin.data
+def test_features_are_what_the_net_makes_by_hand(net: FeatureNet, data: Dataset) -> None:
     rows = data.rows("train")[3:20]
     found = compute_features(net, data, rows, feature_places(net.model))
     assert list(found) == ["stem", "stage1", "stage2", HEAD]
@@ -68,17 +77,30 @@ def test_features_are_what_the_net_makes_by_hand(origin: Origin) -> None:
     np.testing.assert_allclose(found[HEAD], found["stage2"], atol=1e-5)
 
 
-def test_the_head_on_its_features_answers_as_the_run_does(source: Path, origin: Origin) -> None:
+def test_the_head_on_its_features_answers_as_the_run_does(source: Path, net: FeatureNet, data: Dataset) -> None:
     classifier = library.load(source, "cpu").members[0]
-    net = dataclasses.replace(origin.pretrained, model=classifier.model)
-    rows = origin.data.rows("validation")
-    scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(compute_features(net, origin.data, rows, [HEAD])[HEAD])))
-    expected = center_probabilities(classifier, origin.data.pixels.read_exact(rows).permute(0, 3, 1, 2))
+    net = dataclasses.replace(net, model=classifier.model)
+    rows = data.rows("validation")
+    scores = classifier.model.get_submodule("head")(torch.from_numpy(np.array(compute_features(net, data, rows, [HEAD])[HEAD])))
+    expected = center_probabilities(classifier, data.pixels.read_exact(rows).permute(0, 3, 1, 2))
     torch.testing.assert_close(scores.softmax(1), expected, atol=1e-5, rtol=0)
 
 
-def test_they_are_computed_once(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, data, rows = origin.pretrained, dataclasses.replace(origin.data, digest="of no other test"), origin.data.rows("train")
+def first_weight(net: FeatureNet) -> str:
+    return next(name for name in net.model.state_dict() if name.startswith("stem"))
+
+
+def with_changed(net: FeatureNet, name: str) -> FeatureNet:
+    """The net with one number of a tensor changed."""
+    model = copy.deepcopy(net.model)
+    with torch.no_grad():
+        x = model.state_dict()[name]
+        x[(0,) * x.ndim] += 1
+    return dataclasses.replace(net, model=model)
+
+
+def test_they_are_computed_once(net: FeatureNet, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, rows = dataclasses.replace(data, digest="of no other test"), data.rows("train")
     calls: list[tuple[list[str], int]] = []
     fill_cache = features._fill_cache
 
@@ -97,26 +119,15 @@ def test_they_are_computed_once(origin: Origin, monkeypatch: pytest.MonkeyPatch)
     compute_features(net, data, rows[:-1], ["stage1"])  # other rows
     compute_features(dataclasses.replace(net, preprocess=net.preprocess.but(mean=(0.1, 0.2, 0.3))), data, rows, ["stage1"])
     compute_features(net, dataclasses.replace(data, digest="other"), rows, ["stage1"])
-    compute_features(origin.random, data, rows, ["stage1"])
+    compute_features(with_changed(net, first_weight(net)), data, rows, ["stage1"])
     assert len(calls) == 6
 
 
-def test_weights_are_told_apart_and_heads_are_not(origin: Origin) -> None:
-    net = origin.pretrained
-
-    def changed(name: str) -> str:
-        model = copy.deepcopy(net.model)
-        with torch.no_grad():
-            x = model.state_dict()[name]
-            x[(0,) * x.ndim] += 1
-        return dataclasses.replace(net, model=model).digest
-
-    first = next(name for name in net.model.state_dict() if name.startswith("stem"))
-    assert changed("head.weight") == net.digest
-    assert changed(first) != net.digest
+def test_weights_are_told_apart_and_heads_are_not(net: FeatureNet) -> None:
     running = next(name for name in net.model.state_dict() if name.endswith("running_var"))
-    assert changed(running) != net.digest
-    assert net.digest != origin.random.digest
+    assert with_changed(net, "head.weight").digest == net.digest
+    assert with_changed(net, first_weight(net)).digest != net.digest
+    assert with_changed(net, running).digest != net.digest
 
 
 def test_shapes_that_are_pooled() -> None:
@@ -127,7 +138,7 @@ def test_shapes_that_are_pooled() -> None:
     assert pool_features(torch.ones(2, 5).half()).dtype == torch.float32
 
 
-def test_a_later_layer_in_place_spoils_nothing(origin: Origin) -> None:
+def test_a_later_layer_in_place_spoils_nothing(net: FeatureNet, data: Dataset) -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -136,18 +147,18 @@ def test_a_later_layer_in_place_spoils_nothing(origin: Origin) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.end(self.act(self.conv(x)).mean((2, 3)))
 
-    net = dataclasses.replace(origin.pretrained, model=InPlace().eval())
+    net = dataclasses.replace(net, model=InPlace().eval())
     assert feature_places(net.model) == ["conv", HEAD]
-    found = compute_features(net, origin.data, origin.data.rows("train"), ["conv", HEAD])
+    found = compute_features(net, data, data.rows("train"), ["conv", HEAD])
     assert found["conv"].min() < 0 <= found[HEAD].min()
 
 
-def test_wrong_stages_and_images(origin: Origin) -> None:
+def test_wrong_stages_and_images(net: FeatureNet, data: Dataset) -> None:
     with pytest.raises(UsageError, match=r'Unknown stage "stage3"\. Did you mean "stage2"'):
-        compute_features(origin.pretrained, origin.data, origin.data.rows("train"), ["stage3"])
-    narrow = dataclasses.replace(origin.pretrained, name="gray", model=nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)))
+        compute_features(net, data, data.rows("train"), ["stage3"])
+    narrow = dataclasses.replace(net, name="gray", model=nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)))
     with pytest.raises(UsageError, match='"gray" does not take images of 3x16x16'):
-        compute_features(narrow, origin.data, origin.data.rows("train"), [HEAD])
+        compute_features(narrow, data, data.rows("train"), [HEAD])
 
 
 # ---- the probe ---------------------------------------------------------------------------------------------------------------------
@@ -262,8 +273,8 @@ def test_odd_features_and_few_images() -> None:
 # ---- the file ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_export(source: Path, photos: Path, origin: Origin, tmp_path: Path) -> None:
-    out, data = tmp_path / "f.npz", origin.data
+def test_export(source: Path, photos: Path, net: FeatureNet, data: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "f.npz"
     said = goodfit("features", source, photos, "--stage", "stage1", "--out", out)
     assert (said.code, said.out) == (0, "")
     rows = torch.cat([data.rows("train"), data.rows("validation")])
@@ -274,7 +285,7 @@ def test_export(source: Path, photos: Path, origin: Origin, tmp_path: Path) -> N
         assert [file["classes"][label] for label in file["labels"]] == [name.split("/")[-2] for name in file["names"]]
         assert file["splits"].tolist() == ["train"] * len(data.rows("train")) + ["validation"] * len(data.rows("validation"))
         np.testing.assert_array_equal(
-            file["features"][: len(data.rows("train"))], compute_features(origin.pretrained, data, data.rows("train"), ["stage1"])["stage1"]
+            file["features"][: len(data.rows("train"))], compute_features(net, data, data.rows("train"), ["stage1"])["stage1"]
         )
     assert Run(source).read("about.json")["openings"] == []
 

@@ -13,23 +13,31 @@ from safetensors.torch import load_file
 from torch import nn
 
 import goodfit as package
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.models.weights.files import Weights
 from goodfit.models.weights.stages import find_stages
 from goodfit.recipe.chooser import Chooser
-from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.parts import load_catalog, make_model
 from goodfit.recipe.prepare import Prepared, prepare
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.transfer.defaults import choose_source_size, choose_trainable, trained_share
+from goodfit.recipe.transfer.defaults import (
+    budget_lengths,
+    choose_cached_views,
+    choose_source_size,
+    choose_trainable,
+    trained_share,
+)
 from goodfit.recipe.transfer.probe import fit_probe
 from goodfit.recipe.transfer.rates import find_safe_rate
 from goodfit.recipe.transfer.start import neutralize_constant_channels
 from goodfit.runs.finish import is_worse_than_start
+from goodfit.runs.train import best_weights
+from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.loop import fit
 from goodfit.training.metric_log import MetricLog
-from goodfit.training.rescue import RATE_FACTOR, WINDOW, rescue_if_worse
+from goodfit.training.rescue import RATE_FACTOR, WINDOW, go_back, rescue_if_worse
 from tests.support.command import goodfit
 
 FAST: dict[str, Any] = {"threads": 1, "precision": "fp32", "layout": "contiguous", "pieces": 1, "device": "cpu"}
@@ -210,22 +218,54 @@ def test_a_probe_sees_no_more_images_than_it_needs(data: Path, pretrained: Path,
     assert any("a linear probe of 20 training images" in note for note in notes), notes
 
 
+@pytest.mark.parametrize(
+    ("per_class", "early_lead", "expected"),
+    [
+        (11, 2.0, "head"),
+        (11, 2.1, 'last(2, statistics="all_fixed")'),
+        (12, 0.0, 'last(2, statistics="all_fixed")'),
+        (49, 9.0, 'last(2, statistics="all_fixed")'),
+        (50, 9.0, 'all(statistics="all_fixed")'),
+        (500, 2.0, 'last(2, statistics="all_fixed")'),
+    ],
+)
+def test_what_is_trained_follows_the_images_and_the_early_probe(per_class: int, early_lead: float, expected: str) -> None:
+    catalog = load_catalog()
+    chooser = Chooser(Recipe(source="x"), catalog)
+    data: Any = SimpleNamespace(class_counts=lambda: (1, per_class, 9999), splits=SimpleNamespace(train=range(100)))
+    choose_trainable(chooser, make_model(catalog.make("convnet(8)", "model"), 3, 3, (16, 16)), data, 60.0, early_lead)
+    assert chooser.recipe.trainable == expected
+    assert f"{per_class} images a class; a probe after stage1 is {early_lead:+.1f}" in chooser.choices[-1].evidence
+
+
 def test_stages_are_left_out_where_the_time_is_short(data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 10 and 5 ms an image, 136 images once take 1.4 and 0.7 s."""
 
     def cost(model: nn.Module, trainable: Any, data: Any) -> float:
-        return 0.01 if type(trainable).__name__ == "All" else 0.005
+        return 0.01 if trainable.stages == 2 else 0.005
 
     monkeypatch.setattr("goodfit.recipe.transfer.defaults.time_training", cost)
     made = prepared(data, pretrained)
-    model = made.training.state.model
     chosen = {}
     for left in (100.0, 1.5, 0.2):
         chooser = Chooser(Recipe(source="x", budget="1 min"), load_catalog())
-        choose_trainable(chooser, model, made.data, left)
-        chosen[left] = str(chooser.recipe.trainable)
-    assert chosen[100.0] == 'all(statistics="all_fixed")'
-    assert chosen[1.5].startswith("last(") and chosen[0.2] == 'last(1, statistics="all_fixed")'
+        choose_trainable(chooser, made.training.state.model, made.data, left)
+        chosen[left] = str(chooser.recipe.trainable).partition(",")[0]
+    assert chosen == {100.0: "last(2", 1.5: "last(1", 0.2: "last(1"}
+
+
+def test_views_are_cached_where_that_buys_passes(data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """136 images at 10 ms a forward pass: two views take 2.7 s, which pays in 8 s where the step costs hardly more than the pass."""
+    made = prepared(data, pretrained)
+    monkeypatch.setattr("goodfit.recipe.transfer.defaults.time_evaluation", lambda *_: 0.01)
+    views = {}
+    for left, cost in ((8.0, 0.0105), (8.0, 0.03), (2.0, 0.0105)):
+        monkeypatch.setattr("goodfit.recipe.transfer.defaults.time_training", lambda *_, cost=cost: cost)
+        chooser = Chooser(Recipe(source="x", budget=f"{left} s", trainable="last(1)"), load_catalog())
+        lengths = budget_lengths(chooser.recipe.but(batch_size=32), 136)
+        choose_cached_views(chooser, made.training.state.model, made.data, made.data.facts(lengths), left)
+        views[left, cost] = chooser.recipe.cached_views
+    assert views == {(8.0, 0.0105): 2, (8.0, 0.03): 0, (2.0, 0.0105): 0}
 
 
 def test_preparing_leaves_the_statistics_of_the_source(data: Path, pretrained: Path) -> None:
@@ -291,3 +331,25 @@ def test_a_loss_that_rises_without_diverging_goes_back(data: Path, pretrained: P
     assert len(events) == 1 and state.rescue_factor == RATE_FACTOR
     assert all(torch.equal(x, plan.start[name]) for name, x in state.model.state_dict().items())  # type: ignore[index]
     assert not any(rescue_if_worse(state, plan, torch.tensor(9.0)) for _ in range(2 * WINDOW)), "once"
+
+
+def test_it_goes_back_to_the_best_weights_on_the_way(data: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they do not read, to the start."""
+    found: dict[str, Any] = {}
+
+    def at_the_end(state: Any, plan: Any, loss: torch.Tensor) -> list[str]:
+        if plan.t(state) > 0.95 and not found:
+            events = go_back(state, plan, Diverged("Told to"))
+            found.update(best=state.best["step"], weights={name: x.clone() for name, x in state.model.state_dict().items()})
+            found["start"] = plan.start
+            found["unread"] = best_weights(plan, Checkpoints(tmp_path / "none"), state)
+            return events
+        return []
+
+    monkeypatch.setattr("goodfit.training.loop.rescue_if_worse", at_the_end)
+    run = package.train(data, Recipe(source=str(pretrained), budget="3 epochs", **FAST), out=tmp_path / "run")
+    assert run is not None and found["best"] > 0, "it had learned something"
+    saved = Checkpoints(Run(tmp_path / "run").checkpoints).weights(found["best"])
+    assert all(torch.equal(x, saved[name]) for name, x in found["weights"].items())
+    assert not all(torch.equal(x, found["start"][name]) for name, x in found["weights"].items())
+    assert found["unread"] is found["start"]

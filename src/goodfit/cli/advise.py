@@ -13,7 +13,7 @@ def advise(
     shorts: Shorts | None = None,
     options: Options | None = None,
 ) -> None:
-    """Say which stages of the net of --from to train on new images, and at what rate, by linear probes at every stage. Nothing is trained.
+    """Say which stages of the net of --from to train on new images, by linear probes at every stage. No stage is trained.
 
     Parameters
     ----------
@@ -25,19 +25,18 @@ def advise(
     asked = assemble(data, shorts, options)
     from json import dumps
 
-    from goodfit.recipe.prepare import open_origin
+    from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.advise import advise as advise_transfer
     from goodfit.terminal.reporter import TerminalReporter
 
     reporter = TerminalReporter()
-    origin = open_origin(asked, reporter)
-    advice = advise_transfer(origin)
+    opened, net = open_source(asked, reporter)
+    advice = advise_transfer(opened.chooser, net, opened.data)
     if json:
         print(dumps(advice.plain()))
         return
-    reporter.say(f"{origin.pretrained.name} on {origin.data.name}\n")
+    reporter.say(f"{net.name} on {opened.data.name}\n")
     reporter.say(advice.table())
     reporter.say(f'\n{advice.amount.capitalize()} and {advice.kinship} data. The lecture: "{advice.lecture}".')
-    for reason in advice.reasons:
-        reporter.say(f"  {reason}")
+    reporter.say(f"  {advice.rule}: {advice.evidence}")
     reporter.say(f"Advice: {advice.patch}")

@@ -43,15 +43,15 @@ def features(
     asked = assemble(data, shorts, options).but(source=source)
     from goodfit.core.run import Run
     from goodfit.core.words import count_of
-    from goodfit.recipe.prepare import open_origin
+    from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.features import save_features
     from goodfit.runs.evaluate import open_test_split
     from goodfit.terminal.reporter import TerminalReporter
 
     reporter = TerminalReporter()
-    origin = open_origin(asked, reporter)
+    opened, net = open_source(asked, reporter)
     run = Run(Path(source).expanduser())
-    if test and run.read("about.json").get("data", {}).get("digest") == origin.data.digest:
+    if test and run.read("about.json").get("data", {}).get("digest") == opened.data.digest:
         open_test_split(run, reporter)
-    shape = save_features(origin.pretrained, origin.data, stage, out, ("train", "validation", "test") if test else ("train", "validation"))
+    shape = save_features(net, opened.data, stage, out, ("train", "validation", "test") if test else ("train", "validation"))
     reporter.say(f"{count_of(shape[0], 'image')}, {count_of(shape[1], 'feature')} of {stage}: {out}")

@@ -27,14 +27,14 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
 from goodfit.recipe.transfer.assumptions import assume_preprocessing
 from goodfit.recipe.transfer.defaults import choose_for_source, choose_source_size, seconds_of
-from goodfit.recipe.transfer.origin import Origin, make_origin
+from goodfit.recipe.transfer.features import FeatureNet
 from goodfit.recipe.transfer.pretrained import (
     absolute_source,
     adopt_source,
     choose_normalization,
     find_weights,
 )
-from goodfit.recipe.transfer.start import Start, make_start, restore_start
+from goodfit.recipe.transfer.start import Start, load_pretrained, make_start, restore_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +124,7 @@ def prepare(
     if weights:
         chooser.choose("threads", torch.get_num_threads(), "one for each core, as for the features of the start", chooser.recipe.device)
         made = make_start(chooser, weights, data)
-        assert made.model is not None
-        choose_for_source(chooser, made.model, data, seconds_of(chooser.recipe.budget) - (time.time() - (started or packed)))
+        choose_for_source(chooser, made, data, seconds_of(chooser.recipe.budget) - (time.time() - (started or packed)))
     elif start:
         made = Start(restore_start(chooser, start, data))
     choose_training(chooser, data, packed - started if started else 0.0)
@@ -139,8 +138,8 @@ def prepare(
     return prepared
 
 
-def open_origin(asked: Recipe, reporter: Reporter) -> Origin:
-    """Open the data of a recipe and the net of its source, as a training would: the same size, channels, splits, mean and std.
+def open_source(asked: Recipe, reporter: Reporter) -> tuple[Opened, FeatureNet]:
+    """Open the data of a recipe and load the net of its source, as a training would: the same size, channels, splits, mean and std.
 
     Raises:
         UsageError: the recipe has no source or data, or it is not known which model the weights are of.
@@ -148,14 +147,12 @@ def open_origin(asked: Recipe, reporter: Reporter) -> Origin:
     """
     if not asked.source:
         raise UsageError("Expected --from: a run folder, a file of weights or the name of published ones, received nothing.")
-    return _origin(open_recipe(asked, reporter))
-
-
-def _origin(opened: Opened) -> Origin:
-    """The pretrained net of an opened recipe that has a source, and the same net with random weights."""
-    chooser, part = opened.chooser, opened.chooser.part("model")
-    assert opened.weights is not None and part is not None
-    return make_origin(opened.weights, part, opened.data, torch.device(chooser.recipe.device))
+    opened = open_recipe(asked, reporter)
+    assert opened.weights is not None
+    with torch.random.fork_rng(devices=[]):
+        net, _, _ = load_pretrained(opened.chooser, opened.weights, opened.data, opened.weights.has_classes(opened.data.classes))
+    net.model.eval()
+    return opened, net
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ LOSS_TOLERANCE, FOLD_LOSS_TOLERANCE = 1e-6, 1e-4  # how far above its minimum th
 STALLED_STEPS = 10  # that together lower the loss by less than the tolerance end the fit
 MAX_STEPS = 1000  # of one fit
 LBFGS_HISTORY = 10
+SIGNIFICANT_ERRORS = 2.0  # standard errors by which one probe must lead another to count as better
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,6 +136,13 @@ def fit_probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: i
     theta = SoftmaxRegression(x, labels, best.theta, best.l2).minimize(LOSS_TOLERANCE)
     weight = theta[:, :-1] / std
     return LinearProbe(weight, theta[:, -1] - weight @ mean, best.l2, best.held, tuple(path))
+
+
+def lead_in_errors(a: Tensor, b: Tensor) -> float:
+    """By how many standard errors one probe is ahead of another, which of the same images [n] each got right (paired)."""
+    d = a.double() - b.double()
+    spread = float(d.std(correction=0)) / math.sqrt(len(d))
+    return float(d.mean()) / spread if spread else 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,12 +16,12 @@ from goodfit.core.parameters import is_norm
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.models.weights.files import Weights
-from goodfit.models.weights.stages import find_head
+from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.recipe.build import make_initial_model
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features
 from goodfit.recipe.transfer.pretrained import copy_pretrained
-from goodfit.recipe.transfer.probe import fit_probe
+from goodfit.recipe.transfer.probe import fit_probe, lead_in_errors
 
 MAX_PROBE_IMAGES = 20_000  # that the head's probe is fitted to, at random; more hardly change it, and their features would fill the memory
 # Of a norm's epsilon: a channel with less variance never varied in pretraining, and the norm would multiply what reaches it a hundredfold.
@@ -30,11 +30,27 @@ CONSTANT_SHARE = 1e-4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Start:
-    """The network that training starts from (none: one with random weights), the record of its weights, and lines to report."""
+    """The network that training starts from (none: one with random weights), the record of its weights, and lines to report.
+
+    `early_lead` is that of the early probe (see HeadProbe), where there is one.
+    """
 
     model: nn.Module | None
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    early_lead: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadProbe:
+    """A sentence on the probe that a head was set to, and by how many standard errors the early probe is ahead of it.
+
+    The early probe is that of the stage at `early_place`, on the same held-out images; where it is ahead, the later stages do not fit
+    the data.
+    """
+
+    summary: str
+    early_lead: float = 0.0
 
 
 def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Progress = lambda done, total: None) -> Start:
@@ -44,8 +60,6 @@ def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Prog
         UsageError: the weights do not fit the model, the net does not take the images, or the head is of other classes.
         DataError: there are too few images to fit a probe to.
     """
-    part, device = chooser.part("model"), torch.device(chooser.recipe.device)
-    model = make_initial_model(chooser.recipe, part, data, device)
     same_classes = weights.has_classes(data.classes)
     if same_classes:
         chooser.choose("head_init", "source", "the head of the source, whose classes are the same", weights.name)
@@ -55,13 +69,29 @@ def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Prog
         raise UsageError(
             f'Expected the classes of "{weights.name}" for its head to be kept, but the data has others: give --head-init probe.'
         )
-    record, notes = copy_pretrained(model, weights, chooser.recipe.head_init == "source")
+    net, record, notes = load_pretrained(chooser, weights, data, chooser.recipe.head_init == "source")
+    if chooser.recipe.head_init != "probe":
+        return Start(net.model, record, notes)
+    probe = set_head_to_probe(net, data, progress)
+    return Start(net.model, record, (*notes, f"  {probe.summary}"), probe.early_lead)
+
+
+def load_pretrained(
+    chooser: Chooser, weights: Weights, data: Dataset, keep_head: bool
+) -> tuple[FeatureNet, dict[str, Any], tuple[str, ...]]:
+    """Make the network of an opened recipe with the weights of its source, and a record of them and lines to report.
+
+    Raises:
+        UsageError: none of the tensors match the model.
+    """
+    device = torch.device(chooser.recipe.device)
+    model = make_initial_model(chooser.recipe, chooser.part("model"), data, device)
+    record, notes = copy_pretrained(model, weights, keep_head)
     if constant := neutralize_constant_channels(model):
         what = f"{count_of(constant, 'channel')} of its norms never varied"
         notes = (*notes, f"  {what}: the norms no longer multiply what reaches them")
-    if chooser.recipe.head_init == "probe":
-        notes = (*notes, f"  {set_head_to_probe(FeatureNet(weights.name, model, data.preprocess, device), data, progress)}")
-    return Start(model, record, notes)
+    model.to(memory_format=memory_format("channels_last"))  # type: ignore[call-overload]
+    return FeatureNet(weights.name, model, data.preprocess, device), record, notes
 
 
 def restore_start(chooser: Chooser, tensors: Mapping[str, Tensor], data: Dataset) -> nn.Module:
@@ -88,26 +118,34 @@ def neutralize_constant_channels(model: nn.Module) -> int:
     return constant
 
 
+def early_place(model: nn.Module) -> str:
+    """The name of the stage where two thirds of a model end; empty where that is the whole or nothing."""
+    stages = find_stages(model)
+    end = 2 * len(stages) // 3
+    return stages[end - 1].name if 0 < end < len(stages) else ""
+
+
 @torch.no_grad()
-def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambda done, total: None) -> str:
-    """Set the head of a net to the linear probe of its input, fitted to the training images alone; returns a sentence on it.
+def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambda done, total: None) -> HeadProbe:
+    """Set the head of a net to the linear probe of its input, fitted to the training images alone.
 
     Raises:
         UsageError: its features are not finite.
     """
     head = find_head(net.model)[1]
     if head.bias is None:
-        return "the head stays random: it has no bias, which a linear probe needs"
+        return HeadProbe("the head stays random: it has no bias, which a linear probe needs")
     rows = data.sample_rows("train", MAX_PROBE_IMAGES)
-    net.model.to(memory_format=memory_format("channels_last"))  # type: ignore[call-overload]
-    features, labels = compute_features(net, data, rows, [HEAD], progress)[HEAD], data.labels[rows]
-    if not np.isfinite(features).all():
+    early, labels = early_place(net.model), data.labels[rows]
+    features = compute_features(net, data, rows, [HEAD, *([early] if early else [])], progress)
+    if not np.isfinite(features[HEAD]).all():
         raise UsageError(
             f'The features that "{net.name}" computes of the images are not finite: its weights are of another model or damaged.'
         )
-    probe = fit_probe(features, labels, len(data.classes))
-    head.weight.copy_(probe.weight)
-    head.bias.copy_(probe.bias)
-    held = format_percent(float((probe.held == labels).double().mean()))
-    images = count_of(len(rows), "training image")
-    return f"the head starts as a linear probe of {images}: {held} right when held out, L2 {probe.l2:.2g}"
+    probes = {place: fit_probe(x, labels, len(data.classes)) for place, x in features.items()}
+    right = {place: probe.held == labels for place, probe in probes.items()}
+    head.weight.copy_(probes[HEAD].weight)
+    head.bias.copy_(probes[HEAD].bias)
+    images, held = count_of(len(rows), "training image"), format_percent(float(right[HEAD].double().mean()))
+    summary = f"the head starts as a linear probe of {images}: {held} right when held out, L2 {probes[HEAD].l2:.2g}"
+    return HeadProbe(summary, lead_in_errors(right[early], right[HEAD]) if early else 0.0)
