@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
 from goodfit.core.errors import Diverged
 from goodfit.training.state import Batches, Plan, State
@@ -79,18 +80,27 @@ def sweep_lr(state: State, batches: Batches, plan: Plan, low: float, high: float
 @contextlib.contextmanager
 def restored_after(state: State) -> Iterator[None]:
     """Restore the model and the optimizer after the block, whatever it did. (Not every optimizer can be copied.)"""
-    model, optimizer = state.model, state.optimizer
-    model_state, optimizer_state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    trainable, training = [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]
+    optimizer_state = copy.deepcopy(state.optimizer.state_dict())
+    try:
+        with restoring(state.model):
+            yield
+    finally:
+        state.optimizer.load_state_dict(optimizer_state)
+
+
+@contextlib.contextmanager
+def restoring(model: nn.Module) -> Iterator[None]:
+    """Put back whatever the block does to a model: its weights, buffers and modes, and which parameters learn; gradients are gone."""
+    tensors = {name: x.clone() for name, x in model.state_dict().items()}
+    learns, modes = {p: p.requires_grad for p in model.parameters()}, {m: m.training for m in model.modules()}
     try:
         yield
     finally:
-        model.load_state_dict(model_state)
-        optimizer.load_state_dict(optimizer_state)
-        optimizer.zero_grad(set_to_none=True)
-        for p, is_trainable in zip(model.parameters(), trainable, strict=True):
-            p.requires_grad_(is_trainable)
-        for module, mode in zip(model.modules(), training, strict=True):
+        model.load_state_dict(tensors)
+        for parameter, flag in learns.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        for module, mode in modes.items():
             module.training = mode
 
 

@@ -28,9 +28,10 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.features import HEAD
 from goodfit.recipe.transfer.frozen import frozen_place
 from goodfit.recipe.transfer.probe import SIGNIFICANT_ERRORS
-from goodfit.recipe.transfer.rates import find_safe_rate, restoring
+from goodfit.recipe.transfer.rates import TEST_STEPS, find_safe_rate
 from goodfit.recipe.transfer.start import Start, early_place
 from goodfit.training.freezing import freezing_phases, set_trainable
+from goodfit.training.lr_range import restoring
 from goodfit.training.noise import evaluating
 
 OTHER_BUDGET_SECONDS = 600.0  # seconds that a budget which is not in minutes is taken for
@@ -182,8 +183,12 @@ def choose_optimizer(chooser: Chooser, model: nn.Module, data: Dataset, facts: F
 
     usual = ADAM_RATE * (batch / ADAM_BATCH / trained_share(model, trainable)) ** 0.5
     lr = find_safe_rate(model, data, trainable, augment.bind(facts), optimizer_at, usual, loss, factors)
-    rule = "AdamW at a rate that moves pretrained weights little, higher for few stages and large batches, a third while that is too high"
-    evidence = f"{usual:.2g} for batches of {batch}" + ("" if lr == usual else f" raised the loss in a few steps, {lr:.2g} did not")
+    rule = (
+        "AdamW at a rate that moves pretrained weights little, higher for few stages and large batches, half of it while that is too high"
+    )
+    evidence = f"{usual:.2g} for batches of {batch}" + (
+        "" if lr == usual else f" raised the loss within {TEST_STEPS} steps, {lr:.2g} did not"
+    )
     chooser.choose("optimizer", spell(optimizer_at(lr)), rule, evidence)
 
 
