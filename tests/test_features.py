@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -271,6 +273,23 @@ def test_odd_features_and_few_images() -> None:
 
 
 # ---- the file ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_features_to_export_never_sit_in_memory(net: FeatureNet, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do those of a million images: what is allocated while 80 MB of them are written stays below a tenth."""
+    train, n = data.rows("train"), 20_000
+    cached = np.lib.format.open_memmap(tmp_path / "cached.npy", mode="w+", dtype=np.float32, shape=(n, 1000))
+    cached[::777] = 1.5
+    many = SimpleNamespace(rows=lambda split: train[:1].expand(n), labels=data.labels, names=data.names, classes=data.classes)
+    monkeypatch.setattr(features, "compute_features", lambda net, data, rows, places: {HEAD: cached})
+    tracemalloc.start()
+    try:
+        assert features.save_features(net, many, HEAD, tmp_path / "f.npz", ["train"]) == (n, 1000)  # type: ignore[arg-type]
+        assert tracemalloc.get_traced_memory()[1] < cached.nbytes / 10
+    finally:
+        tracemalloc.stop()
+    with np.load(tmp_path / "f.npz") as file:
+        assert np.array_equal(file["features"], cached)
 
 
 def test_export(source: Path, photos: Path, net: FeatureNet, data: Dataset, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from goodfit.schedules.shapes import Cosine, Warmup
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.loop import END_SECONDS, fit
 from goodfit.training.metric_log import MAX_ROWS_HELD, MetricLog
+from goodfit.training.rescue import RATE_FACTOR
 from goodfit.training.rules.average import Ema, Polyak
 from goodfit.training.rules.stop import Patience
 from goodfit.training.state import State
@@ -288,6 +290,22 @@ def test_the_loop_hands_nothing_to_save_once_a_row_is_not_finite() -> None:
     with pytest.raises(Diverged, match=r"diverged at step 3: its loss or gradient is not finite"):
         fit(state, listed(), plan(), log=log, save=saved.append, halt=lambda: state.step == 2)
     assert saved == []
+
+
+@pytest.mark.parametrize("held", [19, 1])
+def test_late_numbers_that_are_not_finite_send_a_pretrained_start_back_once(held: int) -> None:
+    """As on a GPU: they are seen when the log is full, or before a checkpoint is saved."""
+    log, state, saved = MetricLog(), sgd(net()), []
+    good = {name: x.clone() for name, x in state.model.state_dict().items()}
+    used = dataclasses.replace(plan("8 steps"), start=good)
+    for _ in range(held):
+        log.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
+    fit(state, listed(), used, log=log, save=lambda state: saved.append(dict(state.model.state_dict())), halt=lambda: state.step == 1)
+    assert state.rescue_factor == RATE_FACTOR and len(saved) == 1
+    assert all(torch.equal(x, good[name]) for name, x in saved[0].items())
+    log.add({"kind": "train", "step": 5, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
+    with pytest.raises(Diverged, match="diverged at step 5"):
+        fit(state, listed(), used, log=log, halt=lambda: state.step == 2)
 
 
 # ---- divergence ---------------------------------------------------------------------------------------------------------------------

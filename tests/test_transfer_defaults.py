@@ -235,7 +235,7 @@ def test_what_is_trained_follows_the_images_and_the_early_probe(per_class: int, 
     data: Any = SimpleNamespace(class_counts=lambda: (1, per_class, 9999), splits=SimpleNamespace(train=range(100)))
     choose_trainable(chooser, make_model(catalog.make("convnet(8)", "model"), 3, 3, (16, 16)), data, 60.0, early_lead)
     assert chooser.recipe.trainable == expected
-    assert f"{per_class} images a class; a probe after stage1 is {early_lead:+.1f}" in chooser.choices[-1].evidence
+    assert f"{per_class} images a class; a probe after stage1 leads the head's by {early_lead:+.1f}" in chooser.choices[-1].evidence
 
 
 def test_stages_are_left_out_where_the_time_is_short(data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from goodfit.training.metric_log import MetricLog
 from goodfit.training.rescue import go_back, rescue_if_worse
 from goodfit.training.snapshots import record_snapshot, snapshots_due
 from goodfit.training.state import Batches, Plan, State
-from goodfit.training.step import NO_WATCH, Watch, train_step
+from goodfit.training.step import NO_WATCH, Objective, Watch, train_step
 
 FINAL_EVALUATION_COST = 2.0  # the last evaluation during training and the final one, in fp32 and of the validation images alone
 END_SECONDS = 1.0  # that writing the model and the report, and leaving the process, take besides
@@ -63,12 +63,11 @@ def fit(
             clock.end_work()
 
         # what to log
-        log.add_events(state.step, [*objective.events, *rescue_if_worse(state, plan, objective.numbers()["loss"])])
+        log.add_events(state.step, objective.events)
         row = {"kind": "train", "step": state.step, "t": t, "epoch": batch.chance.epoch if batch.chance else 0}
         row["lr"] = float(state.optimizer.param_groups[0]["lr"])
         bad_step = log.add({**row, **objective.numbers(), **readings, **clock.timing(len(batch))})
-        if bad_step is not None:  # on a GPU numbers arrive late; the weights show what is left to show
-            raise divergence_error(plan.network(state.model), objective.pieces(), plan, bad_step - 1)
+        react_to_loss(state, plan, log, objective, bad_step)
 
         # once in a while: evaluate, save
         if is_evaluation_due(plan, state):
@@ -82,6 +81,21 @@ def fit(
     finish_training(state, plan, batches, log)
     save_checkpoint(state, plan, log, save)
     return state
+
+
+def react_to_loss(state: State, plan: Plan, log: MetricLog, objective: Objective, bad_step: int | None) -> None:
+    """Go back to the last good weights if training makes its start worse, or if a number in the log, that of `bad_step`, was not finite.
+
+    Raises:
+        Diverged: a number was not finite, and there is nothing to go back to, or training has gone back before.
+    """
+    if bad_step is not None:  # on a GPU numbers arrive late; the weights show what is left to show
+        events = go_back(state, plan, divergence_error(plan.network(state.model), objective.pieces(), plan, bad_step - 1))
+    else:
+        events = rescue_if_worse(state, plan, objective.numbers()["loss"])
+    if events:
+        log.add_events(state.step, events)
+        log.flush()  # what is not finite in the rows before these says nothing of what comes
 
 
 def evaluate_start(state: State, plan: Plan, log: MetricLog, save: Callable[[State], None]) -> None:
@@ -151,12 +165,13 @@ def save_checkpoint(state: State, plan: Plan, log: MetricLog, save: Callable[[St
     """Flush the log, then save, as a snapshot where one is due; but never anything that is not finite.
 
     Raises:
-        Diverged: a row of the log is not finite.
+        Diverged: a row of the log is not finite, and there is no good start to go back to.
     """
     bad_step = log.flush()
     state.recent_losses = [float(x) for x in state.recent_losses]
     if bad_step is not None:
-        raise Diverged(f"Training diverged at step {bad_step}: its loss or gradient is not finite. What was saved before is kept.")
+        text = f"Training diverged at step {bad_step}: its loss or gradient is not finite. What was saved before is kept."
+        log.add_events(state.step, go_back(state, plan, Diverged(text)))
     record_snapshot(state, plan)
     save(state)
 

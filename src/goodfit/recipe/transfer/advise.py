@@ -99,7 +99,7 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
     right = {place: fit_probe(x, labels, len(data.classes)).held == labels for place, x in features.items()}
     probes = tuple(StageProbe(place, features[place].shape[1], *accuracy_with_error(hits)) for place, hits in right.items())
     early = early_place(net.model)
-    lead = lead_in_errors(right[early], right[HEAD]) if early else 0.0
+    lead = lead_in_errors(right[early], right[HEAD]) if early else None
     asked = Chooser(chooser.recipe.but(trainable="auto"), chooser.catalog)
     choose_trainable(asked, net.model, data, seconds_of(asked.recipe.budget), lead)
     choice, counts = asked.choices[-1], data.class_counts()
@@ -108,7 +108,7 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
         choice.rule,
         choice.evidence,
         "little" if statistics.median(counts) < MIN_IMAGES_PER_CLASS else "much",
-        "different" if lead > SIGNIFICANT_ERRORS else "similar",
+        "different" if lead is not None and lead > SIGNIFICANT_ERRORS else "similar",
         statistics.median(counts),
         len(rows),
         max(counts) / sum(counts),

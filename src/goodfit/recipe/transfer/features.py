@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,7 @@ from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.training.evaluate import eval_batch_size
 from goodfit.training.noise import evaluating
 
+COPIED_AT_ONCE = 1000  # vectors
 HEAD = "head"  # the place whose features are the input of the head
 
 Vectors = NDArray[np.float32]
@@ -158,28 +160,41 @@ def _fill_cache(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, P
 def append_array(file: BinaryIO, array: NDArray[Any], lead: tuple[int, ...]) -> None:
     """Append an array [B, ...] to an .npy file of the shape [*lead, ...]; the first writes the header too."""
     if not file.tell():
-        header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (*lead, *array.shape[1:])}
-        np.lib.format.write_array_header_1_0(file, header)
+        write_header(file, array, lead)
     file.write(np.ascontiguousarray(array).tobytes())
+
+
+def write_header(file: BinaryIO, array: NDArray[Any], lead: tuple[int, ...]) -> None:
+    """Write the header of an .npy file of the shape [*lead, ...] that will hold arrays [B, ...] like this one."""
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (*lead, *array.shape[1:])}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def save_features(net: FeatureNet, data: Dataset, stage: str, out: Path, splits: Sequence[SplitName]) -> tuple[int, ...]:
     """Write features [N, D] float32, labels [N], names [N], splits [N] and classes [K] to an .npz file; returns (N, D).
+
+    The features go from the cache to the file piece by piece.
 
     Raises:
         UsageError: there is no such stage.
         GoodfitError: the file cannot be written.
     """
     rows_of_splits = [data.rows(split) for split in splits]
-    vectors = np.concatenate([compute_features(net, data, rows, [stage])[stage] for rows in rows_of_splits if len(rows)])
+    vectors = [compute_features(net, data, rows, [stage])[stage] for rows in rows_of_splits if len(rows)]
     rows = torch.cat(rows_of_splits)
-    with atomic_writer(out) as file:
-        np.savez(
-            file,
-            features=vectors,
-            labels=data.labels[rows].numpy(),
-            names=np.array([data.names[row] for row in rows.tolist()]),
-            splits=np.repeat(np.array(splits), [len(rows) for rows in rows_of_splits]),
-            classes=np.array(data.classes),
-        )
-    return vectors.shape
+    small = {
+        "labels": data.labels[rows].numpy(),
+        "names": np.array([data.names[row] for row in rows.tolist()]),
+        "splits": np.repeat(np.array(splits), [len(rows) for rows in rows_of_splits]),
+        "classes": np.array(data.classes),
+    }
+    with atomic_writer(out) as file, zipfile.ZipFile(file, "w") as archive:
+        with archive.open("features.npy", "w", force_zip64=True) as member:
+            write_header(member, vectors[0], (len(rows),))
+            for array in vectors:
+                for start in range(0, len(array), COPIED_AT_ONCE):
+                    member.write(array[start : start + COPIED_AT_ONCE].tobytes())
+        for name, values in small.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values)
+    return len(rows), *vectors[0].shape[1:]

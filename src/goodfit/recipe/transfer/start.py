@@ -38,7 +38,7 @@ class Start:
     model: nn.Module | None
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    early_lead: float = 0.0
+    early_lead: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class HeadProbe:
     """
 
     summary: str
-    early_lead: float = 0.0
+    early_lead: float | None = None
 
 
 def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Progress = lambda done, total: None) -> Start:
@@ -148,4 +148,4 @@ def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambd
     head.bias.copy_(probes[HEAD].bias)
     images, held = count_of(len(rows), "training image"), format_percent(float(right[HEAD].double().mean()))
     summary = f"the head starts as a linear probe of {images}: {held} right when held out, L2 {probes[HEAD].l2:.2g}"
-    return HeadProbe(summary, lead_in_errors(right[early], right[HEAD]) if early else 0.0)
+    return HeadProbe(summary, lead_in_errors(right[early], right[HEAD]) if early else None)
