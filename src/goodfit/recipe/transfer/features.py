@@ -9,7 +9,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -164,7 +164,7 @@ def append_array(file: BinaryIO, array: NDArray[Any], lead: tuple[int, ...]) -> 
     file.write(np.ascontiguousarray(array).tobytes())
 
 
-def write_header(file: BinaryIO, array: NDArray[Any], lead: tuple[int, ...]) -> None:
+def write_header(file: IO[bytes], array: NDArray[Any], lead: tuple[int, ...]) -> None:
     """Write the header of an .npy file of the shape [*lead, ...] that will hold arrays [B, ...] like this one."""
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (*lead, *array.shape[1:])}
     np.lib.format.write_array_header_1_0(file, header)
