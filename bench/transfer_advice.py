@@ -35,7 +35,7 @@ from goodfit.recipe.source import open_images
 from goodfit.recipe.transfer.defaults import MAX_EPOCHS
 
 MAX_BEHIND = 1.0  # points
-MIN_EPOCHS = 4
+MIN_EPOCHS = 4  # fewer than a default takes, so that the largest cells end in a minute a row
 SIDE, LETTERS = 96, "ABEFGKPRSZ"
 
 
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[5, 20, 80, 0], help="images per class; 0 takes all")
     parser.add_argument("--most", type=int, default=2000, help="training images at most")
     parser.add_argument("--test", type=int, default=600, help="test images at most")
-    parser.add_argument("--seen", type=int, default=8000, help="images that a training sees, within 4 to 30 epochs")
+    parser.add_argument("--seen", type=int, default=8000, help=f"images that a training sees, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     asked = parser.parse_args()
     recipe = Recipe(source=asked.weights, model=asked.model, size=SIDE)

@@ -287,9 +287,16 @@ def test_the_loop_hands_nothing_to_save_once_a_row_is_not_finite() -> None:
     log = MetricLog()
     log.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
     state, saved = sgd(net()), []
-    with pytest.raises(Diverged, match=r"diverged at step 3: its loss or gradient is not finite"):
+    with pytest.raises(Diverged, match=r"diverged at step 2: its loss or gradient is not finite"):
         fit(state, listed(), plan(), log=log, save=saved.append, halt=lambda: state.step == 2)
     assert saved == []
+
+
+def test_a_number_that_is_not_finite_is_not_forgotten_when_a_sentence_fills_the_log() -> None:
+    log = MetricLog()
+    log.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
+    log.add_events(4, ["said"] * 25)
+    assert log.add({"kind": "event", "step": 5, "text": "more"}) == 3 and log.flush() == 3 and log.flush() is None
 
 
 @pytest.mark.parametrize("held", [19, 1])
@@ -297,14 +304,22 @@ def test_late_numbers_that_are_not_finite_send_a_pretrained_start_back_once(held
     """As on a GPU: they are seen when the log is full, or before a checkpoint is saved."""
     log, state, saved = MetricLog(), sgd(net()), []
     good = {name: x.clone() for name, x in state.model.state_dict().items()}
-    used = dataclasses.replace(plan("8 steps"), start=good)
+    scored: list[bool] = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        scored.append(all(torch.equal(x, good[name]) for name, x in model.state_dict().items()))
+        return {"score": 0.5}
+
+    every = Period(Length.read("1 step"), Lengths(5, 16, Length.read("8 steps")))
+    used = dataclasses.replace(plan("8 steps"), start=good, evaluate=evaluate, evaluate_every=every)
+    state.history.append(0.5)
     for _ in range(held):
         log.add({"kind": "train", "step": 3, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
     fit(state, listed(), used, log=log, save=lambda state: saved.append(dict(state.model.state_dict())), halt=lambda: state.step == 1)
-    assert state.rescue_factor == RATE_FACTOR and len(saved) == 1
-    assert all(torch.equal(x, good[name]) for name, x in saved[0].items())
+    assert state.rescue_factor == RATE_FACTOR and scored == [True], "what is evaluated is what it went back to"
+    assert all(torch.equal(x, good[name]) for name, x in saved[-1].items())
     log.add({"kind": "train", "step": 5, "loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(1.0)})
-    with pytest.raises(Diverged, match="diverged at step 5"):
+    with pytest.raises(Diverged, match="diverged at step 4"):
         fit(state, listed(), used, log=log, halt=lambda: state.step == 2)
 
 

@@ -38,6 +38,7 @@ from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.loop import fit
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.rescue import RATE_FACTOR, WINDOW, go_back, rescue_if_worse
+from goodfit.training.state import SOFTMAX
 from tests.support.command import goodfit
 
 FAST: dict[str, Any] = {"threads": 1, "precision": "fp32", "layout": "contiguous", "pieces": 1, "device": "cpu"}
@@ -196,11 +197,21 @@ def test_a_rate_that_raises_the_loss_is_lowered(data: Path, pretrained: Path) ->
     before = {name: x.clone() for name, x in model.state_dict().items()}
     trainable, augment = catalog.make("all(statistics=all_fixed)", "trainable"), catalog.make("none", "augment")
 
+    parts = {"trainable": trainable, "augment": augment, "loss": SOFTMAX, "rates": catalog.make("none", "rates")}
+
     def optimizer_at(rate: float) -> Any:
         return catalog.make(f"sgd({rate})", "optimizer")
 
-    assert find_safe_rate(model, made.data, trainable, augment, optimizer_at, 1e-3) == 1e-3
-    assert 1e-4 < find_safe_rate(model, made.data, trainable, augment, optimizer_at, 81.0) < 81.0
+    assert find_safe_rate(model, made.data, parts, optimizer_at, 1e-3) == (1e-3, True)
+    rate, is_safe = find_safe_rate(model, made.data, parts, optimizer_at, 0.25)
+    twice, is_twice_safe = find_safe_rate(model, made.data, parts, optimizer_at, 2 * rate)
+    assert is_safe and rate < 0.25 and (twice, is_twice_safe) == (rate, True), "it is the largest"
+    assert find_safe_rate(model, made.data, parts, optimizer_at, 1e9) == (1e9 / 2**6, False)
+    adam_rates = [
+        find_safe_rate(model, made.data, parts, lambda rate: catalog.make(f"adamw({rate})", "optimizer"), 0.1, warms_up)[0]
+        for warms_up in (True, False)
+    ]
+    assert adam_rates[1] < adam_rates[0], "without a warm-up the first steps are larger"
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items()), "the model is as it was"
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
@@ -235,7 +246,9 @@ def test_what_is_trained_follows_the_images_and_the_early_probe(per_class: int, 
     data: Any = SimpleNamespace(class_counts=lambda: (1, per_class, 9999), splits=SimpleNamespace(train=range(100)))
     choose_trainable(chooser, make_model(catalog.make("convnet(8)", "model"), 3, 3, (16, 16)), data, 60.0, early_lead)
     assert chooser.recipe.trainable == expected
-    assert f"{per_class} images a class; a probe after stage1 leads the head's by {early_lead:+.1f}" in chooser.choices[-1].evidence
+    assert f"{per_class} images a class; a probe after two thirds of the stages leads the head's by {early_lead:+.1f}" in (
+        chooser.choices[-1].evidence
+    )
 
 
 def test_stages_are_left_out_where_the_time_is_short(data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ VERBS = {
     "predict": "Say what a run's classifier sees in images.",
     "export": "Write a run's classifier as one ONNX file.",
     "ensemble": "Make one classifier of several runs, or of the snapshots of one.",
-    "advise": "Say which stages of a trained net to train on new images, and at what rate.",
+    "advise": "Say which stages of a trained net to train on new images.",
     "features": "Write what a stage of a trained net puts out for images to a file.",
     "compare": "Say where runs differ: recipes, scores on the same images, cost.",
     "report": "Write the story of a run or a study as one HTML file.",

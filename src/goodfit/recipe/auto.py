@@ -99,7 +99,7 @@ def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None
     model = make_model(part, len(data.classes), data.preprocess.channels, data.preprocess.size)
     if not has_parameters(model):
         _choose_for_untrained(chooser, part)
-    chooser.choose("schedule", *_default_schedule(chooser.recipe))
+    chooser.choose("schedule", *default_schedule(chooser.recipe))
     choose_augment(chooser, data)
     batch = 128 if images >= 2000 else 64 if images >= 500 else max(4, min(32, images // 4))
     chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
@@ -130,7 +130,8 @@ def _choose_for_untrained(chooser: Chooser, model: Part) -> None:
         chooser.choose(field, value, rule, f"{model} has nothing to train")
 
 
-def _default_schedule(recipe: Recipe) -> tuple[str, str, str]:
+def default_schedule(recipe: Recipe) -> tuple[str, str, str]:
+    """The schedule of a recipe, with the rule and the evidence for it."""
     if str(recipe.plateau) != "none":
         evidence = f"the plateau rule is {recipe.plateau}"
         return "warmup(0.05) | constant", "a short warmup, then the peak: the plateau rule lowers it", evidence

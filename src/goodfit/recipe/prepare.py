@@ -34,7 +34,7 @@ from goodfit.recipe.transfer.pretrained import (
     choose_normalization,
     find_weights,
 )
-from goodfit.recipe.transfer.start import Start, load_pretrained, make_start, restore_start
+from goodfit.recipe.transfer.start import Start, choose_head_init, load_pretrained, make_start, restore_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +149,9 @@ def open_source(asked: Recipe, reporter: Reporter) -> tuple[Opened, FeatureNet]:
         raise UsageError("Expected --from: a run folder, a file of weights or the name of published ones, received nothing.")
     opened = open_recipe(asked, reporter)
     assert opened.weights is not None
+    choose_head_init(opened.chooser, opened.weights, opened.data)
     with torch.random.fork_rng(devices=[]):
-        net, _, _ = load_pretrained(opened.chooser, opened.weights, opened.data, opened.weights.has_classes(opened.data.classes))
+        net, _, _ = load_pretrained(opened.chooser, opened.weights, opened.data)
     net.model.eval()
     return opened, net
 

@@ -1,4 +1,4 @@
-"""Batch statistics for weights that no step has trained with: averaged ones, soups, and random ones."""
+"""Batch statistics for weights that no step has trained with: averaged ones and soups."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ def fit(
         row = {"kind": "train", "step": state.step, "t": t, "epoch": batch.chance.epoch if batch.chance else 0}
         row["lr"] = float(state.optimizer.param_groups[0]["lr"])
         bad_step = log.add({**row, **objective.numbers(), **readings, **clock.timing(len(batch))})
+        bad_step = log.flush() if is_evaluation_due(plan, state) else bad_step
         react_to_loss(state, plan, log, objective, bad_step)
 
         # once in a while: evaluate, save
@@ -170,7 +171,7 @@ def save_checkpoint(state: State, plan: Plan, log: MetricLog, save: Callable[[St
     bad_step = log.flush()
     state.recent_losses = [float(x) for x in state.recent_losses]
     if bad_step is not None:
-        text = f"Training diverged at step {bad_step}: its loss or gradient is not finite. What was saved before is kept."
+        text = f"Training diverged at step {bad_step - 1}: its loss or gradient is not finite. What was saved before is kept."
         log.add_events(state.step, go_back(state, plan, Diverged(text)))
     record_snapshot(state, plan)
     save(state)

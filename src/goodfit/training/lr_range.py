@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
 
 from goodfit.core.errors import Diverged
+from goodfit.training.restored import restored_state
 from goodfit.training.state import Batches, Plan, State
 from goodfit.training.step import train_step
 
@@ -62,7 +59,7 @@ def sweep_lr(state: State, batches: Batches, plan: Plan, low: float, high: float
     losses: list[float] = []
     group = state.optimizer.param_groups[0]
     peak = float(group.setdefault("peak", group["lr"]))
-    with restored_after(state), torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
+    with restored_state(state), torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
         state.model.train()
         for step in range(steps):
             trial.step = step
@@ -75,33 +72,6 @@ def sweep_lr(state: State, batches: Batches, plan: Plan, low: float, high: float
             if has_exploded(losses):
                 break
     return LrTrace(tuple(rates), tuple(losses))
-
-
-@contextlib.contextmanager
-def restored_after(state: State) -> Iterator[None]:
-    """Restore the model and the optimizer after the block, whatever it did. (Not every optimizer can be copied.)"""
-    optimizer_state = copy.deepcopy(state.optimizer.state_dict())
-    try:
-        with restoring(state.model):
-            yield
-    finally:
-        state.optimizer.load_state_dict(optimizer_state)
-
-
-@contextlib.contextmanager
-def restoring(model: nn.Module) -> Iterator[None]:
-    """Put back whatever the block does to a model: its weights, buffers and modes, and which parameters learn; gradients are gone."""
-    tensors = {name: x.clone() for name, x in model.state_dict().items()}
-    learns, modes = {p: p.requires_grad for p in model.parameters()}, {m: m.training for m in model.modules()}
-    try:
-        yield
-    finally:
-        model.load_state_dict(tensors)
-        for parameter, flag in learns.items():
-            parameter.requires_grad_(flag)
-            parameter.grad = None
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _finite_or_nan(loss: float) -> float:

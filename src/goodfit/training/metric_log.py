@@ -18,11 +18,14 @@ class MetricLog:
     def __init__(self, readers: tuple[Callable[[list[Row]], None], ...] = ()) -> None:
         self.readers = readers
         self._rows: list[Row] = []
+        self._bad_step: int | None = None
 
     def add(self, row: Row) -> int | None:
-        """Add a row, whose tensors are scalars that no one will change; flushes every few rows and then returns what `flush` returns."""
+        """Add a row, whose tensors are scalars that no one will change; returns what `flush` would, as far as it is known."""
         self._rows.append(row)
-        return self.flush() if len(self._rows) >= MAX_ROWS_HELD else None
+        if len(self._rows) >= MAX_ROWS_HELD:
+            self._hand_over()
+        return self._bad_step
 
     def add_events(self, step: int, texts: Iterable[str]) -> None:
         """Add a row for each sentence worth keeping."""
@@ -30,11 +33,17 @@ class MetricLog:
             self.add({"kind": "event", "step": step, "text": text})
 
     def flush(self) -> int | None:
-        """Hand the rows to the readers; returns the first step whose loss or gradient norm is not finite, if there is one."""
+        """Hand the rows to the readers; returns the first step since the last flush whose loss or gradient norm is not finite, or None."""
+        self._hand_over()
+        bad_step, self._bad_step = self._bad_step, None
+        return bad_step
+
+    def _hand_over(self) -> None:
         rows, self._rows = [{key: _to_json(value) for key, value in row.items()} for row in self._rows], []
         for reader in self.readers if rows else ():
             reader(rows)
-        return next((row["step"] for row in rows if row["kind"] == "train" and (row["loss"] is None or row["grad_norm"] is None)), None)
+        bad = (row["step"] for row in rows if row["kind"] == "train" and (row["loss"] is None or row["grad_norm"] is None))
+        self._bad_step = next(bad, None) if self._bad_step is None else self._bad_step
 
 
 def _to_json(value: Any) -> Any:

@@ -16,11 +16,10 @@ from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.defaults import MIN_IMAGES_PER_CLASS, choose_trainable, seconds_of
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, Vectors, compute_features, feature_places
 from goodfit.recipe.transfer.probe import SIGNIFICANT_ERRORS, fit_probe, lead_in_errors
-from goodfit.recipe.transfer.start import early_place
+from goodfit.recipe.transfer.start import MAX_PROBE_IMAGES, early_place, has_probe
 from goodfit.terminal.tables import format_table
 
-MAX_PROBED_IMAGES = 4000  # an accuracy then has a standard error below one point
-SAMPLE = 64  # images that tell whether two features are the same
+COMPARED_IMAGES = 64  # that tell whether two features are the same
 LECTURE = {
     ("little", "similar"): "use a linear classifier on the top layer",
     ("little", "different"): "you're in trouble: try a linear classifier from different stages",
@@ -84,7 +83,7 @@ class Advice:
 
 
 def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress = lambda done, total: None) -> Advice:
-    """Probe every stage of a net on open data, and say what a training of that recipe would train.
+    """Probe every stage of a net on open data, and say what a training of that recipe would train; a budget in minutes counts from now.
 
     Only training images are looked at; each is judged by a probe that was not fitted to it.
 
@@ -92,17 +91,17 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
         DataError: there are too few images to fit a probe to.
         UsageError: the net does not take the images.
     """
-    rows, places = data.sample_rows("train", MAX_PROBED_IMAGES), feature_places(net.model)
+    rows, places = data.sample_rows("train", MAX_PROBE_IMAGES), feature_places(net.model)
     features, labels = compute_features(net, data, rows, places, progress), data.labels[rows]
     if len(places) > 1 and is_same(features[places[-2]], features[HEAD]):  # the input of the head is the last stage, pooled
         del features[places[-2]]
     right = {place: fit_probe(x, labels, len(data.classes)).held == labels for place, x in features.items()}
     probes = tuple(StageProbe(place, features[place].shape[1], *accuracy_with_error(hits)) for place, hits in right.items())
-    early = early_place(net.model)
+    early = early_place(net, data) if has_probe(chooser, net) else ""
     lead = lead_in_errors(right[early], right[HEAD]) if early else None
-    asked = Chooser(chooser.recipe.but(trainable="auto"), chooser.catalog)
-    choose_trainable(asked, net.model, data, seconds_of(asked.recipe.budget), lead)
-    choice, counts = asked.choices[-1], data.class_counts()
+    choosing = Chooser(chooser.recipe.but(trainable="auto"), chooser.catalog)
+    choose_trainable(choosing, net.model, data, seconds_of(choosing.recipe.budget), lead)
+    choice, counts = choosing.choices[-1], data.class_counts()
     return Advice(
         str(choice.value),
         choice.rule,
@@ -119,7 +118,8 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
 
 def is_same(a: Vectors, b: Vectors) -> bool:
     """Whether two features of the same images are equal but for rounding."""
-    return a.shape == b.shape and np.allclose(a[:SAMPLE], b[:SAMPLE], rtol=1e-4, atol=1e-4 * (1 + float(abs(b[:SAMPLE]).max())))
+    a, b = a[:COMPARED_IMAGES], b[:COMPARED_IMAGES]
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-4 * (1 + float(abs(b).max())))
 
 
 def accuracy_with_error(right: Tensor) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.headers import ImageHeaders
 from goodfit.models.weights.files import Weights
 from goodfit.models.weights.stages import find_head, find_stages
-from goodfit.recipe.auto import choose_augment
+from goodfit.recipe.auto import choose_augment, default_schedule
 from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import make_model
@@ -29,10 +29,11 @@ from goodfit.recipe.transfer.features import HEAD
 from goodfit.recipe.transfer.frozen import frozen_place
 from goodfit.recipe.transfer.probe import SIGNIFICANT_ERRORS
 from goodfit.recipe.transfer.rates import TEST_STEPS, find_safe_rate
-from goodfit.recipe.transfer.start import Start, early_place
+from goodfit.recipe.transfer.start import Start
+from goodfit.schedules.compose import compose
 from goodfit.training.freezing import freezing_phases, set_trainable
-from goodfit.training.lr_range import restoring
 from goodfit.training.noise import evaluating
+from goodfit.training.restored import restored_model
 
 OTHER_BUDGET_SECONDS = 600.0  # seconds that a budget which is not in minutes is taken for
 SIZE_STEP, MIN_SIDE = 32, 96  # pixels: the strides of most nets multiply to 32
@@ -48,13 +49,14 @@ MIN_IMAGES_PER_CLASS = 12
 # worse; on photos of clothing it was 2.6 points worse with 200, 2 better with 80.
 MANY_IMAGES_PER_CLASS = 50
 # Passes over the training images that training more stages is worth its time for: on photos of clothing the later two thirds were a point
-# better than the last third with 1.9 passes in 3 minutes, 2 points worse with 1.7 in one.
+# better than the last third with 2 passes in 3 minutes, 2 points worse with 1.7 in one.
 MIN_PASSES = 2.0
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 40_000, 5, 30  # by a training whose budget is chosen
 TIMED_IMAGES = 16
 MIN_SECONDS_TO_MEASURE = 100.0  # seconds that are worth measuring the precision, layout and threads
 MAX_VIEWS, VIEWS_SHARE, MIN_CACHE_GAIN = 8, 0.4, 1.5
 MAX_EVALUATIONS, EVALUATION_SHARE = 10, 0.1
+MAX_WARMUP_START = 0.5  # of the peak rate, at which a schedule begins that warms up
 ADAM_RATE, ADAM_BATCH = 5e-4, 64  # the rate for all stages and batches of that size
 
 
@@ -115,10 +117,9 @@ def choose_for_source(chooser: Chooser, start: Start, data: Dataset, left: float
     """Choose what is trained of a pretrained start and how, where that is open; `left` seconds of a budget in minutes are left."""
     model, images = start.model, len(data.splits.train)
     assert model is not None
-    if getattr(chooser.part("optimizer"), "full_batch", False):
-        chooser.choose("trainable", "all", "a full-batch optimizer moves all weights as one vector", str(chooser.part("optimizer")))
-        return
     choose_trainable(chooser, model, data, left, start.early_lead)
+    if is_full_batch(chooser):
+        return
     if chooser.recipe.head_init == "random":
         rule = "what is pretrained below a random head moves at a tenth of its rate"
         chooser.choose("rates", "backbone(0.1)", rule, "the head is random")
@@ -132,10 +133,11 @@ def choose_for_source(chooser: Chooser, start: Start, data: Dataset, left: float
             chooser.choose(field, value, "the usual one on a CPU, where the budget leaves no time to measure", f"{left:.0f} s are left")
     choose_augment(chooser, data)
     facts = data.facts(budget_lengths(chooser.recipe, images))
+    if chooser.recipe.snapshots or str(chooser.recipe.plateau) != "none":
+        chooser.choose("schedule", *default_schedule(chooser.recipe))
+    rule = "a warmup, for the start is good already, then down to zero"
+    chooser.choose("schedule", "warmup(0.1) | cosine", rule, chooser.recipe.budget)
     choose_optimizer(chooser, model, data, facts)
-    if not chooser.recipe.snapshots and str(chooser.recipe.plateau) == "none":
-        rule = "a warmup, for the start is good already, then down to zero"
-        chooser.choose("schedule", "warmup(0.1) | cosine", rule, chooser.recipe.budget)
     if facts.lengths.timed and chooser.is_open("evaluate_every"):
         each = evaluated_images(data) * time_evaluation(model, data.preprocess.channels, data.preprocess.size)
         times = max(1, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * left / each)))
@@ -175,19 +177,20 @@ def choose_optimizer(chooser: Chooser, model: nn.Module, data: Dataset, facts: F
     """Choose AdamW at a rate that moves pretrained weights little, or a lower one if it raises the loss of this model on this data."""
     if not chooser.is_open("optimizer"):
         return
-    trainable, augment, loss, rates = (chooser.part(seat) for seat in ("trainable", "augment", "loss", "rates"))
-    assert trainable is not None and augment is not None and loss is not None
-    trainable, factors = trainable.bind(facts), rates(model) if rates else {}  # type: ignore[operator]
     batch = chooser.recipe.images_per_step(len(data.splits.train))
+    parts = {seat: part.bind(facts) for seat, part in chooser.parts().items() if seat in ("trainable", "augment", "schedule")}
+    parts |= {seat: part for seat, part in chooser.parts().items() if seat in ("loss", "rates")}
 
     def optimizer_at(rate: float) -> Part:
         return chooser.catalog.make(f"adamw({rate:.2g}, weight_decay=0.05)", "optimizer")
 
-    usual = ADAM_RATE * (batch / ADAM_BATCH / trained_share(model, trainable)) ** 0.5
-    lr = find_safe_rate(model, data, trainable, augment.bind(facts), optimizer_at, usual, loss, factors)
+    usual = ADAM_RATE * (batch / ADAM_BATCH / trained_share(model, parts["trainable"])) ** 0.5
+    warms_up = compose(parts["schedule"])(0.0) < MAX_WARMUP_START
+    lr, is_safe = find_safe_rate(model, data, parts, optimizer_at, usual, warms_up)
     rule = "AdamW at a rate that moves pretrained weights little, higher for few stages and large batches, halved while it is too high"
     evidence = f"{usual:.2g} for batches of {batch}"
-    evidence += "" if lr == usual else f" raised the loss within {TEST_STEPS} steps, {lr:.2g} did not"
+    if lr != usual:
+        evidence += f" raised the loss within {TEST_STEPS} steps, {lr:.2g} {'did not' if is_safe else 'still did'}"
     chooser.choose("optimizer", spell(optimizer_at(lr)), rule, evidence)
 
 
@@ -200,37 +203,46 @@ def trained_share(model: nn.Module, trainable: Part) -> float:
 
 
 def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: float, early_lead: float | None = None) -> None:
-    """Choose how many stages are trained, by the images per class, the lead of the early probe (see HeadProbe), and the time left."""
-    n, images, per_class = len(find_stages(model)), len(data.splits.train), statistics.median(data.class_counts())
+    """Choose how many stages are trained, by the images per class, the lead of the early probe (see Start), and the seconds left."""
     if not chooser.is_open("trainable"):
         return
-    everything, later, last = (
-        f'{text}statistics="all_fixed")' for text in ("all(", f"last({max(1, 2 * n // 3)}, ", f"last({max(1, n // 3)}, ")
-    )
-    if not n:
-        chooser.choose("trainable", everything, "the whole net", "it is one linear layer")
+    if is_full_batch(chooser):
+        chooser.choose("trainable", "all", "a full-batch optimizer moves all weights as one vector", str(chooser.part("optimizer")))
         return
-    evidence = f"a median of {per_class:g} images a class"
+    n, images, per_class = len(find_stages(model)), len(data.splits.train), statistics.median(data.class_counts())
+    if n < 2:
+        rule = "the whole net, for it has no stages to choose from; pretrained norms keep their statistics"
+        chooser.choose("trainable", 'all(statistics="all_fixed")', rule, count_of(n, "stage"))
+        return
+    evidence, misfit = f"a median of {per_class:g} images a class", early_lead is not None and early_lead > SIGNIFICANT_ERRORS
     if early_lead is not None:
-        evidence += f"; a probe after {early_place(model)} leads the head's by {early_lead:+.1f} standard errors"
-    features_fit = early_lead is None or early_lead <= SIGNIFICANT_ERRORS
-    if features_fit and per_class < MIN_IMAGES_PER_CLASS:
-        rule = f"the head alone below {MIN_IMAGES_PER_CLASS} images a class where the features fit: so few hardly teach more"
+        evidence += f"; a probe after two thirds of the stages leads the head's by {early_lead:+.1f} standard errors"
+    if per_class < MIN_IMAGES_PER_CLASS and not misfit:
+        rule = f"the head alone below {MIN_IMAGES_PER_CLASS} images a class, unless earlier stages serve better: so few hardly teach more"
         chooser.choose("trainable", HEAD, rule, evidence)
         return
-    texts, rule = [later, last], "the later two thirds of the stages, for the first hold for any images"
-    if not features_fit and per_class >= MANY_IMAGES_PER_CLASS:
-        texts, rule = [everything, *texts], "all stages, for the images are many and the features do not fit"
-    texts = list(dict.fromkeys(texts))
+    rules = {
+        "all(": "all stages, for the images are many and earlier stages serve better",
+        f"last({2 * n // 3}, ": "the later two thirds of the stages: the first hold for any images",
+        f"last({max(1, n // 3)}, ": "the last third of the stages",
+    }
+    texts = {f'{text}statistics="all_fixed")': rule for text, rule in rules.items()}
+    open_texts = list(texts)[0 if misfit and per_class >= MANY_IMAGES_PER_CLASS else 1 :]
+    chosen = open_texts[0]
     if chooser.recipe.budget != "auto" and Length.read(chooser.recipe.budget).unit == "second":
         passes: dict[str, float] = {}
-        while texts[0] not in passes:
-            passes[texts[0]] = left / (images * time_training(model, chooser.catalog.make(texts[0], "trainable"), data))
-            if passes[texts[0]] < MIN_PASSES and len(texts) > 1:
-                texts.pop(0)
-        evidence += "; passes: " + ", ".join(f"{each} {count:.1f}" for each, count in passes.items())
-        rule += f", fewer where {MIN_PASSES:g} passes over the images do not fit the time"
-    chooser.choose("trainable", texts[0], f"{rule}; pretrained norms keep their statistics", evidence)
+        for chosen in open_texts:
+            passes[chosen] = left / (images * time_training(model, chooser.catalog.make(chosen, "trainable"), data))
+            if passes[chosen] >= MIN_PASSES:
+                break
+        evidence += f"; passes over the images in {left:.0f} s, of {MIN_PASSES:g} that are wanted: "
+        evidence += ", ".join(f"{each} {count:.1f}" for each, count in passes.items())
+    chooser.choose("trainable", chosen, f"{texts[chosen]}; pretrained norms keep their statistics", evidence)
+
+
+def is_full_batch(chooser: Chooser) -> bool:
+    """Whether the optimizer takes all training images in each step."""
+    return bool(getattr(chooser.part("optimizer"), "full_batch", False))
 
 
 @torch.no_grad()
@@ -252,5 +264,5 @@ def time_training(model: nn.Module, trainable: Part, data: Dataset) -> float:
         set_trainable(model, freezing_phases(trainable, model), 0.0)
         split_outputs(model(images))[0].float().logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
 
-    with restoring(model):
+    with restored_model(model):
         return time_best(step, times=1) / TIMED_IMAGES

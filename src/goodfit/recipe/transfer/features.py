@@ -27,7 +27,7 @@ from goodfit.models.weights.stages import find_head, find_stages
 from goodfit.training.evaluate import eval_batch_size
 from goodfit.training.noise import evaluating
 
-COPIED_AT_ONCE = 1000  # vectors
+VECTORS_PER_WRITE = 1000
 HEAD = "head"  # the place whose features are the input of the head
 
 Vectors = NDArray[np.float32]
@@ -79,8 +79,14 @@ def feature_places(model: nn.Module) -> list[str]:
 
 
 def pool_features(output: Any) -> Tensor:
-    """Turn a stage's output into vectors [B, D] in float32: maps [B, D, H, W] and tokens [B, T, D] by their mean."""
-    x: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    """Turn a stage's output into vectors [B, D] in float32: maps [B, D, H, W] and tokens [B, T, D] by their mean.
+
+    Raises:
+        UsageError: it is no tensor, nor begins with one.
+    """
+    x = output[0] if isinstance(output, (tuple, list)) else output
+    if not isinstance(x, Tensor):
+        raise UsageError(f"Expected a stage to put out a tensor, or a tuple that begins with one, found a {type(x).__name__}.")
     x = x.detach().float()
     return x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x.flatten(1)
 
@@ -127,7 +133,7 @@ def compute_features(
     `progress(done, total)`.
 
     Raises:
-        UsageError: there is no such place, or the net does not take such images.
+        UsageError: there is no such place, it has no output of its own, or the net does not take such images.
         GoodfitError: no space is left.
     """
     key = (net.digest, data.digest, json.dumps(net.preprocess.to_dict()), rows.numpy().tobytes())
@@ -149,6 +155,8 @@ def _fill_cache(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, P
             for batch in iterate_batches(data.pixels, data.labels, rows, len(data.classes), eval_batch_size(*pre.box)):
                 with net.explaining_shapes():
                     net.model(net.prepare(batch.images))
+                if silent := sorted(opened.keys() - hooks.features.keys()):
+                    raise UsageError(f'"{net.name}" never runs {silent[0]} as a whole, so that it has no output.')
                 for name, file in opened.items():
                     append_array(file, hooks.features[name].cpu().numpy(), (len(rows),))
                 done += len(batch)
@@ -157,16 +165,16 @@ def _fill_cache(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, P
         hooks.remove()
 
 
-def append_array(file: BinaryIO, array: NDArray[Any], lead: tuple[int, ...]) -> None:
-    """Append an array [B, ...] to an .npy file of the shape [*lead, ...]; the first writes the header too."""
+def append_array(file: BinaryIO, array: NDArray[Any], outer: tuple[int, ...]) -> None:
+    """Append an array [B, ...] to an .npy file of the shape [*outer, ...]; the first writes the header too."""
     if not file.tell():
-        write_header(file, array, lead)
+        write_header(file, array, outer)
     file.write(np.ascontiguousarray(array).tobytes())
 
 
-def write_header(file: IO[bytes], array: NDArray[Any], lead: tuple[int, ...]) -> None:
-    """Write the header of an .npy file of the shape [*lead, ...] that will hold arrays [B, ...] like this one."""
-    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (*lead, *array.shape[1:])}
+def write_header(file: IO[bytes], array: NDArray[Any], outer: tuple[int, ...]) -> None:
+    """Write the header of an .npy file of the shape [*outer, ...] that will hold arrays [B, ...] like this one."""
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (*outer, *array.shape[1:])}
     np.lib.format.write_array_header_1_0(file, header)
 
 
@@ -192,8 +200,8 @@ def save_features(net: FeatureNet, data: Dataset, stage: str, out: Path, splits:
         with archive.open("features.npy", "w", force_zip64=True) as member:
             write_header(member, vectors[0], (len(rows),))
             for array in vectors:
-                for start in range(0, len(array), COPIED_AT_ONCE):
-                    member.write(array[start : start + COPIED_AT_ONCE].tobytes())
+                for start in range(0, len(array), VECTORS_PER_WRITE):
+                    member.write(array[start : start + VECTORS_PER_WRITE].tobytes())
         for name, values in small.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, values)

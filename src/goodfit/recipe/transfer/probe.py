@@ -139,10 +139,12 @@ def fit_probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: i
 
 
 def lead_in_errors(a: Tensor, b: Tensor) -> float:
-    """By how many standard errors one probe is ahead of another, which of the same images [n] each got right (paired)."""
-    d = a.double() - b.double()
-    spread = float(d.std(correction=0)) / math.sqrt(len(d))
-    return float(d.mean()) / spread if spread else 0.0
+    """By how many standard errors one probe is ahead of another, by which of the same images [n] each got right.
+
+    The error is that of equally good probes, of which either is as often right alone (McNemar 1947).
+    """
+    wins, losses = int((a & ~b).sum()), int((b & ~a).sum())
+    return (wins - losses) / math.sqrt(max(1, wins + losses))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

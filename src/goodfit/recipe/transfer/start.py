@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -32,24 +33,13 @@ CONSTANT_SHARE = 1e-4
 class Start:
     """The network that training starts from (none: one with random weights), the record of its weights, and lines to report.
 
-    `early_lead` is that of the early probe (see HeadProbe), where there is one.
+    `early_lead` is by how many standard errors a probe after two thirds of its stages is ahead of that of the head's input, where both were
+    fitted: if it is ahead, the later stages do not fit the data.
     """
 
     model: nn.Module | None
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    early_lead: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadProbe:
-    """A sentence on the probe that a head was set to, and by how many standard errors the early probe is ahead of it.
-
-    The early probe is that of the stage at `early_place`, on the same held-out images; where it is ahead, the later stages do not fit
-    the data.
-    """
-
-    summary: str
     early_lead: float | None = None
 
 
@@ -60,6 +50,22 @@ def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Prog
         UsageError: the weights do not fit the model, the net does not take the images, or the head is of other classes.
         DataError: there are too few images to fit a probe to.
     """
+    choose_head_init(chooser, weights, data)
+    net, record, notes = load_pretrained(chooser, weights, data)
+    if not has_probe(chooser, net):
+        if chooser.recipe.head_init == "probe":
+            notes = (*notes, "  the head stays random: it has no bias, which a linear probe needs")
+        return Start(net.model, record, notes)
+    summary, early_lead = set_head_to_probe(net, data, chooser.is_open("trainable"), progress)
+    return Start(net.model, record, (*notes, f"  {summary}"), early_lead)
+
+
+def choose_head_init(chooser: Chooser, weights: Weights, data: Dataset) -> None:
+    """Choose what the head starts from: that of the source for the same classes, else a linear probe.
+
+    Raises:
+        UsageError: the source's head is asked for, but is of other classes.
+    """
     same_classes = weights.has_classes(data.classes)
     if same_classes:
         chooser.choose("head_init", "source", "the head of the source, whose classes are the same", weights.name)
@@ -69,16 +75,14 @@ def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Prog
         raise UsageError(
             f'Expected the classes of "{weights.name}" for its head to be kept, but the data has others: give --head-init probe.'
         )
-    net, record, notes = load_pretrained(chooser, weights, data, chooser.recipe.head_init == "source")
-    if chooser.recipe.head_init != "probe":
-        return Start(net.model, record, notes)
-    probe = set_head_to_probe(net, data, progress)
-    return Start(net.model, record, (*notes, f"  {probe.summary}"), probe.early_lead)
 
 
-def load_pretrained(
-    chooser: Chooser, weights: Weights, data: Dataset, keep_head: bool
-) -> tuple[FeatureNet, dict[str, Any], tuple[str, ...]]:
+def has_probe(chooser: Chooser, net: FeatureNet) -> bool:
+    """Whether the head of a net starts as the linear probe of its input."""
+    return chooser.recipe.head_init == "probe" and find_head(net.model)[1].bias is not None
+
+
+def load_pretrained(chooser: Chooser, weights: Weights, data: Dataset) -> tuple[FeatureNet, dict[str, Any], tuple[str, ...]]:
     """Make the network of an opened recipe with the weights of its source, and a record of them and lines to report.
 
     Raises:
@@ -86,7 +90,7 @@ def load_pretrained(
     """
     device = torch.device(chooser.recipe.device)
     model = make_initial_model(chooser.recipe, chooser.part("model"), data, device)
-    record, notes = copy_pretrained(model, weights, keep_head)
+    record, notes = copy_pretrained(model, weights, chooser.recipe.head_init == "source")
     if constant := neutralize_constant_channels(model):
         what = f"{count_of(constant, 'channel')} of its norms never varied"
         notes = (*notes, f"  {what}: the norms no longer multiply what reaches them")
@@ -118,27 +122,33 @@ def neutralize_constant_channels(model: nn.Module) -> int:
     return constant
 
 
-def early_place(model: nn.Module) -> str:
-    """The name of the stage where two thirds of a model end; empty where that is the whole or nothing."""
-    stages = find_stages(model)
+def early_place(net: FeatureNet, data: Dataset) -> str:
+    """The name of the stage where two thirds of a net end; empty where that is the whole or nothing, or has no output of its own."""
+    stages = find_stages(net.model)
     end = 2 * len(stages) // 3
-    return stages[end - 1].name if 0 < end < len(stages) else ""
+    if not 0 < end < len(stages):
+        return ""
+    with contextlib.suppress(UsageError):
+        compute_features(net, data, data.rows("train")[:1], [stages[end - 1].name])
+        return stages[end - 1].name
+    return ""
 
 
 @torch.no_grad()
-def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambda done, total: None) -> HeadProbe:
+def set_head_to_probe(
+    net: FeatureNet, data: Dataset, compare_early: bool, progress: Progress = lambda done, total: None
+) -> tuple[str, float | None]:
     """Set the head of a net to the linear probe of its input, fitted to the training images alone.
+
+    Returns a sentence on it and, where asked, the lead of the probe of an earlier stage (see Start).
 
     Raises:
         UsageError: its features are not finite.
     """
-    head = find_head(net.model)[1]
-    if head.bias is None:
-        return HeadProbe("the head stays random: it has no bias, which a linear probe needs")
-    rows = data.sample_rows("train", MAX_PROBE_IMAGES)
-    early, labels = early_place(net.model), data.labels[rows]
+    head, rows = find_head(net.model)[1], data.sample_rows("train", MAX_PROBE_IMAGES)
+    early, labels = early_place(net, data) if compare_early else "", data.labels[rows]
     features = compute_features(net, data, rows, [HEAD, *([early] if early else [])], progress)
-    if not np.isfinite(features[HEAD]).all():
+    if not all(np.isfinite(x).all() for x in features.values()):
         raise UsageError(
             f'The features that "{net.name}" computes of the images are not finite: its weights are of another model or damaged.'
         )
@@ -148,4 +158,4 @@ def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambd
     head.bias.copy_(probes[HEAD].bias)
     images, held = count_of(len(rows), "training image"), format_percent(float(right[HEAD].double().mean()))
     summary = f"the head starts as a linear probe of {images}: {held} right when held out, L2 {probes[HEAD].l2:.2g}"
-    return HeadProbe(summary, lead_in_errors(right[early], right[HEAD]) if early else None)
+    return summary, lead_in_errors(right[early], right[HEAD]) if early else None
