@@ -15,7 +15,7 @@ from goodfit.data.dataset import Dataset
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.defaults import MIN_IMAGES_PER_CLASS, choose_trainable, seconds_of
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, Vectors, compute_features, feature_places
-from goodfit.recipe.transfer.probe import SIGNIFICANT_ERRORS, fit_probe, lead_in_errors
+from goodfit.recipe.transfer.probe import fit_probe, is_clearly_ahead, lead_in_errors
 from goodfit.recipe.transfer.start import MAX_PROBE_IMAGES, early_place, has_probe
 from goodfit.terminal.tables import format_table
 
@@ -107,7 +107,7 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
         choice.rule,
         choice.evidence,
         "little" if statistics.median(counts) < MIN_IMAGES_PER_CLASS else "much",
-        "different" if lead is not None and lead > SIGNIFICANT_ERRORS else "similar",
+        "different" if is_clearly_ahead(lead) else "similar",
         statistics.median(counts),
         len(rows),
         max(counts) / sum(counts),

@@ -27,7 +27,7 @@ from goodfit.recipe.parts import make_model
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.features import HEAD
 from goodfit.recipe.transfer.frozen import frozen_place
-from goodfit.recipe.transfer.probe import SIGNIFICANT_ERRORS
+from goodfit.recipe.transfer.probe import is_clearly_ahead
 from goodfit.recipe.transfer.rates import TEST_STEPS, find_safe_rate
 from goodfit.recipe.transfer.start import Start
 from goodfit.schedules.compose import compose
@@ -178,8 +178,8 @@ def choose_optimizer(chooser: Chooser, model: nn.Module, data: Dataset, facts: F
     if not chooser.is_open("optimizer"):
         return
     batch = chooser.recipe.images_per_step(len(data.splits.train))
-    parts = {seat: part.bind(facts) for seat, part in chooser.parts().items() if seat in ("trainable", "augment", "schedule")}
-    parts |= {seat: part for seat, part in chooser.parts().items() if seat in ("loss", "rates")}
+    parts = chooser.parts()
+    parts |= {seat: parts[seat].bind(facts) for seat in ("trainable", "augment", "schedule")}
 
     def optimizer_at(rate: float) -> Part:
         return chooser.catalog.make(f"adamw({rate:.2g}, weight_decay=0.05)", "optimizer")
@@ -214,7 +214,7 @@ def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: fl
         rule = "the whole net, for it has no stages to choose from; pretrained norms keep their statistics"
         chooser.choose("trainable", 'all(statistics="all_fixed")', rule, count_of(n, "stage"))
         return
-    evidence, misfit = f"a median of {per_class:g} images a class", early_lead is not None and early_lead > SIGNIFICANT_ERRORS
+    evidence, misfit = f"a median of {per_class:g} images a class", is_clearly_ahead(early_lead)
     if early_lead is not None:
         evidence += f"; a probe after two thirds of the stages leads the head's by {early_lead:+.1f} standard errors"
     if per_class < MIN_IMAGES_PER_CLASS and not misfit:
@@ -224,8 +224,8 @@ def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: fl
     rules = {
         "all(": "all stages, for the images are many and earlier stages serve better",
         f"last({2 * n // 3}, ": "the later two thirds of the stages: the first hold for any images",
-        f"last({max(1, n // 3)}, ": "the last third of the stages",
     }
+    rules.setdefault(f"last({max(1, n // 3)}, ", "the last third of the stages")  # of two stages it is the later one as well
     texts = {f'{text}statistics="all_fixed")': rule for text, rule in rules.items()}
     open_texts = list(texts)[0 if misfit and per_class >= MANY_IMAGES_PER_CLASS else 1 :]
     chosen = open_texts[0]

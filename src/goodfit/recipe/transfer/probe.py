@@ -147,6 +147,11 @@ def lead_in_errors(a: Tensor, b: Tensor) -> float:
     return (wins - losses) / math.sqrt(max(1, wins + losses))
 
 
+def is_clearly_ahead(lead: float | None) -> bool:
+    """Whether a lead in standard errors, if it was measured, counts as better."""
+    return lead is not None and lead > SIGNIFICANT_ERRORS
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class BestPenalty:
     """The best penalty so far: the classifier of its first fold, to start from, and the classes of the held-out images."""
