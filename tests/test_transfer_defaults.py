@@ -366,3 +366,21 @@ def test_it_goes_back_to_the_best_weights_on_the_way(data: Path, pretrained: Pat
     assert all(torch.equal(x, saved[name]) for name, x in found["weights"].items())
     assert not all(torch.equal(x, found["start"][name]) for name, x in found["weights"].items())
     assert found["unread"] is found["start"]
+
+
+def test_the_rate_is_tried_as_the_schedule_begins(data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def recording(model: nn.Module, data: Any, parts: Any, optimizer_at: Any, rate: float, warms_up: bool) -> tuple[float, bool]:
+        asked.append(warms_up)
+        return rate, True
+
+    monkeypatch.setattr("goodfit.recipe.transfer.defaults.find_safe_rate", recording)
+    for changes in ({}, {"schedule": "constant"}, {"snapshots": 2}):
+        prepared(data, pretrained, **changes)
+    assert asked == [True, False, False]
+
+
+def test_a_frozen_net_has_cached_views_by_default(data: Path, pretrained: Path) -> None:
+    assert prepared(data, pretrained, trainable="head", budget="10 epochs").recipe.cached_views == 4
+    assert prepared(data, pretrained, trainable="all", budget="10 epochs").recipe.cached_views == 0
