@@ -30,8 +30,8 @@ def with_pillow(headers: ImageHeaders, box: tuple[int, int]) -> int:
     """What a user would write: one image after the other."""
     images = np.empty((len(headers.index), *box, 3), dtype=np.uint8)
     for row in np.flatnonzero(headers.usable).tolist():
-        source = headers.index.store.open(row)
-        assert not isinstance(source, np.ndarray), "the folder holds image files"
+        source = next(headers.index.store.open_many([row]))
+        assert not isinstance(source, (np.ndarray, OSError)), "the folder holds image files"
         with source, Image.open(source) as image:
             width, height = image.size
             scale = max(box[1] / width, box[0] / height)

@@ -6,6 +6,8 @@ import io
 import itertools
 import struct
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,11 @@ import torch
 from PIL import Image, ImageOps
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.data.decode import BrokenImage
+from goodfit.data.decode import BrokenImage, read_jpeg_layout
 from goodfit.data.headers import read_headers
 from goodfit.data.preprocess import Preprocess, choose_box_size
 from goodfit.data.sources import index_images
+from goodfit.data.store import FileStore
 from tests.support.laws import holds_for
 
 
@@ -127,6 +130,25 @@ def test_orientation_is_applied_as_pillow_does(kind: str, orientation: int, aspe
     if orientation > 1:
         wrong = preprocess_to(20, 16, aspect=aspect).decode(encode(Image.fromarray(smooth_image(80, 48)), "PNG")).astype(int)
         assert np.abs(wrong - oracle).max() > 30  # the picture can tell the eight apart
+
+
+def test_a_thread_that_remembers_the_last_header_reads_each_images_own() -> None:
+    """Of two images in turn, alike up to some byte of the header, and of one that ends within it."""
+    exif = {k: Image.Exif() for k in (1, 6)}
+    for k, tags in exif.items():
+        tags[0x0112] = k
+    wide, tall = smooth_image(80, 48), smooth_image(48, 80)
+    files = [encode(Image.fromarray(x), "JPEG", exif=exif[k], quality=q) for x in (wide, tall) for k in (1, 6) for q in (80, 95)]
+    files += [encode(Image.fromarray(wide[..., 0]), "JPEG"), files[0][:300], files[0]]
+    alone = [in_new_thread(lambda file=file: read_jpeg_layout(file)) for file in files]
+    assert [read_jpeg_layout(file) for file in files] == alone
+    assert alone[-1] == (48, 80, "YCbCr", 1) and alone[-2] is None and len(set(alone)) == 6
+    assert [read_jpeg_layout(file) for file in reversed(files)] == alone[::-1]
+
+
+def in_new_thread(function: Callable[[], object]) -> object:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
 
 
 def test_damaged_exif_does_not_matter() -> None:
@@ -296,14 +318,14 @@ def test_headers_with_every_file_broken(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_broken(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_images(str(photos), limit=7)  # rows of its own, so that no earlier headers are found
-    own = type(index.store).open
+    own = FileStore._open
 
-    def locked(store: object, row: int) -> object:
-        if row == 3:
+    def locked(store: FileStore, row: int) -> object:
+        if row == index.store.rows[3]:
             raise PermissionError(13, "Permission denied")
         return own(store, row)
 
-    monkeypatch.setattr(type(index.store), "open", locked)
+    monkeypatch.setattr(FileStore, "_open", locked)
     assert read_headers(index).broken == {3: "it cannot be read (Permission denied)"}
     monkeypatch.undo()
     assert not read_headers(index_images(str(photos), limit=7)).broken  # readable again, though no time changed

@@ -272,8 +272,13 @@ def test_files_that_parquet_points_to_are_stamped(tmp_path: Path) -> None:
     def stamp() -> str:
         return index_images(str(tmp_path / "x.parquet")).fingerprint()
 
+    first, store = stamp(), index_images(str(tmp_path / "x.parquet")).store
+    assert store.read(3) == (tmp_path / "images" / "3.png").read_bytes()
+    assert [*store.read_many([5, 4, 0, 3, 3])] == [store.read(row) for row in (5, 4, 0, 3, 3)]  # across the row groups, in that order
+    (tmp_path / "images" / "5.png").unlink()
+    assert [type(image) for image in store.read_many(range(3, 6))] == [bytes, bytes, FileNotFoundError]
+    write_image(tmp_path / "images" / "5.png", 5)
     first = stamp()
-    assert index_images(str(tmp_path / "x.parquet")).store.read(3) == (tmp_path / "images" / "3.png").read_bytes()
     write_image(tmp_path / "images" / "2.png", 77)  # its row has bytes of its own
     assert stamp() == first
     write_image(tmp_path / "images" / "3.png", 77)

@@ -12,7 +12,7 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # What every command imports, loaded once: a start of `python -m goodfit train` takes some seconds of it.
-_CONTEXT.set_forkserver_preload(["goodfit.api", "torch._inductor.config", "sklearn.linear_model", "sklearn.datasets"])
+_CONTEXT.set_forkserver_preload(["goodfit.api", "sklearn.linear_model", "sklearn.datasets"])
 
 
 class Forked:

@@ -49,7 +49,7 @@ def physical_cores() -> int:
 def configure_torch(threads: int) -> None:
     """Set up torch: the number of compute threads, deterministic kernels, and an allocator that keeps freed pages."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch._C._set_deterministic_algorithms(True, warn_only=True)  # torch.use_deterministic_algorithms also imports the compiler: a second
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that fills every new tensor
     torch.backends.cudnn.benchmark = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

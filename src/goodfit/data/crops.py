@@ -12,15 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from goodfit.data.decode import (
-    JPEG_MAGIC,
     ExactSize,
-    apply_orientation,
     decode_jpeg,
     decode_with_pillow,
-    orient_size,
-    read_jpeg_orientation,
+    read_jpeg_layout,
     to_pillow,
 )
+from goodfit.data.orientation import apply_orientation, orient_size
 from goodfit.data.pixels import FilePixels
 from goodfit.data.preprocess import Preprocess
 
@@ -56,10 +54,10 @@ def decode_window(source: bytes | NDArray[Any], window: Window, preprocess: Prep
     """
     if isinstance(source, np.ndarray):
         return _resize_window(np.asarray(preprocess.convert_array(source)), None, window, preprocess.size)
-    if source[:3] == JPEG_MAGIC:
-        orientation = read_jpeg_orientation(source)
+    if (layout := read_jpeg_layout(source)) is not None:
+        orientation = layout.orientation
         stored, (height, width) = _stored_window(window, orientation), orient_size(preprocess.size, orientation)
-        decoded = decode_jpeg(source, preprocess.channels, lambda w, h: (width / stored[3], height / stored[2]), fast_upsample=True)
+        decoded = decode_jpeg(source, layout, preprocess.channels, lambda w, h: (width / stored[3], height / stored[2]), fast_upsample=True)
         if decoded is not None:
             return apply_orientation(_resize_window(*decoded, stored, (height, width)), orientation)
     image, orientation = decode_with_pillow(source, preprocess.channels, preprocess.white_level)

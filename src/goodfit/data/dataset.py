@@ -97,7 +97,7 @@ def load_dataset(
     decodable = np.ones(len(index), dtype=bool)
     decodable[list(packed.broken)] = False
     splits = make_splits(index, decodable, validation, seed)
-    statistics = measure_statistics(packed.pixels, splits.train, packed.folder)
+    statistics = measure_statistics(packed.sums, splits.train, box[0] * box[1])
     std = tuple(x or 1.0 for x in statistics.std)  # a constant channel, such as alpha that is never used, stays as it is
     return Dataset(
         name=index.name,

@@ -7,7 +7,7 @@ import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from goodfit.core.errors import DataError
+from goodfit.data.orientation import get_orientation, orient_size, read_exif_orientation
 from goodfit.data.store import Array
 
 MAX_IMAGE_PIXELS = 100_000_000  # more is taken for a decompression bomb and never decoded
-EXIF_ORIENTATION = 0x0112
 JPEG_MAGIC, JPEG_HEADER_BYTES = b"\xff\xd8\xff", 1 << 16
 UNREADABLE = "it cannot be read"
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -74,16 +74,57 @@ def read_header(source: BinaryIO | Array) -> Header:
 
 def _read_jpeg_header(file: BinaryIO) -> Header | None:
     """Read the header of a plain JPEG, thirty times as fast as Pillow; None for any other file."""
-    data = file.read(JPEG_HEADER_BYTES)
+    layout = read_jpeg_layout(file.read(JPEG_HEADER_BYTES))
     file.seek(0)
-    if data[:3] != JPEG_MAGIC:
+    if layout is None:
         return None
-    try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:  # a long header, or a damaged one
-        return None
-    check_size(width, height)
-    return Header(*orient_size((width, height), read_jpeg_orientation(data)), 1 if space.lower() == "gray" else 3, 8)
+    check_size(layout.width, layout.height)
+    size = orient_size((layout.width, layout.height), layout.orientation)
+    return Header(*size, 1 if layout.space.lower() == "gray" else 3, 8)
+
+
+class JpegLayout(NamedTuple):
+    """What the header of a JPEG says: `width` and `height` as stored, `space` (YCbCr, Gray, CMYK ...) and the EXIF `orientation`."""
+
+    width: int
+    height: int
+    space: str
+    orientation: int
+
+
+def read_jpeg_layout(data: bytes) -> JpegLayout | None:
+    """Read what the header of a JPEG says; None for anything else, and for headers that are damaged or not whole.
+
+    Images made by one program often have one header, byte for byte: each thread remembers the last, and reads it once.
+    """
+    header, layout = getattr(_thread_local, "layout", (JPEG_MAGIC, None))
+    if not data.startswith(header):
+        if data[:3] != JPEG_MAGIC:
+            return None
+        layout = None
+    if layout is None:
+        try:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError:
+            return None
+        orientation, end = _scan_jpeg_segments(data)
+        layout = JpegLayout(width, height, space, orientation)
+        if end:
+            _thread_local.layout = data[:end], layout
+    return layout
+
+
+def _scan_jpeg_segments(data: bytes) -> tuple[int, int]:
+    """The EXIF orientation (1 to 8) in a JPEG's header, 1 if there is none, and where the header ends, 0 if that is not in sight."""
+    place, orientation = 2, 0
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xE1 and not orientation and data[place + 4 : place + 10] == b"Exif\0\0":
+            orientation = read_exif_orientation(data[place + 10 : place + 2 + length])
+        if marker in (0xDA, 0xD9):
+            return orientation or 1, place + 2
+        place += 1 if marker == 0xFF else 2 + length
+    return orientation or 1, 0
 
 
 def open_image(file: BinaryIO) -> Image.Image:
@@ -135,77 +176,11 @@ def is_16_bit(mode: str) -> bool:
     return mode == "I" or mode.startswith("I;16")
 
 
-# ---- orientation ---------------------------------------------------------------------------------------------------------------
-
-
-def read_jpeg_orientation(data: bytes) -> int:
-    """Read the EXIF orientation (1 to 8) from a JPEG's header, 1 if there is none."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
-            return read_exif_orientation(data[place + 10 : place + 2 + length])
-        if marker in (0xDA, 0xD9):
-            break
-        place += 1 if marker == 0xFF else 2 + length
-    return 1
-
-
-def read_exif_orientation(tiff: bytes) -> int:
-    """Read the orientation from an EXIF block (a TIFF header and its first directory), 1 if there is none."""
-    if tiff[:2] not in (b"II", b"MM"):
-        return 1
-
-    def number(place: int, size: int) -> int:
-        return int.from_bytes(tiff[place : place + size], "little" if tiff[:2] == b"II" else "big")
-
-    start = number(4, 4)
-    for entry in range(number(start, 2)):
-        place = start + 2 + 12 * entry
-        if place + 12 > len(tiff):
-            break
-        if number(place, 2) == EXIF_ORIENTATION:
-            return parse_orientation(number(place + 8, 2))
-    return 1
-
-
-def parse_orientation(value: object) -> int:
-    """Turn the value of an EXIF tag into an orientation from 1 to 8; anything else means upright."""
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def get_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an open image."""
-    exif = image.info.get("exif")
-    if image.format in ("JPEG", "MPO"):
-        return read_exif_orientation(exif[6:]) if isinstance(exif, bytes) and exif.startswith(b"Exif\0\0") else 1
-    if exif is None and image.format != "TIFF":
-        return 1
-    try:
-        return parse_orientation(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # a damaged EXIF block does not make the picture bad
-        return 1
-
-
-def orient_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Swap the two sides of an image if EXIF turns it by a quarter: from stored to upright, or back."""
-    return size if orientation < 5 else (size[1], size[0])
-
-
-def apply_orientation(pixels: Array, orientation: int) -> Array:
-    """Turn and mirror pixels [H, W, C] as EXIF says."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return pixels if rows == columns == 1 else pixels[::rows, ::columns]
-
-
 # ---- pixels --------------------------------------------------------------------------------------------------------------------
 
 
 def decode_jpeg(
-    data: bytes, channels: int, needed_size: Callable[[int, int], tuple[float, float]], fast_upsample: bool = False
+    data: bytes, layout: JpegLayout, channels: int, needed_size: Callable[[int, int], tuple[float, float]], fast_upsample: bool = False
 ) -> tuple[NDArray[np.uint8], ExactSize] | None:
     """Decode a JPEG to [H, W, C] at the smallest of the scales 1, 1/2, 1/4 and 1/8 that covers `needed_size(width, height)`
     -> (width, height); other scales have no SIMD and are slower than larger ones.
@@ -214,11 +189,11 @@ def decode_jpeg(
     picture. None means that Pillow must decode it. The pixels are valid until the thread's next call. `fast_upsample` repeats
     subsampled colors instead of interpolating them, an eighth faster, if the image is as large as the needed size.
     """
+    width, height = layout.width, layout.height
+    if layout.space in ("CMYK", "YCCK"):
+        return None
+    check_size(width, height)
     try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        if space in ("CMYK", "YCCK"):
-            return None
-        check_size(width, height)
         min_width, min_height = needed_size(width, height)
         divisor = next((k for k in (8, 4, 2) if width / k >= min_width and height / k >= min_height), 1)
         rows, columns = -(-height // divisor), -(-width // divisor)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +22,12 @@ from goodfit.core.files import atomic_writer, cache_folder
 from goodfit.core.words import count_of
 from goodfit.data.decode import DECODER_VERSIONS, UNREADABLE, BrokenImage, Header, explain_decode_error, is_16_bit, read_header
 from goodfit.data.index import Index, IntArray
-from goodfit.data.store import Store, hash_fields
+from goodfit.data.store import Array, Store, hash_fields
 
 VERSION = "1"
 WHITE_LEVELS = (1023, 4095, 16383, 65535)  # 10, 12, 14 and 16 bits
 WHITE_SAMPLE_IMAGES = 256
+IMAGES_PER_PIECE = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +78,7 @@ def read_headers(index: Index, workers: int = 0) -> ImageHeaders:
     if cached is None:
         headers = _read_all(index.store, len(index), workers)
         broken = {row: header for row, header in enumerate(headers) if isinstance(header, str)}
-        rows = [dataclasses.astuple(header) if isinstance(header, Header) else (0, 0, 0, 0) for header in headers]
+        rows = [(h.width, h.height, h.channels, h.bits) if isinstance(h, Header) else (0, 0, 0, 0) for h in headers]
         table = np.array(rows, dtype=np.int64).reshape(-1, 4)
         cached = table, broken, _infer_white_level(index.store, np.flatnonzero(table[:, 3] == 16))
         if not any(reason.startswith(UNREADABLE) for reason in broken.values()):  # that may change without the file's time changing
@@ -99,21 +103,22 @@ def check_any_usable(index: Index, broken: dict[int, str]) -> None:
 
 def _read_all(store: Store, n: int, workers: int) -> list[Header | str]:
     """Read the header of each image, or the reason why it is broken."""
-
-    def read(row: int) -> Header | str:
-        try:
-            source = store.open(row)
-            if isinstance(source, np.ndarray):
-                return read_header(source)
-            with source:
-                return read_header(source)
-        except BrokenImage as error:
-            return error.reason
-        except OSError as error:
-            return explain_decode_error(error)
-
+    pieces = [range(start, min(start + IMAGES_PER_PIECE, n)) for start in range(0, n, IMAGES_PER_PIECE)]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        return list(pool.map(read, range(n), chunksize=64))
+        return list(itertools.chain.from_iterable(pool.map(lambda rows: [*map(_try_header, store.open_many(rows))], pieces)))
+
+
+def _try_header(source: BinaryIO | Array | OSError) -> Header | str:
+    """The header of an image that was opened, or the reason why it is broken."""
+    try:
+        if isinstance(source, OSError):
+            raise source
+        with contextlib.nullcontext(source) if isinstance(source, np.ndarray) else source as opened:
+            return read_header(opened)
+    except BrokenImage as error:
+        return error.reason
+    except OSError as error:
+        return explain_decode_error(error)
 
 
 def _infer_white_level(store: Store, rows: IntArray) -> int:

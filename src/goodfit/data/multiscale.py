@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from goodfit.data.decode import BrokenImage, ImageSource, check_size, explain_decode_error, get_orientation, orient_size, read_header
+from goodfit.data.decode import BrokenImage, ImageSource, check_size, explain_decode_error, read_header
 from goodfit.data.levels import to_channels_last
+from goodfit.data.orientation import get_orientation, orient_size
 from goodfit.data.preprocess import Preprocess
 
 MAX_ASPECT_RATIO = 8  # of a longer picture the middle is taken, so that a panorama does not fill the memory

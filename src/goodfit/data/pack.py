@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_folder, explain_write_errors, lock, sync_folder, write_atomic
@@ -26,10 +28,11 @@ from goodfit.data.headers import ImageHeaders, check_any_usable
 from goodfit.data.index import Index
 from goodfit.data.pixels import FilePixels, JpegPixels, Pixels, RawPixels, Storage, encode_jpeg
 from goodfit.data.preprocess import Preprocess
+from goodfit.data.statistics import sum_images
 from goodfit.data.store import hash_fields
 
-PACK_VERSION = "2"  # raise it when decoding changes, so that packs made before are not used
-IMAGES_PER_PIECE = 32
+PACK_VERSION = "3"  # raise it when decoding changes, so that packs made before are not used
+IMAGES_PER_PIECE, PIXELS_PER_PIECE = (32, 512), 300_000  # prepared by a thread at once: so many pixels of originals, within those images
 JPEG_SAMPLE_IMAGES = 64  # re-encoded to estimate the size of all
 HASH_BYTES = 16  # of SHA-256, kept for each image
 ABANDONED_AFTER_SECONDS = 24 * 3600  # an unfinished pack that nobody has worked on
@@ -43,13 +46,13 @@ class PackedImages:
     """The prepared images.
 
     `digest` hashes the content, name and label of every good one; `broken` gives the reason for each row whose header or pixels cannot be
-    decoded; `folder` is where the images lie; `notes` say how they are stored.
+    decoded; `sums` are those of each image's values and products (`statistics.sum_images`); `notes` say how the images are stored.
     """
 
     pixels: Pixels
     digest: str
     broken: dict[int, str]
-    folder: Path
+    sums: NDArray[np.int64]
     notes: tuple[str, ...]
 
 
@@ -160,9 +163,11 @@ def _write_pack(
             if progress is not None:
                 progress(start + facts["n"], n)
         broken = {row: reason for piece in blob.pieces for row, reason in piece["broken"]}
-        hashes = np.frombuffer(bytes.fromhex("".join(piece["hashes"] for piece in blob.pieces)), dtype=np.uint8).reshape(-1, HASH_BYTES)
+        hashes = np.frombuffer(b"".join(base64.b64decode(piece["hashes"]) for piece in blob.pieces), dtype=np.uint8)
+        sums = np.frombuffer(b"".join(base64.b64decode(piece["sums"]) for piece in blob.pieces), dtype=np.int64)
         sizes = np.array([size for piece in blob.pieces for size in piece["sizes"]], dtype=np.int64)
-        np.save(target.partial / "hashes.npy", hashes)
+        np.save(target.partial / "hashes.npy", hashes.reshape(n, HASH_BYTES))
+        np.save(target.partial / "sums.npy", sums.reshape(n, -1))
         np.save(target.partial / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
         facts = {"version": PACK_VERSION, "kind": storage, "n": n, "broken": list(broken.items())}
         write_atomic(target.partial / "pack.json", json.dumps(facts))
@@ -188,14 +193,14 @@ def _prepare_pieces(
     headers: ImageHeaders, preprocess: Preprocess, storage: Storage, first: int, workers: int
 ) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """Yield pieces in order from row `first` on: their first row, stored bytes and facts; threads prepare a few ahead."""
-    n = len(headers.index)
-    starts = iter(range(first, n, IMAGES_PER_PIECE))
+    n, step = len(headers.index), images_per_piece(headers)
+    starts = iter(range(first, n, step))
     pending: deque[tuple[int, Future[tuple[bytes, dict[str, Any]]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="goodfit-pack") as pool:
 
         def submit() -> None:
             if (start := next(starts, None)) is not None:
-                rows = range(start, min(start + IMAGES_PER_PIECE, n))
+                rows = range(start, min(start + step, n))
                 pending.append((start, pool.submit(_prepare_piece, headers, preprocess, storage, rows)))
 
         try:
@@ -210,29 +215,45 @@ def _prepare_pieces(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def images_per_piece(headers: ImageHeaders) -> int:
+    """How many images a thread prepares at once: fewer large ones, so that a killed packing loses little."""
+    median = np.median((headers.widths * headers.heights)[headers.usable])
+    return int(np.clip(PIXELS_PER_PIECE // median, *IMAGES_PER_PIECE))
+
+
 def _prepare_piece(headers: ImageHeaders, preprocess: Preprocess, storage: Storage, rows: range) -> tuple[bytes, dict[str, Any]]:
-    """Return the stored bytes of rows, and for each row the hash of its content and, if it is broken, the reason."""
-    blank = bytes(_box_bytes(preprocess)) if storage == "raw" else b""
-    contents, hashes, broken = [], [], []
-    for row in rows:
-        content, digest = blank, bytes(HASH_BYTES)
+    """Return the stored bytes of rows, and for each row its size, the hash of its source, its sums and, if it is broken, the reason."""
+    images = np.zeros((len(rows), *preprocess.box, preprocess.channels), dtype=np.uint8)
+    hashes, broken = [bytes(HASH_BYTES)] * len(rows), []
+    for place, (row, source) in enumerate(zip(rows, headers.index.store.read_many(rows), strict=True)):
         reason = headers.broken.get(row)
         if reason is None:
             try:
-                source = headers.index.store.read(row)
-                pixels = preprocess.decode(source)
-                digest = _hash_content(source)
-                content = pixels.tobytes() if storage == "raw" else encode_jpeg(pixels) if storage == "jpeg" else b""
+                if isinstance(source, OSError):
+                    raise source
+                images[place] = preprocess.decode(source)
+                hashes[place] = _hash_content(source)
             except BrokenImage as error:
                 reason = error.reason
             except OSError as error:
                 reason = explain_decode_error(error)
         if reason is not None:
             broken.append((row, reason))
-        contents.append(content)
-        hashes.append(digest)
-    facts = {"n": len(rows), "sizes": [len(content) for content in contents], "hashes": b"".join(hashes).hex(), "broken": broken}
+    contents = _store_images(images, storage, {row - rows.start for row, _ in broken})
+    sizes = [len(content) for content in contents]
+    facts = {"n": len(rows), "sizes": sizes, "hashes": _encode(b"".join(hashes)), "sums": _encode(sum_images(images)), "broken": broken}
     return b"".join(contents), facts
+
+
+def _store_images(images: NDArray[np.uint8], storage: Storage, broken: set[int]) -> list[bytes]:
+    """The stored bytes of images [N, H, W, C]; broken ones are black if pixels are kept, and nothing elsewhere."""
+    if storage == "jpeg":
+        return [b"" if place in broken else encode_jpeg(image) for place, image in enumerate(images)]
+    return [image.tobytes() if storage == "raw" else b"" for image in images]
+
+
+def _encode(content: Any) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _hash_content(source: Any) -> bytes:
@@ -255,7 +276,7 @@ def _open_pack(index: Index, preprocess: Preprocess, storage: Storage, folder: P
         pixels = JpegPixels(folder / BLOB, np.load(folder / "offsets.npy"), (index.store, preprocess), workers)
     else:
         pixels = FilePixels(index.store, preprocess, n, workers)
-    return PackedImages(pixels, _hash_dataset(index, folder, broken), broken, folder, notes)
+    return PackedImages(pixels, _hash_dataset(index, folder, broken), broken, np.load(folder / "sums.npy"), notes)
 
 
 def _hash_dataset(index: Index, folder: Path, broken: dict[int, str]) -> str:
@@ -265,9 +286,8 @@ def _hash_dataset(index: Index, folder: Path, broken: dict[int, str]) -> str:
         return path.read_text()
     hashes = np.load(folder / "hashes.npy")
     total = hashlib.sha256("\0".join(index.classes).encode())
-    for row, name in enumerate(index.names):
+    for row, (name, label, content) in enumerate(zip(index.names, index.labels.tolist(), hashes.view(f"V{HASH_BYTES}"), strict=True)):
         if row not in broken:
-            total.update(f"\0{name}\0{index.labels[row]}\0".encode("utf-8", "surrogateescape"))
-            total.update(hashes[row].tobytes())
+            total.update(f"\0{name}\0{label}\0".encode("utf-8", "surrogateescape") + content.tobytes())
     write_atomic(path, total.hexdigest())
     return total.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections import OrderedDict
@@ -115,8 +116,24 @@ class ParquetStore(Store):
         contents, paths = self._read_group(group)
         place = row - (int(self._ends[group - 1]) if group else 0)
         content = contents[place].as_py()
-        if content is not None:
-            return bytes(content)
+        return content if content is not None else self._read_referenced(paths, place)
+
+    def read_many(self, rows: Sequence[int]) -> Iterator[bytes | OSError]:
+        groups = np.searchsorted(self._ends, rows, side="right").tolist()
+        for group, members in itertools.groupby(zip(groups, rows, strict=True), key=lambda pair: pair[0]):
+            contents, paths = self._read_group(group)
+            start = int(self._ends[group - 1]) if group else 0
+            places = [row - start for _, row in members]
+            low = min(places)
+            several = contents.slice(low, max(places) + 1 - low).to_pylist()  # a tenth of the time of one after the other
+            for place in places:
+                try:
+                    yield several[place - low] if several[place - low] is not None else self._read_referenced(paths, place)
+                except OSError as error:
+                    yield error
+
+    def _read_referenced(self, paths: Any, place: int) -> bytes:
+        """Read the file that a row without bytes points to."""
         path = paths[place].as_py() if paths is not None else None
         if not path:
             raise OSError("the row has neither bytes nor a path")
@@ -127,8 +144,8 @@ class ParquetStore(Store):
         with self._lock:  # one reader per group: the others wait for it instead of reading the same
             if group not in self._cache:
                 file, k = self._groups[group]
-                reader = _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name)
-                column = reader.read_row_group(k, columns=[self.column]).column(0).combine_chunks()
+                reader = _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True)
+                column = reader.read_row_group(k, columns=[self.column], use_threads=False).column(0).combine_chunks()
                 fields = [field.name for field in column.type] if str(column.type).startswith("struct") else []
                 contents = column.field("bytes") if fields else column
                 self._cache[group] = contents, column.field("path") if "path" in fields else None

@@ -15,24 +15,21 @@ from torch import Tensor
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.data.decode import (
-    JPEG_MAGIC,
     BrokenImage,
     ExactSize,
     ImageSource,
-    apply_orientation,
     check_size,
     convert_channels,
     decode_jpeg,
     decode_with_pillow,
     explain_decode_error,
-    get_orientation,
-    orient_size,
     read_header,
-    read_jpeg_orientation,
+    read_jpeg_layout,
     to_8_bit,
     to_pillow,
 )
 from goodfit.data.levels import MAX_16_BIT, infer_scale, to_channels_last, to_pixels
+from goodfit.data.orientation import apply_orientation, get_orientation, orient_size
 
 Aspect = Literal["crop", "pad", "stretch"]
 TIMM_CROP_MODES: dict[Aspect, str] = {"crop": "center", "pad": "border", "stretch": "squash"}
@@ -85,9 +82,9 @@ class Preprocess:
             raise BrokenImage(explain_decode_error(error), f'"{source}"') from error
 
     def _decode_bytes(self, data: bytes) -> NDArray[np.uint8]:
-        if data[:3] == JPEG_MAGIC:
-            orientation = read_jpeg_orientation(data)
-            decoded = decode_jpeg(data, self.channels, functools.partial(self._needed_size, orient_size(self.box, orientation)))
+        if (layout := read_jpeg_layout(data)) is not None:
+            orientation = layout.orientation
+            decoded = decode_jpeg(data, layout, self.channels, functools.partial(self._needed_size, orient_size(self.box, orientation)))
             if decoded is not None:
                 pixels, exact_size = decoded
                 if pixels.shape[:2] == self.box and exact_size == self.box[::-1] and orientation == 1:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,10 +28,21 @@ class Store(ABC):
     def fingerprint(self) -> str:
         """Hash the paths, sizes and times of the files: equal fingerprints mean equal images."""
 
-    def open(self, row: int) -> BinaryIO | Array:
-        """Open the image to read its header only."""
-        image = self.read(row)
-        return image if isinstance(image, np.ndarray) else io.BytesIO(image)
+    def read_many(self, rows: Sequence[int]) -> Iterator[bytes | Array | OSError]:
+        """Read the images of rows, one after the other; in place of one that cannot be read comes its error."""
+        return _try_each(self.read, rows)
+
+    def open_many(self, rows: Sequence[int]) -> Iterator[BinaryIO | Array | OSError]:
+        """Open the images of rows to read their headers, one after the other; in place of one that cannot be read comes its error."""
+        return (io.BytesIO(image) if isinstance(image, bytes) else image for image in self.read_many(rows))
+
+
+def _try_each(function: Callable[[int], Any], rows: Sequence[int]) -> Iterator[Any]:
+    for row in rows:
+        try:
+            yield function(row)
+        except OSError as error:
+            yield error
 
 
 def hash_fields(*fields: str | bytes) -> str:
@@ -73,10 +84,13 @@ class FileStore(Store):
         self.root, self.files = root, files
 
     def read(self, row: int) -> bytes:
-        with self.open(row) as file:
+        with self._open(row) as file:
             return file.read()
 
-    def open(self, row: int) -> BinaryIO:
+    def open_many(self, rows: Sequence[int]) -> Iterator[BinaryIO | Array | OSError]:
+        return _try_each(self._open, rows)
+
+    def _open(self, row: int) -> BinaryIO:
         return open(os.path.join(self.root, self.files[row].name), "rb")  # noqa: PTH118, PTH123  a Path costs more than the open
 
     def fingerprint(self) -> str:
@@ -109,8 +123,11 @@ class SubsetStore(Store):
     def read(self, row: int) -> bytes | Array:
         return self.store.read(int(self.rows[row]))
 
-    def open(self, row: int) -> BinaryIO | Array:
-        return self.store.open(int(self.rows[row]))
+    def read_many(self, rows: Sequence[int]) -> Iterator[bytes | Array | OSError]:
+        return self.store.read_many(self.rows[rows].tolist())
+
+    def open_many(self, rows: Sequence[int]) -> Iterator[BinaryIO | Array | OSError]:
+        return self.store.open_many(self.rows[rows].tolist())
 
     def fingerprint(self) -> str:
         return hash_fields(self.store.fingerprint(), self.rows.astype(np.int64).tobytes())
