@@ -19,8 +19,8 @@ from goodfit.augment.jitter import PCA, Brightness, Contrast, Grayscale, Hue, Ji
 from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Facts
 from goodfit.core.errors import UsageError
+from goodfit.core.facts import Facts
 from goodfit.core.progress import Length, Lengths
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodfit.core.contracts import split_outputs
 from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.parts import Part, spell
 from goodfit.core.settings import INVALID, Range, Setting, convert, settings_of
 from goodfit.data.dataset import Dataset
+from goodfit.losses.scores import split_outputs
 from goodfit.predict.scoring import score_views
 from goodfit.recipe.parts import load_catalog, make_model
 from goodfit.recipe.recipe import Recipe
@@ -61,6 +61,7 @@ AROUND: dict[Any, dict[str, Any]] = {
     "activation": {"model": "mlp((5, 4))", "evaluate_every": "5 steps"},
     "trainable": {"model": "convnet(2)", "evaluate_every": "5 steps"},
     "views": {"model": "convnet(2)", "budget": "2 steps"},
+    "resolution": {"model": "convnet(2)", "size": 16},
     ("noise", "stochastic_depth"): {"model": "resnet(20)", "budget": "2 steps"},
     ("optimizer", "newton"): {"budget": "12 steps"},
     ("plateau", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then

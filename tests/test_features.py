@@ -26,7 +26,6 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer import features
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, compute_features, feature_places, pool_features
 from goodfit.recipe.transfer.probe import PENALTIES, LinearProbe, SoftmaxRegression, deal_folds, fit_probe
-from goodfit.recipe.transfer.start import early_place
 from tests.support.command import copied, goodfit, refused, train
 from tests.support.photos import make_photos
 from tests.support.predict import center_probabilities
@@ -157,8 +156,6 @@ def test_a_later_layer_in_place_spoils_nothing(net: FeatureNet, data: Dataset) -
 
 
 def test_a_stage_that_never_runs_as_a_whole(net: FeatureNet, data: Dataset) -> None:
-    """It has no features, and is no place for the early probe of a training."""
-
     class Loops(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -174,7 +171,6 @@ def test_a_stage_that_never_runs_as_a_whole(net: FeatureNet, data: Dataset) -> N
     looping = dataclasses.replace(net, name="loops", model=Loops().eval())
     with pytest.raises(UsageError, match='"loops" never runs blocks as a whole'):
         compute_features(looping, data, data.rows("train"), ["blocks", HEAD])
-    assert early_place(looping, data) == "" and early_place(net, data) == "stage1"
 
 
 def test_wrong_stages_and_images(net: FeatureNet, data: Dataset) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from goodfit.core.contracts import Facts, Optimizer
+from goodfit.core.contracts import Optimizer
+from goodfit.core.facts import Facts
 from goodfit.core.progress import Length, Lengths
 from goodfit.losses.kl import Kl
 from goodfit.losses.softmax import Softmax

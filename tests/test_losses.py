@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Facts, Loss
+from goodfit.core.contracts import Loss
 from goodfit.core.errors import UsageError
+from goodfit.core.facts import Facts
 from goodfit.core.progress import Length, Lengths
 from goodfit.losses.binary import Binary
 from goodfit.losses.class_weights import WeightedLoss, compute_class_weights, with_class_weights

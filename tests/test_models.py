@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodfit.core.catalog import Catalog
-from goodfit.core.contracts import Activation, Model, split_outputs
+from goodfit.core.contracts import Activation, Model
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import ExternalPart, Part
 from goodfit.core.settings import settings_of
+from goodfit.losses.scores import split_outputs
 from goodfit.models.anatomy.account import account_for
 from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear

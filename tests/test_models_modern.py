@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from goodfit.core.batch import Batch
 from goodfit.core.catalog import Catalog
-from goodfit.core.contracts import split_outputs
 from goodfit.core.errors import UsageError
 from goodfit.layers.activation import Relu
 from goodfit.layers.noise import None_ as NoNoise
 from goodfit.layers.norm import Batch as BatchNorm
+from goodfit.losses.scores import split_outputs
 from goodfit.losses.softmax import Softmax
 from goodfit.models.anatomy.account import account_for
 from goodfit.models.blocks import NormAct, make_conv, named_sequential

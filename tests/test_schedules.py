@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from goodfit.core.catalog import Catalog
-from goodfit.core.contracts import Facts
 from goodfit.core.errors import UsageError
+from goodfit.core.facts import Facts
 from goodfit.core.parts import ExternalPart
 from goodfit.core.progress import Length, Lengths
 from goodfit.schedules.compose import ComposedSchedule, compose

@@ -39,6 +39,7 @@ from goodfit.training.loop import fit
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.rescue import RATE_FACTOR, WINDOW, go_back, rescue_if_worse
 from goodfit.training.state import SOFTMAX
+from goodfit.training.step import train_step
 from tests.support.command import goodfit
 
 FAST: dict[str, Any] = {"threads": 1, "precision": "fp32", "layout": "contiguous", "pieces": 1, "device": "cpu"}
@@ -207,11 +208,18 @@ def test_a_rate_that_raises_the_loss_is_lowered(data: Path, pretrained: Path) ->
     twice, is_twice_safe = find_safe_rate(model, made.data, parts, optimizer_at, 2 * rate)
     assert is_safe and rate < 0.25 and (twice, is_twice_safe) == (rate, True), "it is the largest"
     assert find_safe_rate(model, made.data, parts, optimizer_at, 1e9) == (1e9 / 2**6, False)
-    adam_rates = [
-        find_safe_rate(model, made.data, parts, lambda rate: catalog.make(f"adamw({rate})", "optimizer"), 0.1, warms_up)[0]
-        for warms_up in (True, False)
-    ]
-    assert adam_rates[1] < adam_rates[0], "without a warm-up the first steps are larger"
+
+    factors: list[float] = []
+
+    def recording_step(state: Any, batch: Any, plan: Any, t: float, factor: float) -> Any:
+        factors.append(factor)
+        return train_step(state, batch, plan, t, factor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("goodfit.recipe.transfer.rates.train_step", recording_step)
+        for warms_up in (True, False):
+            find_safe_rate(model, made.data, parts, optimizer_at, 1e-3, warms_up)
+    assert factors == [0.2, 0.4, 0.6, 0.8, 1.0, 0.0, *[1.0] * 5, 0.0]
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items()), "the model is as it was"
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
@@ -230,25 +238,25 @@ def test_a_probe_sees_no_more_images_than_it_needs(data: Path, pretrained: Path,
 
 
 @pytest.mark.parametrize(
-    ("per_class", "early_lead", "expected"),
+    ("per_class", "shift", "expected"),
     [
-        (11, 2.0, "head"),
-        (11, 2.1, 'last(2, statistics="all_fixed")'),
+        (11, 0.3, "head"),
+        (11, None, "head"),
+        (11, 0.4, 'last(2, statistics="all_fixed")'),
         (12, 0.0, 'last(2, statistics="all_fixed")'),
         (49, 9.0, 'last(2, statistics="all_fixed")'),
-        (50, 9.0, 'all(statistics="all_fixed")'),
-        (500, 2.0, 'last(2, statistics="all_fixed")'),
+        (50, 0.0, 'all(statistics="all_fixed")'),
+        (50, None, 'all(statistics="all_fixed")'),
     ],
 )
-def test_what_is_trained_follows_the_images_and_the_early_probe(per_class: int, early_lead: float, expected: str) -> None:
+def test_what_is_trained_follows_the_images_and_their_shift(per_class: int, shift: float | None, expected: str) -> None:
     catalog = load_catalog()
     chooser = Chooser(Recipe(source="x"), catalog)
     data: Any = SimpleNamespace(class_counts=lambda: (1, per_class, 9999), splits=SimpleNamespace(train=range(100)))
-    choose_trainable(chooser, make_model(catalog.make("convnet(8)", "model"), 3, 3, (16, 16)), data, 60.0, early_lead)
+    choose_trainable(chooser, make_model(catalog.make("convnet(8)", "model"), 3, 3, (16, 16)), data, 60.0, shift)
     assert chooser.recipe.trainable == expected
-    assert f"{per_class} images a class; a probe after two thirds of the stages leads the head's by {early_lead:+.1f}" in (
-        chooser.choices[-1].evidence
-    )
+    assert f"a median of {per_class} images a class" in chooser.choices[-1].evidence
+    assert ("pretraining" in chooser.choices[-1].evidence) == (shift is not None)
 
 
 def test_stages_are_left_out_where_the_time_is_short(data: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

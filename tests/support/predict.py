@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goodfit.core.contracts import split_outputs
+from goodfit.losses.scores import split_outputs
 from goodfit.predict.calibration import apply_temperature
 from goodfit.predict.predictor import Classifier
 from goodfit.predict.views import to_probabilities

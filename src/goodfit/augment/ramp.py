@@ -9,8 +9,9 @@ from typing import Literal, Self
 from goodfit.augment.policy import RandAugment
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Augment, Facts
+from goodfit.core.contracts import Augment
 from goodfit.core.errors import UsageError
+from goodfit.core.facts import Facts
 from goodfit.core.progress import Length
 from goodfit.core.settings import Share
 

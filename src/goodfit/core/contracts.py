@@ -13,26 +13,8 @@ from torch import Tensor, nn
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.errors import UsageError
+from goodfit.core.facts import Facts
 from goodfit.core.parts import Part
-from goodfit.core.progress import Lengths
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What a part may know of the data and the budget when it is bound.
-
-    `size` is (height, width) of what the model sees; `mean` [C], `std` [C] and `covariance` [C, C] are of the training split, on a
-    scale of 0 to 1; `counts` [K] are training images per class; `lengths` turns "10 epochs" into a share of the budget.
-    """
-
-    classes: tuple[str, ...]
-    counts: tuple[int, ...]
-    channels: int
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    covariance: tuple[tuple[float, ...], ...]
-    lengths: Lengths
 
 
 class Augment(Part):
@@ -111,11 +93,13 @@ class Penalty(Part):
 class Optimizer(Part):
     """(parameter groups) -> torch.optim.Optimizer; its `lr` is the peak that the schedule multiplies.
 
-    One that is `full_batch` needs the same loss at every call: all training images in each step, no noise, all parameters in one group.
+    One that is `full_batch` needs the same loss at every call (all training images in each step, no noise) and gets all parameters in one
+    group; one that `separates_ends` gets the weights of the first and the last layer in a group of their own.
     """
 
     kind: ClassVar[str] = "optimizer"
     full_batch: ClassVar[bool] = False
+    separates_ends: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer: ...
@@ -151,11 +135,6 @@ class Model(Part):
 
     @abstractmethod
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module: ...
-
-
-def split_outputs(output: Tensor | tuple[Tensor, list[tuple[Tensor, float]]]) -> tuple[Tensor, list[tuple[Tensor, float]]]:
-    """Split what a model returns into its logits [B, K] and the (logits, weight) pairs of its auxiliary heads, if it has any."""
-    return output if isinstance(output, tuple) else (output, [])
 
 
 class Activation(Part):
@@ -264,6 +243,15 @@ class Rates(Part):
 
     @abstractmethod
     def __call__(self, model: nn.Module) -> dict[str, float]: ...
+
+
+class Resolution(Part):
+    """(the model's size, t) -> the size, both (height, width) and none larger, at which training shows the images at progress t."""
+
+    kind: ClassVar[str] = "resolution"
+
+    @abstractmethod
+    def __call__(self, size: tuple[int, int], t: float) -> tuple[int, int]: ...
 
 
 class Probe(Part):

@@ -36,7 +36,7 @@ class Part(ABC):  # noqa: B024  each kind adds its own abstract __call__
         return spell(self)
 
     def bind(self, facts: Any) -> Self:
-        """Adapt the part to its data (`contracts.Facts`), once, when training is built; by default the parts inside it are adapted."""
+        """Adapt the part to its data (`facts.Facts`), once, when training is built; by default the parts inside it are adapted."""
         inner = {name: value.bind(facts) for name, value in vars(self).items() if isinstance(value, Part)}
         return dataclasses.replace(self, **inner) if inner else self  # type: ignore[type-var]
 

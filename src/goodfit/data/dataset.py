@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Facts
+from goodfit.core.facts import Facts
 from goodfit.core.progress import Lengths
 from goodfit.core.words import count_of, list_some
 from goodfit.data.headers import ImageHeaders

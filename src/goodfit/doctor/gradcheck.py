@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodfit.core.contracts import Loss, Penalty, split_outputs
+from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import seed_noise
 from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.losses.penalty import StartPenalty
+from goodfit.losses.scores import split_outputs
 from goodfit.terminal.tables import format_table
 from goodfit.training.gradient import restore_buffers
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from goodfit.core.catalog import Catalog
-from goodfit.core.contracts import Facts
 from goodfit.core.device import seed_noise
 from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.facts import Facts
 from goodfit.core.parts import USER_MODULE_PREFIX, ExternalPart, Part, pipe_parts
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.words import with_article

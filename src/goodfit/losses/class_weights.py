@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goodfit.core.contracts import Facts, Loss
+from goodfit.core.contracts import Loss
 from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.facts import Facts
 
 
 @dataclasses.dataclass(frozen=True)

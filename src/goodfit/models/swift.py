@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
+from goodfit.core.errors import UsageError
 from goodfit.core.settings import Count, Positive
 from goodfit.layers import noise
 from goodfit.layers.activation import Gelu, width_of
@@ -22,7 +23,6 @@ MAX_SIDE_AFTER_STEM = 48  # the first conv's stride doubles until the shorter si
 MAX_SIDE_OF_LAST_MAP = 4  # groups halve the map until its shorter side is at most this
 MIN_GROUPS = 3  # as far as there are pixels
 MAX_WHITENING_FILTERS = 96  # of the first conv: with larger patches only the strongest directions get a filter
-LATER_GROUPS_WIDTH = 4  # channels of the groups after the first, in channels of the first
 
 
 class GlobalMaxPool(nn.Module):
@@ -51,9 +51,10 @@ class Swift(Model):
     """A 2x2 conv that whitens patches, then groups of two 3x3 convs with a pool after the first, the maximum of each map, and a linear
     head whose scores are multiplied by `scale`.
 
-    The first group has `width` channels, later ones four times as many. The first conv has a filter for each principal direction of a
-    patch and its opposite (96 at most); init=whitening sets them from training images. With `identity` the first filters of each 3x3 conv
-    start as the identity on its input channels; its other filters start as init says. Larger images give the first conv a stride.
+    Groups have `width` channels times the factors of `growth`, further ones as many as the last. The first conv has a filter for each
+    principal direction of a patch and its opposite (96 at most); init=whitening sets them from training images. With `identity` the first
+    filters of each 3x3 conv start as the identity on its input channels; its other filters start as init says. Larger images give the
+    first conv a stride.
 
     Helps: CIFAR-like images up to about 64 pixels in a few epochs, at high learning rates and with label smoothing.
     Hurts: large images with fine classes; long trainings, where a resnet ends up more accurate.
@@ -68,6 +69,12 @@ class Swift(Model):
     drop: Noise = noise.None_()
     scale: Positive = 1 / 9
     identity: bool = True
+    growth: tuple[Positive, ...] = (1.0, 4.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.growth:
+            raise UsageError("swift: expected growth to have a factor for the first group at least, received none.")
 
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         require_side(self, size, 4)
@@ -82,7 +89,7 @@ class Swift(Model):
         groups = 0
         while side > MAX_SIDE_OF_LAST_MAP or (groups < MIN_GROUPS and side > 1):
             groups += 1
-            n = self.width if groups == 1 else LATER_GROUPS_WIDTH * self.width
+            n = max(1, round(self.width * self.growth[min(groups, len(self.growth)) - 1]))
             pooled, second = conv_norm_act(n_in, n, norm_act, pool=Max()), conv_norm_act(n, n, norm_act)
             parts[f"group{groups}"], n_in, side = named_sequential({"first": pooled, "second": second}), n, side // 2
         head = mask_weights(self.drop, nn.Linear(n_in, classes, bias=False))

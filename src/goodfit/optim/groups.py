@@ -21,7 +21,8 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str,
     `rates` maps stages, by the start of their parameters' names, to a factor of the peak learning rate ({"stem": 0.1}); every factor has
     its own groups. Each group has "params", "weights" (whether these are weights), "weight_decay" and, if the optimizer has a setting lr,
     "lr" and "peak" (which the schedule multiplies). Parameters keep the model's order, and empty groups are left out. A full-batch
-    optimizer gets all parameters in one group.
+    optimizer gets all parameters in one group, one that `separates_ends` the weights of the first and the last of three or more layers in
+    their own, whose "hidden" is false.
 
     Raises:
         UsageError: rates by stage for a full-batch optimizer.
@@ -31,13 +32,17 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str,
             raise UsageError(f'"{optimizer}" updates all weights as one vector: expected no rates by stage, received {dict(rates)}.')
         return [_group(optimizer, 1.0, True, list(model.parameters()))]
     decaying = weight_parameters(model)
-    params_by_group: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    first, *hidden, last = [*decaying] if len(decaying) > 1 else ("", "")
+    apart = {first, last} if hidden and getattr(optimizer, "separates_ends", False) else set()
+    kinds = [(True, True), (True, False), (False, True)]  # whether they decay, whether they are of a hidden layer
+    params_by_group: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for rate in dict.fromkeys([1.0, *rates.values()]):
-        params_by_group |= {(rate, True): [], (rate, False): []}
+        params_by_group |= {(rate, *kind): [] for kind in kinds}
     for name, parameter in model.named_parameters():
         rate = next((rate for stage, rate in rates.items() if f"{name}.".startswith(f"{stage}.")), 1.0)
-        params_by_group[rate, name in decaying].append(parameter)
-    return [_group(optimizer, rate, decays, params) for (rate, decays), params in params_by_group.items() if params]
+        params_by_group[rate, name in decaying, name not in apart].append(parameter)
+    groups = [(_group(optimizer, rate, decays, params), hidden) for (rate, decays, hidden), params in params_by_group.items() if params]
+    return [group if hidden else {**group, "hidden": False} for group, hidden in groups]
 
 
 def _group(optimizer: Optimizer, rate: float, decays: bool, params: list[nn.Parameter]) -> dict[str, Any]:

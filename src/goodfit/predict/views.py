@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from goodfit.augment.views import ImageView, Window
-from goodfit.core.contracts import Loss, split_outputs
+from goodfit.core.contracts import Loss
 from goodfit.core.errors import UsageError, first_line
 from goodfit.data.multiscale import frame_size
 from goodfit.data.preprocess import Preprocess
+from goodfit.losses.scores import split_outputs
 from goodfit.recipe.parts import MODEL_ERRORS
 from goodfit.training.evaluate import eval_batch_size, running_means
 from goodfit.training.noise import evaluating

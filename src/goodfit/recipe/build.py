@@ -28,7 +28,7 @@ from goodfit.optim.groups import make_optimizer, record_peak_rates
 from goodfit.recipe.early_crops import crop_early
 from goodfit.recipe.full_batch import check_full_batch, check_inactive_parts
 from goodfit.recipe.memorize import memorize_images
-from goodfit.recipe.parts import check_loss, make_model
+from goodfit.recipe.parts import check_loss, check_resolution, make_model
 from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
 from goodfit.training.evaluate import Outputs, RowEvaluator
@@ -106,6 +106,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         start=start,
     )
     check_loss(bound["loss"], len(data.classes))
+    check_resolution(bound["resolution"], model, data.preprocess)
     optimizer = build_optimizer(bound["optimizer"], model, bound["rates"](model) if "rates" in bound else {})
     if plan.trainable:
         disable_fused_momentum(optimizer)

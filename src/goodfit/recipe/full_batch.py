@@ -14,6 +14,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parts import Part, part_name, pipe_parts, spell
 from goodfit.layers import noise, norm, pool
 from goodfit.recipe.recipe import Recipe
+from goodfit.training.rules.resolution import Full
 
 NOISY_MODULES = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d)
 
@@ -60,6 +61,8 @@ def noise_sources(recipe: Recipe, parts: dict[str, Any], model: nn.Module, image
     random = [part for part in pipe_parts(parts["augment"]) if not isinstance(part, Smooth)]
     if random:
         sources.append(NoiseSource(f"the augmentation {spell(parts['augment'])}", "--augment none"))
+    if not isinstance(parts["resolution"], Full):
+        sources.append(NoiseSource(f"the resolution {spell(parts['resolution'])}", "--resolution full"))
     sources += _in_model(parts["model"], model)
     if (batch := recipe.images_per_step(images)) < images:
         sources.append(NoiseSource(f"mini-batches of {batch:,} of {images:,} images", "--batch-size all"))

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from goodfit.core.batch import one_hot
-from goodfit.core.contracts import split_outputs
 from goodfit.core.device import autocast, cpu_name, memory_format, physical_cores, select_device
 from goodfit.core.files import cache_folder, write_atomic
 from goodfit.core.parts import spell
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
+from goodfit.losses.scores import split_outputs
 from goodfit.recipe.parts import make_model
 from goodfit.recipe.recipe import Recipe
 

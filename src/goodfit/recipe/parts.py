@@ -12,11 +12,13 @@ from torch import nn
 
 from goodfit.core.batch import one_hot
 from goodfit.core.catalog import Catalog
-from goodfit.core.contracts import split_outputs
 from goodfit.core.errors import UsageError, first_line
 from goodfit.core.parts import ExternalPart, Part, spell
 from goodfit.data.dataset import Dataset
+from goodfit.data.preprocess import Preprocess
+from goodfit.losses.scores import split_outputs
 from goodfit.recipe.recipe import SEATS, Recipe
+from goodfit.training.noise import evaluating
 
 PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training.rules", "watch.probes", "data.sampler")
 
@@ -77,6 +79,25 @@ def check_model(part: Part, data: Dataset) -> None:
     received = list(getattr(scores, "shape", [type(scores).__name__]))
     if received != [1, classes]:
         raise UsageError(f'Expected the model "{part}" to return scores of shape [1, {classes}] for one image, received {received}.')
+
+
+def check_resolution(part: Any, model: nn.Module, preprocess: Preprocess) -> None:
+    """Try a model on one black image of the size at which training shows the first ones.
+
+    Raises:
+        UsageError: it takes none smaller than its own.
+    """
+    height, width = part(preprocess.size, 0.0)
+    if (height, width) != preprocess.size:
+        own = next(model.parameters(), torch.empty(0))
+        try:
+            with torch.no_grad(), evaluating(model):
+                model(torch.zeros(1, preprocess.channels, height, width, device=own.device))
+        except MODEL_ERRORS as error:
+            raise UsageError(
+                f'"{spell(part)}" shows the model images of {height}x{width}, which it does not take ({first_line(error)}):'
+                " use --resolution full, or a model that pools its last map, such as convnet, swift or resnet."
+            ) from error
 
 
 def check_loss(loss: Any, classes: int) -> None:

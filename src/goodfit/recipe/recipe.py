@@ -68,6 +68,9 @@ class Recipe:
         "What a head that the source does not have starts as: the linear probe of its input, or random weights.", AUTO
     )
     augment: str | Part = option("What is done to the training images.", AUTO)
+    resolution: str | Part = option(
+        "How large training shows the images: full (the model's size throughout), or progressive, from small ones on.", "full"
+    )
     views: str | Part = option(
         "Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", "center"
     )

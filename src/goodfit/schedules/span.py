@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Self, cast
 
-from goodfit.core.contracts import Facts, Schedule
+from goodfit.core.contracts import Schedule
 from goodfit.core.errors import UsageError
+from goodfit.core.facts import Facts
 from goodfit.core.parts import Part, part_name
 from goodfit.core.progress import Length
 from goodfit.core.settings import Share, settings_of

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
 from goodfit.core.chance import fold
-from goodfit.core.contracts import Loss, split_outputs
+from goodfit.core.contracts import Loss
 from goodfit.core.device import autocast, seed_noise
 from goodfit.core.interval import wilson_interval
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
+from goodfit.losses.scores import split_outputs
 from goodfit.training.noise import evaluating
 
 MAX_EVAL_IMAGES, MAX_EVAL_PIXELS = 256, 256 * 64 * 64  # of one batch that is evaluated

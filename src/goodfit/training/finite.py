@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
-from goodfit.core.contracts import split_outputs
 from goodfit.core.device import autocast
 from goodfit.core.errors import Diverged
 from goodfit.core.words import list_some
-from goodfit.losses.scores import at_least_fp32
+from goodfit.losses.scores import at_least_fp32, split_outputs
 from goodfit.training.state import Plan
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
 from goodfit.core.chance import MIXING_BLOCK
-from goodfit.core.contracts import Loss, Penalty, split_outputs
+from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import autocast
-from goodfit.losses.scores import at_least_fp32
+from goodfit.losses.scores import at_least_fp32, split_outputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
@@ -156,7 +157,18 @@ class Plan:
         if batch.chance is None:
             raise UsageError("Expected a training batch with its chance, as a Loader yields it, received one without: set Batch.chance.")
         augmented = self.augment(batch.to(self.device, non_blocking=True), batch.chance, t)
-        return augmented.but(images=self.normalize(augmented.images))
+        return augmented.but(images=self.normalize(self.show(augmented.images, t)))
+
+    def show(self, images: Tensor, t: float) -> Tensor:
+        """Images [B, C, H, W] at the size at which training shows them at progress t."""
+        resolution = self.parts.get("resolution")
+        if resolution is None or self.cut:
+            return images
+        size = (images.shape[2], images.shape[3])
+        if (smaller := resolution(size, t)) == size:
+            return images
+        images = images.float().div(255) if images.dtype == torch.uint8 and images.is_cuda else images  # which has no such kernel
+        return functional.interpolate(images, smaller, mode="bilinear", antialias=True)
 
 
 class Batches(Protocol):

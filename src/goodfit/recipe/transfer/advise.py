@@ -15,8 +15,9 @@ from goodfit.data.dataset import Dataset
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.defaults import MIN_IMAGES_PER_CLASS, choose_trainable, seconds_of
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, Vectors, compute_features, feature_places
-from goodfit.recipe.transfer.probe import fit_probe, is_clearly_ahead, lead_in_errors
-from goodfit.recipe.transfer.start import MAX_PROBE_IMAGES, early_place, has_probe
+from goodfit.recipe.transfer.kinship import is_kin, measure_shift
+from goodfit.recipe.transfer.probe import fit_probe
+from goodfit.recipe.transfer.start import MAX_PROBE_IMAGES
 from goodfit.terminal.tables import format_table
 
 COMPARED_IMAGES = 64  # that tell whether two features are the same
@@ -43,9 +44,9 @@ class Advice:
     """What to train, as a recipe has it, with the rule and the evidence that a training would give for it.
 
     `amount` and `kinship` name the cell of the lecture's table: the data is little with fewer images per class than the head alone needs,
-    and different where an earlier stage serves it better than the last. `per_class` is the median of the training images of a class,
-    `judged` the number of images behind each accuracy, `chance` the accuracy of always naming the commonest class, `best` the stage whose
-    probe is best.
+    and different where it moves the statistics of the net's norms far from those of the pretraining. `per_class` is the median of the
+    training images of a class, `judged` the number of images behind each accuracy, `chance` the accuracy of always naming the commonest
+    class, `best` the stage whose probe is best.
     """
 
     trainable: str
@@ -97,17 +98,16 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
         del features[places[-2]]
     right = {place: fit_probe(x, labels, len(data.classes)).held == labels for place, x in features.items()}
     probes = tuple(StageProbe(place, features[place].shape[1], *accuracy_with_error(hits)) for place, hits in right.items())
-    early = early_place(net, data) if has_probe(chooser, net) else ""
-    lead = lead_in_errors(right[early], right[HEAD]) if early else None
+    shift = measure_shift(net, data)
     choosing = Chooser(chooser.recipe.but(trainable="auto"), chooser.catalog)
-    choose_trainable(choosing, net.model, data, seconds_of(choosing.recipe.budget), lead)
+    choose_trainable(choosing, net.model, data, seconds_of(choosing.recipe.budget), shift)
     choice, counts = choosing.choices[-1], data.class_counts()
     return Advice(
         str(choice.value),
         choice.rule,
         choice.evidence,
         "little" if statistics.median(counts) < MIN_IMAGES_PER_CLASS else "much",
-        "different" if is_clearly_ahead(lead) else "similar",
+        "similar" if is_kin(shift) else "different",
         statistics.median(counts),
         len(rows),
         max(counts) / sum(counts),

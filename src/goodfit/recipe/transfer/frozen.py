@@ -110,10 +110,11 @@ def cache_frozen(training: Training, recipe: Recipe, data: Dataset) -> Training:
     plan, model, train = training.plan, training.state.model, data.rows("train").sort().values
     evaluated = torch.cat([data.rows("validation"), clean_rows(data)]).unique()  # type: ignore[no-untyped-call]
     cut, size = find_frozen_cut(training, data)
-    if cut is None:
-        return dataclasses.replace(
-            training, notes=(*training.notes, "Nothing is cached: the model cannot be cut above stages that stay frozen.")
-        )
+    obstacle = "" if cut else "the model cannot be cut above stages that stay frozen"
+    if plan.parts["resolution"](data.preprocess.size, 0.0) != data.preprocess.size:
+        obstacle = f"the images change their size ({recipe.resolution})"
+    if cut is None or obstacle:
+        return dataclasses.replace(training, notes=(*training.notes, f"Nothing is cached: {obstacle}."))
     views = min(int(recipe.cached_views), int((recipe.cache * 2**30 / size - len(evaluated)) / len(train)))
     if views < 1:
         note = f"Nothing is cached: a view of all images takes {format_bytes(size * len(train))}, the cache is {recipe.cache:g} GB."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ LOSS_TOLERANCE, FOLD_LOSS_TOLERANCE = 1e-6, 1e-4  # how far above its minimum th
 STALLED_STEPS = 10  # that together lower the loss by less than the tolerance end the fit
 MAX_STEPS = 1000  # of one fit
 LBFGS_HISTORY = 10
-SIGNIFICANT_ERRORS = 2.0  # standard errors by which one probe must lead another to count as better
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,20 +134,6 @@ def fit_probe(features: NDArray[np.float32] | Tensor, labels: Tensor, classes: i
     theta = SoftmaxRegression(x, labels, best.theta, best.l2).minimize(LOSS_TOLERANCE)
     weight = theta[:, :-1] / std
     return LinearProbe(weight, theta[:, -1] - weight @ mean, best.l2, best.held, tuple(path))
-
-
-def lead_in_errors(a: Tensor, b: Tensor) -> float:
-    """By how many standard errors one probe is ahead of another, by which of the same images [n] each got right.
-
-    The error is that of equally good probes, of which either is as often right alone (McNemar 1947).
-    """
-    wins, losses = int((a & ~b).sum()), int((b & ~a).sum())
-    return (wins - losses) / math.sqrt(max(1, wins + losses))
-
-
-def is_clearly_ahead(lead: float | None) -> bool:
-    """Whether a lead in standard errors, if it was measured, counts as better."""
-    return lead is not None and lead > SIGNIFICANT_ERRORS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +16,13 @@ from goodfit.core.parameters import is_norm
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.models.weights.files import Weights
-from goodfit.models.weights.stages import find_head, find_stages
+from goodfit.models.weights.stages import find_head
 from goodfit.recipe.build import make_initial_model
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features
+from goodfit.recipe.transfer.kinship import measure_shift
 from goodfit.recipe.transfer.pretrained import copy_pretrained
-from goodfit.recipe.transfer.probe import fit_probe, lead_in_errors
+from goodfit.recipe.transfer.probe import fit_probe
 
 MAX_PROBE_IMAGES = 20_000  # that the head's probe is fitted to, at random; more hardly change it, and their features would fill the memory
 # Of a norm's epsilon: a channel with less variance never varied in pretraining, and the norm would multiply what reaches it a hundredfold.
@@ -33,14 +33,13 @@ CONSTANT_SHARE = 1e-4
 class Start:
     """The network that training starts from (none: one with random weights), the record of its weights, and lines to report.
 
-    `early_lead` is by how many standard errors a probe after two thirds of its stages is ahead of that of the head's input, where both were
-    fitted: if it is ahead, the later stages do not fit the data.
+    `shift` is how far the images are from those of its pretraining, where that can be told (see `kinship`).
     """
 
     model: nn.Module | None
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    early_lead: float | None = None
+    shift: float | None = None
 
 
 def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Progress = lambda done, total: None) -> Start:
@@ -52,12 +51,11 @@ def make_start(chooser: Chooser, weights: Weights, data: Dataset, progress: Prog
     """
     choose_head_init(chooser, weights, data)
     net, record, notes = load_pretrained(chooser, weights, data)
-    if not has_probe(chooser, net):
-        if chooser.recipe.head_init == "probe":
-            notes = (*notes, "  the head stays random: it has no bias, which a linear probe needs")
-        return Start(net.model, record, notes)
-    summary, early_lead = set_head_to_probe(net, data, chooser.is_open("trainable"), progress)
-    return Start(net.model, record, (*notes, f"  {summary}"), early_lead)
+    if chooser.recipe.head_init == "probe":
+        has_bias = find_head(net.model)[1].bias is not None
+        without = "the head stays random: it has no bias, which a linear probe needs"
+        notes = (*notes, f"  {set_head_to_probe(net, data, progress) if has_bias else without}")
+    return Start(net.model, record, notes, measure_shift(net, data) if chooser.is_open("trainable") else None)
 
 
 def choose_head_init(chooser: Chooser, weights: Weights, data: Dataset) -> None:
@@ -75,11 +73,6 @@ def choose_head_init(chooser: Chooser, weights: Weights, data: Dataset) -> None:
         raise UsageError(
             f'Expected the classes of "{weights.name}" for its head to be kept, but the data has others: give --head-init probe.'
         )
-
-
-def has_probe(chooser: Chooser, net: FeatureNet) -> bool:
-    """Whether the head of a net starts as the linear probe of its input."""
-    return chooser.recipe.head_init == "probe" and find_head(net.model)[1].bias is not None
 
 
 def load_pretrained(chooser: Chooser, weights: Weights, data: Dataset) -> tuple[FeatureNet, dict[str, Any], tuple[str, ...]]:
@@ -122,40 +115,21 @@ def neutralize_constant_channels(model: nn.Module) -> int:
     return constant
 
 
-def early_place(net: FeatureNet, data: Dataset) -> str:
-    """The name of the stage where two thirds of a net end; empty where that is the whole or nothing, or has no output of its own."""
-    stages = find_stages(net.model)
-    end = 2 * len(stages) // 3
-    if not 0 < end < len(stages):
-        return ""
-    with contextlib.suppress(UsageError):
-        compute_features(net, data, data.rows("train")[:1], [stages[end - 1].name])
-        return stages[end - 1].name
-    return ""
-
-
 @torch.no_grad()
-def set_head_to_probe(
-    net: FeatureNet, data: Dataset, compare_early: bool, progress: Progress = lambda done, total: None
-) -> tuple[str, float | None]:
-    """Set the head of a net to the linear probe of its input, fitted to the training images alone.
-
-    Returns a sentence on it and, where asked, the lead of the probe of an earlier stage (see Start).
+def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambda done, total: None) -> str:
+    """Set the head of a net to the linear probe of its input, fitted to the training images alone; returns a sentence on it.
 
     Raises:
         UsageError: its features are not finite.
     """
     head, rows = find_head(net.model)[1], data.sample_rows("train", MAX_PROBE_IMAGES)
-    early, labels = early_place(net, data) if compare_early else "", data.labels[rows]
-    features = compute_features(net, data, rows, [HEAD, *([early] if early else [])], progress)
-    if not all(np.isfinite(x).all() for x in features.values()):
+    features, labels = compute_features(net, data, rows, [HEAD], progress)[HEAD], data.labels[rows]
+    if not np.isfinite(features).all():
         raise UsageError(
             f'The features that "{net.name}" computes of the images are not finite: its weights are of another model or damaged.'
         )
-    probes = {place: fit_probe(x, labels, len(data.classes)) for place, x in features.items()}
-    right = {place: probe.held == labels for place, probe in probes.items()}
-    head.weight.copy_(probes[HEAD].weight)
-    head.bias.copy_(probes[HEAD].bias)
-    images, held = count_of(len(rows), "training image"), format_percent(float(right[HEAD].double().mean()))
-    summary = f"the head starts as a linear probe of {images}: {held} right when held out, L2 {probes[HEAD].l2:.2g}"
-    return summary, lead_in_errors(right[early], right[HEAD]) if early else None
+    probe = fit_probe(features, labels, len(data.classes))
+    head.weight.copy_(probe.weight)
+    head.bias.copy_(probe.bias)
+    held = format_percent(float((probe.held == labels).double().mean()))
+    return f"the head starts as a linear probe of {count_of(len(rows), 'training image')}: {held} right when held out, L2 {probe.l2:.2g}"
