@@ -115,8 +115,8 @@ def subset(data: Dataset, each: int, most: int, test: int, file: Path) -> int:
     return len(made["y_test"])
 
 
-def compare(name: str, file: Path, test_images: int, recipe: Recipe, folder: Path, seen: int) -> Cell:
-    """Train every row of a cell for about `seen` images, and ask which of them the default is."""
+def compare(name: str, file: Path, test_images: int, recipe: Recipe, folder: Path, seen: int, known: dict[str, Cell]) -> Cell:
+    """Train every row of a cell for about `seen` images, unless it is known, and ask which of them the default is."""
     default = str(prepare(recipe.but(data=str(file))).recipe.trainable)
     with np.load(file) as arrays:
         epochs = min(max(round(seen / len(arrays["y_train"])), MIN_EPOCHS), MAX_EPOCHS)
@@ -129,6 +129,9 @@ def compare(name: str, file: Path, test_images: int, recipe: Recipe, folder: Pat
     texts |= {f"last({k})": f"last({k}, {fixed})" for k in (max(1, stages // 3), max(1, 2 * stages // 3))}
     rows: dict[str, tuple[float, float]] = {}
     for row, text in texts.items():
+        if name in known:
+            rows[row] = known[name].rows[row]
+            continue
         began = time.perf_counter()
         run = goodfit.train(file, recipe.but(trainable=text), out=folder / f"{file.stem}-{row}", quiet=True)
         rows[row] = goodfit.evaluate(run, test=True)["accuracy"], time.perf_counter() - began
@@ -145,10 +148,14 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=2000, help="training images at most")
     parser.add_argument("--test", type=int, default=600, help="test images at most")
     parser.add_argument("--seen", type=int, default=8000, help=f"images that a training sees, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs")
+    parser.add_argument(
+        "--rows", type=Path, help="JSON of an earlier run: its trainings are not repeated, only the default is asked for"
+    )
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     asked = parser.parse_args()
     recipe = Recipe(source=asked.weights, model=asked.model, size=SIDE)
     began, cells = time.time(), []
+    known = {cell["name"]: Cell(**cell) for cell in json.loads(asked.rows.read_text())} if asked.rows else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for data in asked.data:
@@ -157,7 +164,8 @@ def main() -> None:
             for each in asked.images:
                 file = folder / f"{images.name}-{each}-images.npz"
                 test_images = subset(images, each, asked.most, asked.test, file)
-                cells.append(compare(f"{images.name}, {each or 'all'} a class", file, test_images, recipe, folder, asked.seen))
+                title = f"{images.name}, {each or 'all'} a class"
+                cells.append(compare(title, file, test_images, recipe, folder, asked.seen, known))
                 print(cells[-1].line(), flush=True)
                 if asked.json:
                     asked.json.write_text(json.dumps([dataclasses.asdict(cell) for cell in cells], indent=1) + "\n")

@@ -42,12 +42,12 @@ MAX_ENLARGEMENT = 4  # times the images' own side
 # Forward passes over the images that must fit the budget at a size: one for the features, and the cost of two passes that train later
 # stages. Larger images with fewer stages were better than the reverse in 1 and in 3 minutes (photos of clothing, mobilenet_v2).
 FORWARD_PASSES = 4
-# The next two limits were set on photos of clothing and on gratings, from 5 to 300 images a class (bench/transfer_advice.py, run twice).
-# Training stages on 5 photos of clothing a class was 5 to 15 points worse than the probe, on 20 level with it; on 5 gratings a class, which
-# are unlike the images of the pretraining, it was up to 35 points better.
+# The next two limits were set on photos of clothing and on gratings, which are unlike the images of the pretraining, from 5 to 300 images a
+# class (bench/transfer_advice.py). Training stages on 5 photos of clothing a class was 5 to 15 points worse than the probe, on 20 level
+# with it; training the later two thirds on 5 gratings a class was 31 points better than the probe and 12 better than training all.
 MIN_IMAGES_PER_CLASS = 12
-# With 80 photos of clothing a class all stages were 2 and 4 points better than the later two thirds, with 300 two points worse; with 20
-# gratings 4 points worse and level, with 80 level, with 200 two points better.
+# With 80 photos of clothing a class all stages were 2 and 4 points better than the later two thirds in two runs, with 300 two points worse;
+# with 20 gratings and more they were level or better.
 MANY_IMAGES_PER_CLASS = 50
 # Passes over the training images that training more stages is worth its time for: on photos of clothing the later two thirds were a point
 # better than the last third with 2 passes in 3 minutes, 2 points worse with 1.7 in one.
@@ -216,20 +216,20 @@ def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: fl
         chooser.choose("trainable", 'all(statistics="all_fixed")', rule, count_of(n, "stage"))
         return
     evidence = f"a median of {per_class:g} images a class"
+    likeness, enough = ("like", MANY_IMAGES_PER_CLASS) if is_kin(shift) else ("unlike", MIN_IMAGES_PER_CLASS)
     if shift is not None:
-        likeness = "like" if is_kin(shift) else "unlike"
         evidence += f", {likeness} those of the pretraining: they move the means of its norms by {shift:.2f} standard deviations"
     if per_class < MIN_IMAGES_PER_CLASS and is_kin(shift):
         rule = f"the head alone below {MIN_IMAGES_PER_CLASS} images a class like those of the pretraining: so few hardly teach more"
         chooser.choose("trainable", HEAD, rule, evidence)
         return
     rules = {
-        "all(": f"all stages from {MANY_IMAGES_PER_CLASS} images a class on",
+        "all(": f"all stages from {enough} images a class on that are {likeness} those of the pretraining",
         f"last({2 * n // 3}, ": "the later two thirds of the stages: the first hold for any images",
     }
     rules.setdefault(f"last({max(1, n // 3)}, ", "the last third of the stages")  # of two stages it is the later one as well
     texts = {f'{text}statistics="all_fixed")': rule for text, rule in rules.items()}
-    open_texts = list(texts)[0 if per_class >= MANY_IMAGES_PER_CLASS else 1 :]
+    open_texts = list(texts)[0 if per_class >= enough else 1 :]
     chosen = open_texts[0]
     if chooser.recipe.budget != "auto" and Length.read(chooser.recipe.budget).unit == "second":
         passes: dict[str, float] = {}
