@@ -148,9 +148,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=2000, help="training images at most")
     parser.add_argument("--test", type=int, default=600, help="test images at most")
     parser.add_argument("--seen", type=int, default=8000, help=f"images that a training sees, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs")
-    parser.add_argument(
-        "--rows", type=Path, help="JSON of an earlier run: its trainings are not repeated, only the default is asked for"
-    )
+    parser.add_argument("--rows", type=Path, help="JSON of an earlier run: its trainings are not repeated, only the default is asked for")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     asked = parser.parse_args()
     recipe = Recipe(source=asked.weights, model=asked.model, size=SIDE)

@@ -40,7 +40,7 @@ SIDE, CLASSES, EACH = 8, 3, 14
 BASE = Recipe(
     size=SIDE, channels=3, model="mlp((5,))", augment="none", optimizer="sgd(0.05)", schedule="constant", budget="20 steps",
     batch_size=8, evaluate_every="1 step", probes="none", precision="fp32", layout="contiguous", device="cpu", threads=1, workers=0,
-    validation=0.3,
+    validation=0.3, resolution="full", views="center",
 )  # fmt: skip
 
 # Where a part is at work when its seat alone is not enough: other fields of the recipe, by kind or by (kind, name).

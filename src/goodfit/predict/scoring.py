@@ -23,10 +23,10 @@ from goodfit.data.multiscale import decode_scaled
 from goodfit.predict.calibration import log_probabilities, measure_calibration
 from goodfit.predict.paired import compare_paired
 from goodfit.predict.views import Pictures, Viewer, to_probabilities
-from goodfit.training.evaluate import Outputs, RowEvaluator, accuracy_and_log_loss, compute_scores, score_noisy_passes
+from goodfit.training.evaluate import Outputs, RowEvaluator, accuracy_and_log_loss, compute_scores, eval_batch_size, score_noisy_passes
 from goodfit.training.noise import noise_layers
 
-IMAGES_AT_ONCE = 64  # whose pictures at one scale are in memory
+IMAGES_AT_ONCE = 64  # whose pictures at one scale are in memory, more of small ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def score_views(evaluator: RowEvaluator, model: nn.Module, rows: Tensor, part: A
     if isinstance(part, Center):
         return ViewScores(center, compute_scores(center, data.classes), center_probabilities, center.losses)
     viewer = Viewer(model, part, data.preprocess, evaluator.loss, evaluator.device)
-    means, table = _average_views(viewer, data, rows)
+    means, table = _average_views(viewer, data, rows, center.logits, seconds)
     final = viewer.mean_to_probabilities(means)
     if viewer.averages_logits:
         outputs = dataclasses.replace(center, logits=means, losses=evaluator.loss(means, one_hot(center.labels, len(data.classes))))
@@ -78,16 +78,22 @@ def predictions_of(probabilities: Tensor, rows: Tensor, data: Dataset) -> Predic
     return Predictions(names, data.labels[rows].numpy(), probabilities.float().numpy(), data.classes)
 
 
-def _average_views(viewer: Viewer, data: Dataset, rows: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Average the logits or probabilities of all views, [N, K] float32, and score the mean of the first 1, 2, 4, ... and all."""
+def _average_views(
+    viewer: Viewer, data: Dataset, rows: Tensor, center: Tensor, center_seconds: float
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Average the logits or probabilities of all views, [N, K] float32, and score the mean of the first 1, 2, 4, ... and all.
+
+    The scores [N, K] of the `center` crops are known, and took `center_seconds`.
+    """
     means: dict[int, list[Tensor]] = {}
     seconds: dict[int, float] = {}
+    at_once = max(IMAGES_AT_ONCE, eval_batch_size(*data.preprocess.box))
     with ThreadPoolExecutor(physical_cores()) as pool:
-        for piece in torch.split(rows, IMAGES_AT_ONCE):
+        for piece, scores in zip(torch.split(rows, at_once), torch.split(center, at_once), strict=True):
             began = time.perf_counter()
-            for n, mean in viewer.means(_pictures(data, piece, pool)):
+            for n, mean in viewer.means(_pictures(data, piece, pool), scores):
                 means.setdefault(n, []).append(mean.float())
-                seconds[n] = seconds.get(n, 0.0) + time.perf_counter() - began
+                seconds[n] = seconds.get(n, center_seconds) + time.perf_counter() - began
     table, labels = [], data.labels[rows]
     for n, pieces in means.items():
         line = accuracy_and_log_loss(viewer.mean_to_probabilities(torch.cat(pieces)), labels)

@@ -60,14 +60,18 @@ class Viewer:
         """Turn a mean that `means` yields into probabilities [n, K] float32."""
         return to_probabilities(self.loss, mean).float() if self.averages_logits else mean.float()
 
-    def means(self, pictures: Pictures) -> Iterator[tuple[int, Tensor]]:
-        """Yield (number of views so far, mean [n, K] float64 of their logits or probabilities) at 1, 2, 4, ... and all views."""
-        answers = self.logits(pictures)
+    def means(self, pictures: Pictures, center: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield (number of views so far, mean [n, K] float64 of their logits or probabilities) at 1, 2, 4, ... and all views.
+
+        The scores [n, K] of the `center` crops are not computed again where they are known.
+        """
+        answers = self.logits(pictures, center)
         return running_means(answers if self.averages_logits else (to_probabilities(self.loss, x) for x in answers), len(self.views))
 
-    def logits(self, pictures: Pictures) -> Iterator[Tensor]:
+    def logits(self, pictures: Pictures, center: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the scores [n, K] float32 of n images for each view in turn; equal windows of an image are computed once."""
-        computed: dict[Key, Tensor] = {}
+        box, size = self.preprocess.box, self.preprocess.size
+        computed: dict[Key, Tensor] = {} if center is None else {(0, box, ImageView().window(box, size), False): center}
         scale, groups = -1, dict[tuple[int, int], tuple[list[int], Tensor]]()
         for view in self.views:
             if view.scale != scale:

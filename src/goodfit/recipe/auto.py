@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -16,9 +17,11 @@ from goodfit.core.words import count_of, format_bytes, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.headers import ImageHeaders
 from goodfit.models.anatomy.account import account_for
+from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.measure import measure_fastest
 from goodfit.recipe.parts import make_model
+from goodfit.recipe.plan import is_covered, plan_training
 from goodfit.recipe.recipe import Recipe
 
 SMALL_SIDE = 64  # pixels: images up to this side keep their own size,
@@ -29,6 +32,7 @@ CHANNEL_NAMES = {1: "gray", 3: "RGB", 4: "with alpha"}
 MIN_EPOCHS, MAX_EPOCHS = 8, 60  # of a budget that is chosen
 IMAGES_SEEN = 400_000  # by a training whose budget is chosen, within those epochs
 MAX_MIRRORED, MIRRORED_SIDE = 1500, 12  # images and pixels for the question whether mirrored images keep their class
+MAX_EVALUATIONS, EVALUATION_SHARE = 10, 0.05  # within a budget in minutes: how often at most, and in which share of its time
 MEMORY_SHARE = 0.6  # of the free memory that a step may take
 
 # With an optimizer that needs the same loss at every call: a field, its value, and why.
@@ -106,14 +110,32 @@ def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None
     chooser.choose("optimizer", *_default_optimizer(chooser.recipe.images_per_step(images), model))
     _choose_pieces(chooser, data, model)
     _choose_precision(chooser, data, part)
+    _choose_length(chooser, data, part, spent)
+    for field, value in (("resolution", "full"), ("views", "center")):
+        chooser.set(field, value)
+
+
+def _choose_length(chooser: Chooser, data: Dataset, model: Part, spent: float) -> None:
+    """Choose the budget and how often to evaluate."""
+    images = len(data.splits.train)
     epochs = min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
     rule = f"about {IMAGES_SEEN:,} images seen, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs"
     chooser.choose("budget", f"{epochs} epochs", rule, count_of(images, "training image"))
     budget = Length.read(chooser.recipe.budget)
-    is_short = budget.unit == "epoch" and budget.amount <= 40
-    every = "1 epoch" if is_short else "0.1" if budget.unit == "second" else "0.025"
-    rule = "each epoch; 40 times over a longer budget, 10 times over one in minutes"
-    chooser.choose("evaluate_every", every, rule, chooser.recipe.budget)
+    if budget.unit != "second":
+        is_short = budget.unit == "epoch" and budget.amount <= 40
+        rule = "each epoch; 40 times over a longer budget"
+        chooser.choose("evaluate_every", "1 epoch" if is_short else "0.025", rule, chooser.recipe.budget)
+    elif chooser.is_open("evaluate_every"):
+        forward = measure_fastest(model, data, chooser.recipe).seconds_per_image / 3
+        choose_evaluations(chooser, budget.amount - spent, evaluated_images(data) * forward, EVALUATION_SHARE)
+
+
+def choose_evaluations(chooser: Chooser, left: float, each: float, share: float) -> None:
+    """Choose how often to evaluate within a budget in minutes, of which `left` seconds are left, if it takes `each` seconds."""
+    times = max(1, min(MAX_EVALUATIONS, int(share * left / each)))
+    rule = f"at most {MAX_EVALUATIONS} times, in {share:.0%} of the time that is left"
+    chooser.choose("evaluate_every", f"{math.ceil(1e4 / times) / 1e4:g}", rule, f"an evaluation takes {each:.1f} s")
 
 
 def _choose_for_full_batch(chooser: Chooser) -> None:
@@ -201,13 +223,17 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
         width = 16 if images < 2000 else 32
         chooser.choose("model", f"convnet({width})", "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
     elif chooser.is_open("model"):
+        left = max(0.9 * Length.read(budget).amount - spent, 1.0)
+        if is_covered(data):
+            mirrored = "flip(alternate=True) | " if _mirror_keeps_class(data)[0] else ""
+            plan_training(chooser, data, left, f"{mirrored}crop(2) | smooth(0.2)")
+            return
         epochs = min(max(IMAGES_SEEN / images, MIN_EPOCHS), MAX_EPOCHS) / 2
         middle = WIDTHS[len(WIDTHS) // 2]
         nets = {width: chooser.catalog.make(f"convnet({width})", "model") for width in WIDTHS}
         speed = measure_fastest(nets[middle], data, chooser.recipe)
         work = {width: _multiply_adds(net, data) for width, net in nets.items()}
-        seconds = max(0.9 * Length.read(budget).amount - spent, 1.0)
-        epoch_share = speed.seconds_per_image * images / seconds  # of the budget, at the middle width
+        epoch_share = speed.seconds_per_image * images / left  # of the budget, at the middle width
         seen = {width: (work[middle] / work[width]) ** 0.8 / epoch_share for width in WIDTHS}  # small nets use the machine less well
         width = next((width for width in WIDTHS if seen[width] >= epochs), WIDTHS[-1])
         rule = f"the widest small conv net that passes over the data {epochs:.0f} times in the budget"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.augment.pipeline import Pipeline
+from goodfit.augment.views import ImageView
 from goodfit.core.chance import MASK64, fold
 from goodfit.core.contracts import Penalty, Sampler
 from goodfit.core.device import memory_format, seed_noise, select_device
@@ -102,6 +103,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         save_every=Period(Length.read(recipe.save_every, "length"), lengths),
         snapshots=snapshot_points(recipe.snapshots, schedule.cycle_ends()),
         evaluated_images=evaluated_images(data),
+        final_passes=final_passes(bound["views"], data.preprocess),
         parts=bound,
         start=start,
     )
@@ -178,6 +180,11 @@ def clean_rows(data: Dataset) -> Tensor:
 def evaluated_images(data: Dataset) -> int:
     """How many images each evaluation during training looks at."""
     return len(data.rows("validation")) + len(clean_rows(data))
+
+
+def final_passes(views: Any, preprocess: Preprocess) -> int:
+    """How many passes over the validation images the final evaluation makes: one of the center, and one for each other view."""
+    return len({ImageView(), *views(preprocess.size, preprocess.box)})
 
 
 def validator(

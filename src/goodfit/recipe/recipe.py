@@ -69,11 +69,9 @@ class Recipe:
     )
     augment: str | Part = option("What is done to the training images.", AUTO)
     resolution: str | Part = option(
-        "How large training shows the images: full (the model's size throughout), or progressive, from small ones on.", "full"
+        "How large training shows the images: full (the model's size throughout), or progressive, from small ones on.", AUTO
     )
-    views: str | Part = option(
-        "Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", "center"
-    )
+    views: str | Part = option("Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", AUTO)
     loss: str | Part = option("What training makes small.", "softmax")
     class_weights: str | tuple[Positive, ...] = option(
         'How much each class counts in the mean loss: none, balanced, "cat=2, dog=0.5" (the others 1), or a number for each class.', "none"

@@ -33,7 +33,14 @@ from goodfit.recipe.recipe import Recipe, with_current_keys
 
 CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
 LOCK_FILE, START_FILE = ".lock", "start.safetensors"
-FORMER_DEFAULTS = {"trainable": ("all", "all(1.0)")}  # of version 0.1, where the default is "auto" by now
+# Of fields that are "auto" by now: what their default was before the recipe had another field, by that field.
+FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "head_init": {"trainable": ("all", "all(1.0)")},
+    "resolution": {"views": ("center",)},
+}
+    "head_init": {"trainable": ("all", "all(1.0)")},
+    "resolution": {"views": ("center",)},
+}
 UNFINISHED_STATES = ("running", "interrupted", "terminated", "diverged", "failed")
 
 
@@ -179,7 +186,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 def asked_values(about: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the recipe that a run was asked for, as its about.json has them; those that it does not have are at their default."""
     before = with_current_keys(about.get("asked", {}))
-    former = {} if "head_init" in before else FORMER_DEFAULTS
+    former = {key: values for field, defaults in FORMER_DEFAULTS.items() if field not in before for key, values in defaults.items()}
     return {**Recipe().plain(), **{key: "auto" if value in former.get(key, ()) else value for key, value in before.items()}}
 
 

@@ -18,7 +18,6 @@ from goodfit.training.snapshots import record_snapshot, snapshots_due
 from goodfit.training.state import Batches, Plan, State
 from goodfit.training.step import NO_WATCH, Objective, Watch, train_step
 
-FINAL_EVALUATION_COST = 2.0  # the last evaluation during training and the final one, in fp32 and of the validation images alone
 END_SECONDS = 1.0  # that writing the model and the report, and leaving the process, take besides
 
 
@@ -58,7 +57,7 @@ def fit(
             state.step += 1  # its batch is over, though it has moved nothing
             continue
         clock.end_work()
-        clock.update_reserve(len(batch))
+        clock.update_reserve(len(batch), t)
         if update_average(state, plan, t):
             clock.end_work()
 
@@ -158,7 +157,7 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
         state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
     state.model.train()
     seconds = time.perf_counter() - started
-    state.reserve = END_SECONDS + FINAL_EVALUATION_COST * seconds if plan.lengths.timed else 0.0
+    state.reserve = END_SECONDS + (1 + plan.final_passes) * seconds if plan.lengths.timed else 0.0
     log.add({"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed + seconds, "seconds": seconds, **scores})
 
 
@@ -205,11 +204,11 @@ class Clock:
         """The time since the last call was spent computing."""
         self.work += self._lap()
 
-    def update_reserve(self, images: int) -> None:
+    def update_reserve(self, images: int, t: float) -> None:
         """Before the first evaluation, estimate the final one's time from the fastest step: a forward pass is about a third of one."""
-        self.fastest = min(self.fastest, self.work / images)
         if self.plan.evaluate and self.plan.lengths.timed and not self.state.history:
-            self.state.reserve = END_SECONDS + FINAL_EVALUATION_COST * self.fastest * self.plan.evaluated_images / 3
+            self.fastest = min(self.fastest, self.work / images / self.plan.pixel_share(t))
+            self.state.reserve = END_SECONDS + (1 + self.plan.final_passes) * self.fastest * self.plan.evaluated_images / 3
 
     def is_save_due(self, t: float) -> bool:
         """Whether to save a checkpoint after a step that began at progress t."""

@@ -88,7 +88,8 @@ class Plan:
     """What a training does, fixed before its first step.
 
     `augment` (Batch, Chance, t) -> Batch gives images of the model's size; `normalize` turns them into what the model takes. `evaluate`
-    (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images.
+    (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images; the final
+    evaluation takes about as long as `final_passes` of these.
     `start` has the weights that training starts from where they are pretrained, `last_good` (state) -> the weights to go back to from worse
     ones, in place of them. `cut` says where the model is cut if its images are features of its frozen stages.
     `snapshots` are the values of t at which weights are kept besides the checkpoints. `parts` are the recipe's parts by seat, bound to the
@@ -111,6 +112,7 @@ class Plan:
     evaluate: Callable[[nn.Module], dict[str, Any]] | None = None
     evaluate_every: Period | None = None
     evaluated_images: int = 0
+    final_passes: int = 1
     save_every: Period | None = None
     snapshots: tuple[float, ...] = ()
     start: Mapping[str, Tensor] | None = None
@@ -158,6 +160,12 @@ class Plan:
             raise UsageError("Expected a training batch with its chance, as a Loader yields it, received one without: set Batch.chance.")
         augmented = self.augment(batch.to(self.device, non_blocking=True), batch.chance, t)
         return augmented.but(images=self.normalize(self.show(augmented.images, t)))
+
+    def pixel_share(self, t: float) -> float:
+        """The share of the pixels of its images that training shows at progress t."""
+        whole = (1024, 1024)
+        height, width = self.parts["resolution"](whole, t) if "resolution" in self.parts else whole
+        return height * width / (whole[0] * whole[1])
 
     def show(self, images: Tensor, t: float) -> Tensor:
         """Images [B, C, H, W] at the size at which training shows them at progress t."""

@@ -21,7 +21,7 @@ from goodfit.data.headers import ImageHeaders
 from goodfit.losses.scores import split_outputs
 from goodfit.models.weights.files import Weights
 from goodfit.models.weights.stages import find_head, find_stages
-from goodfit.recipe.auto import choose_augment, default_schedule
+from goodfit.recipe.auto import choose_augment, choose_evaluations, default_schedule
 from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import make_model
@@ -56,7 +56,7 @@ IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 40_000, 5, 30  # by a training whose budge
 TIMED_IMAGES = 16
 MIN_SECONDS_TO_MEASURE = 100.0  # seconds that are worth measuring the precision, layout and threads
 MAX_VIEWS, VIEWS_SHARE, MIN_CACHE_GAIN = 8, 0.4, 1.5
-MAX_EVALUATIONS, EVALUATION_SHARE = 10, 0.1
+EVALUATION_SHARE = 0.1
 MAX_WARMUP_START = 0.5  # of the peak rate, at which a schedule begins that warms up
 ADAM_RATE, ADAM_BATCH = 5e-4, 64  # the rate for all stages and batches of that size
 
@@ -141,9 +141,7 @@ def choose_for_source(chooser: Chooser, start: Start, data: Dataset, left: float
     choose_optimizer(chooser, model, data, facts)
     if facts.lengths.timed and chooser.is_open("evaluate_every"):
         each = evaluated_images(data) * time_evaluation(model, data.preprocess.channels, data.preprocess.size)
-        times = max(1, min(MAX_EVALUATIONS, int(EVALUATION_SHARE * left / each)))
-        rule = f"at most {MAX_EVALUATIONS} times, in {EVALUATION_SHARE:.0%} of the time that is left"
-        chooser.choose("evaluate_every", f"{math.ceil(1e4 / times) / 1e4:g}", rule, f"an evaluation takes {each:.1f} s")
+        choose_evaluations(chooser, left, each, EVALUATION_SHARE)
     choose_cached_views(chooser, model, data, facts, left)
 
 

@@ -1,0 +1,75 @@
+"""Planning: which net the minutes of a budget are best spent on, by measured learning curves and the speed of this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+
+import numpy as np
+
+from goodfit.core.parts import Part
+from goodfit.core.words import format_percent
+from goodfit.data.dataset import Dataset
+from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.measure import measure_fastest
+from goodfit.recipe.recipe import Recipe
+
+CURVES_FILE, PRESET = "curves.json", "fast"
+PRESET_FIELDS = ("optimizer", "schedule", "resolution", "views", "batch_size")
+SIDES, MIN_IMAGES = (24, 48), 10_000  # of the images that the curves speak for
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The learning curve of a net: the validation error after it was trained on so many images, each point a training of its own.
+
+    `cost` is the time that an image takes, in that of the first net of the table.
+    """
+
+    model: str
+    cost: float
+    points: tuple[tuple[float, float], ...]
+
+    def error(self, seen: float) -> float:
+        """The error after `seen` images: straight lines in the logarithms of both, the last ones going on beyond the ends."""
+        x, y = (np.log(column) for column in zip(*self.points, strict=True))
+        k = int(np.clip(np.searchsorted(x, math.log(seen)) - 1, 0, len(x) - 2))
+        slope = (y[k + 1] - y[k]) / (x[k + 1] - x[k])
+        return float(np.exp(y[k] + slope * (math.log(seen) - x[k])))
+
+
+@functools.cache
+def load_curves() -> tuple[Curve, ...]:
+    """The measured curves, the fastest net first; bench/plan.py measures them."""
+    content = json.loads((resources.files("goodfit.recipe") / CURVES_FILE).read_text())
+    return tuple(Curve(net["model"], net["cost"], tuple((seen, error) for seen, error in net["points"])) for net in content["nets"])
+
+
+def is_covered(data: Dataset) -> bool:
+    """Whether the curves speak for such data."""
+    return SIDES[0] <= min(data.preprocess.size) <= SIDES[1] and len(data.splits.train) >= MIN_IMAGES
+
+
+def choose_best(curves: Sequence[Curve], images_per_second: float, seconds: float) -> tuple[Curve, float]:
+    """The net of the least error after so many seconds, and the images that it sees in them; the first net sees `images_per_second`."""
+    best = min(curves, key=lambda curve: curve.error(images_per_second * seconds / curve.cost))
+    return best, images_per_second * seconds / best.cost
+
+
+def plan_training(chooser: Chooser, data: Dataset, seconds: float, augment: str) -> None:
+    """Choose the net, and the rest of the recipe that its curve was measured with, for the seconds that are left to train."""
+    curves, preset = load_curves(), Recipe.from_toml(PRESET)
+    first: Part = chooser.catalog.make(curves[0].model, "model")
+    speed = 1 / measure_fastest(first, data, chooser.recipe).seconds_per_image
+    best, seen = choose_best(curves, speed, seconds)
+    passes = seen / len(data.splits.train)
+    evidence = f"{passes:.1f} passes over the images in the {seconds:.0f} s that are left, at {speed / best.cost:,.0f} a second"
+    rule = "the net of the least error for its time, by learning curves measured on CIFAR-10"
+    chooser.choose("model", best.model, rule, f"{evidence}; there its error was {format_percent(best.error(seen))}")
+    for field in PRESET_FIELDS:
+        chooser.choose(field, getattr(preset, field), f"as the curves were measured (preset {PRESET})", best.model)
+    chooser.choose("augment", augment, f"as the curves were measured (preset {PRESET})", best.model)
