@@ -38,9 +38,6 @@ FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "head_init": {"trainable": ("all", "all(1.0)")},
     "resolution": {"views": ("center",)},
 }
-    "head_init": {"trainable": ("all", "all(1.0)")},
-    "resolution": {"views": ("center",)},
-}
 UNFINISHED_STATES = ("running", "interrupted", "terminated", "diverged", "failed")
 
 
