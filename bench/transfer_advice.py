@@ -117,10 +117,10 @@ def subset(data: Dataset, each: int, most: int, test: int, file: Path) -> int:
 
 def compare(name: str, file: Path, test_images: int, recipe: Recipe, folder: Path, seen: int, known: dict[str, Cell]) -> Cell:
     """Train every row of a cell for about `seen` images, unless it is known, and ask which of them the default is."""
-    default = str(prepare(recipe.but(data=str(file))).recipe.trainable)
     with np.load(file) as arrays:
         epochs = min(max(round(seen / len(arrays["y_train"])), MIN_EPOCHS), MAX_EPOCHS)
     recipe = recipe.but(budget=f"{epochs} epochs")
+    default = str(prepare(recipe.but(data=str(file))).recipe.trainable)
     catalog = load_catalog()
     with torch.device("meta"):
         stages = len(find_stages(make_model(catalog.make(str(recipe.model), "model"), 2, 3, (SIDE, SIDE))))

@@ -160,7 +160,7 @@ def test_the_shift_is_numpys_and_tells_kin_from_strangers(opened: tuple[Opened, 
 
 def chosen(data: Path, source: Path, **changes: Any) -> tuple[str, str, str]:
     """What a training of this data takes for trainable, by which rule, on what evidence."""
-    fields = {key: value for key, value in FAST.items() if key not in ("size", "model", "trainable", *changes)}
+    fields = {key: value for key, value in FAST.items() if key not in ("size", "model", "trainable", "budget", "batch_size", *changes)}
     prepared = prepare(Recipe(data=str(data), source=str(source), device="cpu").but_text(fields).but(**changes))
     choice = next(choice for choice in prepared.choices if choice.field == "trainable")
     return choice.value, choice.rule, choice.evidence

@@ -238,21 +238,25 @@ def test_a_probe_sees_no_more_images_than_it_needs(data: Path, pretrained: Path,
 
 
 @pytest.mark.parametrize(
-    ("per_class", "shift", "expected"),
+    ("per_class", "shift", "epochs", "expected"),
     [
-        (11, 0.3, "head"),
-        (11, None, "head"),
-        (11, 0.4, 'last(2, statistics="all_fixed")'),
-        (12, 0.3, 'last(2, statistics="all_fixed")'),
-        (12, 0.4, 'all(statistics="all_fixed")'),
-        (49, 0.3, 'last(2, statistics="all_fixed")'),
-        (50, 0.0, 'all(statistics="all_fixed")'),
-        (50, None, 'all(statistics="all_fixed")'),
+        (11, 0.3, 8, "head"),
+        (11, None, 8, "head"),
+        (11, 0.4, 8, 'last(2, statistics="all_fixed")'),
+        (12, 0.3, 8, 'last(2, statistics="all_fixed")'),
+        (12, 0.4, 2, 'all(statistics="all_fixed")'),
+        (12, 0.4, 1, 'last(1, statistics="all_fixed")'),
+        (49, 0.3, 8, 'last(2, statistics="all_fixed")'),
+        (50, 0.0, 8, 'all(statistics="all_fixed")'),
+        (50, None, 8, 'all(statistics="all_fixed")'),
+        (50, 0.3, 7, 'last(2, statistics="all_fixed")'),
     ],
 )
-def test_what_is_trained_follows_the_images_and_their_shift(per_class: int, shift: float | None, expected: str) -> None:
+def test_what_is_trained_follows_the_images_their_shift_and_the_passes(
+    per_class: int, shift: float | None, epochs: int, expected: str
+) -> None:
     catalog = load_catalog()
-    chooser = Chooser(Recipe(source="x"), catalog)
+    chooser = Chooser(Recipe(source="x", budget=f"{epochs} epochs", batch_size=10), catalog)
     data: Any = SimpleNamespace(class_counts=lambda: (1, per_class, 9999), splits=SimpleNamespace(train=range(100)))
     choose_trainable(chooser, make_model(catalog.make("convnet(8)", "model"), 3, 3, (16, 16)), data, 60.0, shift)
     assert chooser.recipe.trainable == expected
@@ -270,7 +274,7 @@ def test_stages_are_left_out_where_the_time_is_short(data: Path, pretrained: Pat
     made = prepared(data, pretrained)
     chosen = {}
     for left in (100.0, 1.5, 0.2):
-        chooser = Chooser(Recipe(source="x", budget="1 min"), load_catalog())
+        chooser = Chooser(Recipe(source="x", budget="1 min", batch_size=32), load_catalog())
         choose_trainable(chooser, made.training.state.model, made.data, left)
         chosen[left] = str(chooser.recipe.trainable).partition(",")[0]
     assert chosen == {100.0: "last(2", 1.5: "last(1", 0.2: "last(1"}

@@ -13,7 +13,7 @@ from torch import Tensor
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.chooser import Chooser
-from goodfit.recipe.transfer.defaults import MIN_IMAGES_PER_CLASS, choose_trainable, seconds_of
+from goodfit.recipe.transfer.defaults import MIN_IMAGES_PER_CLASS, choose_length, choose_trainable, seconds_of
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, Vectors, compute_features, feature_places
 from goodfit.recipe.transfer.kinship import is_kin, measure_shift
 from goodfit.recipe.transfer.probe import fit_probe
@@ -100,6 +100,7 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
     probes = tuple(StageProbe(place, features[place].shape[1], *accuracy_with_error(hits)) for place, hits in right.items())
     shift = measure_shift(net, data)
     choosing = Chooser(chooser.recipe.but(trainable="auto"), chooser.catalog)
+    choose_length(choosing, data)
     choose_trainable(choosing, net.model, data, seconds_of(choosing.recipe.budget), shift)
     choice, counts = choosing.choices[-1], data.class_counts()
     return Advice(

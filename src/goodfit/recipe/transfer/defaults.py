@@ -46,12 +46,15 @@ FORWARD_PASSES = 4
 # class (bench/transfer_advice.py). Training stages on 5 photos of clothing a class was 5 to 15 points worse than the probe, on 20 level
 # with it; training the later two thirds on 5 gratings a class was 31 points better than the probe and 12 better than training all.
 MIN_IMAGES_PER_CLASS = 12
-# With 80 photos of clothing a class all stages were 2 and 4 points better than the later two thirds in two runs, with 300 two points worse;
-# with 20 gratings and more they were level or better.
+# With 80 photos of clothing a class all stages were 2 and 4 points better than the later two thirds; with 20 gratings and more level or
+# better.
 MANY_IMAGES_PER_CLASS = 50
 # Passes over the training images that training more stages is worth its time for: on photos of clothing the later two thirds were a point
 # better than the last third with 2 passes in 3 minutes, 2 points worse with 1.7 in one.
 MIN_PASSES = 2.0
+# That training all stages on images like those of the pretraining is worth: with 10 passes over 80 photos of clothing a class it was 3
+# points better than training the later two thirds, with 4 and 6 passes over 220 a class 2 to 2.6 points worse, three times.
+MIN_PASSES_OF_ALL = 8.0
 IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS = 40_000, 5, 30  # by a training whose budget is chosen
 TIMED_IMAGES = 16
 MIN_SECONDS_TO_MEASURE = 100.0  # seconds that are worth measuring the precision, layout and threads
@@ -118,17 +121,13 @@ def choose_for_source(chooser: Chooser, start: Start, data: Dataset, left: float
     """Choose what is trained of a pretrained start and how, where that is open; `left` seconds of a budget in minutes are left."""
     model, images = start.model, len(data.splits.train)
     assert model is not None
+    choose_length(chooser, data)
     choose_trainable(chooser, model, data, left, start.shift)
     if is_full_batch(chooser):
         return
     if chooser.recipe.head_init == "random":
         rule = "what is pretrained below a random head moves at a tenth of its rate"
         chooser.choose("rates", "backbone(0.1)", rule, "the head is random")
-    batch = ADAM_BATCH if images >= 500 else max(4, min(32, images // 4))
-    chooser.choose("batch_size", batch, "64; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
-    epochs = min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
-    rule = f"about {IMAGES_SEEN:,} images seen, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs: pretrained weights need few"
-    chooser.choose("budget", f"{epochs} epochs", rule, count_of(images, "training image"))
     if left < MIN_SECONDS_TO_MEASURE and chooser.recipe.device == "cpu":
         for field, value in (("precision", "fp32"), ("layout", "channels_last")):
             chooser.choose(field, value, "the usual one on a CPU, where the budget leaves no time to measure", f"{left:.0f} s are left")
@@ -143,6 +142,18 @@ def choose_for_source(chooser: Chooser, start: Start, data: Dataset, left: float
         each = evaluated_images(data) * time_evaluation(model, data.preprocess.channels, data.preprocess.size)
         choose_evaluations(chooser, left, each, EVALUATION_SHARE)
     choose_cached_views(chooser, model, data, facts, left)
+
+
+def choose_length(chooser: Chooser, data: Dataset) -> None:
+    """Choose the batch and the budget, unless a full-batch optimizer decides."""
+    if is_full_batch(chooser):
+        return
+    images = len(data.splits.train)
+    batch = ADAM_BATCH if images >= 500 else max(4, min(32, images // 4))
+    chooser.choose("batch_size", batch, "64; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
+    epochs = min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
+    rule = f"about {IMAGES_SEEN:,} images seen, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs: pretrained weights need few"
+    chooser.choose("budget", f"{epochs} epochs", rule, count_of(images, "training image"))
 
 
 def budget_lengths(recipe: Recipe, images: int) -> Lengths:
@@ -208,7 +219,7 @@ def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: fl
     if is_full_batch(chooser):
         chooser.choose("trainable", "all", "a full-batch optimizer moves all weights as one vector", str(chooser.part("optimizer")))
         return
-    n, images, per_class = len(find_stages(model)), len(data.splits.train), statistics.median(data.class_counts())
+    n, per_class = len(find_stages(model)), statistics.median(data.class_counts())
     if n < 2:
         rule = "the whole net, for it has no stages to choose from; pretrained norms keep their statistics"
         chooser.choose("trainable", 'all(statistics="all_fixed")', rule, count_of(n, "stage"))
@@ -222,22 +233,30 @@ def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: fl
         chooser.choose("trainable", HEAD, rule, evidence)
         return
     rules = {
-        "all(": f"all stages from {enough} images a class on that are {likeness} those of the pretraining",
+        "all(": f"all stages from {enough} images a class on that are {likeness} those of the pretraining, if the time allows",
         f"last({2 * n // 3}, ": "the later two thirds of the stages: the first hold for any images",
     }
     rules.setdefault(f"last({max(1, n // 3)}, ", "the last third of the stages")  # of two stages it is the later one as well
     texts = {f'{text}statistics="all_fixed")': rule for text, rule in rules.items()}
-    open_texts = list(texts)[0 if per_class >= enough else 1 :]
-    chosen = open_texts[0]
-    if chooser.recipe.budget != "auto" and Length.read(chooser.recipe.budget).unit == "second":
-        passes: dict[str, float] = {}
-        for chosen in open_texts:
-            passes[chosen] = left / (images * time_training(model, chooser.catalog.make(chosen, "trainable"), data))
-            if passes[chosen] >= MIN_PASSES:
-                break
-        evidence += f"; passes over the images in {left:.0f} s, of {MIN_PASSES:g} that are wanted: "
-        evidence += ", ".join(f"{each} {count:.1f}" for each, count in passes.items())
+    passes: dict[str, float] = {}
+
+    def fits_budget(text: str) -> bool:
+        passes[text] = count_passes(chooser, model, data, text, left)
+        return passes[text] >= (MIN_PASSES_OF_ALL if text.startswith("all(") and is_kin(shift) else MIN_PASSES)
+
+    candidates = list(texts)[0 if per_class >= enough else 1 :]
+    chosen = next((text for text in candidates if fits_budget(text)), candidates[-1])
+    evidence += "; passes over the images: " + ", ".join(f"{each} {count:.1f}" for each, count in passes.items())
     chooser.choose("trainable", chosen, f"{texts[chosen]}; pretrained norms keep their statistics", evidence)
+
+
+def count_passes(chooser: Chooser, model: nn.Module, data: Dataset, trainable: str, left: float) -> float:
+    """How often training passes over the images: in `left` seconds, if the budget is in minutes, at the speed of training these stages."""
+    images = len(data.splits.train)
+    lengths = budget_lengths(chooser.recipe, images)
+    if lengths.timed:
+        return left / (images * time_training(model, chooser.catalog.make(trainable, "trainable"), data))
+    return lengths.total_steps / lengths.epoch_steps
 
 
 def is_full_batch(chooser: Chooser) -> bool:
