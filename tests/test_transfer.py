@@ -225,12 +225,13 @@ def test_a_stem_stays_what_it_was(others: Path, photos: Path, tmp_path: Path) ->
 
 
 def test_a_resume_needs_no_source(source: Path, others: Path, tmp_path: Path) -> None:
+    chosen = {"schedule": "constant", "trainable": "last(1)", "cached_views": "0"}  # which the default would choose by the budget
     moved = copied(source, tmp_path / "source")
-    whole = transfer(others, tmp_path / "whole", moved, budget="4 epochs", schedule="constant")
+    whole = transfer(others, tmp_path / "whole", moved, budget="2 epochs", **chosen)
     assert whole.code == 0, whole
-    assert transfer(others, tmp_path / "run", moved, budget="2 epochs", schedule="constant").code == 0
+    assert transfer(others, tmp_path / "run", moved, budget="1 epoch", **chosen).code == 0
     shutil.rmtree(moved)
-    said = transfer(others, tmp_path / "run", moved, "--resume", "auto", budget="4 epochs", schedule="constant")
+    said = transfer(others, tmp_path / "run", moved, "--resume", "auto", budget="2 epochs", **chosen)
     assert said.code == 0 and "Continuing" in said.err, said
     assert_equal(tmp_path / "whole", tmp_path / "run")
     assert Run(tmp_path / "run").read("about.json")["source"]["name"] == str(moved)
