@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="fast", help="a preset or recipe file")
     parser.add_argument("--model", nargs="*", default=[""], help="nets in place of the recipe's")
     parser.add_argument("--batch", type=int, help="in place of the recipe's")
+    parser.add_argument("--precision", default="auto", help="fp32 or bf16; auto measures which is faster")
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--json", type=Path)
@@ -134,6 +135,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["GOODFIT_CACHE"] = name
         base = Recipe.from_toml(asked.recipe).but(size=asked.side, budget="50 epochs", probes="none", validation=0.1)
+        base = base.but(precision=asked.precision)
         base = base.but(batch_size=asked.batch) if asked.batch else base
         base = base.but(data=str(made_images(Path(name), 4 * int(base.batch_size), asked.side)))
         for text in asked.model:

@@ -1,7 +1,7 @@
 """The learning curves that a budget in minutes is planned by: the validation error of each net after so many epochs, and its speed.
 
-Each point is a training of its own with the preset `fast`, its schedule over just those epochs. `--json` writes them as the package reads
-them (src/goodfit/recipe/curves.json), with their origin.
+Each point is a training of its own with the preset `fast`, its schedule over just its epochs: one, then as many as fit the seconds given.
+`--json` writes them as the package reads them (src/goodfit/recipe/curves.json), with their origin.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ NETS = (
     "swift(64, growth=(1.0, 4.0))",
 )  # fmt: skip
 
+MIN_MORE = 1.3  # epochs of the second point
+
 
 def measure(data: str, net: str, epochs: float, seeds: int, folder: Path) -> dict[str, Any]:
     """Train a net for some epochs with several seeds: the mean validation error, the images seen, and those seen in a second."""
@@ -48,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="as goodfit train takes it")
     parser.add_argument("--nets", nargs="+", default=NETS)
-    parser.add_argument("--epochs", type=float, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[100, 300])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where to write the curves")
     asked = parser.parse_args()
@@ -59,10 +61,13 @@ def main() -> None:
     nets: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for net in asked.nets:
-            rows = []
-            for epochs in asked.epochs:
-                rows.append(measure(asked.data, net, epochs, asked.seeds, Path(folder)))
-                print(f"{net}  {epochs:g} epochs  error {rows[-1]['error']:.2%}  {rows[-1]['images_per_s']:,.0f} images/s", flush=True)
+            rows = [measure(asked.data, net, 1.0, asked.seeds, Path(folder))]
+            one_epoch = rows[0]["seen"] / rows[0]["images_per_s"]
+            for epochs in (round(seconds / one_epoch, 1) for seconds in asked.seconds):
+                if epochs > MIN_MORE:
+                    rows.append(measure(asked.data, net, epochs, asked.seeds, Path(folder)))
+            for row in rows:
+                print(f"{net}  {row['seen']:,.0f} images  error {row['error']:.2%}  {row['images_per_s']:,.0f} images/s", flush=True)
             speed = statistics.median(row["images_per_s"] for row in rows)
             nets.append({"model": net, "images_per_s": round(speed, 1), "points": [[row["seen"], round(row["error"], 5)] for row in rows]})
             nets[-1]["cost"] = round(nets[0]["images_per_s"] / speed, 3)
