@@ -63,9 +63,8 @@ def main() -> None:
         for net in asked.nets:
             rows = [measure(asked.data, net, 1.0, asked.seeds, Path(folder))]
             one_epoch = rows[0]["seen"] / rows[0]["images_per_s"]
-            for epochs in (round(seconds / one_epoch, 1) for seconds in asked.seconds):
-                if epochs > MIN_MORE:
-                    rows.append(measure(asked.data, net, epochs, asked.seeds, Path(folder)))
+            longer = [round(seconds / one_epoch, 1) for seconds in asked.seconds]
+            rows += [measure(asked.data, net, epochs, asked.seeds, Path(folder)) for epochs in longer if epochs > MIN_MORE]
             for row in rows:
                 print(f"{net}  {row['seen']:,.0f} images  error {row['error']:.2%}  {row['images_per_s']:,.0f} images/s", flush=True)
             speed = statistics.median(row["images_per_s"] for row in rows)

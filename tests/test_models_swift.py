@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodfit.core.catalog import Catalog
+from goodfit.core.errors import UsageError
 from goodfit.layers.init import calibrate_init
 from goodfit.models.swift import Swift
 from goodfit.models.weights.stages import find_head, find_stages
@@ -42,6 +43,25 @@ def test_it_is_the_net_of_airbench() -> None:
     assert find_head(net)[1].bias is None
     assert [stage.name for stage in find_stages(net)] == ["whiten", "group1", "group2", "group3"]
     assert all(m.momentum == 0.4 for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize(
+    ("text", "widths"),
+    [
+        ("swift(8, growth=(1.0, 2.0, 4.0))", [8, 8, 16, 16, 32, 32]),
+        ("swift(8, growth=(2.0,))", [16, 16, 16, 16, 16, 16]),
+        ("swift(8, growth=(0.5, 1.3))", [4, 4, 10, 10, 10, 10]),
+    ],
+)
+def test_groups_grow_as_asked(text: str, widths: list[int]) -> None:
+    with torch.device("meta"):
+        net = build(text, 10, size=(32, 32))
+    assert [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)][1:] == widths
+
+
+def test_a_growth_of_no_group_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected growth to have a factor for the first group"):
+        Swift(8, growth=())
 
 
 @pytest.mark.parametrize(("side", "groups", "kernel"), [(4, 1, 2), (8, 2, 2), (16, 3, 2), (48, 4, 2), (64, 3, 4), (224, 3, 16)])

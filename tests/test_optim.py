@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,6 +396,21 @@ def test_muon_takes_filters_as_rows_and_leaves_the_rest_to_another() -> None:
     np.testing.assert_allclose(matrix, expected, atol=1e-4)
     assert moved["norm.bias"].abs().numpy() == pytest.approx(0.0025, rel=1e-3), "adamw's first step, at half its peak"
     assert moved["head.bias"].abs().numpy() == pytest.approx(0.00125, rel=1e-3)
+
+
+def test_muon_leaves_the_first_and_the_last_of_three_layers_to_the_rest() -> None:
+    """And of two layers none, for else there would be nothing left to it."""
+    for layers, own in ((3, [(6, 5)]), (2, [(5, 4), (6, 5)]), (1, [(5, 4)])):
+        sides = [4, 5, 6, 7][: layers + 1]
+        model = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(sides)))
+        optimizer = make_optimizer(model, Muon(0.02, rest=Adamw(0.005)))
+        shapes = {
+            peak: [tuple(p.shape) for g in optimizer.param_groups if g["peak"] == peak for p in g["params"]] for peak in (0.02, 0.005)
+        }
+        assert shapes[0.02] == own
+        assert len(shapes[0.02]) + len(shapes[0.005]) == 2 * layers
+    plain = parameter_groups(model, Sgd(0.1))
+    assert all("hidden" not in group for group in plain)
 
 
 def test_sam_calls_twice_reports_the_first_loss_and_restores_exactly() -> None:

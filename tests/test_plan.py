@@ -1,0 +1,83 @@
+"""The planner: learning curves read between and beyond their points, the best net for a time, and what a training then takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from goodfit.core.parts import pipe_parts
+from goodfit.recipe import auto, plan
+from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.measure import Fastest
+from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.plan import Curve, choose_best, is_covered, load_curves, plan_training
+from goodfit.recipe.recipe import Recipe
+
+SMALL, LARGE = Curve("small", 1.0, ((1e4, 0.4), (1e5, 0.2), (1e6, 0.18))), Curve("large", 4.0, ((1e4, 0.5), (1e5, 0.2), (1e6, 0.08)))
+
+
+def images(side: int, count: int) -> Any:
+    return SimpleNamespace(preprocess=SimpleNamespace(size=(side, side + 9)), splits=SimpleNamespace(train=range(count)))
+
+
+def test_a_curve_is_straight_between_its_points_in_the_logarithms() -> None:
+    assert [SMALL.error(seen) for seen, _ in SMALL.points] == pytest.approx([error for _, error in SMALL.points])
+    assert SMALL.error(10**4.5) == pytest.approx(math.sqrt(0.4 * 0.2))
+    assert SMALL.error(1e7) == pytest.approx(0.18**2 / 0.2), "the last line goes on"
+    assert SMALL.error(1e3) == pytest.approx(0.8), "and the first"
+
+
+def test_the_best_net_is_larger_the_more_time_there_is() -> None:
+    curves, speed = (SMALL, LARGE), 1000.0
+    chosen = [(seconds, choose_best(curves, speed, seconds)) for seconds in (10.0, 100.0, 1000.0, 10_000.0)]
+    for seconds, (best, seen) in chosen:
+        errors = {curve.model: curve.error(speed * seconds / curve.cost) for curve in curves}
+        assert errors[best.model] == min(errors.values()) and seen == speed * seconds / best.cost
+    assert [best.model for _, (best, _) in chosen] == ["small", "small", "large", "large"]
+
+
+def test_the_measured_curves_read_as_they_should() -> None:
+    """Each net is one of ours, the costs begin at 1, and more images seen leave fewer errors."""
+    catalog, curves = load_catalog(), load_curves()
+    assert curves[0].cost == 1 and len({curve.model for curve in curves}) == len(curves) > 1
+    for curve in curves:
+        assert catalog.make(curve.model, "model")(10, 3, (32, 32)) is not None  # type: ignore[operator]
+        seen, errors = np.array(curve.points).T
+        assert len(seen) > 1 and (np.diff(seen) > 0).all() and (np.diff(errors) < 0).all() and 0 < errors.min() < errors.max() < 1
+    times = [choose_best(curves, 1000.0, seconds)[0].cost for seconds in (30, 300, 3000)]
+    assert times == sorted(times), "more time never makes the net smaller"
+
+
+@pytest.mark.parametrize(("side", "count", "covered"), [(32, 42_500, True), (8, 42_500, False), (64, 42_500, False), (32, 3000, False)])
+def test_it_speaks_for_data_like_that_of_the_curves(side: int, count: int, covered: bool) -> None:
+    assert is_covered(images(side, count)) == covered
+
+
+def test_what_is_open_is_as_the_curves_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastest = Fastest("fp32", "channels_last", 2, 1 / 2000, "")
+    monkeypatch.setattr(plan, "measure_fastest", lambda part, data, recipe: fastest)
+    preset, catalog = Recipe.from_toml("fast"), load_catalog()
+    chooser = Chooser(Recipe(budget="60 s", optimizer="adam", device="cpu"), catalog)
+    plan_training(chooser, images(32, 42_500), 40.0, "crop(2) | smooth(0.2)")
+    recipe = chooser.recipe
+    assert recipe.model == choose_best(load_curves(), 2000.0, 40.0)[0].model
+    assert (recipe.optimizer, recipe.augment) == ("adam", "crop(2) | smooth(0.2)"), "what was asked for stays"
+    for field in ("schedule", "resolution", "views", "batch_size"):
+        assert getattr(recipe, field) == getattr(preset, field)
+    assert "passes over the images in the 40 s that are left" in chooser.choices[0].evidence
+    assert len(pipe_parts(catalog.make(str(preset.augment), "augment"))) == 3
+
+
+@pytest.mark.parametrize(("each", "share", "every"), [(0.1, 0.05, "0.1"), (1.0, 0.05, "0.2"), (4.0, 0.05, "1"), (1.1, 0.1, "0.1112")])
+def test_evaluations_take_no_more_than_their_share(each: float, share: float, every: str) -> None:
+    chooser = Chooser(Recipe(budget="2 min"), load_catalog())
+    auto.choose_evaluations(chooser, 100.0, each, share)
+    assert float(chooser.recipe.evaluate_every) == pytest.approx(float(every), abs=1e-3)
+    times = round(1 / float(chooser.recipe.evaluate_every))
+    assert times == 1 or times * each <= share * 100.0
+    assert dataclasses.asdict(chooser.choices[-1])["evidence"] == f"an evaluation takes {each:.1f} s"
