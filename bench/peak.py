@@ -48,13 +48,13 @@ def conv_work(conv: nn.Conv2d, shape: tuple[int, ...], first: bool, dtype: torch
     """A function that runs a conv forward and backward, and its floating-point operations."""
     x = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
     weight = conv.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
-    y = torch.conv2d(x, weight, None, conv.stride, conv.padding)
+    y = torch.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
     grad, passes = torch.randn_like(y), 2 if first else 3
     mask = [not first, True, False]
     arguments = (None, conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups, mask)
 
     def run() -> None:
-        torch.conv2d(x, weight, None, conv.stride, conv.padding)
+        torch.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
         torch.ops.aten.convolution_backward(grad, x, weight, *arguments)
 
     return run, passes * 2.0 * y.numel() * weight[0].numel()

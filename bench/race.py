@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -23,14 +22,19 @@ from goodfit.core.device import cpu_name
 
 
 def run(cache: Path, *words: str | Path) -> tuple[dict[str, Any], float, float]:
-    """What a Python command prints last as JSON, its seconds, and the largest memory of any command so far in MB."""
+    """What a Python command prints last as JSON, its seconds, and the largest memory that it had, in MB."""
     began = time.perf_counter()
     command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, env={**os.environ, "GOODFIT_CACHE": str(cache)}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return json.loads(done.stdout.strip().splitlines()[-1]), time.perf_counter() - began, memory
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as messages:
+        process = subprocess.Popen(command, env={**os.environ, "GOODFIT_CACHE": str(cache)}, stdout=out, stderr=messages)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
+        out.seek(0)
+        messages.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)}: {(messages.read().strip() or 'no message').splitlines()[-1]}")
+        return json.loads(out.read().strip().splitlines()[-1]), seconds, used.ru_maxrss / 1024
 
 
 def ours(folder: Path, data: str, seconds: float, seed: int, options: list[str]) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="*", default=[60, 180])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
-    parser.add_argument("--options", default="", help='more of ours, such as "--recipe cifar-1min"')
+    parser.add_argument("--options", default="", help='more of ours, such as "--recipe fast"')
     parser.add_argument("--json", type=Path, help="where to write the figures")
     asked = parser.parse_args()
     options = [*asked.options.split(), *(["--size", str(asked.side)] if asked.side != 32 else [])]

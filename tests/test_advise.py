@@ -18,8 +18,8 @@ from goodfit.data.dataset import Dataset
 from goodfit.recipe.prepare import Opened, open_source, prepare
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.advise import LECTURE, accuracy_with_error, advise
+from goodfit.recipe.transfer.domain_shift import is_similar, measure_shift
 from goodfit.recipe.transfer.features import FeatureNet, compute_features
-from goodfit.recipe.transfer.kinship import is_kin, measure_shift
 from goodfit.recipe.transfer.probe import fit_probe
 from tests.support.command import FAST, goodfit, refused, train
 from tests.support.photos import make_photos
@@ -136,8 +136,8 @@ def test_the_cells_of_the_table(
 
 
 @pytest.mark.item("S179")
-def test_the_shift_is_numpys_and_tells_kin_from_strangers(opened: tuple[Opened, FeatureNet]) -> None:
-    """Of the first norm against its formula in float64; images of noise are no kin of photos."""
+def test_the_shift_is_numpys_and_tells_similar_images_from_others(opened: tuple[Opened, FeatureNet]) -> None:
+    """Of the first norm against its formula in float64; images of noise are unlike photos."""
     found, net = opened
     data, norms = found.data, [m for m in net.model.modules() if isinstance(m, nn.BatchNorm2d)]
     seen: dict[nn.Module, np.ndarray] = {}
@@ -146,16 +146,16 @@ def test_the_shift_is_numpys_and_tells_kin_from_strangers(opened: tuple[Opened, 
     for hook in hooks:
         hook.remove()
     each = [
-        np.mean(abs(x.mean((0, 2, 3)) - m.running_mean.numpy()) / np.sqrt(m.running_var.numpy()))  # type: ignore[union-attr]
+        np.mean(abs(x.mean((0, 2, 3)) - m.running_mean.numpy()) / np.sqrt(m.running_var.numpy() + m.eps))  # type: ignore[union-attr]
         for m, x in seen.items()
     ]
     assert len(each) == len(norms) > 1 and shift == pytest.approx(np.mean(each), rel=1e-5)
     noise = torch.randint(0, 256, data.pixels.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    strangers = dataclasses.replace(data, pixels=SimpleNamespace(read=lambda rows: noise[rows]))  # type: ignore[arg-type]
-    stranger_shift = measure_shift(net, strangers)
-    assert stranger_shift is not None and shift is not None and stranger_shift > 2 * shift
+    others = dataclasses.replace(data, pixels=SimpleNamespace(read=lambda rows: noise[rows]))  # type: ignore[arg-type]
+    other_shift = measure_shift(net, others)
+    assert other_shift is not None and shift is not None and other_shift > 2 * shift
     without = dataclasses.replace(net, model=nn.Sequential(nn.Flatten(), nn.Linear(3 * data.preprocess.size[0] ** 2, 2)))
-    assert measure_shift(without, data) is None and is_kin(None) and is_kin(0.3) and not is_kin(0.4)
+    assert measure_shift(without, data) is None and is_similar(None) and is_similar(0.3) and not is_similar(0.4)
 
 
 def chosen(data: Path, source: Path, **changes: Any) -> tuple[str, str, str]:

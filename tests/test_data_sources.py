@@ -19,6 +19,7 @@ from PIL import Image
 from goodfit.core.errors import DataError
 from goodfit.data import builtin
 from goodfit.data.cifar import unpickle
+from goodfit.data.headers import read_headers
 from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION
 from goodfit.data.sources import index_images
 from tests.support.photos import COLORS, picture
@@ -257,6 +258,24 @@ def test_parquet_folder_with_class_names(tmp_path: Path) -> None:
         for k in range(n):
             found = pairs[f"data/{prefix}-00000-of-00001.parquet#{k}"]
             assert found[0] == split and np.array_equal(found[1], images[first + k])
+
+
+def test_a_damaged_row_group_costs_its_own_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
+    pictures = [png(np.random.default_rng(k).integers(0, 256, (16, 16), dtype=np.uint8)) for k in range(12)]
+    table = pa.table({"image": pa.array([{"bytes": x, "path": None} for x in pictures]), "label": [0, 1] * 6})
+    file = tmp_path / "train.parquet"
+    pq.write_table(table, file, row_group_size=4, compression="NONE", use_dictionary=False, write_page_checksum=True)
+    content = bytearray(file.read_bytes())
+    place = content.index(pictures[5])  # in the second group of three
+    content[place - 40 : place] = bytes(40)
+    file.write_bytes(content)
+    headers = read_headers(index_images(str(file)))
+    assert sorted(headers.broken) == [4, 5, 6, 7] and all("cannot be" in reason for reason in headers.broken.values())
+    assert [type(image) for image in headers.index.store.read_many(range(3, 9))] == [bytes, *[OSError] * 4, bytes]
 
 
 def test_files_that_parquet_points_to_are_stamped(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import goodfit
+from goodfit.core.errors import UsageError
+from goodfit.core.run import Run
+from goodfit.runs.start import asked_values, refuse_changes
 from tests.support.command import copied
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
@@ -121,6 +124,26 @@ def test_a_finished_run_goes_on_to_the_weights_of_then(old: Path, tmp_path: Path
         assert x.numpy() == pytest.approx(expected[name].numpy(), rel=1e-4, abs=1e-7), name
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines() if '"train"' in line]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) == 16, "it went on where it had stopped"
+
+
+def test_a_soup_of_old_runs_is_made(old: Path, tmp_path: Path) -> None:
+    """Its norms are computed anew by a training built from an old recipe, which lacks later fields."""
+    done = command("ensemble", old / "seeds" / "seed-0", old / "seeds" / "seed-1", "--soup", "uniform", "--out", tmp_path / "soup")
+    assert done.code == 0, done.err
+    assert (tmp_path / "soup" / "model.safetensors").is_file()
+
+
+def test_views_that_were_the_default_then_may_be_asked_for(old: Path, tmp_path: Path) -> None:
+    about = json.loads((old / "short" / "about.json").read_text())
+    assert about["asked"].get("views", "center") == "center" and "resolution" not in about["asked"]
+    for views in (None, "center"):
+        before = asked_values(about)
+        assert before["views"] == "auto"
+        run = Run(copied(old / "short", tmp_path / f"short-{views}"))
+        own = {key: value for key, value in about["asked"].items() if key != "views"}
+        refuse_changes(run, goodfit.Recipe().but(**own, **({"views": views} if views else {})))
+    with pytest.raises(UsageError, match="another views"):
+        refuse_changes(run, goodfit.Recipe().but(**own, views="flip_pair"))
 
 
 def test_an_old_search_goes_on(old: Path, tmp_path: Path) -> None:

@@ -400,17 +400,19 @@ def test_muon_takes_filters_as_rows_and_leaves_the_rest_to_another() -> None:
 
 def test_muon_leaves_the_first_and_the_last_of_three_layers_to_the_rest() -> None:
     """And of two layers none, for else there would be nothing left to it."""
-    for layers, own in ((3, [(6, 5)]), (2, [(5, 4), (6, 5)]), (1, [(5, 4)])):
+    cases = itertools.product(((3, [(6, 5)]), (2, [(5, 4), (6, 5)]), (1, [(5, 4)])), (lambda muon: muon, lambda muon: Sam(around=muon)))
+    for (layers, own), part in cases:
         sides = [4, 5, 6, 7][: layers + 1]
         model = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(sides)))
-        optimizer = make_optimizer(model, Muon(0.02, rest=Adamw(0.005)))
+        optimizer = make_optimizer(model, part(Muon(0.02, rest=Adamw(0.005), hidden_only=True)))
         shapes = {
             peak: [tuple(p.shape) for g in optimizer.param_groups if g["peak"] == peak for p in g["params"]] for peak in (0.02, 0.005)
         }
         assert shapes[0.02] == own
         assert len(shapes[0.02]) + len(shapes[0.005]) == 2 * layers
-    plain = parameter_groups(model, Sgd(0.1))
-    assert all("hidden" not in group for group in plain)
+    deep = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    for optimizer in (Sgd(0.1), Muon(0.02)):
+        assert all("hidden" not in group for group in parameter_groups(deep, optimizer)), "unless asked"
 
 
 def test_sam_calls_twice_reports_the_first_loss_and_restores_exactly() -> None:

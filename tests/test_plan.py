@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from collections.abc import Callable
+from importlib import resources
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from goodfit.core.parts import pipe_parts
 from goodfit.recipe import auto, plan
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.measure import Fastest
@@ -44,6 +46,8 @@ def test_the_best_net_is_larger_the_more_time_there_is() -> None:
 def test_the_measured_curves_read_as_they_should() -> None:
     """Each net is one of ours, the costs begin at 1, and more images seen leave fewer errors."""
     catalog, curves = load_catalog(), load_curves()
+    origin = json.loads((resources.files("goodfit.recipe") / plan.CURVES_FILE).read_text())["origin"]
+    assert origin["made by"] == "bench/plan.py" and {"machine", "date", "data", "torch"} <= origin.keys()
     assert curves[0].cost == 1 and len({curve.model for curve in curves}) == len(curves) > 1
     for curve in curves:
         assert catalog.make(curve.model, "model")(10, 3, (32, 32)) is not None  # type: ignore[operator]
@@ -58,19 +62,39 @@ def test_it_speaks_for_data_like_that_of_the_curves(side: int, count: int, cover
     assert is_covered(images(side, count)) == covered
 
 
-def test_what_is_open_is_as_the_curves_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe]:
+    """What 40 seconds are planned for at 2,000 images a second, by what is asked for and whether mirrored images keep their class."""
     fastest = Fastest("fp32", "channels_last", 2, 1 / 2000, "")
     monkeypatch.setattr(plan, "measure_fastest", lambda part, data, recipe: fastest)
-    preset, catalog = Recipe.from_toml("fast"), load_catalog()
-    chooser = Chooser(Recipe(budget="60 s", optimizer="adam", device="cpu"), catalog)
-    plan_training(chooser, images(32, 42_500), 40.0, "crop(2) | smooth(0.2)")
-    recipe = chooser.recipe
+
+    def choose(mirrored: bool, **asked: Any) -> Recipe:
+        chooser = Chooser(Recipe(budget="60 s", device="cpu", **asked), load_catalog())
+        plan_training(chooser, images(32, 42_500), 40.0, mirrored)
+        assert "passes over the images in the 40 s that are left" in chooser.choices[0].evidence
+        return chooser.recipe
+
+    return choose
+
+
+def test_what_is_open_is_as_the_curves_were_measured(planned: Callable[..., Recipe]) -> None:
+    preset, recipe = Recipe.from_toml("fast"), planned(True, schedule="cosine")
     assert recipe.model == choose_best(load_curves(), 2000.0, 40.0)[0].model
-    assert (recipe.optimizer, recipe.augment) == ("adam", "crop(2) | smooth(0.2)"), "what was asked for stays"
-    for field in ("schedule", "resolution", "views", "batch_size"):
+    assert recipe.schedule == "cosine", "what was asked for stays"
+    for field in ("optimizer", "augment", "resolution", "views", "batch_size"):
         assert getattr(recipe, field) == getattr(preset, field)
-    assert "passes over the images in the 40 s that are left" in chooser.choices[0].evidence
-    assert len(pipe_parts(catalog.make(str(preset.augment), "augment"))) == 3
+    assert planned(True).schedule == preset.schedule
+
+
+def test_images_that_mirroring_would_change_are_never_mirrored(planned: Callable[..., Recipe]) -> None:
+    """Neither in training nor for the answers: digits, letters."""
+    recipe = planned(False)
+    assert (recipe.augment, recipe.views) == ("crop(2) | smooth(0.2)", "auto")
+
+
+def test_what_asks_for_a_schedule_or_a_rate_of_its_own_gets_it(planned: Callable[..., Recipe]) -> None:
+    assert planned(True, snapshots=5).schedule == planned(True, plateau="plateau").schedule == "auto"
+    assert planned(True, batch_size=32).optimizer == "auto", "the preset's rates go with its batch"
 
 
 @pytest.mark.parametrize(("each", "share", "every"), [(0.1, 0.05, "0.1"), (1.0, 0.05, "0.2"), (4.0, 0.05, "1"), (1.1, 0.1, "0.1112")])

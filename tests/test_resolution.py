@@ -9,11 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-import goodfit
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Length, Lengths
 from goodfit.data.dataset import Dataset
-from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
 from goodfit.training.loop import fit
@@ -83,13 +81,3 @@ def test_what_does_not_go_with_it_is_said(data: Dataset, photos: Path) -> None:
         build_training(SMALL.but(resolution="progressive", model="mlp((4,))"), data)
     with pytest.raises(UsageError, match="the resolution progressive: turn that off with --resolution full"):
         build_training(SMALL.but(resolution="progressive", model="linear", optimizer="lbfgs", batch_size="all"), data)
-
-
-def test_it_resumes_bit_for_bit_from_the_command_line(photos: Path, tmp_path: Path) -> None:
-    recipe = SMALL.but(resolution="progressive", data=str(photos), channels=3)
-    whole = goodfit.train(recipe=recipe, out=tmp_path / "whole", quiet=True)
-    goodfit.train(recipe=recipe.but(stop="patience(1)"), out=tmp_path / "cut", quiet=True)
-    assert whole.read("about.json")["state"] == "finished"
-    halves = goodfit.train(recipe=recipe.but(budget="3 epochs"), out=tmp_path / "half", quiet=True)
-    longer = goodfit.train(recipe=recipe, out=tmp_path / "half", resume="auto", quiet=True)
-    assert halves.path == longer.path and load_catalog().make(str(recipe.resolution), "resolution") == Progressive()

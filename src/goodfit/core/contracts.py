@@ -99,7 +99,10 @@ class Optimizer(Part):
 
     kind: ClassVar[str] = "optimizer"
     full_batch: ClassVar[bool] = False
-    separates_ends: ClassVar[bool] = False
+
+    @property
+    def separates_ends(self) -> bool:
+        return False
 
     @abstractmethod
     def __call__(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer: ...

@@ -27,7 +27,7 @@ from goodfit.data.store import Array, Store, hash_fields
 VERSION = "1"
 WHITE_LEVELS = (1023, 4095, 16383, 65535)  # 10, 12, 14 and 16 bits
 WHITE_SAMPLE_IMAGES = 256
-IMAGES_PER_PIECE = 256
+IMAGES_PER_PIECE = 64  # read by a thread at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ from goodfit.data.statistics import sum_images
 from goodfit.data.store import hash_fields
 
 PACK_VERSION = "3"  # raise it when decoding changes, so that packs made before are not used
-IMAGES_PER_PIECE, PIXELS_PER_PIECE = (32, 512), 300_000  # prepared by a thread at once: so many pixels of originals, within those images
+IMAGES_PER_PIECE, PIXELS_PER_PIECE = (32, 512), 300_000  # prepared by a thread at once: so many pixels, within those images
 JPEG_SAMPLE_IMAGES = 64  # re-encoded to estimate the size of all
 HASH_BYTES = 16  # of SHA-256, kept for each image
 ABANDONED_AFTER_SECONDS = 24 * 3600  # an unfinished pack that nobody has worked on
@@ -193,7 +193,7 @@ def _prepare_pieces(
     headers: ImageHeaders, preprocess: Preprocess, storage: Storage, first: int, workers: int
 ) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """Yield pieces in order from row `first` on: their first row, stored bytes and facts; threads prepare a few ahead."""
-    n, step = len(headers.index), images_per_piece(headers)
+    n, step = len(headers.index), images_per_piece(headers, preprocess.box)
     starts = iter(range(first, n, step))
     pending: deque[tuple[int, Future[tuple[bytes, dict[str, Any]]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="goodfit-pack") as pool:
@@ -215,10 +215,10 @@ def _prepare_pieces(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def images_per_piece(headers: ImageHeaders) -> int:
-    """How many images a thread prepares at once: fewer large ones, so that a killed packing loses little."""
+def images_per_piece(headers: ImageHeaders, box: tuple[int, int]) -> int:
+    """How many images a thread prepares at once: fewer large ones, so that they fit into memory and a killed packing loses little."""
     median = np.median((headers.widths * headers.heights)[headers.usable])
-    return int(np.clip(PIXELS_PER_PIECE // median, *IMAGES_PER_PIECE))
+    return int(np.clip(PIXELS_PER_PIECE // max(median, box[0] * box[1]), *IMAGES_PER_PIECE))
 
 
 def _prepare_piece(headers: ImageHeaders, preprocess: Preprocess, storage: Storage, rows: range) -> tuple[bytes, dict[str, Any]]:

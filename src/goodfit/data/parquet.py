@@ -121,10 +121,14 @@ class ParquetStore(Store):
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | OSError]:
         groups = np.searchsorted(self._ends, rows, side="right").tolist()
         for group, members in itertools.groupby(zip(groups, rows, strict=True), key=lambda pair: pair[0]):
-            contents, paths = self._read_group(group)
             start = int(self._ends[group - 1]) if group else 0
             places = [row - start for _, row in members]
             low = min(places)
+            try:
+                contents, paths = self._read_group(group)
+            except OSError as error:
+                yield from [error] * len(places)
+                continue
             several = contents.slice(low, max(places) + 1 - low).to_pylist()  # a tenth of the time of one after the other
             for place in places:
                 try:
@@ -140,12 +144,19 @@ class ParquetStore(Store):
         return Path(self.root, path).read_bytes()
 
     def _read_group(self, group: int) -> Any:
-        """Read the contents and the paths (or None) of a row group."""
+        """Read the contents and the paths (or None) of a row group.
+
+        Raises:
+            OSError: it cannot be read, or is damaged.
+        """
         with self._lock:  # one reader per group: the others wait for it instead of reading the same
             if group not in self._cache:
                 file, k = self._groups[group]
-                reader = _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True)
-                column = reader.read_row_group(k, columns=[self.column], use_threads=False).column(0).combine_chunks()
+                try:
+                    reader = _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True)
+                    column = reader.read_row_group(k, columns=[self.column], use_threads=False).column(0).combine_chunks()
+                except ValueError as error:  # pyarrow's own kind for what is damaged
+                    raise OSError(f"its row group is damaged: {error}") from error
                 fields = [field.name for field in column.type] if str(column.type).startswith("struct") else []
                 contents = column.field("bytes") if fields else column
                 self._cache[group] = contents, column.field("path") if "path" in fields else None

@@ -8,6 +8,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+VALUES_AT_ONCE = 1_000_000  # eight megabytes as float64
+
 
 @dataclasses.dataclass(frozen=True)
 class PixelStatistics:
@@ -23,6 +25,9 @@ def sum_images(images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
     Whole numbers below 2^53 are exact as float64, for which NumPy's sums are several times as fast.
     """
+    step = max(1, VALUES_AT_ONCE // max(1, images[0].size)) if len(images) else 1
+    if len(images) > step:
+        return np.concatenate([sum_images(images[start : start + step]) for start in range(0, len(images), step)])
     planes = np.ascontiguousarray(images.reshape(len(images), -1, images.shape[3]).transpose(2, 0, 1)).astype(np.float64)
     products = [np.einsum("np,np->n", planes[i], planes[j]) for i, j in _pairs(len(planes))]
     return np.stack([*planes.sum(axis=2), *products], axis=1).astype(np.int64)

@@ -32,17 +32,22 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer, rates: Mapping[str,
             raise UsageError(f'"{optimizer}" updates all weights as one vector: expected no rates by stage, received {dict(rates)}.')
         return [_group(optimizer, 1.0, True, list(model.parameters()))]
     decaying = weight_parameters(model)
-    first, *hidden, last = [*decaying] if len(decaying) > 1 else ("", "")
-    apart = {first, last} if hidden and getattr(optimizer, "separates_ends", False) else set()
+    apart = end_weights(model) if getattr(optimizer, "separates_ends", False) else set()
     kinds = [(True, True), (True, False), (False, True)]  # whether they decay, whether they are of a hidden layer
     params_by_group: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for rate in dict.fromkeys([1.0, *rates.values()]):
         params_by_group |= {(rate, *kind): [] for kind in kinds}
     for name, parameter in model.named_parameters():
         rate = next((rate for stage, rate in rates.items() if f"{name}.".startswith(f"{stage}.")), 1.0)
-        params_by_group[rate, name in decaying, name not in apart].append(parameter)
+        params_by_group[rate, name in decaying, id(parameter) not in apart].append(parameter)
     groups = [(_group(optimizer, rate, decays, params), hidden) for (rate, decays, hidden), params in params_by_group.items() if params]
     return [group if hidden else {**group, "hidden": False} for group, hidden in groups]
+
+
+def end_weights(model: nn.Module) -> set[int]:
+    """The ids of the weights of the first and the last linear or conv layer; of none where there are no others between them."""
+    weights = [m.weight for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
+    return {id(weights[0]), id(weights[-1])} if len(weights) > 2 else set()
 
 
 def _group(optimizer: Optimizer, rate: float, decays: bool, params: list[nn.Parameter]) -> dict[str, Any]:

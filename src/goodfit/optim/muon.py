@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ SETTINGS_OF_REST = ("lr", "peak", "weight_decay")  # which the rest takes from i
 class Muon(Optimizer):
     """The momentum of each weight matrix, replaced by the nearest orthogonal matrix: all its directions get a step of the same length.
 
-    Filters of a conv count as rows of a matrix [out, in * height * width]. Everything else is updated by `rest`: biases, norms, and the
-    first and the last layer of nets that have others between them.
+    Filters of a conv count as rows of a matrix [out, in * height * width]. Everything else is updated by `rest`: biases, norms, and, if
+    `hidden_only`, the weights of the first and the last layer of nets that have others between them.
 
     Helps: fewer epochs than tuned sgd or adamw to the same loss, on conv nets too.
     Hurts: very thin or small layers; steps never shrink by themselves, so anneal the learning rate.
@@ -36,7 +36,11 @@ class Muon(Optimizer):
     weight_decay: NonNegative = 0.0
     rounds: Count = 5
     rest: Optimizer = dataclasses.field(default_factory=Adamw)
-    separates_ends: ClassVar[bool] = True
+    hidden_only: bool = False
+
+    @property
+    def separates_ends(self) -> bool:
+        return self.hidden_only
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,6 +33,10 @@ class Sam(Optimizer):
         super().__post_init__()
         refuse_nested("sam", self.around)
 
+    @property
+    def separates_ends(self) -> bool:
+        return bool(getattr(self.around, "separates_ends", False))
+
     def __call__(self, groups: Groups) -> torch.optim.Optimizer:
         return keep_layout_on_load(SamOptimizer(self.around(groups), self.rho))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goodfit.augment.views import Center
+from goodfit.augment.views import Center, ImageView
 from goodfit.core.batch import one_hot
 from goodfit.core.chance import MASK64, fold
 from goodfit.core.device import physical_cores
@@ -87,13 +87,14 @@ def _average_views(
     """
     means: dict[int, list[Tensor]] = {}
     seconds: dict[int, float] = {}
+    known_seconds = center_seconds if ImageView() in viewer.views else 0.0
     at_once = max(IMAGES_AT_ONCE, eval_batch_size(*data.preprocess.box))
     with ThreadPoolExecutor(physical_cores()) as pool:
         for piece, scores in zip(torch.split(rows, at_once), torch.split(center, at_once), strict=True):
             began = time.perf_counter()
             for n, mean in viewer.means(_pictures(data, piece, pool), scores):
                 means.setdefault(n, []).append(mean.float())
-                seconds[n] = seconds.get(n, center_seconds) + time.perf_counter() - began
+                seconds[n] = seconds.get(n, known_seconds) + time.perf_counter() - began
     table, labels = [], data.labels[rows]
     for n, pieces in means.items():
         line = accuracy_and_log_loss(viewer.mean_to_probabilities(torch.cat(pieces)), labels)

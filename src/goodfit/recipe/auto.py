@@ -19,7 +19,7 @@ from goodfit.data.headers import ImageHeaders
 from goodfit.models.anatomy.account import account_for
 from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
-from goodfit.recipe.measure import measure_fastest
+from goodfit.recipe.measure import Fastest, measure_fastest
 from goodfit.recipe.parts import make_model
 from goodfit.recipe.plan import is_covered, plan_training
 from goodfit.recipe.recipe import Recipe
@@ -109,26 +109,25 @@ def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None
     chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
     chooser.choose("optimizer", *_default_optimizer(chooser.recipe.images_per_step(images), model))
     _choose_pieces(chooser, data, model)
-    _choose_precision(chooser, data, part)
-    _choose_length(chooser, data, part, spent)
+    fastest = _choose_precision(chooser, data, part)
+    is_timed = Length.read(chooser.recipe.budget).unit == "second" if chooser.recipe.budget != "auto" else False
+    if is_timed and chooser.is_open("evaluate_every") and has_parameters(model):
+        fastest = fastest or measure_fastest(part, data, chooser.recipe)
+        each, left = evaluated_images(data) * fastest.seconds_per_image / 3, Length.read(chooser.recipe.budget).amount - spent
+        choose_evaluations(chooser, left, each, EVALUATION_SHARE)
+    _choose_length(chooser, images)
     for field, value in (("resolution", "full"), ("views", "center")):
         chooser.set(field, value)
 
 
-def _choose_length(chooser: Chooser, data: Dataset, model: Part, spent: float) -> None:
+def _choose_length(chooser: Chooser, images: int) -> None:
     """Choose the budget and how often to evaluate."""
-    images = len(data.splits.train)
     epochs = min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
     rule = f"about {IMAGES_SEEN:,} images seen, within {MIN_EPOCHS} to {MAX_EPOCHS} epochs"
     chooser.choose("budget", f"{epochs} epochs", rule, count_of(images, "training image"))
     budget = Length.read(chooser.recipe.budget)
-    if budget.unit != "second":
-        is_short = budget.unit == "epoch" and budget.amount <= 40
-        rule = "each epoch; 40 times over a longer budget"
-        chooser.choose("evaluate_every", "1 epoch" if is_short else "0.025", rule, chooser.recipe.budget)
-    elif chooser.is_open("evaluate_every"):
-        forward = measure_fastest(model, data, chooser.recipe).seconds_per_image / 3
-        choose_evaluations(chooser, budget.amount - spent, evaluated_images(data) * forward, EVALUATION_SHARE)
+    is_short = budget.unit == "epoch" and budget.amount <= 40
+    chooser.choose("evaluate_every", "1 epoch" if is_short else "0.025", "each epoch; 40 times over a longer budget", chooser.recipe.budget)
 
 
 def choose_evaluations(chooser: Chooser, left: float, each: float, share: float) -> None:
@@ -225,8 +224,7 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
     elif chooser.is_open("model"):
         left = max(0.9 * Length.read(budget).amount - spent, 1.0)
         if is_covered(data):
-            mirrored = "flip(alternate=True) | " if _mirror_keeps_class(data)[0] else ""
-            plan_training(chooser, data, left, f"{mirrored}crop(2) | smooth(0.2)")
+            plan_training(chooser, data, left, _mirror_keeps_class(data)[0])
             return
         epochs = min(max(IMAGES_SEEN / images, MIN_EPOCHS), MAX_EPOCHS) / 2
         middle = WIDTHS[len(WIDTHS) // 2]
@@ -267,8 +265,9 @@ def _choose_pieces(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
     chooser.choose("pieces", pieces, "as few as fit in 60 % of the free memory", evidence)
 
 
-def _choose_precision(chooser: Chooser, data: Dataset, model: Part) -> None:
-    """Measure which precision, memory layout and threads train the model fastest, where one of them is open."""
+def _choose_precision(chooser: Chooser, data: Dataset, model: Part) -> Fastest | None:
+    """Measure which precision, memory layout and threads train the model fastest, where one of them is open; returns what was measured."""
+    fastest = None
     if any(map(chooser.is_open, ("precision", "layout", "threads"))):
         fastest = measure_fastest(model, data, chooser.recipe)
         rule = "the fastest of those measured with this model on this machine; another than plain fp32 must gain 15 %"
@@ -277,3 +276,4 @@ def _choose_precision(chooser: Chooser, data: Dataset, model: Part) -> None:
         rule = "one for each core; one alone for small steps that several would hardly speed up"
         chooser.choose("threads", fastest.threads, rule, fastest.evidence)
         torch.set_num_threads(int(chooser.recipe.threads))
+    return fastest

@@ -18,8 +18,7 @@ from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.measure import measure_fastest
 from goodfit.recipe.recipe import Recipe
 
-CURVES_FILE, PRESET = "curves.json", "fast"
-PRESET_FIELDS = ("optimizer", "schedule", "resolution", "views", "batch_size")
+CURVES_FILE, PRESET = "curves.json", "fast"  # the curves are those of nets in this preset
 SIDES, MIN_IMAGES = (24, 48), 10_000  # of the images that the curves speak for
 
 
@@ -60,16 +59,31 @@ def choose_best(curves: Sequence[Curve], images_per_second: float, seconds: floa
     return best, images_per_second * seconds / best.cost
 
 
-def plan_training(chooser: Chooser, data: Dataset, seconds: float, augment: str) -> None:
-    """Choose the net, and the rest of the recipe that its curve was measured with, for the seconds that are left to train."""
+def plan_training(chooser: Chooser, data: Dataset, seconds: float, mirrored: bool) -> None:
+    """Choose the net, and the rest of the recipe that its curve was measured with, for the seconds that are left to train.
+
+    Images are mirrored, in training and for the final answers, where that keeps their class.
+    """
     curves, preset = load_curves(), Recipe.from_toml(PRESET)
     first: Part = chooser.catalog.make(curves[0].model, "model")
     speed = 1 / measure_fastest(first, data, chooser.recipe).seconds_per_image
     best, seen = choose_best(curves, speed, seconds)
-    passes = seen / len(data.splits.train)
-    evidence = f"{passes:.1f} passes over the images in the {seconds:.0f} s that are left, at {speed / best.cost:,.0f} a second"
-    rule = "the net of the least error for its time, by learning curves measured on CIFAR-10"
-    chooser.choose("model", best.model, rule, f"{evidence}; there its error was {format_percent(best.error(seen))}")
-    for field in PRESET_FIELDS:
-        chooser.choose(field, getattr(preset, field), f"as the curves were measured (preset {PRESET})", best.model)
-    chooser.choose("augment", augment, f"as the curves were measured (preset {PRESET})", best.model)
+    where = "an error of about" if best.points[0][0] <= seen <= best.points[-1][0] else "beyond what was measured, about"
+    chooser.choose(
+        "model",
+        best.model,
+        "the net of the least error for its time, by learning curves measured on CIFAR-10",
+        f"{seen / len(data.splits.train):.1f} passes over the images in the {seconds:.0f} s that are left, at {speed / best.cost:,.0f} a"
+        f" second; after as many images there: {where} {format_percent(best.error(seen))}",
+    )
+    values: dict[str, object] = {"resolution": preset.resolution}
+    if chooser.is_open("batch_size"):  # which the rates go with
+        values |= {"batch_size": preset.batch_size, "optimizer": preset.optimizer}
+    if not chooser.recipe.snapshots and str(chooser.recipe.plateau) == "none":  # which need schedules of their own
+        values["schedule"] = preset.schedule
+    augment = str(preset.augment).split(" | ")
+    if mirrored:
+        values["views"] = preset.views
+    values["augment"] = " | ".join(part for part in augment if mirrored or not part.startswith("flip"))
+    for field, value in values.items():
+        chooser.choose(field, value, f"as the curves were measured (preset {PRESET})", best.model)

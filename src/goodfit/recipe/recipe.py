@@ -153,6 +153,12 @@ class Recipe:
         """The fields as TOML and JSON hold them: parts are spelled out with all their settings."""
         return {s.name: _to_toml_value(getattr(self, s.name)) for s in settings_of(Recipe)}
 
+    @staticmethod
+    def of_run(folder: Path) -> Recipe:
+        """Read the recipe of a run folder; what a run of an earlier version could not choose is as it was then."""
+        named = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
+        return Recipe.from_toml(folder / "recipe.toml").but(**{key: value for key, value in BEFORE_CHOICE.items() if key not in named})
+
     def to_toml(self) -> str:
         """Write the recipe as TOML, each key below its sentence."""
         notes = {f.name: f.metadata["help"] for f in dataclasses.fields(self)}
@@ -181,6 +187,7 @@ _PART_FIELDS = {setting.name for setting in settings_of(Recipe) if setting.kind}
 # The fields that hold parts, each with the kind of part it holds.
 SEATS = {f.name: f.metadata["kind"] or f.name for f in dataclasses.fields(Recipe) if f.name in _PART_FIELDS}
 
+BEFORE_CHOICE = {"resolution": "full", "views": "center"}  # how runs trained before there was such a field
 FORMER_KEYS = {"brake": "plateau"}  # what fields were called in version 0.1
 
 

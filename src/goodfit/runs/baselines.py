@@ -196,7 +196,7 @@ def update_baselines(run: Run, seconds: float = MAX_SECONDS, reporter: Reporter 
         DataError: the data is gone or has changed.
     """
     reporter = reporter or SilentReporter()
-    recipe = Recipe.from_toml(run.path / "recipe.toml")
+    recipe = Recipe.of_run(run.path)
     data = open_images(recipe, reporter)
     require_same_data(run, data)
     result = compute_baselines(data, seconds)

@@ -60,11 +60,10 @@ def evaluate_run(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict
 
 
 def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
-    recipe = Recipe.from_toml(run.path / "recipe.toml")
+    recipe = Recipe.of_run(run.path)
     classifier = load_classifier(run.path, options.device, options.views)
     require_noise(classifier.model, options.marginalize)
-    images = _open_images(run, recipe, reporter)
-    data = images.data
+    data = _open_images(run, recipe, reporter).prepare(classifier.preprocess)
     rows = data.rows(options.split)
     _open_split(run, rows, options, reporter, f'"{data.name}" has no {options.split} images to evaluate on.')
     evaluator = RowEvaluator(data, classifier.loss, classifier.device)
@@ -87,7 +86,7 @@ def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -
     """Score an ensemble; under "gain" is its lead over the member that was best on validation, with a paired interval."""
     if option := "marginalize" if options.marginalize else "calibrate" if options.calibrate else "":
         raise UsageError(f'{option} is for a single model: give it a member of "{run.path}", such as {run.path}/members/00.')
-    content, recipe = run.read(ENSEMBLE_FILE), Recipe.from_toml(run.path / "recipe.toml")
+    content, recipe = run.read(ENSEMBLE_FILE), Recipe.of_run(run.path)
     if options.test and content["tests_seen"]:
         raise UsageError(
             f'The members of "{run.path}" have other splits, and {content["tests_seen"]:,} of its test images were used to train some:'

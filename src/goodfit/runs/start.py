@@ -33,7 +33,7 @@ from goodfit.recipe.recipe import Recipe, with_current_keys
 
 CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
 LOCK_FILE, START_FILE = ".lock", "start.safetensors"
-# Of fields that are "auto" by now: what their default was before the recipe had another field, by that field.
+# A run that lacks the first field is of a version in which the default of the second was not yet "auto", but one of these.
 FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "head_init": {"trainable": ("all", "all(1.0)")},
     "resolution": {"views": ("center",)},
@@ -92,8 +92,10 @@ def refuse_changes(run: Run, asked: Recipe) -> None:
     Raises:
         UsageError: a field has changed that may not change.
     """
-    before = asked_values(run.read("about.json"))
-    changed = [key for key, value in asked.plain().items() if before.get(key, value) != value and key not in CHANGEABLE_ON_RESUME]
+    about = run.read("about.json")
+    before, as_written = asked_values(about), about.get("asked", {})
+    changed = [key for key, value in asked.plain().items() if value not in (before.get(key, value), as_written.get(key, before.get(key)))]
+    changed = [key for key in changed if key not in CHANGEABLE_ON_RESUME]
     if changed:
         raise UsageError(
             f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only'

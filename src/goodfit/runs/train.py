@@ -133,7 +133,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
 
 def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
-    before, checkpoints = Recipe.from_toml(run.path / "recipe.toml"), Checkpoints(run.checkpoints)
+    before, checkpoints = Recipe.of_run(run.path), Checkpoints(run.checkpoints)
     prepared = prepare(
         resumed_recipe(before, run, asked),
         options.plan_reporter,

@@ -16,7 +16,7 @@ from goodfit.core.interval import standard_error
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.predict.paired import compare_paired, on_shared_images
-from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.recipe import BEFORE_CHOICE, Recipe
 from goodfit.study.folds import FOLDS_FILE
 
 
@@ -65,7 +65,7 @@ def read_run(run: Run) -> Entry:
     """
     try:
         own_fields = tomllib.loads((run.path / "recipe.toml").read_text(encoding="utf-8"))
-        recipe = {**Recipe().plain(), **own_fields}  # that of an earlier version lacks some fields
+        recipe = {**Recipe().plain(), **BEFORE_CHOICE, **own_fields}  # that of an earlier version lacks some fields
         if ensemble := run.read(ENSEMBLE_FILE):
             recipe["model"] = f"ensemble of {len(ensemble.get('members', []))}" if ensemble.get("members") else "ensemble"
         about, scores = run.read("about.json"), run.read("scores.json").get("validation", {})

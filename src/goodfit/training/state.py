@@ -175,7 +175,8 @@ class Plan:
         size = (images.shape[2], images.shape[3])
         if (smaller := resolution(size, t)) == size:
             return images
-        images = images.float().div(255) if images.dtype == torch.uint8 and images.is_cuda else images  # which has no such kernel
+        if images.dtype == torch.uint8 and images.device.type != "cpu":  # where there is no such kernel
+            images = images.float().div(255)
         return functional.interpolate(images, smaller, mode="bilinear", antialias=True)
 
 

@@ -14,8 +14,8 @@ from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.defaults import MIN_IMAGES_PER_CLASS, choose_length, choose_trainable, seconds_of
+from goodfit.recipe.transfer.domain_shift import is_similar, measure_shift
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, Vectors, compute_features, feature_places
-from goodfit.recipe.transfer.kinship import is_kin, measure_shift
 from goodfit.recipe.transfer.probe import fit_probe
 from goodfit.recipe.transfer.start import MAX_PROBE_IMAGES
 from goodfit.terminal.tables import format_table
@@ -108,7 +108,7 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
         choice.rule,
         choice.evidence,
         "little" if statistics.median(counts) < MIN_IMAGES_PER_CLASS else "much",
-        "similar" if is_kin(shift) else "different",
+        "similar" if is_similar(shift) else "different",
         statistics.median(counts),
         len(rows),
         max(counts) / sum(counts),

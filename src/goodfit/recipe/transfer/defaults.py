@@ -26,9 +26,9 @@ from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import make_model
 from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.transfer.domain_shift import is_similar
 from goodfit.recipe.transfer.features import HEAD
 from goodfit.recipe.transfer.frozen import frozen_place
-from goodfit.recipe.transfer.kinship import is_kin
 from goodfit.recipe.transfer.rates import TEST_STEPS, find_safe_rate
 from goodfit.recipe.transfer.start import Start
 from goodfit.schedules.compose import compose
@@ -225,10 +225,10 @@ def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: fl
         chooser.choose("trainable", 'all(statistics="all_fixed")', rule, count_of(n, "stage"))
         return
     evidence = f"a median of {per_class:g} images a class"
-    likeness, enough = ("like", MANY_IMAGES_PER_CLASS) if is_kin(shift) else ("unlike", MIN_IMAGES_PER_CLASS)
+    likeness, enough = ("like", MANY_IMAGES_PER_CLASS) if is_similar(shift) else ("unlike", MIN_IMAGES_PER_CLASS)
     if shift is not None:
         evidence += f", {likeness} those of the pretraining: they move the means of its norms by {shift:.2f} standard deviations"
-    if per_class < MIN_IMAGES_PER_CLASS and is_kin(shift):
+    if per_class < MIN_IMAGES_PER_CLASS and is_similar(shift):
         rule = f"the head alone below {MIN_IMAGES_PER_CLASS} images a class like those of the pretraining: so few hardly teach more"
         chooser.choose("trainable", HEAD, rule, evidence)
         return
@@ -242,7 +242,7 @@ def choose_trainable(chooser: Chooser, model: nn.Module, data: Dataset, left: fl
 
     def fits_budget(text: str) -> bool:
         passes[text] = count_passes(chooser, model, data, text, left)
-        return passes[text] >= (MIN_PASSES_OF_ALL if text.startswith("all(") and is_kin(shift) else MIN_PASSES)
+        return passes[text] >= (MIN_PASSES_OF_ALL if text.startswith("all(") and is_similar(shift) else MIN_PASSES)
 
     candidates = list(texts)[0 if per_class >= enough else 1 :]
     chosen = next((text for text in candidates if fits_budget(text)), candidates[-1])

@@ -29,6 +29,7 @@ from goodfit.recipe.transfer.features import FeatureNet, append_array
 from goodfit.training.evaluate import Outputs, collect_outputs, eval_batch_size
 from goodfit.training.freezing import Phase
 from goodfit.training.noise import evaluating
+from goodfit.training.rules.resolution import Full
 
 DTYPE = np.float16
 # What the features depend on besides the weights and the images.
@@ -111,7 +112,7 @@ def cache_frozen(training: Training, recipe: Recipe, data: Dataset) -> Training:
     evaluated = torch.cat([data.rows("validation"), clean_rows(data)]).unique()  # type: ignore[no-untyped-call]
     cut, size = find_frozen_cut(training, data)
     obstacle = "" if cut else "the model cannot be cut above stages that stay frozen"
-    if plan.parts["resolution"](data.preprocess.size, 0.0) != data.preprocess.size:
+    if not isinstance(plan.parts["resolution"], Full):
         obstacle = f"the images change their size ({recipe.resolution})"
     if cut is None or obstacle:
         return dataclasses.replace(training, notes=(*training.notes, f"Nothing is cached: {obstacle}."))

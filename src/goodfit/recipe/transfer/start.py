@@ -19,8 +19,8 @@ from goodfit.models.weights.files import Weights
 from goodfit.models.weights.stages import find_head
 from goodfit.recipe.build import make_initial_model
 from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.transfer.domain_shift import measure_shift
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features
-from goodfit.recipe.transfer.kinship import measure_shift
 from goodfit.recipe.transfer.pretrained import copy_pretrained
 from goodfit.recipe.transfer.probe import fit_probe
 
@@ -33,7 +33,7 @@ CONSTANT_SHARE = 1e-4
 class Start:
     """The network that training starts from (none: one with random weights), the record of its weights, and lines to report.
 
-    `shift` is how far the images are from those of its pretraining, where that can be told (see `kinship`).
+    `shift` is how far the images are from those of its pretraining, where that can be told (see `domain_shift`).
     """
 
     model: nn.Module | None

@@ -111,7 +111,7 @@ class SoupBuilder:
                     f" {', '.join(differing)}: average their probabilities, without --soup."
                 )
         self.candidates, self.predictions = candidates, predictions
-        self.recipe = Recipe.from_toml(first.run.path / "recipe.toml")
+        self.recipe = Recipe.of_run(first.run.path)
         torch.set_num_threads(int(self.recipe.threads))
         self.images = ImagesFor(self.recipe, reporter)
         require_same_data(first.run, self.images.data)
