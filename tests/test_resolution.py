@@ -81,3 +81,15 @@ def test_what_does_not_go_with_it_is_said(data: Dataset, photos: Path) -> None:
         build_training(SMALL.but(resolution="progressive", model="mlp((4,))"), data)
     with pytest.raises(UsageError, match="the resolution progressive: turn that off with --resolution full"):
         build_training(SMALL.but(resolution="progressive", model="linear", optimizer="lbfgs", batch_size="all"), data)
+
+
+@pytest.mark.parametrize(("resolution", "times"), [("progressive(0.9, start=0.6)", 2), ("full", 0)])
+def test_freed_memory_is_returned_where_the_images_become_larger(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, resolution: str, times: int
+) -> None:
+    """From 12 to 16 and to 20 pixels: what smaller images left would stay beside what larger ones need."""
+    calls: list[None] = []
+    monkeypatch.setattr("goodfit.training.loop.release_freed_pages", lambda: calls.append(None))
+    training = build_training(SMALL.but(resolution=resolution), data)
+    fit(training.state, training.loader, training.plan)
+    assert len(calls) == times

@@ -56,9 +56,20 @@ def configure_torch(threads: int) -> None:
     _keep_freed_pages()
 
 
+def uses_glibc() -> bool:
+    """Whether memory is allocated by glibc."""
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+
+
+def release_freed_pages() -> None:
+    """Return to the system what is free now: for when blocks of other sizes will be needed than before."""
+    if uses_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _keep_freed_pages() -> None:
     """Tell glibc not to return big blocks to the system: page faults cost a third of a large batch's step."""
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if not uses_glibc():
         return
     mallopt = ctypes.CDLL(None).mallopt
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from goodfit.core.device import release_freed_pages
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_folder, write_atomic
 from goodfit.core.interval import wilson_interval
@@ -59,6 +60,7 @@ def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path |
     if cached and (cached["whole"] or 2 * cached["limit"] >= seconds):  # those cut short are not repeated for a little more time
         return cached
     rows = [majority_baseline(data), *learned_baselines(data, seconds)]
+    release_freed_pages()  # of hundreds of megabytes, which training has no use for
     result = {"images": len(data.splits.validation), "rows": rows, "limit": seconds, "whole": all(row["whole"] for row in rows)}
     with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
         write_atomic(file, json.dumps(result, indent=1) + "\n")
@@ -96,7 +98,7 @@ def learned_baselines(data: Dataset, seconds: float) -> list[dict[str, Any]]:
     mean = x.mean(0)
     x -= mean
     y -= mean
-    scale = float(x.square().mean().sqrt()) or 1.0
+    scale = float(torch.linalg.vector_norm(x)) / math.sqrt(x.numel()) or 1.0  # without a second copy of the images
     x /= scale
     y /= scale
     labels, truth = data.labels[train[: len(x)]], data.labels[validation]
@@ -117,16 +119,18 @@ def spread_order(n: int) -> Tensor:
 
 def image_vectors(data: Dataset, rows: Tensor, until: float = math.inf) -> Tensor:
     """The images of some rows as float32 [n, D], averaged down to at most MAX_SIDE pixels; of the first of them, if time is up."""
-    vectors = []
+    vectors, n = torch.empty(0), 0
     for piece in torch.split(rows, READ_AT_ONCE):
         images = data.preprocess.center_crop(data.pixels.read(piece).permute(0, 3, 1, 2)).float()
         height, width = images.shape[-2:]
         if max(height, width) > MAX_SIDE:
             images = F.adaptive_avg_pool2d(images, (min(height, MAX_SIDE), min(width, MAX_SIDE)))
-        vectors.append(images.flatten(1))
+        vectors = vectors if n else torch.empty(len(rows), images[0].numel())
+        vectors[n : n + len(piece)] = images.flatten(1)
+        n += len(piece)
         if time.monotonic() > until:
             break
-    return torch.cat(vectors)
+    return vectors[:n]
 
 
 Guesses = tuple[Tensor, int, bool]  # the class guessed for the first queries, the training images used, and whether those are all
@@ -135,7 +139,7 @@ Guesses = tuple[Tensor, int, bool]  # the class guessed for the first queries, t
 @torch.no_grad()
 def predict_nearest(x: Tensor, labels: Tensor, queries: Tensor, classes: int, until: float) -> Guesses:
     """Guess the label of the training image at the least Euclidean distance; for the first queries only, if time is up."""
-    squares = x.square().sum(1)
+    squares = torch.linalg.vector_norm(x, dim=1).square()
     guesses: list[Tensor] = []
     for piece in torch.split(queries, JUDGED_AT_ONCE):
         if guesses and time.monotonic() > until:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from goodfit.core.device import release_freed_pages
 from goodfit.core.errors import Diverged
 from goodfit.core.parameters import has_parameters
 from goodfit.training.averaging import update_average
@@ -46,7 +47,7 @@ def fit(
         if snapshots_due(plan, t) > state.snapshots_taken:  # before the weights move on
             save_checkpoint(state, plan, log, save)
         batch = next(stream)
-        clock.end_wait()
+        clock.begin_step(t)
 
         # one step: the optimizer calls the objective as often as it needs
         lr_factor = plan.schedule(t) * apply_manual_factor(state, log, manual_factor(state.step)) * state.reaction_factor
@@ -57,7 +58,7 @@ def fit(
             state.step += 1  # its batch is over, though it has moved nothing
             continue
         clock.end_work()
-        clock.update_reserve(len(batch), t)
+        clock.update_reserve(len(batch))
         if update_average(state, plan, t):
             clock.end_work()
 
@@ -189,6 +190,7 @@ class Clock:
         self.lap_started = time.perf_counter()
         self.wait = self.work = 0.0
         self.fastest = math.inf  # seconds per image
+        self.pixel_share = 1.0  # that training showed in the step before
 
     def _lap(self) -> float:
         now = time.perf_counter()
@@ -196,18 +198,24 @@ class Clock:
         self.state.elapsed += seconds
         return seconds
 
-    def end_wait(self) -> None:
-        """The time since the last call was spent waiting for the batch."""
+    def begin_step(self, t: float) -> None:
+        """The time since the last call was spent waiting for the batch of a step at progress t.
+
+        Where the images become larger, freed memory is returned: from there on blocks of other sizes are needed.
+        """
         self.wait, self.work = self._lap(), 0.0
+        before, self.pixel_share = self.pixel_share, self.plan.pixel_share(t)
+        if self.pixel_share > before:
+            release_freed_pages()
 
     def end_work(self) -> None:
         """The time since the last call was spent computing."""
         self.work += self._lap()
 
-    def update_reserve(self, images: int, t: float) -> None:
+    def update_reserve(self, images: int) -> None:
         """Before the first evaluation, estimate the final one's time from the fastest step: a forward pass is about a third of one."""
         if self.plan.evaluate and self.plan.lengths.timed and not self.state.history:
-            self.fastest = min(self.fastest, self.work / images / self.plan.pixel_share(t))
+            self.fastest = min(self.fastest, self.work / images / self.pixel_share)
             self.state.reserve = END_SECONDS + (1 + self.plan.final_passes) * self.fastest * self.plan.evaluated_images / 3
 
     def is_save_due(self, t: float) -> bool:
