@@ -96,6 +96,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         clip=recipe.clip,
         clip_value=recipe.clip_value,
         seed=recipe.seed,
+        size=size,
         device=device,
         precision=recipe.precision,
         evaluate=validator(evaluator, data, recipe.precision),

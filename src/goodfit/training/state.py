@@ -87,7 +87,7 @@ class State:
 class Plan:
     """What a training does, fixed before its first step.
 
-    `augment` (Batch, Chance, t) -> Batch gives images of the model's size; `normalize` turns them into what the model takes. `evaluate`
+    `augment` (Batch, Chance, t) -> Batch gives images of the model's `size`; `normalize` turns them into what the model takes. `evaluate`
     (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images; the final
     evaluation takes about as long as `final_passes` of these.
     `start` has the weights that training starts from where they are pretrained, `last_good` (state) -> the weights to go back to from worse
@@ -107,6 +107,7 @@ class Plan:
     clip: float = 0.0
     clip_value: float = 0.0
     seed: int = 0
+    size: tuple[int, int] = (1, 1)
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
     evaluate: Callable[[nn.Module], dict[str, Any]] | None = None
@@ -163,9 +164,8 @@ class Plan:
 
     def pixel_share(self, t: float) -> float:
         """The share of the pixels of its images that training shows at progress t."""
-        whole = (1024, 1024)
-        height, width = self.parts["resolution"](whole, t) if "resolution" in self.parts else whole
-        return height * width / (whole[0] * whole[1])
+        height, width = self.parts["resolution"](self.size, t) if "resolution" in self.parts else self.size
+        return height * width / (self.size[0] * self.size[1])
 
     def show(self, images: Tensor, t: float) -> Tensor:
         """Images [B, C, H, W] at the size at which training shows them at progress t."""
