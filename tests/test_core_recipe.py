@@ -282,3 +282,17 @@ def test_every(every: str, budget: str, comes: dict[int, int]) -> None:
 def test_every_zero_is_refused() -> None:
     with pytest.raises(UsageError, match="above 0"):
         Period(Length.read("0", "length"), lengths("4 epochs"))
+
+
+def test_a_runs_recipe_is_read_with_what_it_could_not_name_yet(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('model = "linear"\n')
+    assert (Recipe.of_run(tmp_path).resolution, Recipe.of_run(tmp_path).views, Recipe.from_toml(tmp_path / "recipe.toml").views) == (
+        "full", "center", "auto",
+    )  # fmt: skip
+    (tmp_path / "recipe.toml").write_text('views = "flip_pair"\n')
+    assert Recipe.of_run(tmp_path).views == "flip_pair"
+    (tmp_path / "recipe.toml").write_text("views = ")
+    with pytest.raises(UsageError, match="is not TOML"):
+        Recipe.of_run(tmp_path)
+    with pytest.raises(UsageError, match="Expected a recipe file or preset"):
+        Recipe.of_run(tmp_path / "nowhere")

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from goodfit.data.preprocess import Preprocess
 from goodfit.recipe import auto, plan
+from goodfit.recipe.build import final_passes
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.measure import Fastest
 from goodfit.recipe.parts import load_catalog
@@ -115,3 +117,10 @@ def test_evaluations_take_no_more_than_their_share(each: float, share: float, ev
     times = round(1 / float(chooser.recipe.evaluate_every))
     assert times == 1 or times * each <= share * 100.0
     assert dataclasses.asdict(chooser.choices[-1])["evidence"] == f"an evaluation takes {each:.1f} s"
+
+
+@pytest.mark.parametrize(("views", "passes"), [("center", 1), ("flip_pair", 2), ("ten_crop", 10), ("ten_crop((40,))", 11)])
+def test_the_final_evaluation_is_planned_with_all_its_views(views: str, passes: int) -> None:
+    """The center is scored in any case, and counts once."""
+    part: Any = load_catalog().make(views, "views")
+    assert final_passes(part, Preprocess((32, 32), (36, 36))) == passes

@@ -267,6 +267,18 @@ def test_equal_windows_are_computed_once_and_weigh_as_often_as_they_occur() -> N
         assert np.abs(found[0].numpy() - expected).max() < 1e-5, text
 
 
+def test_a_center_that_is_known_is_not_computed_again() -> None:
+    model = Counting(16)
+    shown = viewer("flip_pair", model)
+    pictures = torch.randint(0, 256, (3, *shown.preprocess.box, 3), dtype=torch.uint8).numpy()
+    *_, (_, whole) = shown.means(lambda scale: pictures)
+    assert model.shown == 6
+    center = shown.scores(ImageView().crop(torch.from_numpy(pictures), shown.preprocess.size).permute(0, 3, 1, 2))
+    model.shown = 0
+    *_, (_, mean) = shown.means(lambda scale: pictures, center)
+    assert model.shown == 3 and torch.equal(mean, whole)
+
+
 def test_running_means_ask_no_further_than_they_say() -> None:
     asked: list[int] = []
 

@@ -110,14 +110,19 @@ def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None
     chooser.choose("optimizer", *_default_optimizer(chooser.recipe.images_per_step(images), model))
     _choose_pieces(chooser, data, model)
     fastest = _choose_precision(chooser, data, part)
-    is_timed = Length.read(chooser.recipe.budget).unit == "second" if chooser.recipe.budget != "auto" else False
-    if is_timed and chooser.is_open("evaluate_every") and has_parameters(model):
+    seconds = budget_seconds(chooser.recipe.budget)
+    if seconds and chooser.is_open("evaluate_every") and has_parameters(model):
         fastest = fastest or measure_fastest(part, data, chooser.recipe)
-        each, left = evaluated_images(data) * fastest.seconds_per_image / 3, Length.read(chooser.recipe.budget).amount - spent
-        choose_evaluations(chooser, left, each, EVALUATION_SHARE)
+        choose_evaluations(chooser, seconds - spent, evaluated_images(data) * fastest.seconds_per_image / 3, EVALUATION_SHARE)
     _choose_length(chooser, images)
     for field, value in (("resolution", "full"), ("views", "center")):
         chooser.set(field, value)
+
+
+def budget_seconds(budget: str) -> float:
+    """The seconds of a budget in minutes; 0 for any other, and while it is open."""
+    length = Length.read(budget) if budget != "auto" else None
+    return length.amount if length and length.unit == "second" else 0.0
 
 
 def _choose_length(chooser: Chooser, images: int) -> None:
@@ -218,11 +223,11 @@ def _default_optimizer(batch: int, model: nn.Module) -> tuple[str, str, str]:
 def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
     """Choose a small conv net: under a budget in minutes the widest that sees every image often enough, by the measured speed of one."""
     images, budget = len(data.splits.train), chooser.recipe.budget
-    if budget == "auto" or Length.read(budget).unit != "second":
+    if not budget_seconds(budget):
         width = 16 if images < 2000 else 32
         chooser.choose("model", f"convnet({width})", "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
     elif chooser.is_open("model"):
-        left = max(0.9 * Length.read(budget).amount - spent, 1.0)
+        left = max(0.9 * budget_seconds(budget) - spent, 1.0)
         if is_covered(data):
             plan_training(chooser, data, left, _mirror_keeps_class(data)[0])
             return

@@ -155,9 +155,12 @@ class Recipe:
 
     @staticmethod
     def of_run(folder: Path) -> Recipe:
-        """Read the recipe of a run folder; what a run of an earlier version could not choose is as it was then."""
-        named = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
-        return Recipe.from_toml(folder / "recipe.toml").but(**{key: value for key, value in BEFORE_CHOICE.items() if key not in named})
+        """Read the recipe of a run folder; what a run of an earlier version could not choose is as it was then.
+
+        Raises:
+            UsageError: as `from_toml`.
+        """
+        return Recipe.from_toml(folder / "recipe.toml", BEFORE_CHOICE)
 
     def to_toml(self) -> str:
         """Write the recipe as TOML, each key below its sentence."""
@@ -165,8 +168,8 @@ class Recipe:
         return "".join(f"# {notes[key]}\n{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in self.plain().items())
 
     @staticmethod
-    def from_toml(source: str | Path) -> Recipe:
-        """Read the recipe in a TOML file, or the preset of that name.
+    def from_toml(source: str | Path, unnamed: Mapping[str, Any] | None = None) -> Recipe:
+        """Read the recipe in a TOML file, or the preset of that name; fields it does not name are `unnamed`, or at their default.
 
         Raises:
             UsageError: there is no such file or preset, it is not TOML, or a key or value is wrong.
@@ -180,7 +183,7 @@ class Recipe:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f'The recipe "{source}" is not TOML: {error}.') from error
-        return Recipe().but(**values)
+        return Recipe().but(**(unnamed or {})).but(**values)
 
 
 _PART_FIELDS = {setting.name for setting in settings_of(Recipe) if setting.kind}

@@ -83,7 +83,7 @@ def is_unfinished(run: Run, asked: Recipe) -> bool:
         about = run.read("about.json")
     except ValueError:
         return False
-    return about.get("state") in UNFINISHED_STATES and asked_values(about) == asked.plain()
+    return about.get("state") in UNFINISHED_STATES and not changed_fields(about, asked)
 
 
 def refuse_changes(run: Run, asked: Recipe) -> None:
@@ -92,15 +92,18 @@ def refuse_changes(run: Run, asked: Recipe) -> None:
     Raises:
         UsageError: a field has changed that may not change.
     """
-    about = run.read("about.json")
-    before, as_written = asked_values(about), about.get("asked", {})
-    changed = [key for key, value in asked.plain().items() if value not in (before.get(key, value), as_written.get(key, before.get(key)))]
-    changed = [key for key in changed if key not in CHANGEABLE_ON_RESUME]
+    changed = [key for key in changed_fields(run.read("about.json"), asked) if key not in CHANGEABLE_ON_RESUME]
     if changed:
         raise UsageError(
             f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only'
             f" {', '.join(CHANGEABLE_ON_RESUME)} may change. Give another --out to start anew."
         )
+
+
+def changed_fields(about: Mapping[str, Any], asked: Recipe) -> list[str]:
+    """The fields that are asked for otherwise than of the run with this about.json; a former default may be spelled out or left open."""
+    written, current = with_current_keys(about.get("asked", {})), asked_values(about)
+    return [key for key, value in asked.plain().items() if value not in (current[key], written.get(key, current[key]))]
 
 
 def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:

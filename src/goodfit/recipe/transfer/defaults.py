@@ -21,7 +21,7 @@ from goodfit.data.headers import ImageHeaders
 from goodfit.losses.scores import split_outputs
 from goodfit.models.weights.files import Weights
 from goodfit.models.weights.stages import find_head, find_stages
-from goodfit.recipe.auto import choose_augment, choose_evaluations, default_schedule
+from goodfit.recipe.auto import budget_seconds, choose_augment, choose_evaluations, default_schedule
 from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import make_model
@@ -66,8 +66,7 @@ ADAM_RATE, ADAM_BATCH = 5e-4, 64  # the rate for all stages and batches of that 
 
 def seconds_of(budget: str) -> float:
     """The seconds of a budget in minutes; another is taken for OTHER_BUDGET_SECONDS."""
-    length = Length.read(budget) if budget != "auto" else Length(OTHER_BUDGET_SECONDS, "second")
-    return length.amount if length.unit == "second" else OTHER_BUDGET_SECONDS
+    return budget_seconds(budget) or OTHER_BUDGET_SECONDS
 
 
 def choose_source_size(chooser: Chooser, weights: Weights, headers: ImageHeaders, spent: float) -> None:
