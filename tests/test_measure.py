@@ -26,7 +26,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path))
     settings: list[str] = []
 
-    def time_step(model: nn.Module, pre: Preprocess, device: Any, setting: tuple[str, str], threads: int) -> float:
+    def time_step(model: nn.Module, pre: Preprocess, device: Any, setting: tuple[str, str], threads: int, count: int) -> float:
         settings.append(" ".join(setting))
         return SECONDS[setting[0]]
 

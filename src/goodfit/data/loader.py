@@ -113,6 +113,7 @@ class Loader:
         try:
             while True:
                 while len(pending) < BATCHES_AHEAD * self.workers:
+                    self.order(self.places(start)[0])  # here, since in a reader torch would start a second set of OpenMP threads
                     pending.append(pool.submit(self.batch, start))
                     start += 1
                 yield pending.popleft().result()

@@ -22,7 +22,7 @@ from goodfit.losses.scores import split_outputs
 from goodfit.recipe.parts import make_model
 from goodfit.recipe.recipe import Recipe
 
-MAX_IMAGES, MAX_PIXELS = 32, 32 * 128 * 128  # of a step that is timed
+MAX_IMAGES, MAX_PIXELS = 128, 32 * 128 * 128  # of a step that is timed: with fewer images threads have too little to share
 MIN_GAIN = 1.15  # how much faster than plain fp32 a setting must be to be chosen
 MIN_THREAD_GAIN = 1.5  # how much faster than one thread several must be: on a busy machine they wait for each other
 SMALL_STEP_SECONDS = 0.02  # in shorter steps threads may cost more than they save
@@ -53,17 +53,19 @@ def measure_fastest(part: Any, data: Dataset, recipe: Recipe) -> Fastest:
     ]
     threads = [torch.get_num_threads()] if recipe.threads != "auto" else [physical_cores(), 1]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    key = [name, torch.__version__, threads, spell(part, full=True), len(data.classes), pre.channels, pre.size, allowed]
+    most = max(2, min(MAX_IMAGES, MAX_PIXELS // (pre.size[0] * pre.size[1])))
+    count = min(recipe.batch_size, most) if isinstance(recipe.batch_size, int) else most
+    key = [name, torch.__version__, threads, spell(part, full=True), len(data.classes), pre.channels, pre.size, count, allowed]
     file = cache_folder() / "machine" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     if file not in _measured and file.is_file():
         _measured[file] = json.loads(file.read_text())
     if file not in _measured:
         model = make_model(part, len(data.classes), pre.channels, pre.size)
         wall, cpu = time.perf_counter(), time.thread_time()
-        times = [time_step(model, pre, device, setting, threads[0]) for setting in allowed]
+        times = [time_step(model, pre, device, setting, threads[0], count) for setting in allowed]
         best = min(range(len(times)), key=lambda i: times[i] * (MIN_GAIN if i else 1.0))
-        small = times[best] * MAX_IMAGES < SMALL_STEP_SECONDS
-        times += [time_step(model, pre, device, allowed[best], n) for n in threads[1:] if small]
+        small = times[best] * count < SMALL_STEP_SECONDS
+        times += [time_step(model, pre, device, allowed[best], n, count) for n in threads[1:] if small]
         _measured[file] = {"question": key, "best": best, "times": times}
         if device.type != "cpu" or (time.thread_time() - cpu) / (time.perf_counter() - wall) >= MIN_CPU_SHARE:
             write_atomic(file, json.dumps(_measured[file]))
@@ -75,16 +77,15 @@ def measure_fastest(part: Any, data: Dataset, recipe: Recipe) -> Fastest:
     return Fastest(precision, layout, 1 if one_thread else threads[0], times[-1] if one_thread else times[best], f"images/s: {figures}")
 
 
-def time_step(model: nn.Module, pre: Preprocess, device: torch.device, setting: tuple[str, str], threads: int) -> float:
-    """Time forward and backward, in seconds per image: the best of the steps within a fifth of a second or more, after one to warm up."""
+def time_step(model: nn.Module, pre: Preprocess, device: torch.device, setting: tuple[str, str], threads: int, count: int) -> float:
+    """Time forward and backward of `count` images, in seconds per image: the best of the steps within a fifth of a second or more."""
     precision, layout = setting
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     model = model.to(device, memory_format=memory_format(layout)).train()  # type: ignore[call-overload]
-    count = max(2, min(MAX_IMAGES, MAX_PIXELS // (pre.size[0] * pre.size[1])))
     images = torch.randn(count, pre.channels, *pre.size, generator=torch.Generator().manual_seed(0))
     images = images.to(device, memory_format=memory_format(layout))
-    seconds: list[float] = []
+    seconds: list[float] = []  # the first step warms up
     while len(seconds) < 4 or (sum(seconds[1:]) < 0.2 and len(seconds) < 100):
         started = time.perf_counter()
         with autocast(device, precision):
