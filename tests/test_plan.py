@@ -13,21 +13,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+from goodfit.core.forecast import Forecast
 from goodfit.data.preprocess import Preprocess
-from goodfit.recipe import auto, plan
+from goodfit.recipe import auto, measure, plan
 from goodfit.recipe.build import final_passes
 from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.measure import Fastest
 from goodfit.recipe.parts import load_catalog
-from goodfit.recipe.plan import Curve, choose_best, is_covered, load_curves, plan_training, speed_gain
+from goodfit.recipe.plan import Curve, Curves, choose_best, find_curves, forecast, load_curves, plan_training, speed_gain
 from goodfit.recipe.recipe import Recipe
 from goodfit.training.rules.resolution import Full
 
-SMALL, LARGE = Curve("small", 1.0, ((1e4, 0.4), (1e5, 0.2), (1e6, 0.18))), Curve("large", 4.0, ((1e4, 0.5), (1e5, 0.2), (1e6, 0.08)))
+SMALL = Curve("small", ((1e4, 0.4), (1e5, 0.2), (1e6, 0.18)))
+LARGE = Curve("large", ((1e4, 0.5), (1e5, 0.2), (1e6, 0.08)))
+CIFAR10 = next(curves for curves in load_curves() if curves.data == "cifar10")
+TABLE = Curves("squares", 32, 40_000, "fast", (SMALL, LARGE))
 
 
 def images(side: int, count: int) -> Any:
-    return SimpleNamespace(preprocess=SimpleNamespace(size=(side, side + 9)), splits=SimpleNamespace(train=range(count)))
+    return SimpleNamespace(
+        preprocess=SimpleNamespace(size=(side, side + 9), channels=3), splits=SimpleNamespace(train=range(count), validation=range(900))
+    )
 
 
 def test_a_curve_is_straight_between_its_points_in_the_logarithms() -> None:
@@ -35,34 +41,69 @@ def test_a_curve_is_straight_between_its_points_in_the_logarithms() -> None:
     assert SMALL.error(10**4.5) == pytest.approx(math.sqrt(0.4 * 0.2))
     assert SMALL.error(1e7) == pytest.approx(0.18**2 / 0.2), "the last line goes on"
     assert SMALL.error(1e3) == pytest.approx(0.8), "and the first"
+    assert [SMALL.covers(seen) for seen in (9e3, 1e4, 1e6, 2e6)] == [False, True, True, False]
+
+
+def test_the_spread_is_how_far_off_points_are_from_the_line_of_their_neighbors() -> None:
+    misses = [math.log(0.2 / math.sqrt(0.4 * 0.18)), math.log(0.2 / math.sqrt(0.5 * 0.08))]
+    assert SMALL.misses() + LARGE.misses() == pytest.approx(misses) and misses[1] == pytest.approx(0)
+    assert TABLE.spread == pytest.approx(math.sqrt(misses[0] ** 2 / 2))
 
 
 def test_the_best_net_is_larger_the_more_time_there_is() -> None:
-    curves, speed = (SMALL, LARGE), 1000.0
-    chosen = [(seconds, choose_best(curves, speed, seconds)) for seconds in (10.0, 100.0, 1000.0, 10_000.0)]
+    speeds = {SMALL: 1000.0, LARGE: 250.0}
+    chosen = [(seconds, choose_best(speeds, seconds)) for seconds in (10.0, 100.0, 1000.0, 10_000.0)]
     for seconds, (best, seen) in chosen:
-        errors = {curve.model: curve.error(speed * seconds / curve.cost) for curve in curves}
-        assert errors[best.model] == min(errors.values()) and seen == speed * seconds / best.cost
+        assert best.error(seen) == min(curve.error(speed * seconds) for curve, speed in speeds.items()) and seen == speeds[best] * seconds
     assert [best.model for _, (best, _) in chosen] == ["small", "small", "large", "large"]
 
 
+def test_a_forecast_is_as_sure_as_its_curve_and_the_images_asked() -> None:
+    """Two standard errors of the error's logarithm, that of the curve and that of a share of so many images, on either side."""
+    error = SMALL.error(3e5)
+    sure = forecast(TABLE, SMALL, 3e5, 10**9)
+    assert (sure.accuracy, sure.data) == (1 - error, "squares")
+    assert (1 - sure.low) / error == pytest.approx(math.exp(2 * TABLE.spread)) == pytest.approx(error / (1 - sure.high))
+    assert (1 - forecast(TABLE, SMALL, 1e7, 10**9).low) / SMALL.error(1e7) == pytest.approx(math.exp(4 * TABLE.spread)), "beyond its end"
+    exact = dataclasses.replace(TABLE, nets=(LARGE,))
+    low = forecast(exact, LARGE, 1e5, 400).low
+    assert (
+        1 - low
+        == pytest.approx(0.2 * math.exp(2 * math.sqrt(0.8 / (0.2 * 400))))
+        == pytest.approx(0.2 + 2 * math.sqrt(0.2 * 0.8 / 400), abs=0.01)
+    )
+    assert forecast(TABLE, SMALL, 1e2, 4).low == 0
+
+
+def test_a_forecast_is_compared_with_what_was_reached() -> None:
+    planned = Forecast(0.8, 0.75, 0.85, "cifar10")
+    start = "The plan expected 80.0 % (75.0 % to 85.0 %) on data like cifar10; this is"
+    assert planned.compare(0.831) == f"{start} 3.1 points above it, within its range."
+    assert planned.compare(0.74) == f"{start} 6.0 points below it, outside its range."
+
+
 def test_the_measured_curves_read_as_they_should() -> None:
-    """Each net is one of ours, the costs begin at 1, and more images seen leave fewer errors."""
-    catalog, curves = load_catalog(), load_curves()
-    origin = json.loads((resources.files("goodfit.recipe") / plan.CURVES_FILE).read_text())["origin"]
-    assert origin["made by"] == "bench/plan.py" and {"machine", "date", "data", "torch"} <= origin.keys()
-    assert curves[0].cost == 1 and len({curve.model for curve in curves}) == len(curves) > 1
-    for curve in curves:
-        assert catalog.make(curve.model, "model")(10, 3, (32, 32)) is not None  # type: ignore[operator]
-        seen, errors = np.array(curve.points).T
-        assert len(seen) > 1 and (np.diff(seen) > 0).all() and (np.diff(errors) < 0).all() and 0 < errors.min() < errors.max() < 1
-    times = [choose_best(curves, 1000.0, seconds)[0].cost for seconds in (30, 300, 3000)]
-    assert times == sorted(times), "more time never makes the net smaller"
+    """Each net is one of ours, and more images seen leave fewer errors."""
+    catalog = load_catalog()
+    content = json.loads((resources.files("goodfit.recipe") / plan.CURVES_FILE).read_text())
+    assert {table["data"] for table in content["curves"]} == {origin["data"] for origin in content["origins"]}
+    for origin in content["origins"]:
+        assert origin["made by"] == "bench/plan.py" and {"machine", "date", "data", "torch"} <= origin.keys()
+    for curves in load_curves():
+        assert Recipe.from_toml(curves.preset) and 0 < curves.spread < 0.2
+        assert len({curve.model for curve in curves.nets}) == len(curves.nets) > 1
+        for curve in curves.nets:
+            assert catalog.make(curve.model, "model")(10, 3, (curves.side, curves.side)) is not None  # type: ignore[operator]
+            seen, errors = np.array(curve.points).T
+            assert len(seen) > 1 and (np.diff(seen) > 0).all() and 0 < errors.min() < errors.max() < 1 and errors[0] > errors[-1]
 
 
-@pytest.mark.parametrize(("side", "count", "covered"), [(32, 42_500, True), (8, 42_500, False), (64, 42_500, False), (32, 3000, False)])
-def test_it_speaks_for_data_like_that_of_the_curves(side: int, count: int, covered: bool) -> None:
-    assert is_covered(images(side, count)) == covered
+@pytest.mark.parametrize(
+    ("side", "count", "data"), [(32, 42_500, "cifar10"), (48, 15_000, "cifar10"), (8, 42_500, None), (300, 42_500, None)]
+)
+def test_curves_speak_for_data_like_their_own(side: int, count: int, data: str | None) -> None:
+    curves = find_curves(images(side, count))
+    assert (curves.data if curves else None) == data
 
 
 def test_smaller_images_early_are_seen_faster() -> None:
@@ -76,22 +117,32 @@ def test_smaller_images_early_are_seen_faster() -> None:
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe]:
     """What 40 seconds are planned for at 2,000 images a second, by what is asked for and whether mirrored images keep their class."""
-    fastest = Fastest("fp32", "channels_last", 2, 1 / 2000, "")
-    monkeypatch.setattr(plan, "measure_fastest", lambda part, data, recipe: fastest)
+    settings: list[str] = []
+
+    def fastest(part: Any, data: Any, recipe: Recipe) -> Fastest:
+        settings.append(recipe.precision)
+        return Fastest("bf16", "channels_last", 1, part.width / (32 * 2000), "")
+
+    monkeypatch.setattr(plan, "measure_fastest", fastest)
+    monkeypatch.setattr(measure, "measure_fastest", fastest)
 
     def choose(mirrored: bool, **asked: Any) -> Recipe:
         chooser = Chooser(Recipe(budget="60 s", device="cpu", **asked), load_catalog())
-        plan_training(chooser, images(32, 42_500), 40.0, mirrored)
-        assert "passes over the images in the 40 s that are left" in chooser.choices[0].evidence
+        settings.clear()
+        plan_training(chooser, images(32, 42_500), CIFAR10, 40.0, mirrored)
+        assert settings == ["auto"] + ["bf16"] * len(CIFAR10.nets), "only the first net is measured at every precision"
+        evidence = next(choice.evidence for choice in chooser.choices if choice.field == "model")
+        assert "passes over the images in the 40 s that are left" in evidence and str(chooser.forecast) in evidence
         return chooser.recipe
 
     return choose
 
 
 def test_what_is_open_is_as_the_curves_were_measured(planned: Callable[..., Recipe]) -> None:
-    preset, recipe = Recipe.from_toml("fast"), planned(True, schedule="cosine")
-    speed = 2000.0 * speed_gain(load_catalog().make(str(preset.resolution), "resolution"), (32, 41))  # type: ignore[arg-type]
-    assert recipe.model == choose_best(load_curves(), speed, 40.0)[0].model
+    preset, recipe, catalog = Recipe.from_toml("fast"), planned(True, schedule="cosine"), load_catalog()
+    speed = 2000.0 * speed_gain(catalog.make(str(preset.resolution), "resolution"), (32, 41))  # type: ignore[arg-type]
+    nets = {curve: speed * 32 / catalog.make(curve.model, "model").width for curve in CIFAR10.nets}  # type: ignore[attr-defined]
+    assert recipe.model == choose_best(nets, 40.0)[0].model
     assert recipe.schedule == "cosine", "what was asked for stays"
     for field in ("optimizer", "augment", "resolution", "views", "batch_size"):
         assert getattr(recipe, field) == getattr(preset, field)

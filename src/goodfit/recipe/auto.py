@@ -19,9 +19,9 @@ from goodfit.data.headers import ImageHeaders
 from goodfit.models.anatomy.account import account_for
 from goodfit.recipe.build import evaluated_images
 from goodfit.recipe.chooser import Chooser
-from goodfit.recipe.measure import Fastest, measure_fastest
+from goodfit.recipe.measure import choose_precision, measure_fastest
 from goodfit.recipe.parts import make_model
-from goodfit.recipe.plan import is_covered, plan_training
+from goodfit.recipe.plan import find_curves, plan_training
 from goodfit.recipe.recipe import Recipe
 
 SMALL_SIDE = 64  # pixels: images up to this side keep their own size,
@@ -109,7 +109,7 @@ def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None
     chooser.choose("batch_size", batch, "128; fewer for small sets, so that an epoch has steps enough", count_of(images, "training image"))
     chooser.choose("optimizer", *_default_optimizer(chooser.recipe.images_per_step(images), model))
     _choose_pieces(chooser, data, model)
-    fastest = _choose_precision(chooser, data, part)
+    fastest = choose_precision(chooser, data, part)
     seconds = budget_seconds(chooser.recipe.budget)
     if seconds and chooser.is_open("evaluate_every") and has_parameters(model):
         fastest = fastest or measure_fastest(part, data, chooser.recipe)
@@ -228,8 +228,8 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
         chooser.choose("model", f"convnet({width})", "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
     elif chooser.is_open("model"):
         left = max(0.9 * budget_seconds(budget) - spent, 1.0)
-        if is_covered(data):
-            plan_training(chooser, data, left, _mirror_keeps_class(data)[0])
+        if curves := find_curves(data):
+            plan_training(chooser, data, curves, left, _mirror_keeps_class(data)[0])
             return
         epochs = min(max(IMAGES_SEEN / images, MIN_EPOCHS), MAX_EPOCHS) / 2
         middle = WIDTHS[len(WIDTHS) // 2]
@@ -268,17 +268,3 @@ def _choose_pieces(chooser: Chooser, data: Dataset, model: nn.Module) -> None:
         pieces *= 2
     evidence = f"a step needs about {format_bytes(need)}, {format_bytes(free)} are free"
     chooser.choose("pieces", pieces, "as few as fit in 60 % of the free memory", evidence)
-
-
-def _choose_precision(chooser: Chooser, data: Dataset, model: Part) -> Fastest | None:
-    """Measure which precision, memory layout and threads train the model fastest, where one of them is open; returns what was measured."""
-    fastest = None
-    if any(map(chooser.is_open, ("precision", "layout", "threads"))):
-        fastest = measure_fastest(model, data, chooser.recipe)
-        rule = "the fastest of those measured with this model on this machine; another than plain fp32 must gain 15 %"
-        chooser.choose("precision", fastest.precision, rule, fastest.evidence)
-        chooser.choose("layout", fastest.layout, rule, fastest.evidence)
-        rule = "one for each core; one alone for small steps that several would hardly speed up"
-        chooser.choose("threads", fastest.threads, rule, fastest.evidence)
-        torch.set_num_threads(int(chooser.recipe.threads))
-    return fastest

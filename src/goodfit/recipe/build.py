@@ -18,6 +18,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import ExternalPart, Part, pipe_parts
 from goodfit.core.progress import Length, Period
+from goodfit.data.accelerator import place_pixels
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
@@ -71,7 +72,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
     images = sampler.length(data.labels[train])
     pixels, early_crop = crop_early(pipe_parts(parts["augment"]), data, recipe.seed)
     batch_size = recipe.images_per_step(images)
-    loader = Loader(pixels, data.labels, train, len(data.classes), batch_size, recipe.seed, recipe.workers, sampler)
+    loader = Loader(place_pixels(pixels, device), data.labels, train, len(data.classes), batch_size, recipe.seed, recipe.workers, sampler)
     lengths = loader.lengths(recipe.budget)
     facts = data.facts(lengths)
     bound: dict[str, Any] = {seat: part.bind(facts) for seat, part in parts.items()}

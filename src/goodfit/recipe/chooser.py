@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from goodfit.core.catalog import Catalog
+from goodfit.core.forecast import Forecast
 from goodfit.core.parts import Part
 from goodfit.recipe.recipe import SEATS, Recipe
 
@@ -26,6 +27,7 @@ class Chooser:
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         self.recipe, self.catalog = recipe, catalog
         self.choices: list[Choice] = []
+        self.forecast: Forecast | None = None  # where a choice was made by what it will reach
         self._parts: dict[tuple[str, Any], Part] = {}
 
     def is_open(self, field: str) -> bool:

@@ -19,6 +19,7 @@ from goodfit.core.parts import spell
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.scores import split_outputs
+from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.parts import make_model
 from goodfit.recipe.recipe import Recipe
 
@@ -75,6 +76,20 @@ def measure_fastest(part: Any, data: Dataset, recipe: Recipe) -> Fastest:
     figures = ", ".join(f"{label} {1 / t:,.0f}" for label, t in zip(labels, times, strict=False))
     precision, layout = allowed[best]
     return Fastest(precision, layout, 1 if one_thread else threads[0], times[-1] if one_thread else times[best], f"images/s: {figures}")
+
+
+def choose_precision(chooser: Chooser, data: Dataset, part: Any) -> Fastest | None:
+    """Measure which precision, memory layout and threads train the model fastest, where one of these is open; returns what was measured."""
+    fastest = None
+    if any(map(chooser.is_open, ("precision", "layout", "threads"))):
+        fastest = measure_fastest(part, data, chooser.recipe)
+        rule = "the fastest of those measured with this model on this machine; another than plain fp32 must gain 15 %"
+        chooser.choose("precision", fastest.precision, rule, fastest.evidence)
+        chooser.choose("layout", fastest.layout, rule, fastest.evidence)
+        rule = "one for each core; one alone for small steps that several would hardly speed up"
+        chooser.choose("threads", fastest.threads, rule, fastest.evidence)
+        torch.set_num_threads(int(chooser.recipe.threads))
+    return fastest
 
 
 def time_step(model: nn.Module, pre: Preprocess, device: torch.device, setting: tuple[str, str], threads: int, count: int) -> float:

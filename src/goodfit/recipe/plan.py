@@ -6,33 +6,30 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from goodfit.core.parts import Part
-from goodfit.core.words import format_percent
+from goodfit.core.forecast import Forecast
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.chooser import Chooser
-from goodfit.recipe.measure import measure_fastest
+from goodfit.recipe.measure import choose_precision, measure_fastest
 from goodfit.recipe.recipe import Recipe
 
-CURVES_FILE, PRESET = "curves.json", "fast"  # the curves are those of nets in this preset
+CURVES_FILE = "curves.json"
+PLANNED_FIELDS = ("resolution", "batch_size", "optimizer", "schedule", "views", "augment")  # that the curves' preset decides
 PIXEL_POWER, GAIN_POINTS = 0.9, 200  # of the pixels, that a step's time goes with: two passes over CIFAR-10 in 45.5 s, at full size in 57.2
-SIDES, MIN_IMAGES = (24, 48), 10_000  # of the images that the curves speak for
+MIN_COLOR_CHANNELS = 3
+MAX_SIDE_RATIO, MAX_IMAGES_RATIO = 1.75, 4.5  # between data and the data that curves were measured on, for them to speak for it
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The learning curve of a net: the validation error after it was trained on so many images, each point a training of its own.
-
-    `cost` is the time that an image takes, in that of the first net of the table.
-    """
+    """The learning curve of a net: the validation error after it was trained on so many images, each point a training of its own."""
 
     model: str
-    cost: float
     points: tuple[tuple[float, float], ...]
 
     def error(self, seen: float) -> float:
@@ -42,23 +39,74 @@ class Curve:
         slope = (y[k + 1] - y[k]) / (x[k + 1] - x[k])
         return float(np.exp(y[k] + slope * (math.log(seen) - x[k])))
 
+    def covers(self, seen: float) -> bool:
+        """Whether it was measured below and above so many images."""
+        return self.points[0][0] <= seen <= self.points[-1][0]
+
+    def misses(self) -> list[float]:
+        """For each inner point the logarithm of its error over what its neighbors say of it."""
+        inner = range(1, len(self.points) - 1)
+        others = [dataclasses.replace(self, points=self.points[:k] + self.points[k + 1 :]) for k in inner]
+        return [math.log(self.points[k][1] / other.error(self.points[k][0])) for k, other in zip(inner, others, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """The curves of some nets on one data set, trained by one preset: the fastest net first."""
+
+    data: str
+    side: int  # pixels
+    images: int  # to train on
+    preset: str
+    nets: tuple[Curve, ...]
+
+    @property
+    def spread(self) -> float:
+        """How far off the curves are at points left out: the root mean square of the errors' logarithm."""
+        misses = [miss for net in self.nets for miss in net.misses()]
+        return float(np.sqrt(np.mean(np.square(misses))))
+
+    def distance(self, side: int, images: int) -> float:
+        """How unlike such data is, at most 1 where these curves speak for it."""
+        ratios = ((side / self.side, MAX_SIDE_RATIO), (images / self.images, MAX_IMAGES_RATIO))
+        return max(abs(math.log(ratio)) / math.log(most) for ratio, most in ratios)
+
 
 @functools.cache
-def load_curves() -> tuple[Curve, ...]:
-    """The measured curves, the fastest net first; bench/plan.py measures them."""
+def load_curves() -> tuple[Curves, ...]:
+    """The measured curves, by data set; bench/plan.py measures them."""
     content = json.loads((resources.files("goodfit.recipe") / CURVES_FILE).read_text())
-    return tuple(Curve(net["model"], net["cost"], tuple((seen, error) for seen, error in net["points"])) for net in content["nets"])
+    return tuple(read_curves(table) for table in content["curves"])
 
 
-def is_covered(data: Dataset) -> bool:
-    """Whether the curves speak for such data."""
-    return SIDES[0] <= min(data.preprocess.size) <= SIDES[1] and len(data.splits.train) >= MIN_IMAGES
+def read_curves(table: Mapping[str, Any]) -> Curves:
+    """The curves of one data set, as the file has them."""
+    nets = tuple(Curve(net["model"], tuple((seen, error) for seen, error in net["points"])) for net in table["nets"])
+    return Curves(table["data"], table["side"], table["images"], table["preset"], nets)
 
 
-def choose_best(curves: Sequence[Curve], images_per_second: float, seconds: float) -> tuple[Curve, float]:
-    """The net of the least error after so many seconds, and the images that it sees in them; the first net sees `images_per_second`."""
-    best = min(curves, key=lambda curve: curve.error(images_per_second * seconds / curve.cost))
-    return best, images_per_second * seconds / best.cost
+def find_curves(data: Dataset) -> Curves | None:
+    """The curves measured on the data most like this; None where none is like it."""
+    like = min(data.preprocess.size), len(data.splits.train)
+    best = min(load_curves(), key=lambda curves: curves.distance(*like))
+    return best if best.distance(*like) <= 1 else None
+
+
+def choose_best(nets: Mapping[Curve, float], seconds: float) -> tuple[Curve, float]:
+    """The net of the least error after so many seconds, by the images that each sees in one, and the images that it sees in them."""
+    best = min(nets, key=lambda curve: curve.error(nets[curve] * seconds))
+    return best, nets[best] * seconds
+
+
+def forecast(curves: Curves, net: Curve, seen: float, judged: int) -> Forecast:
+    """What a net will reach on data like that of the curves, by as many images seen, when `judged` images are asked.
+
+    Two things are uncertain: the curve, twice as much beyond its ends, and the accuracy of so many images.
+    """
+    error = min(net.error(seen), 1.0)
+    spread = math.hypot(curves.spread * (1 if net.covers(seen) else 2), math.sqrt((1 - error) / (error * max(1, judged))))
+    high, low = error * math.exp(2 * spread), error * math.exp(-2 * spread)
+    return Forecast(1 - error, max(0.0, 1 - high), 1 - low, curves.data)
 
 
 def speed_gain(resolution: Callable[[tuple[int, int], float], tuple[int, int]], size: tuple[int, int]) -> float:
@@ -67,32 +115,33 @@ def speed_gain(resolution: Callable[[tuple[int, int], float], tuple[int, int]], 
     return float(sum((size[0] * size[1] / (height * width)) ** PIXEL_POWER for height, width in shown)) / GAIN_POINTS
 
 
-def plan_training(chooser: Chooser, data: Dataset, seconds: float, mirrored: bool) -> None:
+def plan_training(chooser: Chooser, data: Dataset, curves: Curves, seconds: float, mirrored: bool) -> None:
     """Choose the net, and the rest of the recipe that its curve was measured with, for the seconds that are left to train.
 
     Images are mirrored, in training and for the final answers, where that keeps their class.
     """
-    curves, preset = load_curves(), Recipe.from_toml(PRESET)
-    first: Part = chooser.catalog.make(curves[0].model, "model")
+    preset = Recipe.from_toml(curves.preset)
     resolution: Any = chooser.catalog.make(preset.resolution, "resolution")
-    speed = speed_gain(resolution, data.preprocess.size) / measure_fastest(first, data, chooser.recipe).seconds_per_image
-    best, seen = choose_best(curves, speed, seconds)
-    where = "an error of about" if best.points[0][0] <= seen <= best.points[-1][0] else "beyond what was measured, about"
-    chooser.choose(
-        "model",
-        best.model,
-        "the net of the least error for its time, by learning curves measured on CIFAR-10",
-        f"{seen / len(data.splits.train):.1f} passes over the images in the {seconds:.0f} s that are left, at {speed / best.cost:,.0f} a"
-        f" second; after as many images there: {where} {format_percent(best.error(seen))}",
+    gain = speed_gain(resolution, data.preprocess.size)
+    parts = {curve: chooser.catalog.make(curve.model, "model") for curve in curves.nets}
+    choose_precision(chooser, data, parts[curves.nets[0]])  # with the fastest net, so that of each other one a single setting is timed
+    speeds = {curve: gain / measure_fastest(part, data, chooser.recipe).seconds_per_image for curve, part in parts.items()}
+    best, seen = choose_best(speeds, seconds)
+    chooser.forecast = forecast(curves, best, seen, len(data.splits.validation))
+    passes = (
+        f"{seen / len(data.splits.train):.1f} passes over the images in the {seconds:.0f} s that are left, at {speeds[best]:,.0f} a second"
     )
-    values: dict[str, object] = {"resolution": preset.resolution}
-    if chooser.is_open("batch_size"):  # which the rates go with
-        values |= {"batch_size": preset.batch_size, "optimizer": preset.optimizer}
-    if not chooser.recipe.snapshots and str(chooser.recipe.plateau) == "none":  # which need schedules of their own
-        values["schedule"] = preset.schedule
-    augment = str(preset.augment).split(" | ")
-    if mirrored:
-        values["views"] = preset.views
-    values["augment"] = " | ".join(part for part in augment if mirrored or not part.startswith("flip"))
+    beyond = "" if best.covers(seen) else ", beyond what was measured"
+    rule = f"the net of the least error for its time, by learning curves measured on {curves.data}"
+    chooser.choose("model", best.model, rule, f"{passes}; expected accuracy {chooser.forecast}{beyond}")
+    values: dict[str, Any] = {field: getattr(preset, field) for field in PLANNED_FIELDS}
+    if not chooser.is_open("batch_size"):  # which the rates go with
+        del values["optimizer"]
+    if chooser.recipe.snapshots or str(chooser.recipe.plateau) != "none":  # which need schedules of their own
+        del values["schedule"]
+    unfit = {"flip": not mirrored, "jitter": data.preprocess.channels < MIN_COLOR_CHANNELS}
+    if unfit["flip"]:
+        del values["views"]
+    values["augment"] = " | ".join(part for part in str(preset.augment).split(" | ") if not unfit.get(part.partition("(")[0]))
     for field, value in values.items():
-        chooser.choose(field, value, f"as the curves were measured (preset {PRESET})", best.model)
+        chooser.choose(field, value, f"as the curves were measured (preset {curves.preset})", best.model)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
+from goodfit.core.forecast import Forecast
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import Part
 from goodfit.core.reporter import Reporter, SilentReporter
@@ -52,7 +53,7 @@ class Prepared:
     """A recipe resolved against its data, with everything that training needs.
 
     `recipe` has nothing left open, `parts` are its parts by seat, `source` describes the weights it starts from, and `packed` is the
-    clock time at which the images were packed.
+    clock time at which the images were packed, `forecast` what the training was planned to reach, if it was.
     """
 
     recipe: Recipe
@@ -63,6 +64,7 @@ class Prepared:
     training: Training
     source: dict[str, Any]
     packed: float
+    forecast: Forecast | None
 
 
 def open_recipe(
@@ -132,7 +134,7 @@ def prepare(
     recipe = with_parts_spelled(chooser.recipe, parts)
     training = build(recipe, parts, data, made.model)
     training = dataclasses.replace(training, notes=(*training.notes, *made.notes))
-    prepared = Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed)
+    prepared = Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed, chooser.forecast)
     for line in describe_plan(prepared):
         reporter.say(line)
     return prepared

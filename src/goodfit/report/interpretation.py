@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from goodfit.core import words
+from goodfit.core.forecast import Forecast
 from goodfit.report.markup import NBSP, format_number, format_percent, format_points
 from goodfit.report.record import Record, as_interval, as_rows, get, get_number
 
@@ -81,6 +82,15 @@ def describe_end(record: Record) -> str:
         case "diverged":
             return f"Training diverged{where}: a number stopped being finite. A lower learning rate, a warmup or clipping usually helps."
     return f"How the run ended is not recorded; the log stops{where}."
+
+
+def describe_forecast(record: Record) -> str:
+    """Say how right the plan of a budget in minutes was."""
+    planned, accuracy = get(record.about, "forecast"), get_number(record.scores, "validation", "accuracy")
+    expected, low, high = (get_number(planned, name) for name in ("accuracy", "low", "high"))
+    if accuracy is None or expected is None or low is None or high is None:
+        return ""
+    return Forecast(expected, low, high, str(get(planned, "data"))).compare(accuracy)
 
 
 def describe_majority(record: Record) -> str:
@@ -183,6 +193,7 @@ def interpret_run(record: Record) -> list[str]:
         describe_trend(record),
         describe_balance(record),
         describe_majority(record),
+        describe_forecast(record),
         describe_test_use(record),
     ]
     return [sentence for sentence in sentences if sentence]

@@ -160,6 +160,7 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
         "use": {Path(file).name: hash_file(Path(file)) for file in recipe.use},
         "data": describe_data(data),
         **({"source": prepared.source} if prepared.source else {}),
+        **({"forecast": vars(prepared.forecast)} if prepared.forecast else {}),
         "openings": [],
     }
     run.write("about.json", about)

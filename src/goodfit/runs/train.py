@@ -14,6 +14,7 @@ from torch import Tensor
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write_atomic
+from goodfit.core.forecast import Forecast
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, part_files, require_free_folder
 from goodfit.core.words import format_duration, format_percent
@@ -263,6 +264,8 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
     low, high = (format_percent(x) for x in scores["interval"])
     accuracy = format_percent(scores["accuracy"])
     reporter.say(f"Validation accuracy {accuracy} (95 % interval {low} to {high}, {scores['images']:,} images).")
+    if forecast := run.read("about.json").get("forecast"):
+        reporter.say(Forecast(**forecast).compare(scores["accuracy"]))
     try:
         if not prepared.training.plan.lengths.timed:
             run.write(baselines.FILE, baselines.compute_baselines(prepared.data, baselines.time_limit(seconds["training"])))
