@@ -21,7 +21,7 @@ class ResidentPixels(TrainingPixels):
     def __init__(self, pixels: RawPixels, device: torch.device) -> None:
         self.shape = pixels.shape
         self._images = torch.empty(self.shape, dtype=torch.uint8, device=device)
-        for rows in torch.arange(self.shape[0]).split(COPIED_AT_ONCE):
+        for rows in torch.split(torch.arange(self.shape[0]), COPIED_AT_ONCE):
             self._images[rows[0] : rows[-1] + 1] = pixels.read(rows).to(device)
 
     def read_for_training(self, rows: Tensor, places: Tensor, epoch: int) -> Tensor:
