@@ -29,9 +29,11 @@ bench: $(VENV)/.benched  ## timings as ratios in one run; see bench/README.md fo
 	$(BIN)/python bench/augment.py --with albumentations
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/digits.py
+	$(BIN)/python bench/peak.py
 
-docs: $(VENV)/.installed  ## docs/parts.md from the parts' own cards
+docs: $(VENV)/.installed  ## the pages that are made: of parts, the recipe and benchmarks
 	$(BIN)/python docs/make_parts.py
+	$(BIN)/python bench/tables.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)

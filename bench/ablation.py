@@ -20,12 +20,12 @@ from goodfit.recipe.recipe import Recipe
 
 PRESET = "fast"
 NET = "swift(32, growth=(1.0, 2.0, 4.0){})"
-SGD = "sgd({}, momentum=0.85, nesterov=True, weight_decay=0.0013)"
+SGD = "sgd({}, momentum=0.85, nesterov=True, weight_decay=0.0003)"
 MUON = f"muon({{}}, momentum=0.6, rounds=3, hidden_only=True, rest={SGD})"
-CHANGES: dict[str, dict[str, str]] = {
+CHANGES: dict[str, dict[str, Any]] = {
     "the preset": {},
     "every image at full size": {"resolution": "full"},
-    "SGD for all weights": {"optimizer": SGD.format(0.3)},
+    "SGD for all weights": {"optimizer": SGD.format(0.3).replace("0.0003", "0.0013")},
     "no whitening": {"model": NET.format(", init=he")},
     "no identity in the convs": {"model": NET.format(", identity=False")},
     "scores not scaled down": {"model": NET.format(", scale=1.0")},
@@ -38,13 +38,18 @@ CHANGES: dict[str, dict[str, str]] = {
     "one view for the answers": {"views": "center"},
     "weights averaged (EMA)": {"average": "ema(0.95)"},
     "one-cycle rates": {"schedule": "one_cycle"},
-    "no weight decay": {"optimizer": MUON.format(0.24, 0.3).replace("weight_decay=0.0013", "weight_decay=0.0")},
+    "no weight decay": {"optimizer": MUON.format(0.35, 2).replace("weight_decay=0.0003", "weight_decay=0.0")},
+    "Muon at 0.24": {"optimizer": MUON.format(0.24, 2)},
+    "the rest at 0.3": {"optimizer": MUON.format(0.35, 0.3)},
+    "norm biases at 16 times the rate": {"rates": "norm_biases(16)"},
+    "first conv frozen": {"trainable": "since('group1')"},
+    "batches of 250": {"batch_size": 250},
 }
 
 
-def train(data: str, change: dict[str, str], epochs: float, seed: int, folder: Path) -> tuple[float, float]:
+def train(data: str, change: dict[str, Any], epochs: float, seed: int, folder: Path) -> tuple[float, float]:
     """The validation accuracy in percent, and the seconds of the training steps."""
-    recipe = Recipe.from_toml(PRESET).but(**{"model": NET.format(""), **change})  # type: ignore[arg-type]
+    recipe = Recipe.from_toml(PRESET).but(**{"model": NET.format(""), **change})
     recipe = recipe.but(data=data, budget=f"{epochs:g} epochs", evaluate_every=f"{epochs:g} epochs", seed=seed, probes="none")
     run = goodfit.train(recipe=recipe, out=folder / f"{time.time_ns()}", quiet=True)
     steps = run.log("train")

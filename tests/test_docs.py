@@ -194,13 +194,22 @@ def test_the_license_is_whole() -> None:
 # ---- made pages ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_parts", ROOT / "docs" / "make_parts.py")
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    return load_script(ROOT / "docs" / "make_parts.py")
+
+
+def test_the_page_of_benchmarks_is_as_made_from_its_figures() -> None:
+    page = load_script(ROOT / "bench" / "tables.py").benchmarks_page()
+    assert page.count("\n## ") > 1 and read("docs/benchmarks.md") == page, "run `make docs`"
 
 
 @pytest.mark.parametrize(("page", "make"), [("docs/parts.md", "parts_page"), ("docs/recipe.md", "recipe_page")])

@@ -144,6 +144,16 @@ def without_docstring(modules: Modules) -> Iterator[str]:
                 yield f"{name}:{node.lineno}: {node.name} has no docstring"
 
 
+def without_encoding(modules: Modules) -> Iterator[str]:
+    """Text files are UTF-8 whatever the locale."""
+    for name, (tree, _) in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "encoding" not in {k.arg for k in node.keywords}:
+                opens = node.func.attr == "open" and [ast.unparse(x) for x in node.args] in (["'a'"], ["'w'"], ["'r'"])
+                if opens or node.func.attr in ("read_text", "write_text"):
+                    yield f"{name}:{node.lineno}: {node.func.attr} without an encoding"
+
+
 def rooms_without_a_floor(modules: Modules) -> Iterator[str]:
     rooms = {room(name) for name in modules}
     known = set().union(*FLOORS)
@@ -153,7 +163,7 @@ def rooms_without_a_floor(modules: Modules) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[Modules], Iterator[str]], ...] = (
-    upward_or_sideways, inside_functions, circles, too_large, without_docstring, rooms_without_a_floor,
+    upward_or_sideways, inside_functions, circles, too_large, without_docstring, without_encoding, rooms_without_a_floor,
 )  # fmt: skip
 
 
@@ -178,6 +188,8 @@ def test_nothing_breaks(rule: Callable[[Modules], Iterator[str]]) -> None:
         (too_large, "goodfit.core.x", "def f():\n" + "    0\n" * 60, "f has 61 lines"),
         (too_large, "goodfit.core.x", "class C:\n" + "".join(f"    def f{k}(self): ...\n" for k in range(13)), "C has 13 public methods"),
         (without_docstring, "goodfit.core.x", "x = 1", "no docstring"),
+        (without_encoding, "goodfit.core.x", "path.read_text()", "read_text without an encoding"),
+        (without_encoding, "goodfit.core.x", "path.open('a')", "open without an encoding"),
         (rooms_without_a_floor, "goodfit.attic.x", "", "the room attic stands on no floor"),
         (rooms_without_a_floor, "goodfit.core.x", "", "the room augment of FLOORS does not exist"),
     ],

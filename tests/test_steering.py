@@ -301,6 +301,17 @@ def test_rates_reach_each_stage(text: str, factors: dict[str, float]) -> None:
         assert rate == pytest.approx(0.2 * factors[name.split(".")[0]]), name
 
 
+def test_biases_of_norms_may_learn_faster() -> None:
+    """Theirs alone: not those of convs and linear layers, nor the norms' scales."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, affine=False), nn.Linear(4, 3))
+    part: Any = KNOWN.make("norm_biases(8)", "rates")
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = make_optimizer(model, Sgd(0.2), part(model)).param_groups
+    peaks = {names[id(p)]: group["peak"] for group in groups for p in group["params"]}
+    assert {name for name, peak in peaks.items() if peak == pytest.approx(1.6)} == {"1.bias", "2.bias"}
+    assert len(peaks) == len(names) and set(peaks.values()) == {0.2, 1.6}
+
+
 def test_rates_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="a factor for each of 2 stages, received 1"):
         KNOWN.make("by_stage(('stem', 'head'), (0.5,))", "rates")
@@ -340,7 +351,7 @@ TEXTS = {
         "head(0.2) | gradual(0.6)",
         "all(statistics=all_fixed)",
     ],
-    "rates": ["layer_decay", "backbone", "by_stage(('1',), (0.5,))"],
+    "rates": ["layer_decay", "backbone", "norm_biases(8)", "by_stage(('1',), (0.5,))"],
 }
 
 

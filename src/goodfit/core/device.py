@@ -104,8 +104,8 @@ def free_memory(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     limit = Path("/sys/fs/cgroup/memory.max")
     available = int(psutil.virtual_memory().available)
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
         return min(available, max(int(text) - used, 0))
     return available
 
@@ -122,7 +122,9 @@ def cpu_name() -> str:
     """The name of the processor."""
     info = Path("/proc/cpuinfo")
     names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+        [line.split(":", 1)[1].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
     )
     return names[0] if names else platform.processor() or platform.machine()
 

@@ -75,7 +75,7 @@ class Run:
         path = self.path / file
         if not path.is_file():
             return {}
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
 
     def write(self, file: str, content: Mapping[str, Any]) -> None:
@@ -91,14 +91,14 @@ class Run:
     def append(self, lines: list[dict[str, Any]]) -> None:
         """Add lines to log.jsonl."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        with explain_write_errors(self.path / "log.jsonl"), (self.path / "log.jsonl").open("a") as file:
+        with explain_write_errors(self.path / "log.jsonl"), (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(text)
 
     def log(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Read the lines of log.jsonl, of one kind or all; a torn last line is ignored."""
         path = self.path / "log.jsonl"
         lines = []
-        for text in path.read_text().splitlines() if path.is_file() else []:
+        for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(text))
         return [line for line in lines if kind is None or line["kind"] == kind]

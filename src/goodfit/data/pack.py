@@ -112,7 +112,7 @@ def _box_bytes(preprocess: Preprocess) -> int:
 def _measure_jpeg_bytes(headers: ImageHeaders, preprocess: Preprocess, path: Path) -> float:
     """Measure the mean bytes of a re-encoded image on a sample; the result is kept at `path`."""
     if path.is_file():
-        return float(path.read_text())
+        return float(path.read_text(encoding="utf-8"))
     usable = np.flatnonzero(headers.usable)
     sizes = []
     for row in usable[np.unique(np.linspace(0, len(usable) - 1, JPEG_SAMPLE_IMAGES).astype(int))]:
@@ -265,7 +265,7 @@ def _hash_content(source: Any) -> bytes:
 
 
 def _open_pack(index: Index, preprocess: Preprocess, storage: Storage, folder: Path, workers: int, notes: tuple[str, ...]) -> PackedImages:
-    facts = json.loads((folder / "pack.json").read_text())
+    facts = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
     broken = {int(row): reason for row, reason in facts["broken"]}
     check_any_usable(index, broken)
     n = len(index)
@@ -283,7 +283,7 @@ def _hash_dataset(index: Index, folder: Path, broken: dict[int, str]) -> str:
     """Hash the content, from the pack, with the names and labels, from the index; the result is kept for the next time."""
     path = folder / f"digest-{index.fingerprint()}.txt"
     if path.is_file():
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     hashes = np.load(folder / "hashes.npy")
     total = hashlib.sha256("\0".join(index.classes).encode())
     for row, (name, label, content) in enumerate(zip(index.names, index.labels.tolist(), hashes.view(f"V{HASH_BYTES}"), strict=True)):

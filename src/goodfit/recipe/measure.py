@@ -59,7 +59,7 @@ def measure_fastest(part: Any, data: Dataset, recipe: Recipe) -> Fastest:
     key = [name, torch.__version__, threads, spell(part, full=True), len(data.classes), pre.channels, pre.size, count, allowed]
     file = cache_folder() / "machine" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     if file not in _measured and file.is_file():
-        _measured[file] = json.loads(file.read_text())
+        _measured[file] = json.loads(file.read_text(encoding="utf-8"))
     if file not in _measured:
         model = make_model(part, len(data.classes), pre.channels, pre.size)
         wall, cpu = time.perf_counter(), time.thread_time()

@@ -75,7 +75,7 @@ class Curves:
 @functools.cache
 def load_curves() -> tuple[Curves, ...]:
     """The measured curves, by data set; bench/plan.py measures them."""
-    content = json.loads((resources.files("goodfit.recipe") / CURVES_FILE).read_text())
+    content = json.loads((resources.files("goodfit.recipe") / CURVES_FILE).read_text(encoding="utf-8"))
     return tuple(read_curves(table) for table in content["curves"])
 
 

@@ -56,7 +56,7 @@ def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path |
     cached: dict[str, Any] = {}
     if file.is_file():
         with contextlib.suppress(ValueError):  # damaged: computed again
-            cached = json.loads(file.read_text())
+            cached = json.loads(file.read_text(encoding="utf-8"))
     if cached and (cached["whole"] or 2 * cached["limit"] >= seconds):  # those cut short are not repeated for a little more time
         return cached
     rows = [majority_baseline(data), *learned_baselines(data, seconds)]

@@ -31,7 +31,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
     """The row of one run; its state is "damaged" where its files do not read."""
     row: dict[str, Any] = {"path": str(run.path), "state": "damaged", "accuracy": None, "bytes": run.bytes(), "model": ""}
     try:
-        row["model"] = tomllib.loads((run.path / "recipe.toml").read_text()).get("model", "")
+        row["model"] = tomllib.loads((run.path / "recipe.toml").read_text(encoding="utf-8")).get("model", "")
         row["accuracy"] = run.read("scores.json").get("validation", {}).get("accuracy")
         row["state"] = run.read("about.json").get("state", "unknown")
     except ValueError:  # a file of the run does not read: the list goes on

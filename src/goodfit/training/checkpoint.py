@@ -104,7 +104,7 @@ class Checkpoints:
         return model
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        about = json.loads(self._about(step).read_text())
+        about = json.loads(self._about(step).read_text(encoding="utf-8"))
         content = self._tensors(step).read_bytes()
         if checksum(about, content) != about["sha256"]:
             raise ValueError("its checksum differs")

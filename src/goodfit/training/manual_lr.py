@@ -47,7 +47,7 @@ class ManualLrFactor:
     def _read(self, step: int) -> None:
         changes = []
         for path in sorted(self.folder.glob("*.json")):
-            change = json.loads(path.read_text())
+            change = json.loads(path.read_text(encoding="utf-8"))
             if "step" not in change:
                 change["step"] = step
                 write_atomic(path, json.dumps(change))

@@ -121,7 +121,7 @@ class SearchPlan:
         """
         if not (folder / PLAN_FILE).is_file() or not (folder / BASE_FILE).is_file():
             raise UsageError(f'Expected the folder of a search at "{folder}", found none.')
-        return SearchPlan(**json.loads((folder / PLAN_FILE).read_text()))
+        return SearchPlan(**json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
 
     def write(self, folder: Path) -> None:
         """Write the plan into the folder of a search."""

@@ -97,7 +97,7 @@ def _work_together(search: Search, workers: int, reporter: Reporter) -> None:
     try:
         for log in logs:
             log.parent.mkdir(exist_ok=True)
-            with log.open("w") as file:
+            with log.open("wb") as file:
                 others.append(subprocess.Popen(command, stdout=file, stderr=file))
         work_on(search, train_trial, report_trial)
     except BaseException:
