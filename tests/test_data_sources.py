@@ -19,8 +19,10 @@ from PIL import Image
 from goodfit.core.errors import DataError
 from goodfit.data import builtin
 from goodfit.data.cifar import unpickle
+from goodfit.data.folder import find_images
 from goodfit.data.headers import read_headers
-from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION
+from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION, Index
+from goodfit.data.names import find_splits
 from goodfit.data.sources import index_images
 from tests.support.photos import COLORS, picture
 
@@ -135,6 +137,125 @@ def test_the_stamp_follows_the_files(photos: Path, tmp_path: Path) -> None:
     assert index_images(str(copy)).fingerprint() == before
     (copy / "red" / "000.png").touch()
     assert index_images(str(copy)).fingerprint() != before
+
+
+# ---- what looks like a split ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [
+        ("train", {TRAIN}),
+        ("Training", {TRAIN}),
+        ("seg_train", {TRAIN}),
+        ("trainImages", {TRAIN}),
+        ("partial-train", {TRAIN}),
+        ("flowers-train-00000-of-00001", {TRAIN}),
+        ("test_set", {TEST}),
+        ("PublicTest", {TEST}),
+        ("VAL", {VALIDATION}),
+        ("my dev 2", {VALIDATION}),
+        ("train_test", {TRAIN, TEST}),
+        ("trains", set()),
+        ("valley", set()),
+        ("contest", set()),
+        ("1", set()),
+    ],
+)
+def test_the_splits_that_a_name_speaks_of(name: str, splits: set[int]) -> None:
+    assert find_splits(name) == splits
+
+
+def splits_by_name(index: Index) -> dict[str, int]:
+    return dict(zip(index.names, index.splits.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "names", [("seg_train", "seg_test"), ("training_set", "test_set"), ("Train images", "Test images"), ("training", "dev")]
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_folders_whose_names_have_a_split_s_word(tmp_path: Path, names: tuple[str, str], wrapped: bool) -> None:
+    for name in names:
+        for label in ("b", "a"):
+            write_image(tmp_path / name / (name if wrapped else "") / label / "1.png")
+    write_image(tmp_path / "seg_pred" / "1.png")
+    index = index_images(str(tmp_path))
+    assert index.classes == ("a", "b") and len(index) == 4
+    last = VALIDATION if names[1] == "dev" else TEST
+    assert all(split == (TRAIN if name.startswith(names[0]) else last) for name, split in splits_by_name(index).items())
+    assert all(name in index.split_source for name in names)
+    assert any('"seg_pred"' in note for note in index.notes)
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        (("train/1.png", "valid/1.png", "test/1.png"), "look like splits, but have images in place of class folders"),
+        (("training_set/1.png", "test_set/1.png"), "look like splits, but have images in place of class folders"),
+        (("fold1/1.png", "fold2/1.png", "fold10/1.png"), "look like parts of the data"),
+        (("fold1/a/1.png", "fold1/b/1.png", "fold2/a/1.png", "fold2/b/1.png"), "look like parts of the data"),
+        (("left/a/1.png", "left/b/1.png", "right/a/1.png", "right/b/1.png"), "hold the same folders (a, b)"),
+        (("train/x/a/1.png", "train/x/b/1.png", "train/y/a/1.png", "train/y/b/1.png"), "hold the same folders (a, b)"),
+    ],
+)
+def test_parts_of_the_data_are_no_classes(tmp_path: Path, places: tuple[str, ...], says: str) -> None:
+    for place in places:
+        write_image(tmp_path / place)
+    text = error_of(tmp_path)
+    assert says in text and "train/<class>/" in text and "a table with the columns path, label and split" in text
+
+
+def test_a_class_with_a_split_s_word_is_named(tmp_path: Path) -> None:
+    for name in ("beaker", "test tube"):
+        write_image(tmp_path / name / "images" / "1.png")
+    index = index_images(str(tmp_path))
+    assert index.classes == ("beaker", "test tube") and set(index.splits.tolist()) == {UNASSIGNED}
+    assert index.notes == ('Taken as classes, though their names could be those of parts of the data: "test tube".',)
+
+
+def test_folders_of_systems_are_no_data(tmp_path: Path) -> None:
+    for name in ("a", "b", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints", "a/@eaDir"):
+        write_image(tmp_path / name / "1.png")
+    index = index_images(str(tmp_path))
+    assert index.classes == ("a", "b") and len(index) == 2 and not index.notes
+    assert find_images([str(tmp_path)]) == [tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"], "as predict walks them"
+
+
+def test_names_stand_in_their_natural_order(tmp_path: Path) -> None:
+    labels = ["class10", "class2", "class1"]
+    for name in labels:
+        for file in ("10.png", "9.png"):
+            write_image(tmp_path / "photos" / name / file)
+    index = index_images(str(tmp_path / "photos"))
+    assert index.classes == ("class1", "class2", "class10")
+    assert list(index.names)[:2] == ["class1/9.png", "class1/10.png"]
+    assert [path.name for path in find_images([str(tmp_path / "photos" / "class2")])] == ["9.png", "10.png"]
+    table = tmp_path / "photos" / "all.csv"
+    table.write_text("path,label\n" + "".join(f"{name}/9.png,{name}\n" for name in labels))
+    assert index_images(str(table)).classes == index.classes
+
+
+@pytest.mark.parametrize(
+    ("column", "words"), [("set", ("train", "test")), ("Usage", ("Training", "PublicTest")), ("partition", ("train", "val"))]
+)
+def test_a_column_of_splits_by_another_name(tmp_path: Path, column: str, words: tuple[str, str]) -> None:
+    rows = [(f"{k}.png", "ab"[k % 2], words[k >= 4]) for k in range(8)]
+    for name, _, _ in rows:
+        write_image(tmp_path / name)
+    table = tmp_path / "data.csv"
+    table.write_text(f"path,label,{column}\n" + "".join(",".join(row) + "\n" for row in rows))
+    index = index_images(str(table))
+    last = VALIDATION if words[1] == "val" else TEST
+    assert index.splits.tolist() == [TRAIN] * 4 + [last] * 4 and index.split_source == f'the column "{column.lower()}"'
+
+
+@pytest.mark.parametrize("cells", [("A", "B"), ("train", "other"), ("train", "train"), ("test", "val")])
+def test_a_column_of_other_words_says_no_splits(tmp_path: Path, cells: tuple[str, str]) -> None:
+    for k in range(4):
+        write_image(tmp_path / f"{k}.png")
+    table = tmp_path / "data.csv"
+    table.write_text("path,label,set\n" + "".join(f"{k}.png,{'ab'[k % 2]},{cells[k // 2]}\n" for k in range(4)))
+    assert set(index_images(str(table)).splits.tolist()) == {UNASSIGNED}
 
 
 # ---- bad folders ---------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 
 def count_of(n: int, noun: str, plural: str = "") -> str:
     """Format a count: `3 images`, `1 image`, `1,200 classes` (give an irregular plural)."""
@@ -44,3 +47,9 @@ def list_some(names: list[str], most: int = 5) -> str:
     """List the first few names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def natural_order(name: str) -> tuple[Any, ...]:
+    """The key that sorts names with their numbers by size: "2" before "10", "class2" before "class10"."""
+    parts = re.split(r"(\d+)", name)
+    return (*((int(part), "") if k % 2 else (-1, part) for k, part in enumerate(parts)), name)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from goodfit.core.errors import DataError
-from goodfit.data.index import TEST, TRAIN, Index, IntArray, repeat_splits
+from goodfit.data.index import NAMES_OF_FILES, TEST, TRAIN, Index, IntArray, repeat_splits
 from goodfit.data.store import Array, ArrayStore, FileStat, hash_file_stats
 
 CIFAR10_FILES = [(f"data_batch_{k}", TRAIN) for k in range(1, 6)] + [("test_batch", TEST)]
@@ -85,7 +85,9 @@ def index_cifar(folder: Path, name: str = "") -> Index:
     names = [f"{file}#{k}" for (file, _), part in zip(batches, labels, strict=True) for k in range(len(part))]
     fingerprint = hash_file_stats(folder, [FileStat.of(file, folder) for file in [*(file for file, _ in batches), meta]])
     splits = repeat_splits(labels, [split for _, split in batches])
-    return Index(name or folder.resolve().name, classes, numbers, splits, names, ArrayStore(lambda: pixels, fingerprint))
+    return Index(
+        name or folder.resolve().name, classes, numbers, splits, names, ArrayStore(lambda: pixels, fingerprint), (), NAMES_OF_FILES
+    )
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Indexes images in folders: train|val|validation|valid|test/<class>/ or <class>/."""
+"""Indexes images in folders: those of splits with class folders inside (train/cat, seg_train/seg_train/cat), or class folders alone."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from typing import NoReturn
 import numpy as np
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.words import count_of, list_some
-from goodfit.data.index import SPLIT_WORDS, SPLITS, UNASSIGNED, Index
+from goodfit.core.words import count_of, list_some, natural_order
+from goodfit.data.index import SPLIT_WORDS, SPLITS, TRAIN, UNASSIGNED, Index
+from goodfit.data.names import find_splits, is_data, is_fold
 from goodfit.data.store import FileStat, FileStore
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 
 
 def index_folder(root: Path) -> Index:
-    """Index the images of a folder, its classes sorted by name.
+    """Index the images of a folder, its classes in natural order.
 
     Raises:
-        DataError: there are no class folders, or a class has no images.
+        DataError: there are no class folders, what stands in their place looks like parts of the data, or a class has no images.
     """
     split_folders = _find_split_folders(root)
+    for _, split_folder in split_folders:
+        _refuse_parts(split_folder, [folder.name for folder in _class_folders(split_folder)])
     images: dict[str, list[tuple[int, FileStat]]] = {}  # of each class, with their splits
     notes = _note_unread_images(root, split_folders)
     other_suffixes: Counter[str] = Counter()
     empty: list[tuple[str, str]] = []
     for split, split_folder in split_folders:
         for folder in _class_folders(split_folder):
-            files = sorted(_walk_images(folder.path, root, other_suffixes, set()), key=lambda file: file.name)
+            files = sorted(_walk_images(folder.path, root, other_suffixes, set()), key=lambda file: natural_order(file.name))
             images.setdefault(folder.name, []).extend((split, file) for file in files)
             if not files:
                 empty.append((folder.name, os.path.relpath(folder.path, root)))
@@ -45,7 +48,8 @@ def index_folder(root: Path) -> Index:
     if other_suffixes:
         suffixes = list_some([f"{n} x {suffix}" for suffix, n in other_suffixes.most_common()], 4)
         notes.append(f"Left out {count_of(other_suffixes.total(), 'file')} without an image's file name ({suffixes}).")
-    classes = tuple(sorted(images))
+    classes = tuple(sorted(images, key=natural_order))
+    notes += _note_split_words(classes)
     rows = [(k, split, file) for k, name in enumerate(classes) for split, file in images[name]]
     files = [file for _, _, file in rows]
     return Index(
@@ -56,17 +60,61 @@ def index_folder(root: Path) -> Index:
         names=[file.name for file in files],
         store=FileStore(root, files),
         notes=tuple(notes),
+        split_source=f"the folders {list_some([folder.name for _, folder in split_folders])}" if split_folders[0][0] != UNASSIGNED else "",
     )
 
 
 def _find_split_folders(root: Path) -> list[tuple[int, Path]]:
-    """Find the folders that hold class folders, each with its split. A folder "train" without folders inside is itself a class."""
-    folders = [
-        (SPLIT_WORDS[folder.name.lower()], Path(folder.path))
-        for folder in _subfolders(root)
-        if folder.name.lower() in SPLIT_WORDS and _subfolders(Path(folder.path))
-    ]
-    return folders or [(UNASSIGNED, root)]
+    """Find the folders that hold class folders, each with its split, by names such as "train", else by words such as that of "seg_train".
+
+    A folder "train" without folders inside is itself a class.
+    """
+    folders = [folder for folder in _subfolders(root) if _subfolders(folder.path)]
+    named = [(SPLIT_WORDS[folder.name.lower()], Path(folder.path)) for folder in folders if folder.name.lower() in SPLIT_WORDS]
+    if TRAIN not in (split for split, _ in named):
+        found = [(find_splits(folder.name), Path(folder.path)) for folder in folders]
+        worded = [(min(splits), folder) for splits, folder in found if len(splits) == 1]
+        splits = {split for split, _ in worded}
+        named = worded if TRAIN in splits and len(splits) > 1 else named
+    return [(split, _unwrap(folder)) for split, folder in named] or [(UNASSIGNED, root)]
+
+
+def _unwrap(folder: Path) -> Path:
+    """The folder that another one of the same split wraps, such as seg_train/seg_train, or else itself."""
+    inner = _entries(folder)
+    if len(inner) == 1 and inner[0].is_dir() and find_splits(inner[0].name) == find_splits(folder.name) and _subfolders(inner[0].path):
+        return _unwrap(Path(inner[0].path))
+    return folder
+
+
+def _refuse_parts(folder: Path, names: list[str]) -> None:
+    """Refuse to take parts of the data for classes.
+
+    Raises:
+        DataError: all names are those of splits or of folds, or all folders hold the same folders.
+    """
+    if len(names) < 2:
+        return
+    insides = [{inner.name for inner in _subfolders(folder / name)} for name in names]
+    if all(len(find_splits(name)) == 1 for name in names) and not any(insides):
+        reason = "look like splits, but have images in place of class folders"
+    elif all(map(is_fold, names)):
+        reason = "look like parts of the data, not like classes"
+    elif len(insides[0]) > 1 and all(inside == insides[0] for inside in insides):
+        reason = f"hold the same folders ({list_some(sorted(insides[0]))}), so that they look like parts of the data, not like classes"
+    else:
+        return
+    quoted = list_some([f'"{name}"' for name in names])
+    raise DataError(
+        f'The folders {quoted} of "{folder}" {reason}: arrange the images as train/<class>/ and'
+        " test/<class>/, name one of these folders as the data, or list the images in a table with the columns path, label and split."
+    )
+
+
+def _note_split_words(classes: tuple[str, ...]) -> list[str]:
+    """Note classes whose names have a split's word."""
+    named = [f'"{name}"' for name in classes if find_splits(name) or is_fold(name)]
+    return [f"Taken as classes, though their names could be those of parts of the data: {list_some(named)}."] if named else []
 
 
 def _note_unread_images(root: Path, split_folders: list[tuple[int, Path]]) -> list[str]:
@@ -97,7 +145,7 @@ def _refuse_imageless(root: Path, classes: list[str]) -> NoReturn:
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            return sorted((entry for entry in entries if is_data(entry.name)), key=lambda entry: natural_order(entry.name))
     except OSError as error:
         raise DataError(f'The folder "{folder}" cannot be read: {error.strerror}.') from error
 
@@ -151,7 +199,7 @@ def find_images(places: Iterable[str]) -> list[Path]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            found = [path / file.name for file in _walk_images(place, path, Counter(), set())]
         elif path.exists():
             found = [path]
         else:

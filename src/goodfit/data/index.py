@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from goodfit.core.words import natural_order
 from goodfit.data.store import Array, Store, SubsetStore, hash_fields
 
 IntArray = NDArray[np.int64]
@@ -17,7 +18,11 @@ SplitName = Literal["train", "validation", "test"]
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, UNASSIGNED = 0, 1, 2, -1  # the first three are positions in SPLITS
-SPLIT_WORDS = {"train": TRAIN, "training": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
+NAMES_OF_FILES = "the names of its files"  # what splits are read from
+SPLIT_WORDS = {
+    "train": TRAIN, "training": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "dev": VALIDATION, "test": TEST,
+    "testing": TEST,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +30,7 @@ class Index:
     """The table of images: `labels` [N] int64 into `classes`, `splits` [N] int8 (TRAIN, VALIDATION, TEST or UNASSIGNED).
 
     `names` are stable and relative to the data's root ("cat/1.jpg", "train.parquet#17", "digits#3"); `name` is short, for run names;
-    `notes` are sentences for the user.
+    `notes` are sentences for the user, `split_source` says what the splits were read from ("the names of its files"), if any were.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Index:
     names: Sequence[str]
     store: Store
     notes: tuple[str, ...] = ()
+    split_source: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,14 +57,14 @@ class Index:
 
 
 def encode_labels(values: Sequence[Any] | Array) -> tuple[tuple[str, ...], IntArray]:
-    """Turn label values into class names and int64 labels: numbers are sorted as numbers, text by name."""
+    """Turn label values into class names and int64 labels: numbers are sorted as numbers, text in natural order."""
     column = np.asarray(values)
     if column.dtype.kind in "iub":
         numbers, labels = np.unique(column, return_inverse=True)
         return tuple(str(int(x)) for x in numbers), labels.reshape(-1).astype(np.int64)
     texts = [x.decode() if isinstance(x, bytes) else str(x) for x in column.tolist()]
     are_numbers = all(text.removeprefix("-").isdecimal() for text in texts)
-    classes = sorted(set(texts), key=(lambda text: (int(text), text)) if are_numbers else None)
+    classes = sorted(set(texts), key=(lambda text: (int(text), text)) if are_numbers else natural_order)
     position = {name: k for k, name in enumerate(classes)}
     return tuple(classes), np.array([position[text] for text in texts], dtype=np.int64)
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from goodfit.core.errors import DataError
-from goodfit.data.index import SPLIT_WORDS, UNASSIGNED, Index, encode_labels, repeat_splits
+from goodfit.data.index import NAMES_OF_FILES, SPLITS, UNASSIGNED, Index, encode_labels, repeat_splits
+from goodfit.data.names import find_splits
 from goodfit.data.store import FileStat, Store, hash_file_stats
 
 MAX_CACHED_ROW_GROUPS = 4  # all readers are near the same place, so a few suffice
@@ -21,7 +22,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "category", "fine_label")
 
 
 def index_parquet(path: Path) -> Index:
-    """Index the images of a parquet file, or of all below a folder; the split is the first word of the file's or its folder's name.
+    """Index the images of a parquet file, or of all below a folder; its name or that of its folder says the split.
 
     Raises:
         DataError: pyarrow is not installed, or a file has no image or label column.
@@ -49,7 +50,8 @@ def index_parquet(path: Path) -> Index:
         raise DataError(f'"{path}" has labels from {labels.min()} to {labels.max()}, but names {len(classes)} classes.')
     names = [f"{name}#{k}" for name, column in zip(relative, columns, strict=True) for k in range(len(column))]
     store = ParquetStore(root, [FileStat.of(name, root) for name in relative], sizes, first.image)
-    return Index(path.stem, classes, labels, repeat_splits(columns, [_parse_split(name) for name in relative]), names, store)
+    splits = repeat_splits(columns, [_parse_split(name) for name in relative])
+    return Index(path.stem, classes, labels, splits, names, store, (), NAMES_OF_FILES)
 
 
 def _import_pyarrow(path: Path) -> Any:
@@ -92,11 +94,18 @@ def _open_file(file: Path, parquet: Any) -> _ParquetFile:
 
 
 def _parse_split(name: str) -> int:
-    """ "train-00000-of-00001.parquet" or "train/0000.parquet" -> TRAIN."""
-    for word in reversed(Path(name).with_suffix("").parts):
-        for separator in ("-", "_", ".", " "):
-            if (first := word.split(separator)[0].lower()) in SPLIT_WORDS:
-                return SPLIT_WORDS[first]
+    """The split that a file's name speaks of, else the innermost of its folders: TRAIN of "flowers-train-0.parquet" or "train/0.parquet".
+
+    Raises:
+        DataError: it speaks of several.
+    """
+    for part in reversed(Path(name).with_suffix("").parts):
+        if len(splits := find_splits(part)) > 1:
+            raise DataError(
+                f'"{name}" could be of the splits {" and ".join(SPLITS[k] for k in sorted(splits))}: rename it to say of which.'
+            )
+        if splits:
+            return min(splits)
     return UNASSIGNED
 
 

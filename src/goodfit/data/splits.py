@@ -100,4 +100,5 @@ def assign_splits(index: Index, path: Path) -> Index:
     previous = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
     note = f'"{path}" gives the split of {n:,} of {count_of(len(index), "image")}'
     note += "." if n == len(index) else ": the others keep their split, and those without one are for training."
-    return dataclasses.replace(index, splits=np.where(listed == UNASSIGNED, previous, listed).astype(np.int8), notes=(*index.notes, note))
+    splits = np.where(listed == UNASSIGNED, previous, listed).astype(np.int8)
+    return dataclasses.replace(index, splits=splits, notes=(*index.notes, note), split_source=f'"{path.name}"')

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
 from goodfit.core.words import count_of, list_some
-from goodfit.data.index import SPLIT_WORDS, SPLITS, UNASSIGNED, Index, encode_labels
+from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, encode_labels
+from goodfit.data.names import find_splits
 from goodfit.data.store import FileStat, FileStore
 
 COLUMN_NAMES = {
@@ -38,7 +39,23 @@ class Table:
     def column(self, name: str) -> list[str]:
         """The cells of a column, empty where a row is too short or the column is missing."""
         place = next((self.header.index(word) for word in COLUMN_NAMES[name] if word in self.header), None)
-        return [cells[place] if place is not None and place < len(cells) else "" for _, cells in self.rows]
+        return ["" for _ in self.rows] if place is None else self.cells(place)
+
+    def cells(self, place: int) -> list[str]:
+        """The cells of the column at a place, empty where a row is too short."""
+        return [cells[place] if place < len(cells) else "" for _, cells in self.rows]
+
+    def splits(self) -> tuple[list[str], str]:
+        """The cells of the column of splits, by its name or because all its cells are words such as train and PublicTest; its name."""
+        if self.has_column("split"):
+            return self.column("split"), next(word for word in COLUMN_NAMES["split"] if word in self.header)
+        known = {word for words in COLUMN_NAMES.values() for word in words}
+        for place, name in enumerate(self.header):
+            cells = [cell.strip() for cell in self.cells(place)]
+            splits = [find_splits(cell) for cell in cells]
+            if name not in known and all(len(found) == 1 for found in splits) and {TRAIN} in splits and len({*map(min, splits)}) > 1:
+                return cells, name
+        return ["" for _ in self.rows], ""
 
     def require(self, *names: str) -> None:
         """Check that columns are there.
@@ -76,7 +93,8 @@ def index_table(path: Path) -> Index:
     """
     table = read_table(path)
     table.require("path", "label")
-    images, labels, words = ([cell.strip() for cell in table.column(name)] for name in ("path", "label", "split"))
+    words, column = table.splits()
+    images, labels = ([cell.strip() for cell in table.column(name)] for name in ("path", "label"))
     for (line, _), image, label in zip(table.rows, images, labels, strict=True):
         if not image or not label:
             raise DataError(f'Line {line} of "{path}" has no {"label" if image else "path"}: every image needs both.')
@@ -85,7 +103,8 @@ def index_table(path: Path) -> Index:
     missing = [file.name for file in files if file.size < 0]
     if missing:
         raise DataError(f'"{path}" lists {count_of(len(missing), "file")} that are not in "{path.parent}": {list_some(missing)}.')
-    return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files))
+    source = f'the column "{column}"' if column else ""
+    return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files), (), source)
 
 
 def parse_splits(table: Table, words: Sequence[str]) -> NDArray[np.int8]:
@@ -94,7 +113,8 @@ def parse_splits(table: Table, words: Sequence[str]) -> NDArray[np.int8]:
     Raises:
         DataError: a word is no split.
     """
-    for (line, _), word in zip(table.rows, words, strict=True):
-        if word and word.lower() not in SPLIT_WORDS:
+    found = [find_splits(word) for word in words]
+    for (line, _), word, splits in zip(table.rows, words, found, strict=True):
+        if word.strip() and len(splits) != 1:
             raise DataError(f'Line {line} of "{table.path}": expected a split of {", ".join(SPLITS)}, found "{word}".')
-    return np.array([SPLIT_WORDS[word.lower()] if word else UNASSIGNED for word in words], dtype=np.int8)
+    return np.array([min(splits, default=UNASSIGNED) for splits in found], dtype=np.int8)

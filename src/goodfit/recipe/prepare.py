@@ -17,8 +17,9 @@ from goodfit.core.forecast import Forecast
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import Part
 from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.core.words import list_some
 from goodfit.data.dataset import Dataset
-from goodfit.data.index import SPLITS, Index
+from goodfit.data.index import SPLITS, UNASSIGNED, Index
 from goodfit.models.weights.files import Weights
 from goodfit.recipe.auto import choose_channels, choose_machine, choose_size, choose_training
 from goodfit.recipe.build import Training, build
@@ -173,7 +174,10 @@ def describe_plan(prepared: Prepared) -> list[str]:
     """Describe the data, each choice with its rule and evidence, and the size of the network, in lines of text."""
     recipe, data, model = prepared.recipe, prepared.data, prepared.training.state.model
     counts = ", ".join(f"{len(data.rows(name)):,} {name}" for name in SPLITS)
-    lines = [f"{data.name}: {len(data.classes)} classes, {counts} images", *(f"  {note}" for note in data.notes)]
+    lines = [f"{data.name}: {len(data.classes)} classes, {counts} images", f"  classes, in order: {list_some(list(data.classes), 10)}"]
+    if prepared.index.split_source and (prepared.index.splits != UNASSIGNED).any():
+        lines.append(f"  splits: by {prepared.index.split_source}")
+    lines += [f"  {note}" for note in data.notes]
     before = ""
     for choice in prepared.choices:
         if choice.field == "budget" and not has_parameters(model):
