@@ -24,6 +24,7 @@ from goodfit.optim.first_order import Adagrad, Adam, Adamw, Rmsprop, Sgd
 from goodfit.optim.groups import make_optimizer, parameter_groups, record_peak_rates
 from goodfit.optim.muon import Muon, orthogonalize
 from goodfit.optim.sam import Sam
+from goodfit.recipe.build import build_optimizer
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.state import State
 
@@ -356,6 +357,21 @@ def test_newton_schulz_makes_singular_values_nearly_one() -> None:
         mixed = u.T @ made @ vt.T
         torch.testing.assert_close(mixed, torch.diag(mixed.diagonal()), atol=1e-10, rtol=0)  # the same singular vectors
         assert s.max() / s.min() > 1.2 and 0.6 < mixed.diagonal().min() <= mixed.diagonal().max() < 1.25
+
+
+def test_newton_schulz_in_bfloat16_rounds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the recipe's precision is bf16 muon iterates in it, and elsewhere not."""
+    x = torch.randn((20, 60), generator=torch.Generator().manual_seed(0))
+    exact, rounded = orthogonalize(x, 3), orthogonalize(x, 3, bf16=True)
+    assert rounded.dtype == torch.float32 and 0 < float((rounded - exact).norm() / exact.norm()) < 0.05
+    asked: list[bool] = []
+    monkeypatch.setattr("goodfit.optim.muon.orthogonalize", lambda matrix, rounds, bf16: (asked.append(bf16), matrix)[1])
+    for precision in ("bf16", "fp32"):
+        model = nn.Linear(3, 4, bias=False)
+        optimizer = build_optimizer(Muon(0.02), model, {}, precision)
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+    assert asked == [True, False]
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon to compare with")

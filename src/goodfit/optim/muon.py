@@ -86,16 +86,17 @@ class MuonOptimizer(WrapperOptimizer):
                 matrix = ahead.reshape(len(p), -1)
                 scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(orthogonalize(matrix, group["rounds"]).reshape(p.shape), alpha=-group["lr"] * scale)
+                bf16 = matrix.is_cuda or group.get("precision") == "bf16"
+                p.add_(orthogonalize(matrix, group["rounds"], bf16).reshape(p.shape), alpha=-group["lr"] * scale)
         if self.inner is not None:
             self.inner.step()
         return loss
 
 
-def orthogonalize(matrix: Tensor, rounds: int = 5) -> Tensor:
-    """The matrix [n, m] with the same singular vectors and singular values near 1, by Newton-Schulz iterations (in bfloat16 on CUDA)."""
+def orthogonalize(matrix: Tensor, rounds: int = 5, bf16: bool = False) -> Tensor:
+    """The matrix [n, m] with the same singular vectors and singular values near 1, by Newton-Schulz iterations, in bfloat16 if asked."""
     a, b, c = NEWTON_SCHULZ
-    x: Tensor = matrix.bfloat16() if matrix.is_cuda else matrix
+    x: Tensor = matrix.bfloat16() if bf16 else matrix
     x = x.T if x.shape[0] > x.shape[1] else x
     x = x / (x.norm() + 1e-7)
     for _ in range(rounds):

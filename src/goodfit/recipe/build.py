@@ -111,7 +111,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
     )
     check_loss(bound["loss"], len(data.classes))
     check_resolution(bound["resolution"], model, data.preprocess)
-    optimizer = build_optimizer(bound["optimizer"], model, bound["rates"](model) if "rates" in bound else {})
+    optimizer = build_optimizer(bound["optimizer"], model, bound["rates"](model) if "rates" in bound else {}, recipe.precision)
     if plan.trainable:
         disable_fused_momentum(optimizer)
     state = State.start(model, optimizer, plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
@@ -140,10 +140,11 @@ def bind_penalties(pipe: Part, model: nn.Module, start: Mapping[str, Tensor] | N
     return penalties  # type: ignore[no-any-return]
 
 
-def build_optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> torch.optim.Optimizer:
+def build_optimizer(part: Any, model: nn.Module, rates: Mapping[str, float], precision: str = "fp32") -> torch.optim.Optimizer:
     """Build the optimizer of a part, or of any torch class, over the model's parameter groups; `rates` are factors by stage.
 
-    A model without parameters gets an optimizer that moves nothing.
+    Its groups have the `precision` in which it may multiply matrices, as muon does. A model without parameters gets an optimizer that moves
+    nothing.
 
     Raises:
         UsageError: the part does not take the parameters, or makes no optimizer.
@@ -157,6 +158,8 @@ def build_optimizer(part: Any, model: nn.Module, rates: Mapping[str, float]) -> 
     if not isinstance(optimizer, torch.optim.Optimizer):
         name = f'"{part.path}"' if isinstance(part, ExternalPart) else f'"{part}"'
         raise UsageError(f"Expected {name} to make a torch optimizer, received a {type(optimizer).__name__}.")
+    for group in optimizer.param_groups:
+        group["precision"] = precision
     return optimizer
 
 
