@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.device import autocast, cpu_name
+from goodfit.core.parts import spell
 from goodfit.recipe.prepare import Prepared, prepare
 from goodfit.recipe.recipe import Recipe
 from goodfit.training.step import train_step
@@ -105,7 +106,7 @@ def measure(recipe: Recipe, turns: int) -> tuple[dict[str, Any], list[str]]:
     operations = sum(each for _, each in work)
     best = [min(times) for times in zip(*alone, strict=True)]
     figures = {
-        "model": str(prepared.recipe.model),
+        "model": spell(prepared.parts["model"]),
         "batch": batch,
         "precision": precision,
         "images_per_s": batch / min(whole),

@@ -145,7 +145,7 @@ def test_runs_of_several_seeds_say_the_plan_once(photos: Path, tmp_path: Path) -
     said = train(photos, tmp_path / "run", "--seeds", "3", "--plot-schedule")
     lines = [line for line in said.err.splitlines() if line.startswith("Run ")]
     assert said.code == 0 and lines == [f"Run {k + 1} of 3: seed {k}." for k in range(3)]
-    for words in ("classes, ", "storage = ", "parameters; 2 epochs in steps", "learning rate"):
+    for words in ("classes, in order", "storage = ", "parameters; 2 epochs in steps", "learning rate"):
         assert said.err.count(words) == 1, words
     assert said.err.index("parameters; 2 epochs") < said.err.index("Run 2 of 3")
     assert said.err.count("100 %  step") == said.err.count("Report: ") == 3

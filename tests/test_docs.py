@@ -160,7 +160,18 @@ def test_every_link_and_file_named_is_there(page: str) -> None:
         assert any((root / path).exists() for root in roots) or path in IN_EXAMPLES, path
 
 
-IN_EXAMPLES = ("train/", "val/", "valid/", "validation/", "test/", "use/", "my_parts.py", "src/goodfit/augment/negative.py")
+IN_EXAMPLES = (
+    "train/",
+    "val/",
+    "valid/",
+    "validation/",
+    "test/",
+    "seg_train/",
+    "test_set/",
+    "use/",
+    "my_parts.py",
+    "src/goodfit/augment/negative.py",
+)
 
 
 def test_the_map_shows_every_package_and_every_bench() -> None:

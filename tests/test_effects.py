@@ -65,6 +65,7 @@ AROUND: dict[Any, dict[str, Any]] = {
     ("noise", "stochastic_depth"): {"model": "resnet(20)", "budget": "2 steps"},
     ("optimizer", "newton"): {"budget": "12 steps"},
     ("optimizer", "muon"): {"model": "mlp((5, 4))", "evaluate_every": "5 steps"},
+    ("rates", "norm_biases"): {"model": "convnet(2)", "evaluate_every": "5 steps"},
     ("plateau", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
 }
 SLOT = {("noise", "stochastic_depth"): "branch"}  # which setting of the model, where several take the kind

@@ -22,7 +22,8 @@ CURVES_FILE = "curves.json"
 PLANNED_FIELDS = ("resolution", "batch_size", "optimizer", "schedule", "views", "augment")  # that the curves' preset decides
 PIXEL_POWER, GAIN_POINTS = 0.9, 200  # of the pixels, that a step's time goes with: two passes over CIFAR-10 in 45.5 s, at full size in 57.2
 MIN_COLOR_CHANNELS = 3
-MAX_SIDE_RATIO, MAX_IMAGES_RATIO = 1.75, 4.5  # between data and the data that curves were measured on, for them to speak for it
+SLOPE_BEYOND = 0.5  # of a curve's last line, beyond its end: from line to line the slopes fell to between 0.5 and 0.85
+MAX_SIDE_RATIO, MAX_IMAGES_RATIO = 1.75, 8.0  # between data and the data that curves were measured on, for them to speak for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Curve:
     points: tuple[tuple[float, float], ...]
 
     def error(self, seen: float) -> float:
-        """The error after `seen` images: straight lines in the logarithms of both, the last ones going on beyond the ends."""
+        """The error after `seen` images: straight lines in the logarithms of both; the first goes on before its start, the last, less
+        steeply, beyond its end.
+        """
         x, y = (np.log(column) for column in zip(*self.points, strict=True))
         k = int(np.clip(np.searchsorted(x, math.log(seen)) - 1, 0, len(x) - 2))
         slope = (y[k + 1] - y[k]) / (x[k + 1] - x[k])
-        return float(np.exp(y[k] + slope * (math.log(seen) - x[k])))
+        beyond = max(0.0, math.log(seen) - x[-1])
+        return float(np.exp(y[k] + slope * (math.log(seen) - (1 - SLOPE_BEYOND) * beyond - x[k])))
 
     def covers(self, seen: float) -> bool:
         """Whether it was measured below and above so many images."""
