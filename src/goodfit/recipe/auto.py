@@ -33,6 +33,7 @@ MIN_EPOCHS, MAX_EPOCHS = 8, 60  # of a budget that is chosen
 IMAGES_SEEN = 400_000  # by a training whose budget is chosen, within those epochs
 MAX_MIRRORED, MIRRORED_SIDE = 1500, 12  # images and pixels for the question whether mirrored images keep their class
 MAX_EVALUATIONS, EVALUATION_SHARE = 10, 0.05  # within a budget in minutes: how often at most, and in which share of its time
+TRAINING_SHARE, OTHER_SECONDS = 0.97, 6.5  # of a budget in minutes, and what measuring, baselines and the final scores take of it
 MEMORY_SHARE = 0.6  # of the free memory that a step may take
 
 # With an optimizer that needs the same loss at every call: a field, its value, and why.
@@ -227,7 +228,7 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
         width = 16 if images < 2000 else 32
         chooser.choose("model", f"convnet({width})", "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
     elif chooser.is_open("model"):
-        left = max(0.9 * budget_seconds(budget) - spent, 1.0)
+        left = max(TRAINING_SHARE * budget_seconds(budget) - spent - OTHER_SECONDS, 1.0)
         if curves := find_curves(data):
             plan_training(chooser, data, curves, left, _mirror_keeps_class(data)[0])
             return
