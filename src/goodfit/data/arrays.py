@@ -58,16 +58,8 @@ def index_npz(path: Path) -> Index:
     load, notes = _prepare_npz_images(path, tuple(x for x, _, _ in keys), [dtype for _, dtype in headers])
     image_names = [f"{x}#{k}" for (x, _, _), part in zip(keys, labels, strict=True) for k in range(len(part))]
     store = ArrayStore(load, hash_file_stats(path.parent, [FileStat.of(path.name, path.parent)]))
-    return Index(
-        path.stem,
-        classes,
-        numbers,
-        repeat_splits(labels, [split for _, _, split in keys]),
-        image_names,
-        store,
-        notes,
-        "the names of its arrays",
-    )
+    splits = repeat_splits(labels, [split for _, _, split in keys])
+    return Index(path.stem, classes, numbers, splits, image_names, store, notes, split_source="the names of its arrays")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
@@ -162,9 +154,8 @@ def index_idx(path: Path, pairs: list[tuple[Path, Path, int]], name: str = "") -
     root = path if path.is_dir() else path.parent
     fingerprint = hash_file_stats(root, [FileStat.of(file.name, root) for pair in pairs for file in pair[:2]])
     store = ArrayStore(functools.partial(_read_idx_images, [images for images, _, _ in pairs]), fingerprint)
-    return Index(
-        name or path.stem, classes, numbers, repeat_splits(labels, [split for _, _, split in pairs]), names, store, (), NAMES_OF_FILES
-    )
+    splits = repeat_splits(labels, [split for _, _, split in pairs])
+    return Index(name or path.stem, classes, numbers, splits, names, store, split_source=NAMES_OF_FILES)
 
 
 def _read_idx_images(files: list[Path]) -> Array:

@@ -85,9 +85,8 @@ def index_cifar(folder: Path, name: str = "") -> Index:
     names = [f"{file}#{k}" for (file, _), part in zip(batches, labels, strict=True) for k in range(len(part))]
     fingerprint = hash_file_stats(folder, [FileStat.of(file, folder) for file in [*(file for file, _ in batches), meta]])
     splits = repeat_splits(labels, [split for _, split in batches])
-    return Index(
-        name or folder.resolve().name, classes, numbers, splits, names, ArrayStore(lambda: pixels, fingerprint), (), NAMES_OF_FILES
-    )
+    store = ArrayStore(lambda: pixels, fingerprint)
+    return Index(name or folder.resolve().name, classes, numbers, splits, names, store, split_source=NAMES_OF_FILES)
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

@@ -27,14 +27,14 @@ def index_folder(root: Path) -> Index:
         DataError: there are no class folders, what stands in their place looks like parts of the data, or a class has no images.
     """
     split_folders = _find_split_folders(root)
-    for _, split_folder in split_folders:
-        _refuse_parts(split_folder, [folder.name for folder in _class_folders(split_folder)])
     images: dict[str, list[tuple[int, FileStat]]] = {}  # of each class, with their splits
     notes = _note_unread_images(root, split_folders)
     other_suffixes: Counter[str] = Counter()
     empty: list[tuple[str, str]] = []
     for split, split_folder in split_folders:
-        for folder in _class_folders(split_folder):
+        class_folders = _class_folders(split_folder)
+        _refuse_parts(split_folder, [folder.name for folder in class_folders])
+        for folder in class_folders:
             files = sorted(_walk_images(folder.path, root, other_suffixes, set()), key=lambda file: natural_order(file.name))
             images.setdefault(folder.name, []).extend((split, file) for file in files)
             if not files:

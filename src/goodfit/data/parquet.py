@@ -51,7 +51,7 @@ def index_parquet(path: Path) -> Index:
     names = [f"{name}#{k}" for name, column in zip(relative, columns, strict=True) for k in range(len(column))]
     store = ParquetStore(root, [FileStat.of(name, root) for name in relative], sizes, first.image)
     splits = repeat_splits(columns, [_parse_split(name) for name in relative])
-    return Index(path.stem, classes, labels, splits, names, store, (), NAMES_OF_FILES)
+    return Index(path.stem, classes, labels, splits, names, store, split_source=NAMES_OF_FILES)
 
 
 def _import_pyarrow(path: Path) -> Any:

@@ -104,7 +104,7 @@ def index_table(path: Path) -> Index:
     if missing:
         raise DataError(f'"{path}" lists {count_of(len(missing), "file")} that are not in "{path.parent}": {list_some(missing)}.')
     source = f'the column "{column}"' if column else ""
-    return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files), (), source)
+    return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files), split_source=source)
 
 
 def parse_splits(table: Table, words: Sequence[str]) -> NDArray[np.int8]:
