@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from goodfit.core.chance import Chance
 from goodfit.core.errors import DataError
 from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION, Index
 from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.pixels import Pixels, RawPixels
 from goodfit.data.preprocess import Preprocess
+from goodfit.data.sampler import Shuffle
 from goodfit.data.sources import index_images
 from goodfit.data.splits import assign_splits, make_splits, write_splits
 from goodfit.data.statistics import measure_statistics, sum_images
@@ -227,6 +229,22 @@ def test_the_stream_is_the_same_for_any_number_of_workers(pixels: RawPixels, sta
 
 def reader_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("goodfit-read")]
+
+
+def test_orders_are_made_in_the_thread_that_trains(pixels: RawPixels) -> None:
+    """In a reader torch would start a second set of OpenMP threads, and all of them would then sleep at once while they wait."""
+    threads: list[threading.Thread] = []
+
+    class Noted(Shuffle):
+        def __call__(self, labels: Tensor, chance: Chance) -> Tensor:
+            threads.append(threading.current_thread())
+            return super().__call__(labels, chance)
+
+    stream = Loader(pixels, torch.arange(50) % 4, torch.arange(50), 4, 10, 0, 2, Noted()).stream()
+    for _ in range(12):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert len(threads) >= 3 and set(threads) == {threading.current_thread()}
 
 
 def test_closing_or_forgetting_a_stream_ends_its_threads(pixels: RawPixels) -> None:

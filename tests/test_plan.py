@@ -155,6 +155,18 @@ def test_images_that_mirroring_would_change_are_never_mirrored(planned: Callable
     assert (recipe.augment, recipe.views) == ("crop(2) | smooth(0.2)", "auto")
 
 
+def test_gray_images_get_no_jitter_of_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastest = Fastest("fp32", "channels_last", 2, 1 / 2000, "")
+    for module in (plan, measure):
+        monkeypatch.setattr(module, "measure_fastest", lambda part, data, recipe: fastest)
+    curves, data = dataclasses.replace(CIFAR10, preset="photos"), images(32, 3000)
+    for channels, jitters in ((1, False), (3, True)):
+        data.preprocess.channels = channels
+        chooser = Chooser(Recipe(budget="60 s", device="cpu"), load_catalog())
+        plan_training(chooser, data, curves, 40.0, True)
+        assert ("jitter" in str(chooser.recipe.augment)) == jitters and "resized_crop" in str(chooser.recipe.augment)
+
+
 def test_what_asks_for_a_schedule_or_a_rate_of_its_own_gets_it(planned: Callable[..., Recipe]) -> None:
     assert planned(True, snapshots=5).schedule == planned(True, plateau="plateau").schedule == "auto"
     assert planned(True, batch_size=32).optimizer == "auto", "the preset's rates go with its batch"
