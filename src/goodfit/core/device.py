@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from goodfit.core.errors import UsageError
+from goodfit.core.memory import available_memory
 
 
 def select_device(name: str) -> torch.device:
@@ -102,12 +103,7 @@ def free_memory(device: torch.device) -> int:
     """The bytes of memory that are free now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    limit = Path("/sys/fs/cgroup/memory.max")
-    available = int(psutil.virtual_memory().available)
-    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
-        return min(available, max(int(text) - used, 0))
-    return available
+    return available_memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

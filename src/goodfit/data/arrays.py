@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
+import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
-from goodfit.data.index import NAMES_OF_FILES, SPLIT_WORDS, TEST, TRAIN, UNASSIGNED, Index, encode_labels, repeat_splits
+from goodfit.core.memory import check_memory
+from goodfit.core.words import list_some
+from goodfit.data.files import explain_faults, open_regular
+from goodfit.data.index import NAMES_OF_FILES, SPLIT_WORDS, TEST, TRAIN, UNASSIGNED, Index, repeat_splits
+from goodfit.data.labels import encode_labels, match_labels, read_class_names
 from goodfit.data.levels import PixelScale, infer_scale, to_channels_last, to_pixels
 from goodfit.data.store import Array, ArrayStore, FileStat, hash_file_stats
 
+NPZ_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))  # of the images and labels of a split; MedMNIST has the latter
 MNIST_FILES = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte", TRAIN), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", TEST))
 
 
@@ -32,65 +39,95 @@ def concatenate_images(parts: Sequence[Array], scale: PixelScale | None = None) 
 
 
 def index_npz(path: Path) -> Index:
-    """Index arrays x_train, y_train, x_test, y_test (and x_val, y_val), or images and labels; `classes` may hold the names.
+    """Index arrays x_train, y_train, x_test, y_test (and x_val, y_val), the same as train_images, train_labels ..., or images and labels;
+    `classes` may hold the names.
 
     Raises:
-        DataError: the arrays are missing, or images and labels differ in number.
+        DataError: the file is damaged, arrays are missing or of other shapes, or images and labels differ in number.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = _find_npz_keys(path, file.files)
-            labels = [_flatten_labels(path, y, file[y]) for _, y, _ in keys]
-            names = [str(name) for name in file["classes"]] if "classes" in file.files else []
-        headers = [_read_npy_header(path, x) for x, _, _ in keys]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error
-    for (x, y, _), (shape, _), part in zip(keys, headers, labels, strict=True):
-        if len(shape) not in (3, 4) or shape[0] != len(part):
-            raise DataError(
-                f'"{path}": expected images [N, H, W] or [N, H, W, C] and a label for each, found {x} {list(shape)} and {y} [{len(part)}].'
-            )
-    classes, numbers = encode_labels(np.concatenate(labels))
-    if names:
-        classes, numbers = tuple(names), np.concatenate(labels).astype(np.int64)
-        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(names):
-            raise DataError(f'"{path}" names {len(names)} classes, but has labels from {numbers.min()} to {numbers.max()}.')
-    load, notes = _prepare_npz_images(path, tuple(x for x, _, _ in keys), [dtype for _, dtype in headers])
+    with explain_faults(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        keys = _find_npz_keys(path, [name.removesuffix(".npy") for name in archive.namelist()])
+        headers = {name: _read_npy_header(path, archive, name) for x, y, _ in keys for name in (x, y)}
+        _check_shapes(path, [(x, headers[x].shape, y, headers[y].shape) for x, y, _ in keys])
+        check_memory(sum(header.n_bytes for header in headers.values()), f'"{path}"')
+        labels = [_read_labels(path, archive, y) for _, y, _ in keys]
+        named = read_class_names(_read_array(path, archive, "classes"), f'"{path}"') if "classes.npy" in archive.namelist() else ()
+        values, place = np.concatenate(labels), f'"{path}"'
+        classes, numbers = (named, match_labels(values, named, place)) if named else encode_labels(values, place)
+    load, notes = _prepare_npz_images(path, tuple(x for x, _, _ in keys), [headers[x].dtype for x, _, _ in keys])
     image_names = [f"{x}#{k}" for (x, _, _), part in zip(keys, labels, strict=True) for k in range(len(part))]
     store = ArrayStore(load, hash_file_stats(path.parent, [FileStat.of(path.name, path.parent)]))
     splits = repeat_splits(labels, [split for _, _, split in keys])
     return Index(path.stem, classes, numbers, splits, image_names, store, notes, split_source="the names of its arrays")
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f'"{path}" cannot be read as an .npz file: {error}.')
-
-
 def _find_npz_keys(path: Path, names: list[str]) -> list[tuple[str, str, int]]:
     """Find (images, labels, split) among the names of the arrays."""
-    keys = [(f"x_{word}", f"y_{word}", split) for word, split in SPLIT_WORDS.items() if {f"x_{word}", f"y_{word}"} <= set(names)]
+    pairs = [(x.format(word), y.format(word), split) for x, y in NPZ_NAMES for word, split in SPLIT_WORDS.items()]
+    keys = [pair for pair in pairs if {*pair[:2]} <= set(names)]
     keys = keys or [("images", "labels", UNASSIGNED)] if {"images", "labels"} <= set(names) else keys
     if not keys:
-        arrays = ", ".join(names) or "nothing"
+        arrays = list_some(names, 10) or "nothing"
         raise DataError(f'Expected arrays x_train, y_train, x_test, y_test or images, labels in "{path}", found: {arrays}.')
     return keys
 
 
-def _flatten_labels(path: Path, name: str, labels: Array) -> Array:
-    flat = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if flat.dtype.kind == "f" and np.array_equal(flat, np.rint(flat)):
-        flat = flat.astype(np.int64)
-    if flat.ndim != 1 or flat.dtype.kind not in "iubUS":
-        raise DataError(f'"{path}": expected one label per image in {name}, found {labels.dtype} {list(labels.shape)}.')
-    return flat
+class _NpyHeader(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def n_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _read_npy_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read the shape and dtype of an array without its content."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+def _read_npy_header(path: Path, archive: zipfile.ZipFile, name: str) -> _NpyHeader:
+    """Read the shape and dtype of an array without its content.
+
+    Raises:
+        DataError: it holds Python objects, or the file has more or fewer bytes than the shape says.
+    """
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
         version = npy.read_magic(file)
         shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
-        return shape, dtype
+        header = _NpyHeader(shape, dtype)
+        if dtype.hasobject:
+            raise DataError(f'"{path}" cannot be read: {name} holds Python objects; save texts with .astype(str), images as one array.')
+        if min(shape, default=0) < 0 or file.tell() + header.n_bytes != info.file_size:
+            raise DataError(f'"{path}" is damaged: {name} {list(shape)} needs {header.n_bytes:,} bytes, but has {info.file_size:,}.')
+        return header
+
+
+def _read_array(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
+    check_memory(_read_npy_header(path, archive, name).n_bytes, f'"{path}"')
+    with archive.open(f"{name}.npy") as file:
+        array: Array = npy.read_array(file, allow_pickle=False)
+        return array
+
+
+def _read_labels(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
+    """Read labels [N] or [N, 1] as [N]."""
+    labels = _read_array(path, archive, name)
+    return labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _check_shapes(path: Path, parts: Sequence[tuple[str, Sequence[int], str, Sequence[int]]]) -> None:
+    """Check the shapes of images and labels, each with its name.
+
+    Raises:
+        DataError: they are not those of images with a label for each, or differ between the parts.
+    """
+    for x, shape, y, label_shape in parts:
+        if len(shape) not in (3, 4) or not label_shape or shape[0] != label_shape[0]:
+            raise DataError(
+                f'"{path}": expected images [N, H, W] or [N, H, W, C] and a label for each, '
+                f"found {x} {list(shape)} and {y} {list(label_shape)}."
+            )
+        if not all(shape[1:]):
+            raise DataError(f'"{path}": expected images with pixels, found {x} {list(shape)}.')
+        if list(shape[1:]) != list(parts[0][1][1:]):
+            raise DataError(f'"{path}": expected images of one size, found {parts[0][0]} {list(parts[0][1])} and {x} {list(shape)}.')
 
 
 def _prepare_npz_images(path: Path, keys: tuple[str, ...], dtypes: list[np.dtype[Any]]) -> tuple[Callable[[], Array], tuple[str, ...]]:
@@ -104,11 +141,8 @@ def _prepare_npz_images(path: Path, keys: tuple[str, ...], dtypes: list[np.dtype
 
 
 def _read_npz(path: Path, keys: tuple[str, ...]) -> list[Array]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return [file[key] for key in keys]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error
+    with explain_faults(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        return [_read_array(path, archive, key) for key in keys]
 
 
 # ---- IDX -----------------------------------------------------------------------------------------------------------------------
@@ -144,12 +178,10 @@ def index_idx(path: Path, pairs: list[tuple[Path, Path, int]], name: str = "") -
     Raises:
         DataError: a file is damaged, or images and labels differ in number.
     """
+    shapes = [(images.name, _read_idx_shape(images, 3), file.name, _read_idx_shape(file, 1)) for images, file, _ in pairs]
+    _check_shapes(path, shapes)
     labels = [read_idx(file, 1) for _, file, _ in pairs]
-    for (images, _, _), part in zip(pairs, labels, strict=True):
-        n = _read_idx_shape(images, 3)[0]
-        if n != len(part):
-            raise DataError(f'"{images}" has {n} images, but its labels file has {len(part)} labels.')
-    classes, numbers = encode_labels(np.concatenate(labels))
+    classes, numbers = encode_labels(np.concatenate(labels), f'"{path}"')
     names = [f"{images.name.removesuffix('.gz')}#{k}" for (images, _, _), part in zip(pairs, labels, strict=True) for k in range(len(part))]
     root = path if path.is_dir() else path.parent
     fingerprint = hash_file_stats(root, [FileStat.of(file.name, root) for pair in pairs for file in pair[:2]])
@@ -163,7 +195,7 @@ def _read_idx_images(files: list[Path]) -> Array:
 
 
 def _read_idx_shape(path: Path, axes: int) -> list[int]:
-    with _open_maybe_gzipped(path) as file:
+    with _open_idx(path) as file:
         header = file.read(4 + 4 * axes)
     if len(header) < 4 + 4 * axes or header[:3] != b"\0\0\x08" or header[3] != axes:
         raise DataError(f'"{path}" is not an IDX file of unsigned bytes with {axes} axes.')
@@ -177,15 +209,18 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
         DataError: the file has another format, or is cut short.
     """
     shape = _read_idx_shape(path, axes)
-    try:
-        with _open_maybe_gzipped(path) as file:
-            content = file.read()[4 + 4 * axes :]
-    except (OSError, EOFError) as error:
-        raise DataError(f'"{path}" is damaged: {error}.') from error
-    if len(content) != int(np.prod(shape)):
-        raise DataError(f'"{path}" is cut short or damaged: expected {int(np.prod(shape))} values, found {len(content)}.')
+    size = math.prod(shape)
+    check_memory(size, f'"{path}"')
+    with _open_idx(path) as file:
+        content = file.read(4 + 4 * axes + size + 1)[4 + 4 * axes :]  # one more, to notice what is too long
+    if len(content) != size:
+        found = f"{len(content):,}" if len(content) < size else "more"
+        raise DataError(f'"{path}" is cut short or damaged: expected {size:,} values, found {found}.')
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
-def _open_maybe_gzipped(path: Path) -> Any:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+@contextlib.contextmanager
+def _open_idx(path: Path) -> Iterator[BinaryIO]:
+    """Open an IDX file, gzipped or not; what is wrong with it within the block becomes a DataError."""
+    with explain_faults(path, "an IDX file"), open_regular(path) as file:
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file

@@ -8,8 +8,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from goodfit.core.errors import DataError
-from goodfit.data.index import NAMES_OF_FILES, TEST, TRAIN, Index, IntArray, repeat_splits
+from goodfit.core.errors import DataError, first_line
+from goodfit.data.files import open_regular
+from goodfit.data.index import NAMES_OF_FILES, TEST, TRAIN, Index, repeat_splits
+from goodfit.data.labels import match_labels, read_class_names
 from goodfit.data.store import Array, ArrayStore, FileStat, hash_file_stats
 
 CIFAR10_FILES = [(f"data_batch_{k}", TRAIN) for k in range(1, 6)] + [("test_batch", TEST)]
@@ -34,7 +36,7 @@ def _allowed_globals() -> dict[tuple[str, str], Any]:
     return {**arrays, ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype, ("_codecs", "encode"): _latin1_encode}
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
+class _RestrictedUnpickler(pickle._Unpickler):  # the one in Python: a few damaged bytes make the one in C fill gigabytes with its memo
     """Refuses every class and function but those that NumPy arrays are made of, so that a downloaded pickle cannot run anything."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -53,14 +55,11 @@ def unpickle(file: BinaryIO, path: Path) -> dict[str, Any]:
     try:
         content = _RestrictedUnpickler(file, encoding="bytes").load()
     except Exception as error:  # a damaged pickle may raise nearly anything
-        raise DataError(f'"{path}" is not a pickle of plain arrays: {error}.') from error
+        raise DataError(f'"{path}" is not a pickle of plain arrays: {first_line(error)}.') from error
     if not isinstance(content, dict):
         raise DataError(f'Expected a dictionary in "{path}", found {type(content).__name__}.')
-    return {_decode_text(key): value for key, value in content.items()}
-
-
-def _decode_text(word: Any) -> str:
-    return word.decode() if isinstance(word, bytes) else str(word)
+    texts = {key.decode(errors="replace") if isinstance(key, bytes) else key: value for key, value in content.items()}
+    return {key: value for key, value in texts.items() if isinstance(key, str)}
 
 
 def is_cifar_folder(folder: Path) -> bool:
@@ -78,10 +77,9 @@ def index_cifar(folder: Path, name: str = "") -> Index:
     batches, meta = (CIFAR10_FILES, "batches.meta") if is_cifar10 else (CIFAR100_FILES, "meta")
     prefix = "" if is_cifar10 else "fine_"
     images, labels = zip(*(_read_batch(folder / file, f"{prefix}labels") for file, _ in batches), strict=True)
-    pixels, numbers = np.concatenate(images), np.concatenate(labels)
-    classes = tuple(_decode_text(word) for word in _read_pickle(folder / meta)[f"{prefix}label_names"])
-    if not 0 <= numbers.min() <= numbers.max() < len(classes):
-        raise DataError(f'"{folder}" names {len(classes)} classes, but has labels from {numbers.min()} to {numbers.max()}.')
+    pixels, key = np.concatenate(images), f"{prefix}label_names"
+    classes = read_class_names(_read_pickle(folder / meta).get(key), f'{key} of "{folder / meta}"')
+    numbers = match_labels([label for part in labels for label in part], classes, f'"{folder}"')
     names = [f"{file}#{k}" for (file, _), part in zip(batches, labels, strict=True) for k in range(len(part))]
     fingerprint = hash_file_stats(folder, [FileStat.of(file, folder) for file in [*(file for file, _ in batches), meta]])
     splits = repeat_splits(labels, [split for _, split in batches])
@@ -90,25 +88,17 @@ def index_cifar(folder: Path, name: str = "") -> Index:
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return unpickle(file, path)
-    except OSError as error:
-        raise DataError(f'"{path}" cannot be read: {error.strerror}.') from error
+    with open_regular(path) as file:
+        return unpickle(file, path)
 
 
-def _read_batch(path: Path, key: str) -> tuple[Array, IntArray]:
+def _read_batch(path: Path, key: str) -> tuple[Array, list[Any]]:
     """Read images [N, 32, 32, 3] and labels [N]."""
     content = _read_pickle(path)
     pixels, labels = content.get("data"), content.get(key)
-    if (
-        not isinstance(pixels, np.ndarray)
-        or pixels.dtype != np.uint8
-        or pixels.ndim != 2
-        or pixels.shape[1] != 3072
-        or not isinstance(labels, list)
-    ):
+    has_pixels = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (3072,)
+    if pixels is None or not has_pixels or not isinstance(labels, list):
         raise DataError(f'Expected CIFAR\'s data [N, 3072] and {key} in "{path}".')
     if len(labels) != len(pixels):
         raise DataError(f'"{path}" has {len(pixels)} images and {len(labels)} labels.')
-    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, dtype=np.int64)
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels

@@ -180,8 +180,7 @@ def _walk_images(folder: str, root: Path, other_suffixes: Counter[str], visited:
         elif _is_image(entry.name):
             name = entry.path[len(str(root)) :].lstrip(os.sep).replace(os.sep, "/")
             try:
-                stat = entry.stat()
-                yield FileStat(name, stat.st_size, stat.st_mtime_ns)
+                yield FileStat.from_stat(name, entry.stat())
             except OSError:  # a dangling link: reported among the broken images when it is read
                 yield FileStat(name, -1, -1)
         else:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Sequence, Sized
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodfit.core.words import natural_order
-from goodfit.data.store import Array, Store, SubsetStore, hash_fields
+from goodfit.data.store import Store, SubsetStore, hash_fields
 
 IntArray = NDArray[np.int64]
 SplitName = Literal["train", "validation", "test"]
@@ -56,20 +55,7 @@ class Index:
         return dataclasses.replace(self, labels=self.labels[rows], splits=self.splits[rows], names=names, store=store)
 
 
-def encode_labels(values: Sequence[Any] | Array) -> tuple[tuple[str, ...], IntArray]:
-    """Turn label values into class names and int64 labels: numbers are sorted as numbers, text in natural order."""
-    column = np.asarray(values)
-    if column.dtype.kind in "iub":
-        numbers, labels = np.unique(column, return_inverse=True)
-        return tuple(str(int(x)) for x in numbers), labels.reshape(-1).astype(np.int64)
-    texts = [x.decode() if isinstance(x, bytes) else str(x) for x in column.tolist()]
-    are_numbers = all(text.removeprefix("-").isdecimal() for text in texts)
-    classes = sorted(set(texts), key=(lambda text: (int(text), text)) if are_numbers else natural_order)
-    position = {name: k for k, name in enumerate(classes)}
-    return tuple(classes), np.array([position[text] for text in texts], dtype=np.int64)
-
-
-def repeat_splits(labels: Sequence[Array], splits: Sequence[int]) -> NDArray[np.int8]:
+def repeat_splits(labels: Sequence[Sized], splits: Sequence[int]) -> NDArray[np.int8]:
     """Repeat the split of each part of the images as often as the part has labels: int8 [N]."""
     return np.repeat(np.array(splits, dtype=np.int8), [len(part) for part in labels])
 

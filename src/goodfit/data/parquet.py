@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
@@ -12,12 +13,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from goodfit.core.errors import DataError
-from goodfit.data.index import NAMES_OF_FILES, SPLITS, UNASSIGNED, Index, encode_labels, repeat_splits
-from goodfit.data.names import find_splits
-from goodfit.data.store import FileStat, Store, hash_file_stats
+from goodfit.core.errors import DataError, first_line
+from goodfit.core.memory import check_memory
+from goodfit.core.words import count_of, list_some, natural_order
+from goodfit.data.files import check_regular, explain_faults
+from goodfit.data.index import NAMES_OF_FILES, SPLITS, UNASSIGNED, Index, repeat_splits
+from goodfit.data.labels import encode_labels, match_labels, read_class_names
+from goodfit.data.names import find_splits, is_data
+from goodfit.data.store import Array, FileStat, Store, hash_file_stats
 
 MAX_CACHED_ROW_GROUPS = 4  # all readers are near the same place, so a few suffice
+BYTES_PER_ROW = 200  # of memory, for the name and the label
+NUMBER_TYPES = ("int", "uint", "float", "double", "halffloat", "bool")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "fine_label")
 
 
@@ -29,29 +36,33 @@ def index_parquet(path: Path) -> Index:
     """
     parquet = _import_pyarrow(path)
     root = path if path.is_dir() else path.parent
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    relative = [file.relative_to(root).as_posix() for file in files]
-    columns: list[Any] = []
-    sizes: list[list[int]] = []
-    first = _open_file(files[0], parquet)
-    for file in files:
-        opened = _open_file(file, parquet)
-        if opened[1:] != first[1:]:
-            raise DataError(f'"{file}" and "{files[0]}" have different image, label or class columns: give one of them.')
-        values = opened.reader.read(columns=[opened.label]).column(0)
-        if values.null_count:
-            raise DataError(f'"{file}" has {values.null_count} rows without a label.')
-        has_numbers = opened.classes or str(values.type).startswith("int")
-        columns.append(values.to_numpy() if has_numbers else np.array(values.to_pylist()))
-        sizes.append([opened.reader.metadata.row_group(k).num_rows for k in range(opened.reader.num_row_groups)])
-    values = np.concatenate(columns)
-    classes, labels = (first.classes, values.astype(np.int64)) if first.classes else encode_labels(values)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise DataError(f'"{path}" has labels from {labels.min()} to {labels.max()}, but names {len(classes)} classes.')
+    relative = _list_files(path) if path.is_dir() else [path.name]
+    files = [_read_file(root / name, parquet) for name in relative]
+    for name, file in zip(relative, files, strict=True):
+        if file[:3] != files[0][:3]:
+            raise DataError(f'"{root / name}" and "{root / relative[0]}" have different image, label or class columns: give one of them.')
+    columns = [file.labels for file in files]
+    are_arrays = all(isinstance(column, np.ndarray) for column in columns)
+    values = np.concatenate(columns) if are_arrays else list(itertools.chain.from_iterable(columns))
+    named, place = files[0].classes, f'"{path}"'
+    classes, labels = (named, match_labels(values, named, place)) if named else encode_labels(values, place)
     names = [f"{name}#{k}" for name, column in zip(relative, columns, strict=True) for k in range(len(column))]
-    store = ParquetStore(root, [FileStat.of(name, root) for name in relative], sizes, first.image)
+    store = ParquetStore(root, [FileStat.of(name, root) for name in relative], [file.sizes for file in files], files[0].image)
     splits = repeat_splits(columns, [_parse_split(name) for name in relative])
     return Index(path.stem, classes, labels, splits, names, store, split_source=NAMES_OF_FILES)
+
+
+def _list_files(folder: Path) -> list[str]:
+    """The paths of the parquet files below a folder, in natural order.
+
+    Raises:
+        DataError: there are none.
+    """
+    files = [file for file in folder.rglob("*.parquet") if file.is_file()]
+    names = [name for file in files if all(map(is_data, (name := file.relative_to(folder)).parts))]
+    if not names:
+        raise DataError(f'Expected parquet files in "{folder}", found none that is a file.')
+    return sorted((name.as_posix() for name in names), key=natural_order)
 
 
 def _import_pyarrow(path: Path) -> Any:
@@ -63,34 +74,71 @@ def _import_pyarrow(path: Path) -> Any:
 
 
 class _ParquetFile(NamedTuple):
-    """An open parquet file, the names of its image and label columns, and its class names, empty if it names none."""
+    """The names of its image and label columns, its class names, empty if it names none, its labels, and the sizes of its row groups."""
 
-    reader: Any
     image: str
     label: str
     classes: tuple[str, ...]
+    labels: Array | list[Any]
+    sizes: list[int]
 
 
-def _open_file(file: Path, parquet: Any) -> _ParquetFile:
-    try:
-        reader = parquet.ParquetFile(file)
-    except Exception as error:  # pyarrow has its own family of errors
-        raise DataError(f'"{file}" cannot be read as parquet: {error}.') from error
-    schema = reader.schema_arrow
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features: dict[str, Any] = metadata.get("info", {}).get("features", {})
-    image = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "Image"]
-    image += [field.name for field in schema if str(field.type).startswith("struct") and "bytes: binary" in str(field.type)]
-    image += [field.name for field in schema if str(field.type) in ("binary", "large_binary")]
-    label = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"]
+def _read_file(file: Path, parquet: Any) -> _ParquetFile:
+    with explain_faults(file, "parquet"), parquet.ParquetFile(file) as reader:
+        features = _read_features(reader.schema_arrow)
+        image, label = _find_columns(file, reader.schema_arrow, features)
+        classes = read_class_names(features[label]["names"], f'"{file}"') if features.get(label, {}).get("names") else ()
+        check_memory(BYTES_PER_ROW * reader.metadata.num_rows, f'"{file}"')
+        values = reader.read(columns=[label]).column(0)
+        if values.null_count:
+            row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
+            raise DataError(f'"{file}" has {count_of(values.null_count, "row")} without a label, such as row {row}: leave them out.')
+        sizes = [reader.metadata.row_group(k).num_rows for k in range(reader.num_row_groups)]
+        if sum(sizes) != len(values):
+            raise DataError(f'"{file}" is damaged: its row groups say that they have {sum(sizes):,} rows, found {len(values):,} labels.')
+        has_numbers = str(values.type).startswith(NUMBER_TYPES)
+        return _ParquetFile(image, label, classes, values.to_numpy() if has_numbers else values.to_pylist(), sizes)
+
+
+def _read_features(schema: Any) -> dict[str, dict[str, Any]]:
+    """Hugging Face's description of the columns that are there, by their names; empty where there is none."""
+    found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    for key in ("info", "features"):
+        found = found.get(key) if isinstance(found, dict) else None
+    features = found.items() if isinstance(found, dict) else ()
+    return {name: feature for name, feature in features if isinstance(feature, dict) and name in schema.names}
+
+
+def _find_columns(file: Path, schema: Any, features: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """Find the names of the image and the label column.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    types = {field.name: field.type for field in schema}
+    image = [name for name, feature in features.items() if feature.get("_type") == "Image"]
+    image += sorted(types, key=lambda name: _is_bytes(types[name]))  # structs first
+    image = [name for name in image if _is_bytes(types[name]) or any(x.name == "bytes" and _is_bytes(x.type) for x in _fields(types[name]))]
+    label = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     label = sorted(label, key=lambda name: LABEL_COLUMNS.index(name) if name in LABEL_COLUMNS else len(LABEL_COLUMNS))
-    label += [name for name in LABEL_COLUMNS if name in schema.names]
+    label += [name for name in LABEL_COLUMNS if name in types]
     if not image or not label:
-        missing = "image column (struct of bytes and path)" if not image else "label column"
+        missing = "image column (bytes, or a struct of bytes and path)" if not image else "label column"
+        found = list_some([f"{name} ({str(kind)[:40]})" for name, kind in types.items()])
         raise DataError(
-            f'Expected Hugging Face\'s columns image and label in "{file}", found no {missing} among: {", ".join(schema.names)}.'
+            f'Expected Hugging Face\'s columns image and label in "{file}", found no {missing} among: {found}; '
+            "paths of images are read from a CSV with the columns path and label."
         )
-    return _ParquetFile(reader, image[0], label[0], tuple(features.get(label[0], {}).get("names", ())))
+    return image[0], label[0]
+
+
+def _is_bytes(kind: Any) -> bool:
+    return str(kind) in ("binary", "large_binary", "binary_view")
+
+
+def _fields(kind: Any) -> list[Any]:
+    """The fields of a struct, none of another type."""
+    return list(kind) if str(kind).startswith("struct<") else []
 
 
 def _parse_split(name: str) -> int:
@@ -150,6 +198,7 @@ class ParquetStore(Store):
         path = paths[place].as_py() if paths is not None else None
         if not path:
             raise OSError("the row has neither bytes nor a path")
+        check_regular(self.root / path)
         return Path(self.root, path).read_bytes()
 
     def _read_group(self, group: int) -> Any:
@@ -162,17 +211,20 @@ class ParquetStore(Store):
             if group not in self._cache:
                 file, k = self._groups[group]
                 try:
-                    reader = _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True)
-                    column = reader.read_row_group(k, columns=[self.column], use_threads=False).column(0).combine_chunks()
-                except ValueError as error:  # pyarrow's own kind for what is damaged
-                    raise OSError(f"its row group is damaged: {error}") from error
-                fields = [field.name for field in column.type] if str(column.type).startswith("struct") else []
-                contents = column.field("bytes") if fields else column
-                self._cache[group] = contents, column.field("path") if "path" in fields else None
+                    self._cache[group] = self._open_group(file, k)
+                except Exception as error:  # pyarrow raises nearly anything on what is damaged
+                    raise OSError(f"its row group is damaged: {first_line(error)}") from error
                 while len(self._cache) > MAX_CACHED_ROW_GROUPS:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(group)
             return self._cache[group]
+
+    def _open_group(self, file: int, k: int) -> tuple[Any, Any]:
+        with _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True) as reader:
+            column = reader.read_row_group(k, columns=[self.column], use_threads=False).column(0).combine_chunks()
+        fields = [field.name for field in _fields(column.type)]
+        contents = column.field("bytes") if fields else column
+        return contents, column.field("path") if "path" in fields else None
 
     def fingerprint(self) -> str:
         if not self._fingerprint:
@@ -182,14 +234,20 @@ class ParquetStore(Store):
 
     def _referenced_files(self) -> Iterator[str]:
         """Yield the files that rows without bytes point to; row groups whose statistics count no such row are not read."""
-        parquet = _import_pyarrow(self.root)
-        readers = [parquet.ParquetFile(self.root / file.name) for file in self.files]
-        for group, (file, k) in enumerate(self._groups):
-            metadata = readers[file].metadata.row_group(k)
-            columns = [metadata.column(j) for j in range(metadata.num_columns)]
-            statistics = [c.statistics for c in columns if c.path_in_schema in (self.column, f"{self.column}.bytes")]
-            if not all(s is not None and s.has_null_count and s.null_count == 0 for s in statistics):
-                contents, paths = self._read_group(group)
-                for row in np.flatnonzero(contents.is_null().to_numpy(zero_copy_only=False)) if paths is not None else ():
-                    if path := paths[int(row)].as_py():
-                        yield path
+        groups = iter(enumerate(self._groups))
+        for file, members in itertools.groupby(groups, key=lambda pair: pair[1][0]):
+            path = self.root / self.files[file].name
+            with explain_faults(path, "parquet"), _import_pyarrow(self.root).ParquetFile(path) as reader:
+                unsure = [group for group, (_, k) in members if not self._has_all_bytes(reader.metadata.row_group(k))]
+            for group in unsure:
+                with contextlib.suppress(OSError):  # its images count as broken when they are read
+                    contents, paths = self._read_group(group)
+                    for row in np.flatnonzero(contents.is_null().to_numpy(zero_copy_only=False)) if paths is not None else ():
+                        if path := paths[int(row)].as_py():
+                            yield path
+
+    def _has_all_bytes(self, metadata: Any) -> bool:
+        """Whether the statistics of a row group say that no image is without its bytes."""
+        columns = [metadata.column(k) for k in range(metadata.num_columns)]
+        statistics = [c.statistics for c in columns if c.path_in_schema in (self.column, f"{self.column}.bytes")]
+        return all(s is not None and s.has_null_count and s.null_count == 0 for s in statistics)

@@ -17,6 +17,7 @@ from goodfit.data.builtin import BUILTIN_NAMES, index_builtin
 from goodfit.data.cifar import index_cifar, is_cifar_folder
 from goodfit.data.folder import IMAGE_SUFFIXES, index_folder
 from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, IntArray, draw_sort_keys
+from goodfit.data.labels import check_classes
 from goodfit.data.parquet import index_parquet
 from goodfit.data.table import index_table
 
@@ -53,6 +54,8 @@ def _index_path(path: Path) -> Index:
         if pairs := find_idx_files(path):
             return index_idx(path, pairs)
         return index_parquet(path) if _holds_parquet(path) else index_folder(path)
+    if not path.is_file():
+        raise DataError(f'Expected a file or a folder, found a pipe or a device at "{path}".')
     if name.endswith((".csv", ".tsv")):
         return index_table(path)
     if name.endswith(".parquet"):
@@ -92,16 +95,13 @@ def _check_trainable(index: Index, data: str) -> None:
     """Refuse data that cannot be trained on.
 
     Raises:
-        DataError: no images, one class, classes without images or without training images, names that differ only by case.
+        DataError: no images, one class, classes without images or without training images, names that are none or look alike.
     """
     if not len(index):
         raise DataError(f'"{data}" lists no images.')
     if len(index.classes) < 2:
         raise DataError(f'Expected at least two classes in "{data}", found one: {index.classes[0]}.')
-    lower: dict[str, str] = {}
-    for name in index.classes:
-        if (other := lower.setdefault(name.lower(), name)) != name:
-            raise DataError(f'The classes "{other}" and "{name}" in "{data}" differ only by case: rename or join them.')
+    check_classes(index, data)
     counts = np.bincount(index.labels, minlength=len(index.classes))
     if not counts.all():
         raise DataError(f'"{data}" has no images of {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.')

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from goodfit.core.words import format_bytes
+from goodfit.data.files import check_regular
+
 Array = NDArray[Any]
+MAX_FILE_BYTES = 1_000_000_000  # of one encoded image: its pixels have fewer
 
 
 class Store(ABC):
@@ -57,7 +63,10 @@ def hash_fields(*fields: str | bytes) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FileStat:
-    """A file's path relative to the data's root, its size in bytes and its modification time in nanoseconds; -1 if it cannot be read."""
+    """A file's path relative to the data's root, its size in bytes and its modification time in nanoseconds.
+
+    Both are -1 if it cannot be read, or is no regular file: `FileStore` never opens pipes and devices.
+    """
 
     name: str
     size: int
@@ -66,10 +75,14 @@ class FileStat:
     @staticmethod
     def of(name: str, root: Path) -> FileStat:
         try:
-            stat = (root / name).stat()
-        except OSError:
+            return FileStat.from_stat(name, (root / name).stat())
+        except (OSError, ValueError):  # ValueError: a NUL byte in the name
             return FileStat(name, -1, -1)
-        return FileStat(name, stat.st_size, stat.st_mtime_ns)
+
+    @staticmethod
+    def from_stat(name: str, found: os.stat_result) -> FileStat:
+        is_regular = stat.S_ISREG(found.st_mode)
+        return FileStat(name, found.st_size, found.st_mtime_ns) if is_regular else FileStat(name, -1, -1)
 
 
 def hash_file_stats(root: Path, files: Sequence[FileStat]) -> str:
@@ -91,7 +104,13 @@ class FileStore(Store):
         return _try_each(self._open, rows)
 
     def _open(self, row: int) -> BinaryIO:
-        return open(os.path.join(self.root, self.files[row].name), "rb")  # noqa: PTH118, PTH123  a Path costs more than the open
+        file = self.files[row]
+        path = os.path.join(self.root, file.name)  # noqa: PTH118  a Path costs more than the open
+        if file.size < 0:
+            check_regular(path)
+        if file.size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"it has {format_bytes(file.size)}, more than images have")
+        return open(path, "rb")  # noqa: PTH123  likewise
 
     def fingerprint(self) -> str:
         return hash_file_stats(self.root, self.files)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import dataclasses
+import errno
+import functools
+import io
+import math
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,17 +19,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
+from goodfit.core.memory import check_memory
 from goodfit.core.words import count_of, list_some
-from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, encode_labels
+from goodfit.data.files import check_regular, open_regular
+from goodfit.data.folder import IMAGE_SUFFIXES
+from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index
+from goodfit.data.labels import encode_labels
 from goodfit.data.names import find_splits
 from goodfit.data.store import FileStat, FileStore
 
-COLUMN_NAMES = {
-    "path": ("path", "file", "filename", "file_name", "image"),
-    "label": ("label", "class", "category"),
+COLUMN_NAMES = {  # other names of columns, without spaces, "_" and "-"
+    "path": (
+        "path", "file", "filename", "image", "imagepath", "filepath", "imagename", "imagefile", "imageid", "img", "imgpath", "imgname",
+    ),
+    "label": ("label", "class", "category", "target", "labels", "classname", "classlabel"),
     "split": ("split", "subset"),
     "group": ("group",),
-}
+}  # fmt: skip
+DELIMITERS = "\t,;|"
+ENCODINGS = (  # by what a file starts with; the first two bytes of UTF-32 are those of UTF-16
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+ARCHIVES = {b"\x1f\x8b": "it is gzipped: unpack it", b"PK\3\4": "it is an Excel file or a zip archive: save the sheet as CSV, or unpack it"}
+MEMORY_PER_BYTE = 12  # of a table's text, when its cells are read
+PIXEL_COLUMNS = 64  # with fewer, no image can be told from a table of other things
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +54,18 @@ class Table:
     header: list[str]
     rows: list[tuple[int, list[str]]]
 
+    def find_column(self, name: str) -> int | None:
+        """The place of the column that stands under this or another name for it."""
+        words = [re.sub(r"[\s_-]", "", word) for word in self.header]
+        return next((words.index(word) for word in COLUMN_NAMES[name] if word in words), None)
+
     def has_column(self, name: str) -> bool:
         """Whether a column stands under this or another name for it."""
-        return any(word in self.header for word in COLUMN_NAMES[name])
+        return self.find_column(name) is not None
 
     def column(self, name: str) -> list[str]:
         """The cells of a column, empty where a row is too short or the column is missing."""
-        place = next((self.header.index(word) for word in COLUMN_NAMES[name] if word in self.header), None)
+        place = self.find_column(name)
         return ["" for _ in self.rows] if place is None else self.cells(place)
 
     def cells(self, place: int) -> list[str]:
@@ -47,14 +74,16 @@ class Table:
 
     def splits(self) -> tuple[list[str], str]:
         """The cells of the column of splits, by its name or because all its cells are words such as train and PublicTest; its name."""
-        if self.has_column("split"):
-            return self.column("split"), next(word for word in COLUMN_NAMES["split"] if word in self.header)
-        known = {word for words in COLUMN_NAMES.values() for word in words}
+        if (named := self.find_column("split")) is not None:
+            return self.cells(named), self.header[named]
+        known = {self.find_column(name) for name in COLUMN_NAMES}
         for place, name in enumerate(self.header):
-            cells = [cell.strip() for cell in self.cells(place)]
-            splits = [find_splits(cell) for cell in cells]
-            if name not in known and all(len(found) == 1 for found in splits) and {TRAIN} in splits and len({*map(min, splits)}) > 1:
-                return cells, name
+            cells = self.cells(place)
+            words = {cell.strip() for cell in cells}
+            if place not in known and all(len(find_splits(word)) == 1 for word in words):
+                splits = {min(find_splits(word)) for word in words}
+                if TRAIN in splits and len(splits) > 1:
+                    return cells, name
         return ["" for _ in self.rows], ""
 
     def require(self, *names: str) -> None:
@@ -64,25 +93,79 @@ class Table:
             DataError: one of them is not.
         """
         if not all(self.has_column(name) for name in names):
-            columns = ", ".join(self.header) or "nothing"
-            raise DataError(f'Expected the columns {" and ".join(names)} in the first line of "{self.path}", found: {columns}.')
+            columns = list_some([word[:40] for word in self.header], 10) or "nothing"
+            others = [f"for {name} {', '.join(COLUMN_NAMES[name][1:5])}" for name in names if len(COLUMN_NAMES[name]) > 1]
+            raise DataError(
+                f'Expected the columns {" and ".join(names)} in the first line of "{self.path}", found: {columns}; '
+                f"other names are {'; '.join(others)}."
+            )
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV or TSV file; the first line tells whether tabs, commas or semicolons separate its cells.
+    """Read a CSV or TSV file, in UTF-8 or with a mark of its encoding; the first line tells what separates its cells.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or holds pixels.
     """
+    text = _read_text(path)
+    told = re.match(r'"?sep=([,;|\t])"?(\r\n|\r|\n)', text)  # Excel's own first line
+    text = text[told.end() :] if told else text
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first_line = file.readline()
-            file.seek(0)
-            lines = list(csv.reader(file, delimiter=max("\t,;", key=first_line.count)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=told[1] if told else _find_delimiter(text))
+        rows = ((reader.line_num + bool(told), cells) for cells in reader if any(map(str.strip, cells)))
+        table = Table(path, [word.strip().lower() for word in next(rows, (0, []))[1]], [])
+        _refuse_pixels(table)  # before as many cells are read
+        return dataclasses.replace(table, rows=list(rows))
+    except csv.Error as error:
         raise DataError(f'"{path}" cannot be read as a table: {error}.') from error
-    header = [word.strip().lower() for word in lines[0]] if lines else []
-    return Table(path, header, [(number, cells) for number, cells in enumerate(lines[1:], start=2) if any(cells)])
+
+
+def _read_text(path: Path) -> str:
+    with open_regular(path) as file:
+        check_memory(MEMORY_PER_BYTE * path.stat().st_size, f'"{path}"')
+        content = file.read()
+    encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+        reason = "it holds NUL bytes, which no text has: save it as UTF-8" if "\0" in text[:1000] else ""
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start : error.start + 1]
+        reason = f'its line {line} is not {encoding.upper()} (byte 0x{byte.hex()}, "{byte.decode("cp1252", "replace")}" in Windows-1252): '
+        reason += 'save it as UTF-8, in Excel as "CSV UTF-8"'
+    reason = next((archive for start, archive in ARCHIVES.items() if content.startswith(start)), reason)
+    if reason:
+        raise DataError(f'"{path}" cannot be read as a table: {reason}.')
+    return text
+
+
+def _find_delimiter(text: str) -> str:
+    """Find what separates the cells: that by which most names of columns are found in the first line, then that which stands there most."""
+    line = next((line for line in text[:100_000].splitlines() if line.strip()), "")
+
+    def count(delimiter: str) -> tuple[int, int]:
+        table = Table(Path(), [word.strip().strip('"').lower() for word in line.split(delimiter)], [])
+        return sum(map(table.has_column, COLUMN_NAMES)), line.count(delimiter)
+
+    return max(DELIMITERS, key=count)
+
+
+def _refuse_pixels(table: Table) -> None:
+    """Refuse tables with a column for each pixel.
+
+    Raises:
+        DataError: it is one.
+    """
+    n, label, has_names = len(table.header) - 1, table.find_column("label"), not all(map(str.isdecimal, table.header))
+    if n < PIXEL_COLUMNS or table.has_column("path") or (has_names and label is None):
+        return
+    side = math.isqrt(n)
+    shape = f"{side}, {side}" if side * side == n else "height, width"
+    images, labels = ("t[:, :-1]", "t[:, -1]") if label == n else ("t[:, 1:]", "t[:, 0]")
+    raise DataError(
+        f'"{table.path}" has {n + 1} columns and none with paths, as tables of pixels have: make an .npz file of it with NumPy, by '
+        f't = np.loadtxt("{table.path.name}", delimiter=",", skiprows={int(has_names)}, dtype=np.uint8); '
+        f'np.savez("{table.path.stem}.npz", images={images}.reshape(-1, {shape}), labels={labels}).'
+    )
 
 
 def index_table(path: Path) -> Index:
@@ -98,13 +181,57 @@ def index_table(path: Path) -> Index:
     for (line, _), image, label in zip(table.rows, images, labels, strict=True):
         if not image or not label:
             raise DataError(f'Line {line} of "{path}" has no {"label" if image else "path"}: every image needs both.')
-    classes, numbers = encode_labels(labels)
-    files = [FileStat.of(name, path.parent) for name in images]
-    missing = [file.name for file in files if file.size < 0]
-    if missing:
-        raise DataError(f'"{path}" lists {count_of(len(missing), "file")} that are not in "{path.parent}": {list_some(missing)}.')
+    classes, numbers = encode_labels(labels, f'"{path}"')
+    files, notes = _find_files(table, images)
     source = f'the column "{column}"' if column else ""
-    return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files), split_source=source)
+    return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files), notes, source)
+
+
+def _find_files(table: Table, images: Sequence[str]) -> tuple[list[FileStat], tuple[str, ...]]:
+    """Find the files that paths name, also with Windows' separators or without their suffix; a note says that they are written so.
+
+    Raises:
+        DataError: files are not there, or are no files.
+    """
+    root = table.path.parent
+    files = [FileStat.of(image, root) for image in images]
+    absent = [k for k, file in enumerate(files) if file.size < 0]
+    if not absent:
+        return files, ()
+    list_folder = functools.cache(functools.partial(_list_images, root))
+    for k in absent:
+        folder, _, stem = images[k].replace("\\", "/").rpartition("/")
+        found = list_folder(folder).get(stem, [])
+        files[k] = FileStat.of(found[0], root) if len(found) == 1 else files[k]
+    if missing := [k for k in absent if files[k].size < 0]:
+        raise DataError(_explain_missing(table, [images[k] for k in missing], table.rows[missing[0]][0]))
+    return files, (f'Read {count_of(len(absent), "path")} such as "{images[absent[0]]}" as "{files[absent[0]].name}".',)
+
+
+def _explain_missing(table: Table, missing: list[str], line: int) -> str:
+    """Explain why the images at some paths, the first of them in a line, are not found."""
+    first, root = missing[0], table.path.parent
+    if re.match(r"[a-z][a-z0-9+.-]*://", first, re.IGNORECASE):
+        return f'Line {line} of "{table.path}" gives an address, "{first}": download the images first, and give the paths of their files.'
+    try:
+        check_regular(root / first)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return f'Line {line} of "{table.path}" gives "{first}" as an image, but {error.strerror}.'
+    are = "file that is" if len(missing) == 1 else "files that are"
+    return f'"{table.path}" lists {len(missing):,} {are} not in "{root}", the first in line {line}: {list_some(missing)}.'
+
+
+def _list_images(root: Path, folder: str) -> dict[str, list[str]]:
+    """The paths of the images in a folder, by their file names with and without their suffix."""
+    paths: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL byte in its name
+        for name in os.listdir(root / folder):  # noqa: PTH208  Path.iterdir makes a Path of each
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122  likewise
+            if suffix.lower() in IMAGE_SUFFIXES:
+                for key in (name, stem):
+                    paths.setdefault(key, []).append(f"{folder}/{name}".removeprefix("/"))
+    return paths
 
 
 def parse_splits(table: Table, words: Sequence[str]) -> NDArray[np.int8]:
