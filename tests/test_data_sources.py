@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import json
 import pickle
 import shutil
 import subprocess
@@ -24,30 +22,10 @@ from goodfit.data.headers import read_headers
 from goodfit.data.index import TEST, TRAIN, UNASSIGNED, VALIDATION, Index
 from goodfit.data.names import find_splits
 from goodfit.data.sources import index_images
-from tests.support.photos import COLORS, picture
+from tests.support.data_files import error_of, png, write_cifar, write_idx, write_image, write_parquet, write_table
+from tests.support.photos import COLORS
 
 RNG = np.random.default_rng(0)
-
-
-def write_image(path: Path, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture((200, 50, 40), seed, 8)).save(path)
-    return path
-
-
-def png(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, "PNG")
-    return file.getvalue()
-
-
-def error_of(data: Path | str) -> str:
-    with pytest.raises(DataError) as caught:
-        index_images(str(data))
-    text = str(caught.value)
-    assert caught.value.exit_code == 3
-    assert text.endswith((".", "?")) and "\n" not in text
-    return text
 
 
 # ---- folders -------------------------------------------------------------------------------------------------------------------
@@ -313,13 +291,6 @@ def test_a_file_that_is_no_data(tmp_path: Path) -> None:
 # ---- tables --------------------------------------------------------------------------------------------------------------------
 
 
-def write_table(root: Path, text: str, name: str = "data.csv") -> Path:
-    for k in range(4):
-        write_image(root / "images" / f"{k}.png", k)
-    (root / name).write_text(text)
-    return root / name
-
-
 def test_csv_with_numbers_and_splits(tmp_path: Path) -> None:
     rows = "Label,path,split\n10,images/0.png,train\n9,images/1.png,\n10,images/2.png,val\n9,images/3.png,test\n"
     index = index_images(str(write_table(tmp_path, rows)))
@@ -349,19 +320,6 @@ def test_bad_tables(tmp_path: Path, text: str, sentence: str) -> None:
 
 
 # ---- parquet -------------------------------------------------------------------------------------------------------------------
-
-
-def write_parquet(path: Path, images: list[np.ndarray], labels: list[int], names: list[str] | None = None) -> None:
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
-    column = pa.array([{"bytes": png(x), "path": None} for x in images], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    content = pa.table({"image": column, "label": pa.array(labels, pa.int64())})
-    if names:
-        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-        content = content.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(content, path, row_group_size=3)
 
 
 def test_parquet_folder_with_class_names(tmp_path: Path) -> None:
@@ -473,11 +431,6 @@ def test_bad_npz(tmp_path: Path) -> None:
     assert "cannot be read" in error_of(tmp_path / "d.npz")
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    content = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
 def test_idx(tmp_path: Path) -> None:
     x, y = RNG.integers(0, 256, (6, 7, 5), dtype=np.uint8), np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8)
     write_idx(tmp_path / "train-images-idx3-ubyte.gz", x[:3])
@@ -515,17 +468,6 @@ def test_only_what_is_needed_is_imported(photos: Path) -> None:
 
 
 # ---- CIFAR's pickles -----------------------------------------------------------------------------------------------------------
-
-
-def write_cifar(folder: Path, hundred: bool = False) -> np.ndarray:
-    folder.mkdir(parents=True)
-    pixels = RNG.integers(0, 256, (12, 3072), dtype=np.uint8)
-    files = ["train", "test"] if hundred else [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
-    key, names = (b"fine_labels", b"fine_label_names") if hundred else (b"labels", b"label_names")
-    for k, file in enumerate(files):
-        (folder / file).write_bytes(pickle.dumps({b"data": pixels[2 * k : 2 * k + 2], key: [0, 1]}, protocol=2))
-    (folder / ("meta" if hundred else "batches.meta")).write_bytes(pickle.dumps({names: [b"cat", b"dog"]}, protocol=2))
-    return pixels
 
 
 @pytest.mark.parametrize("hundred", [False, True])

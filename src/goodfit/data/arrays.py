@@ -49,11 +49,16 @@ def index_npz(path: Path) -> Index:
         keys = _find_npz_keys(path, [name.removesuffix(".npy") for name in archive.namelist()])
         headers = {name: _read_npy_header(path, archive, name) for x, y, _ in keys for name in (x, y)}
         _check_shapes(path, [(x, headers[x].shape, y, headers[y].shape) for x, y, _ in keys])
+        for x, _, _ in keys:
+            if headers[x].dtype.kind not in "fiub":
+                raise DataError(f'"{path}": expected images of integers or floats, found {x} of {headers[x].dtype}.')
         check_memory(sum(header.n_bytes for header in headers.values()), f'"{path}"')
         labels = [_read_labels(path, archive, y) for _, y, _ in keys]
-        named = read_class_names(_read_array(path, archive, "classes"), f'"{path}"') if "classes.npy" in archive.namelist() else ()
-        values, place = np.concatenate(labels), f'"{path}"'
-        classes, numbers = (named, match_labels(values, named, place)) if named else encode_labels(values, place)
+        classes = read_class_names(_read_array(path, archive, "classes"), f'"{path}"') if "classes.npy" in archive.namelist() else ()
+        if classes:
+            numbers = np.concatenate([match_labels(part, classes, f'"{path}" ({y})') for (_, y, _), part in zip(keys, labels, strict=True)])
+        else:
+            classes, numbers = encode_labels(np.concatenate(labels), f'"{path}"')
     load, notes = _prepare_npz_images(path, tuple(x for x, _, _ in keys), [headers[x].dtype for x, _, _ in keys])
     image_names = [f"{x}#{k}" for (x, _, _), part in zip(keys, labels, strict=True) for k in range(len(part))]
     store = ArrayStore(load, hash_file_stats(path.parent, [FileStat.of(path.name, path.parent)]))

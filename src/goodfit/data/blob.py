@@ -69,4 +69,5 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
         piece = json.loads(line)
     except ValueError:
         return None
-    return piece if line.endswith(b"\n") and isinstance(piece, dict) and {"bytes", "crc", "facts"} <= piece.keys() else None
+    is_piece = line.endswith(b"\n") and isinstance(piece, dict) and isinstance(piece.get("facts"), dict)
+    return piece if is_piece and isinstance(piece.get("bytes"), int) and piece["bytes"] >= 0 and "crc" in piece else None

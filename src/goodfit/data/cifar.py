@@ -55,7 +55,7 @@ def unpickle(file: BinaryIO, path: Path) -> dict[str, Any]:
     try:
         content = _RestrictedUnpickler(file, encoding="bytes").load()
     except Exception as error:  # a damaged pickle may raise nearly anything
-        raise DataError(f'"{path}" is not a pickle of plain arrays: {first_line(error)}.') from error
+        raise DataError(f'"{path}" is damaged, or not a pickle of plain arrays ({first_line(error)}).') from error
     if not isinstance(content, dict):
         raise DataError(f'Expected a dictionary in "{path}", found {type(content).__name__}.')
     texts = {key.decode(errors="replace") if isinstance(key, bytes) else key: value for key, value in content.items()}
@@ -79,7 +79,7 @@ def index_cifar(folder: Path, name: str = "") -> Index:
     images, labels = zip(*(_read_batch(folder / file, f"{prefix}labels") for file, _ in batches), strict=True)
     pixels, key = np.concatenate(images), f"{prefix}label_names"
     classes = read_class_names(_read_pickle(folder / meta).get(key), f'{key} of "{folder / meta}"')
-    numbers = match_labels([label for part in labels for label in part], classes, f'"{folder}"')
+    numbers = np.concatenate([match_labels(part, classes, f'"{folder / file}"') for (file, _), part in zip(batches, labels, strict=True)])
     names = [f"{file}#{k}" for (file, _), part in zip(batches, labels, strict=True) for k in range(len(part))]
     fingerprint = hash_file_stats(folder, [FileStat.of(file, folder) for file in [*(file for file, _ in batches), meta]])
     splits = repeat_splits(labels, [split for _, split in batches])

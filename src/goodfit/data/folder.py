@@ -82,7 +82,7 @@ def _find_split_folders(root: Path) -> list[tuple[int, Path]]:
 def _unwrap(folder: Path) -> Path:
     """The folder that another one of the same split wraps, such as seg_train/seg_train, or else itself."""
     inner = _entries(folder)
-    if len(inner) == 1 and inner[0].is_dir() and find_splits(inner[0].name) == find_splits(folder.name) and _subfolders(inner[0].path):
+    if len(inner) == 1 and _is_folder(inner[0]) and find_splits(inner[0].name) == find_splits(folder.name) and _subfolders(inner[0].path):
         return _unwrap(Path(inner[0].path))
     return folder
 
@@ -120,7 +120,7 @@ def _note_split_words(classes: tuple[str, ...]) -> list[str]:
 def _note_unread_images(root: Path, split_folders: list[tuple[int, Path]]) -> list[str]:
     """Note images beside the class folders, and folders with images beside those of the splits."""
     read = {folder for _, folder in split_folders}
-    loose = sum(_is_image(entry.name) for folder in {root, *read} for entry in _entries(folder) if not entry.is_dir())
+    loose = sum(_is_image(entry.name) for folder in {root, *read} for entry in _entries(folder) if not _is_folder(entry))
     notes = [f"Left out {count_of(loose, 'image')} beside the class folders."] if loose else []
     others = [] if root in read else [folder for folder in _subfolders(root) if Path(folder.path) not in read]
     unread = [f'"{folder.name}"' for folder in others if next(_walk_images(folder.path, root, Counter(), set()), None)]
@@ -151,7 +151,14 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _subfolders(folder: Path | str) -> list[os.DirEntry[str]]:
-    return [entry for entry in _entries(folder) if entry.is_dir()]
+    return [entry for entry in _entries(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _class_folders(split_folder: Path) -> list[os.DirEntry[str]]:
@@ -175,7 +182,7 @@ def _walk_images(folder: str, root: Path, other_suffixes: Counter[str], visited:
         return
     visited.add(real_path)
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk_images(entry.path, root, other_suffixes, visited)
         elif _is_image(entry.name):
             name = entry.path[len(str(root)) :].lstrip(os.sep).replace(os.sep, "/")

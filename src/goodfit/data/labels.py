@@ -51,15 +51,15 @@ def match_labels(values: Sequence[Any] | Array, classes: Sequence[str], place: s
     """
     found, labels = encode_labels(values, place)
     numbers = {str(k): k for k in range(len(classes))}
-    names = {} if isinstance(values, np.ndarray) and values.dtype.kind in "iubf" else {name: k for k, name in enumerate(classes)}
-    positions = names if all(name in names for name in found) else numbers
+    names = {name: k for k, name in enumerate(classes)}
+    are_names = len(values) > 0 and isinstance(values[0], (str, bytes)) and all(name in names for name in found)
+    positions = names if are_names else numbers
     unknown = [k for k, name in enumerate(found) if name not in positions]
     if unknown:
         n = int(np.isin(labels, unknown).sum())
         raise DataError(
-            f"{place} names {count_of(len(classes), 'class', 'classes')} ({list_some(list(classes), 3)}), but has "
-            f"{count_of(n, 'label')} that {'is none' if n == 1 else 'are none'} of them ({list_some([found[k] for k in unknown], 3)}): "
-            f"expected numbers from 0 to {len(classes) - 1} or these names; leave out images without a label."
+            f"{place} has {count_of(n, 'label')} ({list_some([found[k] for k in unknown], 3)}) of no class: expected numbers from 0 to "
+            f"{len(classes) - 1}, or the names that it lists ({list_some(list(classes), 3)}); leave out images without a label."
         )
     return np.array([positions[name] for name in found], dtype=np.int64)[labels]
 
@@ -71,7 +71,7 @@ def read_class_names(values: Any, place: str) -> tuple[str, ...]:
         DataError: they are no list of names.
     """
     values = values.tolist() if isinstance(values, np.ndarray) else values
-    if not isinstance(values, (list, tuple)):
+    if not isinstance(values, (list, tuple)) or not values:
         raise DataError(f"Expected a list of class names in {place}, found {reprlib.repr(values)}.")
     return tuple(_to_text(value, place) for value in values)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goodfit.data.decode import BrokenImage, ImageSource, check_size, explain_decode_error, read_header
+from goodfit.data.files import read_image_file
 from goodfit.data.levels import to_channels_last
 from goodfit.data.orientation import get_orientation, orient_size
 from goodfit.data.preprocess import Preprocess
@@ -56,7 +57,7 @@ def read_contents(source: ImageSource) -> bytes | NDArray[Any] | Image.Image:
     if not isinstance(source, (str, Path)):
         return source
     try:
-        return Path(source).read_bytes()
+        return read_image_file(source)
     except OSError as error:
         raise BrokenImage(explain_decode_error(error), f'"{source}"') from error
 

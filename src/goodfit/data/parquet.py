@@ -16,7 +16,7 @@ import numpy as np
 from goodfit.core.errors import DataError, first_line
 from goodfit.core.memory import check_memory
 from goodfit.core.words import count_of, list_some, natural_order
-from goodfit.data.files import check_regular, explain_faults
+from goodfit.data.files import explain_faults, read_image_file
 from goodfit.data.index import NAMES_OF_FILES, SPLITS, UNASSIGNED, Index, repeat_splits
 from goodfit.data.labels import encode_labels, match_labels, read_class_names
 from goodfit.data.names import find_splits, is_data
@@ -43,9 +43,12 @@ def index_parquet(path: Path) -> Index:
             raise DataError(f'"{root / name}" and "{root / relative[0]}" have different image, label or class columns: give one of them.')
     columns = [file.labels for file in files]
     are_arrays = all(isinstance(column, np.ndarray) for column in columns)
-    values = np.concatenate(columns) if are_arrays else list(itertools.chain.from_iterable(columns))
-    named, place = files[0].classes, f'"{path}"'
-    classes, labels = (named, match_labels(values, named, place)) if named else encode_labels(values, place)
+    if classes := files[0].classes:
+        places = [f'"{root / name}"' for name in relative]
+        labels = np.concatenate([match_labels(column, classes, place) for column, place in zip(columns, places, strict=True)])
+    else:
+        values = np.concatenate(columns) if are_arrays else list(itertools.chain.from_iterable(columns))
+        classes, labels = encode_labels(values, f'"{path}"')
     names = [f"{name}#{k}" for name, column in zip(relative, columns, strict=True) for k in range(len(column))]
     store = ParquetStore(root, [FileStat.of(name, root) for name in relative], [file.sizes for file in files], files[0].image)
     splits = repeat_splits(columns, [_parse_split(name) for name in relative])
@@ -198,8 +201,7 @@ class ParquetStore(Store):
         path = paths[place].as_py() if paths is not None else None
         if not path:
             raise OSError("the row has neither bytes nor a path")
-        check_regular(self.root / path)
-        return Path(self.root, path).read_bytes()
+        return read_image_file(self.root / path)
 
     def _read_group(self, group: int) -> Any:
         """Read the contents and the paths (or None) of a row group.
@@ -222,9 +224,9 @@ class ParquetStore(Store):
     def _open_group(self, file: int, k: int) -> tuple[Any, Any]:
         with _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True) as reader:
             column = reader.read_row_group(k, columns=[self.column], use_threads=False).column(0).combine_chunks()
-        fields = [field.name for field in _fields(column.type)]
+        fields = {field.name: str(field.type) for field in _fields(column.type)}
         contents = column.field("bytes") if fields else column
-        return contents, column.field("path") if "path" in fields else None
+        return contents, column.field("path") if fields.get("path") in ("string", "large_string") else None
 
     def fingerprint(self) -> str:
         if not self._fingerprint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -28,6 +27,7 @@ from goodfit.data.decode import (
     to_8_bit,
     to_pillow,
 )
+from goodfit.data.files import read_image_file
 from goodfit.data.levels import MAX_16_BIT, infer_scale, to_channels_last, to_pixels
 from goodfit.data.orientation import apply_orientation, get_orientation, orient_size
 
@@ -75,7 +75,7 @@ class Preprocess:
         if isinstance(source, bytes):
             return self._decode_bytes(source)
         try:
-            return self._decode_bytes(Path(source).read_bytes())
+            return self._decode_bytes(read_image_file(source))
         except BrokenImage as error:
             raise BrokenImage(error.reason, f'"{source}"') from error
         except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import io
 import os
@@ -16,11 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from goodfit.core.words import format_bytes
-from goodfit.data.files import check_regular
+from goodfit.data.files import MAX_IMAGE_BYTES, check_regular
 
 Array = NDArray[Any]
-MAX_FILE_BYTES = 1_000_000_000  # of one encoded image: its pixels have fewer
 
 
 class Store(ABC):
@@ -106,10 +103,8 @@ class FileStore(Store):
     def _open(self, row: int) -> BinaryIO:
         file = self.files[row]
         path = os.path.join(self.root, file.name)  # noqa: PTH118  a Path costs more than the open
-        if file.size < 0:
-            check_regular(path)
-        if file.size > MAX_FILE_BYTES:
-            raise OSError(errno.EFBIG, f"it has {format_bytes(file.size)}, more than images have")
+        if not 0 <= file.size <= MAX_IMAGE_BYTES:
+            check_regular(path, MAX_IMAGE_BYTES)
         return open(path, "rb")  # noqa: PTH123  likewise
 
     def fingerprint(self) -> str:

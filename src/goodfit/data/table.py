@@ -122,20 +122,24 @@ def read_table(path: Path) -> Table:
 
 def _read_text(path: Path) -> str:
     with open_regular(path) as file:
+        start = file.read(1000)
+        encoding = next((name for mark, name in ENCODINGS if start.startswith(mark)), "utf-8")
+        reason = next((reason for mark, reason in ARCHIVES.items() if start.startswith(mark)), "")
+        if encoding.startswith("utf-8") and b"\0" in start:
+            reason = reason or "it holds NUL bytes, which no text has: save it as UTF-8"
+        if reason:
+            raise DataError(f'"{path}" cannot be read as a table: {reason}.')
         check_memory(MEMORY_PER_BYTE * path.stat().st_size, f'"{path}"')
-        content = file.read()
-    encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), "utf-8")
+        content = start + file.read()
     try:
-        text = content.decode(encoding)
-        reason = "it holds NUL bytes, which no text has: save it as UTF-8" if "\0" in text[:1000] else ""
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start : error.start + 1]
-        reason = f'its line {line} is not {encoding.upper()} (byte 0x{byte.hex()}, "{byte.decode("cp1252", "replace")}" in Windows-1252): '
-        reason += 'save it as UTF-8, in Excel as "CSV UTF-8"'
-    reason = next((archive for start, archive in ARCHIVES.items() if content.startswith(start)), reason)
-    if reason:
-        raise DataError(f'"{path}" cannot be read as a table: {reason}.')
-    return text
+        letter = f', in Windows-1252 "{guess}"' if (guess := byte.decode("cp1252", "ignore")) else ""
+        raise DataError(
+            f'"{path}" cannot be read as a table: its line {line} is not {encoding.upper()} (byte 0x{byte.hex()}{letter}); '
+            'save it as UTF-8, in Excel as "CSV UTF-8".'
+        ) from error
 
 
 def _find_delimiter(text: str) -> str:
