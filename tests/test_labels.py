@@ -137,6 +137,11 @@ def test_a_table_s_cells_have_no_spaces_at_their_ends(tmp_path: Path) -> None:
 def test_classes_stand_in_natural_order(tmp_path: Path, write: Write) -> None:
     assert index_images(str(write(tmp_path, ["c10", "c9", "c1", "c9"]))).classes == ("c1", "c9", "c10")
     assert index_images(str(write(tmp_path, ["10.0", "2.0", "1.", "2"]))).classes == ("1", "2", "10")
+    assert index_images(str(write(tmp_path, ["a1", "a", "a1b", "b"]))).classes == ("a", "a1", "a1b", "b")
+
+
+def test_folders_with_and_without_a_number(tmp_path: Path) -> None:
+    assert index_images(str(as_folder(tmp_path, ["a1", "a", "2", "a" + "1" * 200]))).classes == ("2", "a", "a1", "a" + "1" * 200)
 
 
 def test_the_name_of_a_class_once(tmp_path: Path) -> None:

@@ -52,4 +52,4 @@ def list_some(names: list[str], most: int = 5) -> str:
 def natural_order(name: str) -> tuple[Any, ...]:
     """The key that sorts names with their numbers by size: "2" before "10", "class2" before "class10"."""
     parts = re.split(r"(\d{1,300})", name)  # Python turns no number of thousands of digits into an integer
-    return (*((int(part), "") if k % 2 else (-1, part) for k, part in enumerate(parts)), name)
+    return tuple((int(part), "") if k % 2 else (-1, part) for k, part in enumerate(parts)), name

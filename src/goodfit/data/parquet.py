@@ -166,22 +166,22 @@ class ParquetStore(Store):
     def __init__(self, root: Path, files: Sequence[FileStat], sizes: Sequence[Sequence[int]], column: str) -> None:
         self.root, self.files, self.column = root, files, column
         self._groups = [(file, k) for file, groups in enumerate(sizes) for k in range(len(groups))]
-        self._ends = np.cumsum([n for groups in sizes for n in groups])
+        self._starts = np.cumsum([0, *itertools.chain.from_iterable(sizes)])  # of the groups' rows, and the end of the last
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._fingerprint = ""
 
     def read(self, row: int) -> bytes:
-        group = int(np.searchsorted(self._ends, row, side="right"))
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
         contents, paths = self._read_group(group)
-        place = row - (int(self._ends[group - 1]) if group else 0)
+        place = row - int(self._starts[group])
         content = contents[place].as_py()
         return content if content is not None else self._read_referenced(paths, place)
 
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | OSError]:
-        groups = np.searchsorted(self._ends, rows, side="right").tolist()
+        groups = (np.searchsorted(self._starts, rows, side="right") - 1).tolist()
         for group, members in itertools.groupby(zip(groups, rows, strict=True), key=lambda pair: pair[0]):
-            start = int(self._ends[group - 1]) if group else 0
+            start = int(self._starts[group])
             places = [row - start for _, row in members]
             low = min(places)
             try:
@@ -211,9 +211,8 @@ class ParquetStore(Store):
         """
         with self._lock:  # one reader per group: the others wait for it instead of reading the same
             if group not in self._cache:
-                file, k = self._groups[group]
                 try:
-                    self._cache[group] = self._open_group(file, k)
+                    self._cache[group] = self._open_group(group)
                 except Exception as error:  # pyarrow raises nearly anything on what is damaged
                     raise OSError(f"its row group is damaged: {first_line(error)}") from error
                 while len(self._cache) > MAX_CACHED_ROW_GROUPS:
@@ -221,9 +220,12 @@ class ParquetStore(Store):
             self._cache.move_to_end(group)
             return self._cache[group]
 
-    def _open_group(self, file: int, k: int) -> tuple[Any, Any]:
+    def _open_group(self, group: int) -> tuple[Any, Any]:
+        file, k = self._groups[group]
         with _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True) as reader:
             column = reader.read_row_group(k, columns=[self.column], use_threads=False).column(0).combine_chunks()
+        if len(column) != (n := self._starts[group + 1] - self._starts[group]):
+            raise ValueError(f"expected {n} images, found {len(column)}")
         fields = {field.name: str(field.type) for field in _fields(column.type)}
         contents = column.field("bytes") if fields else column
         return contents, column.field("path") if fields.get("path") in ("string", "large_string") else None
@@ -236,11 +238,10 @@ class ParquetStore(Store):
 
     def _referenced_files(self) -> Iterator[str]:
         """Yield the files that rows without bytes point to; row groups whose statistics count no such row are not read."""
-        groups = iter(enumerate(self._groups))
-        for file, members in itertools.groupby(groups, key=lambda pair: pair[1][0]):
+        for file, members in itertools.groupby(enumerate(self._groups), key=lambda pair: pair[1][0]):
             path = self.root / self.files[file].name
             with explain_faults(path, "parquet"), _import_pyarrow(self.root).ParquetFile(path) as reader:
-                unsure = [group for group, (_, k) in members if not self._has_all_bytes(reader.metadata.row_group(k))]
+                unsure = [group for group, (_, k) in members if not self._has_all_bytes(reader, k)]
             for group in unsure:
                 with contextlib.suppress(OSError):  # its images count as broken when they are read
                     contents, paths = self._read_group(group)
@@ -248,8 +249,10 @@ class ParquetStore(Store):
                         if path := paths[int(row)].as_py():
                             yield path
 
-    def _has_all_bytes(self, metadata: Any) -> bool:
+    def _has_all_bytes(self, reader: Any, k: int) -> bool:
         """Whether the statistics of a row group say that no image is without its bytes."""
-        columns = [metadata.column(k) for k in range(metadata.num_columns)]
-        statistics = [c.statistics for c in columns if c.path_in_schema in (self.column, f"{self.column}.bytes")]
+        paths = [reader.schema.column(leaf).path for leaf in range(len(reader.schema))]
+        leaves = [leaf for leaf, path in enumerate(paths) if path in (self.column, f"{self.column}.bytes")]
+        columns = [reader.metadata.row_group(k).column(leaf) for leaf in leaves]  # no others: pyarrow aborts on some that are damaged
+        statistics = [column.statistics if column.physical_type == "BYTE_ARRAY" else None for column in columns]
         return all(s is not None and s.has_null_count and s.null_count == 0 for s in statistics)
