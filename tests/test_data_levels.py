@@ -13,6 +13,7 @@ from goodfit.data.decode import BrokenImage
 from goodfit.data.headers import read_headers
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
+from goodfit.data.splits import SplitRule
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (8, 6, 5, 3), dtype=np.uint8)
@@ -42,7 +43,7 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path: Path, kind: str,
     images = KINDS[kind].transpose(0, 3, 1, 2) if first else KINDS[kind]
     found = read_headers(index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS)))
     assert not found.index.notes
-    data = load_dataset(found, (6, 5), "crop", 0.25, 0, 1 << 30)
+    data = load_dataset(found, (6, 5), "crop", SplitRule(0.25, 0), 1 << 30)
     assert np.array_equal(data.pixels.read_exact(np.arange(8)).numpy(), PIXELS)
     for k in range(8):
         assert np.array_equal(data.preprocess.decode(images[k]), PIXELS[k])
@@ -51,7 +52,7 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path: Path, kind: str,
 def test_bits_and_16_bits_agree_too(tmp_path: Path) -> None:
     for images in (PIXELS > 100, PIXELS.astype(np.int32) * 16, PIXELS.astype(np.uint16) * 257):
         found = read_headers(index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS)))
-        data = load_dataset(found, (6, 5), "crop", 0.25, 0, 1 << 30)
+        data = load_dataset(found, (6, 5), "crop", SplitRule(0.25, 0), 1 << 30)
         stored = data.pixels.read_exact(np.arange(8)).numpy()
         assert stored.max() >= 254
         for k in range(8):
@@ -72,7 +73,7 @@ def test_splits_are_scaled_together(tmp_path: Path) -> None:
 def test_a_range_that_may_mean_something_else_is_noted(tmp_path: Path, low: float, high: float) -> None:
     images = np.linspace(low, high, 8 * 6 * 5 * 3).reshape(8, 6, 5, 3)
     index = index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS))
-    data = load_dataset(read_headers(index), (6, 5), "crop", 0.25, 0, 1 << 30)
+    data = load_dataset(read_headers(index), (6, 5), "crop", SplitRule(0.25, 0), 1 << 30)
     (note,) = (note for note in data.notes if note.startswith("Floats"))
     assert f"from {low:.3g} to {high:.3g}" in note and f"0 to {1 if high <= 1 else 255}," in note
 
