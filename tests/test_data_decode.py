@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageOps
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.data.decode import BrokenImage, read_jpeg_layout
 from goodfit.data.headers import read_headers
+from goodfit.data.opening import BrokenImage, read_jpeg_layout
 from goodfit.data.preprocess import Preprocess, choose_box_size
 from goodfit.data.sources import index_images
 from goodfit.data.store import FileStore
