@@ -98,7 +98,10 @@ def _prepare_npz_images(path: Path, keys: tuple[str, ...], dtypes: list[np.dtype
     if all(dtype in (np.uint8, bool) for dtype in dtypes):
         return lambda: concatenate_images(_read_npz(path, keys)), ()
     parts = _read_npz(path, keys)
-    scales = infer_scales(parts)
+    try:
+        scales = infer_scales(parts)
+    except DataError as error:
+        raise DataError(f'The images of "{path}" cannot be read. {error}') from error
     images = concatenate_images(parts, scales)
     return lambda: images, find_scale_notes(scales)
 

@@ -115,6 +115,6 @@ def to_8_bit(pixels: Array, white_level: int) -> NDArray[np.uint8]:
     """
     low, high = int(pixels.min(initial=0)), int(pixels.max(initial=0))
     if low < 0 or high > white_level:
-        raise BrokenImage(f"its values go from {low} to {high}; expected 0 to {white_level}, which is white")
+        raise BrokenImage(f"its values go from {low} to {high}, but white is {white_level}: scale them to that range")
     scaled: NDArray[np.uint8] = np.rint(pixels.astype(np.float32) * (255 / white_level)).astype(np.uint8)
     return scaled

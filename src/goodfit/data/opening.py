@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import functools
 import io
+import logging
 import os
 import threading
 import warnings
@@ -15,14 +18,18 @@ import numpy as np
 import PIL
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
 from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.data.orientation import get_upright_size, orient_size, scan_jpeg_header, tells_orientation_late
 from goodfit.data.store import Array, read_file
 
 Image.init()
-warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of oddities; where a picture cannot be read it raises
+# Pillow warns of oddities, logs them, and libtiff prints them; where a picture cannot be read it raises all the same.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+with contextlib.suppress(AttributeError, OSError):  # libtiff cannot be reached through Pillow everywhere
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # of one text: as many bytes as of all together
 
 OPTIONAL_SUFFIXES = {".avif", ".heic", ".heif", ".jp2", ".jxl"}  # Pillow reads them as it is built, or with a plugin
@@ -156,8 +163,9 @@ def explain_errors() -> Iterator[None]:
         raise BrokenImage(explain_decode_error(error)) from error
 
 
+@functools.cache
 def max_pixels() -> int:
-    """How many pixels an image may have: $GOODFIT_MAX_PIXELS, else MAX_PIXELS.
+    """How many pixels an image may have: $GOODFIT_MAX_PIXELS as it is first found, else MAX_PIXELS.
 
     Raises:
         UsageError: the variable is not a whole number.

@@ -123,7 +123,7 @@ class Predictor:
         with ThreadPoolExecutor(physical_cores()) as pool:
             while batch := list(islice(remaining, IMAGES_AT_ONCE)):
                 sources = [_read_if_open(image) for image in batch]
-                decoded = {key: list(pool.map(member.decode, sources)) for key, member in decoders.items()}
+                decoded = {key: _decode_each(pool, member, sources) for key, member in decoders.items()}
                 by_image = zip(*decoded.values(), strict=True)
                 problems = [next((x.reason for x in versions if isinstance(x, BrokenImage)), "") for versions in by_image]
                 good = [place for place, problem in enumerate(problems) if not problem]
@@ -179,6 +179,13 @@ def as_sequence(images: Any) -> Iterable[Any]:
 
 def _explain_type(image: object) -> str:
     return f"Expected a path, file, PIL image or array to predict, received a {type(image).__name__}."
+
+
+def _decode_each(pool: ThreadPoolExecutor, member: Classifier, sources: list[Any]) -> list[Decoded | BrokenImage]:
+    """Decode images in threads, one that comes twice only once: Pillow must not load it in two threads at a time."""
+    distinct = {id(source): source for source in sources}
+    decoded = dict(zip(distinct, pool.map(member.decode, distinct.values()), strict=True))
+    return [decoded[id(source)] for source in sources]
 
 
 def _read_if_open(image: Any) -> Any:
