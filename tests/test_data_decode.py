@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from goodfit.core.errors import DataError, UsageError
+from goodfit.data.dataset import load_dataset
 from goodfit.data.headers import read_headers
 from goodfit.data.multiscale import decode_scaled
 from goodfit.data.opening import BrokenImage, read_jpeg_layout
@@ -140,6 +141,14 @@ def test_values_that_would_be_clipped_are_refused(dtype: str, low: int, high: in
         for decode in (preprocess_to(8, 8, white_level=4095).decode, lambda x: decode_scaled(preprocess_to(8, 8, white_level=4095), x, 8)):
             with pytest.raises(BrokenImage, match=reason):
                 decode(source)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("TIFF", np.int32), ("TIFF", np.uint16), ("PNG", np.uint16)])
+def test_8_bits_in_wider_numbers_keep_their_values(tmp_path: Path, kind: str, dtype: type) -> None:
+    pixels = smooth_image(8, 8, 1)
+    images = {f"{c}/0.{kind.lower()}": encode(Image.fromarray(pixels.astype(dtype)), kind) for c in "ab"}
+    data = load_dataset(read_headers(index_images(str(write_files(tmp_path, images)))), (8, 8), "crop", 0.0, 0, 1 << 20)
+    assert np.array_equal(data.pixels.read_exact(np.arange(2)).numpy()[..., 0], [pixels, pixels])
 
 
 def test_the_white_level_is_that_of_all_arrays(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from goodfit.data.opening import (
 from goodfit.data.store import Array, Store, hash_fields
 
 VERSION = "2"  # raise it when what is read of a header changes
-WHITE_LEVELS = (1023, 4095, 16383, 65535)  # 10, 12, 14 and 16 bits
+WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
 WHITE_SAMPLE_IMAGES = 256
 IMAGES_PER_PIECE = 64  # read by a thread at once
 

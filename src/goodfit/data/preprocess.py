@@ -77,7 +77,7 @@ class Preprocess:
         return self._fit_box(*decode_with_pillow(data, self.channels, self.white_level))
 
     def _decode_array(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        if pixels.dtype == np.uint8 and pixels.shape == (*self.box, self.channels) and self.channels < 4:
+        if pixels.dtype == np.uint8 and pixels.shape == (*self.box, self.channels) and (self.channels < 4 or pixels[..., 3].any()):
             return pixels
         return self._fit_box(self.convert_array(pixels), 1)
 
