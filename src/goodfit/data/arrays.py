@@ -101,7 +101,8 @@ def _prepare_npz_images(path: Path, keys: tuple[str, ...], dtypes: list[np.dtype
     try:
         scales = infer_scales(parts)
     except DataError as error:
-        raise DataError(f'The images of "{path}" cannot be read. {error}') from error
+        text = str(error)
+        raise DataError(f'"{path}": {text[:1].lower()}{text[1:]}') from error
     images = concatenate_images(parts, scales)
     return lambda: images, find_scale_notes(scales)
 

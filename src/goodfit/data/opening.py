@@ -20,7 +20,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
-from goodfit.core.errors import DataError, GoodfitError, UsageError
+from goodfit.core.errors import DataError, GoodfitError, UsageError, first_line
 from goodfit.data.orientation import get_upright_size, orient_size, scan_jpeg_header, tells_orientation_late
 from goodfit.data.store import Array, read_file
 
@@ -197,8 +197,7 @@ def explain_decode_error(error: Exception) -> str:
     """Turn an exception into the reason of a BrokenImage."""
     if isinstance(error, OSError) and error.strerror:
         return f"{UNREADABLE} ({error.strerror})"
-    text = str(error).rstrip(".") or type(error).__name__
-    return f"it cannot be decoded ({text})"
+    return f"it cannot be decoded ({first_line(error)})"
 
 
 def is_16_bit(mode: str) -> bool:
@@ -236,4 +235,4 @@ def read_contents(source: Any) -> ImageContent:
 
 def quote_path(source: object) -> str:
     """A path in quotation marks; nothing for what is none."""
-    return f'"{os.fspath(source)!s}"' if isinstance(source, (str, os.PathLike)) else ""
+    return f'"{os.fspath(source)}"' if isinstance(source, (str, os.PathLike)) else ""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from goodfit.data.store import Array
 
-EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION, TIFF_WIDTH, TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
 EXIF_PREFIX, XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 SHORT, TYPE_SIZES = 3, (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8)  # EXIF's types, and the bytes that a value of each takes
@@ -32,9 +32,10 @@ def get_orientation(image: Image.Image) -> int:
 
 def get_upright_size(image: Image.Image) -> tuple[int, int]:
     """The (width, height) of an open image when upright, loaded or not; a PNG that `tells_orientation_late` must be loaded."""
-    if EXIF_ORIENTATION in getattr(image, "tag_v2", ()):  # a TIFF that is not loaded: Pillow has swapped its sides already
-        return image.size
-    return orient_size(image.size, get_orientation(image))
+    tags, size = getattr(image, "tag_v2", {}), image.size
+    if EXIF_ORIENTATION in tags:  # a TIFF that is not loaded, whose sides Pillow may have swapped already
+        size = tags[TIFF_WIDTH], tags[TIFF_HEIGHT]
+    return orient_size(size, get_orientation(image))
 
 
 def tells_orientation_late(image: Image.Image, file: BinaryIO) -> bool:
