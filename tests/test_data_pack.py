@@ -24,8 +24,8 @@ from goodfit.core.files import cache_folder, lock
 from goodfit.data import pack
 from goodfit.data.blob import BLOB, JOURNAL, BlobWriter
 from goodfit.data.dataset import load_dataset
-from goodfit.data.decode import DECODER_VERSIONS
 from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.opening import DECODER_VERSIONS
 from goodfit.data.pack import PackedImages, pack_images
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess

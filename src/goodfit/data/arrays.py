@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
 from goodfit.data.index import NAMES_OF_FILES, SPLIT_WORDS, TEST, TRAIN, UNASSIGNED, Index, encode_labels, repeat_splits
-from goodfit.data.levels import PixelScale, infer_scale, to_channels_last, to_pixels
+from goodfit.data.levels import PixelScale, find_scale_notes, infer_scales, to_channels_last, to_pixels
 from goodfit.data.store import Array, ArrayStore, FileStat, hash_file_stats
 
 MNIST_FILES = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte", TRAIN), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", TEST))
 
 
-def concatenate_images(parts: Sequence[Array], scale: PixelScale | None = None) -> Array:
-    """Concatenate the images of several splits as uint8 or uint16, channels last, all on one scale."""
-    scale = scale or infer_scale(parts)
-    pixels = [to_pixels(to_channels_last(part) if part.ndim == 4 else part, scale) for part in parts]
+def concatenate_images(parts: Sequence[Array], scales: Sequence[PixelScale] = ()) -> Array:
+    """Concatenate the images of several splits as uint8 or uint16, channels last, each from its own scale."""
+    scales = scales or infer_scales(parts)
+    pixels = [to_pixels(to_channels_last(part) if part.ndim == 4 else part, scale) for part, scale in zip(parts, scales, strict=True)]
     return np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
 
 
@@ -94,13 +94,17 @@ def _read_npy_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[A
 
 
 def _prepare_npz_images(path: Path, keys: tuple[str, ...], dtypes: list[np.dtype[Any]]) -> tuple[Callable[[], Array], tuple[str, ...]]:
-    """Return a function that loads the images, and notes; floats are read at once, since their scale depends on all of them."""
-    if not any(dtype.kind == "f" for dtype in dtypes):
+    """Return a function that loads the images, and notes; all but bytes are read at once, since their scale depends on all of them."""
+    if all(dtype in (np.uint8, bool) for dtype in dtypes):
         return lambda: concatenate_images(_read_npz(path, keys)), ()
     parts = _read_npz(path, keys)
-    scale = infer_scale(parts)
-    images = concatenate_images(parts, scale)
-    return lambda: images, (scale.note,) if scale.note else ()
+    try:
+        scales = infer_scales(parts)
+    except DataError as error:
+        text = str(error)
+        raise DataError(f'"{path}": {text[:1].lower()}{text[1:]}') from error
+    images = concatenate_images(parts, scales)
+    return lambda: images, find_scale_notes(scales)
 
 
 def _read_npz(path: Path, keys: tuple[str, ...]) -> list[Array]:

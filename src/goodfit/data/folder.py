@@ -15,10 +15,10 @@ from goodfit.core.errors import DataError, UsageError
 from goodfit.core.words import count_of, list_some, natural_order
 from goodfit.data.index import SPLIT_WORDS, SPLITS, TRAIN, UNASSIGNED, Index
 from goodfit.data.names import find_splits, is_data, is_fold
+from goodfit.data.opening import IMAGE_SUFFIXES
 from goodfit.data.store import FileStat, FileStore
 
 DETECTION_FOLDERS = frozenset(("images", "jpegimages", "labels", "annotations", "masks"))
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 
 
 def index_folder(root: Path) -> Index:

@@ -23,16 +23,16 @@ from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_folder, explain_write_errors, lock, sync_folder, write_atomic
 from goodfit.core.words import format_bytes
 from goodfit.data.blob import BLOB, BlobWriter
-from goodfit.data.decode import DECODER_VERSIONS, BrokenImage, explain_decode_error
 from goodfit.data.duplicates import find_originals
 from goodfit.data.headers import ImageHeaders, check_any_usable
 from goodfit.data.index import Index, IntArray
+from goodfit.data.opening import DECODER_VERSIONS, BrokenImage, explain_decode_error
 from goodfit.data.pixels import FilePixels, JpegPixels, Pixels, RawPixels, Storage, encode_jpeg
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.statistics import sum_images
 from goodfit.data.store import hash_fields
 
-PACK_VERSION = "3"  # raise it when decoding changes, so that packs made before are not used
+PACK_VERSION = "4"  # raise it when decoding changes, so that packs made before are not used
 IMAGES_PER_PIECE, PIXELS_PER_PIECE = (32, 512), 300_000  # prepared by a thread at once: so many pixels, within those images
 JPEG_SAMPLE_IMAGES = 64  # re-encoded to estimate the size of all
 HASH_BYTES = 16  # of SHA-256, kept for each image

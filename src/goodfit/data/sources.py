@@ -16,8 +16,9 @@ from goodfit.core.words import list_some
 from goodfit.data.arrays import find_idx_files, index_idx, index_npz
 from goodfit.data.builtin import BUILTIN_NAMES, index_builtin
 from goodfit.data.cifar import index_cifar, is_cifar_folder
-from goodfit.data.folder import IMAGE_SUFFIXES, index_folder
+from goodfit.data.folder import index_folder
 from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, IntArray, draw_sort_keys
+from goodfit.data.opening import IMAGE_SUFFIXES
 from goodfit.data.parquet import index_parquet
 from goodfit.data.table import index_table
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+MAX_FILE_BYTES = 1 << 32  # of one image
 
 
 class Store(ABC):
@@ -77,6 +80,33 @@ def hash_file_stats(root: Path, files: Sequence[FileStat]) -> str:
     return hash_fields(str(root.resolve()), "\n".join(f"{file.name}\0{file.size}\0{file.time}" for file in files))
 
 
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open the file of an image for reading.
+
+    Raises:
+        OSError: it cannot be opened, is no regular file (a pipe might never end) or has more than MAX_FILE_BYTES.
+    """
+    try:
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115  a Path costs more than the open
+    except ValueError as error:  # a null character in the name
+        raise OSError(errno.EINVAL, str(error)) from error
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
+        return file
+    file.close()
+    raise OSError(errno.EFBIG, "too large for an image" if stat.S_ISREG(status.st_mode) else "not a regular file")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Read a file of at most MAX_FILE_BYTES."""
+    with open_file(path) as file:
+        return file.read()
+
+
 class FileStore(Store):
     """One encoded image per file."""
 
@@ -91,7 +121,7 @@ class FileStore(Store):
         return _try_each(self._open, rows)
 
     def _open(self, row: int) -> BinaryIO:
-        return open(os.path.join(self.root, self.files[row].name), "rb")  # noqa: PTH118, PTH123  a Path costs more than the open
+        return open_file(os.path.join(self.root, self.files[row].name))  # noqa: PTH118  a Path costs more than the open
 
     def fingerprint(self) -> str:
         return hash_file_stats(self.root, self.files)
