@@ -269,7 +269,7 @@ def photos(folder: Path, others: list[str], seconds: float, n: int = 96) -> bool
     """Decode photos, take a resized crop of 128 pixels, flip, jitter, normalize: end to end."""
     from goodfit.augment.crop import ResizedCrop
     from goodfit.data.crops import decode_window
-    from goodfit.data.decode import read_header
+    from goodfit.data.opening import read_header
 
     files = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))[:: max(1, len(list(folder.rglob("*.jpg"))) // n)]][:n]
     size, epoch, places = (128, 128), itertools.count(), torch.arange(len(files))

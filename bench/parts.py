@@ -91,7 +91,8 @@ def open_data(arguments: argparse.Namespace) -> tuple[Recipe, Dataset]:
     """The recipe that all trainings share, and its data."""
     recipe = Recipe(
         data=arguments.data, limit=arguments.limit, validation=0.3, model=NET, augment="flip | crop(4)", seed=arguments.seed,
-        optimizer="sgd(0.05, nesterov=True)", schedule="warmup(0.1) | cosine", budget=f"{arguments.steps} steps", probes="none",
+        optimizer="sgd(0.05, momentum=0.9, nesterov=True, weight_decay=0.0005)",
+        schedule="warmup(0.1) | cosine", budget=f"{arguments.steps} steps", probes="none",
         batch_size=arguments.batch, evaluate_every="1.0", precision="fp32", layout="channels_last", device="cpu", threads=arguments.threads,
     )  # fmt: skip
     configure_torch(arguments.threads)

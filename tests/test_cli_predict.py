@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import goodfit as package
 from goodfit.core.errors import UsageError
+from goodfit.data import opening
 from goodfit.predict.predictor import Classifier, Predictor
 from tests.support.command import goodfit, refused, train
 from tests.support.photos import picture
@@ -141,14 +143,14 @@ def test_all_broken_is_an_error(run: Path, broken: list[Path]) -> None:
 
 def test_a_file_that_cannot_be_read(run: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copyfile(image, tmp_path / "locked.png")
-    real = Path.read_bytes
+    real = opening.read_file
 
-    def read(self: Path) -> bytes:
-        if self.name == "locked.png":
+    def read(path: Path) -> bytes:
+        if path.name == "locked.png":
             raise PermissionError(13, "Permission denied")
-        return real(self)
+        return real(path)
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(opening, "read_file", read)
     said = goodfit("predict", run, tmp_path / "locked.png", image)
     assert said.code == 0
     assert "locked.png: it cannot be read (Permission denied)." in said.err
@@ -165,7 +167,7 @@ def probabilities(predictor: Predictor, image: object) -> np.ndarray:
 
 
 def test_every_way_to_hand_over_an_image_is_the_same(predictor: Predictor, image: Path, tmp_path: Path) -> None:
-    """Path, text, Pillow image, array, RGBA that is opaque, and the same image turned with its EXIF orientation."""
+    """Path, text, bytes, file, Pillow image, array, RGBA that is opaque, and the same image turned with its EXIF orientation."""
     expected = probabilities(predictor, image)
     pixels = np.asarray(Image.open(image))
     opaque = Image.fromarray(np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]))
@@ -174,9 +176,15 @@ def test_every_way_to_hand_over_an_image_is_the_same(predictor: Predictor, image
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.png", exif=exif)
     float_pixels = pixels.astype(np.float32) / 255
-    for same in (str(image), image.read_bytes(), Image.open(image), pixels, opaque, float_pixels):
+    content = image.read_bytes()
+    at_end = io.BytesIO()
+    at_end.write(content)
+    files = (io.BytesIO(content), at_end, image.open("rb"), image.open("rb", buffering=0), bytearray(content), memoryview(content))
+    for same in (str(image), content, *files, Image.open(image), pixels, opaque, float_pixels):
         assert np.allclose(probabilities(predictor, same), expected, atol=1e-6), same
-    for same in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):  # resized before it is turned: to rounding
+    turned.save(tmp_path / "turned.tif", exif=exif)
+    ways = [way(tmp_path / name) for name in ("turned.png", "turned.tif") for way in (Path, Image.open)]
+    for same in ways:  # resized before it is turned: to rounding
         assert np.allclose(probabilities(predictor, same), expected, atol=1e-3), same
     plain = Image.fromarray(np.asarray(turned))
     assert not np.allclose(probabilities(predictor, plain), expected, atol=1e-2), "without the tag it is another picture"
@@ -221,7 +229,11 @@ def test_many_at_once_and_none(predictor: Predictor, photos: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [*(np.zeros(shape, np.uint8) for shape in ((5, 5, 2), (7,), (), (0, 4))), np.zeros((4, 4), complex), Path("nowhere.png"), b"text"],
+    [
+        *(np.zeros(shape, np.uint8) for shape in ((5, 5, 2), (7,), (), (0, 4))),
+        *(np.zeros((4, 4), complex), np.linspace(-1, 1, 16).reshape(4, 4), np.full((4, 4), -1)),
+        *(Path("nowhere.png"), Path(), "", "/dev/zero", "null\0.png", b"text", b"", io.BytesIO(b"text"), io.BytesIO()),
+    ],
 )
 def test_what_is_no_image_has_a_problem(predictor: Predictor, image: Path, wrong: object) -> None:
     bad, good = predictor.predict([wrong, image])
@@ -230,9 +242,40 @@ def test_what_is_no_image_has_a_problem(predictor: Predictor, image: Path, wrong
     assert good.classes
 
 
-def test_what_cannot_be_meant_is_refused(predictor: Predictor) -> None:
-    with pytest.raises(UsageError, match="Expected a path, PIL image or array to predict, received a int"):
-        predictor.predict([3])
+@pytest.mark.parametrize("wrong", [None, 3, 3.5, {"image": "a.png"}, [None], [3], [torch.zeros(3, 4, 4)], [["a.png"]]])
+def test_what_cannot_be_meant_is_refused(predictor: Predictor, wrong: object) -> None:
+    name = type(wrong[0] if isinstance(wrong, list) else wrong).__name__
+    with pytest.raises(UsageError, match=f"Expected a path, file, PIL image or array to predict, received a {name}"):
+        predictor.predict(wrong)
+
+
+def test_a_file_open_as_text_is_refused(predictor: Predictor, image: Path) -> None:
+    for wrong in (image.open(encoding="utf-8"), io.StringIO("text")):
+        with pytest.raises(UsageError, match="open in binary mode"):
+            predictor.predict(wrong)
+
+
+def test_files_are_read_once_and_named(predictor: Predictor, image: Path) -> None:
+    """Also by members that prepare them differently, and if they cannot go back to their start."""
+
+    class Stream(io.BytesIO):
+        def seek(self, place: int, whence: int = 0) -> int:
+            raise io.UnsupportedOperation
+
+    (member,) = predictor.members
+    other = dataclasses.replace(member, preprocess=member.preprocess.but(aspect="pad"))
+    both = Predictor((member, other), (0.5, 0.5), predictor.classes)
+    expected = both.predict(image)[0]
+    found = both.predict([Stream(image.read_bytes()), image.open("rb"), Image.open(image)])
+    assert [x.name for x in found] == ["image", str(image), str(image)]
+    assert [x.probabilities for x in found] == [expected.probabilities] * 3
+
+
+def test_one_pillow_image_that_comes_often_is_loaded_by_one_thread(predictor: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    expected = predictor.predict(tmp_path / "a.png")[0]
+    for found in predictor.predict([Image.open(tmp_path / "a.png")] * 8):
+        assert found.problem == "" and found.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
 
 
 def test_a_batch_of_images_in_one_array(predictor: Predictor, photos: Path) -> None:

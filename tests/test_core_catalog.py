@@ -132,7 +132,7 @@ def test_cards_tell_every_part() -> None:
 FORMS = [
     ("flip(0.25) | crop(3, border='edge') | mixup(0.3, p=0.5)", "augment"),
     ("warmup(0.1) | cosine(0.01)", "schedule"),
-    ("sgd(1e-05, momentum=0.0)", "optimizer"),
+    ("sgd(1e-05, momentum=0.5)", "optimizer"),
     ("adam(betas=(0.8, 0.99))", "optimizer"),
     ("mlp((32,), act=leaky_relu(0.2), drop=dropout(0.1))", "model"),
     ("mlp((512, 256), norm=batch(0.2))", "model"),

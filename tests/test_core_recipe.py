@@ -89,7 +89,7 @@ def test_every_field_is_written_under_its_sentence() -> None:
 def test_parts_as_objects_are_spelled_out(tmp_path: Path) -> None:
     recipe = Recipe(optimizer=Sgd(0.2), schedule=Warmup(0.1) | Cosine())
     text = recipe.plain()
-    assert text["optimizer"] == "sgd(0.2, momentum=0.9, nesterov=False, weight_decay=0.0005, form='step')"
+    assert text["optimizer"] == "sgd(0.2, momentum=0.0, nesterov=False, weight_decay=0.0, form='step')"
     (tmp_path / "r.toml").write_text(recipe.to_toml())
     made = make_parts(Recipe.from_toml(tmp_path / "r.toml"), load_catalog())
     assert made["optimizer"] == Sgd(0.2)

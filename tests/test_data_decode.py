@@ -16,10 +16,13 @@ import torch
 from PIL import Image, ImageOps
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.data.decode import BrokenImage, read_jpeg_layout
+from goodfit.data.dataset import load_dataset
 from goodfit.data.headers import read_headers
+from goodfit.data.multiscale import decode_scaled
+from goodfit.data.opening import BrokenImage, read_jpeg_layout
 from goodfit.data.preprocess import Preprocess, choose_box_size
 from goodfit.data.sources import index_images
+from goodfit.data.splits import SplitRule
 from goodfit.data.store import FileStore
 from tests.support.laws import holds_for
 
@@ -84,6 +87,35 @@ def test_alpha_is_kept_when_wanted(kind: str) -> None:
     assert (gray[..., 3] == 255).all()
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "array", "palette"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(20, 30), (10, 15)])
+def test_alpha_that_nobody_filled_leaves_the_colors(form: str, channels: int, size: tuple[int, int]) -> None:
+    """0 everywhere: the picture is neither blank white nor, resized with its alpha, black."""
+    pixels = smooth_image(20, 30, 4)
+    pixels[..., 3] = 0
+    opaque = Image.fromarray(pixels[..., :3].copy())
+    source: object = pixels
+    if form == "palette":
+        source = encode(opaque.quantize(8), "PNG", transparency=bytes(8))
+        opaque = opaque.quantize(8).convert("RGB")
+    elif form == "BMP":
+        source = bmp_with_alpha(pixels)
+    elif form != "array":
+        source = encode(Image.fromarray(pixels), form, **({"lossless": True, "exact": True} if form == "WEBP" else {}))
+    oracle = preprocess_to(*size, channels).decode(np.asarray(opaque))
+    assert np.array_equal(preprocess_to(*size, channels).decode(source), oracle)
+
+
+def bmp_with_alpha(pixels: np.ndarray) -> bytes:
+    """A BMP with masks for four channels, as screen shots have it."""
+    height, width = pixels.shape[:2]
+    body = pixels[::-1, :, [2, 1, 0, 3]].tobytes()
+    info = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(body), 0, 0, 0, 0)
+    info += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(body), 0, 0, 14 + len(info)) + info + body
+
+
 def test_gif_gives_its_first_frame() -> None:
     frames = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (10, 200)]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -97,6 +129,35 @@ def test_16_bits_are_scaled_by_the_white_that_is_said(white: int) -> None:
     for source in (encode(Image.fromarray(values), "PNG"), encode(Image.fromarray(values), "TIFF"), values):
         assert np.abs(preprocess_to(8, 8, 1, white_level=white).decode(source)[..., 0] - oracle).max() <= (1 if white < 65535 else 0)
         assert preprocess_to(8, 8, 3, white_level=white).decode(source).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("int32", 0, 2_000_000_000), ("int32", -5, 300), ("uint16", 0, 5000), ("int32", 0, 4096)]
+)
+def test_values_that_would_be_clipped_are_refused(dtype: str, low: int, high: int) -> None:
+    values = np.linspace(low, high, 64).astype(dtype).reshape(8, 8)
+    image = Image.fromarray(values)
+    reason = rf"its values go from {low} to {high}, but white is 4095"
+    for source in (encode(image, "TIFF"), image, *([values] if dtype == "uint16" else [])):
+        for decode in (preprocess_to(8, 8, white_level=4095).decode, lambda x: decode_scaled(preprocess_to(8, 8, white_level=4095), x, 8)):
+            with pytest.raises(BrokenImage, match=reason):
+                decode(source)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("TIFF", np.int32), ("TIFF", np.uint16), ("PNG", np.uint16)])
+def test_8_bits_in_wider_numbers_keep_their_values(tmp_path: Path, kind: str, dtype: type) -> None:
+    pixels = smooth_image(8, 8, 1)
+    images = {f"{c}/0.{kind.lower()}": encode(Image.fromarray(pixels.astype(dtype)), kind) for c in "ab"}
+    data = load_dataset(read_headers(index_images(str(write_files(tmp_path, images)))), (8, 8), "crop", SplitRule(0.0, 0), 1 << 20)
+    assert np.array_equal(data.pixels.read_exact(np.arange(2)).numpy()[..., 0], [pixels, pixels])
+
+
+def test_the_white_level_is_that_of_all_arrays(tmp_path: Path) -> None:
+    """Also of more arrays than files would be sampled, of which only one is bright."""
+    images = np.full((600, 2, 2), 900, np.uint16)
+    images[1] = 4000
+    np.savez(tmp_path / "d.npz", images=images, labels=np.arange(600) % 2)
+    assert read_headers(index_images(str(tmp_path / "d.npz"))).white_level == 4095
 
 
 def test_16_bit_rgb_png() -> None:

@@ -21,7 +21,7 @@ from goodfit.data.pixels import Pixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sampler import Shuffle
 from goodfit.data.sources import index_images
-from goodfit.data.splits import assign_splits, make_splits, write_splits
+from goodfit.data.splits import SplitRule, assign_splits, make_splits, write_splits
 from goodfit.data.statistics import measure_statistics, sum_images
 from goodfit.data.store import ArrayStore
 
@@ -51,13 +51,13 @@ def test_made_splits_are_stratified_disjoint_and_seeded() -> None:
     index = make_index([k % 3 for k in range(300)])
     good = np.ones(300, dtype=bool)
     good[7] = False
-    made = make_splits(index, good, 0.1, 5)
+    made = make_splits(index, good, SplitRule(0.1, 5))
     rows = np.concatenate([made.train, made.validation, made.test])
     assert sorted(rows.tolist()) == [k for k in range(300) if k != 7]
     assert np.bincount(index.labels[made.test]).tolist() == [20, 20, 20]
     assert np.bincount(index.labels[made.validation]).tolist() == [8, 8, 8]
     assert len(made.notes) == 2 and "20 %" in made.notes[0] and "10 %" in made.notes[1]
-    same, other = make_splits(index, good, 0.1, 5), make_splits(index, good, 0.1, 6)
+    same, other = make_splits(index, good, SplitRule(0.1, 5)), make_splits(index, good, SplitRule(0.1, 6))
     assert same.digest == made.digest and np.array_equal(same.test, made.test)
     assert other.digest != made.digest
     overlap = len(set(other.test) & set(made.test))
@@ -67,8 +67,8 @@ def test_made_splits_are_stratified_disjoint_and_seeded() -> None:
 def test_one_more_image_moves_at_most_one_other_a_class() -> None:
     labels, names = [k % 3 for k in range(300)], [f"{k}.png" for k in range(300)]
     before_index, after_index = make_index(labels, names=names), make_index([1, *labels], names=["new.png", *names])
-    before = make_splits(before_index, np.ones(300, bool), 0.1, 0)
-    after = make_splits(after_index, np.ones(301, bool), 0.1, 0)
+    before = make_splits(before_index, np.ones(300, bool), SplitRule(0.1, 0))
+    after = make_splits(after_index, np.ones(301, bool), SplitRule(0.1, 0))
     for part in ("train", "validation", "test"):
         gone = names_of(before_index, getattr(before, part)) - names_of(after_index, getattr(after, part))
         assert len(gone) <= 2
@@ -77,33 +77,33 @@ def test_one_more_image_moves_at_most_one_other_a_class() -> None:
 def test_given_splits_are_kept() -> None:
     given = [TRAIN] * 20 + [VALIDATION] * 4 + [TEST] * 4
     index = make_index([k % 2 for k in range(28)], given)
-    made = make_splits(index, np.ones(28, bool), 0.1, 0)
+    made = make_splits(index, np.ones(28, bool), SplitRule(0.1, 0))
     assert made.train.tolist() == list(range(20)) and made.test.tolist() == list(range(24, 28)) and not made.notes
     only_test = make_index([k % 2 for k in range(28)], [TRAIN] * 24 + [TEST] * 4)
-    made = make_splits(only_test, np.ones(28, bool), 0.25, 0)
+    made = make_splits(only_test, np.ones(28, bool), SplitRule(0.25, 0))
     assert made.test.tolist() == list(range(24, 28)) and len(made.validation) == 6 and len(made.notes) == 1
-    assert len(make_splits(only_test, np.ones(28, bool), 0.0, 0).validation) == 0
+    assert len(make_splits(only_test, np.ones(28, bool), SplitRule(0.0, 0)).validation) == 0
     only_validation = make_index([k % 2 for k in range(28)], [TRAIN] * 24 + [VALIDATION] * 4)
-    assert len(make_splits(only_validation, np.ones(28, bool), 0.25, 0).test) == 0
+    assert len(make_splits(only_validation, np.ones(28, bool), SplitRule(0.25, 0)).test) == 0
 
 
 def test_small_classes() -> None:
     index = make_index([0] * 20 + [1] * 2 + [2])
-    made = make_splits(index, np.ones(23, bool), 0.1, 0)
+    made = make_splits(index, np.ones(23, bool), SplitRule(0.1, 0))
     assert np.bincount(index.labels[made.train], minlength=3).tolist() == [14, 1, 1]
     assert np.bincount(index.labels[made.test], minlength=3).tolist() == [4, 1, 0]
     assert any("Too few" in text and "c" in text for text in made.notes)
     good = np.ones(23, bool)
     good[22] = False
     with pytest.raises(DataError, match="No training image is left for c"):
-        make_splits(index, good, 0.1, 0)
+        make_splits(index, good, SplitRule(0.1, 0))
 
 
 def test_splits_are_written_and_read(tmp_path: Path, photos: Path) -> None:
     index = index_images(str(photos))
-    made = make_splits(index, np.ones(90, bool), 0.1, 0)
+    made = make_splits(index, np.ones(90, bool), SplitRule(0.1, 0))
     write_splits(tmp_path / "splits.csv", index, made)
-    again = make_splits(assign_splits(index, tmp_path / "splits.csv"), np.ones(90, bool), 0.1, 99)
+    again = make_splits(assign_splits(index, tmp_path / "splits.csv"), np.ones(90, bool), SplitRule(0.1, 99))
     assert again.digest == made.digest and not again.notes
     (tmp_path / "bad.csv").write_text("path,split\nnone.png,test\n")
     with pytest.raises(DataError, match="names none"):
@@ -122,7 +122,7 @@ def test_a_file_of_splits_moves_only_what_it_names(tmp_path: Path) -> None:
     found = assign_splits(index, tmp_path / "held.csv")
     assert found.splits.tolist() == [VALIDATION] * 2 + [TRAIN] * 4 + [TEST] * 4 + [TRAIN] * 2
     assert len(found.notes) == 1 and "2 of 12 images" in found.notes[0] and "keep their split" in found.notes[0]
-    made = make_splits(found, np.ones(12, bool), 0.5, 0)
+    made = make_splits(found, np.ones(12, bool), SplitRule(0.5, 0))
     assert made.test.tolist() == [6, 7, 8, 9] and made.validation.tolist() == [0, 1] and not made.notes
 
 

@@ -24,12 +24,13 @@ from goodfit.core.files import cache_folder, lock
 from goodfit.data import pack
 from goodfit.data.blob import BLOB, JOURNAL, BlobWriter
 from goodfit.data.dataset import load_dataset
-from goodfit.data.decode import DECODER_VERSIONS
 from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.opening import DECODER_VERSIONS
 from goodfit.data.pack import PackedImages, pack_images
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
+from goodfit.data.splits import SplitRule
 from goodfit.data.statistics import sum_images
 from tests.support.photos import make_photos
 from tests.support.process import Forked, wait_until
@@ -126,7 +127,7 @@ def test_broken_images_are_left_out_and_named(own_cache: Path) -> None:
     (root / "blue" / "002.png").write_bytes(cut[: len(cut) // 2])  # its header is whole: only decoding finds it
     found = read_headers(index_images(str(root)))
     assert list(found.broken) == [found.index.names.index("red/001.png")]
-    data = load_dataset(found, (16, 16), "crop", 0.2, 0, UNLIMITED)
+    data = load_dataset(found, (16, 16), "crop", SplitRule(0.2, 0), UNLIMITED)
     assert set(data.broken) == {"red/001.png", "blue/002.png"} and "not an image" in data.broken["red/001.png"]
     used = np.concatenate([data.splits.train, data.splits.validation, data.splits.test])
     assert sorted(data.names[row] for row in set(range(24)) - set(used.tolist())) == ["blue/002.png", "red/001.png"]
@@ -225,18 +226,18 @@ def test_without_locks_each_process_has_a_place_of_its_own(own_cache: Path, phot
 
 
 def test_prepare_binds_it_all(own_cache: Path, photos: Path) -> None:
-    data = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", 0.1, 3, UNLIMITED)
+    data = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", SplitRule(0.1, 3), UNLIMITED)
     assert data.class_counts() == (22, 22, 22) and data.class_counts("validation") == (2, 2, 2) and data.class_counts("test") == (6, 6, 6)
     assert data.preprocess.size == (16, 12) and data.preprocess.box == (18, 14) and data.preprocess.mean == data.statistics.mean
     begun = time.perf_counter()
-    again = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", 0.1, 3, UNLIMITED)
+    again = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", SplitRule(0.1, 3), UNLIMITED)
     assert time.perf_counter() - begun < 30
     assert again.digest == data.digest and again.splits.digest == data.splits.digest and again.statistics == data.statistics
     assert torch.equal(again.rows("train"), data.rows("train"))
 
 
 def test_rows_are_spread_evenly_over_a_split(own_cache: Path, photos: Path) -> None:
-    data = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", 0.1, 3, UNLIMITED)
+    data = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", SplitRule(0.1, 3), UNLIMITED)
     train = data.rows("train")
     assert data.spread_rows("train", 4).tolist() == train[[0, 21, 43, 65]].tolist()
     assert torch.equal(data.spread_rows("train", 1000), train)
@@ -251,7 +252,7 @@ def test_a_constant_channel_does_not_divide_by_zero(own_cache: Path) -> None:
             file = io.BytesIO()
             Image.fromarray(pixels, "RGBA").save(file, "PNG")
             (own_cache / "d" / name / f"{k}.png").write_bytes(file.getvalue())
-    data = load_dataset(read_headers(index_images(str(own_cache / "d"))), (8, 8), "crop", 0.25, 0, UNLIMITED)
+    data = load_dataset(read_headers(index_images(str(own_cache / "d"))), (8, 8), "crop", SplitRule(0.25, 0), UNLIMITED)
     assert data.preprocess.channels == 4 and data.preprocess.std[3] == 1.0
     images = data.pixels.read(data.splits.train).permute(0, 3, 1, 2)
     assert torch.isfinite(data.preprocess.normalize(images)).all()

@@ -28,6 +28,7 @@ from goodfit.data.loader import LazyBatch, Loader
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
+from goodfit.data.splits import SplitRule
 from goodfit.recipe.auto import choose_training
 from goodfit.recipe.build import Training
 from goodfit.recipe.chooser import Chooser
@@ -270,7 +271,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load_folder(folder: Path, storage: str = "files", workers: int = 2, aspect: str = "crop") -> Dataset:
-    return load_dataset(read_headers(index_images(str(folder))), SIZE, aspect, 0.2, 0, storage, workers)  # type: ignore[arg-type]
+    return load_dataset(read_headers(index_images(str(folder))), SIZE, aspect, SplitRule(0.2, 0), storage, workers)  # type: ignore[arg-type]
 
 
 def make_loader(data: Dataset, text: str = PIPE, batch: int = 8, workers: int = 1) -> tuple[Loader, Pipeline]:

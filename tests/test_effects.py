@@ -38,7 +38,8 @@ from tests.support.build import build_training
 KNOWN = load_catalog()
 SIDE, CLASSES, EACH = 8, 3, 14
 BASE = Recipe(
-    size=SIDE, channels=3, model="mlp((5,))", augment="none", optimizer="sgd(0.05)", schedule="constant", budget="20 steps",
+    size=SIDE, channels=3, model="mlp((5,))", augment="none", optimizer="sgd(0.05, momentum=0.9, weight_decay=0.0005)",
+    schedule="constant", budget="20 steps",
     batch_size=8, evaluate_every="1 step", probes="none", precision="fp32", layout="contiguous", device="cpu", threads=1, workers=0,
     validation=0.3, resolution="full", views="center",
 )  # fmt: skip
@@ -53,7 +54,10 @@ AROUND: dict[Any, dict[str, Any]] = {
     "optimizer": {"evaluate_every": "5 steps"},
     "schedule": {"evaluate_every": "5 steps"},
     "model": {"budget": "2 steps"},
-    ("model", "vgg"): {"budget": "2 steps", "optimizer": "sgd(0.0001)"},  # some initializations of sixteen layers diverge at once
+    ("model", "vgg"): {
+        "budget": "2 steps",
+        "optimizer": "sgd(0.0001, momentum=0.9)",
+    },  # some initializations of sixteen layers diverge at once
     "norm": {"model": "convnet(4)", **BRIEF},
     "pool": {"model": "convnet(2)", **BRIEF},
     "init": {"model": "convnet(2)", **BRIEF},
@@ -66,7 +70,7 @@ AROUND: dict[Any, dict[str, Any]] = {
     ("optimizer", "newton"): {"budget": "12 steps"},
     ("optimizer", "muon"): {"model": "mlp((5, 4))", "evaluate_every": "5 steps"},
     ("rates", "norm_biases"): {"model": "convnet(2)", "evaluate_every": "5 steps"},
-    ("plateau", "plateau"): {"optimizer": "sgd(0.3)"},  # a rate at which validation rises now and then
+    ("plateau", "plateau"): {"optimizer": "sgd(0.3, momentum=0.9, weight_decay=0.0005)"},  # a rate at which validation rises now and then
 }
 SLOT = {("noise", "stochastic_depth"): "branch"}  # which setting of the model, where several take the kind
 
@@ -75,6 +79,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("model", "mobilenet_v2"): {"width": 0.25},
     ("model", "resnet"): {"depth": 20},
     ("plateau", "plateau"): {"patience": 1, "factor": 0.5},
+    ("optimizer", "sgd"): {"momentum": 0.9},
     ("stop", "patience"): {"evaluations": 2},
     ("norm", "group"): {"groups": 2},
     ("rates", "by_stage"): {"stages": ("layer1",), "factors": (0.5,)},

@@ -17,7 +17,7 @@ from goodfit.core.interval import wilson_interval
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.data.index import TEST, UNASSIGNED, Index
-from goodfit.data.splits import make_splits
+from goodfit.data.splits import SplitRule, make_splits
 from goodfit.data.store import ArrayStore
 from goodfit.runs.train import RunOptions
 from goodfit.study import cross_validation
@@ -47,7 +47,7 @@ def uneven(n: int = 300, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("folds", [2, 3, 5, 10])
 def test_folds_are_disjoint_cover_everything_and_leave_the_test_images(folds: int) -> None:
     index = index_of(uneven())
-    splits = make_splits(index, np.ones(len(index), dtype=bool), 0.15, 0)
+    splits = make_splits(index, np.ones(len(index), dtype=bool), SplitRule(0.15, 0))
     found = make_folds(index, splits, folds, 0)
     parts = [found.splits(k) for k in range(folds)]
     pool = sorted([*splits.train, *splits.validation])
@@ -92,7 +92,7 @@ def test_no_group_is_in_two_folds_and_classes_are_as_even_as_scikit_learns(seed:
 
 def test_folds_that_cannot_be_are_refused() -> None:
     index = index_of(np.array([0] * 20 + [1] * 20))
-    splits = make_splits(index, np.ones(40, dtype=bool), 0.15, 0)
+    splits = make_splits(index, np.ones(40, dtype=bool), SplitRule(0.15, 0))
     with pytest.raises(UsageError, match="2 folds or more"):
         make_folds(index, splits, 1, 0)
     pool = len(splits.train) + len(splits.validation)

@@ -25,6 +25,8 @@ from goodfit.optim.groups import make_optimizer, parameter_groups, record_peak_r
 from goodfit.optim.muon import Muon, orthogonalize
 from goodfit.optim.sam import Sam
 from goodfit.recipe.build import build_optimizer
+from goodfit.recipe.parts import with_lr
+from goodfit.recipe.recipe import Recipe
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.state import State
 
@@ -102,6 +104,13 @@ SURFACES: dict[str, tuple[Callable[[Tensor], Tensor], Array, float]] = {
 RATES = (0.5, 0.001, 3.0, 0.03)  # the likeliest first
 
 
+def with_momentum(part: Any) -> Any:
+    """The part with momentum where it has a setting for it: plain SGD is too slow for these surfaces."""
+    if hasattr(part, "around"):
+        return dataclasses.replace(part, around=with_momentum(part.around))
+    return dataclasses.replace(part, momentum=0.9) if isinstance(part, Sgd) else part
+
+
 @pytest.mark.parametrize("name", SURFACES)
 @pytest.mark.parametrize("part", OPTIMIZERS)
 def test_lowers_a_surface(part: Optimizer, name: str) -> None:
@@ -109,7 +118,7 @@ def test_lowers_a_surface(part: Optimizer, name: str) -> None:
     loss, start, low = SURFACES[name]
     if isinstance(part, Muon) and len(start) == 1:
         pytest.skip("the orthogonal matrix nearest to a single row is that row at length 1: no more than sign descent")
-    reached = []
+    part, reached = with_momentum(part), []
     for rate in (None,) if part.full_batch else RATES:
         model = Point(start, loss)
         optimizer = make_optimizer(model, part if rate is None else at(part, rate))
@@ -323,7 +332,7 @@ def test_momentum_of_the_slide() -> None:
 @pytest.mark.item("S078")
 def test_the_forms_of_momentum_part_when_the_rate_changes() -> None:
     """Equal at a constant rate; after a cut the velocity that holds the rate goes on as before for a while."""
-    one, other = descend(Sgd(0.01, weight_decay=0), 30), descend(Sgd(0.01, weight_decay=0, form="velocity"), 30)
+    one, other = descend(Sgd(0.01, momentum=0.9), 30), descend(Sgd(0.01, momentum=0.9, form="velocity"), 30)
     np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-14)
     moves = []
     for form in ("step", "velocity"):
@@ -451,8 +460,15 @@ def test_sam_calls_twice_reports_the_first_loss_and_restores_exactly() -> None:
 
 
 @pytest.mark.item("S079")
-def test_momentum_is_nine_tenths_by_default() -> None:
-    assert Sgd().momentum == 0.9
+def test_sgd_alone_is_plain_and_a_default_training_has_momentum_of_nine_tenths() -> None:
+    assert (Sgd().momentum, Sgd().weight_decay) == (0, 0)
+    assert "momentum=0.9" in str(with_lr(Recipe(), 0.1).optimizer)
+
+
+@pytest.mark.item("S079")
+def test_plain_sgd_is_slow_where_the_loss_is_steep_in_one_direction_and_flat_in_another() -> None:
+    ends = [descend(Sgd(0.001, momentum=momentum), 800, slope, np.array([[30.0, 1.0]]))[-1] for momentum in (0.0, 0.9)]
+    assert abs(ends[0][0, 0]) > 10 and abs(ends[1][0, 0]) < 0.1
 
 
 @pytest.mark.item("S084")
@@ -531,7 +547,7 @@ def test_peaks_are_kept_and_saved(part: Optimizer) -> None:
 
 
 def test_rates_by_stage() -> None:
-    made = parameter_groups(net(), Sgd(0.1), {"stem": 0.1, "norm": 0.1})
+    made = parameter_groups(net(), Sgd(0.1, weight_decay=0.01), {"stem": 0.1, "norm": 0.1})
     assert [(round(g["peak"], 6), g["weight_decay"] > 0, len(g["params"])) for g in made] == [
         (0.1, True, 1),
         (0.1, False, 3),
@@ -551,9 +567,9 @@ def test_torchs_own_optimizers_are_welcome() -> None:
 # ---- resume ----------------------------------------------------------------------------------------------------------------------
 
 NESTED = [
-    Sgd(0.05, nesterov=True, form="velocity"), Adam(bias_correction=False), Sgd(0.05, momentum=0),
+    Sgd(0.05, momentum=0.9, nesterov=True, form="velocity"), Adam(bias_correction=False), Sgd(0.05),
     Sam(around=Muon(0.01)), Sam(around=Adamw()),
-    Muon(rest=Sgd(0.05, nesterov=True)), Muon(rest=Adagrad()), Muon(rest=Adam(bias_correction=False)),
+    Muon(rest=Sgd(0.05, momentum=0.9, nesterov=True)), Muon(rest=Adagrad()), Muon(rest=Adam(bias_correction=False)),
 ]  # fmt: skip
 
 

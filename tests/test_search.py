@@ -169,13 +169,14 @@ def test_every_part_has_a_default_space_that_its_recipe_takes() -> None:
 
 def test_defaults_go_by_the_types_of_settings() -> None:
     words = ["lr=log(0.0033, 1)", "momentum=one_of(0.7, 0.9, 0.966667)", "nesterov=one_of(True, False)", "weight_decay=log(1e-05, 0.01)"]
-    assert draw_part(CATALOG.make("sgd(0.1)", "optimizer")) == f"sgd({', '.join(words)}, form='step')"
+    assert draw_part(CATALOG.make("sgd(0.1, momentum=0.9)", "optimizer")) == f"sgd({', '.join(words)}, form='step')"
+    assert "momentum=one_of(0.5, 0.9, 0.95, 0.99), nesterov=False" in draw_part(CATALOG.make("sgd(0.1)", "optimizer"))
     assert draw_part(CATALOG.make("flip | crop(2)", "augment")).count(" | ") == 1
     assert "around=sgd(lr=log(0.0033, 1)" in draw_part(CATALOG.make("sam(around=sgd(0.1))", "optimizer")), "a part in a part of its kind"
     assert "eps=1e-08" in draw_part(CATALOG.make("adam", "optimizer")), "a guard against zero is nothing to search"
     texts = fill_defaults({"optimizer.momentum": "", "lr": "", "strength": "", "model.width": "one_of(4, 8)"}, BASE, CATALOG)
     assert texts == {
-        "optimizer.momentum": "one_of(0.7, 0.9, 0.966667)",
+        "optimizer.momentum": "one_of(0.5, 0.9, 0.95, 0.99)",
         "lr": "log(0.0033, 1)",
         "strength": "uniform(0, 1)",
         "model.width": "one_of(4, 8)",

@@ -145,7 +145,7 @@ def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.Monke
         freezing_phases(ExternalPart("goodfit.models.weights.stages.mine"), net())
 
 
-@pytest.mark.parametrize("optimizer", [Sgd(0.1, weight_decay=0.1), Adam(0.01, weight_decay=0.1)])
+@pytest.mark.parametrize("optimizer", [Sgd(0.1, momentum=0.9, weight_decay=0.1), Adam(0.01, weight_decay=0.1)])
 @pytest.mark.parametrize("penalties", [(), (L2(0.1),)])
 def test_what_is_frozen_stays_bit_for_bit(optimizer: Any, penalties: tuple[Penalty, ...]) -> None:
     """No decay, no momentum from before, no batch statistics: frozen in the middle, with all of them at work before and after."""

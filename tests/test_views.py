@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import goodfit as package
 from goodfit.augment.views import ImageView
 from goodfit.core.run import Run
-from goodfit.data.decode import BrokenImage
 from goodfit.data.multiscale import decode_scaled as at_scale
+from goodfit.data.opening import BrokenImage
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.binary import Binary
 from goodfit.losses.softmax import Softmax

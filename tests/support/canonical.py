@@ -25,12 +25,13 @@ SHARED: dict[str, object] = {
 
 # name -> (data: digits or photos, what differs from SHARED). Old keys stay readable, so the plateau rule is written as it once was.
 RECIPES: dict[str, tuple[str, dict[str, object]]] = {
-    "linear": ("digits", {"model": "linear", "optimizer": "sgd(0.01)"}),
+    "linear": ("digits", {"model": "linear", "optimizer": "sgd(0.01, momentum=0.9, weight_decay=0.0005)"}),
     "convnet": (
         "photos",
         {
             "model": "convnet(8)", "augment": "flip | crop(2) | jitter(0.3, hue=0.1) | smooth(0.1)", "layout": "channels_last",
-            "optimizer": "sgd(0.05, momentum=0.9, nesterov=True)", "schedule": "warmup(0.2) | cosine", "size": 16, "precision": "bf16",
+            "optimizer": "sgd(0.05, momentum=0.9, nesterov=True, weight_decay=0.0005)",
+            "schedule": "warmup(0.2) | cosine", "size": 16, "precision": "bf16",
         },
     ),
     "mixing": (
@@ -51,12 +52,14 @@ RECIPES: dict[str, tuple[str, dict[str, object]]] = {
     "lbfgs": ("digits", {"model": "linear", "optimizer": "lbfgs", "batch_size": "all", "budget": "5 steps"}),
     "sam": (
         "photos",
-        {"model": "convnet(8)", "optimizer": "sam(around=sgd(0.05))", "augment": "ramp(rand_augment, start=0.2)", "size": 16},
+        {"model": "convnet(8)", "optimizer": "sam(around=sgd(0.05, momentum=0.9, weight_decay=0.0005))",
+         "augment": "ramp(rand_augment, start=0.2)", "size": 16},
     ),
     "cycles": (
         "photos",
         {
-            "model": "resnet(20)", "optimizer": "sgd(0.05)", "schedule": "sgdr(2, growth=1)", "average": "swa", "snapshots": 2, "size": 16,
+            "model": "resnet(20)", "optimizer": "sgd(0.05, momentum=0.9, weight_decay=0.0005)",
+            "schedule": "sgdr(2, growth=1)", "average": "swa", "snapshots": 2, "size": 16,
         },
     ),
     "transfer": (

@@ -45,6 +45,7 @@ class Shorts:
 
     recipe: Annotated[str, Parameter(help="A recipe file or the name of a preset to start from.")] = ""
     set: Annotated[list[str], Parameter(help="key=value: any field of the recipe.")] = dataclasses.field(default_factory=list)
+    drop_duplicates: Annotated[bool, Parameter(help="Short for --duplicates drop.")] = False
     use: Annotated[list[str], Parameter(help="A Python file with your own parts.")] = dataclasses.field(default_factory=list)
 
 
@@ -63,5 +64,7 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
             raise UsageError(f'Expected --set key=value, received "{setting}".')
         texts[key.strip().replace("-", "_")] = value.strip()
     texts |= {key: value for key, value in vars(options or Options()).items() if value is not None}
+    if shorts.drop_duplicates:
+        texts["duplicates"] = "drop"
     recipe = recipe.but_text(texts)
     return recipe.but(use=tuple(shorts.use)) if shorts.use else recipe

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
 from filelock import FileLock, Timeout
 
 from goodfit.core.errors import GoodfitError
+
+PARTIAL = ".partial"  # ends the name of a file that is being written
 
 
 @contextlib.contextmanager
@@ -21,7 +24,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     Raises:
         GoodfitError: no space is left, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -33,6 +36,14 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove from a folder and those inside what processes that are gone were writing."""
+    for path in folder.rglob(f".*{PARTIAL}"):
+        process = path.stem.rpartition(".")[2]
+        if not (process.isdigit() and psutil.pid_exists(int(process))):
+            path.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

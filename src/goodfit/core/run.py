@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
-from goodfit.core.files import explain_write_errors, write_atomic
+from goodfit.core.files import PARTIAL, explain_write_errors, write_atomic
 
+LOCK_FILE = ".lock"  # held by the process that trains
+START_FILE = "start.safetensors"  # the weights that a run with a source started from
 ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
 
 
@@ -128,8 +130,9 @@ def require_free_folder(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
-    unfinished_start = {"checkpoints", "splits.csv", "about.json", "use", ".lock"}  # a run killed before its recipe was written has no more
-    if path.exists() and (any(path.glob("checkpoints/*")) or any(file.name not in unfinished_start for file in path.iterdir())):
+    unfinished_start = {"checkpoints", "splits.csv", "about.json", START_FILE, "use", LOCK_FILE}  # the recipe comes last
+    others = [file for file in path.glob("*") if file.name not in unfinished_start and file.suffix != PARTIAL]
+    if others or any(path.glob("checkpoints/*")):
         there = ", or continue that run with --resume auto" if (path / "recipe.toml").is_file() else ""
         raise UsageError(f'"{path}" is not empty: choose another --out{there}.')
 

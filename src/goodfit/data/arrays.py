@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from goodfit.core.errors import DataError
 from goodfit.core.memory import check_memory
 from goodfit.core.words import list_some
-from goodfit.data.files import explain_faults, open_regular
+from goodfit.data.files import explain_faults, open_data_file
 from goodfit.data.index import NAMES_OF_FILES, SPLIT_WORDS, TEST, TRAIN, UNASSIGNED, Index, repeat_splits
 from goodfit.data.labels import encode_labels, match_labels, read_class_names
-from goodfit.data.levels import PixelScale, infer_scale, to_channels_last, to_pixels
+from goodfit.data.levels import PixelScale, find_scale_notes, infer_scales, to_channels_last, to_pixels
 from goodfit.data.store import Array, ArrayStore, FileStat, hash_file_stats
 
 NPZ_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))  # of the images and labels of a split; MedMNIST has the latter
 MNIST_FILES = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte", TRAIN), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", TEST))
 
 
-def concatenate_images(parts: Sequence[Array], scale: PixelScale | None = None) -> Array:
-    """Concatenate the images of several splits as uint8 or uint16, channels last, all on one scale."""
-    scale = scale or infer_scale(parts)
-    pixels = [to_pixels(to_channels_last(part) if part.ndim == 4 else part, scale) for part in parts]
+def concatenate_images(parts: Sequence[Array], scales: Sequence[PixelScale] = ()) -> Array:
+    """Concatenate the images of several splits as uint8 or uint16, channels last, each from its own scale."""
+    scales = scales or infer_scales(parts)
+    pixels = [to_pixels(to_channels_last(part) if part.ndim == 4 else part, scale) for part, scale in zip(parts, scales, strict=True)]
     return np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
 
 
@@ -136,13 +136,17 @@ def _check_shapes(path: Path, parts: Sequence[tuple[str, Sequence[int], str, Seq
 
 
 def _prepare_npz_images(path: Path, keys: tuple[str, ...], dtypes: list[np.dtype[Any]]) -> tuple[Callable[[], Array], tuple[str, ...]]:
-    """Return a function that loads the images, and notes; floats are read at once, since their scale depends on all of them."""
-    if not any(dtype.kind == "f" for dtype in dtypes):
+    """Return a function that loads the images, and notes; all but bytes are read at once, since their scale depends on all of them."""
+    if all(dtype in (np.uint8, bool) for dtype in dtypes):
         return lambda: concatenate_images(_read_npz(path, keys)), ()
     parts = _read_npz(path, keys)
-    scale = infer_scale(parts)
-    images = concatenate_images(parts, scale)
-    return lambda: images, (scale.note,) if scale.note else ()
+    try:
+        scales = infer_scales(parts)
+    except DataError as error:
+        text = str(error)
+        raise DataError(f'"{path}": {text[:1].lower()}{text[1:]}') from error
+    images = concatenate_images(parts, scales)
+    return lambda: images, find_scale_notes(scales)
 
 
 def _read_npz(path: Path, keys: tuple[str, ...]) -> list[Array]:
@@ -227,5 +231,5 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
 @contextlib.contextmanager
 def _open_idx(path: Path) -> Iterator[BinaryIO]:
     """Open an IDX file, gzipped or not; what is wrong with it within the block becomes a DataError."""
-    with explain_faults(path, "an IDX file"), open_regular(path) as file:
+    with explain_faults(path, "an IDX file"), open_data_file(path) as file:
         yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file

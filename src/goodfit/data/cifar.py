@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from goodfit.core.errors import DataError, first_line
-from goodfit.data.files import open_regular
+from goodfit.data.files import open_data_file
 from goodfit.data.index import NAMES_OF_FILES, TEST, TRAIN, Index, repeat_splits
 from goodfit.data.labels import match_labels, read_class_names
 from goodfit.data.store import Array, ArrayStore, FileStat, hash_file_stats
@@ -88,7 +88,7 @@ def index_cifar(folder: Path, name: str = "") -> Index:
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
-    with open_regular(path) as file:
+    with open_data_file(path) as file:
         return unpickle(file, path)
 
 

@@ -11,13 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from goodfit.data.decode import (
-    ExactSize,
-    decode_jpeg,
-    decode_with_pillow,
-    read_jpeg_layout,
-    to_pillow,
-)
+from goodfit.data.decode import ExactSize, decode_jpeg, decode_with_pillow, to_pillow
+from goodfit.data.opening import read_jpeg_layout
 from goodfit.data.orientation import apply_orientation, orient_size
 from goodfit.data.pixels import FilePixels
 from goodfit.data.preprocess import Preprocess

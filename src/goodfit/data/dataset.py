@@ -14,11 +14,11 @@ from goodfit.core.facts import Facts
 from goodfit.core.progress import Lengths
 from goodfit.core.words import count_of, list_some
 from goodfit.data.headers import ImageHeaders
-from goodfit.data.index import SplitName
+from goodfit.data.index import IntArray, SplitName
 from goodfit.data.pack import PackedImages, PackProgress, pack_images
 from goodfit.data.pixels import Pixels, Storage
 from goodfit.data.preprocess import Aspect, Preprocess, choose_box_size
-from goodfit.data.splits import Splits, make_splits
+from goodfit.data.splits import SplitRule, Splits, make_splits
 from goodfit.data.statistics import PixelStatistics, measure_statistics
 from goodfit.data.store import Store
 
@@ -28,8 +28,8 @@ class Dataset:
     """The prepared images of one data source.
 
     `labels` [N] int64, `names` and `extents` [N, 2] int64 (height, width of the originals when upright) cover all N rows, which `store`
-    reads; broken rows are in no split. `preprocess` has the training split's mean and std, `digest` hashes the content, names and
-    labels of all good images, `broken` gives the reason by name.
+    reads; broken rows are in no split. `originals` [N] are the first rows with the same bytes. `preprocess` has the training split's
+    mean and std, `digest` hashes the content, names and labels of all good images, `broken` gives the reason by name.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Dataset:
     store: Store
     pixels: Pixels
     splits: Splits
+    originals: IntArray
     statistics: PixelStatistics
     preprocess: Preprocess
     digest: str
@@ -75,16 +76,15 @@ def load_dataset(
     headers: ImageHeaders,
     size: tuple[int, int],
     aspect: Aspect,
-    validation: float,
-    seed: int,
+    split_rule: SplitRule,
     cache: int | Storage,
     workers: int = 0,
     progress: PackProgress | None = None,
 ) -> Dataset:
     """Pack, split and measure the images for a model with the input (height, width) `size`.
 
-    `validation` is the share of the training images to hold out if the data has no validation split; `cache` is how many bytes may be
-    kept, or the kind of storage; `progress` is called with (images done, images in all) while packing.
+    `split_rule` says how splits that the data lacks are made; `cache` is how many bytes may be kept, or the kind of storage; `progress` is
+    called with (images done, images in all) while packing.
 
     Raises:
         DataError: every image is broken, or a class has no training image.
@@ -96,7 +96,7 @@ def load_dataset(
     packed = pack_images(headers, preprocess, cache, workers, progress)
     decodable = np.ones(len(index), dtype=bool)
     decodable[list(packed.broken)] = False
-    splits = make_splits(index, decodable, validation, seed)
+    splits = make_splits(index, decodable, split_rule, packed.originals)
     statistics = measure_statistics(packed.sums, splits.train, box[0] * box[1])
     std = tuple(x or 1.0 for x in statistics.std)  # a constant channel, such as alpha that is never used, stays as it is
     return Dataset(
@@ -108,6 +108,7 @@ def load_dataset(
         store=index.store,
         pixels=packed.pixels,
         splits=splits,
+        originals=packed.originals,
         statistics=statistics,
         preprocess=preprocess.but(mean=statistics.mean, std=std),
         digest=packed.digest,

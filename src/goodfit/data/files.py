@@ -12,48 +12,43 @@ from pathlib import Path
 from typing import BinaryIO
 
 from goodfit.core.errors import DataError, GoodfitError, first_line
-from goodfit.core.words import format_bytes
 
-MAX_IMAGE_BYTES = 1_000_000_000  # of one encoded image: even its pixels have fewer
-
-
-def check_regular(path: Path | str, max_bytes: int = sys.maxsize) -> None:
-    """Refuse what is no regular file, such as a folder, a pipe or a device, without opening it, or has more than `max_bytes`.
-
-    Raises:
-        OSError: it is so, or is not there.
-    """
-    try:
-        found = os.stat(path)  # noqa: PTH116  a Path costs more than the stat
-    except ValueError as error:  # a NUL byte in its name
-        raise OSError(errno.ENOENT, str(error)) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, f"it is {'a folder' if stat.S_ISDIR(found.st_mode) else 'a pipe or a device'}, not a file")
-    if found.st_size > max_bytes:
-        raise OSError(errno.EFBIG, f"it has {format_bytes(found.st_size)}, at most {format_bytes(max_bytes)} are read")
+MAX_FILE_BYTES = 1 << 32  # of one image
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read its bytes.
+def open_file(path: str | os.PathLike[str], max_bytes: int = MAX_FILE_BYTES) -> BinaryIO:
+    """Open a file for reading; what is no regular file, such as a pipe or a device, which might never end, is not opened at all.
 
     Raises:
-        DataError: it is none, or cannot be opened.
+        OSError: it cannot be opened, is no regular file or has more than `max_bytes`.
     """
     try:
-        check_regular(path)
-        return path.open("rb")
+        status = os.stat(path)  # noqa: PTH116  a Path costs more than the stat
+    except ValueError as error:  # a null character in the name
+        raise OSError(errno.EINVAL, str(error)) from error
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # of a folder, open says what it is
+        raise OSError(errno.EINVAL, "not a regular file")
+    if status.st_size > max_bytes:
+        raise OSError(errno.EFBIG, "too large for an image")
+    return open(path, "rb")  # noqa: PTH123  a Path costs more than the open
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Read a file of at most MAX_FILE_BYTES."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def open_data_file(path: Path) -> BinaryIO:
+    """Open a file of any size that holds a table, arrays or other images.
+
+    Raises:
+        DataError: it cannot be opened, or is no regular file.
+    """
+    try:
+        return open_file(path, sys.maxsize)
     except OSError as error:
         raise DataError(f'"{path}" cannot be read: {error.strerror}.') from error
-
-
-def read_image_file(path: Path | str) -> bytes:
-    """Read the bytes of an encoded image.
-
-    Raises:
-        OSError: it is no regular file, is larger than images are, or cannot be read.
-    """
-    check_regular(path, MAX_IMAGE_BYTES)
-    return Path(path).read_bytes()
 
 
 @contextlib.contextmanager

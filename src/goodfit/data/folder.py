@@ -15,9 +15,10 @@ from goodfit.core.errors import DataError, UsageError
 from goodfit.core.words import count_of, list_some, natural_order
 from goodfit.data.index import SPLIT_WORDS, SPLITS, TRAIN, UNASSIGNED, Index
 from goodfit.data.names import find_splits, is_data, is_fold
+from goodfit.data.opening import IMAGE_SUFFIXES
 from goodfit.data.store import FileStat, FileStore
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
+DETECTION_FOLDERS = frozenset(("images", "jpegimages", "labels", "annotations", "masks"))
 
 
 def index_folder(root: Path) -> Index:
@@ -31,16 +32,20 @@ def index_folder(root: Path) -> Index:
     notes = _note_unread_images(root, split_folders)
     other_suffixes: Counter[str] = Counter()
     empty: list[tuple[str, str]] = []
+    real_paths: dict[str, str] = {}
     for split, split_folder in split_folders:
         class_folders = _class_folders(split_folder)
         _refuse_parts(split_folder, [folder.name for folder in class_folders])
         for folder in class_folders:
+            _refuse_twice(folder.path, real_paths)
             files = sorted(_walk_images(folder.path, root, other_suffixes, set()), key=lambda file: natural_order(file.name))
             images.setdefault(folder.name, []).extend((split, file) for file in files)
             if not files:
                 empty.append((folder.name, os.path.relpath(folder.path, root)))
     if not any(images.values()):
         _refuse_imageless(root, list(images))
+    if len(images) == 1:
+        _refuse_depth(split_folders[0][1], *images)
     for name, where in empty:
         if not images[name]:
             raise DataError(f'The class folder "{root / where}" has no images: put some in, or remove the folder.')
@@ -91,12 +96,14 @@ def _refuse_parts(folder: Path, names: list[str]) -> None:
     """Refuse to take parts of the data for classes.
 
     Raises:
-        DataError: all names are those of splits or of folds, or all folders hold the same folders.
+        DataError: all names are those of splits, of folds or of what object detection has, or all folders hold the same folders.
     """
     if len(names) < 2:
         return
     insides = [{inner.name for inner in _subfolders(folder / name)} for name in names]
-    if all(len(find_splits(name)) == 1 for name in names) and not any(insides):
+    if {name.lower() for name in names} <= DETECTION_FOLDERS:
+        reason = "look like images with boxes or masks for object detection; a classifier needs one label for each image"
+    elif all(len(find_splits(name)) == 1 for name in names) and not any(insides):
         reason = "look like splits, but have images in place of class folders"
     elif all(map(is_fold, names)):
         reason = "look like parts of the data, not like classes"
@@ -108,7 +115,35 @@ def _refuse_parts(folder: Path, names: list[str]) -> None:
     raise DataError(
         f'The folders {quoted} of "{folder}" {reason}: arrange the images as train/<class>/ and'
         " test/<class>/, name one of these folders as the data, or list the images in a table with the columns path, label and split."
+        + _mention_tables(folder)
     )
+
+
+def _refuse_depth(folder: Path, only: str) -> None:
+    """Refuse a folder whose only class folder holds folders itself.
+
+    Raises:
+        DataError: it does.
+    """
+    if len(inside := _subfolders(folder / only)) > 1:
+        found = f'found only "{only}", which holds {list_some([entry.name for entry in inside])}'
+        raise DataError(f'Expected one folder per class in "{folder}", {found}: did you mean "{folder / only}"?')
+
+
+def _refuse_twice(folder: str, real_paths: dict[str, str]) -> None:
+    """Refuse a class folder that links to one read before; `real_paths` has the folders so far.
+
+    Raises:
+        DataError: it does.
+    """
+    if (other := real_paths.setdefault(os.path.realpath(folder), folder)) != folder:
+        raise DataError(f'"{folder}" and "{other}" are one folder under two names: the same images would count twice; remove the link.')
+
+
+def _mention_tables(folder: Path) -> str:
+    """A sentence on the tables in a folder or one below, if there are any."""
+    tables = [file for pattern in ("*", "*/*") for file in folder.glob(pattern) if is_data(file.name) and file.suffix in (".csv", ".tsv")]
+    return f" If {tables[0]} lists images and labels, name it as the data." if tables else ""
 
 
 def _note_split_words(classes: tuple[str, ...]) -> list[str]:
@@ -139,7 +174,10 @@ def _refuse_imageless(root: Path, classes: list[str]) -> NoReturn:
         )
     loose = sum(_is_image(entry.name) for entry in _entries(root))
     found = f"{count_of(loose, 'image')} but no class folders" if loose else "nothing to train on"
-    raise DataError(f'Expected one folder per class in "{root}" (or {"/, ".join(SPLITS)}/ with class folders inside), found {found}.')
+    raise DataError(
+        f'Expected one folder per class in "{root}" (or {"/, ".join(SPLITS)}/ with class folders inside), found {found}.'
+        + _mention_tables(root)
+    )
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -194,6 +232,13 @@ def _walk_images(folder: str, root: Path, other_suffixes: Counter[str], visited:
             other_suffixes[Path(entry.name).suffix.lower() or "no suffix"] += 1
 
 
+def _images_at(path: Path) -> list[Path]:
+    """The images below a folder, or a file if its name is that of an image."""
+    if not path.is_dir():
+        return [path] if _is_image(path.name) else []
+    return [path / file.name for file in _walk_images(str(path), path, Counter(), set())]
+
+
 def find_images(places: Iterable[str]) -> list[Path]:
     """Find the image files that paths, folders (searched for images) and patterns such as "photos/*.jpg" name, in their order.
 
@@ -203,16 +248,15 @@ def find_images(places: Iterable[str]) -> list[Path]:
     """
     files: list[Path] = []
     for place in places:
-        path = Path(place)
-        if path.is_dir():
-            found = [path / file.name for file in _walk_images(place, path, Counter(), set())]
-        elif path.exists():
-            found = [path]
+        if Path(place).exists():
+            found = _images_at(Path(place)) if Path(place).is_dir() else [Path(place)]
         else:
-            found = [Path(file) for file in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207  Path.glob takes no absolute pattern
+            matches = map(Path, sorted(glob.glob(place, recursive=True), key=natural_order))  # noqa: PTH207  Path.glob takes no absolute pattern
+            typed = Path(place).parts
+            found = [file for path in matches if all(part in typed or is_data(part) for part in path.parts) for file in _images_at(path)]
         if not found:
             raise DataError(f'Expected an image, a folder of images or a pattern, found no image at "{place}".')
-        files += found
+        files += dict.fromkeys(found)  # "photos/**" matches a folder and what is in it
     if not files:
         raise UsageError("Expected images to predict: files, folders or patterns, received none.")
     return files

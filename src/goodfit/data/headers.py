@@ -15,17 +15,26 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from goodfit.core.errors import DataError
 from goodfit.core.files import atomic_writer, cache_folder
 from goodfit.core.words import count_of
-from goodfit.data.decode import DECODER_VERSIONS, UNREADABLE, BrokenImage, Header, explain_decode_error, is_16_bit, read_header
 from goodfit.data.index import Index, IntArray
+from goodfit.data.opening import (
+    DECODER_VERSIONS,
+    UNREADABLE,
+    BrokenImage,
+    Header,
+    explain_decode_error,
+    is_16_bit,
+    max_pixels,
+    open_image,
+    read_header,
+)
 from goodfit.data.store import Array, Store, hash_fields
 
-VERSION = "1"
-WHITE_LEVELS = (1023, 4095, 16383, 65535)  # 10, 12, 14 and 16 bits
+VERSION = "2"  # raise it when what is read of a header changes
+WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
 WHITE_SAMPLE_IMAGES = 256
 IMAGES_PER_PIECE = 64  # read by a thread at once
 
@@ -73,7 +82,7 @@ def read_headers(index: Index, workers: int = 0) -> ImageHeaders:
     Raises:
         DataError: every image is broken.
     """
-    path = cache_folder() / "surveys" / f"{hash_fields(VERSION, DECODER_VERSIONS, index.fingerprint())}.npz"
+    path = cache_folder() / "surveys" / f"{hash_fields(VERSION, DECODER_VERSIONS, str(max_pixels()), index.fingerprint())}.npz"
     cached = _load(path, len(index))
     if cached is None:
         headers = _read_all(index.store, len(index), workers)
@@ -122,13 +131,14 @@ def _try_header(source: BinaryIO | Array | OSError) -> Header | str:
 
 
 def _infer_white_level(store: Store, rows: IntArray) -> int:
-    """Infer the smallest usual white level that covers the maximum of a sample of the 16-bit images `rows`.
+    """Infer the smallest usual white level that covers the maximum of the 16-bit images `rows`: of all arrays, or of a sample of files.
 
-    Without any it is the largest white level, for 16-bit images that may come in prediction.
+    Without any it is the largest white level, for 16-bit images that may come in prediction. Images that have more are refused later.
     """
     if not len(rows):
         return WHITE_LEVELS[-1]
-    sample = rows[np.unique(np.linspace(0, len(rows) - 1, WHITE_SAMPLE_IMAGES).astype(int))]
+    are_arrays = isinstance(next(store.read_many(rows[:1].tolist())), np.ndarray)
+    sample = rows if are_arrays else rows[np.unique(np.linspace(0, len(rows) - 1, WHITE_SAMPLE_IMAGES).astype(int))]
     maximum = max((_read_maximum(store, int(row)) for row in sample), default=0)
     return next((level for level in WHITE_LEVELS if maximum <= level), WHITE_LEVELS[-1])
 
@@ -138,7 +148,7 @@ def _read_maximum(store: Store, row: int) -> int:
         source = store.read(row)
         if isinstance(source, np.ndarray):
             return int(source.max(initial=0))
-        with Image.open(io.BytesIO(source)) as image:
+        with open_image(io.BytesIO(source)) as image:
             return int(np.asarray(image).max(initial=0)) if is_16_bit(image.mode) else 0
     except Exception:  # a damaged image is reported while packing; here it does not count
         return 0

@@ -23,15 +23,16 @@ from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_folder, explain_write_errors, lock, sync_folder, write_atomic
 from goodfit.core.words import format_bytes
 from goodfit.data.blob import BLOB, BlobWriter
-from goodfit.data.decode import DECODER_VERSIONS, BrokenImage, explain_decode_error
+from goodfit.data.duplicates import find_originals
 from goodfit.data.headers import ImageHeaders, check_any_usable
-from goodfit.data.index import Index
+from goodfit.data.index import Index, IntArray
+from goodfit.data.opening import DECODER_VERSIONS, BrokenImage, explain_decode_error
 from goodfit.data.pixels import FilePixels, JpegPixels, Pixels, RawPixels, Storage, encode_jpeg
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.statistics import sum_images
 from goodfit.data.store import hash_fields
 
-PACK_VERSION = "3"  # raise it when decoding changes, so that packs made before are not used
+PACK_VERSION = "4"  # raise it when decoding changes, so that packs made before are not used
 IMAGES_PER_PIECE, PIXELS_PER_PIECE = (32, 512), 300_000  # prepared by a thread at once: so many pixels, within those images
 JPEG_SAMPLE_IMAGES = 64  # re-encoded to estimate the size of all
 HASH_BYTES = 16  # of SHA-256, kept for each image
@@ -46,12 +47,14 @@ class PackedImages:
     """The prepared images.
 
     `digest` hashes the content, name and label of every good one; `broken` gives the reason for each row whose header or pixels cannot be
-    decoded; `sums` are those of each image's values and products (`statistics.sum_images`); `notes` say how the images are stored.
+    decoded; `originals` [N] are the first rows with the same bytes (`duplicates.find_originals`); `sums` are those of each image's values
+    and products (`statistics.sum_images`); `notes` say how the images are stored.
     """
 
     pixels: Pixels
     digest: str
     broken: dict[int, str]
+    originals: IntArray
     sums: NDArray[np.int64]
     notes: tuple[str, ...]
 
@@ -276,18 +279,20 @@ def _open_pack(index: Index, preprocess: Preprocess, storage: Storage, folder: P
         pixels = JpegPixels(folder / BLOB, np.load(folder / "offsets.npy"), (index.store, preprocess), workers)
     else:
         pixels = FilePixels(index.store, preprocess, n, workers)
-    return PackedImages(pixels, _hash_dataset(index, folder, broken), broken, np.load(folder / "sums.npy"), notes)
+    hashes, usable = np.load(folder / "hashes.npy"), np.ones(n, dtype=bool)
+    usable[list(broken)] = False
+    digest, originals = _hash_dataset(index, folder, hashes, usable), find_originals(hashes, usable)
+    return PackedImages(pixels, digest, broken, originals, np.load(folder / "sums.npy"), notes)
 
 
-def _hash_dataset(index: Index, folder: Path, broken: dict[int, str]) -> str:
+def _hash_dataset(index: Index, folder: Path, hashes: NDArray[np.uint8], usable: NDArray[np.bool_]) -> str:
     """Hash the content, from the pack, with the names and labels, from the index; the result is kept for the next time."""
     path = folder / f"digest-{index.fingerprint()}.txt"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    hashes = np.load(folder / "hashes.npy")
     total = hashlib.sha256("\0".join(index.classes).encode())
     for row, (name, label, content) in enumerate(zip(index.names, index.labels.tolist(), hashes.view(f"V{HASH_BYTES}"), strict=True)):
-        if row not in broken:
+        if usable[row]:
             total.update(f"\0{name}\0{label}\0".encode("utf-8", "surrogateescape") + content.tobytes())
     write_atomic(path, total.hexdigest())
     return total.hexdigest()

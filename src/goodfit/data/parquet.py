@@ -16,7 +16,7 @@ import numpy as np
 from goodfit.core.errors import DataError, first_line
 from goodfit.core.memory import check_memory
 from goodfit.core.words import count_of, list_some, natural_order
-from goodfit.data.files import explain_faults, read_image_file
+from goodfit.data.files import explain_faults, read_file
 from goodfit.data.index import NAMES_OF_FILES, SPLITS, UNASSIGNED, Index, repeat_splits
 from goodfit.data.labels import encode_labels, match_labels, read_class_names
 from goodfit.data.names import find_splits, is_data
@@ -201,7 +201,7 @@ class ParquetStore(Store):
         path = paths[place].as_py() if paths is not None else None
         if not path:
             raise OSError("the row has neither bytes nor a path")
-        return read_image_file(self.root / path)
+        return read_file(self.root / path)
 
     def _read_group(self, group: int) -> Any:
         """Read the contents and the paths (or None) of a row group.

@@ -13,23 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.data.decode import (
-    BrokenImage,
-    ExactSize,
-    ImageSource,
-    check_size,
-    convert_channels,
-    decode_jpeg,
-    decode_with_pillow,
-    explain_decode_error,
-    read_header,
-    read_jpeg_layout,
-    to_8_bit,
-    to_pillow,
-)
-from goodfit.data.files import read_image_file
+from goodfit.data.decode import ExactSize, convert_channels, convert_image, decode_jpeg, decode_with_pillow, to_8_bit, to_pillow
 from goodfit.data.levels import MAX_16_BIT, infer_scale, to_channels_last, to_pixels
-from goodfit.data.orientation import apply_orientation, get_orientation, orient_size
+from goodfit.data.opening import BrokenImage, ImageSource, quote_path, read_contents, read_header, read_jpeg_layout
+from goodfit.data.orientation import apply_orientation, orient_size
 
 Aspect = Literal["crop", "pad", "stretch"]
 TIMM_CROP_MODES: dict[Aspect, str] = {"crop": "center", "pad": "border", "stretch": "squash"}
@@ -59,8 +46,8 @@ class Preprocess:
     # ---- pixels ------------------------------------------------------------------------------------------------------------------
 
     def decode(self, source: ImageSource) -> NDArray[np.uint8]:
-        """Decode an encoded image, a file, an array ([H, W], [H, W, C] or [C, H, W]) or a Pillow image, with its EXIF orientation
-        applied, to uint8 [box height, box width, channels].
+        """Decode a file (its path, or open), its bytes, an array ([H, W], [H, W, C] or [C, H, W]) or a Pillow image, with its
+        orientation applied, to uint8 [box height, box width, channels].
 
         The numbers of an array are understood as in training (`levels.infer_scale`): floats are 0..1, or 0..255 if one is above 1;
         integers are 8-bit ones, or 16-bit ones if one is above 255.
@@ -68,18 +55,15 @@ class Preprocess:
         Raises:
             BrokenImage: it cannot be decoded; a DataError whose `reason` says why.
         """
-        if isinstance(source, np.ndarray):
-            return self._decode_array(source)
-        if isinstance(source, Image.Image):
-            return self._decode_pillow(source)
-        if isinstance(source, bytes):
-            return self._decode_bytes(source)
+        content = read_contents(source)
+        if isinstance(content, np.ndarray):
+            return self._decode_array(content)
+        if isinstance(content, Image.Image):
+            return self._fit_box(*convert_image(content, self.channels, self.white_level))
         try:
-            return self._decode_bytes(read_image_file(source))
+            return self._decode_bytes(content)
         except BrokenImage as error:
-            raise BrokenImage(error.reason, f'"{source}"') from error
-        except OSError as error:
-            raise BrokenImage(explain_decode_error(error), f'"{source}"') from error
+            raise BrokenImage(error.reason, quote_path(source)) from error
 
     def _decode_bytes(self, data: bytes) -> NDArray[np.uint8]:
         if (layout := read_jpeg_layout(data)) is not None:
@@ -90,11 +74,10 @@ class Preprocess:
                 if pixels.shape[:2] == self.box and exact_size == self.box[::-1] and orientation == 1:
                     return pixels.copy()
                 return self._fit_box(to_pillow(pixels), orientation, exact_size)
-        image, orientation = decode_with_pillow(data, self.channels, self.white_level)
-        return self._fit_box(image, orientation)
+        return self._fit_box(*decode_with_pillow(data, self.channels, self.white_level))
 
     def _decode_array(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        if pixels.dtype == np.uint8 and pixels.shape == (*self.box, self.channels):
+        if pixels.dtype == np.uint8 and pixels.shape == (*self.box, self.channels) and (self.channels < 4 or pixels[..., 3].any()):
             return pixels
         return self._fit_box(self.convert_array(pixels), 1)
 
@@ -105,21 +88,13 @@ class Preprocess:
             BrokenImage: its shape or numbers are not those of an image.
         """
         try:
-            pixels = to_pixels(to_channels_last(pixels) if pixels.ndim == 3 else pixels, infer_scale([pixels], self.white_level))
+            pixels = to_pixels(to_channels_last(pixels) if pixels.ndim == 3 else pixels, infer_scale(pixels, self.white_level))
         except DataError as error:
             text = str(error).rstrip(".")
             raise BrokenImage(text[:1].lower() + text[1:]) from error
         pixels = to_8_bit(pixels, self.white_level) if pixels.dtype == np.uint16 else pixels
-        header = read_header(pixels)
-        check_size(header.width, header.height)
+        read_header(pixels)  # refuses what has not the shape of an image
         return convert_channels(to_pillow(np.ascontiguousarray(pixels)), self.channels, self.white_level)
-
-    def _decode_pillow(self, image: Image.Image) -> NDArray[np.uint8]:
-        check_size(*image.size)
-        try:
-            return self._fit_box(convert_channels(image, self.channels, self.white_level), get_orientation(image))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BrokenImage(explain_decode_error(error)) from error
 
     # ---- geometry ----------------------------------------------------------------------------------------------------------------
 

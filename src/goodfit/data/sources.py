@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import glob
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ from goodfit.core.words import list_some
 from goodfit.data.arrays import find_idx_files, index_idx, index_npz
 from goodfit.data.builtin import BUILTIN_NAMES, index_builtin
 from goodfit.data.cifar import index_cifar, is_cifar_folder
-from goodfit.data.folder import IMAGE_SUFFIXES, index_folder
+from goodfit.data.folder import index_folder
 from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, IntArray, draw_sort_keys
 from goodfit.data.labels import check_classes
+from goodfit.data.opening import IMAGE_SUFFIXES
 from goodfit.data.parquet import index_parquet
 from goodfit.data.table import index_table
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".bz2", ".xz", ".rar", ".7z")
 
 
 def index_images(data: str, limit: int = 0, seed: int = 0, say: Say = lambda text: None) -> Index:
@@ -64,7 +68,8 @@ def _index_path(path: Path) -> Index:
         return index_npz(path)
     if pairs := find_idx_files(path):
         return index_idx(path, pairs)
-    raise DataError(f'Expected a folder of images, a .csv, .tsv, .parquet, .npz or IDX images file, received "{path}".')
+    unpack = "; unpack it first" if name.endswith(ARCHIVES) else ""
+    raise DataError(f'Expected a folder of images, a .csv, .tsv, .parquet, .npz or IDX images file, received "{path}"{unpack}.')
 
 
 def _holds_parquet(path: Path) -> bool:
@@ -79,6 +84,8 @@ def _holds_parquet(path: Path) -> bool:
 
 
 def _explain_missing(path: Path) -> str:
+    if glob.has_magic(path.name) and path.parent.is_dir():
+        return f'Expected a folder, file or name of data, received the pattern "{path}": did you mean "{path.parent}"?'
     parent = next((p for p in path.parents if p.is_dir()), Path())
     wanted = path.relative_to(parent).parts[0] if path.is_relative_to(parent) else path.name
     try:

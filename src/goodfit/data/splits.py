@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from goodfit.core.errors import DataError
 from goodfit.core.files import write_atomic
 from goodfit.core.words import count_of, format_percent, list_some
+from goodfit.data.duplicates import choose_duplicates_to_drop, describe_duplicates, differ_among_duplicates
 from goodfit.data.index import SPLITS, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, IntArray, draw_sort_keys
 from goodfit.data.store import hash_fields
 from goodfit.data.table import parse_splits, read_table
@@ -29,46 +30,73 @@ class Splits:
     digest: str
 
 
-def make_splits(index: Index, usable: NDArray[np.bool_], validation: float, seed: int, test: float = 0.2) -> Splits:
+@dataclasses.dataclass(frozen=True)
+class SplitRule:
+    """How splits that the data lacks are made: the shares of each class held out, the seed, and whether duplicates are dropped before."""
+
+    validation: float
+    seed: int
+    test: float = 0.2
+    drop_duplicates: bool = False
+
+
+def make_splits(index: Index, usable: NDArray[np.bool_], rule: SplitRule, originals: IntArray | None = None) -> Splits:
     """Split the `usable` [N] images.
 
-    A split that the data has is kept. If it has no validation images, a share `validation` of the training images of each class is taken;
-    if it has neither test nor validation images, a share `test` is taken before that. The choice follows from `seed` and each image's
-    name, so adding an image moves at most one other per class.
+    A split that the data has is kept. If it has no validation images, a share of the training images of each class is taken; if it has
+    neither test nor validation images, another share is taken before that. The choice follows from the rule's seed and each image's name,
+    so adding an image moves at most one other per class. `originals` [N] (`duplicates.find_originals`) keeps duplicates of an image in
+    one split, those with several labels in training.
 
     Raises:
         DataError: a class has no training image.
     """
+    notes: list[str] = []
+    originals = np.arange(len(index)) if originals is None else originals
+    if rule.drop_duplicates:
+        dropped = choose_duplicates_to_drop(index, originals)
+        usable, originals = usable & ~dropped, np.arange(len(index))
+        notes.append(f"Left out {count_of(int(dropped.sum()), 'duplicate')}.")
     splits = np.where(index.splits == UNASSIGNED, TRAIN, index.splits).astype(np.int8)
     splits[~usable] = UNASSIGNED
-    notes: list[str] = []
     has_validation, has_test = bool((index.splits == VALIDATION).any()), bool((index.splits == TEST).any())
     if not has_test and not has_validation:
-        notes += _hold_out(index, splits, TEST, test, seed)
+        notes += _hold_out(index, splits, TEST, rule.test, rule.seed, originals)
     if not has_validation:
-        notes += _hold_out(index, splits, VALIDATION, validation, seed)
+        notes += _hold_out(index, splits, VALIDATION, rule.validation, rule.seed, originals)
     counts = np.bincount(index.labels[splits == TRAIN], minlength=len(index.classes))
     if not counts.all():
         raise DataError(f"No training image is left for {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.")
+    if has_validation and len(absent := np.setdiff1d(index.labels[splits == TRAIN], index.labels[splits == VALIDATION])):
+        notes.append(f"No validation image is of {list_some([index.classes[k] for k in absent])}: how well these are told is not measured.")
+    notes += describe_duplicates(index, splits, originals)
     train, validating, testing = (np.flatnonzero(splits == k) for k in (TRAIN, VALIDATION, TEST))
     return Splits(train, validating, testing, tuple(notes), hash_fields("\0".join(index.names), splits.tobytes()))
 
 
-def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float, seed: int) -> list[str]:
+def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float, seed: int, originals: IntArray) -> list[str]:
     """Move a share of each class's training rows to the split `target`, at least one if a class has two or more; return notes."""
     if share <= 0:
         return []
-    rows = np.flatnonzero(splits == TRAIN)
-    keys = draw_sort_keys([index.names[int(row)] for row in rows], seed, SPLITS[target])
-    order = np.lexsort((keys, index.labels[rows]))
+    rows = np.flatnonzero((splits == TRAIN) & ~differ_among_duplicates(index.labels, originals))
+    keys = draw_sort_keys([index.names[int(row)] for row in originals[rows]], seed, SPLITS[target])
+    rows = rows[np.lexsort((originals[rows], keys, index.labels[rows]))]
     counts = np.bincount(index.labels[rows], minlength=len(index.classes))
-    moved = np.clip(np.rint(counts * share).astype(np.int64), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    splits[rows[np.concatenate([order[start : start + n] for start, n in zip(starts, moved, strict=True)])]] = target
-    short = [index.classes[k] for k in np.flatnonzero((moved == 0) & (counts > 0))]
-    images = count_of(int(moved.sum()), "image")
+    shares = np.clip(np.rint(counts * share).astype(np.int64), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
+    by_class = np.split(rows, np.cumsum(counts)[:-1])
+    moved = [part[: _between_duplicates(originals[part], n)] for part, n in zip(by_class, shares.tolist(), strict=True)]
+    splits[np.concatenate(moved)] = target
+    short = [name for name, part, chosen in zip(index.classes, by_class, moved, strict=True) if len(part) and not len(chosen)]
+    images = count_of(sum(map(len, moved)), "image")
     notes = [f"The data has no {SPLITS[target]} split: {format_percent(share, 0)} of each class, {images}, are held out by seed {seed}."]
     return [*notes, f"Too few images for {SPLITS[target]} ones of: {list_some(short)}."] if short else notes
+
+
+def _between_duplicates(originals: IntArray, n: int) -> int:
+    """The place nearest to `n`, below it if there is one, that parts rows in order without parting duplicates; 0 if there is none."""
+    places = np.flatnonzero(originals[1:] != originals[:-1]) + 1
+    below, above = places[places <= n], places[places > n]
+    return int(below[-1]) if len(below) else int(above[0]) if n and len(above) else 0
 
 
 def write_splits(path: Path, index: Index, splits: Splits) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from goodfit.data.files import MAX_IMAGE_BYTES, check_regular
+from goodfit.data.files import open_file
 
 Array = NDArray[Any]
 
@@ -62,7 +62,7 @@ def hash_fields(*fields: str | bytes) -> str:
 class FileStat:
     """A file's path relative to the data's root, its size in bytes and its modification time in nanoseconds.
 
-    Both are -1 if it cannot be read, or is no regular file: `FileStore` never opens pipes and devices.
+    Both are -1 if it cannot be read, or is no regular file.
     """
 
     name: str
@@ -101,11 +101,7 @@ class FileStore(Store):
         return _try_each(self._open, rows)
 
     def _open(self, row: int) -> BinaryIO:
-        file = self.files[row]
-        path = os.path.join(self.root, file.name)  # noqa: PTH118  a Path costs more than the open
-        if not 0 <= file.size <= MAX_IMAGE_BYTES:
-            check_regular(path, MAX_IMAGE_BYTES)
-        return open(path, "rb")  # noqa: PTH123  likewise
+        return open_file(os.path.join(self.root, self.files[row].name))  # noqa: PTH118  a Path costs more than the open
 
     def fingerprint(self) -> str:
         return hash_file_stats(self.root, self.files)

@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import csv
 import dataclasses
-import errno
 import functools
 import io
 import math
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 from goodfit.core.errors import DataError
 from goodfit.core.memory import check_memory
 from goodfit.core.words import count_of, list_some
-from goodfit.data.files import check_regular, open_regular
-from goodfit.data.folder import IMAGE_SUFFIXES
+from goodfit.data.files import open_data_file
 from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index
 from goodfit.data.labels import encode_labels
 from goodfit.data.names import find_splits
+from goodfit.data.opening import IMAGE_SUFFIXES
 from goodfit.data.store import FileStat, FileStore
 
 COLUMN_NAMES = {  # other names of columns, without spaces, "_" and "-"
@@ -121,7 +120,7 @@ def read_table(path: Path) -> Table:
 
 
 def _read_text(path: Path) -> str:
-    with open_regular(path) as file:
+    with open_data_file(path) as file:
         start = file.read(1000)
         encoding = next((name for mark, name in ENCODINGS if start.startswith(mark)), "utf-8")
         reason = next((reason for mark, reason in ARCHIVES.items() if start.startswith(mark)), "")
@@ -195,7 +194,7 @@ def _find_files(table: Table, images: Sequence[str]) -> tuple[list[FileStat], tu
     """Find the files that paths name, also with Windows' separators or without their suffix; a note says that they are written so.
 
     Raises:
-        DataError: files are not there, or are no files.
+        DataError: files are not there.
     """
     root = table.path.parent
     files = [FileStat.of(image, root) for image in images]
@@ -207,23 +206,16 @@ def _find_files(table: Table, images: Sequence[str]) -> tuple[list[FileStat], tu
         folder, _, stem = images[k].replace("\\", "/").rpartition("/")
         found = list_folder(folder).get(stem, [])
         files[k] = FileStat.of(found[0], root) if len(found) == 1 else files[k]
-    if missing := [k for k in absent if files[k].size < 0]:
-        raise DataError(_explain_missing(table, [images[k] for k in missing], table.rows[missing[0]][0]))
-    return files, (f'Read {count_of(len(absent), "path")} such as "{images[absent[0]]}" as "{files[absent[0]].name}".',)
-
-
-def _explain_missing(table: Table, missing: list[str], line: int) -> str:
-    """Explain why the images at some paths, the first of them in a line, are not found."""
-    first, root = missing[0], table.path.parent
-    if re.match(r"[a-z][a-z0-9+.-]*://", first, re.IGNORECASE):
-        return f'Line {line} of "{table.path}" gives an address, "{first}": download the images first, and give the paths of their files.'
-    try:
-        check_regular(root / first)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return f'Line {line} of "{table.path}" gives "{first}" as an image, but {error.strerror}.'
-    are = "file that is" if len(missing) == 1 else "files that are"
-    return f'"{table.path}" lists {len(missing):,} {are} not in "{root}", the first in line {line}: {list_some(missing)}.'
+    unread = [k for k in absent if files[k].size < 0]  # what is there, but no file, is a broken image
+    if missing := [images[k] for k in unread if not os.path.exists(root / images[k])]:  # noqa: PTH110  Path.exists raises on long names
+        line = table.rows[images.index(missing[0])][0]
+        if re.match(r"[a-z][a-z0-9+.-]*://", missing[0], re.IGNORECASE):
+            raise DataError(f'Line {line} of "{table.path}" gives an address, "{missing[0]}": download the images, and give their paths.')
+        are = "file that is" if len(missing) == 1 else "files that are"
+        raise DataError(f'"{table.path}" lists {len(missing):,} {are} not in "{root}", the first in line {line}: {list_some(missing)}.')
+    first = next((k for k in absent if files[k].size >= 0), None)
+    n = len(absent) - len(unread)
+    return files, () if first is None else (f'Read {count_of(n, "path")} such as "{images[first]}" as "{files[first].name}".',)
 
 
 def _list_images(root: Path, folder: str) -> dict[str, list[str]]:

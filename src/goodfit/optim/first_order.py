@@ -54,9 +54,9 @@ class Sgd(Optimizer):
     """
 
     lr: Positive = 0.1
-    momentum: Decay = 0.9
+    momentum: Decay = 0.0
     nesterov: bool = False
-    weight_decay: NonNegative = 5e-4
+    weight_decay: NonNegative = 0.0
     form: Literal["step", "velocity"] = "step"
 
     def __post_init__(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,8 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.fetch import hash_file
 from goodfit.core.parts import Part
 from goodfit.core.run import ENSEMBLE_FILE, Run
-from goodfit.data.decode import BrokenImage
-from goodfit.data.multiscale import decode_scaled, read_contents
+from goodfit.data.multiscale import decode_scaled
+from goodfit.data.opening import BrokenImage, read_contents
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, explain_damage
 from goodfit.predict.calibration import apply_temperature
@@ -31,7 +32,7 @@ from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog, make_model
 
 IMAGES_AT_ONCE = 64
-IMAGE_TYPES = (str, Path, bytes, Image.Image, np.ndarray)
+IMAGE_TYPES = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
 Decoded = dict[int, NDArray[np.uint8]]  # scale -> pixels
 
 
@@ -75,13 +76,15 @@ class Classifier:
         return self.preprocess.geometry, self.scales
 
     def decode(self, image: Any) -> Decoded | BrokenImage:
-        """Decode an image to pixels at each scale that a view needs.
+        """Decode an image to pixels at each scale that a view needs; what is known to be broken stays so.
 
         Raises:
-            UsageError: it is not a path, image or array.
+            UsageError: it is not a path, file, image or array.
         """
-        if not isinstance(image, IMAGE_TYPES):
-            raise UsageError(f"Expected a path, PIL image or array to predict, received a {type(image).__name__}.")
+        if isinstance(image, BrokenImage):
+            return image
+        if not is_image(image):
+            raise UsageError(_explain_type(image))
         try:
             source = read_contents(image)
             return {scale: decode_scaled(self.preprocess, source, scale) for scale in self.scales}
@@ -104,12 +107,13 @@ class Predictor:
     classes: tuple[str, ...]
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
-        """Predict the classes of one image or any sequence: paths, PIL images, arrays uint8 [H, W] or [H, W, C], or an array [N, H, W, C].
+        """Predict the classes of one image or any sequence: paths, files open in binary mode or in memory, their bytes, PIL images,
+        arrays uint8 [H, W] or [H, W, C], or an array [N, H, W, C].
 
         An image that cannot be read gets a prediction with its `problem`, and the others go on.
 
         Raises:
-            UsageError: something is not a path, image or array.
+            UsageError: something is not a path, file, image or array.
         """
         return list(self.stream(as_sequence(images), top))
 
@@ -118,7 +122,8 @@ class Predictor:
         remaining, decoders = iter(images), {member.pixels_key: member for member in self.members}
         with ThreadPoolExecutor(physical_cores()) as pool:
             while batch := list(islice(remaining, IMAGES_AT_ONCE)):
-                decoded = {key: list(pool.map(member.decode, batch)) for key, member in decoders.items()}
+                sources = [_read_if_open(image) for image in batch]
+                decoded = {key: _decode_each(pool, member, sources) for key, member in decoders.items()}
                 by_image = zip(*decoded.values(), strict=True)
                 problems = [next((x.reason for x in versions if isinstance(x, BrokenImage)), "") for versions in by_image]
                 good = [place for place, problem in enumerate(problems) if not problem]
@@ -148,13 +153,47 @@ def reorder_classes(probabilities: Tensor, current: tuple[str, ...], wanted: tup
 
 def image_name(image: object) -> str:
     """The name of an image: its path, or that of the file it was opened from."""
-    return str(image) if isinstance(image, (str, Path)) else getattr(image, "filename", "") or "image"
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    names = (getattr(image, attribute, None) for attribute in ("filename", "name"))
+    return next((name for name in names if isinstance(name, str) and name), "image")
+
+
+def is_image(image: object) -> bool:
+    """Whether something can be meant as an image: a path, a file, bytes, a PIL image or an array."""
+    return isinstance(image, IMAGE_TYPES) or hasattr(image, "read")
 
 
 def as_sequence(images: Any) -> Iterable[Any]:
-    """Images as a sequence; a single one becomes a sequence of one."""
-    is_single = isinstance(images, IMAGE_TYPES) and not (isinstance(images, np.ndarray) and images.ndim == 4)
-    return [images] if is_single else images
+    """Images as a sequence; a single one becomes a sequence of one.
+
+    Raises:
+        UsageError: it is neither an image nor a sequence.
+    """
+    if is_image(images) and not (isinstance(images, np.ndarray) and images.ndim == 4):
+        return [images]
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise UsageError(_explain_type(images))
+    return images
+
+
+def _explain_type(image: object) -> str:
+    return f"Expected a path, file, PIL image or array to predict, received a {type(image).__name__}."
+
+
+def _decode_each(pool: ThreadPoolExecutor, member: Classifier, sources: list[Any]) -> list[Decoded | BrokenImage]:
+    """Decode images in threads, one that comes twice only once: Pillow must not load it in two threads at a time."""
+    distinct = {id(source): source for source in sources}
+    decoded = dict(zip(distinct, pool.map(member.decode, distinct.values()), strict=True))
+    return [decoded[id(source)] for source in sources]
+
+
+def _read_if_open(image: Any) -> Any:
+    """Read an open file, so that it is read once, and by the thread that gave it; its fault becomes a BrokenImage."""
+    try:
+        return read_contents(image) if hasattr(image, "read") else image
+    except BrokenImage as error:
+        return error
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def with_lr(recipe: Recipe, lr: float | None) -> Recipe:
     if lr is None:
         return recipe
     if recipe.optimizer == "auto":
-        return recipe.but(optimizer=f"sgd({lr!r}, momentum=0.9, nesterov=True)")
+        return recipe.but(optimizer=f"sgd({lr!r}, momentum=0.9, nesterov=True, weight_decay=0.0005)")
     part = load_catalog(recipe.use).make(recipe.optimizer, "optimizer")
     if not hasattr(part, "lr"):
         raise UsageError(f'"{part}" has no setting lr to replace: write its rate into --optimizer.')

@@ -40,6 +40,9 @@ class Recipe:
 
     data: str = option("Images: a folder, parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist, fashion_mnist.", "")
     limit: Natural = option("Take at most this many images per class and split; 0 takes all.", 0)
+    duplicates: Literal["keep", "drop"] = option(
+        "Images whose bytes are those of another: keep (they are told, and in one split where it is made here) or drop all but one.", "keep"
+    )
     size: int | str = option('Size the model sees: "96" or "128x96" (height x width).', AUTO)
     aspect: Literal["crop", "pad", "stretch"] = option("How images come to that shape: crop, pad or stretch.", "crop")
     channels: Literal["auto", 1, 3, 4] = option("1 gray, 3 RGB, 4 RGB with alpha.", AUTO)

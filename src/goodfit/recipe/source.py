@@ -11,7 +11,7 @@ from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import ImageHeaders, read_headers
 from goodfit.data.sources import index_images
-from goodfit.data.splits import assign_splits
+from goodfit.data.splits import SplitRule, assign_splits
 from goodfit.recipe.recipe import Recipe, parse_size
 
 
@@ -46,7 +46,8 @@ def open_images(recipe: Recipe, reporter: Reporter | None = None, headers: Image
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage
     size = parse_size(recipe.size)
-    data = load_dataset(headers, size, recipe.aspect, share, recipe.split_seed, cache, progress=reporter.show_packing)
+    rule = SplitRule(share, recipe.split_seed, drop_duplicates=recipe.duplicates == "drop")
+    data = load_dataset(headers, size, recipe.aspect, rule, cache, progress=reporter.show_packing)
     if not len(data.splits.validation):
         if recipe.validation == 0:
             raise UsageError(

@@ -21,9 +21,9 @@ from torch import Tensor
 from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.fetch import hash_file
-from goodfit.core.files import lock, write_atomic
+from goodfit.core.files import lock, remove_partials, write_atomic
 from goodfit.core.progress import Lengths
-from goodfit.core.run import Run, list_runs
+from goodfit.core.run import LOCK_FILE, START_FILE, Run, list_runs
 from goodfit.core.words import list_some
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SPLITS
@@ -32,7 +32,6 @@ from goodfit.recipe.prepare import Prepared
 from goodfit.recipe.recipe import Recipe, with_current_keys
 
 CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
-LOCK_FILE, START_FILE = ".lock", "start.safetensors"
 # A run that lacks the first field is of a version in which the default of the second was not yet "auto", but one of these.
 FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "head_init": {"trainable": ("all", "all(1.0)")},
@@ -74,6 +73,7 @@ def lock_run(run: Run) -> Iterator[None]:
     with lock(run.path / LOCK_FILE, wait=False) as held:
         if held is False:
             raise UsageError(f'The run "{run.path}" is being trained by another process: wait for it, or choose another --out.')
+        remove_partials(run.path)
         yield
 
 

@@ -133,6 +133,12 @@ def find_groups(index: Index, data: str, file: Path | None) -> dict[str, str] | 
     return groups
 
 
+def group_duplicates(index: Index, originals: IntArray) -> dict[str, str] | None:
+    """Groups of the images with the same bytes, which have the name of the first; None where there are none."""
+    later = np.flatnonzero(originals != np.arange(len(index)))
+    return {index.names[row]: index.names[originals[row]] for row in [*originals[later], *later]} or None
+
+
 def describe_folds(folds: Folds, groups: Mapping[str, str] | None) -> str:
     """Describe the folds in a sentence."""
     sizes = np.bincount(folds.fold)

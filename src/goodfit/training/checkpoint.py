@@ -65,8 +65,6 @@ class Checkpoints:
         for path in self.folder.glob("*.safetensors"):  # left by a save that was killed before its JSON
             if not path.with_suffix(".json").exists() and not path.with_suffix(".damaged").exists():
                 path.unlink()
-        for path in self.folder.glob(".*.partial"):
-            path.unlink(missing_ok=True)
 
     def restore(self, state: State, step: int | None = None) -> list[str]:
         """Set the state to the last good checkpoint, or to that of `step`; returns a warning for each that was damaged.

@@ -21,6 +21,7 @@ from goodfit.study.search.trial_recipe import can_scale
 # The default space around what the recipe has: the lecture's "hyper-parameters to play with".
 LR_FACTORS = (1 / 30, 10.0)  # of the learning rate that auto or the preset chose: one and a half decades below, one above
 WEIGHT_DECAYS = (1e-5, 1e-2)
+MOMENTA = (0.5, 0.9, 0.95, 0.99)  # for an optimizer without momentum: what the lecture tries
 DROPOUT_DRAW = "dropout(uniform(0, 0.5))"
 SIZE_FACTORS = (0.5, 1, 2)  # of widths, and of whole numbers
 DEPTHS = (18, 34, 50)
@@ -135,6 +136,8 @@ def draw_setting(part: Part, name: str) -> str:
         return draw_range("log", value, [value * factor for factor in LR_FACTORS], is_valid)
     if name == "weight_decay":
         return draw_range("log", value, WEIGHT_DECAYS, is_valid)
+    if name == "momentum" and not value:
+        return draw_choice(MOMENTA, is_valid)
     if name == "width":
         return draw_choice((width for factor in SIZE_FACTORS if (width := type(value)(value * factor)) > 0), is_valid)
     if name == "depth":
