@@ -662,7 +662,9 @@ def test_the_test_split_has_no_say_in_a_search(tmp_path: Path) -> None:
         (("--workers", "0"), "--workers to be 1 or more"),
         (("--budget", "3 epochs"), '"30 min"'),
         (("--space", "nonsense"), "Expected --space as key=text"),
-        (("--resume", "x", "--each", "1 epoch"), "the search has them already"),
+        (("--resume", "x", "--each", "1 epoch"), "the search has all else already"),
+        (("--resume", "x", "--method", "grid"), "the search has all else already"),
+        (("--resume", "x", "--model", "linear"), "the search has them already"),
     ],
 )
 def test_wrong_words_are_refused(words: tuple[str, ...], said: str) -> None:

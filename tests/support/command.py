@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
+import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -43,7 +44,8 @@ class Said:
 def goodfit(*words: str | Path) -> Said:
     """Run `goodfit WORDS`; anything but a clean exit is raised as it is."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    before, path = sys.argv, list(sys.path)
+    before, path, hook = sys.argv, list(sys.path), sys.unraisablehook
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = ["goodfit", *map(str, words)]
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -51,7 +53,9 @@ def goodfit(*words: str | Path) -> Said:
     except SystemExit as end:
         code = int(end.code or 0)
     finally:
-        sys.argv, sys.path[:] = before, path
+        sys.argv, sys.path[:], sys.unraisablehook = before, path, hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return Said(code, out.getvalue(), err.getvalue())
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
+from goodfit.core.escapes import plain_name
 from goodfit.core.files import explain_write_errors, write_atomic
 
 ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
@@ -35,7 +36,7 @@ class Run:
             GoodfitError: it cannot be written.
         """
         if path is None:
-            path = _make_unique_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+            path = _make_unique_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{plain_name(name)}")
         require_free_folder(path)
         with explain_write_errors(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -33,6 +34,9 @@ from goodfit.recipe.parts import load_catalog, make_model
 IMAGES_AT_ONCE = 64
 IMAGE_TYPES = (str, Path, bytes, Image.Image, np.ndarray)
 Decoded = dict[int, NDArray[np.uint8]]  # scale -> pixels
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's compute threads, and would wait for them forever
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,9 @@ class Predictor:
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
         """Predict the classes of one image or any sequence: paths, PIL images, arrays uint8 [H, W] or [H, W, C], or an array [N, H, W, C].
+
+        A process forked from one that has loaded a predictor computes with one thread; torch.set_num_threads gives it more if its
+        parent has not computed anything.
 
         An image that cannot be read gets a prediction with its `problem`, and the others go on.
 
