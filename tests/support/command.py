@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from goodfit.cli import main
 
@@ -43,7 +44,13 @@ class Said:
 
 def goodfit(*words: str | Path) -> Said:
     """Run `goodfit WORDS`; anything but a clean exit is raised as it is."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out = io.StringIO()
+    return dataclasses.replace(goodfit_to(out, *words), out=out.getvalue())
+
+
+def goodfit_to(out: Any, *words: str | Path) -> Said:
+    """Run `goodfit WORDS` with the stream `out` as its stdout."""
+    err, code = io.StringIO(), 0
     before, path, hook = sys.argv, list(sys.path), sys.unraisablehook
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = ["goodfit", *map(str, words)]
@@ -56,7 +63,7 @@ def goodfit(*words: str | Path) -> Said:
         sys.argv, sys.path[:], sys.unraisablehook = before, path, hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return Said(code, out.getvalue(), err.getvalue())
+    return Said(code, "", err.getvalue())
 
 
 def train(data: str | Path, out: str | Path, *more: str | Path, **changes: str) -> Said:

@@ -18,8 +18,9 @@ _received: list[int] = []  # the signals that this process has received
 def receive_stops() -> None:
     """Receive SIGINT and SIGTERM for this process from now on.
 
-    The first one is raised where the main thread happens to be, so that files and locks are put in order on the way out. A second one,
-    and one that was raised where Python cannot let it through, such as in a finalizer, end the process at once.
+    The first one is raised where the main thread happens to be, so that files and locks are put in order on the way out. The process is
+    ended at once by a second one, by one that comes while a module is loaded, and by one that is raised where Python cannot let it
+    through, such as in a finalizer.
     """
     _received.clear()
     receive_signals(_receive)
@@ -37,9 +38,16 @@ def explain_stop(error: BaseException) -> GoodfitError | None:
 
 def _receive(number: int, frame: FrameType | None) -> None:
     _received.append(number)
-    if len(_received) > 1:
+    if len(_received) > 1 or _is_importing(frame):
         _leave()
     raise_signal(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded, such as one of torch's in C++, which aborts the process at an exception."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _receive_unraisable(unraisable: sys.UnraisableHookArgs) -> None:

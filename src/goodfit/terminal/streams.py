@@ -31,7 +31,9 @@ class StandardStream:
 
     def isatty(self) -> bool:
         """Whether a person sees what is written at once."""
-        return bool(getattr(self.stream, "isatty", bool)())
+        with contextlib.suppress(ValueError):  # it is closed
+            return bool(getattr(self.stream, "isatty", bool)())
+        return False
 
     def write(self, text: str) -> int:
         """Write a text as it is."""
