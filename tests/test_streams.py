@@ -182,6 +182,11 @@ def test_what_the_machine_refuses_is_a_sentence(places: dict[str, str], monkeypa
         goodfit("report", "x" * 300)
 
 
+def test_a_part_longer_than_a_path_is_described() -> None:
+    text = f"convnet(8, {'pool=max,':<300} norm=batch)"
+    assert goodfit("describe", text, "--size", "16").out == goodfit("describe", "convnet(8)", "--size", "16").out
+
+
 # ---- the process around ------------------------------------------------------------------------------------------------------------
 
 

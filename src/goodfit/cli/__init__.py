@@ -109,7 +109,7 @@ def explain_error(error: BaseException) -> GoodfitError | None:
     if explained := explain_user_code_error(error):
         return explained
     if isinstance(error, OSError) and error.filename is not None:  # the machine's, and of no kind that has a sentence of its own
-        return GoodfitError(f'"{os.fsdecode(error.filename)}": {error.strerror}. GOODFIT_TRACEBACK=1 shows where.')
+        return GoodfitError(f'"{error.filename}": {error.strerror}. GOODFIT_TRACEBACK=1 shows where.')
     return None
 
 

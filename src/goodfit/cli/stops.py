@@ -59,5 +59,7 @@ def _receive_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 def _leave() -> None:
     error = explain_stop(KeyboardInterrupt())
     assert error is not None
-    os.write(2, f"goodfit: {error}\n".encode())  # not by sys.stderr, in which the signal may have come
-    os._exit(error.exit_code)
+    try:
+        os.write(2, f"goodfit: {error}\n".encode())  # not by sys.stderr, in which the signal may have come
+    finally:
+        os._exit(error.exit_code)
