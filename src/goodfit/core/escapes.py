@@ -21,6 +21,8 @@ def escape_controls(line: str) -> str:
 
 def escape_name(name: str) -> str:
     r"""Write a name, which may have bytes that are no UTF-8, as text that can be stored: `caf\udce9.png`; `restore_name` undoes it."""
+    if name.isascii() and "\\" not in name:  # a tenth of the time, for a million names
+        return name
     return _UNSTORABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", name)
 
 
