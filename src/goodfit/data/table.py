@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
+from goodfit.core.escapes import restore_name
 from goodfit.core.words import count_of, list_some
 from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, encode_labels
 from goodfit.data.names import find_splits
@@ -71,6 +72,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a CSV or TSV file; the first line tells whether tabs, commas or semicolons separate its cells.
 
+    Names in it may be escaped as `escape_name` does.
+
     Raises:
         DataError: the file cannot be read.
     """
@@ -82,7 +85,7 @@ def read_table(path: Path) -> Table:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f'"{path}" cannot be read as a table: {error}.') from error
     header = [word.strip().lower() for word in lines[0]] if lines else []
-    return Table(path, header, [(number, cells) for number, cells in enumerate(lines[1:], start=2) if any(cells)])
+    return Table(path, header, [(number, [*map(restore_name, cells)]) for number, cells in enumerate(lines[1:], start=2) if any(cells)])
 
 
 def index_table(path: Path) -> Index:
