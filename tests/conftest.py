@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test asks for more threads, they do not spin beside the other workers
-os.environ["GOODFIT_CACHE"] = tempfile.mkdtemp(prefix="goodfit-tests-")
 os.environ["NO_COLOR"] = "1"
 
 import pytest
@@ -26,8 +24,11 @@ def pytest_runtest_setup() -> None:
     torch.set_num_threads(1)
 
 
-# No test cuts the power; the order of syncing and renaming is tested by itself. Where the disk is slow, waiting for it takes a minute.
-os.fsync = lambda handle: None
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Caches of this run's own, which go with its other files."""
+    for name in ("GOODFIT_CACHE", "TORCHINDUCTOR_CACHE_DIR"):
+        os.environ[name] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

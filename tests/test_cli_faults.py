@@ -167,7 +167,7 @@ def test_every_checkpoint_damaged(photos: Path, finished: Path, tmp_path: Path) 
 
 
 def test_a_rate_far_too_high_ends_with_4(photos: Path, tmp_path: Path) -> None:
-    refused(train(photos, tmp_path / "run", optimizer="sgd(1e30)"), 4, "diverged")
+    refused(train(photos, tmp_path / "run", optimizer="sgd(1e38, momentum=0.9)"), 4, "diverged")
     assert Run(tmp_path / "run").read("about.json")["state"] == "diverged"
 
 

@@ -102,6 +102,22 @@ def test_wrong_options(photos: Path, tmp_path: Path, words: tuple[str, ...], sai
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--epochs", "2", "--budget", "3 epochs"), "Expected one of --epochs and --budget"),
+        (("--epochs", "2", "--set", "budget=9 steps"), 'budget once, received it twice, once by "--set budget=9 steps"'),
+        (("--set", "batch-size=8", "--batch-size", "4"), "Expected batch_size once"),
+        (("--set", "seed=1", "--set", "seed=2"), "Expected seed once"),
+        (("--set", "brake=none", "--plateau", "none"), "Expected plateau once"),
+        (("--set", "data=digits"), "Expected data once"),
+        (("--lr", "0.1", "--optimizer", "sgd(0.2)"), 'Expected one learning rate, received --lr 0.1 and that of "sgd(0.2)"'),
+    ],
+)
+def test_what_is_given_twice_is_refused(photos: Path, words: tuple[str, ...], said: str) -> None:
+    refused(goodfit("train", photos, "--dry", *words), 2, said)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ('modell = "linear"', 'Unknown recipe key "modell"'),
@@ -125,12 +141,12 @@ def test_parts_that_do_not_import(photos: Path, tmp_path: Path) -> None:
     refused(train(photos, tmp_path / "run", "--use", tmp_path / "mine.py"), 2, "do not import", "SyntaxError")
 
 
-def test_recipe_file_then_set_then_options(photos: Path, tmp_path: Path) -> None:
-    """Each later way wins: a file, --set, an option; --lr changes the optimizer's rate alone; a preset is a file by name."""
+def test_recipe_file_then_options(photos: Path, tmp_path: Path) -> None:
+    """--set and options win over a file; --lr changes the optimizer's rate alone; a preset is a file by name."""
     lines = {**FAST, "optimizer": "sgd(0.5, momentum=0.8)", "budget": "3 epochs"}
     numbers = ("size", "batch_size", "threads")
     (tmp_path / "my.toml").write_text("".join(f"{k} = {v if k in numbers else repr(v)}\n" for k, v in lines.items()))
-    words = ("--recipe", tmp_path / "my.toml", "--set", "seed=5", "--set", "budget=4 epochs", "--budget", "1 epochs", "--lr", "0.02")
+    words = ("--recipe", tmp_path / "my.toml", "--set", "seed=5", "--budget", "1 epochs", "--lr", "0.02")
     said = goodfit("train", photos, "--out", tmp_path / "run", *words)
     assert said.code == 0, said
     asked = Run(tmp_path / "run").read("about.json")["asked"]
@@ -268,7 +284,7 @@ def test_the_former_key_brake_is_the_field_plateau(photos: Path, tmp_path: Path)
         ("--plateau", "plateau(0.5, patience=3)"),
         ("--set", "brake=plateau(0.5, patience=3)"),
         ("--recipe", tmp_path / "my.toml"),
-        ("--set", "plateau=none", "--brake", "plateau(0.5, patience=3)"),
+        ("--recipe", tmp_path / "my.toml", "--brake", "plateau(0.5, patience=3)"),
     ):
         assert "the plateau rule is plateau(0.5, patience=3)" in goodfit("train", photos, "--dry", *words).err, words
     run = Run(tmp_path / "run")

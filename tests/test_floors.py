@@ -154,6 +154,14 @@ def without_encoding(modules: Modules) -> Iterator[str]:
                     yield f"{name}:{node.lineno}: {node.func.attr} without an encoding"
 
 
+def printed_elsewhere(modules: Modules) -> Iterator[str]:
+    """Text leaves through `terminal.streams` alone, where names are escaped and streams may fail."""
+    for name, (tree, _) in modules.items():
+        for node in ast.walk(tree) if name != "goodfit.terminal.streams" else ():
+            if isinstance(node, (ast.Name, ast.Attribute)) and ast.unparse(node) in ("print", "sys.stdout", "sys.stderr"):
+                yield f"{name}:{node.lineno}: {ast.unparse(node)}"
+
+
 def rooms_without_a_floor(modules: Modules) -> Iterator[str]:
     rooms = {room(name) for name in modules}
     known = set().union(*FLOORS)
@@ -163,7 +171,8 @@ def rooms_without_a_floor(modules: Modules) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[Modules], Iterator[str]], ...] = (
-    upward_or_sideways, inside_functions, circles, too_large, without_docstring, without_encoding, rooms_without_a_floor,
+    upward_or_sideways, inside_functions, circles, too_large, without_docstring, without_encoding, printed_elsewhere,
+    rooms_without_a_floor,
 )  # fmt: skip
 
 
@@ -190,6 +199,8 @@ def test_nothing_breaks(rule: Callable[[Modules], Iterator[str]]) -> None:
         (without_docstring, "goodfit.core.x", "x = 1", "no docstring"),
         (without_encoding, "goodfit.core.x", "path.read_text()", "read_text without an encoding"),
         (without_encoding, "goodfit.core.x", "path.open('a')", "open without an encoding"),
+        (printed_elsewhere, "goodfit.cli.x", "print(1)", "goodfit.cli.x:1: print"),
+        (printed_elsewhere, "goodfit.cli.x", "import sys\nsys.stderr.write('')", "goodfit.cli.x:2: sys.stderr"),
         (rooms_without_a_floor, "goodfit.attic.x", "", "the room attic stands on no floor"),
         (rooms_without_a_floor, "goodfit.core.x", "", "the room augment of FLOORS does not exist"),
     ],

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -663,7 +664,9 @@ def test_the_test_split_has_no_say_in_a_search(tmp_path: Path) -> None:
         (("--workers", "0"), "--workers to be 1 or more"),
         (("--budget", "3 epochs"), '"30 min"'),
         (("--space", "nonsense"), "Expected --space as key=text"),
-        (("--resume", "x", "--each", "1 epoch"), "the search has them already"),
+        (("--resume", "x", "--each", "1 epoch"), "the search has all else already"),
+        (("--resume", "x", "--method", "grid"), "the search has all else already"),
+        (("--resume", "x", "--model", "linear"), "the search has them already"),
     ],
 )
 def test_wrong_words_are_refused(words: tuple[str, ...], said: str) -> None:
@@ -704,6 +707,18 @@ def test_a_folder_that_is_no_search_and_one_that_is_taken_are_refused(tmp_path: 
     refused(goodfit("search", "--resume", tmp_path), 2, "Expected the folder of a search")
     (tmp_path / "file").write_text("x")
     refused(goodfit("search", "digits", *WORDS, *SHORT, "--out", tmp_path), 2, "is not empty")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("budget", [(), ("--budget", "5 min")], ids=["trials", "minutes"])
+def test_a_signal_between_trainings_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: tuple[str, ...], number: int, code: int
+) -> None:
+    monkeypatch.setattr("goodfit.study.search.run.train", lambda *_: os.kill(os.getpid(), number))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
+    said = goodfit("search", "digits", *WORDS, *SHORT, "--trials", "2", *budget, "--out", tmp_path / "s")
+    signal.signal(signal.SIGINT, before)
+    refused(said, code, f'"goodfit search --resume {tmp_path / "s"}" continues it')
 
 
 def test_the_first_error_is_said_when_nothing_more_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

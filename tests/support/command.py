@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
+import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from goodfit.cli import main
 
@@ -42,8 +44,15 @@ class Said:
 
 def goodfit(*words: str | Path) -> Said:
     """Run `goodfit WORDS`; anything but a clean exit is raised as it is."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    before, path = sys.argv, list(sys.path)
+    out = io.StringIO()
+    return dataclasses.replace(goodfit_to(out, *words), out=out.getvalue())
+
+
+def goodfit_to(out: Any, *words: str | Path) -> Said:
+    """Run `goodfit WORDS` with the stream `out` as its stdout."""
+    err, code = io.StringIO(), 0
+    before, path, hook = sys.argv, list(sys.path), sys.unraisablehook
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = ["goodfit", *map(str, words)]
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -51,8 +60,10 @@ def goodfit(*words: str | Path) -> Said:
     except SystemExit as end:
         code = int(end.code or 0)
     finally:
-        sys.argv, sys.path[:] = before, path
-    return Said(code, out.getvalue(), err.getvalue())
+        sys.argv, sys.path[:], sys.unraisablehook = before, path, hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Said(code, "", err.getvalue())
 
 
 def train(data: str | Path, out: str | Path, *more: str | Path, **changes: str) -> Said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ class Forked:
 
 
 def _call(files: tuple[Path, Path], environment: dict[str, str], function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, even where the tests run in the background
     os.environ.clear()
     os.environ.update(environment)
     os.fsync = lambda handle: None  # as in conftest

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import IO, TYPE_CHECKING, NoReturn, cast
 
-import cyclopts
-import psutil
+if TYPE_CHECKING:
+    import cyclopts
 
-from goodfit.cli.user_code import explain_user_code_error
-from goodfit.core.errors import GoodfitError, Interrupted, UsageError
+    from goodfit.core.errors import GoodfitError
 
 VERBS = {
     "train": "Train a classifier on images.",
@@ -35,6 +35,11 @@ VERBS = {
 
 def application() -> cyclopts.App:
     """The app with all its verbs, each imported when it is asked for."""
+    import cyclopts
+    from rich.console import Console
+
+    from goodfit.terminal.streams import RESULTS
+
     app = cyclopts.App(
         name="goodfit",
         help="Train image classifiers that fit, and hear why when they do not.",
@@ -42,7 +47,7 @@ def application() -> cyclopts.App:
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main says in a sentence what is kept
         default_parameter=cyclopts.Parameter(show_default=format_default, negative=""),  # no --no-json, no --empty-use
-        console=None,
+        console=Console(file=cast(IO[str], RESULTS)),
     )
     for verb, sentence in VERBS.items():
         app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence)
@@ -56,34 +61,68 @@ def format_default(value: object) -> str | None:
 
 def main() -> None:
     """Run a command line; every error a person can act on is one sentence on stderr and an exit code."""
-    sys.path.append("")  # the user's own packages, for dotted names; last, so that no file of theirs hides a library
-    arguments = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
-    try:
-        application()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    except cyclopts.UnusedCliTokensError as error:
-        unused = " ".join(error.unused_tokens or ())
-        exit_with(UsageError(f'Expected no more, found "{unused}": put a value with spaces in quotes, such as --budget "10 min".'))
-    except cyclopts.CycloptsError as error:
-        exit_with(UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.'))
-    except GoodfitError as error:
-        exit_with(error)
-    except KeyboardInterrupt:
-        exit_with(Interrupted("Stopped; what was packed or trained so far is kept, and the same command continues from there."))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; nothing to say
-    except Exception as error:
-        explained = None if os.environ.get("GOODFIT_TRACEBACK") else explain_user_code_error(error)
+    try:  # nothing that takes time is imported before: Ctrl-C may come at any moment
+        from goodfit.cli.stops import receive_stops
+
+        receive_stops()
+        sys.path.append("")  # the user's own packages, for dotted names; last, so that no file of theirs hides a library
+        run_verb([*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:])
+    except (KeyboardInterrupt, Exception) as error:
+        explained = explain_error(error)
         if explained is None:
             raise
         exit_with(explained)
 
 
-def exit_with(error: GoodfitError) -> None:
+def run_verb(arguments: list[str]) -> None:
+    """Run the words of a command line.
+
+    Raises:
+        UsageError: they are no command.
+    """
+    import cyclopts
+
+    from goodfit.core.errors import UsageError
+
+    try:
+        application()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.UnusedCliTokensError as error:
+        unused = " ".join(error.unused_tokens or ())
+        found = f'Expected no more, found "{unused}": put a value with spaces in quotes, such as --budget "10 min".'
+        raise UsageError(found) from error
+    except cyclopts.CycloptsError as error:
+        raise UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.') from error
+
+
+def explain_error(error: BaseException) -> GoodfitError | None:
+    """The error that a person can act on; None for a bug."""
+    from goodfit.cli.stops import explain_stop
+    from goodfit.cli.user_code import explain_user_code_error
+    from goodfit.core.errors import GoodfitError
+
+    if stopped := explain_stop(error):
+        return stopped
+    if isinstance(error, GoodfitError):
+        return error
+    if not isinstance(error, Exception) or os.environ.get("GOODFIT_TRACEBACK"):
+        return None
+    if explained := explain_user_code_error(error):
+        return explained
+    if isinstance(error, OSError) and error.filename is not None:  # the machine's, and of no kind that has a sentence of its own
+        return GoodfitError(f'"{error.filename}": {error.strerror}. GOODFIT_TRACEBACK=1 shows where.')
+    return None
+
+
+def exit_with(error: GoodfitError) -> NoReturn:
     """Print the error and exit with its code."""
-    print(f"goodfit: {error}", file=sys.stderr)
+    from goodfit.terminal.streams import print_message
+
+    print_message(f"goodfit: {error}")
     sys.exit(error.exit_code)
 
 
 def process_started() -> float:
     """The clock time at which this process started; a budget in minutes counts from there."""
+    import psutil
+
     return min(float(psutil.Process().create_time()), time.time())

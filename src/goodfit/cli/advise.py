@@ -23,20 +23,18 @@ def advise(
         Print the advice and its evidence as JSON on stdout.
     """
     asked = assemble(data, shorts, options)
-    from json import dumps
-
     from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.advise import advise as advise_transfer
     from goodfit.terminal.reporter import TerminalReporter
+    from goodfit.terminal.streams import print_json
 
     reporter = TerminalReporter()
     opened, net = open_source(asked, reporter)
     advice = advise_transfer(opened.chooser, net, opened.data)
     if json:
-        print(dumps(advice.plain()))
+        print_json(advice.plain())
         return
-    reporter.say(f"{net.name} on {opened.data.name}\n")
-    reporter.say(advice.table())
-    reporter.say(f'\n{advice.amount.capitalize()} and {advice.kinship} data. The lecture: "{advice.lecture}".')
+    reporter.say(f"{net.name} on {opened.data.name}", "", *advice.table().split("\n"), "")
+    reporter.say(f'{advice.amount.capitalize()} and {advice.kinship} data. The lecture: "{advice.lecture}".')
     reporter.say(f"  {advice.rule}: {advice.evidence}")
     reporter.say(f"Advice: {advice.patch}")

@@ -30,11 +30,9 @@ def compare(
     """
     if not runs:
         raise UsageError("Expected runs to compare, such as runs/a runs/b, received none.")
-    import sys
-    from json import dumps
-
     from goodfit.study.compare import compare_runs, read_entries
     from goodfit.terminal.comparison import format_comparison
+    from goodfit.terminal.streams import print_json, print_lines, print_message
 
     entries = read_entries(runs)
     if baselines:
@@ -51,8 +49,8 @@ def compare(
 
         write_atomic(html, render_comparison(result))
     if json:
-        print(dumps(result))
+        print_json(result)
         return
-    print("\n".join(format_comparison(result)))
+    print_lines(*format_comparison(result))
     if html:
-        print(f"Comparison: {html}", file=sys.stderr)
+        print_message(f"Comparison: {html}")

@@ -63,22 +63,25 @@ def describe(
         raise UsageError("Expected one of --csv and --json, received both.")
     if not model and not compare:
         raise UsageError('Expected a model, such as "resnet(18)", or several after --compare, received none.')
-    from json import dumps
-
     from goodfit.models.anatomy.account import compare_accounts
     from goodfit.study import networks
     from goodfit.terminal.anatomy import format_account, format_account_csv, format_model_comparison, format_model_comparison_csv
+    from goodfit.terminal.streams import print_exact, print_json, print_lines
 
     made_for = networks.NetworkOptions(network.classes, network.channels, network.size, network.batch, tuple(network.use))
     if compare:
         accounts, errors = networks.compare_networks([model, *compare] if model else compare, made_for)
-        format_all = format_model_comparison_csv if output.csv else format_model_comparison
-        print(dumps(compare_accounts(accounts, errors)) if output.json else format_all(accounts, errors))
+        if output.json:
+            print_json(compare_accounts(accounts, errors))
+        elif output.csv:
+            print_exact(format_model_comparison_csv(accounts, errors))
+        else:
+            print_lines(*format_model_comparison(accounts, errors).split("\n"))
         return
     account, notes = networks.describe_network(model, made_for, network.optimizer)
     if output.json:
-        print(dumps({"model": model, **account.to_dict()}))
+        print_json({"model": model, **account.to_dict()})
     elif output.csv:
-        print(format_account_csv(account, output.stages))
+        print_exact(format_account_csv(account, output.stages))
     else:
-        print("\n".join([format_account(account, output.stages), *notes]))
+        print_lines(*format_account(account, output.stages).split("\n"), *notes)

@@ -37,18 +37,16 @@ def ensemble(
     device
         Where a soup is judged: auto, cpu, cuda, ...
     """
-    from json import dumps
-
     from goodfit.report.page import write_report
     from goodfit.study.ensemble.assembly import make_ensemble
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.scores import format_ensemble
+    from goodfit.terminal.streams import print_json
 
     reporter = TerminalReporter()
     run = make_ensemble(runs, out, select, soup, final, device, reporter)
     page = write_report(run.path)
     if json:
-        print(dumps({"ensemble": str(run.path), **run.read("ensemble.json"), **run.read("scores.json")}))
+        print_json({"ensemble": str(run.path), **run.read("ensemble.json"), **run.read("scores.json")})
         return
-    for line in [*format_ensemble(str(run.path), run.read("ensemble.json"), run.read("scores.json")), f"Report: {page}"]:
-        reporter.say(line)
+    reporter.say(*format_ensemble(str(run.path), run.read("ensemble.json"), run.read("scores.json")), f"Report: {page}")

@@ -35,16 +35,14 @@ def evaluate(
     device
         auto, cpu, cuda, ...
     """
-    from json import dumps
-
     from goodfit import api
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.scores import format_scores
+    from goodfit.terminal.streams import print_json
 
     reporter = TerminalReporter()
     scores = api.evaluate(run, test, device, reporter, marginalize, views, calibrate)
     if json:
-        print(dumps(scores))
+        print_json(scores)
         return
-    for line in format_scores(scores, "Test" if test else "Validation"):
-        reporter.say(line)
+    reporter.say(*format_scores(scores, "Test" if test else "Validation"))

@@ -29,16 +29,15 @@ def export(
     json
         Print the file, what it takes and gives, and the largest difference of its answers from the run's as JSON.
     """
-    from json import dumps
-
     from goodfit.core.words import format_bytes
     from goodfit.predict.export import export as write
+    from goodfit.terminal.streams import print_json, print_lines
 
     made = write(run, onnx, views)
     if json:
-        print(dumps({"onnx": str(made.path), "input": made.inputs, "output": made.outputs, "difference": made.difference}))
+        print_json({"onnx": str(made.path), "input": made.inputs, "output": made.outputs, "difference": made.difference})
         return
-    print(
+    print_lines(
         f"{made.path} ({format_bytes(made.path.stat().st_size)}): {made.inputs} -> {made.outputs};"
         f" within {made.difference:.1g} of the run's."
     )

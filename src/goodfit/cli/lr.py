@@ -36,19 +36,19 @@ def lr(
         raise UsageError(f"Expected 0 < --low < --high and --steps of 20 or more, received {low:g}, {high:g} and {steps}.")
     asked = assemble(data, shorts, options)
     from dataclasses import asdict
-    from json import dumps
 
     from goodfit import api
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.sketch import sketch_curve
+    from goodfit.terminal.streams import print_json
 
     reporter = TerminalReporter()
     trace, found = api.lr_range(asked, reporter, low, high, steps)
     if json:
         losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have
-        print(dumps({"tested": {"rates": trace.rates, "losses": losses}, **asdict(found)}))
+        print_json({"tested": {"rates": trace.rates, "losses": losses}, **asdict(found)})
         return
-    reporter.say(sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True))
+    reporter.say(*sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True).split("\n"))
     if found.low is None or found.high is None:
         reporter.say(f"{found.reasons[0][0].upper()}{found.reasons[0][1:]}.")
         reporter.say("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")

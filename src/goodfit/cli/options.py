@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from goodfit.core.errors import UsageError
-from goodfit.recipe.recipe import FORMER_KEYS, Recipe
+from goodfit.recipe.recipe import FORMER_KEYS, Recipe, with_current_keys
 
 RECIPE = Parameter(name="*", group="Recipe")
 NAMES = {"source": "--from", "source_by": "--from-by"}  # of fields whose options are not named as they are: from is a keyword of Python
@@ -50,21 +50,25 @@ class Shorts:
 
 
 def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
-    """The recipe of a command line: the file or preset, then --set key=value, then the options.
+    """The recipe of a command line: the file or preset, with what --set key=value and the options change.
 
     Raises:
-        UsageError: a key, value or form is wrong.
+        UsageError: a key, value or form is wrong, or a key is given twice.
     """
     shorts = shorts or Shorts()
     recipe = Recipe.from_toml(shorts.recipe) if shorts.recipe else Recipe()
-    texts = {"data": data} if data else {}
+    texts = {key: value for key, value in vars(options or Options()).items() if value is not None} | ({"data": data} if data else {})
+    if shorts.drop_duplicates:
+        if "duplicates" in texts:
+            raise UsageError("Expected one of --duplicates and --drop-duplicates, received both.")
+        texts["duplicates"] = "drop"
     for setting in shorts.set:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UsageError(f'Expected --set key=value, received "{setting}".')
-        texts[key.strip().replace("-", "_")] = value.strip()
-    texts |= {key: value for key, value in vars(options or Options()).items() if value is not None}
-    if shorts.drop_duplicates:
-        texts["duplicates"] = "drop"
+        key = next(iter(with_current_keys({key.strip().replace("-", "_"): value})))
+        if key in texts:
+            raise UsageError(f'Expected {key} once, received it twice, once by "--set {setting}".')
+        texts[key] = value.strip()
     recipe = recipe.but_text(texts)
     return recipe.but(use=tuple(shorts.use)) if shorts.use else recipe

@@ -26,6 +26,7 @@ def parts(
         Print the parts as JSON on stdout.
     """
     from goodfit.recipe.parts import load_catalog
+    from goodfit.terminal.streams import print_json, print_lines
 
     catalog = load_catalog(use or [])
     cards = catalog.cards()
@@ -34,17 +35,16 @@ def parts(
         names = sorted({card["kind"] for card in cards} | {card["name"] for card in cards})
         raise UsageError(unknown_name("kind or part", kind_or_name, names))
     if json:
-        from json import dumps
-
-        print(dumps(chosen))
+        print_json(chosen)
         return
     from goodfit.study.search.defaults import draw_part, has_default
     from goodfit.study.search.space import has_draws
 
     for kind in sorted({card["kind"] for card in chosen}):
-        print(kind)
+        print_lines(kind)
         for card in chosen:
             if card["kind"] == kind:
-                print(f"  {card['spelling']}\n{indent(card['card'] if kind_or_name else card['summary'], ' ' * 6)}\n")
-                if kind_or_name == card["name"] and has_default(kind) and has_draws(text := draw_part(catalog.make(card["name"], kind))):
-                    print(f'      Searched by default: --space "{kind}={text}"\n')
+                text = card["card"] if kind_or_name else card["summary"]
+                print_lines(f"  {card['spelling']}", *indent(text, " " * 6).split("\n"), "")
+                if kind_or_name == card["name"] and has_default(kind) and has_draws(draws := draw_part(catalog.make(card["name"], kind))):
+                    print_lines(f'      Searched by default: --space "{kind}={draws}"', "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from goodfit.core.errors import DataError, UsageError
 
 
@@ -49,14 +47,17 @@ def predict(
     from goodfit.data.folder import find_images
     from goodfit.predict.predictor import load_predictor
     from goodfit.terminal.predictions import format_predictions, format_predictions_csv, format_predictions_json
+    from goodfit.terminal.streams import print_exact, print_lines, print_message
 
     files = find_images(images)
     predictions = list(load_predictor(run, device, views).stream(files, top))
-    format_all = format_predictions_json if json else format_predictions_csv if csv else format_predictions
-    print(format_all(predictions, reject_below))
+    if json or csv:
+        print_exact((format_predictions_json if json else format_predictions_csv)(predictions, reject_below))
+    else:
+        print_lines(*format_predictions(predictions, reject_below))
     broken = [p for p in predictions if p.problem]
     if broken and len(broken) == len(predictions):
         raise DataError(f"Not one image can be read; {broken[0].name}: {broken[0].problem}.")
     if broken:
         first = f"{broken[0].name}: {broken[0].problem}"
-        print(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read; {first}.", file=sys.stderr)
+        print_message(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read; {first}.")

@@ -16,5 +16,6 @@ def report(folder: Path, /) -> None:
         The folder, such as runs/latest or that of goodfit search --out.
     """
     from goodfit.report.page import write_report
+    from goodfit.terminal.streams import print_lines
 
-    print(write_report(folder))
+    print_lines(str(write_report(folder)))

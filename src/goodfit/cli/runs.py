@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from goodfit.core.errors import UsageError
 from goodfit.core.words import format_bytes, format_percent
 from goodfit.runs.listing import prune_runs, summarize_runs
+from goodfit.terminal.streams import print_json, print_lines
 from goodfit.terminal.tables import format_table
 
 
@@ -30,17 +32,19 @@ def runs(
     json
         Print the list as JSON on stdout.
     """
+    if json and prune:
+        raise UsageError("Expected one of --json and --prune, received both.")
+    if yes and not prune:
+        raise UsageError("Expected --prune beside --yes, received none.")
     rows = summarize_runs(folder)
     if json:
-        from json import dumps
-
-        print(dumps(rows))
+        print_json(rows)
     elif prune:
-        print("\n".join(prune_runs(rows, yes)))
+        print_lines(*prune_runs(rows, yes))
     elif rows:
         accuracies = ["-" if row["accuracy"] is None else format_percent(row["accuracy"]) for row in rows]
         cells = [
             (row["path"], row["state"], accuracy, format_bytes(row["bytes"]), row["model"])
             for row, accuracy in zip(rows, accuracies, strict=True)
         ]
-        print(format_table(cells, "<<>><"))
+        print_lines(*format_table(cells, "<<>><").split("\n"))

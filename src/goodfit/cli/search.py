@@ -9,6 +9,8 @@ from cyclopts import Parameter
 
 from goodfit.cli import process_started
 from goodfit.cli.options import RECIPE, Options, Shorts, assemble
+from goodfit.core.errors import UsageError
+from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import SearchOptions
 
 SEARCH = Parameter(name="*", group="Search")
@@ -43,11 +45,13 @@ def search(
     """
     search = search or SearchOptions()
     search.check(data)
-    from json import dumps
-
     from goodfit.study.search.run import run_search
     from goodfit.terminal.reporter import TerminalReporter
+    from goodfit.terminal.streams import print_json
 
-    finished, results = run_search(assemble(data, shorts, options), search, TerminalReporter(), process_started())
+    asked = assemble(data, shorts, options)
+    if search.resume is not None and asked != Recipe():
+        raise UsageError("Expected --resume without options of the recipe: the search has them already.")
+    finished, results = run_search(asked, search, TerminalReporter(), process_started())
     if json:
-        print(dumps({"search": str(finished.folder), **results.plain()}))
+        print_json({"search": str(finished.folder), **results.plain()})

@@ -68,16 +68,17 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
     asked = assemble(data, shorts, options)
     run.check()
-    from json import dumps
-
-    from goodfit.recipe.parts import with_lr
+    from goodfit.recipe.parts import refuse_second_lr, with_lr
     from goodfit.runs import train as runs
     from goodfit.study.cross_validation import train_folds
     from goodfit.study.seeds import train_seeds
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.scores import format_folds, format_seeds
+    from goodfit.terminal.streams import print_json
 
     asked, reporter = with_lr(asked, shorts.lr), TerminalReporter()
+    if shorts.lr is not None and options is not None and options.optimizer is not None:
+        refuse_second_lr(options.optimizer, shorts.lr, asked.use)
     wanted = runs.RunOptions(run.out, run.resume, run.dry, run.plot_schedule, run.tensorboard, reporter, process_started())
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
@@ -89,6 +90,6 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
         trained, summary = runs.train(asked, wanted), ""
         result = {"run": str(trained.path), **trained.read("scores.json")} if trained else {}
     if summary and not run.dry:
-        reporter.say(summary)
+        reporter.say(*summary.split("\n"))
     if run.json:
-        print(dumps(result))
+        print_json(result)

@@ -13,6 +13,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from goodfit.core.errors import GoodfitError
+from goodfit.core.escapes import plain_name
 
 PARTIAL = ".partial"  # ends the name of a file that is being written
 
@@ -24,7 +25,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     Raises:
         GoodfitError: no space is left, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    temporary = path.with_name(f".{plain_name(path.name)}.{os.getpid()}{PARTIAL}")
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -47,9 +48,9 @@ def remove_partials(folder: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, whole or not at all; a text as UTF-8, with what UTF-8 does not have as its escape."""
     with atomic_writer(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def sync_folder(folder: Path) -> None:
@@ -74,8 +75,9 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise GoodfitError(f'No space is left to write "{path}"; free some and run the same command again, nothing is lost.') from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise GoodfitError(f'"{path}" cannot be written ({error.strerror}); choose another folder.') from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            advice = "set GOODFIT_CACHE to a folder that can be" if _is_in_cache(path) else "choose another folder"
+            raise GoodfitError(f'"{path}" cannot be written ({error.strerror}); {advice}.') from error
         raise
 
 
@@ -85,7 +87,8 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool | None]:
 
     Yields whether it is held (with `wait`, after waiting for another process that holds it), and None where the system has no such locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     file_lock, held = FileLock(path), None
     try:
         file_lock.acquire(timeout=-1 if wait else 0, poll_interval=0.1)
@@ -101,6 +104,22 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool | None]:
 
 
 def cache_folder() -> Path:
-    """The folder of packed images and downloads: $GOODFIT_CACHE, else goodfit/ in the user's cache folder."""
-    folder = os.environ.get("GOODFIT_CACHE")
-    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "goodfit"
+    """The folder of packed images and downloads: $GOODFIT_CACHE, else goodfit/ in the user's cache folder.
+
+    Raises:
+        GoodfitError: neither is named, and there is no home folder.
+    """
+    if named := os.environ.get("GOODFIT_CACHE"):
+        return Path(named)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "goodfit"
+    try:
+        return Path.home() / ".cache" / "goodfit"
+    except RuntimeError as error:  # a user without an account, as in a container
+        raise GoodfitError("Expected a home folder for the cache, found none: set GOODFIT_CACHE to a folder.") from error
+
+
+def _is_in_cache(path: Path) -> bool:
+    with contextlib.suppress(GoodfitError):
+        return path.is_relative_to(cache_folder())
+    return False

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 class Reporter(Protocol):
     """Receives what a training has to tell a person."""
 
-    def say(self, text: str) -> None:
-        """Show a sentence."""
+    def say(self, *lines: str) -> None:
+        """Show sentences, each on a line of its own."""
 
     def show_packing(self, done: int, total: int) -> None:
         """Show how many images are packed."""
@@ -24,7 +24,7 @@ class Reporter(Protocol):
 class SilentReporter:
     """Shows nothing."""
 
-    def say(self, text: str) -> None: ...
+    def say(self, *lines: str) -> None: ...
 
     def show_packing(self, done: int, total: int) -> None: ...
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
+from goodfit.core.escapes import plain_name
 from goodfit.core.files import PARTIAL, explain_write_errors, write_atomic
 
 LOCK_FILE = ".lock"  # held by the process that trains
@@ -37,7 +38,7 @@ class Run:
             GoodfitError: it cannot be written.
         """
         if path is None:
-            path = _make_unique_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+            path = _make_unique_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{plain_name(name)}")
         require_free_folder(path)
         with explain_write_errors(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)

@@ -63,5 +63,5 @@ def repeat_splits(labels: Sequence[Sized], splits: Sequence[int]) -> NDArray[np.
 def draw_sort_keys(names: Sequence[str], seed: int, purpose: str) -> NDArray[np.uint64]:
     """Draw a 64-bit number [N] for each image from its name alone, so that adding an image changes no other's number."""
     key = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()[:16]
-    digests = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key).digest() for name in names)
+    digests = b"".join(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8, key=key).digest() for name in names)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

@@ -290,9 +290,9 @@ def _hash_dataset(index: Index, folder: Path, hashes: NDArray[np.uint8], usable:
     path = folder / f"digest-{index.fingerprint()}.txt"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    total = hashlib.sha256("\0".join(index.classes).encode())
+    total = hashlib.sha256("\0".join(index.classes).encode(errors="surrogatepass"))
     for row, (name, label, content) in enumerate(zip(index.names, index.labels.tolist(), hashes.view(f"V{HASH_BYTES}"), strict=True)):
         if usable[row]:
-            total.update(f"\0{name}\0{label}\0".encode("utf-8", "surrogateescape") + content.tobytes())
+            total.update(f"\0{name}\0{label}\0".encode(errors="surrogatepass") + content.tobytes())
     write_atomic(path, total.hexdigest())
     return total.hexdigest()

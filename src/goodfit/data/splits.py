@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
+from goodfit.core.escapes import escape_name, format_csv
 from goodfit.core.files import write_atomic
 from goodfit.core.words import count_of, format_percent, list_some
 from goodfit.data.duplicates import choose_duplicates_to_drop, describe_duplicates, differ_among_duplicates
@@ -101,12 +100,10 @@ def _between_duplicates(originals: IntArray, n: int) -> int:
 
 def write_splits(path: Path, index: Index, splits: Splits) -> None:
     """Write path, label and split of every used image to a CSV, in the order of the index; `assign_splits` and `index_table` read it."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("path", "label", "split"))
     words = {int(row): word for word in SPLITS for row in getattr(splits, word)}
-    table.writerows((index.names[row], index.classes[index.labels[row]], words[row]) for row in sorted(words))
-    write_atomic(path, text.getvalue())
+    classes = list(map(escape_name, index.classes))
+    rows = ((escape_name(index.names[row]), classes[index.labels[row]], words[row]) for row in sorted(words))
+    write_atomic(path, format_csv([("path", "label", "split"), *rows]) + "\n")
 
 
 def assign_splits(index: Index, path: Path) -> Index:

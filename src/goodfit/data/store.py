@@ -52,7 +52,7 @@ def hash_fields(*fields: str | bytes) -> str:
     """Hash texts and bytes to 32 hexadecimal digits; each field's length is hashed too, so that no two lists of fields collide."""
     total = hashlib.sha256()
     for field in fields:
-        content = field.encode() if isinstance(field, str) else field
+        content = field.encode(errors="surrogatepass") if isinstance(field, str) else field
         total.update(len(content).to_bytes(8, "little"))
         total.update(content)
     return total.hexdigest()[:32]

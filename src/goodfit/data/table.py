@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
+from goodfit.core.escapes import restore_name
 from goodfit.core.memory import check_memory
 from goodfit.core.words import count_of, list_some
 from goodfit.data.files import open_data_file
@@ -103,6 +104,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a CSV or TSV file, in UTF-8 or with a mark of its encoding; the first line tells what separates its cells.
 
+    Names in it may be escaped as `escape_name` does.
+
     Raises:
         DataError: the file cannot be read, or holds pixels.
     """
@@ -111,7 +114,7 @@ def read_table(path: Path) -> Table:
     text = text[told.end() :] if told else text
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=told[1] if told else _find_delimiter(text))
-        rows = ((reader.line_num + bool(told), cells) for cells in reader if any(map(str.strip, cells)))
+        rows = ((reader.line_num + bool(told), [*map(restore_name, cells)]) for cells in reader if any(map(str.strip, cells)))
         table = Table(path, [word.strip().lower() for word in next(rows, (0, []))[1]], [])
         _refuse_pixels(table)  # before as many cells are read
         return dataclasses.replace(table, rows=list(rows))

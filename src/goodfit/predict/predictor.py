@@ -35,6 +35,9 @@ IMAGES_AT_ONCE = 64
 IMAGE_TYPES = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
 Decoded = dict[int, NDArray[np.uint8]]  # scale -> pixels
 
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's compute threads, and would wait for them forever
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -109,6 +112,9 @@ class Predictor:
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
         """Predict the classes of one image or any sequence: paths, files open in binary mode or in memory, their bytes, PIL images,
         arrays uint8 [H, W] or [H, W, C], or an array [N, H, W, C].
+
+        A process forked from one that has loaded a predictor computes with one thread; torch.set_num_threads gives it more if its
+        parent has not computed anything.
 
         An image that cannot be read gets a prediction with its `problem`, and the others go on.
 

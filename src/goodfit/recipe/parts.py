@@ -121,6 +121,17 @@ def with_parts_spelled(recipe: Recipe, parts: Mapping[str, Part]) -> Recipe:
     return recipe.but(**{seat: spell(part, full=True) for seat, part in parts.items()})
 
 
+def refuse_second_lr(optimizer: str, lr: float, use: Iterable[str]) -> None:
+    """Refuse a learning rate beside an optimizer whose text gives it another one.
+
+    Raises:
+        UsageError: it does.
+    """
+    part: Any = None if optimizer == "auto" else load_catalog(use).make(optimizer, "optimizer")
+    if getattr(part, "lr", lr) not in (lr, getattr(type(part), "lr", lr)):
+        raise UsageError(f'Expected one learning rate, received --lr {lr:g} and that of "{optimizer}".')
+
+
 def with_lr(recipe: Recipe, lr: float | None) -> Recipe:
     """The recipe with its optimizer's peak learning rate replaced; `None` leaves it.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.escapes import escape_name, restore_name
 from goodfit.core.parts import Part, spell
 from goodfit.core.progress import Length
 from goodfit.core.settings import (
@@ -168,7 +169,7 @@ class Recipe:
     def to_toml(self) -> str:
         """Write the recipe as TOML, each key below its sentence."""
         notes = {f.name: f.metadata["help"] for f in dataclasses.fields(self)}
-        return "".join(f"# {notes[key]}\n{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in self.plain().items())
+        return "".join(f"# {notes[key]}\n{key} = {_write_toml(value)}\n" for key, value in self.plain().items())
 
     @staticmethod
     def from_toml(source: str | Path, unnamed: Mapping[str, Any] | None = None) -> Recipe:
@@ -186,6 +187,7 @@ class Recipe:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f'The recipe "{source}" is not TOML: {error}.') from error
+        values = {key: _change_texts(restore_name, value) for key, value in values.items()}
         return Recipe().but(**(unnamed or {})).but(**values)
 
 
@@ -226,6 +228,17 @@ def presets() -> list[str]:
     """The names of the recipes that are included."""
     folder = resources.files("goodfit.recipe") / "presets"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def _change_texts(change: Callable[[str], str], value: Any) -> Any:
+    if isinstance(value, list):
+        return [_change_texts(change, inner) for inner in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _write_toml(value: Any) -> str:
+    text = json.dumps(_change_texts(escape_name, value), ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # the one control character that JSON has as it is, and TOML does not
 
 
 def _to_toml_value(value: Any) -> Any:

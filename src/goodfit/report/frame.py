@@ -33,7 +33,7 @@ def render_page(title: str, header: Html, parts: Iterable[PagePart], source: str
 def link_to_run(folder: Path, name: str) -> Html:
     """Name a run within a folder, as a link to its page if it has one."""
     label, page = tag("code", name), f"{name}/{REPORT_FILE}"
-    return tag("a", label, attrs={"href": quote(page)}) if (folder / page).is_file() else label
+    return tag("a", label, attrs={"href": quote(page, errors="surrogateescape")}) if (folder / page).is_file() else label
 
 
 def render_head(title: str) -> Html:

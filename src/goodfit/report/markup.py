@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from goodfit.core import words
+from goodfit.core.escapes import escape_controls
 
 VOID_ELEMENTS = ("img", "meta", "link", "br")
 NBSP = "\u00a0"  # the no-break space keeps a number and its unit on one line
@@ -25,14 +26,18 @@ EMPTY = Html("")
 
 def join(children: Iterable[Child]) -> Html:
     """Concatenate children, escaping those that are not `Html`; None is left out."""
-    return Html("".join(child if isinstance(child, Html) else html.escape(str(child)) for child in children if child is not None))
+    return Html("".join(child if isinstance(child, Html) else _escape(str(child)) for child in children if child is not None))
+
+
+def _escape(text: str) -> str:
+    return html.escape("\n".join(map(escape_controls, text.split("\n"))))
 
 
 def tag(spec: str, *children: Child, attrs: Mapping[str, str | int | None] | None = None) -> Html:
     """Build an element: `tag("td.number", "98 %")` is `<td class="number">98 %</td>`. Attributes that are None are left out."""
     name, *classes = spec.split(".")
     attributes = {"class": " ".join(classes) or None, **(attrs or {})}
-    inside = "".join(f' {key}="{html.escape(str(value))}"' for key, value in attributes.items() if value is not None)
+    inside = "".join(f' {key}="{_escape(str(value))}"' for key, value in attributes.items() if value is not None)
     return Html(f"<{name}{inside}>") if name in VOID_ELEMENTS else Html(f"<{name}{inside}>{join(children)}</{name}>")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
 from types import FrameType
 
 from goodfit.core.errors import GoodfitError, Interrupted, Terminated
 from goodfit.core.run import Run
+from goodfit.core.signals import receive_signals, stop_error
 
 
 class HaltRequest:
@@ -30,17 +30,27 @@ class HaltRequest:
 
 @contextlib.contextmanager
 def halt_on_signals() -> Iterator[HaltRequest]:
-    """Turn SIGINT and SIGTERM within the block into a request to halt; only in the main thread."""
+    """Turn SIGINT and SIGTERM within the block into a request to halt."""
     halt = HaltRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield halt
-        return
-    before = {number: signal.signal(number, halt.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = receive_signals(halt.receive)
     try:
         yield halt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def explain_stop(run: Run) -> Iterator[None]:
+    """Say of a signal that is raised within the block, and so stops the run where it is, how the run is continued."""
+    try:
+        yield
+    except KeyboardInterrupt as raised:
+        error = stop_error(
+            raised, f'Stopped; what was saved is kept, and the same command with "--resume auto --out {run.path}" continues from there.'
+        )
+        run.update("about.json", {"state": "terminated" if isinstance(error, Terminated) else "interrupted"})
+        raise error from raised
 
 
 def halt_error(halt: HaltRequest, run: Run, step: int) -> GoodfitError:

@@ -26,7 +26,7 @@ from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.report.page import write_report
 from goodfit.runs import baselines
 from goodfit.runs.finish import count_multiply_adds, keep_model
-from goodfit.runs.signals import halt_error, halt_on_signals
+from goodfit.runs.signals import explain_stop, halt_error, halt_on_signals
 from goodfit.runs.start import (
     DataChanged,
     find_resumable,
@@ -180,7 +180,7 @@ def _check_and_plot(prepared: Prepared, options: RunOptions) -> None:
     views = prepared.parts["views"]
     Viewer(model, views, prepared.data.preprocess, evaluator.loss, evaluator.device).check()
     if options.plot and not options.quiet_plan:
-        options.reporter.say(sketch_schedule(prepared))
+        options.reporter.say(*sketch_schedule(prepared).split("\n"))
 
 
 def sketch_schedule(prepared: Prepared) -> str:
@@ -199,8 +199,9 @@ def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None
     seconds = time.time() - options.started
     prepared.training.state.elapsed += seconds
     prepared.training.state.startup += seconds
-    _fit_run(run, prepared, options, startup)
-    _finish(run, prepared, options.reporter)
+    with explain_stop(run):
+        _fit_run(run, prepared, options, startup)
+        _finish(run, prepared, options.reporter)
 
 
 def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[str, float]) -> None:
@@ -273,7 +274,7 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
         reporter.say(f"Warning: the baselines could not be computed: {error}")
     finally:
         page = write_report(run.path)
-    reporter.say(f"Run: {run.path}\nReport: {page}")
+    reporter.say(f"Run: {run.path}", f"Report: {page}")
 
 
 def request_lr_factor(run: Run, factor: float) -> Path:

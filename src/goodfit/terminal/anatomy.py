@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from goodfit.core.escapes import format_csv
 from goodfit.core.words import count_of, format_bytes, format_percent
 from goodfit.models.anatomy.account import BYTES_PER_FLOAT32, Account, LayerRow, compare_accounts
 from goodfit.models.anatomy.meta import OUTSIDE
@@ -55,11 +54,11 @@ def describe_totals(account: Account) -> list[str]:
 
 def format_account_csv(account: Account, by_stage: bool = False) -> str:
     """Format the rows of an account as CSV: plain numbers, sides joined by x, and an empty cell for what is not known."""
-    lines: list[Iterable[object]] = [CSV_HEADER]
+    lines: list[Sequence[object]] = [CSV_HEADER]
     for r in account.stages() if by_stage else account.rows:
         field, stride = _field(r).strip("-"), _stride(r).strip("-")
         lines.append((r.stage, r.name, r.type, _shape(r.output), r.parameters, r.macs, r.ops, r.activations, r.kept, field, stride))
-    return _csv(lines)
+    return format_csv(lines)
 
 
 def format_model_comparison(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
@@ -79,13 +78,7 @@ def format_model_comparison_csv(accounts: Mapping[str, Account], errors: Mapping
     """Format the same comparison as CSV, with shares from 0 to 1; models without published errors have empty cells."""
     rows = compare_accounts(accounts, errors)
     names = [*max(rows, key=len)]
-    return _csv([names, *([row.get(name, "") for name in names] for row in rows)])
-
-
-def _csv(lines: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue().rstrip("\n")
+    return format_csv([names, *([row.get(name, "") for name in names] for row in rows)])
 
 
 def _shape(sides: Sequence[int]) -> str:

@@ -35,7 +35,7 @@ def _format_scores(comparison: dict[str, Any]) -> list[str]:
         numbers = (format_percent(row["accuracy"]), f"{low} to {high}", loss, error, seconds, parameters, work)
         rows.append((row["letter"], *numbers, f"{row['path']}{folds}"))
     header = ("", "accuracy", "95 % interval", "log loss", "calibr.", "time", "parameters", "mult-adds", "run")
-    lines = [format_table(rows, "<><>>>>><", header)]
+    lines = format_table(rows, "<><>>>>><", header).split("\n")
     for group in comparison["groups"]:
         if group["standard_error"] is not None:
             mean, error = format_percent(group["accuracy"], 2), format_percent(group["standard_error"], 2)
@@ -93,5 +93,6 @@ def _format_curves(comparison: dict[str, Any]) -> list[str]:
     lines = []
     for row in [row for row in comparison["runs"] if len(row["curve"]) > 1][:MAX_CURVES]:
         ts, accuracies = zip(*row["curve"], strict=True)
-        lines += ["", sketch_curve(ts, accuracies, f"{row['letter']}: validation accuracy", "share of the budget", width=48, height=4)]
+        sketch = sketch_curve(ts, accuracies, f"{row['letter']}: validation accuracy", "share of the budget", width=48, height=4)
+        lines += ["", *sketch.split("\n")]
     return lines

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from goodfit.core.escapes import escape_name, format_csv
 from goodfit.core.words import format_percent
 
 
@@ -24,13 +23,13 @@ class Prediction(Protocol):
     def problem(self) -> str: ...
 
 
-def format_predictions(predictions: Sequence[Prediction], reject_below: float = 0.0) -> str:
+def format_predictions(predictions: Sequence[Prediction], reject_below: float = 0.0) -> list[str]:
     """Format one line for each image; with a probability to reject below, it says which predictions are rejected."""
     lines = []
     for p in predictions:
         answer = p.problem or ", ".join(f"{name} {format_percent(x)}" for name, x in zip(p.classes, p.probabilities, strict=True))
         lines.append(f"{p.name}: {'rejected, ' if is_rejected(p, reject_below) else ''}{answer}")
-    return "\n".join(lines)
+    return lines
 
 
 def format_predictions_json(predictions: Sequence[Prediction], reject_below: float = 0.0) -> str:
@@ -45,14 +44,13 @@ def format_predictions_json(predictions: Sequence[Prediction], reject_below: flo
 
 def format_predictions_csv(predictions: Sequence[Prediction], reject_below: float = 0.0) -> str:
     """Format CSV with a line for each class of each image, or one for the problem with the image."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["name", "class", "probability", "problem", *(["rejected"] if reject_below else [])])
+    table: list[list[object]] = [["name", "class", "probability", "problem", *(["rejected"] if reject_below else [])]]
     for p in predictions:
         rejected = ["" if p.problem else str(is_rejected(p, reject_below)).lower()] if reject_below else []
-        rows = [[p.name, name, x, "", *rejected] for name, x in zip(p.classes, p.probabilities, strict=True)]
-        table.writerows(rows or [[p.name, "", "", p.problem, *rejected]])
-    return text.getvalue().rstrip("\n")
+        image = escape_name(p.name)
+        rows = [[image, escape_name(name), x, "", *rejected] for name, x in zip(p.classes, p.probabilities, strict=True)]
+        table += rows or [[image, "", "", p.problem, *rejected]]
+    return format_csv(table)
 
 
 def is_rejected(prediction: Prediction, reject_below: float) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from goodfit.core.escapes import escape_controls
 from goodfit.core.words import format_duration, format_percent
+from goodfit.terminal.streams import MESSAGES
 
 Rows = list[dict[str, Any]]
 
@@ -20,13 +21,14 @@ class TerminalReporter:
 
     def __init__(self) -> None:
         force = bool(os.environ.get("FORCE_COLOR")) or None
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=force)
-        self.live = sys.stderr.isatty()
+        self.console = Console(file=cast(IO[str], MESSAGES), highlight=False, emoji=False, soft_wrap=True, force_terminal=force)
+        self.live = MESSAGES.isatty()
         self.bar: Progress | None = None
         self.updated = 0.0
 
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            self.console.print(escape_controls(line), markup=False)
 
     def show_packing(self, done: int, total: int) -> None:
         if self.live:

@@ -32,7 +32,7 @@ def format_scores(scores: dict[str, Any], split: str) -> list[str]:
         (format_percent(row["accuracy"]) if row["images"] else "-", f"{row['name']} ({row['images']:,} images)")
         for row in scores["classes"]
     ]
-    return [*lines, format_table(classes, "><", indent="  ")]
+    return [*lines, *format_table(classes, "><", indent="  ").split("\n")]
 
 
 def _format_row(name: str, row: dict[str, Any]) -> str:
@@ -71,7 +71,7 @@ def format_ensemble(path: str, content: dict[str, Any], scores: dict[str, Any]) 
         (format_percent(row["weight"], 0), format_percent(row["accuracy"], 2) if "accuracy" in row else "-", row["source"])
         for row in content["candidates"]
     ]
-    lines = [format_table(rows, ">><", indent="  ")]
+    lines = format_table(rows, ">><", indent="  ").split("\n")
     if validation := scores.get("validation"):
         images = f"{validation['images']:,} images that every model validated on"
         lines.append(f"Validation accuracy {format_percent(validation['accuracy'], 2)} ({images})")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
+
+from goodfit.terminal.streams import MESSAGES
 
 BRAILLE = 0x2800  # the empty braille character
 BRAILLE_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of its dots: four rows of two
@@ -54,7 +55,7 @@ def sketch_curve(
 def can_encode(text: str) -> bool:
     """Tell whether stderr, where progress is reported, can encode the text."""
     try:
-        text.encode(getattr(sys.stderr, "encoding", None) or "ascii")
+        text.encode(MESSAGES.encoding)
     except (UnicodeEncodeError, LookupError):
         return False
     return True

@@ -93,8 +93,9 @@ class SearchOptions:
         for name, low in (("trials", 1), ("keep", 0), ("seeds", 1), ("workers", 1)):
             if (value := getattr(self, name)) is not None and value < low:
                 raise UsageError(f"Expected --{name} to be {low} or more, received {value}.")
-        if self.resume is not None and (data or self.space or self.out or self.each or self.full):
-            raise UsageError("Expected --resume without images, --space, --out, --each or --full: the search has them already.")
+        begun = SearchOptions(resume=self.resume, trials=self.trials, budget=self.budget, workers=self.workers)
+        if self.resume is not None and (data or self != begun):
+            raise UsageError("Expected --resume with --trials, --budget or --workers alone: the search has all else already.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from goodfit.core.device import physical_cores
-from goodfit.core.errors import GoodfitError, Interrupted
+from goodfit.core.errors import GoodfitError
 from goodfit.core.reporter import Reporter
+from goodfit.core.signals import stop_error
 from goodfit.core.words import format_duration, format_percent
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import prepare, with_absolute_paths
@@ -32,7 +33,7 @@ def run_search(asked: Recipe, options: SearchOptions, reporter: Reporter, starte
 
     Raises:
         UsageError: an option, the space or the method does not go with the recipe.
-        Interrupted: Ctrl-C stopped it; everything is saved.
+        Interrupted, Terminated: a signal stopped it; everything is saved.
     """
     seconds = options.seconds
     search = _resume_search(options) if options.resume is not None else _new_search(asked, options, reporter)
@@ -46,7 +47,7 @@ def run_search(asked: Recipe, options: SearchOptions, reporter: Reporter, starte
         with contextlib.suppress(GoodfitError, OSError):  # that nothing more can be written must not hide why it ended
             _report_results(search, reporter)
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f'Stopped, everything is saved; "goodfit search --resume {search.folder}" continues it.') from error
+            raise stop_error(error, f'Stopped, everything is saved; "goodfit search --resume {search.folder}" continues it.') from error
         raise
     return search, _report_results(search, reporter)
 
@@ -119,6 +120,6 @@ def _report_results(search: Search, reporter: Reporter) -> Results:
     """Write and report what a search has found so far."""
     results = collect_results(search)
     write_results(search, results)
-    reporter.say(format_results(results))
-    reporter.say(f"Search: {search.folder}\nReport: {write_report(search.folder)}")
+    reporter.say(*format_results(results).split("\n"))
+    reporter.say(f"Search: {search.folder}", f"Report: {write_report(search.folder)}")
     return results

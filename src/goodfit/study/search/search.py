@@ -226,7 +226,7 @@ def _train_trial(search: Search, train: TrainTrial, trial: Trial) -> Trial:
         if isinstance(error, Terminated) and search.is_over():
             return dataclasses.replace(trial, state="waiting")
         raise type(error)(f'Stopped, everything is saved; "goodfit search --resume {search.folder}" continues it.') from error
-    except (DataError, KeyboardInterrupt, SystemExit):
+    except (DataError, KeyboardInterrupt):
         search.trials.requeue(trial)
         raise
     except (GoodfitError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:

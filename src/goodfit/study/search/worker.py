@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from goodfit.core.files import lock
+from goodfit.core.signals import raise_signal
 
 FOLDER = "workers"
 HEARTBEAT_SECONDS = 10.0
@@ -86,7 +87,7 @@ def terminate_at(deadline: float | None) -> Iterator[None]:
 
     def ignore_own_signal(number: int, frame: FrameType | None) -> None:
         if time.time() < deadline:  # not ours: someone wants this process to end
-            raise SystemExit(143)
+            raise_signal(number)
 
     before = signal.signal(signal.SIGTERM, ignore_own_signal)
     sender = threading.Thread(target=send_signals, daemon=True)

@@ -1,0 +1,65 @@
+"""Ctrl-C and SIGTERM, at whatever moment of a command: it ends with a sentence, and with no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from goodfit.core.errors import GoodfitError, Interrupted, Terminated
+from goodfit.core.signals import TerminationSignal, raise_signal, receive_signals, stop_error
+
+SENTENCE = "Stopped; what was packed or trained so far is kept, and the same command continues from there."
+
+_received: list[int] = []  # the signals that this process has received
+
+
+def receive_stops() -> None:
+    """Receive SIGINT and SIGTERM for this process from now on.
+
+    The first one is raised where the main thread happens to be, so that files and locks are put in order on the way out. The process is
+    ended at once by a second one, by one that comes while a module is loaded, and by one that is raised where Python cannot let it
+    through, such as in a finalizer.
+    """
+    _received.clear()
+    receive_signals(_receive)
+    sys.unraisablehook = _receive_unraisable
+
+
+def explain_stop(error: BaseException) -> GoodfitError | None:
+    """The sentence for a command that a signal has stopped, whatever error came of that; None if none has."""
+    if isinstance(error, (Interrupted, Terminated)):
+        return error
+    if not _received and not isinstance(error, KeyboardInterrupt):
+        return None
+    return stop_error(TerminationSignal() if signal.SIGTERM in _received[:1] else error, SENTENCE)
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    if len(_received) > 1 or _is_importing(frame):
+        _leave()
+    raise_signal(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded, such as one of torch's in C++, which aborts the process at an exception."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _receive_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _leave()
+    sys.__unraisablehook__(unraisable)
+
+
+def _leave() -> None:
+    error = explain_stop(KeyboardInterrupt())
+    assert error is not None
+    try:
+        os.write(2, f"goodfit: {error}\n".encode())  # not by sys.stderr, in which the signal may have come
+    finally:
+        os._exit(error.exit_code)
