@@ -107,6 +107,7 @@ def test_parts_as_objects_are_spelled_out(tmp_path: Path) -> None:
         ({"aspect": "zoom"}, 'expected aspect to be "crop" or "pad" or "stretch"'),
         ({"validation": 1.5}, "expected validation to be a number from 0 to 1 or text, received 1.5"),
         ({"seed": 1.0}, "expected seed to be a whole number from 0"),
+        ({"loss": "auto"}, r"loss is not chosen for you, found \"auto\": the default is softmax"),
         ({"model": 3}, "expected model to be text or a part"),
         ({"use": "mine.py"}, "expected use to be a tuple of text"),
     ],

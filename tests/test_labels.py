@@ -99,7 +99,7 @@ def test_missing_labels_that_no_folder_can_be_named(tmp_path: Path, write: Write
     assert "label is missing" in text or "has no label" in text
 
 
-@pytest.mark.parametrize("word", ["nano", "nun", "+", "-", "?", "#", "nonesuch", "-2"])
+@pytest.mark.parametrize("word", ["none", "nano", "nun", "+", "-", "?", "#", "nonesuch", "-2"])
 def test_words_that_are_classes(tmp_path: Path, word: str) -> None:
     assert set(index_images(str(as_folder(tmp_path, ["dog", word] * 2))).classes) == {"dog", word}
 

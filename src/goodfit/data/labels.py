@@ -16,7 +16,7 @@ from goodfit.core.words import count_of, list_some, natural_order
 from goodfit.data.index import Index, IntArray
 from goodfit.data.store import Array
 
-MISSING_WORDS = frozenset(("nan", "na", "n/a", "n.a.", "none", "null", "nil", "nat"))  # what tools write where a label is missing
+MISSING_WORDS = frozenset(("nan", "na", "n/a", "n.a.", "null", "nil", "nat"))  # what tools write where a label is missing
 CONTAINERS = (list, tuple, dict, set, frozenset, bytearray, np.ndarray)
 _WHOLE = re.compile(r"-?\d{1,300}(\.0*)?")
 _INVISIBLE = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]")
@@ -145,7 +145,8 @@ def _visible_part(name: str) -> str:
 
 
 def _is_missing(looks: str) -> bool:
-    return not looks or looks.strip("<>()[]#!-").lower() in MISSING_WORDS
+    word = looks.strip("<>()[]#!-")
+    return not looks or word.lower() in MISSING_WORDS or word == "None"  # people name a class "none", Python writes "None"
 
 
 def _explain_twins(first: str, second: str, data: str) -> str:

@@ -96,8 +96,8 @@ def to_pixels(images: Array, scale: PixelScale) -> Array:
         return images.astype(np.uint8) * np.uint8(255)
     if images.dtype.kind == "f":
         values = images.astype(np.float32) if images.dtype == np.float16 else images
-        levels: Array = np.clip(np.rint(values * scale.factor), 0, 255).astype(np.uint8)  # clips no more than rounding
-        return levels
+        levels = np.clip(np.rint(values * scale.factor), 0, 255).astype(np.uint8)  # clips no more than rounding
+        return np.asarray(levels)  # of a single number NumPy makes a scalar
     return images if images.dtype == np.uint8 else images.astype(np.uint16 if scale.is_16_bit else np.uint8)
 
 

@@ -123,6 +123,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_settings(self, "recipe")
+        for key in SEATS:
+            if getattr(self, key) == "auto" != getattr(Recipe, key):
+                raise UsageError(f'recipe: {key} is not chosen for you, found "auto": the default is {getattr(Recipe, key)}.')
         for key in ("budget", "evaluate_every", "save_every"):
             if (text := getattr(self, key)) != "auto":
                 Length.read(text, "budget" if key == "budget" else "length")
