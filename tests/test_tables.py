@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goodfit.data.index import TEST, TRAIN
+from goodfit.data.index import TEST, TRAIN, VALIDATION
 from goodfit.data.sources import index_images
 from tests.support.data_files import error_of, write_image
 
@@ -126,3 +126,34 @@ def test_a_table_of_pixels_says_how_it_becomes_arrays(tmp_path: Path, header: bo
 def test_wide_tables_with_paths_are_read(tmp_path: Path) -> None:
     header = "path,label," + ",".join(f"attribute{k}" for k in range(100))
     assert len(index_images(str(write_table(tmp_path, lines(header))))) == 4
+
+
+def test_tables_named_after_splits_are_read_together(tmp_path: Path) -> None:
+    write_table(tmp_path, "")
+    (tmp_path / "d.csv").unlink()
+    for name, rows in (("train", ROWS[:2]), ("my-val", ROWS[2:3]), ("test", ROWS[3:])):
+        (tmp_path / f"{name}.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows), encoding="utf-8")
+    index = index_images(str(tmp_path))
+    assert dict(zip(index.names, index.splits.tolist(), strict=True)) == {
+        "images/0.png": TRAIN, "images/1.png": TRAIN, "images/2.png": VALIDATION, "images/3.png": TEST,
+    }  # fmt: skip
+    assert index.split_source == "the names of its files"
+    alone = index_images(str(tmp_path / "train.csv"))
+    assert len(alone) == 2 and any("my-val.csv, test.csv" in note and "name the folder" in note for note in alone.notes)
+    (tmp_path / "test.csv").write_text("path\nimages/3.png\n")
+    index = index_images(str(tmp_path))
+    assert len(index) == 3 and '"test.csv" has no labels: left out.' in index.notes
+    assert "has test images, but none to train on" in error_of(write_test_table(tmp_path))
+    for k in range(4):
+        write_image(tmp_path / "classes" / "ab"[k % 2] / f"{k}.png", k)
+    assert len(index_images(str(tmp_path / "classes"))) == 4, "class folders come first"
+
+
+def write_test_table(root: Path) -> Path:
+    (root / "test.csv").write_text("path,label\nimages/3.png,a\nimages/2.png,b\n")
+    return root / "test.csv"
+
+
+def test_files_in_another_folder_are_pointed_at(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "path,label\n0.png,a\n1.png,b\n")
+    assert 'There is "images/0.png": write the paths so.' in error_of(path)

@@ -21,7 +21,7 @@ from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, IntArray, draw_
 from goodfit.data.labels import check_classes
 from goodfit.data.opening import IMAGE_SUFFIXES
 from goodfit.data.parquet import index_parquet
-from goodfit.data.table import index_table
+from goodfit.data.table import find_split_tables, index_split_tables, index_table
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".bz2", ".xz", ".rar", ".7z")
 
@@ -57,7 +57,7 @@ def _index_path(path: Path) -> Index:
             return index_cifar(path)
         if pairs := find_idx_files(path):
             return index_idx(path, pairs)
-        return index_parquet(path) if _holds_parquet(path) else index_folder(path)
+        return index_parquet(path) if _holds_parquet(path) else _index_folder(path)
     if not path.is_file():
         raise DataError(f'Expected a file or a folder, found a pipe or a device at "{path}".')
     if name.endswith((".csv", ".tsv")):
@@ -70,6 +70,18 @@ def _index_path(path: Path) -> Index:
         return index_idx(path, pairs)
     unpack = "; unpack it first" if name.endswith(ARCHIVES) else ""
     raise DataError(f'Expected a folder of images, a .csv, .tsv, .parquet, .npz or IDX images file, received "{path}"{unpack}.')
+
+
+def _index_folder(path: Path) -> Index:
+    """Index class folders, or where there are none, tables named after splits."""
+    tables = find_split_tables(path)
+    try:
+        index = index_folder(path)
+    except DataError:
+        if not tables:
+            raise
+        return index_split_tables(path, tables)
+    return index if len(index.classes) > 1 or not tables else index_split_tables(path, tables)
 
 
 def _holds_parquet(path: Path) -> bool:

@@ -22,7 +22,7 @@ from goodfit.core.escapes import restore_name
 from goodfit.core.memory import check_memory
 from goodfit.core.words import count_of, list_some
 from goodfit.data.files import open_data_file
-from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index
+from goodfit.data.index import NAMES_OF_FILES, SPLITS, TRAIN, UNASSIGNED, Index
 from goodfit.data.labels import encode_labels
 from goodfit.data.names import find_splits
 from goodfit.data.opening import IMAGE_SUFFIXES
@@ -174,23 +174,67 @@ def _refuse_pixels(table: Table) -> None:
     )
 
 
+def find_split_tables(folder: Path) -> list[Path]:
+    """Find the tables of a folder that are named after splits, such as train.csv and test.csv; none if there is no other beside train."""
+    tables = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".csv", ".tsv") and find_name_split(file) != UNASSIGNED]
+    splits = {find_name_split(file) for file in tables}
+    return tables if TRAIN in splits and len(splits) > 1 else []
+
+
+def find_name_split(path: Path) -> int:
+    """The split that the name of a table says, UNASSIGNED if it says none or several."""
+    splits = find_splits(path.stem)
+    return min(splits) if len(splits) == 1 else UNASSIGNED
+
+
 def index_table(path: Path) -> Index:
     """Index the images that a table lists; their paths are relative to the table's folder.
 
     Raises:
         DataError: a column is missing, a row has no path or label, a split is unknown, or files do not exist.
     """
-    table = read_table(path)
-    table.require("path", "label")
-    words, column = table.splits()
-    images, labels = ([cell.strip() for cell in table.column(name)] for name in ("path", "label"))
-    for (line, _), image, label in zip(table.rows, images, labels, strict=True):
-        if not image or not label:
-            raise DataError(f'Line {line} of "{path}" has no {"label" if image else "path"}: every image needs both.')
+    index = _index_tables(path, [read_table(path)])
+    others = [file.name for file in find_split_tables(path.parent) if file != path]
+    beside = (f'{list_some(others)} beside "{path.name}" {"is" if len(others) == 1 else "are"} not read: name the folder to read all.',)
+    return dataclasses.replace(index, notes=index.notes + beside) if others and find_name_split(path) == TRAIN else index
+
+
+def index_split_tables(folder: Path, paths: Sequence[Path]) -> Index:
+    """Index the images that several tables of a folder list, as `index_table` does; those without labels are left out.
+
+    Raises:
+        DataError: as `index_table`.
+    """
+    tables = [read_table(path) for path in paths]
+    used = [table for table in tables if table.has_column("label") or find_name_split(table.path) == TRAIN]
+    index = _index_tables(folder, used)
+    notes = [f'"{table.path.name}" has no labels: left out.' for table in tables if table not in used]
+    return dataclasses.replace(index, notes=(*index.notes, *notes))
+
+
+def _index_tables(path: Path, tables: Sequence[Table]) -> Index:
+    """Index the images of tables in one folder; the split of an image is that of its row, else that of its table's name."""
+    images: list[str] = []
+    labels: list[str] = []
+    files: list[FileStat] = []
+    splits: list[NDArray[np.int8]] = []
+    notes: list[str] = []
+    sources: list[str] = []
+    for table in tables:
+        table.require("path", "label")
+        words, column = table.splits()
+        paths, names = ([cell.strip() for cell in table.column(name)] for name in ("path", "label"))
+        for (line, _), image, label in zip(table.rows, paths, names, strict=True):
+            if not image or not label:
+                raise DataError(f'Line {line} of "{table.path}" has no {"label" if image else "path"}: every image needs both.')
+        found, more = _find_files(table, paths)
+        split = find_name_split(table.path)
+        images, labels, files, notes = [*images, *paths], [*labels, *names], [*files, *found], [*notes, *more]
+        splits.append(parse_splits(table, words) if column else np.full(len(paths), split, dtype=np.int8))
+        sources += [f'the column "{column}"'] if column else [] if split == UNASSIGNED else [NAMES_OF_FILES]
     classes, numbers = encode_labels(labels, f'"{path}"')
-    files, notes = _find_files(table, images)
-    source = f'the column "{column}"' if column else ""
-    return Index(path.stem, classes, numbers, parse_splits(table, words), images, FileStore(path.parent, files), notes, source)
+    root, source = tables[0].path.parent, " and ".join(dict.fromkeys(sources))
+    return Index(path.stem, classes, numbers, np.concatenate(splits), images, FileStore(root, files), tuple(notes), source)
 
 
 def _find_files(table: Table, images: Sequence[str]) -> tuple[list[FileStat], tuple[str, ...]]:
@@ -215,7 +259,11 @@ def _find_files(table: Table, images: Sequence[str]) -> tuple[list[FileStat], tu
         if re.match(r"[a-z][a-z0-9+.-]*://", missing[0], re.IGNORECASE):
             raise DataError(f'Line {line} of "{table.path}" gives an address, "{missing[0]}": download the images, and give their paths.')
         are = "file that is" if len(missing) == 1 else "files that are"
-        raise DataError(f'"{table.path}" lists {len(missing):,} {are} not in "{root}", the first in line {line}: {list_some(missing)}.')
+        elsewhere = next((file for file in sorted(root.glob("*/*")) if file.name == Path(missing[0]).name), None)
+        hint = f' There is "{elsewhere.relative_to(root).as_posix()}": write the paths so.' if elsewhere else ""
+        raise DataError(
+            f'"{table.path}" lists {len(missing):,} {are} not in "{root}", the first in line {line}: {list_some(missing)}.{hint}'
+        )
     first = next((k for k in absent if files[k].size >= 0), None)
     n = len(absent) - len(unread)
     return files, () if first is None else (f'Read {count_of(n, "path")} such as "{images[first]}" as "{files[first].name}".',)
