@@ -162,7 +162,8 @@ def test_folders_whose_names_have_a_split_s_word(tmp_path: Path, names: tuple[st
     last = VALIDATION if names[1] == "dev" else TEST
     assert all(split == (TRAIN if name.startswith(names[0]) else last) for name, split in splits_by_name(index).items())
     assert all(name in index.split_source for name in names)
-    assert any('"seg_pred"' in note for note in index.notes)
+    read = ", ".join(f'"{name}"' for name in sorted(names))
+    assert [note for note in index.notes if "Left out" in note] == [f'Left out "seg_pred", which has images: only {read} are read.']
 
 
 @pytest.mark.parametrize(

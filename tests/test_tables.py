@@ -157,3 +157,15 @@ def write_test_table(root: Path) -> Path:
 def test_files_in_another_folder_are_pointed_at(tmp_path: Path) -> None:
     path = write_table(tmp_path, "path,label\n0.png,a\n1.png,b\n")
     assert 'There is "images/0.png": write the paths so.' in error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("images/0.png,a\nimages/1.png,b\n", "put a line with path,label above it"),
+        ("filename, red, blue\n0.jpg, 1, 0\n1.jpg, 0, 1\n", "of one-hot columns, make one"),
+        ("path,color\nimages/0.png,a\n", "other names are for path file"),
+    ],
+)
+def test_a_table_without_the_columns_says_what_would_help(tmp_path: Path, text: str, hint: str) -> None:
+    assert hint in error_of(write_table(tmp_path, text))

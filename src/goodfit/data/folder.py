@@ -157,7 +157,8 @@ def _note_unread_images(root: Path, split_folders: list[tuple[int, Path]]) -> li
     read = {folder for _, folder in split_folders}
     loose = sum(_is_image(entry.name) for folder in {root, *read} for entry in _entries(folder) if not _is_folder(entry))
     notes = [f"Left out {count_of(loose, 'image')} beside the class folders."] if loose else []
-    others = [] if root in read else [folder for folder in _subfolders(root) if Path(folder.path) not in read]
+    opened = {path for folder in read for path in (folder, *folder.parents)}  # seg_train wraps the seg_train that is read
+    others = [] if root in read else [folder for folder in _subfolders(root) if Path(folder.path) not in opened]
     unread = [f'"{folder.name}"' for folder in others if next(_walk_images(folder.path, root, Counter(), set()), None)]
     if unread:
         splits = ", ".join(f'"{folder.name}"' for _, folder in split_folders)

@@ -95,10 +95,12 @@ class Table:
         if not all(self.has_column(name) for name in names):
             columns = list_some([word[:40] for word in self.header], 10) or "nothing"
             others = [f"for {name} {', '.join(COLUMN_NAMES[name][1:5])}" for name in names if len(COLUMN_NAMES[name]) > 1]
-            raise DataError(
-                f'Expected the columns {" and ".join(names)} in the first line of "{self.path}", found: {columns}; '
-                f"other names are {'; '.join(others)}."
-            )
+            hint = f"other names are {'; '.join(others)}"
+            if any(word.endswith(tuple(IMAGE_SUFFIXES)) for word in self.header):
+                hint = f"put a line with {','.join(names)} above it"
+            elif self.has_column("path") and self.rows and all({*cells[1:]} <= {"0", "1", " 0", " 1"} for _, cells in self.rows):
+                hint = "of one-hot columns, make one with the names of the classes"
+            raise DataError(f'Expected the columns {" and ".join(names)} in the first line of "{self.path}", found: {columns}; {hint}.')
 
 
 def read_table(path: Path) -> Table:
