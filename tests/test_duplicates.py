@@ -69,6 +69,19 @@ def test_duplicates_stay_in_one_split_that_is_made_here(seed: int) -> None:
     assert not any("several splits" in note for note in made.notes)
 
 
+def test_test_images_have_no_say_in_what_validates() -> None:
+    """Whatever test images are duplicates of, and whatever their labels, the same training images are held out."""
+    labels, splits = np.arange(90) % 3, np.where(np.arange(90) < 30, TEST, TRAIN)
+    held = []
+    for copied, shift in ((None, 0), (np.arange(60, 90), 0), (np.arange(60, 90)[::-1], 1)):
+        originals, given = np.arange(90), labels.copy()
+        if copied is not None:
+            originals[copied] = np.arange(30)
+            given[:30] = (labels[:30] + shift) % 3
+        held.append(make_splits(make_index(given, splits), np.ones(90, bool), SplitRule(0.2, 0), originals).validation.tolist())
+    assert held[0] == held[1] == held[2] and len(held[0]) == 12
+
+
 def test_without_duplicates_the_splits_are_as_ever() -> None:
     index, usable = make_index(np.arange(90) % 3), np.ones(90, bool)
     assert make_splits(index, usable, SplitRule(0.1, 0), np.arange(90)).digest == make_splits(index, usable, SplitRule(0.1, 0)).digest

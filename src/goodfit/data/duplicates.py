@@ -25,6 +25,12 @@ def find_originals(hashes: NDArray[np.uint8], usable: Mask) -> IntArray:
     return originals
 
 
+def find_first_places(originals: IntArray) -> IntArray:
+    """For some images, in ascending order and with their `originals` [n], the place among them of the first with the same bytes [n]."""
+    _, first, group = np.unique(originals, return_index=True, return_inverse=True)
+    return first[group]
+
+
 def differ_among_duplicates(values: NDArray[np.integer], originals: IntArray) -> Mask:
     """Whether `values` [N] differ among the images with the same bytes as each image: bool [N]."""
     differs = np.zeros(len(values), dtype=bool)

@@ -12,7 +12,7 @@ from goodfit.core.errors import DataError
 from goodfit.core.escapes import escape_name, format_csv
 from goodfit.core.files import write_atomic
 from goodfit.core.words import count_of, format_percent, list_some
-from goodfit.data.duplicates import choose_duplicates_to_drop, describe_duplicates, differ_among_duplicates
+from goodfit.data.duplicates import choose_duplicates_to_drop, describe_duplicates, differ_among_duplicates, find_first_places
 from goodfit.data.index import SPLITS, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, IntArray, draw_sort_keys
 from goodfit.data.store import hash_fields
 from goodfit.data.table import parse_splits, read_table
@@ -77,8 +77,10 @@ def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float,
     """Move a share of each class's training rows to the split `target`, at least one if a class has two or more; return notes."""
     if share <= 0:
         return []
-    rows = np.flatnonzero((splits == TRAIN) & ~differ_among_duplicates(index.labels, originals))
-    keys = draw_sort_keys([index.names[int(row)] for row in originals[rows]], seed, SPLITS[target])
+    rows = np.flatnonzero(splits == TRAIN)
+    rows = rows[~differ_among_duplicates(index.labels[rows], find_first_places(originals[rows]))]
+    first = rows[find_first_places(originals[rows])]  # of the same bytes, so that those of one picture have one key
+    keys = draw_sort_keys([index.names[int(row)] for row in first], seed, SPLITS[target])
     rows = rows[np.lexsort((originals[rows], keys, index.labels[rows]))]
     counts = np.bincount(index.labels[rows], minlength=len(index.classes))
     shares = np.clip(np.rint(counts * share).astype(np.int64), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))

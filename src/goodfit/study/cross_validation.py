@@ -44,7 +44,7 @@ def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | N
     opened = open_recipe(asked, reporter)
     asked, data, index = with_absolute_paths(asked), opened.data, opened.index
     group_of = find_groups(index, asked.data, groups)
-    partition = make_folds(index, data.splits, folds, asked.split_seed, group_of or group_duplicates(index, data.originals))
+    partition = make_folds(index, data.splits, folds, asked.split_seed, group_of or group_duplicates(index, data.splits, data.originals))
     reporter.say(describe_folds(partition, group_of))
     if options.dry:
         train(asked, dataclasses.replace(options, out=None))

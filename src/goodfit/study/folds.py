@@ -10,6 +10,7 @@ import numpy as np
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.words import count_of, list_some
+from goodfit.data.duplicates import find_first_places
 from goodfit.data.index import Index, IntArray, draw_sort_keys
 from goodfit.data.splits import Splits
 from goodfit.data.store import hash_fields
@@ -133,10 +134,12 @@ def find_groups(index: Index, data: str, file: Path | None) -> dict[str, str] | 
     return groups
 
 
-def group_duplicates(index: Index, originals: IntArray) -> dict[str, str] | None:
-    """Groups of the images with the same bytes, which have the name of the first; None where there are none."""
-    later = np.flatnonzero(originals != np.arange(len(index)))
-    return {index.names[row]: index.names[originals[row]] for row in [*originals[later], *later]} or None
+def group_duplicates(index: Index, splits: Splits, originals: IntArray) -> dict[str, str] | None:
+    """Groups of the training and validation images with the same bytes, which have the name of the first; None where there are none."""
+    rows = np.sort(np.concatenate([splits.train, splits.validation]))
+    first = rows[find_first_places(originals[rows])]
+    groups = {index.names[row]: index.names[original] for row, original in zip(rows, first, strict=True) if row != original}
+    return {**{name: name for name in groups.values()}, **groups} or None
 
 
 def describe_folds(folds: Folds, groups: Mapping[str, str] | None) -> str:
