@@ -710,7 +710,7 @@ def test_a_folder_that_is_no_search_and_one_that_is_taken_are_refused(tmp_path: 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("budget", [(), ("--budget", "5 min")], ids=["trials", "minutes"])
+@pytest.mark.parametrize("budget", [(), ("--budget", "500 min")], ids=["trials", "minutes"])
 def test_a_signal_between_trainings_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: tuple[str, ...], number: int, code: int
 ) -> None:
