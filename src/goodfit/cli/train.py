@@ -79,6 +79,8 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
 
     asked, reporter = with_lr(asked, shorts.lr), TerminalReporter()
     wanted = runs.RunOptions(run.out, run.resume, run.dry, run.plot_schedule, run.tensorboard, reporter, process_started())
+    if shorts.recipe and Path(shorts.recipe).is_file():
+        wanted = dataclasses.replace(wanted, recipe_folder=Path(shorts.recipe).parent)
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
         summary = format_seeds(result)
