@@ -37,7 +37,7 @@ class Darker(Augment):
 """
 CHANGES = {"model": "convnet(4)", "augment": "flip | darker", "snapshots": "2", "budget": "4 epochs", "save_every": "2 steps"}
 STATES = ("stopped", "finished", "ensemble")
-SAMPLES = 24  # that are tried by default
+SAMPLES = 16  # that are tried by default
 LOST = "so the result is NOT that of the undamaged run"
 
 
