@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from goodfit.core import files
+from goodfit.core.errors import GoodfitError
 from goodfit.core.run import Run
 from goodfit.data import blob, pack
 from tests.support.command import copied, goodfit, refused, train
@@ -257,6 +259,60 @@ def test_evaluate_test_without_a_test_split(photos: Path, tmp_path: Path) -> Non
     assert Run(tmp_path / "run").read("about.json")["openings"] == []
 
 
+@pytest.mark.parametrize("file", ["scores.json", "predictions.npz", "report.html"])
+def test_scores_that_cannot_be_stored_are_said(finished: Path, tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that is read-only the scores are measured and printed, and nothing is half written."""
+    run = copied(finished, tmp_path / "run")
+    expected, before = json.loads(goodfit("evaluate", run, "--json").out), (run / "scores.json").read_bytes()
+    writer = files.atomic_writer
+
+    def deny(path: Path) -> Any:
+        if path.name == file:
+            raise GoodfitError(f'"{path}" cannot be written (Read-only file system); choose another folder.')
+        return writer(path)
+
+    for place in ("goodfit.core.files", "goodfit.core.predictions"):
+        monkeypatch.setattr(f"{place}.atomic_writer", deny)
+    said = goodfit("evaluate", run, "--json")
+    assert (said.code, json.loads(said.out)) == (0, expected)
+    what = "report could not be written" if file == "report.html" else "scores could not be stored"
+    assert f'Warning: the {what}: "{run / file}" cannot be written (Read-only file system)' in said.err
+    assert (run / "scores.json").read_bytes() == before or file != "scores.json"
+
+
+def test_what_cannot_be_written_into_the_run_is_refused_first(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the test images are opened, and a temperature."""
+    run = copied(finished, tmp_path / "run")
+
+    def deny(*words: Any) -> None:
+        raise GoodfitError("it cannot be written.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "update", deny)
+        refused(goodfit("evaluate", run, "--test"), 1, "The test images stay closed")
+    monkeypatch.setattr(os, "access", lambda *words: False)
+    refused(goodfit("evaluate", run, "--calibrate"), 1, "no temperature can be stored")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"optimizer": "sgd(1e-9)"}, 'better than always answering "blue" (33.3 %).'),
+        ({"optimizer": "sgd(3000.0)"}, "The probabilities of this classifier are of no use: its log loss is "),
+    ],
+)
+def test_a_useless_classifier_is_called_so(photos: Path, tmp_path: Path, changes: dict[str, str], sentence: str) -> None:
+    """At the end of training and in the report; one that is of use is not."""
+    said = train(photos, tmp_path / "run", **changes)
+    assert said.code == 0 and sentence in said.err, said.err
+    assert sentence in html.unescape((tmp_path / "run" / "report.html").read_text())
+
+
+def test_a_classifier_of_use_is_not_called_useless(photos: Path, tmp_path: Path) -> None:
+    said = train(photos, tmp_path / "run")
+    assert said.code == 0 and "This classifier is" not in said.err and "of no use" not in said.err, said.err
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "report"])
 def test_what_is_no_run(finished: Path, photos: Path, verb: str) -> None:
     more = [photos / "red" / "000.png"] if verb == "predict" else []
@@ -278,7 +334,7 @@ def test_a_damaged_model(finished: Path, photos: Path, tmp_path: Path, verb: str
             (run / name).unlink()
         else:
             (run / name).write_bytes(content)
-        refused(goodfit(verb, run, *more), 1, f'The model in "{run}" does not read')
+        refused(goodfit(verb, run, *more), 1, f'"{run / name}" does not read')
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from goodfit.core.files import lock
 from goodfit.core.run import Run
+from goodfit.runs.resume import LOCK_FILE
 from tests.support.command import FAST, copied, goodfit, refused, train
 
 LENGTH = 'like "30 epochs"'
@@ -229,6 +231,41 @@ def test_resume_of_a_pruned_run_is_refused(photos: Path, finished: Path, tmp_pat
     before = contents(run)
     refused(train(photos, run, "--resume", "auto", budget="3 epochs"), 2, "The checkpoints of", "are gone")
     assert contents(run) == before
+
+
+def test_resume_that_starts_anew_says_why(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word for key, value in FAST.items() for word in (f"--{key.replace('_', '-')}", value)]
+
+    def resumed(*more: str | Path) -> str:
+        said = goodfit("train", photos, *words, "--resume", "auto", *more)
+        assert said.code == 0, said
+        return next(iter(line for line in said.err.splitlines() if line.startswith("Starting anew: ")), "")
+
+    assert resumed() == 'Starting anew: there is no unfinished run in "runs".'
+    run = Run((tmp_path / "runs" / "latest").resolve())
+    assert resumed("--seed", "1") == 'Starting anew: there is no unfinished run in "runs".', "the first has finished"
+    run.update("about.json", {"state": "interrupted"})
+    assert resumed("--seed", "2", "--clip", "3") == f'Starting anew: the newest unfinished run, "runs/{run.name}", has another clip, seed.'
+    with lock(run.path / LOCK_FILE):
+        assert resumed() == f'Starting anew: the unfinished run "runs/{run.name}" is being trained by another process.'
+    assert resumed() == "" and run.read("about.json")["state"] == "finished", "it goes on"
+    assert resumed("--out", tmp_path / "new") == f'Starting anew: there is no run at "{tmp_path / "new"}" yet.'
+    assert resumed("--out", tmp_path / "new") == ""
+
+
+def test_a_recipe_on_other_images_than_its_runs_is_noted(photos: Path, tmp_path: Path) -> None:
+    assert train(photos, tmp_path / "run").code == 0
+    words = ("--recipe", tmp_path / "run" / "recipe.toml", "--dry")
+    assert "Note:" not in goodfit("train", *words).err
+    shutil.copytree(photos, tmp_path / "others")
+    assert "Note:" not in goodfit("train", tmp_path / "others", *words).err, "the same images elsewhere"
+    (tmp_path / "others" / "red" / "000.png").unlink()
+    note = f'  Note: the recipe is that of "{tmp_path / "run"}", which was trained on other images, "photos" of 3 classes'
+    said = goodfit("train", tmp_path / "others", *words)
+    assert said.code == 0 and note in said.err
+    shutil.copyfile(tmp_path / "run" / "recipe.toml", tmp_path / "alone.toml")
+    assert "Note:" not in goodfit("train", tmp_path / "others", "--recipe", tmp_path / "alone.toml", "--dry").err, "not known"
 
 
 def test_resume_passes_over_a_run_that_does_not_read(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,11 +78,15 @@ def test_only_images_that_both_judged_are_compared() -> None:
     other = Predictions(np.array(["c", "d", "b"]), np.array([0, 1, 1]), p[[1, 1, 1]], ("x", "y"))
     first, second = on_shared_images([[one], [other]])
     assert (first == [[False, True]]).all() and (second == [[True, False]]).all(), "b, then c"
-    for changed in (
-        Predictions(other.names, other.labels, other.probabilities, ("x", "z")),
-        Predictions(other.names, 1 - other.labels, other.probabilities, ("x", "y")),
+    turned = Predictions(other.names, 1 - other.labels, other.probabilities[:, ::-1], ("y", "x"))
+    again = on_shared_images([[one], [turned]])
+    assert (again[0] == first).all() and (again[1] == second).all(), "classes are matched by name, in whatever order a run has them"
+    for problem, changed in (
+        ("their classes differ", Predictions(other.names, other.labels, other.probabilities, ("x", "z"))),
+        ("they label some images differently", Predictions(other.names, 1 - other.labels, other.probabilities, ("x", "y"))),
+        ("they have no validation images in common", Predictions(np.array(["e", "f", "g"]), other.labels, other.probabilities, ("x", "y"))),
     ):
-        assert on_shared_images([[one], [changed]])[0].shape == (1, 0)
+        assert on_shared_images([[one], [changed]]) == problem
 
 
 def test_letters() -> None:

@@ -24,6 +24,7 @@ from goodfit.core.device import (
 )
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError, did_you_mean, unknown_name
 from goodfit.core.run import Run, list_runs
+from goodfit.core.run_files import DamagedFile
 from goodfit.core.words import count_of, format_bytes, format_duration, format_percent, list_some
 
 
@@ -159,6 +160,43 @@ def test_json_files_of_a_run(tmp_path: Path) -> None:
     one.update("about.json", {"a": 2})
     assert one.read("about.json") == {"a": 2, "b": [1.5, None]}
     assert one.bytes() == sum(f.stat().st_size for f in (tmp_path / "one").iterdir() if f.is_file()) > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Expecting value"), (b'{"state": "fini', "Unterminated string"), (b"[1]", "expected an object, found list"),
+        (b"null", "expected an object, found NoneType"), (b"\xff" * 9, "it is no text"), (b"[" * 100_000, "recursion"),
+        (b'{"state": 3}', "its state is not what was written"), (b'{"data": {"digest": 1}}', "its data.digest is not what was written"),
+        (b'{"state": "finished"}', "it has no data.digest"), (b"{}", "it is empty"), (None, "it is gone"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_read_is_named(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    """With what to do, and what works without it."""
+    if content is not None:
+        (tmp_path / "about.json").write_bytes(content)
+    with pytest.raises(DamagedFile, match=r"restore a copy of it, or train anew .* work without it") as error:
+        Run(tmp_path).read("about.json", "data.digest")
+    assert str(error.value).startswith(f'"{tmp_path / "about.json"}" does not read (')
+    assert reason in str(error.value)
+
+
+def test_any_change_of_a_json_file_is_noticed(tmp_path: Path) -> None:
+    """Of a value, of a name, and the content of another file; what is without a checksum, as in earlier versions, is read."""
+    run, content = Run(tmp_path), {"temperature": 1.5, "model": "linear", "é": [None, 1e-30, {"x": True}]}
+    run.write("config.json", content)
+    text = (tmp_path / "config.json").read_bytes()
+    for old, new in ((b"1.5", b"1.6"), (b"model", b"mobel"), (b"1e-30", b"1e-31"), (b"true", b"false"), (b"linear", b"linnet")):
+        (tmp_path / "config.json").write_bytes(text.replace(old, new))
+        with pytest.raises(DamagedFile, match="its checksum differs; if you changed it by hand, remove its line"):
+            run.read("config.json")
+    (tmp_path / "scores.json").write_bytes(text)
+    with pytest.raises(DamagedFile, match="its checksum differs"):
+        run.read("scores.json")
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(text), indent=4))
+    assert run.read("config.json") == content, "spaces are no values"
+    (tmp_path / "config.json").write_text(json.dumps({**content, "temperature": 2}))
+    assert run.read("config.json")["temperature"] == 2
 
 
 def test_a_full_disk_under_the_log(tmp_path: Path, full_disk: Any) -> None:

@@ -14,6 +14,8 @@ import pytest
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import pipe_parts
 from goodfit.core.progress import Length, Lengths, Period
+from goodfit.core.run import Run
+from goodfit.core.run_files import DamagedFile
 from goodfit.core.settings import INVALID, Count, Natural, Positive, Share, convert, parse_setting, settings_of, type_phrase
 from goodfit.optim.first_order import Sgd
 from goodfit.recipe.parts import load_catalog, make_parts
@@ -286,12 +288,20 @@ def test_every_zero_is_refused() -> None:
 
 
 def test_a_runs_recipe_is_read_with_what_it_could_not_name_yet(tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text('model = "linear"\n')
+    (tmp_path / "recipe.toml").write_text('model = "linear"\nthreads = 1\n')
     assert (Recipe.of_run(tmp_path).resolution, Recipe.of_run(tmp_path).views, Recipe.from_toml(tmp_path / "recipe.toml").views) == (
         "full", "center", "auto",
     )  # fmt: skip
-    (tmp_path / "recipe.toml").write_text('views = "flip_pair"\n')
+    (tmp_path / "recipe.toml").write_text('views = "flip_pair"\nthreads = 1\n')
     assert Recipe.of_run(tmp_path).views == "flip_pair"
+    (tmp_path / "recipe.toml").write_text('views = "flip_pair"\n')
+    with pytest.raises(DamagedFile, match="it is not whole"):
+        Recipe.of_run(tmp_path)
+    Run(tmp_path).write("about.json", {"recipe": Recipe(model="linear", threads=2, seed=7).plain()})
+    assert Recipe.of_run(tmp_path) == Recipe(model="linear", threads=2, seed=7, views="flip_pair"), "what is cut off is in about.json"
+    (tmp_path / "recipe.toml").unlink()
+    assert Recipe.of_run(tmp_path) == Recipe(model="linear", threads=2, seed=7)
+    (tmp_path / "about.json").unlink()
     (tmp_path / "recipe.toml").write_text("views = ")
     with pytest.raises(UsageError, match="is not TOML"):
         Recipe.of_run(tmp_path)

@@ -24,6 +24,7 @@ from goodfit.core.predictions import Predictions
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
+from goodfit.models.weights.saved import write_config
 from goodfit.predict.predictor import load_predictor
 from goodfit.schedules.compose import ComposedSchedule, compose
 from goodfit.study.ensemble.assembly import make_ensemble
@@ -358,6 +359,7 @@ def test_classes_in_another_order_are_matched_by_name(runs: Path, photos: Path, 
     run, turned = runs / "seed-0", Run(copied(runs / "seed-0", tmp_path / "turned"))
     turned.update("config.json", {"label_names": turned.read("config.json")["label_names"][::-1]})
     save_file({name: x.flip(0).contiguous() for name, x in load_file(run / "model.safetensors").items()}, turned.path / "model.safetensors")
+    write_config(turned, turned.read("config.json"))
     kept = Predictions.read(run / "predictions.npz")
     assert kept is not None
     backward = np.arange(len(kept.names))[::-1]

@@ -24,7 +24,7 @@ from goodfit.core.run import Run
 from goodfit.data.multiscale import MAX_ASPECT_RATIO, decode_scaled
 from goodfit.data.pillow_resize import resize_windows
 from goodfit.data.preprocess import Aspect, Preprocess
-from goodfit.models.weights.saved import WEIGHTS_FILE
+from goodfit.models.weights.saved import WEIGHTS_FILE, write_config
 from goodfit.predict import export as module
 from goodfit.predict.graph import Graph
 from goodfit.predict.predictor import Predictor
@@ -198,6 +198,7 @@ def make_mixed_ensemble(runs: Path, out: Path) -> Run:
     turned = Run(made.path / other["path"])
     turned.update("config.json", {"label_names": turned.read("config.json")["label_names"][::-1], "temperature": 0.6})
     save_file({name: x.flip(0).contiguous() for name, x in load_file(turned.path / WEIGHTS_FILE).items()}, turned.path / WEIGHTS_FILE)
+    write_config(turned, turned.read("config.json"))
     one["weight"], other["weight"], other["sha256"] = 2 / 3, 1 / 3, hash_file(turned.path / WEIGHTS_FILE)
     made.write("ensemble.json", content)
     return made

@@ -223,7 +223,10 @@ def test_trend_tells_overconfidence_from_decline_and_from_growth(run: Run) -> No
 
 def test_a_model_no_better_than_the_majority_is_called_so(run: Run) -> None:
     run.update("about.json", {"data": run.read("about.json")["data"] | {"majority": 0.9}})
-    assert "not clearly better" in Page(render_run(run.path)).visible()
+    assert 'no better than always answering "frog" (90.0 %)' in Page(render_run(run.path)).visible()
+    accuracy = run.read("scores.json")["validation"]["accuracy"]
+    run.update("about.json", {"data": run.read("about.json")["data"] | {"majority": accuracy - 0.005}})
+    assert "not clearly better than always answering" in Page(render_run(run.path)).visible()
 
 
 def test_auto_choices_show_rule_and_evidence(run: Run) -> None:

@@ -12,7 +12,7 @@ import goodfit
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import lock
 from goodfit.core.run import Run
-from goodfit.runs.start import LOCK_FILE
+from goodfit.runs.resume import LOCK_FILE
 from goodfit.runs.train import RunOptions
 from goodfit.runs.train import train as train_recipe
 from tests.support.runs import assert_equal_weights, recipe, train

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parts import ExternalPart, spell
 from goodfit.core.progress import Length, Lengths, Period
 from goodfit.core.run import Run
+from goodfit.core.run_files import read_json
 from goodfit.losses.penalty import L2
 from goodfit.models.convnet import Convnet
 from goodfit.optim.first_order import Adam, Sgd
@@ -84,7 +84,7 @@ def test_a_change_by_hand_takes_effect_at_the_next_step_and_again_on_a_resume(tm
     assert [(row["step"], row["text"]) for row in rows if row["kind"] == "event"] == [
         (7, "The learning rate is multiplied by 0.1: by hand; by 0.1 in all.")
     ]
-    assert json.loads((tmp_path / "lever" / "0000.json").read_text()) == {"factor": 0.1, "step": 7}
+    assert read_json(tmp_path / "lever" / "0000.json") == {"factor": 0.1, "step": 7}
     again = sgd(net(), lr=1e-2)
     assert told(run(again, plan(), manual_factor=ManualLrFactor(tmp_path / "lever")), "lr") == told(rows, "lr")
     assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), again.model.parameters(), strict=True))

@@ -20,6 +20,7 @@ import goodfit as package
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.run import Run
 from goodfit.models.weights.published import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED, PublishedWeights
+from goodfit.models.weights.saved import write_config
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
@@ -269,6 +270,7 @@ def test_a_source_that_has_changed_is_refused(source: Path, others: Path, tmp_pa
     moved = copied(source, tmp_path / "source")
     digest = hashlib.sha256((moved / "model.safetensors").read_bytes()).hexdigest()
     save_file({name: x + 1 for name, x in tensors(moved).items()}, moved / "model.safetensors")
+    write_config(Run(moved), Run(moved).read("config.json"))
     refused(transfer(others, tmp_path / "run", f"{moved}#sha256={digest}"), 3, "have changed: expected SHA-256", f'--from "{moved}"')
     assert transfer(others, tmp_path / "run", moved, "--dry").code == 0
 

@@ -414,7 +414,7 @@ def test_a_damaged_saved_model(saved_run: Run, name: str, content: str | None) -
         (saved_run.path / name).unlink()
     else:
         (saved_run.path / name).write_text(content)
-    with pytest.raises(GoodfitError, match=f'The model in "{saved_run.path}" does not read'):
+    with pytest.raises(GoodfitError, match=f'"{saved_run.path / name}" does not read'):
         SavedModel.read(saved_run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from goodfit.core.errors import GoodfitError
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run
 from goodfit.predict.predictor import Predictor, load_predictor
@@ -71,8 +72,12 @@ def evaluate(
         DataError: the data is gone or has changed.
     """
     folder = Run.open(run)
-    result = evaluate_run(folder, EvaluateOptions(test, device, views, marginalize, calibrate), reporter or SilentReporter())
-    write_report(folder.path)
+    reporter = reporter or SilentReporter()
+    result = evaluate_run(folder, EvaluateOptions(test, device, views, marginalize, calibrate), reporter)
+    try:
+        write_report(folder.path)
+    except GoodfitError as error:  # of a run that cannot be written
+        reporter.say(f"Warning: the report could not be written: {error}")
     return result
 
 

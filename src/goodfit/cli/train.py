@@ -80,6 +80,8 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     if shorts.lr is not None and options is not None and options.optimizer is not None:
         refuse_second_lr(options.optimizer, shorts.lr, asked.use)
     wanted = runs.RunOptions(run.out, run.resume, run.dry, run.plot_schedule, run.tensorboard, reporter, process_started())
+    if shorts.recipe and Path(shorts.recipe).is_file():
+        wanted = dataclasses.replace(wanted, recipe_folder=Path(shorts.recipe).parent)
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
         summary = format_seeds(result)

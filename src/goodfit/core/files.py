@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -53,6 +54,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that it holds, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut, where the system can."""
     with contextlib.suppress(OSError):
@@ -75,7 +84,9 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise GoodfitError(f'No space is left to write "{path}"; free some and run the same command again, nothing is lost.') from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        if error.errno == errno.EISDIR:
+            raise GoodfitError(f'"{path}" cannot be written, for there is a folder in its place: remove or rename that.') from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
             advice = "set GOODFIT_CACHE to a folder that can be" if _is_in_cache(path) else "choose another folder"
             raise GoodfitError(f'"{path}" cannot be written ({error.strerror}); {advice}.') from error
         raise

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodfit.core.errors import GoodfitError
 from goodfit.core.files import atomic_writer
+from goodfit.core.run_files import explain_damage
 
 PREDICTIONS_FILE = "predictions.npz"  # of a run: its predictions for the validation images
 MAX_FULL_PRECISION_VALUES = 2**24  # more probabilities are kept in half precision
@@ -39,7 +37,7 @@ class Predictions:
         return correct
 
     def save(self, path: Path) -> None:
-        """Write an .npz file with the arrays names, labels, probabilities and classes, completely or not at all.
+        """Write an .npz file with the arrays names, labels, probabilities and classes, and its own name, completely or not at all.
 
         Raises:
             GoodfitError: the file cannot be written.
@@ -52,6 +50,7 @@ class Predictions:
                 labels=self.labels,
                 probabilities=self.probabilities.astype(dtype),
                 classes=np.array(self.classes, dtype=np.str_),
+                own_name=np.array(path.name),
             )
 
     @staticmethod
@@ -59,14 +58,17 @@ class Predictions:
         """Read the predictions in a file; None if there is no file, as in runs of earlier versions.
 
         Raises:
-            GoodfitError: the file is damaged.
+            DamagedFile: the file is damaged.
         """
-        if not path.is_file():
+        if not path.exists():
             return None
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays: dict[str, Any] = {key: file[key] for key in ("names", "labels", "probabilities", "classes")}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-            raise GoodfitError(f'The predictions in "{path}" cannot be read ({error}): evaluate the run again.') from error
-        probabilities = arrays["probabilities"].astype(np.float32)
-        return Predictions(arrays["names"], arrays["labels"], probabilities, tuple(arrays["classes"].tolist()))
+        with explain_damage(path), np.load(path, allow_pickle=False) as file:
+            names, labels, probabilities, classes = (file[key] for key in ("names", "labels", "probabilities", "classes"))
+            if "own_name" in file and str(file["own_name"]) != path.name:
+                raise ValueError(f"it is {file['own_name']}")
+            are_texts = names.dtype.kind == classes.dtype.kind == "U"
+            if not are_texts or probabilities.shape != (len(names), len(classes)) or labels.shape != names.shape:
+                raise ValueError("its arrays do not go together")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+                raise ValueError("its labels are of other classes")
+            return Predictions(names, labels, probabilities.astype(np.float32), tuple(classes.tolist()))

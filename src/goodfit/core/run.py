@@ -15,10 +15,15 @@ from typing import Any
 from goodfit.core.errors import UsageError
 from goodfit.core.escapes import plain_name
 from goodfit.core.files import PARTIAL, explain_write_errors, write_atomic
+from goodfit.core.run_files import DamagedFile, check_shape, explain_damage, is_row, read_json, write_json
 
 LOCK_FILE = ".lock"  # held by the process that trains
 START_FILE = "start.safetensors"  # the weights that a run with a source started from
 ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
+FINISHED_STATES = ("finished", "stopped early")
+STOPPED_STATES = ("interrupted", "terminated")
+UNFINISHED_STATES = ("running", *STOPPED_STATES, "diverged", "failed")
+RUN_FILES = ("log.jsonl", "config.json", "model.safetensors")  # by which a run is known whose recipe.toml is gone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Run:
         folder = path.path if isinstance(path, Run) else Path(path)
         if (folder / "recipe.toml").is_file():
             return Run(folder)
+        if is_run(folder):
+            raise DamagedFile(folder / "recipe.toml", "it is a folder" if (folder / "recipe.toml").is_dir() else "it is gone")
         raise not_found("a run folder", folder)
 
     def point_latest(self) -> None:
@@ -73,17 +80,24 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def read(self, file: str) -> dict[str, Any]:
-        """Read a JSON file of the run as a dictionary; empty when it does not exist."""
+    def read(self, file: str, *required: str) -> dict[str, Any]:
+        """Read a JSON file of the run as a dictionary; empty when it does not exist and nothing in it is required.
+
+        `required` are keys that have to be there, nested ones as in "data.digest".
+
+        Raises:
+            DamagedFile: it does not read, or has not what was written.
+        """
         path = self.path / file
-        if not path.is_file():
-            return {}
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
+        if required and not content:
+            raise DamagedFile(path, "it is empty" if path.exists() else "it is gone")
+        check_shape(path, content, required)
         return content
 
     def write(self, file: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file of the run, whole or not at all."""
-        write_atomic(self.path / file, json.dumps(content, indent=1) + "\n")
+        """Write a JSON file of the run with its checksum, whole or not at all."""
+        write_json(self.path / file, content)
 
     def update(self, file: str, changes: Mapping[str, Any]) -> None:
         """Replace some keys of a JSON file of the run."""
@@ -98,13 +112,18 @@ class Run:
             file.write(text)
 
     def log(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Read the lines of log.jsonl, of one kind or all; a torn last line is ignored."""
-        path = self.path / "log.jsonl"
-        lines = []
-        for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
-        return [line for line in lines if kind is None or line["kind"] == kind]
+        """Read the lines of log.jsonl, of one kind or all; what is no row is passed over, such as a last line that a kill has torn.
+
+        Raises:
+            DamagedFile: it is no file.
+        """
+        path, rows = self.path / "log.jsonl", []
+        with explain_damage(path):
+            content = path.read_bytes() if path.exists() else b""
+        for line in content.split(b"\n"):
+            with contextlib.suppress(ValueError, RecursionError):
+                rows.append(json.loads(line))
+        return [row for row in rows if is_row(row) and kind in (None, row["kind"])]
 
     def cut_log(self, step: int) -> None:
         """Delete the lines after `step`: they will be written again."""
@@ -116,6 +135,11 @@ class Run:
     def bytes(self) -> int:
         """Its size on disk in bytes."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, though its recipe.toml may be gone; not one that was killed before that was written."""
+    return any((folder / name).is_file() for name in ("recipe.toml", *RUN_FILES))
 
 
 def part_files(run: Run) -> list[Path]:
@@ -157,5 +181,5 @@ def _make_unique_folder(root: Path, stem: str) -> Path:
 
 def list_runs(root: Path) -> list[Run]:
     """List the runs in a folder, oldest first."""
-    runs = [Run(path) for path in root.glob("*") if not path.is_symlink() and (path / "recipe.toml").is_file()]
-    return sorted(runs, key=lambda run: (run.path / "recipe.toml").stat().st_mtime)
+    files = {path: path / "recipe.toml" for path in root.glob("*") if not path.is_symlink() and is_run(path)}
+    return [Run(path) for path in sorted(files, key=lambda path: (files[path] if files[path].exists() else path).stat().st_mtime)]

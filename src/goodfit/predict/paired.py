@@ -73,18 +73,20 @@ def compare_paired(one: Right, other: Right, seed: int = 0) -> PairedDifference:
     return PairedDifference(n, difference, (float(low), float(high)), only_one, only_other, mcnemar(only_one, only_other))
 
 
-def on_shared_images(sides: Sequence[Sequence[Predictions]]) -> list[Right]:
-    """For each side, whether each copy is right [copies, images] about the images that all copies of all sides judged, matched by name; no
-    images if their classes, or the labels of an image, differ.
+def on_shared_images(sides: Sequence[Sequence[Predictions]]) -> list[Right] | str:
+    """For each side, whether each copy is right [copies, images] about the images that all copies of all sides judged; or why they cannot
+    be compared. Images and classes are matched by name, in whatever order each copy has them.
     """
     copies = [copy for side in sides for copy in side]
+    if any(set(copy.classes) != set(copies[0].classes) for copy in copies):
+        return "their classes differ"
     names = sorted(set.intersection(*(set(copy.names.tolist()) for copy in copies)))
+    if not names:
+        return "they have no validation images in common"
     row_of = [{name: row for row, name in enumerate(copy.names.tolist())} for copy in copies]
     rows = [np.array([lookup[name] for name in names], dtype=np.int64) for lookup in row_of]
-    is_comparable = all(
-        copy.classes == copies[0].classes and (copy.labels[places] == copies[0].labels[rows[0]]).all()
-        for copy, places in zip(copies, rows, strict=True)
-    )
-    right = [copy.correct[places] if is_comparable else np.zeros(0, dtype=np.bool_) for copy, places in zip(copies, rows, strict=True)]
-    remaining = iter(right)
+    labels = [np.array(copy.classes)[copy.labels[places]] for copy, places in zip(copies, rows, strict=True)]
+    if any((other != labels[0]).any() for other in labels):
+        return "they label some images differently"
+    remaining = (copy.correct[places] for copy, places in zip(copies, rows, strict=True))
     return [np.array([next(remaining) for _ in side]) for side in sides]

@@ -23,10 +23,11 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.fetch import hash_file
 from goodfit.core.parts import Part
 from goodfit.core.run import ENSEMBLE_FILE, Run
+from goodfit.core.run_files import DamagedFile, explain_damage
 from goodfit.data.multiscale import decode_scaled
 from goodfit.data.opening import BrokenImage, read_contents
 from goodfit.data.preprocess import Preprocess
-from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, explain_damage
+from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, explain_misfit
 from goodfit.predict.calibration import apply_temperature
 from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog, make_model
@@ -214,7 +215,7 @@ def load_classifier(path: str | Path | Run, device: str = "auto", views: str | P
     """
     run = Run.open(path)
     saved = SavedModel.read(run)
-    with explain_damage(run):
+    with explain_misfit(run):
         catalog = load_catalog(saved.use_files)
         size, channels = saved.preprocess.size, saved.preprocess.channels
         model = make_model(catalog.make(saved.model, "model"), len(saved.classes), channels, size)
@@ -235,7 +236,7 @@ def load_predictor(path: str | Path | Run, device: str = "auto", views: str = ""
         GoodfitError: a model is damaged.
     """
     run = Run.open(path)
-    if run.read(ENSEMBLE_FILE) and not run.read(CONFIG_FILE):  # a soup is one model, as a run is
+    if (run.path / ENSEMBLE_FILE).exists() and not (run.path / CONFIG_FILE).exists():  # a soup is one model, as a run is
         return load_ensemble(run, device, views)
     classifier = load_classifier(run, device, views)
     return Predictor((classifier,), (1.0,), classifier.classes)
@@ -247,11 +248,15 @@ def load_ensemble(run: Run, device: str = "auto", views: str = "") -> Predictor:
     Raises:
         GoodfitError: a model is damaged, or no longer the one that the ensemble was made of.
     """
-    content = run.read(ENSEMBLE_FILE)
-    members = [member for member in content["members"] if member["weight"] and "path" in member]
-    for member in members:
-        file = run.path / member["path"] / WEIGHTS_FILE
-        if file.is_file() and hash_file(file) != member["sha256"]:
+    content = run.read(ENSEMBLE_FILE, "members", "classes")
+    with explain_damage(run.path / ENSEMBLE_FILE):
+        members = [(run.path / row["path"], float(row["weight"]), row["sha256"]) for row in content["members"] if row["weight"]]
+        classes = tuple(content["classes"])
+    for folder, _, sha256 in members:
+        file = folder / WEIGHTS_FILE
+        if file.is_file() and hash_file(file) != sha256:
             raise GoodfitError(f'The model "{file}" is not the one that the ensemble was made of (its SHA-256 differs): make it again.')
-    classifiers = tuple(load_classifier(run.path / member["path"], device, views) for member in members)
-    return Predictor(classifiers, tuple(member["weight"] for member in members), tuple(content["classes"]))
+    classifiers = tuple(load_classifier(folder, device, views) for folder, _, _ in members)
+    if not classifiers or any(set(classifier.classes) != set(classes) for classifier in classifiers):
+        raise DamagedFile(run.path / ENSEMBLE_FILE, "it is not of its members")
+    return Predictor(classifiers, tuple(weight for _, weight, _ in members), classes)

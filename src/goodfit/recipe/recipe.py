@@ -14,6 +14,8 @@ from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.escapes import escape_name, restore_name
 from goodfit.core.parts import Part, spell
 from goodfit.core.progress import Length
+from goodfit.core.run import Run
+from goodfit.core.run_files import DamagedFile
 from goodfit.core.settings import (
     INVALID,
     Count,
@@ -164,10 +166,22 @@ class Recipe:
     def of_run(folder: Path) -> Recipe:
         """Read the recipe of a run folder; what a run of an earlier version could not choose is as it was then.
 
+        What its recipe.toml lacks, or all of it where that does not read, is as the run's about.json has it.
+
         Raises:
             UsageError: as `from_toml`.
+            DamagedFile: it is cut off.
         """
-        return Recipe.from_toml(folder / "recipe.toml", BEFORE_CHOICE)
+        recorded = recorded_recipe(folder)
+        try:
+            recipe = Recipe.from_toml(folder / "recipe.toml", {**BEFORE_CHOICE, **recorded})
+        except UsageError:
+            if not recorded:
+                raise
+            return Recipe().but(**recorded)
+        if recipe.threads == AUTO:  # one of its last keys, of which a run leaves none open
+            raise DamagedFile(folder / "recipe.toml", "it is not whole")
+        return recipe
 
     def to_toml(self) -> str:
         """Write the recipe as TOML, each key below its sentence."""
@@ -188,7 +202,7 @@ class Recipe:
             raise UsageError(f'Expected a recipe file or preset, found none at "{source}". Presets: {", ".join(presets())}.')
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise UsageError(f'The recipe "{source}" is not TOML: {error}.') from error
         values = {key: _change_texts(restore_name, value) for key, value in values.items()}
         return Recipe().but(**(unnamed or {})).but(**values)
@@ -200,6 +214,14 @@ SEATS = {f.name: f.metadata["kind"] or f.name for f in dataclasses.fields(Recipe
 
 BEFORE_CHOICE = {"resolution": "full", "views": "center"}  # how runs trained before there was such a field
 FORMER_KEYS = {"brake": "plateau"}  # what fields were called in version 0.1
+
+
+def recorded_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe that the about.json of a run has; empty where that does not read, or is of an earlier version."""
+    try:
+        return with_current_keys(Run(folder).read("about.json").get("recipe", {}))
+    except DamagedFile:
+        return {}
 
 
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:

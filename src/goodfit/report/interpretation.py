@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from goodfit.core import words
 from goodfit.core.forecast import Forecast
+from goodfit.core.run_files import get
 from goodfit.report.markup import NBSP, format_number, format_percent, format_points
-from goodfit.report.record import Record, as_interval, as_rows, get, get_number
+from goodfit.report.record import Record, as_interval, as_items, as_number, as_rows, get_number
 
 SMALL_GAP, MODERATE_GAP, LARGE_GAP = 0.02, 0.05, 0.10  # between training and validation accuracy
 MIN_EVALUATIONS_FOR_TREND = 5
+# Times the log loss of knowing nothing, above which probabilities are of no use: of their log loss, and of whatever loss was trained.
+MAX_LOG_LOSS_FACTOR, MAX_LOSS_FACTOR = 3.0, 1000.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +97,38 @@ def describe_forecast(record: Record) -> str:
     return Forecast(expected, low, high, str(get(planned, "data"))).compare(accuracy)
 
 
+def describe_uselessness(scores: object, data: object) -> str:
+    """Say in a sentence that a classifier is of no use, by its scores on a split and what its run records of its data; empty if it is.
+
+    It is of no use where the share of the most common class is within or above the interval of its accuracy, or where its loss is far above
+    that of answering every class with the same probability.
+    """
+    accuracy, majority = get_number(scores, "accuracy"), get_number(data, "majority")
+    low, _ = as_interval(get(scores, "interval"))
+    counts = [(as_number(row[0]) or 0.0, name) for name, row in as_items(get(data, "counts")) if isinstance(row, list) and row]
+    if accuracy is not None and majority is not None and counts and majority >= (accuracy if low is None else low):
+        name = max(counts, key=lambda count: count[0])[1]
+        better = "no better" if accuracy <= majority else "not clearly better"
+        return f'This classifier is {better} than always answering "{name}" ({words.format_percent(majority)}).'
+    chance = math.log(max(2, len(counts)))  # the log loss of the same probability for every class
+    for name, loss, factor in (
+        ("log loss", get_number(scores, "calibration", "log_loss"), MAX_LOG_LOSS_FACTOR),
+        ("loss", get_number(scores, "loss"), MAX_LOSS_FACTOR),
+    ):
+        if counts and loss is not None and loss > factor * chance:
+            even = f"the same probability for every class has a log loss of {chance:.3g}"
+            return f"The probabilities of this classifier are of no use: its {name} is {loss:.3g}, and {even}."
+    return ""
+
+
 def describe_majority(record: Record) -> str:
     """Compare the accuracy with that of always answering the most common class."""
     split = "test" if get(record.scores, "test") else "validation"
-    accuracy, majority = get_number(record.scores, split, "accuracy"), record.majority_accuracy
-    if accuracy is None or majority is None:
+    if useless := describe_uselessness(get(record.scores, split), get(record.about, "data")):
+        return useless
+    if get_number(record.scores, split, "accuracy") is None or record.majority_accuracy is None:
         return ""
-    low, _ = as_interval(get(record.scores, split, "interval"))
-    sentence = f"Always answering the most common class would be right {format_percent(majority)} of the time"
-    return f"{sentence}: the model is not clearly better than that." if majority >= (accuracy if low is None else low) else f"{sentence}."
+    return f"Always answering the most common class would be right {format_percent(record.majority_accuracy)} of the time."
 
 
 def describe_balance(record: Record) -> str:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from goodfit.core.run import ENSEMBLE_FILE, Run
-
-
-def get(tree: object, *keys: str) -> Any:
-    """Return the value under nested keys, or None if a key is missing."""
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
+from goodfit.core.run_files import DamagedFile, get, read_json
 
 
 def as_number(value: object) -> float | None:
@@ -74,15 +65,19 @@ class FolderReader:
 
     def read_json(self, file: str) -> dict[str, Any]:
         """Return the content of a JSON file."""
-        path = self.folder / file
         try:
-            content: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (ValueError, OSError):
-            content = None
-        if not isinstance(content, dict):
+            return read_json(self.folder / file)
+        except DamagedFile:
             self.damaged.append(file)
             return {}
-        return content
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Return the rows of the log."""
+        try:
+            return Run(self.folder).log()
+        except DamagedFile:
+            self.damaged.append("log.jsonl")
+            return []
 
     def read_toml(self, file: str) -> tuple[str, dict[str, Any]]:
         """Return the text of a TOML file, and its content."""
@@ -166,18 +161,9 @@ def read_record(run: Run) -> Record:
     files = FolderReader(run.path)
     recipe_text, recipe = files.read_toml("recipe.toml")
     ensemble = files.read_json(ENSEMBLE_FILE) if (run.path / ENSEMBLE_FILE).is_file() else None
-    lines = _read_log(run)
+    lines = files.read_log()
     kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in ("train", "evaluate", "event")}
     return Record(
         run, recipe, recipe_text, files.read_json("about.json"), files.read_json("scores.json"), files.read_json("config.json"), ensemble,
         as_rows(files.read_json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files,
     )  # fmt: skip
-
-
-def _read_log(run: Run) -> list[dict[str, Any]]:
-    """Read the whole lines of the log; a run that was killed while writing leaves a torn one."""
-    path, lines = run.path / "log.jsonl", []
-    for text in path.read_bytes().decode(errors="replace").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return as_rows(lines)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
 
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
+from goodfit.core.run_files import DamagedFile, get
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SplitName
@@ -46,15 +48,19 @@ class EvaluateOptions:
 def evaluate_run(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     """Score a run or an ensemble on its validation images, or on its test images, which is logged; `goodfit.evaluate` says what is scored.
 
+    Where the run cannot be written, the scores are returned all the same, and it is reported; but test images are not scored unlogged.
+
     Raises:
         UsageError: an option does not go with the run or another option, the run is not finished, or it has no such images.
         DataError: the data is gone or has changed.
-        GoodfitError: a model is damaged.
+        GoodfitError: a model is damaged, or a temperature or the opening of the test images cannot be stored.
     """
     if options.calibrate and (options.test or options.views):
         other = "test" if options.test else options.views
         raise UsageError(f"calibrate fits a temperature to the validation images by the run's own views, received {other} too.")
-    if (run.path / ENSEMBLE_FILE).is_file():
+    if options.calibrate and not os.access(run.path, os.W_OK):
+        raise GoodfitError(f'The folder "{run.path}" cannot be written, so no temperature can be stored: calibrate a copy of it.')
+    if (run.path / ENSEMBLE_FILE).exists():
         return _evaluate_ensemble(run, options, reporter)
     return _evaluate_classifier(run, options, reporter)
 
@@ -74,19 +80,32 @@ def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter)
     if options.marginalize:
         result["marginalized"] = score_noise(evaluator, classifier.model, scored.center, options.marginalize, recipe.seed)
     if options.test or not options.views:  # a validation score by other views than its own is not the run's
-        run.update("scores.json", {options.split: result})
-    if not (options.test or options.views):
-        predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
+        _store(run, options, result, predictions_of(scored.probabilities, scored.center.ids, data), reporter)
     if options.calibrate:
         run.update("config.json", {"temperature": result["calibration"]["temperature"]})
     return result
+
+
+def _store(run: Run, options: EvaluateOptions, result: dict[str, Any], predictions: Predictions, reporter: Reporter) -> None:
+    """Store the scores of a split, and the predictions for validation images; report what cannot be stored."""
+    try:
+        try:
+            before = run.read("scores.json")
+        except DamagedFile as error:
+            before = {}
+            reporter.say(f"Warning: {error} The scores of other images in it are lost.")
+        run.write("scores.json", {**before, options.split: result})
+        if not options.test:
+            predictions.save(run.path / PREDICTIONS_FILE)
+    except (GoodfitError, OSError) as error:
+        reporter.say(f"Warning: the scores could not be stored: {error}")
 
 
 def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     """Score an ensemble; under "gain" is its lead over the member that was best on validation, with a paired interval."""
     if option := "marginalize" if options.marginalize else "calibrate" if options.calibrate else "":
         raise UsageError(f'{option} is for a single model: give it a member of "{run.path}", such as {run.path}/members/00.')
-    content, recipe = run.read(ENSEMBLE_FILE), Recipe.of_run(run.path)
+    content, recipe = run.read(ENSEMBLE_FILE, "members", "classes", "single", "single.path", "tests_seen"), Recipe.of_run(run.path)
     if options.test and content["tests_seen"]:
         raise UsageError(
             f'The members of "{run.path}" have other splits, and {content["tests_seen"]:,} of its test images were used to train some:'
@@ -97,7 +116,7 @@ def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -
     rows = images.data.rows("test") if options.test else _rows_no_member_trained_on(run, images.data)
     missing = "test images" if options.test else "validation image that no member was trained on"
     _open_split(run, rows, options, reporter, f'"{run.path}" has no {missing} to evaluate on.')
-    paths = [member["path"] for member in content["members"]]
+    paths = [member["path"] for member in content["members"] if member["weight"]]
     answers = {path: images.probabilities(member, rows) for path, member in zip(paths, predictor.members, strict=True)}
     single = content["single"]["path"]
     if single not in answers:
@@ -106,9 +125,7 @@ def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -
     predictions = predictions_of(mean, rows, images.data)
     temperature = stored_temperature(run) if options.test else None
     result = score_ensemble(predictions, predictions_of(answers[single], rows, images.data), temperature)
-    run.update("scores.json", {options.split: result})
-    if not options.test:
-        predictions.save(run.path / PREDICTIONS_FILE)
+    _store(run, options, result, predictions, reporter)
     return result
 
 
@@ -130,19 +147,25 @@ def _open_split(run: Run, rows: Tensor, options: EvaluateOptions, reporter: Repo
 
 def open_test_split(run: Run, reporter: Reporter) -> None:
     """Log in the run that its test split is opened; warn from the second time on."""
-    openings = run.read("about.json").get("openings", [])
+    openings = run.read("about.json", "data").get("openings", [])
     if openings:
         reporter.say(
             f"Warning: the test split of this run was opened {count_of(len(openings), 'time')} before,"
-            f" first {openings[0]['time']}; choosing by it makes it a second validation split."
+            f" first {openings[0].get('time')}; choosing by it makes it a second validation split."
         )
     command = " ".join(psutil.Process().cmdline()[1:])
-    run.update("about.json", {"openings": [*openings, {"time": timestamp(), "command": command}]})
+    try:
+        run.update("about.json", {"openings": [*openings, {"time": timestamp(), "command": command}]})
+    except GoodfitError as error:
+        raise GoodfitError(f"The test images stay closed, for each time they are opened is written into the run: {error}") from error
 
 
 def stored_temperature(run: Run) -> float:
     """The temperature that was fitted to a run's validation images; 1 where there is none, as in runs of earlier versions."""
-    return float(run.read("scores.json").get("validation", {}).get("calibration", {}).get("temperature", 1.0))
+    try:
+        return float(get(run.read("scores.json"), "validation", "calibration", "temperature") or 1.0)
+    except DamagedFile:
+        return 1.0
 
 
 def _rows_no_member_trained_on(run: Run, data: Dataset) -> Tensor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.errors import DataError
-from goodfit.core.run import Run, list_runs
+from goodfit.core.errors import DataError, GoodfitError
+from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, STOPPED_STATES, UNFINISHED_STATES, Run, list_runs
+from goodfit.core.run_files import DamagedFile, check_hash
 from goodfit.core.words import format_bytes
+from goodfit.recipe.recipe import Recipe
 
 SECONDS_UNTIL_KILLED = 3600  # without a change, after which a run that says it is running was killed
 
@@ -28,32 +30,31 @@ def summarize_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def summarize_run(run: Run) -> dict[str, Any]:
-    """The row of one run; its state is "damaged" where its files do not read."""
+    """The row of one run, with what reads of it; its state is "damaged" where a file does not."""
     row: dict[str, Any] = {"path": str(run.path), "state": "damaged", "accuracy": None, "bytes": run.bytes(), "model": ""}
-    try:
-        row["model"] = tomllib.loads((run.path / "recipe.toml").read_text(encoding="utf-8")).get("model", "")
+    with contextlib.suppress(GoodfitError):
+        row["model"] = Recipe.of_run(run.path).plain()["model"]
+    with contextlib.suppress(DamagedFile):
         row["accuracy"] = run.read("scores.json").get("validation", {}).get("accuracy")
-        row["state"] = run.read("about.json").get("state", "unknown")
-    except ValueError:  # a file of the run does not read: the list goes on
-        pass
+        row["state"] = run.read("about.json", "state")["state"] if row["model"] else "damaged"
     return row
 
 
 def prune_runs(rows: Sequence[dict[str, Any]], delete: bool) -> list[str]:
     """Delete failed runs and the checkpoints of finished ones, or only say what would be deleted; returns a line for each.
 
-    Kept are runs that may still be running, that can be resumed, or whose files do not read.
+    Kept are runs that may still be running, that can be resumed, or whose files do not read, and the checkpoints where the model does not.
     """
     lines, freed = [], 0
     for row in rows:
         run, state = Run(Path(row["path"])), row["state"]
-        is_finished = state in ("finished", "stopped early")
+        is_finished = state in FINISHED_STATES
         path = run.checkpoints if is_finished else run.path
-        if state == "damaged":
-            lines.append(f"kept {path}: its files cannot be read; look at it yourself")
+        if state not in (*FINISHED_STATES, *UNFINISHED_STATES) or (is_finished and not has_model(run)):
+            lines.append(f"kept {path}: files of the run cannot be read; look at it yourself")
         elif state == "running" and time.time() - _last_change(run) < SECONDS_UNTIL_KILLED:
             lines.append(f"kept {path}: it may still be running")
-        elif state in ("interrupted", "terminated"):
+        elif state in STOPPED_STATES:
             lines.append(f"kept {path}: it can be continued with --resume auto")
         elif path.exists() and not (is_finished and not any(path.iterdir())):
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -62,6 +63,17 @@ def prune_runs(rows: Sequence[dict[str, Any]], delete: bool) -> list[str]:
             if delete:
                 shutil.rmtree(path)
     return [*lines, f"{format_bytes(freed)} {'freed' if delete else 'to free: run again with --yes'}"]
+
+
+def has_model(run: Run) -> bool:
+    """Whether the model of a finished run reads, or an ensemble has its members; without torch, by the checksum of its weights."""
+    try:
+        if (run.path / ENSEMBLE_FILE).exists():
+            return bool(run.read(ENSEMBLE_FILE, "members"))
+        check_hash(run.path / "model.safetensors", run.read("config.json", "model").get("files", {}).get("model.safetensors"))
+    except DamagedFile:
+        return False
+    return (run.path / "model.safetensors").is_file()
 
 
 def _last_change(run: Run) -> float:

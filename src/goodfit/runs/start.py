@@ -1,130 +1,36 @@
-"""Starting and resuming a run: which run to resume, what may change then, and what is written before the first step."""
+"""Starting a run: what is written before the first step, and checked again before the run is used with its data."""
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from goodfit.core.device import describe_machine, select_device
-from goodfit.core.errors import DataError, UsageError
+from goodfit.core.errors import DataError
 from goodfit.core.fetch import hash_file
-from goodfit.core.files import lock, remove_partials, write_atomic
-from goodfit.core.progress import Lengths
-from goodfit.core.run import LOCK_FILE, START_FILE, Run, list_runs
-from goodfit.core.words import list_some
+from goodfit.core.files import write_atomic
+from goodfit.core.run import START_FILE, Run, part_files
+from goodfit.core.run_files import DamagedFile, check_hash
+from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SPLITS
 from goodfit.data.splits import write_splits
+from goodfit.models.weights.saved import read_weights
 from goodfit.recipe.prepare import Prepared
-from goodfit.recipe.recipe import Recipe, with_current_keys
+from goodfit.recipe.recipe import Recipe
 
-CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
-# A run that lacks the first field is of a version in which the default of the second was not yet "auto", but one of these.
-FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "head_init": {"trainable": ("all", "all(1.0)")},
-    "resolution": {"views": ("center",)},
-}
-UNFINISHED_STATES = ("running", "interrupted", "terminated", "diverged", "failed")
-
-
-def find_resumable(asked: Recipe, out: Path | None, resume: str) -> Run | None:
-    """Find the run that `--resume auto` continues: the one at `out`, else the newest unfinished one of the same recipe.
-
-    Raises:
-        UsageError: the run at `out` has another recipe.
-    """
-    if resume == "never":
-        return None
-    if out is not None:
-        if not (out / "recipe.toml").is_file():
-            return None
-        run = Run(out)
-        refuse_changes(run, asked)
-        return run
-    return next((run for run in reversed(list_runs(Path("runs"))) if is_unfinished(run, asked) and not is_busy(run)), None)
-
-
-def is_busy(run: Run) -> bool:
-    """Whether another process is training this run."""
-    with lock(run.path / LOCK_FILE, wait=False) as held:
-        return held is False
-
-
-@contextlib.contextmanager
-def lock_run(run: Run) -> Iterator[None]:
-    """Hold the lock of a run while it is trained: two processes must not write one log.
-
-    Raises:
-        UsageError: another process holds it.
-    """
-    with lock(run.path / LOCK_FILE, wait=False) as held:
-        if held is False:
-            raise UsageError(f'The run "{run.path}" is being trained by another process: wait for it, or choose another --out.')
-        remove_partials(run.path)
-        yield
-
-
-def is_unfinished(run: Run, asked: Recipe) -> bool:
-    """Whether a run has the same recipe and did not end; one whose about.json does not read counts as ended."""
-    try:
-        about = run.read("about.json")
-    except ValueError:
-        return False
-    return about.get("state") in UNFINISHED_STATES and not changed_fields(about, asked)
-
-
-def refuse_changes(run: Run, asked: Recipe) -> None:
-    """Refuse a resume that would train something else.
-
-    Raises:
-        UsageError: a field has changed that may not change.
-    """
-    changed = [key for key in changed_fields(run.read("about.json"), asked) if key not in CHANGEABLE_ON_RESUME]
-    if changed:
-        raise UsageError(
-            f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only'
-            f" {', '.join(CHANGEABLE_ON_RESUME)} may change. Give another --out to start anew."
-        )
-
-
-def changed_fields(about: Mapping[str, Any], asked: Recipe) -> list[str]:
-    """The fields that are asked for otherwise than of the run with this about.json; a former default may be spelled out or left open."""
-    written, current = with_current_keys(about.get("asked", {})), asked_values(about)
-    return [key for key, value in asked.plain().items() if value not in (current[key], written.get(key, current[key]))]
-
-
-def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
-    """Refuse a budget that ends before the step a run has reached: its rate would never anneal.
-
-    Raises:
-        UsageError: it does.
-    """
-    if not lengths.timed and lengths.total_steps < step:
-        raise UsageError(
-            f'The run "{run.path}" is at step {step:,} already, past the budget of {budget} ({lengths.total_steps:,} steps):'
-            " give a longer one, or another --out to start anew."
-        )
-
-
-def resumed_recipe(own: Recipe, run: Run, asked: Recipe) -> Recipe:
-    """The run's `own` recipe with the changes that a resume may make."""
-    before = asked_values(run.read("about.json"))
-    return own.but(
-        **{key: getattr(asked, key) for key in CHANGEABLE_ON_RESUME if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"}
-    )
+SPLITS_FILE = "splits.csv"
 
 
 class DataChanged(DataError):
@@ -136,12 +42,25 @@ def require_same_data(run: Run, data: Dataset) -> None:
 
     Raises:
         DataChanged: the images or their splits have changed.
+        DamagedFile: about.json, which knows them, does not read.
     """
-    before = run.read("about.json")["data"]
+    before = run.read("about.json", "data.digest", "data.split_digest")["data"]
     if (before["digest"], before["split_digest"]) != (data.digest, data.splits.digest):
         raise DataChanged(
             f'The images of "{data.name}" or their splits have changed since "{run.path}" started; start anew with another --out.'
         )
+
+
+def describe_other_data(folder: Path | None, data: Dataset) -> str:
+    """Say in a sentence that a recipe comes from the folder of a run that was trained on other images; empty if not, or if unknown."""
+    try:
+        before = Run(folder).read("about.json").get("data", {}) if folder else {}
+    except DamagedFile:
+        return ""
+    if before.get("digest") in (None, data.digest):
+        return ""
+    images = f'other images, "{before.get("name")}" of {count_of(len(before.get("classes", [])), "class", "classes")}'
+    return f'Note: the recipe is that of "{folder}", which was trained on {images}: what it holds was chosen for those.'
 
 
 def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
@@ -150,30 +69,55 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
     for index, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
         (run.path / "use").mkdir(exist_ok=True)
         shutil.copyfile(file, run.path / "use" / f"{index:02d}-{Path(file).name}")
-    write_splits(run.path / "splits.csv", prepared.index, data.splits)
+    write_splits(run.path / SPLITS_FILE, prepared.index, data.splits)
+    if (start := prepared.training.plan.start) is not None:
+        tensors = {name: x.cpu().contiguous() for name, x in start.items()}
+        write_atomic(run.path / START_FILE, save(tensors))
     about = {
         **describe_environment(select_device(recipe.device)),
         "started": timestamp(),
         "state": "running",
         "asked": asked.plain(),
+        "recipe": recipe.plain(),
         "choices": [vars(choice) for choice in prepared.choices],
         "use": {Path(file).name: hash_file(Path(file)) for file in recipe.use},
+        "files": {file.relative_to(run.path).as_posix(): hash_file(file) for file in kept_files(run)},
         "data": describe_data(data),
         **({"source": prepared.source} if prepared.source else {}),
         **({"forecast": vars(prepared.forecast)} if prepared.forecast else {}),
         "openings": [],
     }
     run.write("about.json", about)
-    if (start := prepared.training.plan.start) is not None:
-        tensors = {name: x.cpu().contiguous() for name, x in start.items()}
-        write_atomic(run.path / START_FILE, save(tensors))
     write_atomic(run.path / "recipe.toml", recipe.to_toml())
 
 
+def kept_files(run: Run) -> list[Path]:
+    """The files that a run keeps of what it started from: its splits, the weights of its source, and the user's parts."""
+    return [file for file in (run.path / SPLITS_FILE, run.path / START_FILE, *part_files(run)) if file.exists()]
+
+
+def check_kept_files(run: Run, has_checkpoints: bool) -> None:
+    """Check that what a run is trained with is what it started with; a run of an earlier version has not recorded it.
+
+    Its splits are computed anew, and so are the weights that it started from where they are gone and it has no checkpoints yet.
+
+    Raises:
+        DamagedFile: a file is gone, or is not the one that was kept.
+    """
+    for file, sha256 in run.read("about.json").get("files", {}).items():
+        is_made_again = file == START_FILE and not has_checkpoints and not (run.path / file).exists()
+        if file != SPLITS_FILE and not is_made_again:
+            check_hash(run.path / file, sha256)
+
+
 def read_start(run: Run) -> dict[str, Tensor] | None:
-    """The weights that a run with a source started from; None where it has none."""
+    """The weights that a run with a source started from; None where it has none.
+
+    Raises:
+        DamagedFile: they do not read.
+    """
     path = run.path / START_FILE
-    return load_file(path) if path.is_file() else None
+    return read_weights(path) if path.exists() else None
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -184,13 +128,6 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "machine": describe_machine(device),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-
-
-def asked_values(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the recipe that a run was asked for, as its about.json has them; those that it does not have are at their default."""
-    before = with_current_keys(about.get("asked", {}))
-    former = {key: values for field, defaults in FORMER_DEFAULTS.items() if field not in before for key, values in defaults.items()}
-    return {**Recipe().plain(), **{key: "auto" if value in former.get(key, ()) else value for key, value in before.items()}}
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:

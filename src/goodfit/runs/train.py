@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
 from pathlib import Path
-
-from safetensors import SafetensorError
-from torch import Tensor
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write_atomic
@@ -18,34 +13,37 @@ from goodfit.core.forecast import Forecast
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, part_files, require_free_folder
 from goodfit.core.words import format_duration, format_percent
+from goodfit.models.weights.saved import SavedModel
 from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
+from goodfit.report.interpretation import describe_uselessness
 from goodfit.report.page import write_report
 from goodfit.runs import baselines
 from goodfit.runs.finish import count_multiply_adds, keep_model
-from goodfit.runs.signals import explain_stop, halt_error, halt_on_signals
-from goodfit.runs.start import (
-    DataChanged,
+from goodfit.runs.resume import (
+    asked_recipe,
+    describe_losses,
     find_resumable,
+    is_finished,
+    last_saved_step,
     lock_run,
-    read_start,
-    record_start,
     refuse_shorter,
-    require_same_data,
+    restore_last,
     resumed_recipe,
-    timestamp,
+    trained_recipe,
 )
+from goodfit.runs.signals import explain_stop, halt_error, halt_on_signals
+from goodfit.runs.start import DataChanged, check_kept_files, describe_other_data, read_start, record_start, require_same_data, timestamp
 from goodfit.terminal.sketch import sketch_curve
 from goodfit.training import manual_lr, snapshots
-from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.checkpoint import Checkpoints, best_weights
 from goodfit.training.loop import fit
 from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.snapshots import Snapshots
-from goodfit.training.state import Plan, State
 from goodfit.watch.tensorboard import EventWriter, import_summary_writer
 
 SCHEDULE_POINTS = 1000  # of a learning rate that is drawn
@@ -57,6 +55,7 @@ class RunOptions:
 
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
     draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan.
+    `recipe_folder` is the folder that the recipe was read from, which may be that of a run.
 
     Raises:
         UsageError: `resume` is neither auto nor never.
@@ -70,6 +69,7 @@ class RunOptions:
     reporter: Reporter = dataclasses.field(default_factory=SilentReporter)
     started: float = dataclasses.field(default_factory=time.time)
     quiet_plan: bool = False
+    recipe_folder: Path | None = None
 
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never"):
@@ -93,7 +93,7 @@ def train(asked: Recipe, options: RunOptions) -> Run | None:
     if options.tensorboard:
         import_summary_writer()  # a missing extra is refused before any work
     asked = with_absolute_paths(asked)
-    run = find_resumable(asked, options.out, options.resume)
+    run = find_resumable(asked, options.out, options.resume, options.reporter)
     if run is None:
         return _train_new(asked, options)
     try:
@@ -102,6 +102,7 @@ def train(asked: Recipe, options: RunOptions) -> Run | None:
     except DataChanged:
         if options.out is not None:
             raise
+        options.reporter.say(f'Starting anew: the images or their splits have changed since "{run.path}" started.')
         return _train_new(asked, options)
 
 
@@ -109,6 +110,8 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     if options.out is not None and not options.dry:
         require_free_folder(options.out)  # before any work
     prepared = prepare(asked, options.plan_reporter, options.started)
+    if note := describe_other_data(options.recipe_folder, prepared.data):
+        options.plan_reporter.say(f"  {note}")
     _check_and_plot(prepared, options)
     if options.dry:
         return None
@@ -134,7 +137,8 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
 
 def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
-    before, checkpoints = Recipe.of_run(run.path), Checkpoints(run.checkpoints)
+    before, checkpoints = trained_recipe(run), Checkpoints(run.checkpoints)
+    check_kept_files(run, bool(checkpoints.steps()))
     prepared = prepare(
         resumed_recipe(before, run, asked),
         options.plan_reporter,
@@ -148,21 +152,35 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
         return None
     prepared = with_cached_features(prepared, options.reporter)
     recipe, state, plan = prepared.recipe, prepared.training.state, prepared.training.plan
-    if not checkpoints.steps() and (run.path / "model.safetensors").exists():
-        raise UsageError(f'The checkpoints of "{run.path}" are gone, so it cannot continue: start anew with another --out.')
-    for warning in checkpoints.restore(state) if checkpoints.steps() else ():
-        options.reporter.say(warning)
+    is_extended = (before.budget, before.evaluate_every, before.stop) != (recipe.budget, recipe.evaluate_every, recipe.stop)
+    last = last_saved_step(run, checkpoints)
+    try:
+        warnings = restore_last(run, checkpoints, state)
+    except GoodfitError as error:
+        if is_extended or not is_finished(run):
+            raise
+        SavedModel.read(run)  # which is damaged, or stays as it is
+        options.reporter.say(f'"{run.path}" is finished and its model stays as it is, but it cannot be extended: {error}')
+        return run
+    if is_extended and state.step < last and is_finished(run):
+        again = f"Steps {state.step + 1:,} to {last:,} are trained again by the budget they had, before the run is extended."
+        options.reporter.say(*warnings, again)
+        _resume(run, asked_recipe(run), dataclasses.replace(options, quiet_plan=True))
+        return _resume(run, asked, options.for_next_run())
     if (before.budget, before.evaluate_every) != (recipe.budget, recipe.evaluate_every) and plan.evaluate_every:
         state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))
     if (before.budget, before.stop) != (recipe.budget, recipe.stop):
         state.stopped = ""
     refuse_shorter(run, recipe.budget, state.step, plan.lengths)
+    losses = [*warnings, *describe_losses(run, state, last, is_extended)]
     run.cut_log(state.step)
+    run.append([{"kind": "event", "step": state.step, "text": text} for text in losses])
     run.point_latest()
-    run.update("about.json", {"state": "running", "asked": asked.plain()})
+    run.update("about.json", {"state": "running", "asked": asked.plain(), "recipe": recipe.plain()})
     write_atomic(run.path / "recipe.toml", recipe.to_toml())
-    options.reporter.say(f"Continuing {run.path} at step {state.step:,}.")
+    options.reporter.say(*losses, f"Continuing {run.path} at step {state.step:,}.")
     _train_and_finish(run, prepared, options)
+    options.reporter.say(*losses)  # again, where it is not overlooked
     return run
 
 
@@ -237,18 +255,10 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     mark("running")  # finished only once its model is written
 
 
-def best_weights(plan: Plan, checkpoints: Checkpoints, state: State) -> Mapping[str, Tensor]:
-    """The weights of the best evaluation, as far as their checkpoint reads, else those of the pretrained start."""
-    assert plan.start is not None
-    with contextlib.suppress(OSError, ValueError, KeyError, SafetensorError):
-        return checkpoints.weights(state.best["step"])
-    return plan.start
-
-
 def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
     """Score the run, keep its model, compute the baselines and write the report."""
     began = time.time()
-    scores = keep_model(run, prepared)
+    scores = keep_model(run, prepared, reporter)
     seconds = run.read("about.json").get("seconds", {})
     seconds = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
     model = prepared.training.state.model
@@ -265,6 +275,8 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
     low, high = (format_percent(x) for x in scores["interval"])
     accuracy = format_percent(scores["accuracy"])
     reporter.say(f"Validation accuracy {accuracy} (95 % interval {low} to {high}, {scores['images']:,} images).")
+    if useless := describe_uselessness(scores, run.read("about.json").get("data", {})):
+        reporter.say(f"Warning: {useless}")
     if forecast := run.read("about.json").get("forecast"):
         reporter.say(Forecast(**forecast).compare(scores["accuracy"]))
     try:
@@ -283,6 +295,6 @@ def request_lr_factor(run: Run, factor: float) -> Path:
     Raises:
         UsageError: the run is not running.
     """
-    if (state := run.read("about.json").get("state")) != "running":
+    if (state := run.read("about.json", "state")["state"]) != "running":
         raise UsageError(f'Expected "{run.path}" to be a run that is training now, but it is {state}.')
     return ManualLrFactor(run.path / manual_lr.FOLDER).request(factor)

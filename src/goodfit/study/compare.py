@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import json
 import statistics
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from goodfit.core.errors import UsageError
 from goodfit.core.interval import standard_error
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
+from goodfit.core.run_files import get, is_number
 from goodfit.predict.paired import compare_paired, on_shared_images
-from goodfit.recipe.recipe import BEFORE_CHOICE, Recipe
+from goodfit.runs.resume import trained_recipe
 from goodfit.study.folds import FOLDS_FILE
 
 
@@ -61,21 +61,19 @@ def read_run(run: Run) -> Entry:
     """Read the folder of a run.
 
     Raises:
-        UsageError: its files cannot be read, or it has no validation scores.
+        UsageError: its recipe does not read, or it has no validation scores.
+        DamagedFile: another of its files does not read.
     """
-    try:
-        own_fields = tomllib.loads((run.path / "recipe.toml").read_text(encoding="utf-8"))
-        recipe = {**Recipe().plain(), **BEFORE_CHOICE, **own_fields}  # that of an earlier version lacks some fields
-        if ensemble := run.read(ENSEMBLE_FILE):
-            recipe["model"] = f"ensemble of {len(ensemble.get('members', []))}" if ensemble.get("members") else "ensemble"
-        about, scores = run.read("about.json"), run.read("scores.json").get("validation", {})
-        baselines, log = run.read("baselines.json"), run.log("evaluate")
-    except (ValueError, OSError) as error:
-        raise UsageError(f'The files of the run "{run.path}" cannot be read ({error}): leave it out.') from error
-    if "accuracy" not in scores:
+    recipe, about = trained_recipe(run).plain(), run.read("about.json", "data")
+    if ensemble := run.read(ENSEMBLE_FILE, *(["members"] if about.get("kind") else [])):
+        recipe["model"] = f"ensemble of {len(ensemble.get('members', []))}" if ensemble.get("members") else "ensemble"
+    if get(run.read("scores.json"), "validation", "accuracy") is None:
         raise UsageError(f'The run "{run.path}" has no validation scores yet: train it to its end, or leave it out.')
-    curve = [(float(line["t"]), float(line["validation"]["accuracy"])) for line in log if "validation" in line]
-    return Entry(run.path, recipe, about, scores, curve, Predictions.read(run.path / PREDICTIONS_FILE), baselines)
+    scores = run.read("scores.json", "validation.accuracy", "validation.interval", "validation.images")["validation"]
+    points = [(line.get("t"), get(line, "validation", "accuracy")) for line in run.log("evaluate")]
+    curve = [(float(t), float(accuracy)) for t, accuracy in points if is_number(t) and is_number(accuracy)]
+    predictions = Predictions.read(run.path / PREDICTIONS_FILE)
+    return Entry(run.path, recipe, about, scores, curve, predictions, run.read("baselines.json"))
 
 
 def read_folds(folder: Path) -> Entry:
@@ -86,9 +84,10 @@ def read_folds(folder: Path) -> Entry:
     Raises:
         UsageError: they are not finished.
     """
-    results = Run(folder).read(FOLDS_FILE)
-    if results.get("state") != "finished":
+    results = Run(folder).read(FOLDS_FILE, "state")
+    if results["state"] != "finished":
         raise UsageError(f'The folds in "{folder}" are not finished: continue them with --resume auto --out "{folder}", or leave them out.')
+    results = Run(folder).read(FOLDS_FILE, "runs", "out_of_fold", "accuracies", "deviation", "seconds", "folds")
     first = read_run(Run(folder / Path(results["runs"][0]).name))
     scores = {**results["out_of_fold"], "folds": results["accuracies"], "deviation": results["deviation"]}
     about = {**first.about, "seconds": {"all folds": results["seconds"]}}
@@ -172,9 +171,10 @@ def compare_groups(entries: Sequence[Entry], one: Sequence[int], other: Sequence
     sides = [[p for k in members if (p := entries[k].predictions)] for members in (one, other)]
     if (len(sides[0]), len(sides[1])) != (len(one), len(other)):
         return {**names, "problem": "a run of an earlier version kept no predictions: evaluate it again"}
-    first, second = on_shared_images(sides)
-    if not first.shape[1]:
-        return {**names, "problem": "they have no validation images in common"}
+    right = on_shared_images(sides)
+    if isinstance(right, str):
+        return {**names, "problem": right}
+    first, second = right
     return {**names, **compare_paired(first, second).plain()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,19 @@ import numpy as np
 import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
-from goodfit.core.files import write_atomic
 from goodfit.core.interval import standard_error, wilson_interval
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
-from goodfit.core.run import Run, require_free_folder
+from goodfit.core.run import FINISHED_STATES, Run, is_run, require_free_folder
+from goodfit.core.run_files import DamagedFile
 from goodfit.data.index import Index
 from goodfit.data.splits import write_splits
 from goodfit.predict.calibration import measure_calibration
 from goodfit.recipe.prepare import open_recipe, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
-from goodfit.runs.start import asked_values
+from goodfit.runs.resume import asked_values
 from goodfit.runs.train import RunOptions, train
 from goodfit.study.folds import FOLDS_FILE, Folds, describe_folds, find_groups, group_duplicates, make_folds
-
-FINISHED_STATES = ("finished", "stopped early")
 
 
 def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | None = None) -> dict[str, Any]:
@@ -51,14 +48,15 @@ def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | N
         return {}
     folder = choose_folder(asked, options.out, options.resume, folds, data.name)
     record_folds(folder, asked, index, partition)
-    runs, fold_options = [], dataclasses.replace(options, resume="auto")
+    runs, fold_options = [], options
     for k in range(folds):
         path = folder / f"fold-{k + 1}"
         recipe = asked.but(validation=str(Path(f"{path}.csv").resolve()))
         run = finished_run(path, recipe)
         reporter.say(f"Fold {k + 1} of {folds}" + (f": {path} is finished." if run else "."))
         if run is None:
-            run = _train_fold(recipe, dataclasses.replace(fold_options, out=path), f"fold {k + 1} of {folds}")
+            fold_options = dataclasses.replace(fold_options, out=path, resume="auto" if is_run(path) else "never")
+            run = _train_fold(recipe, fold_options, f"fold {k + 1} of {folds}")
             fold_options = fold_options.for_next_run()
         runs.append(run)
     predictions = out_of_fold_predictions(runs, [index.names[row] for row in partition.rows])
@@ -89,14 +87,17 @@ def choose_folder(asked: Recipe, out: Path | None, resume: str, folds: int, name
         UsageError: the folder is taken.
     """
     if out is not None:
-        if not (out / FOLDS_FILE).is_file():
+        if not ((out / FOLDS_FILE).exists() or (out / "fold-1.csv").is_file()):
             require_free_folder(out)
         elif resume == "never":
             raise UsageError(f'"{out}" holds folds already: continue them with --resume auto, or choose another --out.')
         return out
     existing = sorted(Path("runs").glob(f"*/{FOLDS_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True) if resume == "auto" else []
     for file in existing:
-        content = Run(file.parent).read(FOLDS_FILE)
+        try:
+            content = Run(file.parent).read(FOLDS_FILE)
+        except DamagedFile:
+            continue
         if content.get("state") != "finished" and (content.get("folds"), asked_values(content)) == (folds, asked.plain()):
             return file.parent
     run = Run.new(None, f"{name}-folds")
@@ -115,13 +116,13 @@ def record_folds(folder: Path, asked: Recipe, index: Index, partition: Folds) ->
         file = folder / f"fold-{k + 1}.csv"
         temporary = folder / f".fold-{k + 1}.csv"
         write_splits(temporary, index, partition.splits(k))
-        if before and file.is_file() and file.read_bytes() != temporary.read_bytes():
+        if file.is_file() and file.read_bytes() != temporary.read_bytes():
             temporary.unlink()
             raise DataError(f'The images or the folds have changed since "{folder}" started; start anew with another --out.')
         temporary.replace(file)
     if before.get("folds", partition.count) != partition.count:
         raise DataError(f'"{folder}" started with {before["folds"]} folds, not {partition.count}; start anew with another --out.')
-    write_atomic(folder / FOLDS_FILE, json.dumps({"folds": partition.count, "state": "running", "asked": asked.plain()}, indent=1) + "\n")
+    Run(folder).write(FOLDS_FILE, {"folds": partition.count, "state": "running", "asked": asked.plain()})
 
 
 def finished_run(path: Path, recipe: Recipe) -> Run | None:
@@ -133,7 +134,7 @@ def finished_run(path: Path, recipe: Recipe) -> Run | None:
     done = (
         about.get("state") in FINISHED_STATES
         and asked_values(about) == with_absolute_paths(recipe).plain()
-        and (path / PREDICTIONS_FILE).is_file()
+        and (path / PREDICTIONS_FILE).exists()
     )
     return run if done else None
 
@@ -156,7 +157,7 @@ def out_of_fold_predictions(runs: list[Run], names: list[str]) -> Predictions:
 
 def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> dict[str, Any]:
     """Write mean and standard deviation, and the scores of the out-of-fold predictions, to folds.json; returns them."""
-    accuracies = [float(run.read("scores.json")["validation"]["accuracy"]) for run in runs]
+    accuracies = [float(run.read("scores.json", "validation.accuracy")["validation"]["accuracy"]) for run in runs]
     right = int(predictions.correct.sum())
     result = {
         "folder": str(folder),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from goodfit.core.errors import Diverged, GoodfitError
-from goodfit.core.files import write_atomic
-from goodfit.training.state import State
+from goodfit.core.errors import Diverged, GoodfitError, first_line
+from goodfit.core.files import explain_write_errors, remove, write_atomic
+from goodfit.training.state import Plan, State
 
 RECENT_CHECKPOINTS_KEPT = 2
+DAMAGED_FOLDER = "damaged"  # of the checkpoints, to which those that do not read are moved
+DAMAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)  # what reading a damaged one raises
+GONE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # of a disk that works: reading again does not help
 # Names that fields of the state had in checkpoints of version 0.1.
 FORMER_FIELDS = {
     "brake": "plateau_factor",
@@ -60,32 +65,39 @@ class Checkpoints:
         kept = [*self.steps()[-RECENT_CHECKPOINTS_KEPT:], state.best.get("step")]
         for step in self.steps():
             if step not in kept:
-                self._about(step).unlink()
-                self._tensors(step).unlink()
+                remove(self._about(step))
+                remove(self._tensors(step))
         for path in self.folder.glob("*.safetensors"):  # left by a save that was killed before its JSON
-            if not path.with_suffix(".json").exists() and not path.with_suffix(".damaged").exists():
-                path.unlink()
+            if not path.with_suffix(".json").exists():
+                remove(path)
 
     def restore(self, state: State, step: int | None = None) -> list[str]:
         """Set the state to the last good checkpoint, or to that of `step`; returns a warning for each that was damaged.
 
         Raises:
-            GoodfitError: there is no good checkpoint.
+            GoodfitError: there is no good checkpoint, or it is of another model.
         """
         warnings: list[str] = []
         for number in [step] if step is not None else reversed(self.steps()):
             try:
                 about, tensors = self._read(number)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+            except DAMAGE_ERRORS as error:
+                if not isinstance(error, OSError) or isinstance(error, GONE_ERRORS):
                     self._set_aside(number)
-                warnings.append(f"The checkpoint of step {number} is damaged ({error}); falling back to the one before.")
+                reason = error.strerror if isinstance(error, OSError) else first_line(error)
+                warnings.append(f"The checkpoint of step {number} is damaged ({reason}); falling back to the one before.")
                 continue
             tree = from_json_tree(about["tree"], tensors)
-            state.model.load_state_dict(tree["model"])
-            state.optimizer.load_state_dict(tree["optimizer"])
-            if state.average is not None:
-                state.average.load_state_dict(tree["average"])
+            try:
+                state.model.load_state_dict(tree["model"])
+                state.optimizer.load_state_dict(tree["optimizer"])
+                if state.average is not None:
+                    state.average.load_state_dict(tree["average"])
+            except (RuntimeError, ValueError, KeyError, TypeError) as error:
+                raise GoodfitError(
+                    f'The checkpoint of step {number} in "{self.folder}" is of another model than that of the recipe ({first_line(error)}):'
+                    " restore the run's recipe.toml, or start anew with another --out."
+                ) from error
             for name, value in about["state"].items():
                 setattr(state, FORMER_FIELDS.get(name, name), value)
             return warnings
@@ -109,16 +121,28 @@ class Checkpoints:
         return about, load(content)
 
     def _set_aside(self, step: int) -> None:
-        """Set a damaged checkpoint aside, so that its step is saved again and it does not count among those kept."""
-        about = self._about(step)
-        if about.is_file():
-            about.replace(about.with_suffix(".damaged"))
+        """Move a damaged checkpoint aside, so that its step is saved again and it does not count among those kept."""
+        aside = self.folder / DAMAGED_FOLDER
+        with explain_write_errors(aside):
+            aside.mkdir(exist_ok=True)
+            for path in (self._about(step), self._tensors(step)):
+                if path.exists():
+                    remove(aside / path.name)
+                    path.replace(aside / path.name)
 
     def _tensors(self, step: int) -> Path:
         return self.folder / f"{step:08d}.safetensors"
 
     def _about(self, step: int) -> Path:
         return self.folder / f"{step:08d}.json"
+
+
+def best_weights(plan: Plan, checkpoints: Checkpoints, state: State) -> Mapping[str, Tensor]:
+    """The weights of the best evaluation, as far as their checkpoint reads, else those of the pretrained start."""
+    assert plan.start is not None
+    with contextlib.suppress(*DAMAGE_ERRORS):
+        return checkpoints.weights(state.best["step"])
+    return plan.start
 
 
 def checksum(about: dict[str, Any], content: bytes) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import math
 from pathlib import Path
 
-from goodfit.core.files import write_atomic
+from goodfit.core.files import explain_write_errors
+from goodfit.core.run_files import explain_damage, read_json, write_json
 
 FOLDER = "lever"  # of a run
 
@@ -26,30 +27,46 @@ class ManualLrFactor:
 
     def request(self, factor: float) -> Path:
         """Ask, from another process, for the rate to be multiplied by `factor`; returns the file that asks for it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with explain_write_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         n = sum(1 for _ in self.folder.glob("*.json"))
         path = self.folder / f"{n:04d}.json"
-        write_atomic(path, json.dumps({"factor": factor}))
+        write_json(path, {"factor": factor})
         return path
 
     def __call__(self, step: int) -> float:
-        """The product of all changes up to a step; reads the disk only when the folder has changed."""
+        """The product of all changes up to a step; reads the disk only when the folder has changed.
+
+        Raises:
+            DamagedFile: a change does not read.
+        """
         with contextlib.suppress(FileNotFoundError):
             modified = self.folder.stat().st_mtime_ns
             if modified != self._modified_ns:
                 self._read(step)
                 self._modified_ns = modified  # taken before reading, so that a change made meanwhile is read at the next step
-        product = 1.0
-        for at, factor in self._changes:
-            product *= factor if at <= step else 1.0
-        return product
+        return math.prod(factor for at, factor in self._changes if at <= step)
+
+    def made_before(self, step: int) -> float:
+        """The product of the changes that took effect before a step; none that is asked for takes effect now.
+
+        Raises:
+            DamagedFile: a change does not read.
+        """
+        return math.prod(factor for _, at, factor in self._on_disk() if at is not None and at < step)
 
     def _read(self, step: int) -> None:
+        changes = self._on_disk()
+        for path, at, factor in changes:
+            if at is None:
+                write_json(path, {"factor": factor, "step": step})
+        self._changes = tuple((step if at is None else at, factor) for _, at, factor in changes)
+
+    def _on_disk(self) -> list[tuple[Path, int | None, float]]:
+        """The file of each change, the step at which it took effect, None if it has not yet, and its factor."""
         changes = []
         for path in sorted(self.folder.glob("*.json")):
-            change = json.loads(path.read_text(encoding="utf-8"))
-            if "step" not in change:
-                change["step"] = step
-                write_atomic(path, json.dumps(change))
-            changes.append((int(change["step"]), float(change["factor"])))
-        self._changes = tuple(changes)
+            change = read_json(path)
+            with explain_damage(path):
+                changes.append((path, int(change["step"]) if "step" in change else None, float(change["factor"])))
+        return changes

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Literal
 
-import torch
-from safetensors.torch import save
-from torch import nn
-
 from goodfit.core.errors import UsageError
-from goodfit.core.files import write_atomic
+from goodfit.core.files import remove, write_atomic
+from goodfit.core.run_files import read_json, write_json
 from goodfit.core.words import count_of
+from goodfit.models.weights.saved import to_safetensors
 from goodfit.schedules.span import T_TOLERANCE
 from goodfit.training.checkpoint import Checkpoints, is_finite
 from goodfit.training.state import Plan, State
@@ -57,7 +56,7 @@ def record_snapshot(state: State, plan: Plan) -> None:
 class Snapshots:
     """Checkpoints that also keep the weights of each step that is a snapshot, as STEP.safetensors in a folder of the run.
 
-    They are the weights of the step itself, not their running average, with the batch statistics of training.
+    They are the weights of the step itself, not their running average, with the batch statistics of training. STEP.json has their checksum.
     """
 
     checkpoints: Checkpoints
@@ -66,7 +65,9 @@ class Snapshots:
     def save(self, state: State) -> None:
         """Write the snapshot, if the step is one, then the checkpoint; after a kill in between, the same snapshot is written again."""
         if state.step in state.snapshots and is_finite(state):
-            write_atomic(self.path(state.step), serialize_weights(state.model))
+            content = to_safetensors(state.model)
+            write_atomic(self.path(state.step), content)
+            write_json(self.path(state.step).with_suffix(".json"), {"weights": hashlib.sha256(content).hexdigest()})
         self.checkpoints.save(state)
 
     def path(self, step: int) -> Path:
@@ -78,9 +79,14 @@ class Snapshots:
         kept = {self.path(step) for step in state.snapshots}
         for file in self.folder.glob("*"):
             if file.with_suffix(".safetensors") not in kept:
-                file.unlink()
+                remove(file)
 
 
-def serialize_weights(model: nn.Module) -> bytes:
-    """The weights and statistics of a model as the content of a safetensors file."""
-    return save({name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in model.state_dict().items()})
+def snapshot_hash(file: Path) -> str | None:
+    """The SHA-256 of a snapshot as it was written; None where an earlier version has not recorded it.
+
+    Raises:
+        DamagedFile: its record does not read.
+    """
+    sha256: str | None = read_json(file.with_suffix(".json")).get("weights")
+    return sha256

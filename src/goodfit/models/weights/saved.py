@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from goodfit.core.errors import GoodfitError, UsageError
+from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
 from goodfit.core.files import write_atomic
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
+from goodfit.core.run_files import check_hash, explain_damage
 from goodfit.data.preprocess import Preprocess
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -53,40 +54,57 @@ class SavedModel:
 
         Raises:
             UsageError: the run has no finished model yet, or is an ensemble of several.
-            GoodfitError: the model is damaged.
+            DamagedFile: a file of the model is not what was written.
         """
-        with explain_damage(run):
-            config = run.read(CONFIG_FILE)
-            if not config and run.read(ENSEMBLE_FILE):
+        if not (run.path / CONFIG_FILE).exists():
+            if (run.path / ENSEMBLE_FILE).exists():
                 raise UsageError(
                     f'Expected one model, received the ensemble "{run.path}": name a member of it, such as {run.path}/members/00.'
                 )
-            if not config:
-                raise UsageError(f'The run "{run.path}" has no model yet: train it to its end with --resume auto --out "{run.path}".')
-            return SavedModel(
-                run,
-                model=config["model"],
-                loss=config["loss"],
-                views=config.get("views", "center"),  # runs of earlier versions have no views and no temperature
-                classes=tuple(config["label_names"]),
-                preprocess=Preprocess.from_dict(config["preprocess"]),
-                temperature=float(config.get("temperature", 1.0)),
-                use_files=tuple(run.path / "use" / name for name in config["use"]),
-                tensors=load((run.path / WEIGHTS_FILE).read_bytes()),
-            )
+            raise UsageError(f'The run "{run.path}" has no model yet: train it to its end with --resume auto --out "{run.path}".')
+        config = run.read(CONFIG_FILE, "model", "loss", "label_names", "preprocess", "use")
+        hashes: Mapping[str, str] = config.get("files", {})
+        for file in (name for name in hashes if name != WEIGHTS_FILE):
+            check_hash(run.path / file, hashes[file])
+        with explain_damage(run.path / CONFIG_FILE):
+            preprocess = Preprocess.from_dict(config["preprocess"])
+        return SavedModel(
+            run,
+            model=config["model"],
+            loss=config["loss"],
+            views=config.get("views", "center"),  # runs of earlier versions have no views and no temperature
+            classes=tuple(config["label_names"]),
+            preprocess=preprocess,
+            temperature=float(config.get("temperature", 1.0)),
+            use_files=tuple(run.path / "use" / name for name in config["use"]),
+            tensors=read_weights(run.path / WEIGHTS_FILE, hashes.get(WEIGHTS_FILE)),
+        )
+
+
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file of a run, which is the one with that SHA-256 where it is known.
+
+    Raises:
+        DamagedFile: it is not, or does not read.
+    """
+    with explain_damage(path):
+        content = path.read_bytes()
+        if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise ValueError("its checksum differs")
+        return load(content)
 
 
 @contextlib.contextmanager
-def explain_damage(run: Run) -> Iterator[None]:
-    """Turn what reading or building a damaged model raises into one sentence; wrap building the network and loading its tensors too.
+def explain_misfit(run: Run) -> Iterator[None]:
+    """Turn what building the network of a saved model and loading its tensors raise into one sentence: files of two runs were mixed.
 
     Raises:
-        GoodfitError: the model in the run does not read.
+        GoodfitError: the weights do not fit the network.
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0].rstrip(".:")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = first_line(error).rstrip(":")
         raise GoodfitError(f'The model in "{run.path}" does not read ({reason}): train it again, or restore a copy of the run.') from error
 
 
@@ -100,7 +118,13 @@ def save_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: S
         "use": [path.name for path in part_files(run)],
     }
     write_atomic(run.path / WEIGHTS_FILE, to_safetensors(model))
-    write_atomic(run.path / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
+    write_config(run, config)
+
+
+def write_config(run: Run, config: Mapping[str, Any]) -> None:
+    """Write config.json with the SHA-256 of each file that the model is made of, which are there already."""
+    files = [WEIGHTS_FILE, *(f"use/{name}" for name in config["use"])]
+    run.write(CONFIG_FILE, {**config, "files": {file: hash_file(run.path / file) for file in files}})
 
 
 def to_safetensors(model: nn.Module) -> bytes:

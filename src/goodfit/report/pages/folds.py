@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.frame import link_to_run, render_page
 from goodfit.report.markup import (
     EMPTY,
@@ -21,7 +22,7 @@ from goodfit.report.markup import (
     table,
     tag,
 )
-from goodfit.report.record import FolderReader, as_interval, as_items, as_number, get, get_number
+from goodfit.report.record import FolderReader, as_interval, as_items, as_number, get_number
 from goodfit.report.sections.baselines import render_baselines
 from goodfit.report.sections.calibration import render_calibration_scores
 from goodfit.report.sections.headline import format_title, large_percent, result_box

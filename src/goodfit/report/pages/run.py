@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from goodfit.core.run import Run
+from goodfit.core.run_files import get
 from goodfit.report.frame import render_page
-from goodfit.report.record import get, read_record
+from goodfit.report.record import read_record
 from goodfit.report.sections.calibration import render_calibration
 from goodfit.report.sections.classes import render_classes
 from goodfit.report.sections.confusion import render_confusion

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.frame import render_page
 from goodfit.report.markup import EMPTY, NBSP, Column, Html, definition_list, details, format_points, paragraph, section, table, tag
-from goodfit.report.record import FolderReader, as_items, as_rows, as_texts, get, get_number, get_share
+from goodfit.report.record import FolderReader, as_items, as_rows, as_texts, get_number, get_share
 from goodfit.report.sections.baselines import BASELINES_FILE, render_baselines
 from goodfit.report.sections.headline import format_title, large_percent, result_box
 from goodfit.report.sections.trials import Trials, format_drawn_value, has_diverged, render_finalists, render_ranking

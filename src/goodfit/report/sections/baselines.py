@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from goodfit.core.run_files import get
 from goodfit.report.markup import EMPTY, NBSP, Child, Column, Html, bar, format_interval, format_percent, paragraph, section, table
-from goodfit.report.record import FolderReader, as_interval, as_rows, get, get_number, get_share
+from goodfit.report.record import FolderReader, as_interval, as_rows, get_number, get_share
 
 BASELINES_FILE = "baselines.json"
 MAJORITY_LABEL = "Always answering the most common class"

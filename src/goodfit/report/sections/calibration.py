@@ -6,9 +6,10 @@ import math
 
 from goodfit.core import words
 from goodfit.core.interval import wilson_interval
+from goodfit.core.run_files import get
 from goodfit.report.charts import Chart, Points, Series, render_chart
 from goodfit.report.markup import EMPTY, Column, Html, details, format_number, format_percent, inline_code, paragraph, section, table, tag
-from goodfit.report.record import Record, as_rows, get, get_number, get_share
+from goodfit.report.record import Record, as_rows, get_number, get_share
 
 MAX_RADIUS, MIN_RADIUS = 11.0, 2.5  # of the dot of the fullest bin, and of any, in pixels
 NEGLIGIBLE = 0.01  # difference of confidence and accuracy, of shares, or of two temperatures relative to each other

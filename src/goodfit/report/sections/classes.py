@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from goodfit.core.run_files import get
 from goodfit.report.markup import EMPTY, Child, Column, Html, bar, details, format_percent, paragraph, section, table
-from goodfit.report.record import Record, as_number, as_rows, get, get_number
+from goodfit.report.record import Record, as_number, as_rows, get_number
 from goodfit.report.sections.confusion import read_confusion
 
 MAX_OPEN_ROWS = 40  # classes up to which all are shown without unfolding

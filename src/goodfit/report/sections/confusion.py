@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from goodfit.core.run_files import get
 from goodfit.report.markup import EMPTY, Child, Column, Html, format_percent, join, paragraph, scroll_box, section, table, tag
-from goodfit.report.record import Record, as_number, as_rows, get
+from goodfit.report.record import Record, as_number, as_rows
 
 MAX_CLASSES_IN_HEAT_MAP = 30
 FULL_COLOR_SHARE = 0.25  # share of a row taken for another class that gets the full color, unless another is larger

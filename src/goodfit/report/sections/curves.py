@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from goodfit.core.run_files import get
 from goodfit.report.charts import Chart, Points, Series, read_points, render_chart, smooth
 from goodfit.report.markup import EMPTY, Column, Html, bullet_list, details, format_number, format_percent, paragraph, section, table, tag
-from goodfit.report.record import Record, as_number, get, get_number
+from goodfit.report.record import Record, as_number, get_number
 
 MIN_POINTS_FOR_RUNNING_MEAN = 60
 MAX_EVALUATION_ROWS = 60

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.markup import EMPTY, Child, Column, Html, bar, bullet_list, definition_list, details, paragraph, section, table, tag
-from goodfit.report.record import Record, as_number, as_texts, get, get_number
+from goodfit.report.record import Record, as_number, as_texts, get_number
 
 SPLITS = ("train", "validation", "test")
 MAX_OPEN_CLASSES = 30  # classes up to which their table is not folded away

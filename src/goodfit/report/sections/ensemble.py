@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.markup import EMPTY, Column, Html, bar, format_number, format_percent, paragraph, section, table, tag
-from goodfit.report.record import Record, as_rows, as_texts, get, get_number
+from goodfit.report.record import Record, as_rows, as_texts, get_number
 
 METHODS = {
     ("average", "all"): "The mean of the probabilities of",

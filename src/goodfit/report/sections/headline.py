@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.interpretation import interpret_run, measure_gap
 from goodfit.report.markup import (
     EMPTY,
@@ -17,7 +18,7 @@ from goodfit.report.markup import (
     join,
     tag,
 )
-from goodfit.report.record import Record, as_interval, as_texts, get, get_number
+from goodfit.report.record import Record, as_interval, as_texts, get_number
 from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, read_baselines
 from goodfit.report.sections.ensemble import describe_ensemble
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.markup import NBSP, Child, Html, bullet_list, definition_list, paragraph, section, tag
-from goodfit.report.record import Record, as_rows, get, get_number
+from goodfit.report.record import Record, as_rows, get_number
 
 LABELS = {"torch": "PyTorch", "numpy": "NumPy", "python": "Python", "started": "Started", "finished": "Finished"}
 

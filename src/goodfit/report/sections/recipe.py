@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from goodfit.core.run_files import get
 from goodfit.report.markup import Child, Column, Html, details, join, paragraph, section, table, tag
-from goodfit.report.record import Record, as_rows, get
+from goodfit.report.record import Record, as_rows
 
 
 def render_recipe(record: Record) -> Html:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.markup import EMPTY, Child, Column, Html, bar, format_percent, paragraph, section, table
-from goodfit.report.record import Record, as_items, as_number, get, get_number
+from goodfit.report.record import Record, as_items, as_number, get_number
 
 LABELS = {"startup": "Starting up", "data": "Preparing the data", "training": "Training", "evaluation": "Evaluating"}
 SLOW_DATA_SHARE = 0.2  # share of a step spent waiting for images from which on the data counts as the bottleneck

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.frame import link_to_run
 from goodfit.report.markup import (
     EMPTY,
@@ -23,7 +24,7 @@ from goodfit.report.markup import (
     table,
     tag,
 )
-from goodfit.report.record import as_items, as_number, as_rows, as_texts, get, get_number, get_share
+from goodfit.report.record import as_items, as_number, as_rows, as_texts, get_number, get_share
 
 MAX_OPEN_ROWS = 12  # trials shown without unfolding
 

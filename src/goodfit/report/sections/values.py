@@ -6,9 +6,10 @@ import statistics
 from typing import Any
 
 from goodfit.core import words
+from goodfit.core.run_files import get
 from goodfit.report.charts import Chart, Series, render_chart
 from goodfit.report.markup import EMPTY, Column, Html, bar, format_percent, paragraph, section, table, tag
-from goodfit.report.record import as_items, as_texts, get, get_number, get_share
+from goodfit.report.record import as_items, as_texts, get_number, get_share
 from goodfit.report.sections.trials import Trials, format_drawn_value, has_diverged
 
 STAGE_STYLES = ("faint", "ink", "accent")  # of the dots; the last stage has the last style

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from goodfit.core.device import select_device
 from goodfit.core.errors import UsageError, unknown_name
@@ -21,7 +20,7 @@ from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.core.words import count_of
-from goodfit.models.weights.saved import WEIGHTS_FILE, to_safetensors
+from goodfit.models.weights.saved import WEIGHTS_FILE, read_weights, to_safetensors, write_config
 from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import load_classifier
 from goodfit.predict.scoring import score_ensemble
@@ -136,7 +135,7 @@ class SoupBuilder:
     def _soup_probabilities(self, chosen: list[int]) -> np.ndarray[Any, Any]:
         """The probabilities of the soup of some models; its weights stay in `classifier`."""
         model, files = self.classifier.model, [self.candidates[place].file for place in chosen]
-        model.load_state_dict(average_weights(load_file(file) for file in files))
+        model.load_state_dict(average_weights(read_weights(file) for file in files))
         if len({hash_file(file) for file in files}) > 1:  # the statistics of a single model are right
             self.recalibrator.recalibrate(model)
         return (
@@ -170,8 +169,8 @@ def write_soup(run: Run, soup_builder: SoupBuilder, best: int) -> dict[str, Any]
     """Write a soup as the model of a run, and copy the best single model, to compare it with."""
     first = soup_builder.candidates[0]
     write_atomic(run.path / WEIGHTS_FILE, to_safetensors(soup_builder.classifier.model))
-    run.write("config.json", {key: value for key, value in first.config.items() if key != "temperature"})
     copy_part_files(run, first)
+    write_config(run, {key: value for key, value in first.config.items() if key != "temperature"})
     return {
         "members": [{"path": ".", "sha256": hash_file(run.path / WEIGHTS_FILE), "weight": 1.0}],
         "single": copy_model(run, soup_builder.candidates[best], "members/00"),
@@ -185,8 +184,8 @@ def copy_model(run: Run, candidate: Candidate, place: str) -> dict[str, Any]:
         member.path.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(candidate.file, member.path / WEIGHTS_FILE)
         shutil.copyfile(candidate.run.path / "recipe.toml", member.path / "recipe.toml")
-    member.write("config.json", candidate.config)
     copy_part_files(member, candidate)
+    write_config(member, candidate.config)
     return {"path": place, "sha256": hash_file(member.path / WEIGHTS_FILE)}
 
 
@@ -234,9 +233,11 @@ def write_results(run: Run, first: Candidate, content: dict[str, Any], scores: d
         "started": timestamp(),
         "finished": timestamp(),
         "state": "finished",
+        "kind": content["kind"],
         "asked": {},
+        "recipe": Recipe.of_run(first.run.path).plain(),
         "choices": [{"field": "model", "value": f"{content['kind']} of {count_of(len(content['candidates']), 'model')}"}],
-        "data": first.run.read("about.json")["data"],
+        "data": first.run.read("about.json", "data")["data"],
         "openings": [],
     }
     run.write("about.json", about)

@@ -14,10 +14,12 @@ import torch
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
+from goodfit.core.run_files import check_hash, explain_damage
 from goodfit.core.words import list_some
-from goodfit.models.weights.saved import WEIGHTS_FILE
+from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE
 from goodfit.predict.calibration import apply_temperature
-from goodfit.training.snapshots import FOLDER
+from goodfit.runs.start import SPLITS_FILE
+from goodfit.training.snapshots import FOLDER, snapshot_hash
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,8 +39,8 @@ class Candidate:
     @property
     def digests(self) -> tuple[str, str]:
         """The digests of the run's images and of their splits."""
-        data = self.run.read("about.json").get("data", {})
-        return str(data.get("digest")), str(data.get("split_digest"))
+        data = self.run.read("about.json", "data.digest", "data.split_digest")["data"]
+        return data["digest"], data["split_digest"]
 
 
 def find_candidates(names: Sequence[str | Path], final: bool = False) -> list[Candidate]:
@@ -69,22 +71,27 @@ def _candidates_at(path: Path, final: bool) -> list[Candidate]:
     """The models that one path names."""
     if path.suffix == ".safetensors" and path.is_file():
         return [_candidate(Run.open(path.parent.parent if path.parent.name == FOLDER else path.parent), path)]
-    if not (path / "recipe.toml").is_file() and (inner := [run.path for run in list_runs(path) if not run.read(ENSEMBLE_FILE)]):
+    if not (path / "recipe.toml").is_file() and (inner := [run.path for run in list_runs(path) if not (run.path / ENSEMBLE_FILE).exists()]):
         return [
             candidate for folder in sorted(inner) for candidate in _candidates_at(folder, final)
         ]  # such as the folder of --folds, or of --seeds
     run = Run.open(path)
-    snapshots = [] if final else sorted((run.path / FOLDER).glob("*.safetensors"))
+    snapshots = [] if final else sorted({file.with_suffix(".safetensors") for file in (run.path / FOLDER).glob("*.*")})
     return [_candidate(run, file) for file in snapshots or [run.path / WEIGHTS_FILE]]
 
 
 def _candidate(run: Run, file: Path) -> Candidate:
-    config = run.read("config.json")
-    if not config:
-        reason = "is an ensemble already: name the runs it is of" if run.read(ENSEMBLE_FILE) else "has no model yet: train it to its end"
+    if not (run.path / CONFIG_FILE).exists():
+        is_ensemble = (run.path / ENSEMBLE_FILE).exists()
+        reason = "is an ensemble already: name the runs it is of" if is_ensemble else "has no model yet: train it to its end"
         raise UsageError(f'"{run.path}" {reason}.')
+    config = run.read(CONFIG_FILE, "model", "loss", "label_names", "preprocess", "use")
+    hashes = dict(config.get("files", {}))
     if file.name != WEIGHTS_FILE:
         config.pop("temperature", None)  # it was fitted to the kept model
+        hashes[WEIGHTS_FILE] = snapshot_hash(file)
+    for name, sha256 in hashes.items():
+        check_hash(file if name == WEIGHTS_FILE else run.path / name, sha256)
     predictions = Predictions.read(run.path / PREDICTIONS_FILE if file.name == WEIGHTS_FILE else file.with_suffix(".npz"))
     if predictions is None:
         raise UsageError(f'The predictions of "{file}" for its validation images are not kept: run goodfit evaluate "{run.path}" first.')
@@ -132,8 +139,9 @@ def count_seen_test_images(candidates: Sequence[Candidate]) -> int:
 
 def read_splits(run: Run) -> dict[str, str]:
     """The split of each image of a run, by name."""
-    path = run.path / "splits.csv"
-    if not path.is_file():
+    path = run.path / SPLITS_FILE
+    if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
+    check_hash(path, run.read("about.json").get("files", {}).get(SPLITS_FILE))
+    with explain_damage(path), path.open(newline="", encoding="utf-8") as file:
         return {row["path"]: row["split"] for row in csv.DictReader(file)}

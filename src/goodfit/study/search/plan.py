@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Literal
 
 from goodfit.core.errors import UsageError
-from goodfit.core.files import write_atomic
 from goodfit.core.progress import Length
+from goodfit.core.run_files import explain_damage, read_json, write_json
 
 Method = Literal["fine", "random", "tpe", "grid", "halving"]
 
@@ -119,14 +118,17 @@ class SearchPlan:
 
         Raises:
             UsageError: the folder is not that of a search.
+            DamagedFile: the plan does not read.
         """
         if not (folder / PLAN_FILE).is_file() or not (folder / BASE_FILE).is_file():
             raise UsageError(f'Expected the folder of a search at "{folder}", found none.')
-        return SearchPlan(**json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
+        content = read_json(folder / PLAN_FILE)
+        with explain_damage(folder / PLAN_FILE):
+            return SearchPlan(**content)
 
     def write(self, folder: Path) -> None:
         """Write the plan into the folder of a search."""
-        write_atomic(folder / PLAN_FILE, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_json(folder / PLAN_FILE, dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)

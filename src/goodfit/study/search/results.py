@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goodfit.core.files import write_atomic
 from goodfit.core.interval import standard_error
+from goodfit.core.run_files import write_json
 from goodfit.core.words import count_of, format_duration, format_percent
 from goodfit.study.search.plan import FINAL_STAGE
 from goodfit.study.search.refine import describe_edge, find_edge
@@ -176,7 +176,7 @@ def _widen(axis: Axis, values: Sequence[Value]) -> Axis:
 
 def write_results(search: Search, results: Results) -> None:
     """Write the results as JSON, and the winner's recipe at full length as TOML, into the search's folder."""
-    write_atomic(search.folder / RESULTS_FILE, json.dumps(results.plain(), indent=1) + "\n")
+    write_json(search.folder / RESULTS_FILE, results.plain())
     if results.winner is not None:
         recipe = recipe_of_trial(search.base, search.space, results.winner.values, search.catalog).but(budget=search.plan.full)
         write_atomic(search.folder / WINNER_FILE, recipe.to_toml())

@@ -1,0 +1,216 @@
+"""Resuming a run: which run goes on, what may change then, and what it has lost."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from goodfit.core.errors import UsageError
+from goodfit.core.files import lock, remove_partials
+from goodfit.core.progress import Lengths
+from goodfit.core.reporter import Reporter
+from goodfit.core.run import FINISHED_STATES, LOCK_FILE, STOPPED_STATES, UNFINISHED_STATES, Run, is_run, list_runs, require_free_folder
+from goodfit.core.run_files import DamagedFile
+from goodfit.core.words import count_of, list_some
+from goodfit.models.weights.saved import WEIGHTS_FILE
+from goodfit.recipe.recipe import Recipe, recorded_recipe, with_current_keys
+from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.manual_lr import FOLDER, ManualLrFactor
+from goodfit.training.state import State
+
+CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
+# A run that lacks the first field is of a version in which the default of the second was not yet "auto", but one of these.
+FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "head_init": {"trainable": ("all", "all(1.0)")},
+    "resolution": {"views": ("center",)},
+}
+
+
+def find_resumable(asked: Recipe, out: Path | None, resume: str, reporter: Reporter) -> Run | None:
+    """Find the run that `--resume auto` continues: the one at `out`, else the newest unfinished one of the same recipe.
+
+    Where there is none, it reports why.
+
+    Raises:
+        UsageError: the run at `out` has another recipe.
+        DamagedFile: the run at `out` has files that are needed and do not read.
+    """
+    if resume == "never":
+        return None
+    if out is not None:
+        if is_run(out):
+            run = Run(out)
+            refuse_changes(run, asked)
+            return run
+        require_free_folder(out)
+        reporter.say(f'Starting anew: there is no run at "{out}" yet.')
+        return None
+    reasons = []
+    for run in reversed(list_runs(Path("runs"))):
+        reason = why_not_resumed(run, asked)
+        if reason == "":
+            return run
+        reasons += [reason] if reason else []
+    reporter.say(f"Starting anew: {reasons[0]}." if reasons else 'Starting anew: there is no unfinished run in "runs".')
+    return None
+
+
+def why_not_resumed(run: Run, asked: Recipe) -> str | None:
+    """Why an unfinished run is not the one to resume; empty if it is, None for a run that has ended."""
+    try:
+        about = run.read("about.json", "state", "asked")
+    except DamagedFile as error:
+        return str(error).rstrip(".")
+    if about["state"] not in UNFINISHED_STATES:
+        return None
+    if changed := changed_fields(about, asked):
+        return f'the newest unfinished run, "{run.path}", has another {list_some(changed)}'
+    return f'the unfinished run "{run.path}" is being trained by another process' if is_busy(run) else ""
+
+
+def is_busy(run: Run) -> bool:
+    """Whether another process is training this run."""
+    with lock(run.path / LOCK_FILE, wait=False) as held:
+        return held is False
+
+
+@contextlib.contextmanager
+def lock_run(run: Run) -> Iterator[None]:
+    """Hold the lock of a run while it is trained: two processes must not write one log.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    with lock(run.path / LOCK_FILE, wait=False) as held:
+        if held is False:
+            raise UsageError(f'The run "{run.path}" is being trained by another process: wait for it, or choose another --out.')
+        remove_partials(run.path)
+        yield
+
+
+def refuse_changes(run: Run, asked: Recipe) -> None:
+    """Refuse a resume that would train something else.
+
+    Raises:
+        UsageError: a field has changed that may not change.
+    """
+    changed = [key for key in changed_fields(run.read("about.json", "asked"), asked) if key not in CHANGEABLE_ON_RESUME]
+    if changed:
+        raise UsageError(
+            f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only'
+            f" {', '.join(CHANGEABLE_ON_RESUME)} may change. Give another --out to start anew."
+        )
+
+
+def changed_fields(about: Mapping[str, Any], asked: Recipe) -> list[str]:
+    """The fields that are asked for otherwise than of the run with this about.json; a former default may be spelled out or left open."""
+    written, current = with_current_keys(about.get("asked", {})), asked_values(about)
+    return [key for key, value in asked.plain().items() if value not in (current[key], written.get(key, current[key]))]
+
+
+def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
+    """Refuse a budget that ends before the step a run has reached: its rate would never anneal.
+
+    Raises:
+        UsageError: it does.
+    """
+    if not lengths.timed and lengths.total_steps < step:
+        raise UsageError(
+            f'The run "{run.path}" is at step {step:,} already, past the budget of {budget} ({lengths.total_steps:,} steps):'
+            " give a longer one, or another --out to start anew."
+        )
+
+
+def resumed_recipe(own: Recipe, run: Run, asked: Recipe) -> Recipe:
+    """The run's `own` recipe with the changes that a resume may make."""
+    before = asked_values(run.read("about.json"))
+    return own.but(
+        **{key: getattr(asked, key) for key in CHANGEABLE_ON_RESUME if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"}
+    )
+
+
+def trained_recipe(run: Run) -> Recipe:
+    """The recipe that a run is trained by, from its about.json where that has it: recipe.toml may have been edited since.
+
+    Raises:
+        UsageError: it does not read.
+    """
+    recorded = recorded_recipe(run.path)
+    return Recipe().but(**recorded) if recorded else Recipe.of_run(run.path)
+
+
+def asked_recipe(run: Run) -> Recipe:
+    """The recipe that a run was asked for."""
+    return Recipe().but(**asked_values(run.read("about.json", "asked")))
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run was trained to its end."""
+    return run.read("about.json").get("state") in FINISHED_STATES
+
+
+def asked_values(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the recipe that a run was asked for, as its about.json has them; those that it does not have are at their default."""
+    before = with_current_keys(about.get("asked", {}))
+    former = {key: values for field, defaults in FORMER_DEFAULTS.items() if field not in before for key, values in defaults.items()}
+    return {**Recipe().plain(), **{key: "auto" if value in former.get(key, ()) else value for key, value in before.items()}}
+
+
+# ---- what is lost ----------------------------------------------------------------------------------------------------------------
+
+
+def last_saved_step(run: Run, checkpoints: Checkpoints) -> int:
+    """The step whose state a run saved last, whether or not it still reads; 0 if it saved none."""
+    saved = checkpoints.steps()
+    if run.read("about.json").get("state") in (*FINISHED_STATES, *STOPPED_STATES):  # which saved their last step
+        saved += [row["step"] for row in run.log("train")]
+    return max(saved, default=0)
+
+
+def restore_last(run: Run, checkpoints: Checkpoints, state: State) -> list[str]:
+    """Set the state to the last good checkpoint, if the run has saved any; returns a warning for each that is damaged.
+
+    Raises:
+        GoodfitError: none of its checkpoints is good, or they are gone though it has a model.
+    """
+    if checkpoints.steps():
+        return [f"Warning: {text}" for text in checkpoints.restore(state)]
+    if (run.path / WEIGHTS_FILE).exists():
+        raise UsageError(f'The checkpoints of "{run.path}" are gone, so it cannot continue: start anew with another --out.')
+    return []
+
+
+def describe_losses(run: Run, state: State, last: int, is_extended: bool) -> list[str]:
+    """Warnings of steps that are lost, as the state after step `last` was saved once, of lost changes by hand and of gaps in the log.
+
+    `is_extended` says that they are trained again otherwise than they were.
+    """
+    warnings = []
+    if state.step < last:
+        result = "by the changed budget, so the result is NOT that of the undamaged run" if is_extended else "as they were"
+        lost = f"the state after step {last:,} is lost; the steps from {state.step:,} on are trained again, {result}."
+        warnings.append(f"Warning: {lost}")
+    if (factor := ManualLrFactor(run.path / FOLDER).made_before(state.step)) != state.manual_factor:
+        lost = f"the changes of the learning rate by hand multiply it by {factor:g}, and not by {state.manual_factor:g} as before"
+        warnings.append(f'Warning: a file in "{run.path / FOLDER}" is gone: {lost}, so the result is NOT that of the undamaged run.')
+    if gaps := describe_gaps(run.log(), state):
+        warnings.append(
+            f'Warning: "{run.path / "log.jsonl"}" is damaged, it lacks {gaps}: the curves have gaps, the weights do not change.'
+        )
+    return warnings
+
+
+def describe_gaps(rows: Sequence[Mapping[str, Any]], state: State) -> str:
+    """The steps and the number of evaluations that the rows of a log lack; empty if it has all up to the step of the state."""
+    logged = {row["step"] for row in rows if row["kind"] == "train"}
+    if state.rescue_factor < 1:  # the step that diverged has its event alone
+        logged |= {row["step"] + 1 for row in rows if row["kind"] == "event"}
+    missing = [step for step in range(1, state.step + 1) if step not in logged]
+    runs = [[step for _, step in group] for _, group in groupby(enumerate(missing), lambda pair: pair[1] - pair[0])]
+    spans = [f"{run[0]:,}" if len(run) == 1 else f"{run[0]:,} to {run[-1]:,}" for run in runs]
+    evaluations = len(state.history) - sum(row["kind"] == "evaluate" and row["step"] <= state.step for row in rows)
+    parts = [f"step{'s' * (len(missing) > 1)} {list_some(spans)}"] if missing else []
+    return " and ".join(parts + ([count_of(evaluations, "evaluation")] if evaluations > 0 else []))

@@ -1,0 +1,257 @@
+"""Every file of a run, damaged in nine ways, put through every verb that reads runs: a sentence or the right result, never a traceback."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from goodfit.core.run import Run
+from goodfit.training.manual_lr import FOLDER, ManualLrFactor
+from tests.support.command import FAST, Said, goodfit, refused
+from tests.support.damage import DAMAGES
+
+MINE = """
+import dataclasses
+from goodfit.core.contracts import Augment
+
+@dataclasses.dataclass(frozen=True)
+class Darker(Augment):
+    '''Darkens.'''
+    by: int = 2
+
+    def __call__(self, batch, chance, t):
+        return batch.but(images=batch.images // self.by)
+"""
+CHANGES = {"model": "convnet(4)", "augment": "flip | darker", "snapshots": "2", "budget": "4 epochs", "save_every": "2 steps"}
+STATES = ("stopped", "finished", "ensemble")
+SAMPLES = 16  # that are tried by default
+LOST = "so the result is NOT that of the undamaged run"
+
+
+class House:
+    """A run that was stopped and one that has finished, with a change of the rate by hand, snapshots and parts of the user's own, another
+    run to compare and combine them with, and an ensemble of both; and what each verb makes of them undamaged.
+    """
+
+    def __init__(self, photos: Path, folder: Path) -> None:
+        self.photos, self.folder, self.results = photos, folder, dict[tuple[str, str], Any]()
+        (folder / "mine.py").write_text(MINE)
+        assert self.train(folder / "other", seed="1").code == 0
+        self.stop_at(folder / "stopped", 5)
+        ManualLrFactor(folder / "stopped" / FOLDER).request(0.5)
+        self.stop_at(folder / "stopped", 12)
+        shutil.copytree(folder / "stopped", folder / "finished")
+        assert self.train(folder / "finished", "--resume", "auto").code == 0
+        assert Run(folder / "finished").read("about.json")["state"] == "finished"
+        assert goodfit("ensemble", folder / "finished", folder / "other", "--final", "--out", folder / "ensemble").code == 0
+
+    def train(self, out: Path, *more: str, **changes: str) -> Said:
+        options = [word for key, value in {**FAST, **CHANGES, **changes}.items() for word in (f"--{key.replace('_', '-')}", value)]
+        return goodfit("train", self.photos, "--out", out, "--use", self.folder / "mine.py", *options, *more)
+
+    def stop_at(self, out: Path, step: int) -> None:
+        append = Run.append
+
+        def append_and_stop(run: Run, lines: list[dict[str, Any]]) -> None:
+            append(run, lines)
+            if any(line["step"] >= step for line in lines):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Run, "append", append_and_stop)
+            assert self.train(out, "--resume", "auto").code == 143
+
+    def files(self, state: str) -> list[Path]:
+        """The files of a run, relative to it, but for all but one of many alike."""
+        run = self.folder / state
+        found = (file.relative_to(run) for file in sorted(run.rglob("*")) if file.is_file() and file.name not in (".lock", "report.html"))
+        return [file for file in found if file.parent.name != "worst" or file.name == "00.png"]
+
+    def undamaged(self, state: str, verb: str) -> Any:
+        if (state, verb) not in self.results:
+            self.results[state, verb] = self.use(self.copy(state, "undamaged"), state, verb)[1]
+            shutil.rmtree(self.folder / "undamaged")
+        return self.results[state, verb]
+
+    def copy(self, state: str, name: str) -> Path:
+        return Path(shutil.copytree(self.folder / state, self.folder / name / state))
+
+    def use(self, run: Path, state: str, verb: str) -> tuple[Said, Any]:
+        """What a verb says of a run, and its result: weights, scores, predictions or what is left of the run."""
+        said = VERBS[verb](self, run)
+        return said, RESULTS[verb](run, said) if verb in RESULTS and said.code == 0 else None
+
+    def try_damage(self, state: str, file: Path, damage: str, verb: str) -> str:
+        """Damage a copy of a run, use it, and check what comes of it; returns what kind of end it took."""
+        expected, run = self.undamaged(state, verb), self.copy(state, "damaged")
+        DAMAGES[damage](run / file, random.Random(f"{file} {damage} {verb}"))
+        try:
+            said, result = self.use(run, state, verb)
+        except Exception as error:
+            raise AssertionError(f"{verb} of a {state} run whose {file} is {damage}: {type(error).__name__}: {error}") from error
+        finally:
+            shutil.rmtree(self.folder / "damaged")
+        where = (state, str(file), damage, verb, said)
+        assert said.code in (0, 1, 2, 3, 4), where
+        assert "Traceback" not in said.err, where
+        if said.code:
+            assert said.sentence.startswith("goodfit: "), where
+            return "refused"
+        if expected is not None and not same(expected, result):
+            assert LOST in said.err or "kept no predictions" in said.out, where
+            return "said to differ"
+        return "right"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two results are the same; tensors bit for bit."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
+
+
+def weights(run: Path, said: Said) -> Any:
+    return load_file(run / "model.safetensors")
+
+
+def scores(run: Path, said: Said) -> Any:
+    found = json.loads(said.out)
+    return [found[key] for key in ("accuracy", "loss", "images", "confusion")]
+
+
+def kept(run: Path, said: Said) -> Any:
+    """Whether a run that had a model has one, and one that is to be continued its checkpoints."""
+    return (run / "model.safetensors").exists() or (run / "checkpoints").is_dir()
+
+
+def ensemble(run: Path, said: Said) -> Any:
+    return [[row["weight"], row["accuracy"]] for row in json.loads(said.out)["candidates"]]
+
+
+VERBS: dict[str, Callable[[House, Path], Said]] = {
+    "resume": lambda house, run: house.train(run, "--resume", "auto"),
+    "extend": lambda house, run: house.train(run, "--resume", "auto", budget="5 epochs"),
+    "evaluate": lambda house, run: goodfit("evaluate", run, "--json"),
+    "evaluate --test": lambda house, run: goodfit("evaluate", run, "--test", "--json"),
+    "predict": lambda house, run: goodfit("predict", run, house.photos / "red" / "000.png", house.photos / "blue", "--json"),
+    "report": lambda house, run: goodfit("report", run),
+    "runs": lambda house, run: goodfit("runs", run.parent, "--json"),
+    "runs --prune": lambda house, run: goodfit("runs", run.parent, "--prune", "--yes"),
+    "compare": lambda house, run: goodfit("compare", run, house.folder / "other", "--json"),
+    "ensemble": lambda house, run: goodfit("ensemble", run, house.folder / "other", "--out", run.parent / "made", "--json"),
+    "steer": lambda house, run: goodfit("steer", run, "--rate", "0.5"),
+    "train --from": lambda house, run: house.train(run.parent / "new", "--from", str(run), "--dry", model="auto"),
+}
+if importlib.util.find_spec("onnxruntime"):
+    VERBS["export"] = lambda house, run: goodfit("export", run)
+RESULTS: dict[str, Callable[[Path, Said], Any]] = {
+    "resume": weights, "extend": weights, "evaluate": scores, "evaluate --test": scores, "predict": lambda run, said: json.loads(said.out),
+    "runs --prune": kept, "compare": lambda run, said: json.loads(said.out)["pairs"], "ensemble": ensemble,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def house(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> House:
+    return House(photos, tmp_path_factory.mktemp("damaged"))
+
+
+def test_some_damages(house: House) -> None:
+    verbs = [verb for verb in VERBS if verb != "export"]  # which reads what predict reads
+    cases = list(itertools.product(STATES, DAMAGES, verbs))
+    ends = Counter[str]()
+    rng = random.Random(0)
+    for state, damage, verb in rng.sample(cases, SAMPLES):
+        ends[house.try_damage(state, rng.choice(house.files(state)), damage, verb)] += 1
+    print(f"{SAMPLES} cases: {dict(ends)}")
+    assert sum(ends.values()) == SAMPLES and len(ends) > 1
+
+
+@pytest.mark.parametrize(
+    ("end", "damage"), [("safetensors", "a folder"), ("safetensors", "deleted"), ("json", "half"), ("json", "deleted")]
+)
+def test_an_extension_is_that_of_the_undamaged_run(house: House, tmp_path: Path, end: str, damage: str) -> None:
+    """The newest checkpoint of a finished run is lost: what led to it is trained again by the budget it had, and it is said."""
+    run = Path(shutil.copytree(house.folder / "finished", tmp_path / "run"))
+    newest = max((run / "checkpoints").glob(f"*.{end}"))
+    DAMAGES[damage](newest, random.Random(0))
+    said = VERBS["extend"](house, run)
+    assert said.code == 0, said
+    assert f"to {int(newest.stem)} are trained again by the budget they had, before the run is extended." in said.err
+    assert same(weights(run, said), house.undamaged("finished", "extend"))
+    steps = [row["step"] for row in Run(run).log("train")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_an_extension_by_another_schedule_is_said_to_differ(house: House, tmp_path: Path) -> None:
+    """A run that was stopped cannot be brought back to where it was and then go on otherwise: it is said first, last and in the report."""
+    run = Path(shutil.copytree(house.folder / "stopped", tmp_path / "run"))
+    newest = max((run / "checkpoints").glob("*.safetensors"))
+    newest.unlink()
+    said = VERBS["extend"](house, run)
+    assert said.code == 0 and said.err.count(LOST) == 2 and LOST in said.sentence
+    assert LOST in (run / "report.html").read_text()
+    assert f"the state after step {int(newest.stem)} is lost; the steps from 10 on are trained again" in said.err
+
+
+def test_a_finished_run_without_checkpoints_stays_as_it_is(house: House, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(house.folder / "finished", tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "model.safetensors").read_bytes()
+    said = VERBS["resume"](house, run)
+    assert said.code == 0 and "its model stays as it is, but it cannot be extended" in said.sentence
+    assert (run / "model.safetensors").read_bytes() == before
+    refused(VERBS["extend"](house, run), 2, "are gone, so it cannot continue")
+    (run / "model.safetensors").write_bytes(before[:-1])
+    refused(VERBS["resume"](house, run), 1, 'model.safetensors" does not read (its checksum differs)')
+
+
+def test_gaps_in_the_log_are_named(house: House, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(house.folder / "stopped", tmp_path / "run"))
+    rows = [row for row in Run(run).log() if row["step"] not in (3, 7, 8, 9) or row["kind"] == "event"]
+    lost = [row for row in Run(run).log("evaluate") if row["step"] in (3, 7, 8, 9)]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (run / "log.jsonl").write_bytes(b'[1]\n3\n{"kind": 5}\n\xff\xfe\n' + text + b'{"kind": "tra')
+    said = VERBS["resume"](house, run)
+    evaluations = f" and {len(lost)} evaluation{'s' * (len(lost) > 1)}" if lost else ""
+    assert said.code == 0 and f"it lacks steps 3, 7 to 9{evaluations}: the curves have gaps, the weights do not change." in said.err
+    assert same(weights(run, said), house.undamaged("stopped", "resume"))
+    again = VERBS["resume"](house, Path(shutil.copytree(house.folder / "stopped", tmp_path / "whole")))
+    assert "it lacks" not in again.err, "a whole log has no gaps"
+
+
+def test_a_run_whose_state_is_lost_is_not_pruned(house: House, tmp_path: Path) -> None:
+    """Without its about.json no one knows how a run ended; without its model its checkpoints are all there is."""
+    for name, file in (("a", "about.json"), ("b", "model.safetensors"), ("c", "config.json")):
+        (Path(shutil.copytree(house.folder / "finished", tmp_path / name)) / file).unlink()
+    said = goodfit("runs", tmp_path, "--prune", "--yes")
+    assert said.code == 0 and said.out.count("files of the run cannot be read") == 3
+    assert all((tmp_path / name / "checkpoints").is_dir() for name in "abc")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("state", STATES)
+def test_every_damage(house: House, state: str, verb: str) -> None:
+    ends, faults = Counter[str](), list[str]()
+    for file in house.files(state):
+        for damage in DAMAGES:
+            try:
+                ends[house.try_damage(state, file, damage, verb)] += 1
+            except AssertionError as error:
+                faults.append(str(error).splitlines()[0])
+    print(f"{verb} of a {state} run: {dict(ends)}, {len(faults)} faults")
+    assert not faults, "\n".join(faults)
