@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, str]] = {
     "trainable": {"trainable": "head(0.4) | all"},
     "source": {"from": "SOURCE", "average": "wise"},
 }
-OFTEN = ("optimizer adam", "storage jpeg", "snapshots")  # the default run's share
+OFTEN = ("storage jpeg",)  # the default run's share; test_promises.py kills a training at a step
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def fill_the_disk(n: int, whole: Path, photos: Path, folder: Path) -> str:
 
 
 def test_the_disk_is_full_at_any_write(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = full_disk_trials(photos, tmp_path, monkeypatch, 8)
+    tried = full_disk_trials(photos, tmp_path, monkeypatch, 6)
     print(f"{len(tried)} writes failed: {tried}")
 
 

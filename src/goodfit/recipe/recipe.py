@@ -224,6 +224,16 @@ def recorded_recipe(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def trained_recipe(folder: Path) -> Recipe:
+    """The recipe that a run is trained by, from its about.json where that has it: recipe.toml may have been edited since.
+
+    Raises:
+        UsageError: it does not read.
+    """
+    recorded = recorded_recipe(folder)
+    return Recipe().but(**recorded) if recorded else Recipe.of_run(folder)
+
+
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe with each key that has been renamed under its current name."""
     return {FORMER_KEYS.get(key, key): value for key, value in values.items()}

@@ -16,7 +16,7 @@ from goodfit.core.run import FINISHED_STATES, LOCK_FILE, STOPPED_STATES, UNFINIS
 from goodfit.core.run_files import DamagedFile
 from goodfit.core.words import count_of, list_some
 from goodfit.models.weights.saved import WEIGHTS_FILE
-from goodfit.recipe.recipe import Recipe, recorded_recipe, with_current_keys
+from goodfit.recipe.recipe import Recipe, with_current_keys
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.manual_lr import FOLDER, ManualLrFactor
 from goodfit.training.state import State
@@ -130,16 +130,6 @@ def resumed_recipe(own: Recipe, run: Run, asked: Recipe) -> Recipe:
     return own.but(
         **{key: getattr(asked, key) for key in CHANGEABLE_ON_RESUME if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"}
     )
-
-
-def trained_recipe(run: Run) -> Recipe:
-    """The recipe that a run is trained by, from its about.json where that has it: recipe.toml may have been edited since.
-
-    Raises:
-        UsageError: it does not read.
-    """
-    recorded = recorded_recipe(run.path)
-    return Recipe().but(**recorded) if recorded else Recipe.of_run(run.path)
 
 
 def asked_recipe(run: Run) -> Recipe:

@@ -17,7 +17,7 @@ from goodfit.models.weights.saved import SavedModel
 from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
-from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.recipe import Recipe, trained_recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.report.interpretation import describe_uselessness
 from goodfit.report.page import write_report
@@ -33,7 +33,6 @@ from goodfit.runs.resume import (
     refuse_shorter,
     restore_last,
     resumed_recipe,
-    trained_recipe,
 )
 from goodfit.runs.signals import explain_stop, halt_error, halt_on_signals
 from goodfit.runs.start import DataChanged, check_kept_files, describe_other_data, read_start, record_start, require_same_data, timestamp
@@ -137,7 +136,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
 
 def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
-    before, checkpoints = trained_recipe(run), Checkpoints(run.checkpoints)
+    before, checkpoints = trained_recipe(run.path), Checkpoints(run.checkpoints)
     check_kept_files(run, bool(checkpoints.steps()))
     prepared = prepare(
         resumed_recipe(before, run, asked),

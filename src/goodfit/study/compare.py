@@ -16,7 +16,7 @@ from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.core.run_files import get, is_number
 from goodfit.predict.paired import compare_paired, on_shared_images
-from goodfit.runs.resume import trained_recipe
+from goodfit.recipe.recipe import trained_recipe
 from goodfit.study.folds import FOLDS_FILE
 
 
@@ -64,7 +64,7 @@ def read_run(run: Run) -> Entry:
         UsageError: its recipe does not read, or it has no validation scores.
         DamagedFile: another of its files does not read.
     """
-    recipe, about = trained_recipe(run).plain(), run.read("about.json", "data")
+    recipe, about = trained_recipe(run.path).plain(), run.read("about.json", "data")
     if ensemble := run.read(ENSEMBLE_FILE, *(["members"] if about.get("kind") else [])):
         recipe["model"] = f"ensemble of {len(ensemble.get('members', []))}" if ensemble.get("members") else "ensemble"
     if get(run.read("scores.json"), "validation", "accuracy") is None:
