@@ -90,8 +90,23 @@ def run_verb(arguments: list[str]) -> None:
         unused = " ".join(error.unused_tokens or ())
         found = f'Expected no more, found "{unused}": put a value with spaces in quotes, such as --budget "10 min".'
         raise UsageError(found) from error
+    except cyclopts.UnknownOptionError as error:
+        raise UsageError(explain_unknown_option(error.token.keyword or error.token.value)) from error
+    except cyclopts.MissingArgumentError as error:
+        hint = ' Did you mean "--resume auto"?' if arguments[-1:] == ["--resume"] else ""
+        raise UsageError(f"{' '.join(str(error).split())}{hint}") from error
     except cyclopts.CycloptsError as error:
         raise UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.') from error
+
+
+def explain_unknown_option(option: str) -> str:
+    """The sentence for an option that no command has, with the one that is meant."""
+    from goodfit.cli.options import NAMES, Options
+    from goodfit.core.errors import find_nearest
+
+    near = find_nearest(option.lstrip("-"), [*vars(Options()), "epochs", "lr", "out", "resume", "seeds", "folds", "json", "test"])
+    meant = f" Did you mean {NAMES.get(near, f'--{near}').replace('_', '-')}?" if near else ""
+    return f'Unknown option "{option}".{meant} "goodfit --help" lists the commands, "goodfit train --help" the options of one.'
 
 
 def explain_error(error: BaseException) -> GoodfitError | None:

@@ -26,7 +26,7 @@ def advise(
     from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.advise import advise as advise_transfer
     from goodfit.terminal.reporter import TerminalReporter
-    from goodfit.terminal.streams import print_json
+    from goodfit.terminal.streams import print_json, print_lines
 
     reporter = TerminalReporter()
     opened, net = open_source(asked, reporter)
@@ -34,7 +34,6 @@ def advise(
     if json:
         print_json(advice.plain())
         return
-    reporter.say(f"{net.name} on {opened.data.name}", "", *advice.table().split("\n"), "")
-    reporter.say(f'{advice.amount.capitalize()} and {advice.kinship} data. The lecture: "{advice.lecture}".')
-    reporter.say(f"  {advice.rule}: {advice.evidence}")
-    reporter.say(f"Advice: {advice.patch}")
+    print_lines(f"{net.name} on {opened.data.name}", "", *advice.table().split("\n"), "")
+    print_lines(f'{advice.amount.capitalize()} and {advice.kinship} data. The lecture: "{advice.lecture}".')
+    print_lines(f"  {advice.rule}: {advice.evidence}", f"Advice: {advice.patch}")

@@ -41,7 +41,7 @@ def ensemble(
     from goodfit.study.ensemble.assembly import make_ensemble
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.scores import format_ensemble
-    from goodfit.terminal.streams import print_json
+    from goodfit.terminal.streams import print_json, print_lines
 
     reporter = TerminalReporter()
     run = make_ensemble(runs, out, select, soup, final, device, reporter)
@@ -49,4 +49,4 @@ def ensemble(
     if json:
         print_json({"ensemble": str(run.path), **run.read("ensemble.json"), **run.read("scores.json")})
         return
-    reporter.say(*format_ensemble(str(run.path), run.read("ensemble.json"), run.read("scores.json")), f"Report: {page}")
+    print_lines(*format_ensemble(str(run.path), run.read("ensemble.json"), run.read("scores.json")), f"Report: {page}")

@@ -38,11 +38,13 @@ def evaluate(
     from goodfit import api
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.scores import format_scores
-    from goodfit.terminal.streams import print_json
+    from goodfit.terminal.streams import print_json, print_lines
 
     reporter = TerminalReporter()
     scores = api.evaluate(run, test, device, reporter, marginalize, views, calibrate)
     if json:
         print_json(scores)
         return
-    reporter.say(*format_scores(scores, "Test" if test else "Validation"))
+    print_lines(*format_scores(scores, "Test" if test else "Validation"))
+    if calibrate:
+        print_lines(f"Stored with the model: temperature {scores['calibration']['temperature']:.2f}, which predict applies from now on.")

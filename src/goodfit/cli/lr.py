@@ -40,7 +40,7 @@ def lr(
     from goodfit import api
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.sketch import sketch_curve
-    from goodfit.terminal.streams import print_json
+    from goodfit.terminal.streams import print_json, print_lines
 
     reporter = TerminalReporter()
     trace, found = api.lr_range(asked, reporter, low, high, steps)
@@ -48,11 +48,9 @@ def lr(
         losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have
         print_json({"tested": {"rates": trace.rates, "losses": losses}, **asdict(found)})
         return
-    reporter.say(*sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True).split("\n"))
+    print_lines(*sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True).split("\n"))
     if found.low is None or found.high is None:
-        reporter.say(f"{found.reasons[0][0].upper()}{found.reasons[0][1:]}.")
-        reporter.say("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")
+        print_lines(f"{found.reasons[0][0].upper()}{found.reasons[0][1:]}.")
+        print_lines("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")
         return
-    reporter.say(f"Good peak learning rates: {found.low:.2g} to {found.high:.2g}.")
-    for reason in found.reasons:
-        reporter.say(f"  {reason}")
+    print_lines(f"Good peak learning rates: {found.low:.2g} to {found.high:.2g}.", *(f"  {reason}" for reason in found.reasons))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from goodfit.core.errors import UsageError
+from goodfit.data.sources import find_data
 from goodfit.recipe.recipe import FORMER_KEYS, Recipe, with_current_keys
 
 RECIPE = Parameter(name="*", group="Recipe")
@@ -54,6 +55,7 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
 
     Raises:
         UsageError: a key, value or form is wrong, or a key is given twice.
+        DataError: there is no such data.
     """
     shorts = shorts or Shorts()
     recipe = Recipe.from_toml(shorts.recipe) if shorts.recipe else Recipe()
@@ -71,4 +73,6 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
             raise UsageError(f'Expected {key} once, received it twice, once by "--set {setting}".')
         texts[key] = value.strip()
     recipe = recipe.but_text(texts)
+    if recipe.data:
+        find_data(recipe.data)  # before torch is imported, which takes seconds
     return recipe.but(use=tuple(shorts.use)) if shorts.use else recipe

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from goodfit.core.errors import DataError, UsageError
 
 
@@ -38,6 +40,8 @@ def predict(
     device
         auto, cpu, cuda, ...
     """
+    if not images and not Path(run).is_dir():
+        raise UsageError(f'Expected a run and images, such as "goodfit predict runs/latest {run}", received "{run}" alone.')
     if top < 1:
         raise UsageError(f"Expected --top to be 1 or more, received {top}.")
     if json and csv:

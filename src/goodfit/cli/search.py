@@ -45,9 +45,9 @@ def search(
     """
     search = search or SearchOptions()
     search.check(data)
-    from goodfit.study.search.run import run_search
+    from goodfit.study.search.run import describe_search, run_search
     from goodfit.terminal.reporter import TerminalReporter
-    from goodfit.terminal.streams import print_json
+    from goodfit.terminal.streams import print_json, print_lines
 
     asked = assemble(data, shorts, options)
     if search.resume is not None and asked != Recipe():
@@ -55,3 +55,5 @@ def search(
     finished, results = run_search(asked, search, TerminalReporter(), process_started())
     if json:
         print_json({"search": str(finished.folder), **results.plain()})
+        return
+    print_lines(*describe_search(finished, results))

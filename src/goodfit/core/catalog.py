@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -69,8 +70,10 @@ class Catalog:
             return self._checked(self._part(ast.parse(text.strip(), mode="eval").body, kind), kind)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             excerpt = text if len(text) < 200 else f"{text[:200]} ..."
+            decimals = re.search(r"\d+,\d+", text)
+            hint = f", and {decimals[0].replace(',', '.')} for {decimals[0]}" if decimals else ""
             raise UsageError(
-                f'"{excerpt}" does not read as {with_article(kind)}: expected a form like name(setting=value) | name.'
+                f'"{excerpt}" does not read as {with_article(kind)}: expected a form like name(setting=value) | name{hint}.'
             ) from error
 
     def is_piped(self, kind: str) -> bool:
@@ -107,7 +110,9 @@ class Catalog:
                 return self._call(function, arguments, keywords, kind)
             case ast.Name() | ast.Attribute() | ast.Constant(None):
                 return self._call(node, [], [], kind)
-        raise UsageError(f'Expected the name of {with_article(kind)}, received "{ast.unparse(node)}".')
+        row = " | ".join(map(ast.unparse, node.elts)) if isinstance(node, ast.Tuple) and self.is_piped(kind) else ""
+        hint = f': parts in a row are written "{row}"' if row else ""
+        raise UsageError(f'Expected the name of {with_article(kind)}, received "{ast.unparse(node)}"{hint}.')
 
     def _call(self, function: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword], kind: str) -> Part:
         name = "none" if isinstance(function, ast.Constant) else ast.unparse(function)

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+SYNONYMS = {  # what other programs call our names, without separators
+    "hinge": ("svm",), "crossentropy": ("softmax",), "bce": ("binary",), "learningrate": ("lr", "optimizer"), "lr": ("optimizer",),
+    "epochs": ("budget",), "batch": ("batch_size",), "imgsz": ("size",), "imagesize": ("size",), "pretrained": ("source",),
+    "weights": ("source",), "decay": ("weight_decay",), "wd": ("weight_decay",), "batchnorm": ("batch",), "layernorm": ("layer",),
+    "groupnorm": ("group",), "randomcrop": ("crop",), "horizontalflip": ("flip",), "colorjitter": ("jitter",), "randomerasing": ("erase",),
+    "labelsmoothing": ("smooth",), "earlystopping": ("patience",), "knn": ("nearest",), "kaiming": ("he",), "glorot": ("xavier",),
+    "swish": ("silu",),
+}  # fmt: skip
 
 
 class GoodfitError(Exception):
@@ -44,8 +54,22 @@ class Terminated(GoodfitError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean "x"?` for the known word nearest to `word`, else an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f' Did you mean "{near[0]}"?' if near else ""
+    near = find_nearest(word, list(known))
+    return f' Did you mean "{near}"?' if near else ""
+
+
+def find_nearest(word: str, known: list[str]) -> str:
+    """The known word that is meant: the same but for case and separators, what others call it, resnet(18) of resnet18, or the likest."""
+    plain = {re.sub(r"[\s_-]", "", name.lower()): name for name in known}
+    wanted = re.sub(r"[\s_-]", "", word.lower())
+    if wanted in plain:
+        return plain[wanted]
+    if other := next((name for name in SYNONYMS.get(wanted, ()) if name in known), ""):
+        return other
+    stem, number = re.fullmatch(r"(.*?)(\d*)", wanted, re.DOTALL).groups()  # type: ignore[union-attr]
+    if number and stem in plain:
+        return f"{plain[stem]}({number})"
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), "")
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:

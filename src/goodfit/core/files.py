@@ -86,7 +86,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
             raise GoodfitError(f'No space is left to write "{path}"; free some and run the same command again, nothing is lost.') from error
         if error.errno == errno.EISDIR:
             raise GoodfitError(f'"{path}" cannot be written, for there is a folder in its place: remove or rename that.') from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG):
             advice = "set GOODFIT_CACHE to a folder that can be" if _is_in_cache(path) else "choose another folder"
             raise GoodfitError(f'"{path}" cannot be written ({error.strerror}); {advice}.') from error
         raise

@@ -77,6 +77,15 @@ class Run:
         return self.path.resolve().name
 
     @property
+    def scores(self) -> dict[str, Any]:
+        """Its scores by split, "validation" and "test" as far as they were evaluated, as scores.json has them.
+
+        Raises:
+            DamagedFile: the file does not read.
+        """
+        return self.read("scores.json")
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -35,19 +35,27 @@ def index_images(data: str, limit: int = 0, seed: int = 0, say: Say = lambda tex
     Raises:
         DataError: the path does not exist, or its images cannot be trained on.
     """
-    path = Path(data).expanduser()
-    try:
-        exists = path.exists()
-    except OSError as error:
-        raise DataError(f'"{data}" cannot be read: {error.strerror}.') from error
-    if exists:
-        index = _index_path(path)
-    elif data in BUILTIN_NAMES:
-        index = index_builtin(data, say)
-    else:
-        raise DataError(_explain_missing(path))
+    path = find_data(data)
+    index = index_builtin(data, say) if path is None else _index_path(path)
     _check_trainable(index, data)
     return _limit_images(index, limit, seed) if limit else index
+
+
+def find_data(data: str) -> Path | None:
+    """The path that data names; None for a built-in dataset.
+
+    Raises:
+        DataError: there is nothing of that name.
+    """
+    path = Path(data).expanduser()
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise DataError(f'"{data}" cannot be read: {error.strerror}.') from error
+    if data not in BUILTIN_NAMES:
+        raise DataError(_explain_missing(path))
+    return None
 
 
 def _index_path(path: Path) -> Index:

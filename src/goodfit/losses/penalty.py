@@ -23,10 +23,12 @@ def select_weights(model: nn.Module, layers: Layers = ()) -> dict[str, Tensor]:
     """Return the weights of a model, by name, that belong to these layers (or to modules inside them): never biases, never norms.
 
     Raises:
-        UsageError: a layer has no weights; the message lists those that have.
+        UsageError: the model or a layer has no weights; the message lists those that have.
     """
     prefixes = (layers,) if isinstance(layers, str) else layers
     named = weight_parameters(model)
+    if not named:
+        raise UsageError("Expected a model with weights for a penalty, received one that learns none: leave the penalty out.")
     for layer in prefixes:
         if not any(_belongs_to(name, layer) for name in named):
             raise UsageError(f'Expected layers with weights for a penalty, received "{layer}". There is: {list_some(list(named), 12)}.')

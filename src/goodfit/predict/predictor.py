@@ -49,6 +49,16 @@ class Prediction:
     probabilities: tuple[float, ...] = ()
     problem: str = ""
 
+    @property
+    def label(self) -> str:
+        """The likeliest class; empty for an image with a problem."""
+        return self.classes[0] if self.classes else ""
+
+    @property
+    def probability(self) -> float:
+        """The probability of the likeliest class; 0 for an image with a problem."""
+        return self.probabilities[0] if self.probabilities else 0.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:

@@ -16,6 +16,7 @@ from goodfit.core.words import format_duration, format_percent
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
+from goodfit.report.frame import REPORT_FILE
 from goodfit.report.page import write_report
 from goodfit.runs.train import RunOptions, train
 from goodfit.study.search.defaults import default_space, fill_defaults, has_default
@@ -45,11 +46,11 @@ def run_search(asked: Recipe, options: SearchOptions, reporter: Reporter, starte
         _work_together(search, options.workers, reporter)
     except BaseException as error:
         with contextlib.suppress(GoodfitError, OSError):  # that nothing more can be written must not hide why it ended
-            _report_results(search, reporter)
+            reporter.say(*describe_search(search, _write_results(search)))
         if isinstance(error, KeyboardInterrupt):
             raise stop_error(error, f'Stopped, everything is saved; "goodfit search --resume {search.folder}" continues it.') from error
         raise
-    return search, _report_results(search, reporter)
+    return search, _write_results(search)
 
 
 def _new_search(asked: Recipe, options: SearchOptions, reporter: Reporter) -> Search:
@@ -116,10 +117,14 @@ def _work_together(search: Search, workers: int, reporter: Reporter) -> None:
                     reporter.say(f"Warning: a worker ended with an error; see {log}.")
 
 
-def _report_results(search: Search, reporter: Reporter) -> Results:
-    """Write and report what a search has found so far."""
+def _write_results(search: Search) -> Results:
+    """Write what a search has found so far, and its page."""
     results = collect_results(search)
     write_results(search, results)
-    reporter.say(*format_results(results).split("\n"))
-    reporter.say(f"Search: {search.folder}", f"Report: {write_report(search.folder)}")
+    write_report(search.folder)
     return results
+
+
+def describe_search(search: Search, results: Results) -> list[str]:
+    """Describe what a search has found, in lines of text."""
+    return [*format_results(results).split("\n"), f"Search: {search.folder}", f"Report: {search.folder / REPORT_FILE}"]
