@@ -13,6 +13,7 @@ from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
 from goodfit.runs.evaluate import EvaluateOptions, evaluate_run
+from goodfit.runs.plan import report_plan
 from goodfit.runs.train import RunOptions, request_lr_factor
 from goodfit.runs.train import train as train_run
 from goodfit.terminal.reporter import TerminalReporter
@@ -83,7 +84,9 @@ def evaluate(
 
 def lr_range(asked: Recipe, reporter: Reporter, low: float, high: float, steps: int) -> tuple[LrTrace, LrRange]:
     """Run the learning-rate range test of a recipe: its model, data and optimizer, at rates from `low` to `high`; no run is made."""
-    training = prepare(asked, reporter).training
+    prepared = prepare(asked, reporter)
+    report_plan(prepared, reporter, whole=False)
+    training = prepared.training
     trace = sweep_lr(training.state, training.loader, training.plan, low, high, steps)
     return trace, find_lr_range(trace)
 

@@ -30,6 +30,7 @@ class TrainOptions:
         Path | None, Parameter(help="With --folds: a CSV with the columns path and group (default: a column group of the data's own CSV).")
     ] = None
     dry: Annotated[bool, Parameter(help="Report what would be done, and stop.")] = False
+    verbose: Annotated[bool, Parameter(name=("--verbose", "-v"), help="Report every choice with its rule and evidence.")] = False
     plot_schedule: Annotated[bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.")] = False
     tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.")] = False
     json: Annotated[bool, Parameter(help="Print the run and its scores as JSON on stdout.")] = False
@@ -79,9 +80,9 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     asked, reporter = with_lr(asked, shorts.lr), TerminalReporter()
     if shorts.lr is not None and options is not None and options.optimizer is not None:
         refuse_second_lr(options.optimizer, shorts.lr, asked.use)
-    wanted = runs.RunOptions(run.out, run.resume, run.dry, run.plot_schedule, run.tensorboard, reporter, process_started())
-    if shorts.recipe and Path(shorts.recipe).is_file():
-        wanted = dataclasses.replace(wanted, recipe_folder=Path(shorts.recipe).parent)
+    recipe_folder = Path(shorts.recipe).parent if shorts.recipe and Path(shorts.recipe).is_file() else None
+    switches = (run.dry, run.plot_schedule, run.tensorboard)
+    wanted = runs.RunOptions(run.out, run.resume, *switches, reporter, process_started(), verbose=run.verbose, recipe_folder=recipe_folder)
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
         summary = format_seeds(result)

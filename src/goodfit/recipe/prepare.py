@@ -14,12 +14,10 @@ from torch import Tensor
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.core.forecast import Forecast
-from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import Part
 from goodfit.core.reporter import Reporter, SilentReporter
-from goodfit.core.words import list_some
 from goodfit.data.dataset import Dataset
-from goodfit.data.index import SPLITS, UNASSIGNED, Index
+from goodfit.data.index import Index
 from goodfit.models.weights.files import Weights
 from goodfit.recipe.auto import choose_channels, choose_machine, choose_size, choose_training
 from goodfit.recipe.build import Training, build
@@ -105,7 +103,7 @@ def prepare(
     start: Mapping[str, Tensor] | None = None,
     check_data: Callable[[Dataset], None] = lambda data: None,
 ) -> Prepared:
-    """Resolve a recipe against its data and build everything training needs; the plan is reported on the way.
+    """Resolve a recipe against its data and build everything training needs; runs.plan says what came of it.
 
     A budget in minutes counts from the clock time `started`. `catalog` replaces the parts of the recipe's own `use` files, `start` has the
     weights that a run started from where they are known already, and `check_data` may refuse the images before anything is built.
@@ -135,10 +133,7 @@ def prepare(
     recipe = with_parts_spelled(chooser.recipe, parts)
     training = build(recipe, parts, data, made.model)
     training = dataclasses.replace(training, notes=(*training.notes, *made.notes))
-    prepared = Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed, chooser.forecast)
-    for line in describe_plan(prepared):
-        reporter.say(line)
-    return prepared
+    return Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed, chooser.forecast)
 
 
 def open_source(asked: Recipe, reporter: Reporter) -> tuple[Opened, FeatureNet]:
@@ -168,25 +163,3 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
     use = tuple(absolute(file) for file in recipe.use)
     return recipe.but(data=absolute(recipe.data), validation=absolute(recipe.validation), use=use, source=absolute_source(recipe.source))
-
-
-def describe_plan(prepared: Prepared) -> list[str]:
-    """Describe the data, each choice with its rule and evidence, and the size of the network, in lines of text."""
-    recipe, data, model = prepared.recipe, prepared.data, prepared.training.state.model
-    counts = ", ".join(f"{len(data.rows(name)):,} {name}" for name in SPLITS)
-    lines = [f"{data.name}: {len(data.classes)} classes, {counts} images", f"  classes, in order: {list_some(list(data.classes), 10)}"]
-    if prepared.index.split_source and (prepared.index.splits != UNASSIGNED).any():
-        lines.append(f"  splits: by {prepared.index.split_source}")
-    lines += [f"  {note}" for note in data.notes]
-    before = ""
-    for choice in prepared.choices:
-        if choice.field == "budget" and not has_parameters(model):
-            continue  # no steps are made
-        evidence = f": {choice.evidence}" if choice.evidence != before else ""  # one measurement may decide several fields
-        before = choice.evidence
-        lines.append(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
-    parameters = sum(p.numel() for p in model.parameters())
-    length = f"; {recipe.budget} in steps of {round(prepared.training.plan.lengths.batch, 1):g}" if has_parameters(model) else ""
-    lines.append(f"  {recipe.model}: {parameters:,} parameters{length}")
-    lines += [f"  {note}" for note in prepared.training.notes]
-    return lines + [f"Warning: {warning}" for warning in prepared.training.warnings]

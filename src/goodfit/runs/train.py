@@ -14,7 +14,6 @@ from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, part_files, require_free_folder
 from goodfit.core.words import format_duration, format_percent
 from goodfit.models.weights.saved import SavedModel
-from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe, trained_recipe
@@ -23,6 +22,7 @@ from goodfit.report.interpretation import describe_uselessness
 from goodfit.report.page import write_report
 from goodfit.runs import baselines
 from goodfit.runs.finish import count_multiply_adds, keep_model
+from goodfit.runs.plan import check_views, report_plan, sketch_schedule
 from goodfit.runs.resume import (
     asked_recipe,
     describe_losses,
@@ -36,7 +36,6 @@ from goodfit.runs.resume import (
 )
 from goodfit.runs.signals import explain_stop, halt_error, halt_on_signals
 from goodfit.runs.start import DataChanged, check_kept_files, describe_other_data, read_start, record_start, require_same_data, timestamp
-from goodfit.terminal.sketch import sketch_curve
 from goodfit.training import manual_lr, snapshots
 from goodfit.training.checkpoint import Checkpoints, best_weights
 from goodfit.training.loop import fit
@@ -45,8 +44,6 @@ from goodfit.training.metric_log import MetricLog
 from goodfit.training.snapshots import Snapshots
 from goodfit.watch.tensorboard import EventWriter, import_summary_writer
 
-SCHEDULE_POINTS = 1000  # of a learning rate that is drawn
-
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -54,7 +51,7 @@ class RunOptions:
 
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
     draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan.
-    `recipe_folder` is the folder that the recipe was read from, which may be that of a run.
+    `verbose` reports the plan with every choice. `recipe_folder` is the folder that the recipe was read from, which may be that of a run.
 
     Raises:
         UsageError: `resume` is neither auto nor never.
@@ -68,6 +65,7 @@ class RunOptions:
     reporter: Reporter = dataclasses.field(default_factory=SilentReporter)
     started: float = dataclasses.field(default_factory=time.time)
     quiet_plan: bool = False
+    verbose: bool = False
     recipe_folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -109,9 +107,9 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     if options.out is not None and not options.dry:
         require_free_folder(options.out)  # before any work
     prepared = prepare(asked, options.plan_reporter, options.started)
+    _report_and_check(prepared, options)
     if note := describe_other_data(options.recipe_folder, prepared.data):
         options.plan_reporter.say(f"  {note}")
-    _check_and_plot(prepared, options)
     if options.dry:
         return None
     prepared = with_cached_features(prepared, options.reporter)
@@ -146,7 +144,7 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
         start=read_start(run) or ({} if checkpoints.steps() else None),
         check_data=lambda data: require_same_data(run, data),
     )
-    _check_and_plot(prepared, options)
+    _report_and_check(prepared, options)
     if options.dry:
         return None
     prepared = with_cached_features(prepared, options.reporter)
@@ -191,23 +189,12 @@ def with_cached_features(prepared: Prepared, reporter: Reporter) -> Prepared:
     return dataclasses.replace(prepared, training=training)
 
 
-def _check_and_plot(prepared: Prepared, options: RunOptions) -> None:
-    """Refuse views that the model does not take, before it is trained; draw the learning rate if asked."""
-    evaluator, model = prepared.training.evaluator, prepared.training.state.model
-    views = prepared.parts["views"]
-    Viewer(model, views, prepared.data.preprocess, evaluator.loss, evaluator.device).check()
-    if options.plot and not options.quiet_plan:
-        options.reporter.say(*sketch_schedule(prepared).split("\n"))
-
-
-def sketch_schedule(prepared: Prepared) -> str:
-    """Draw the learning rate over the budget as text."""
-    plan, lengths = prepared.training.plan, prepared.training.plan.lengths
-    ts = [i / SCHEDULE_POINTS for i in range(SCHEDULE_POINTS + 1)]
-    peak = float(prepared.training.state.optimizer.param_groups[0]["peak"])
-    epochs = 1.0 if lengths.timed else lengths.total_steps / lengths.epoch_steps
-    label = "share of the budget" if lengths.timed else "epochs"
-    return sketch_curve([t * epochs for t in ts], [peak * plan.schedule(t) for t in ts], "learning rate", label)
+def _report_and_check(prepared: Prepared, options: RunOptions) -> None:
+    """Report the plan, refuse views that the model does not take, before it is trained, and draw the learning rate if asked."""
+    report_plan(prepared, options.plan_reporter, options.dry or options.verbose)
+    check_views(prepared)
+    if options.plot:
+        options.plan_reporter.say(*sketch_schedule(prepared).split("\n"))
 
 
 def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None:
