@@ -32,6 +32,15 @@ VERBS = {
     "gradcheck": "Check gradients against central differences.",
 }
 
+EXAMPLES = {
+    "train": """Examples:
+  goodfit train photos/ --epochs 20
+  goodfit train photos/ --budget "10 min" --size 64 --out runs/pets
+  goodfit train photos/ --from resnet18:imagenet --augment "flip | resized_crop | jitter"
+
+Every option: goodfit train --help --all. Every part: goodfit parts."""
+}
+
 
 def application() -> cyclopts.App:
     """The app with all its verbs, each imported when it is asked for."""
@@ -50,7 +59,7 @@ def application() -> cyclopts.App:
         console=Console(file=cast(IO[str], RESULTS)),
     )
     for verb, sentence in VERBS.items():
-        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence)
+        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence, help_epilogue=EXAMPLES.get(verb))
     return app
 
 
@@ -66,7 +75,8 @@ def main() -> None:
 
         receive_stops()
         sys.path.append("")  # the user's own packages, for dotted names; last, so that no file of theirs hides a library
-        run_verb([*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:])
+        words = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
+        run_verb([word for word in words if word != "--all"] if "--help" in words else words)  # cli.options sees it
     except (KeyboardInterrupt, Exception) as error:
         explained = explain_error(error)
         if explained is None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from goodfit.core.errors import UsageError
 from goodfit.data.sources import find_data
-from goodfit.recipe.recipe import FORMER_KEYS, Recipe, with_current_keys
+from goodfit.recipe.recipe import FORMER_KEYS, SEATS, Recipe, with_current_keys
 
-RECIPE = Parameter(name="*", group="Recipe")
+MOST_USED = Group("Most used", sort_key=1)
+MOST_USED_FIELDS = ("model", "optimizer", "augment", "schedule", "budget", "size", "batch_size", "validation", "source", "seed")
+RECIPE = Parameter(name="*", group=Group("Recipe", sort_key=4))
+SHOW_ALL = "--all" in sys.argv  # beside --help
 NAMES = {"source": "--from", "source_by": "--from-by"}  # of fields whose options are not named as they are: from is a keyword of Python
 
 
@@ -21,25 +25,28 @@ def _names(field: str) -> list[str]:
     return [NAMES.get(field, f"--{field.replace('_', '-')}"), *(f"--{name}" for name in former)]
 
 
+def _parameter(field: dataclasses.Field[Any]) -> Parameter:
+    """The option of a field of the recipe; --help shows the most used ones, and with --all every one."""
+    text = field.metadata["help"] + ("" if field.default in ("", "auto", "none", ()) else f" (default: {field.default})")
+    metavar = "PART" if field.name in SEATS else field.name.split("_")[-1].upper()
+    if field.name in MOST_USED_FIELDS:
+        return Parameter(name=_names(field.name), help=text, metavar=metavar, group=MOST_USED)
+    return Parameter(name=_names(field.name), help=text, metavar=metavar, show=SHOW_ALL)
+
+
 def _options() -> type:
-    fields = []
-    for field in dataclasses.fields(Recipe):
-        if field.name not in ("data", "use"):
-            default = "" if field.default in ("", ()) else f" (default: {field.default})"
-            fields.append(
-                (
-                    field.name,
-                    Annotated[str | None, Parameter(name=_names(field.name), help=field.metadata["help"] + default)],
-                    dataclasses.field(default=None, kw_only=True),
-                )
-            )
+    fields = [
+        (field.name, Annotated[str | None, _parameter(field)], dataclasses.field(default=None, kw_only=True))
+        for field in dataclasses.fields(Recipe)
+        if field.name not in ("data", "use")
+    ]
     return RECIPE(dataclasses.make_dataclass("Options", fields, namespace={"__module__": __name__}))
 
 
 Options: Any = _options()
 
 
-@Parameter(name="*", group="Short for")
+@Parameter(name="*", group=Group("Short for", sort_key=2))
 @dataclasses.dataclass(kw_only=True)
 class Shorts:
     """Short ways to say parts of the recipe."""

@@ -6,14 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from goodfit.cli import process_started
 from goodfit.cli.options import Options, Shorts, assemble
 from goodfit.core.errors import UsageError
 
 
-@Parameter(name="*", group="Run")
+@Parameter(name="*", group=Group("Run", sort_key=3))
 @dataclasses.dataclass(kw_only=True)
 class TrainOptions:
     """Run options that are not part of the recipe."""
