@@ -167,7 +167,7 @@ def test_predict_is_tempered_once_the_run_is_calibrated_and_not_before(finished:
     assert command("evaluate", run).code == 0
     assert goodfit.load(run).predict(image) == [before], "looking at it changes nothing"
     said = command("evaluate", run, "--calibrate")
-    assert "calibration error" in said.err and "temperature" in said.err
+    assert "calibration error" in said.out and "Stored with the model: temperature" in said.out
     t = Run(run).read("config.json")["temperature"]
     assert t == Run(run).read("scores.json")["validation"]["calibration"]["temperature"] != 1
     (after,) = goodfit.load(run).predict(image)

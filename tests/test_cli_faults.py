@@ -298,7 +298,10 @@ def test_what_cannot_be_written_into_the_run_is_refused_first(finished: Path, tm
     ("changes", "sentence"),
     [
         ({"optimizer": "sgd(1e-9)"}, 'better than always answering "blue" (33.3 %).'),
-        ({"optimizer": "sgd(3000.0, momentum=0.9, weight_decay=0.0005)"}, "The probabilities of this classifier are of no use: its log loss is "),
+        (
+            {"optimizer": "sgd(3000.0, momentum=0.9, weight_decay=0.0005)"},
+            "The probabilities of this classifier are of no use: its log loss is ",
+        ),
     ],
 )
 def test_a_useless_classifier_is_called_so(photos: Path, tmp_path: Path, changes: dict[str, str], sentence: str) -> None:

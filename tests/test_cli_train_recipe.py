@@ -85,7 +85,7 @@ def test_wrong_values(photos: Path, tmp_path: Path, key: str, text: str, said: s
         (("--set", "modell=linear"), 'Unknown recipe key "modell". Did you mean "model"?'),
         (("--set", "seed"), 'Expected --set key=value, received "seed"'),
         (("--set", "seed=abc"), 'expected seed to be a whole number from 0, received "abc"'),
-        (("--modl", "linear"), "Unknown option: --modl. Did you mean --model?"),
+        (("--modl", "linear"), 'Unknown option "--modl". Did you mean --model?'),
         (("--recipe", "nope"), 'found none at "nope". Presets: '),
         (("--recipe", "nope.toml"), 'found none at "nope.toml"'),
         (("--use", "nope.py"), 'Expected a Python file with your parts at "nope.py"'),
@@ -163,9 +163,9 @@ def test_runs_of_several_seeds_say_the_plan_once(photos: Path, tmp_path: Path) -
     said = train(photos, tmp_path / "run", "--seeds", "3", "--plot-schedule")
     lines = [line for line in said.err.splitlines() if line.startswith("Run ")]
     assert said.code == 0 and lines == [f"Run {k + 1} of 3: seed {k}." for k in range(3)]
-    for words in ("classes, in order", "storage = ", "parameters; 2 epochs in steps", "learning rate"):
+    for words in ("classes, in order", "What was chosen", "2 epochs in steps", "learning rate"):
         assert said.err.count(words) == 1, words
-    assert said.err.index("parameters; 2 epochs") < said.err.index("Run 2 of 3")
+    assert said.err.index("2 epochs in steps") < said.err.index("Run 2 of 3")
     assert said.err.count("100 %  step") == said.err.count("Report: ") == 3
     dry = train(photos, tmp_path / "dry", "--seeds", "3", "--dry")
     assert dry.code == 0 and dry.err.count("storage = ") == 1
@@ -349,3 +349,28 @@ def test_rules_of_ones_own_may_derive_from_the_former_kinds(photos: Path, tmp_pa
 
 def test_snapshots_get_a_cycle_each(photos: Path) -> None:
     assert "schedule = sgdr(3, growth=1" in goodfit("train", photos, "--dry", "--snapshots", "3").err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("train", "digits", "--optimizer", "sgd(lr=0,001)"), "0.001 for 0,001"),
+        (("train", "digits", "--augment", "flip, crop"), 'written "flip | crop"'),
+        (("train", "digits", "--resume"), 'Did you mean "--resume auto"?'),
+        (("train", "digits", "--pretrained"), "Did you mean --from?"),
+        (("train", "digits", "--model", "nearest", "--penalty", "l2(1e-4)", "--epochs", "1"), "leave the penalty out"),
+        (("predict", "photo.jpg"), "goodfit predict runs/latest photo.jpg"),
+    ],
+)
+def test_a_sentence_names_what_is_meant(words: tuple[str, ...], hint: str) -> None:
+    refused(goodfit(*words), 2, hint)
+
+
+def test_the_plan_is_short_unless_asked_for(photos: Path, tmp_path: Path) -> None:
+    short, whole = (
+        goodfit("train", photos, "--epochs", "1", "--size", "16", "--out", tmp_path / k, *more) for k, more in (("a", ()), ("b", ("-v",)))
+    )
+    plan = short.err.partition(" %  step")[0].splitlines()
+    assert len(plan) < 12 and "  network: convnet" in short.err and "optimizer = " not in short.err
+    assert "  optimizer = sgd(" in whole.err
+    assert "optimizer" in (tmp_path / "a" / "report.html").read_text()

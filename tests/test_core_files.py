@@ -159,7 +159,7 @@ def test_json_files_of_a_run(tmp_path: Path) -> None:
     one.write("about.json", {"a": 1, "b": [1.5, None]})
     one.update("about.json", {"a": 2})
     assert one.read("about.json") == {"a": 2, "b": [1.5, None]}
-    assert one.bytes() == sum(f.stat().st_size for f in (tmp_path / "one").iterdir() if f.is_file()) > 0
+    assert files.measure_folder(one.path) == sum(f.stat().st_size for f in (tmp_path / "one").iterdir() if f.is_file()) > 0
 
 
 @pytest.mark.parametrize(
@@ -338,3 +338,21 @@ def test_words() -> None:
     ]
     assert format_percent(0.985) == "98.5 %"
     assert [list_some(list("abc")), list_some(list("abcdefg"))] == ["a, b, c", "a, b, c, d, e and 2 more"]
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "meant"),
+    [
+        ("resnet18", ["resnet", "vgg"], "resnet(18)"),
+        ("SGD", ["adam", "sgd"], "sgd"),
+        ("OneCycle", ["one_cycle", "cosine"], "one_cycle"),
+        ("hinge", ["softmax", "svm"], "svm"),
+        ("learning_rate", ["lr", "momentum"], "lr"),
+        ("learning_rate", ["optimizer", "model"], "optimizer"),
+        ("cosin", ["cosine", "step"], "cosine"),
+        ("vgg16_bn", ["vgg", "resnet"], "vgg"),
+        ("xyz", ["cosine", "step"], ""),
+    ],
+)
+def test_what_is_meant_by_another_name(word: str, known: list[str], meant: str) -> None:
+    assert did_you_mean(word, known) == (f' Did you mean "{meant}"?' if meant else "")

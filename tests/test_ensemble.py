@@ -298,7 +298,7 @@ def test_evaluate_scores_the_mean_on_the_same_images(runs: Path, tmp_path: Path)
         assert scores["gain"]["difference"] == pytest.approx(scores["accuracy"] - max(right), abs=1e-12)
         low, high = scores["gain"]["interval"]
         assert low <= scores["gain"]["difference"] <= high
-    assert "points over the best single model" in command("evaluate", made.path).err
+    assert "points over the best single model" in command("evaluate", made.path).out
 
 
 def test_an_ensemble_has_the_baselines_of_the_images_it_is_judged_on(runs: Path, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_a_run_with_snapshots_is_an_ensemble_of_them(runs: Path, photos: Path, t
     assert len(json.loads(said.out)["members"]) == 2
     said = command("ensemble", *shots[1:], "--out", tmp_path / "two")
     assert said.code == 0, said
-    assert "points over the best single model" in said.err
+    assert "points over the best single model" in said.out
 
 
 # ---- soups ---------------------------------------------------------------------------------------------------------------------------
@@ -491,7 +491,7 @@ def test_folds_have_no_validation_image_in_common(runs: Path, photos: Path, tmp_
     assert [row["source"] for row in Run(tmp_path / "made").read("ensemble.json")["candidates"]] == [
         f"../fold-{fold}/model.safetensors" for fold in range(2)
     ]
-    assert "only test images show the accuracy of all together" in said.err
+    assert "only test images show the accuracy of all together" in said.out
     assert Run(tmp_path / "made").read("scores.json") == {}
     refused(command("evaluate", tmp_path / "made"), 2, "no validation image that no member was trained on")
     assert goodfit.evaluate(tmp_path / "made", test=True)["images"] == sum(split == "test" for split in splits.values())

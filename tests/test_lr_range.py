@@ -159,21 +159,21 @@ def test_lr_says_a_range_and_makes_no_run(photos: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     said = goodfit("lr", photos, *words(), "--steps", "100")
     assert said.code == 0, said
-    assert "Good peak learning rates: " in said.err
-    assert "falls fastest at" in said.err
-    assert "loss, smoothed" in said.err
+    assert "Good peak learning rates: " in said.out
+    assert "falls fastest at" in said.out
+    assert "loss, smoothed" in said.out
     assert not list(tmp_path.iterdir())
     again: dict[str, Any] = json.loads(goodfit("lr", photos, *words(), "--steps", "100", "--json").out)
     assert 0 < again["low"] <= again["high"]
     assert len(again["tested"]["rates"]) == len(again["tested"]["losses"])
-    assert f"{again['low']:.2g} to {again['high']:.2g}" in said.err
+    assert f"{again['low']:.2g} to {again['high']:.2g}" in said.out
     assert {"reasons", "steepest", "blowup", "bottom", "rates", "smoothed"} <= again.keys()
 
 
 def test_lr_says_when_there_is_no_valley(photos: Path) -> None:
     said = goodfit("lr", photos, *words(), "--low", "1e-9", "--high", "1e-8")
     assert said.code == 0
-    assert "No clear valley: " in said.err
+    assert "No clear valley: " in said.out
 
 
 @pytest.mark.parametrize("wrong", [("--low", "1", "--high", "0.1"), ("--low", "0"), ("--steps", "5")])

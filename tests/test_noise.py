@@ -367,7 +367,7 @@ def test_evaluate_marginalize_from_the_command_line(photos: Path, tmp_path: Path
     assert found["deterministic"]["accuracy"] == first["accuracy"]
     assert found["deterministic"]["log_loss"] == pytest.approx(first["loss"], rel=1e-5)
     assert len({row["log_loss"] for row in found["passes"]}) == 4
-    said = goodfit("evaluate", run, "--marginalize", "2").err
+    said = goodfit("evaluate", run, "--marginalize", "2").out
     assert "without noise" in said and "1 noisy pass:" in said and "2 noisy passes:" in said
     assert "marginalized" not in json.loads(goodfit("evaluate", run, "--json").out)
     refused(goodfit("evaluate", run, "--marginalize", "-1"), 2, "received -1")

@@ -393,8 +393,8 @@ def test_the_center_is_the_stored_boxs_middle_bit_for_bit(run: Path, shapes: Pat
 
 def test_evaluate_prints_the_table_and_opens_the_test_split(run: Path) -> None:
     said = goodfit("evaluate", run, "--test", "--views", "ten_crop((16, 20))")
-    assert said.code == 0 and said.err.startswith("Test accuracy ")
-    lines = [line.strip() for line in said.err.splitlines()]
+    assert said.code == 0 and said.out.startswith("Test accuracy ")
+    lines = [line.strip() for line in said.out.splitlines()]
     at = lines.index("by ten_crop((16, 20)):")
     names = ["center crop alone", "1 view", "2 views", "4 views", "8 views", "16 views", "20 views"]
     assert [line.partition(":")[0] for line in lines[at + 1 : at + 8]] == names

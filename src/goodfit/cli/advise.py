@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodfit.cli.options import Options, Shorts, assemble
+from goodfit.cli.options import Options, Shorts, assemble, require_data
 
 
 def advise(
@@ -23,6 +23,7 @@ def advise(
         Print the advice and its evidence as JSON on stdout.
     """
     asked = assemble(data, shorts, options)
+    require_data(asked)
     from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.advise import advise as advise_transfer
     from goodfit.terminal.reporter import TerminalReporter

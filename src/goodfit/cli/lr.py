@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodfit.cli.options import Options, Shorts, assemble
+from goodfit.cli.options import Options, Shorts, assemble, require_data
 from goodfit.core.errors import UsageError
 
 
@@ -35,6 +35,7 @@ def lr(
     if not 0 < low < high or steps < 20:
         raise UsageError(f"Expected 0 < --low < --high and --steps of 20 or more, received {low:g}, {high:g} and {steps}.")
     asked = assemble(data, shorts, options)
+    require_data(asked)
     from dataclasses import asdict
 
     from goodfit import api

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from goodfit.core.errors import UsageError
-from goodfit.data.sources import find_data
 from goodfit.recipe.recipe import FORMER_KEYS, SEATS, Recipe, with_current_keys
 
 MOST_USED = Group("Most used", sort_key=1)
@@ -62,7 +61,6 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
 
     Raises:
         UsageError: a key, value or form is wrong, or a key is given twice.
-        DataError: there is no such data.
     """
     shorts = shorts or Shorts()
     recipe = Recipe.from_toml(shorts.recipe) if shorts.recipe else Recipe()
@@ -80,6 +78,16 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
             raise UsageError(f'Expected {key} once, received it twice, once by "--set {setting}".')
         texts[key] = value.strip()
     recipe = recipe.but_text(texts)
-    if recipe.data:
-        find_data(recipe.data)  # before torch is imported, which takes seconds
     return recipe.but(use=tuple(shorts.use)) if shorts.use else recipe
+
+
+def require_data(recipe: Recipe) -> None:
+    """Refuse data that is not there, before torch is imported, which takes seconds.
+
+    Raises:
+        DataError: there is nothing of its name.
+    """
+    from goodfit.data.sources import find_data
+
+    if recipe.data:
+        find_data(recipe.data)

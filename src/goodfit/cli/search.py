@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from goodfit.cli import process_started
-from goodfit.cli.options import RECIPE, Options, Shorts, assemble
+from goodfit.cli.options import RECIPE, Options, Shorts, assemble, require_data
 from goodfit.core.errors import UsageError
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import SearchOptions
@@ -50,6 +50,7 @@ def search(
     from goodfit.terminal.streams import print_json, print_lines
 
     asked = assemble(data, shorts, options)
+    require_data(asked)
     if search.resume is not None and asked != Recipe():
         raise UsageError("Expected --resume without options of the recipe: the search has them already.")
     finished, results = run_search(asked, search, TerminalReporter(), process_started())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goodfit.cli.options import Options, Shorts, assemble
+from goodfit.cli.options import Options, Shorts, assemble, require_data
 from goodfit.core.errors import UsageError
 
 
@@ -42,6 +42,7 @@ def show(
             f"Expected --images and --draws of 1 or more and --progress from 0 to 1, received {images}, {draws} and {progress:g}."
         )
     asked = assemble(data, shorts, options)
+    require_data(asked)
     from goodfit.core.files import atomic_writer
     from goodfit.study.augmentation_preview import preview_augmentation
     from goodfit.terminal.reporter import TerminalReporter

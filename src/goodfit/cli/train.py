@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from goodfit.cli import process_started
-from goodfit.cli.options import Options, Shorts, assemble
+from goodfit.cli.options import Options, Shorts, assemble, require_data
 from goodfit.core.errors import UsageError
 
 
@@ -68,6 +68,7 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
             raise UsageError("Expected one of --epochs and --budget, received both.")
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
     asked = assemble(data, shorts, options)
+    require_data(asked)
     run.check()
     from goodfit.recipe.parts import refuse_second_lr, with_lr
     from goodfit.runs import train as runs

@@ -62,6 +62,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def measure_folder(folder: Path) -> int:
+    """The size on disk of what a folder holds, in bytes."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut, where the system can."""
     with contextlib.suppress(OSError):

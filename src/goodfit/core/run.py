@@ -139,12 +139,6 @@ class Run:
         kept = [line for line in self.log() if line["step"] <= step]
         write_atomic(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
-    # ---- the folder as a whole -----------------------------------------------------------------------------------------------
-
-    def bytes(self) -> int:
-        """Its size on disk in bytes."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
-
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run, though its recipe.toml may be gone; not one that was killed before that was written."""

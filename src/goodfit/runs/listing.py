@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import DataError, GoodfitError
+from goodfit.core.files import measure_folder
 from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, STOPPED_STATES, UNFINISHED_STATES, Run, list_runs
 from goodfit.core.run_files import DamagedFile, check_hash
 from goodfit.core.words import format_bytes
@@ -31,7 +32,7 @@ def summarize_runs(folder: Path) -> list[dict[str, Any]]:
 
 def summarize_run(run: Run) -> dict[str, Any]:
     """The row of one run, with what reads of it; its state is "damaged" where a file does not."""
-    row: dict[str, Any] = {"path": str(run.path), "state": "damaged", "accuracy": None, "bytes": run.bytes(), "model": ""}
+    row: dict[str, Any] = {"path": str(run.path), "state": "damaged", "accuracy": None, "bytes": measure_folder(run.path), "model": ""}
     with contextlib.suppress(GoodfitError):
         row["model"] = Recipe.of_run(run.path).plain()["model"]
     with contextlib.suppress(DamagedFile):
