@@ -126,7 +126,7 @@ def test_a_net_of_the_users_own_without_parameters_is_judged_as_it_is(data: Data
 def test_the_command_says_what_it_does(run: tuple[Run, str]) -> None:
     said = run[1]
     assert "nearest(3) has memorized 56 training images; there is nothing to train, so no steps are made" in said
-    assert "augment = none  (the training images are memorized as they are: nearest(3) has nothing to train)" in said
+    assert "  network: nearest(3), 0 parameters" in said and "training:" not in said
     assert "images/s" not in said, "nothing is measured"
     assert "budget" not in said and "in steps of" not in said, "no steps are made"
     assert [row["kind"] for row in rows_of(run[0])] == ["evaluate"]

@@ -311,7 +311,7 @@ def test_the_commands_write_their_pages(photos: Path, tmp_path: Path) -> None:
     made["Out"] = train(photos, tmp_path / "f", "--folds", "2"), tmp_path / "f"
     made["Ranking"] = command("search", photos, *QUICK, "--trials", "4", "--keep", "1", "--out", tmp_path / "s"), tmp_path / "s"
     for said, folder in made.values():
-        assert said.code == 0 and f"Report: {folder / 'report.html'}" in said.err, said.err
+        assert said.code == 0 and f"Report: {folder / 'report.html'}" in said.err + said.out, said.err
     pages = {name: Page((folder / "report.html").read_text()) for name, (_, folder) in made.items()}
     assert "the best single model" in pages["Models"].visible() and "of 2 models" in pages["Models"].visible()
     assert len(series_of(pages["Ranking"].charts()["lr"], "fine")["x"]) == 2

@@ -580,7 +580,7 @@ def test_a_large_batch_is_read_piece_by_piece(photos: Path, tmp_path: Path, monk
 
 
 def test_auto_goes_along_with_a_full_batch_optimizer(photos: Path, tmp_path: Path) -> None:
-    told = goodfit("train", photos, "--optimizer", "lbfgs", "--budget", "5 steps", "--size", "16", "--out", tmp_path / "run")
+    told = goodfit("train", photos, "--optimizer", "lbfgs", "--budget", "5 steps", "--size", "16", "--out", tmp_path / "run", "-v")
     assert told.code == 0, told.err
     recipe = (tmp_path / "run" / "recipe.toml").read_text()
     for line in ('augment = "none"', 'batch_size = "all"', 'precision = "fp32"', "model = \"linear(he('in'))\"", 'schedule = "constant('):

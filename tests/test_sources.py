@@ -31,7 +31,7 @@ def transfer(data: Path, out: Path, source: str | Path, *more: str | Path, **cha
     """Run `goodfit train DATA --from SOURCE --trainable head` with the fast recipe."""
     words = {**{key: value for key, value in FAST.items() if key not in OPEN}, "trainable": "head", **changes}
     options = [word for key, value in words.items() for word in (f"--{key.replace('_', '-')}", value)]
-    return goodfit("train", data, "--out", out, "--from", source, *options, *more)
+    return goodfit("train", data, "--out", out, "--from", source, "--verbose", *options, *more)
 
 
 def kept(run: Path) -> dict[str, Tensor]:
@@ -365,3 +365,12 @@ def test_names_of_timm_and_the_hub_are_no_paths(tmp_path: Path, monkeypatch: pyt
         assert absolute_source(source) == source
     (tmp_path / "timm:resnet18").write_text("")
     assert absolute_source("timm:resnet18") == str(tmp_path / "timm:resnet18"), "a file of that name is nearer"
+
+
+def test_what_is_assumed_of_a_source_stands_in_the_short_plan(timm: FakeTimm, photos: Path, tmp_path: Path) -> None:
+    save_file(learned(TinyNet(1000, 3)), tmp_path / "a.safetensors")
+    words = [word for key, value in FAST.items() if key not in OPEN for word in (f"--{key.replace('_', '-')}", value)]
+    said = goodfit(
+        "train", photos, "--from", tmp_path / "a.safetensors", *words, "--model", "timm.create_model('tiny')", "--out", tmp_path / "run"
+    )
+    assert said.code == 0 and "mean = 0.5, 0.4, 0.3  (mean and std assumed" in said.err and "batch_size = " not in said.err, said.err

@@ -35,7 +35,7 @@ def transfer(data: Path, out: Path, source: str | Path, *more: str | Path, **cha
     """Run `goodfit train DATA --from SOURCE` with the fast recipe."""
     words = {**{key: value for key, value in FAST.items() if key not in OPEN}, **changes}
     options = [word for key, value in words.items() for word in (f"--{key.replace('_', '-')}", value)]
-    return goodfit("train", data, "--out", out, "--from", source, *options, *more)
+    return goodfit("train", data, "--out", out, "--from", source, "--verbose", *options, *more)
 
 
 def tensors(run: Path) -> dict[str, Tensor]:

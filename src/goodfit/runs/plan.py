@@ -22,7 +22,9 @@ def report_plan(prepared: Prepared, reporter: Reporter, whole: bool) -> None:
 
 
 def summarize_plan(prepared: Prepared) -> list[str]:
-    """Describe in a few lines what will be trained: the data with its notes, the network, the training, its length and what is expected."""
+    """Describe in a few lines what will be trained: the data with its notes, the network, the training, its length, what is expected, and
+    what is assumed of a source.
+    """
     recipe, parts, training = prepared.recipe, prepared.parts, prepared.training
     steps = {seat: spell(parts[seat]) for seat in ("augment", "optimizer", "schedule")}
     height, width = prepared.data.preprocess.size
@@ -34,7 +36,8 @@ def summarize_plan(prepared: Prepared) -> list[str]:
         expected = f"; expected accuracy {prepared.forecast}" if prepared.forecast else ""
         lines.append(f"  training: {', '.join(text for text in steps.values() if text != 'none')}")
         lines.append(f"  length: {recipe.budget} in steps of {round(training.plan.lengths.batch, 1):g} images{expected}")
-    return [*lines, *_describe_training(prepared)]
+    assumed = [f"  {choice.field} = {choice.value}  ({choice.rule})" for choice in prepared.choices if "assumed" in choice.rule]
+    return [*lines, *assumed, *_describe_training(prepared)]
 
 
 def describe_plan(prepared: Prepared) -> list[str]:
