@@ -69,6 +69,16 @@ def test_duplicates_stay_in_one_split_that_is_made_here(seed: int) -> None:
     assert not any("several splits" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_picture_that_is_most_of_a_class_stays_in_training(seed: int) -> None:
+    originals = np.arange(300)
+    originals[:90] = 0
+    index = make_index(np.arange(300) // 100)
+    made = make_splits(index, np.ones(300, bool), SplitRule(0.1, seed), originals)
+    held = np.bincount(index.labels[np.concatenate([made.validation, made.test])], minlength=3)
+    assert np.isin(np.arange(90), made.train).all() and 1 <= held[0] <= 10 and 26 <= held[1] <= 30
+
+
 def test_test_images_have_no_say_in_what_validates() -> None:
     """Whatever test images are duplicates of, and whatever their labels, the same training images are held out."""
     labels, splits = np.arange(90) % 3, np.where(np.arange(90) < 30, TEST, TRAIN)
@@ -107,7 +117,7 @@ def test_of_duplicates_one_stays_a_held_out_one_first(seed: int) -> None:
 def test_what_is_said_of_duplicates() -> None:
     labels, splits = np.array([0, 0, 1, 1, 1, 2]), np.array([TRAIN, TEST, TRAIN, TRAIN, TEST, TEST], dtype=np.int8)
     first, across, labeled = describe_duplicates(make_index(labels, splits), splits, np.array([0, 0, 2, 2, 4, 4]))
-    assert first == "3 images are duplicates of others, byte for byte; --drop-duplicates leaves them out."
+    assert first == "3 images are duplicates of another, byte for byte; --drop-duplicates leaves them out."
     assert across.startswith("1 picture stands in several splits, such as 0.png and 1.png:")
     assert labeled.startswith("1 picture stands under several labels, such as 4.png and 5.png:")
     assert describe_duplicates(make_index(labels, splits), splits, np.arange(6)) == []
@@ -131,7 +141,7 @@ def splits_of(run: Path) -> dict[str, str]:
 def test_train_says_what_is_there_twice_and_keeps_it_together(copied_photos: Path, tmp_path: Path) -> None:
     said = train(copied_photos, tmp_path / "run")
     assert said.code == 0
-    assert "37 images are duplicates of others" in said.err
+    assert "37 images are duplicates of another" in said.err
     assert "under several labels, such as blue/003 of red.png and red/003" in said.err and "several splits" not in said.err
     splits = splits_of(tmp_path / "run")
     assert len(splits) == 73 and {splits[name] == splits[name.replace(" (1)", "")] for name in splits} == {True}

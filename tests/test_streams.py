@@ -83,7 +83,7 @@ def test_results_that_cannot_be_written_are_a_sentence(places: dict[str, str], w
         said = goodfit_to(full, *(places.get(word, word) for word in words))
     assert (said.code, said.sentence) == (
         1,
-        "goodfit: The results cannot be written to stdout (No space left on device): lead it to a place that can be written.",
+        "goodfit: The results cannot be written to stdout (No space left on device): redirect it to a file that can be written.",
     )
     assert not list(Path(places["RUN"]).rglob("*partial*")), "no half file"
 
@@ -98,7 +98,7 @@ def test_no_stdout_at_all(places: dict[str, str]) -> None:
     said = goodfit_to(None, "predict", places["RUN"], places["IMAGE"])
     assert (said.code, said.sentence) == (
         1,
-        "goodfit: The results cannot be written to stdout (there is none): lead it to a place that can be written.",
+        "goodfit: The results cannot be written to stdout (there is none): redirect it to a file that can be written.",
     )
 
 

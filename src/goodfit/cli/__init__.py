@@ -32,6 +32,7 @@ VERBS = {
     "gradcheck": "Check gradients against central differences.",
 }
 
+RECIPE_VERBS = ("train", "show", "lr", "search", "advise", "features")  # whose options are the recipe's fields
 EXAMPLES = {
     "train": """Examples:
   goodfit train photos/ --epochs 20
@@ -101,7 +102,9 @@ def run_verb(arguments: list[str]) -> None:
         found = f'Expected no more, found "{unused}": put a value with spaces in quotes, such as --budget "10 min".'
         raise UsageError(found) from error
     except cyclopts.UnknownOptionError as error:
-        raise UsageError(explain_unknown_option(error.token.keyword or error.token.value)) from error
+        option, takes_recipe = error.token.keyword or error.token.value, arguments[0] in RECIPE_VERBS
+        text = explain_unknown_option(option) if takes_recipe else " ".join(str(error).split())
+        raise UsageError(f'{text} "goodfit {arguments[0]} --help" lists the options.') from error
     except cyclopts.MissingArgumentError as error:
         hint = ' Did you mean "--resume auto"?' if arguments[-1:] == ["--resume"] else ""
         raise UsageError(f"{' '.join(str(error).split())}{hint}") from error
@@ -116,7 +119,7 @@ def explain_unknown_option(option: str) -> str:
 
     near = find_nearest(option.lstrip("-"), [*vars(Options()), "epochs", "lr", "out", "resume", "seeds", "folds", "json", "test"])
     meant = f" Did you mean {NAMES.get(near, f'--{near}').replace('_', '-')}?" if near else ""
-    return f'Unknown option "{option}".{meant} "goodfit --help" lists the commands, "goodfit train --help" the options of one.'
+    return f'Unknown option "{option}".{meant}'
 
 
 def explain_error(error: BaseException) -> GoodfitError | None:

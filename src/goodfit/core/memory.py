@@ -17,9 +17,18 @@ def available_memory() -> int:
     limit = CGROUP / "memory.max"
     available = int(psutil.virtual_memory().available)
     if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-        used = int((CGROUP / "memory.current").read_text(encoding="utf-8"))
+        used = int((CGROUP / "memory.current").read_text(encoding="utf-8")) - _reclaimable_memory()
         return min(available, max(int(text) - used, 0))
     return available
+
+
+def _reclaimable_memory() -> int:
+    """The bytes of files that were read and are kept only while nothing else needs the memory."""
+    try:
+        lines = (CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def check_memory(n_bytes: int, place: str) -> None:
@@ -29,4 +38,4 @@ def check_memory(n_bytes: int, place: str) -> None:
         DataError: `n_bytes` are more than the memory that is free.
     """
     if n_bytes > (available := available_memory()):
-        raise DataError(f"{place} needs {format_bytes(n_bytes)} of memory, but {format_bytes(available)} are free: give a part of it.")
+        raise DataError(f"{place} needs {format_bytes(n_bytes)} of memory, but {format_bytes(available)} are free: give fewer images.")

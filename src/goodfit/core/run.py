@@ -142,7 +142,9 @@ class Run:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run, though its recipe.toml may be gone; not one that was killed before that was written."""
-    return any((folder / name).is_file() for name in ("recipe.toml", *RUN_FILES))
+    if (folder / "recipe.toml").is_file():
+        return True
+    return (folder / "about.json").is_file() and any((folder / name).is_file() for name in RUN_FILES)
 
 
 def part_files(run: Run) -> list[Path]:

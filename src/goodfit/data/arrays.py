@@ -68,8 +68,8 @@ def index_npz(path: Path) -> Index:
 
 def _find_npz_keys(path: Path, names: list[str]) -> list[tuple[str, str, int]]:
     """Find (images, labels, split) among the names of the arrays."""
-    pairs = [(x.format(word), y.format(word), split) for x, y in NPZ_NAMES for word, split in SPLIT_WORDS.items()]
-    keys = [pair for pair in pairs if {*pair[:2]} <= set(names)]
+    pairs = [[(x.format(word), y.format(word), split) for word, split in SPLIT_WORDS.items()] for x, y in NPZ_NAMES]
+    keys = next(filter(None, ([pair for pair in some if {*pair[:2]} <= set(names)] for some in pairs)), [])
     keys = keys or [("images", "labels", UNASSIGNED)] if {"images", "labels"} <= set(names) else keys
     if not keys:
         arrays = list_some(names, 10) or "nothing"

@@ -51,7 +51,9 @@ def describe_duplicates(index: Index, splits: NDArray[np.int8], originals: IntAr
     n = int((originals != np.arange(len(index))).sum())
     if not n:
         return []
-    notes = [f"{count_of(n, 'image is a duplicate', 'images are duplicates')} of others, byte for byte; --drop-duplicates leaves them out."]
+    notes = [
+        f"{count_of(n, 'image is a duplicate', 'images are duplicates')} of another, byte for byte; --drop-duplicates leaves them out."
+    ]
     for values, what, consequence in (
         (splits, "in several splits", ": scores on held-out images come out too good"),
         (index.labels, "under several labels", ": each time at least one of them is wrong"),

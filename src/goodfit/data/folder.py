@@ -181,16 +181,17 @@ def _refuse_imageless(root: Path, classes: list[str]) -> NoReturn:
     )
 
 
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str, only_folders: bool = False) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if is_data(entry.name)), key=lambda entry: natural_order(entry.name))
+            chosen = [entry for entry in entries if is_data(entry.name) and (not only_folders or _is_folder(entry))]
+            return sorted(chosen, key=lambda entry: natural_order(entry.name))
     except OSError as error:
         raise DataError(f'The folder "{folder}" cannot be read: {error.strerror}.') from error
 
 
 def _subfolders(folder: Path | str) -> list[os.DirEntry[str]]:
-    return [entry for entry in _entries(folder) if _is_folder(entry)]
+    return _entries(folder, only_folders=True)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -35,7 +35,6 @@ from goodfit.data.store import Array, Store, hash_fields
 
 VERSION = "2"  # raise it when what is read of a header changes
 WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
-WHITE_SAMPLE_IMAGES = 256
 IMAGES_PER_PIECE = 64  # read by a thread at once
 
 
@@ -131,15 +130,14 @@ def _try_header(source: BinaryIO | Array | OSError) -> Header | str:
 
 
 def _infer_white_level(store: Store, rows: IntArray) -> int:
-    """Infer the smallest usual white level that covers the maximum of the 16-bit images `rows`: of all arrays, or of a sample of files.
+    """Infer the smallest usual white level that covers the maximum of the 16-bit images `rows`.
 
-    Without any it is the largest white level, for 16-bit images that may come in prediction. Images that have more are refused later.
+    Without any it is the largest white level, for 16-bit images that may come in prediction.
     """
     if not len(rows):
         return WHITE_LEVELS[-1]
-    are_arrays = isinstance(next(store.read_many(rows[:1].tolist())), np.ndarray)
-    sample = rows if are_arrays else rows[np.unique(np.linspace(0, len(rows) - 1, WHITE_SAMPLE_IMAGES).astype(int))]
-    maximum = max((_read_maximum(store, int(row)) for row in sample), default=0)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        maximum = max(pool.map(lambda row: _read_maximum(store, row), rows.tolist()))
     return next((level for level in WHITE_LEVELS if maximum <= level), WHITE_LEVELS[-1])
 
 

@@ -131,7 +131,7 @@ def check_classes(index: Index, data: str) -> None:
             rows = np.flatnonzero(index.labels == k)
             where = f", such as {index.names[rows[0]]}" if len(rows) else ""
             raise DataError(
-                f'"{data}" has {count_of(len(rows), "image")} with the label "{name}"{where}: this says that a label is missing; '
+                f'"{data}" has {count_of(len(rows), "image")} with the label "{name}"{where}: such a name usually marks a missing label; '
                 "give them one, leave them out, or, if it is a class, give it another name."
             )
         if looks.lower() in seen:

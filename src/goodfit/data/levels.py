@@ -50,7 +50,9 @@ def infer_scales(parts: Sequence[Array]) -> list[PixelScale]:
         return scales
     if any(part.dtype.kind not in "iu" or part.dtype == np.uint8 for part in parts):
         high = max(scale.high for scale in scales)
-        raise DataError(f"Expected arrays of one kind, found values up to {high:.0f} in one and 8-bit pixels in another: scale them alike.")
+        raise DataError(
+            f"Expected arrays of one kind, found values up to {high:.0f} in one and numbers of another kind in another: scale them alike."
+        )
     return [dataclasses.replace(scale, is_16_bit=True) for scale in scales]
 
 

@@ -44,6 +44,7 @@ def tells_orientation_late(image: Image.Image, file: BinaryIO) -> bool:
         return False
     file.seek(max(tiles[0].offset, file.seek(0, 2) - PNG_TAIL_BYTES))
     tail = file.read()
+    tail = tail[max(tail.rfind(b"IDAT"), 0) :]  # what stands behind the last pixels
     return any(name in tail for name in PNG_METADATA)
 
 

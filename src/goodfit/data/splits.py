@@ -85,7 +85,7 @@ def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float,
     counts = np.bincount(index.labels[rows], minlength=len(index.classes))
     shares = np.clip(np.rint(counts * share).astype(np.int64), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
     by_class = np.split(rows, np.cumsum(counts)[:-1])
-    moved = [part[: _between_duplicates(originals[part], n)] for part, n in zip(by_class, shares.tolist(), strict=True)]
+    moved = [part[_pick_whole_groups(originals[part], n)] for part, n in zip(by_class, shares.tolist(), strict=True)]
     splits[np.concatenate(moved)] = target
     short = [name for name, part, chosen in zip(index.classes, by_class, moved, strict=True) if len(part) and not len(chosen)]
     images = count_of(sum(map(len, moved)), "image")
@@ -93,11 +93,20 @@ def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float,
     return [*notes, f"Too few images for {SPLITS[target]} ones of: {list_some(short)}."] if short else notes
 
 
-def _between_duplicates(originals: IntArray, n: int) -> int:
-    """The place nearest to `n`, below it if there is one, that parts rows in order without parting duplicates; 0 if there is none."""
-    places = np.flatnonzero(originals[1:] != originals[:-1]) + 1
-    below, above = places[places <= n], places[places > n]
-    return int(below[-1]) if len(below) else int(above[0]) if n and len(above) else 0
+def _pick_whole_groups(originals: IntArray, n: int) -> NDArray[np.bool_]:
+    """Pick rows [N], those with the same bytes standing together: from the first on the groups that fit into `n` rows.
+
+    Where none fits it is the smallest, if no more than half of the rows are of it.
+    """
+    starts = np.flatnonzero(np.r_[True, originals[1:] != originals[:-1]][: len(originals)])
+    ends, picked = np.r_[starts[1:], len(originals)], np.zeros(len(originals), dtype=bool)
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=False):
+        if end - start <= n - picked.sum():
+            picked[start:end] = True
+    if n and not picked.any():
+        smallest = int((ends - starts).argmin())
+        picked[starts[smallest] : ends[smallest]] = 2 * (ends - starts)[smallest] <= len(originals)
+    return picked
 
 
 def write_splits(path: Path, index: Index, splits: Splits) -> None:

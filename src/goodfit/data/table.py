@@ -80,8 +80,8 @@ class Table:
         for place, name in enumerate(self.header):
             cells = self.cells(place)
             words = {cell.strip() for cell in cells}
-            if place not in known and all(len(find_splits(word)) == 1 for word in words):
-                splits = {min(find_splits(word)) for word in words}
+            if place not in known and all(len(find_splits(word)) == 1 for word in words - {""}):
+                splits = {min(find_splits(word)) for word in words - {""}}
                 if TRAIN in splits and len(splits) > 1:
                     return cells, name
         return ["" for _ in self.rows], ""
@@ -178,7 +178,7 @@ def _refuse_pixels(table: Table) -> None:
 
 def find_split_tables(folder: Path) -> list[Path]:
     """Find the tables of a folder that are named after splits, such as train.csv and test.csv; none if there is no other beside train."""
-    tables = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".csv", ".tsv") and find_name_split(file) != UNASSIGNED]
+    tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".csv", ".tsv") and find_name_split(file) != UNASSIGNED)
     splits = {find_name_split(file) for file in tables}
     return tables if TRAIN in splits and len(splits) > 1 else []
 

@@ -23,7 +23,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
 from goodfit.runs.resume import asked_values
 from goodfit.runs.train import RunOptions, train
-from goodfit.study.folds import FOLDS_FILE, Folds, describe_folds, find_groups, group_duplicates, make_folds
+from goodfit.study.folds import FOLDS_FILE, Folds, describe_folds, find_groups, make_folds
 
 
 def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | None = None) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | N
     opened = open_recipe(asked, reporter)
     asked, data, index = with_absolute_paths(asked), opened.data, opened.index
     group_of = find_groups(index, asked.data, groups)
-    partition = make_folds(index, data.splits, folds, asked.split_seed, group_of or group_duplicates(index, data.splits, data.originals))
+    partition = make_folds(index, data.splits, folds, asked.split_seed, group_of, data.originals)
     reporter.say(describe_folds(partition, group_of))
     if options.dry:
         train(asked, dataclasses.replace(options, out=None))

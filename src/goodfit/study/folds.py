@@ -39,11 +39,19 @@ class Folds:
         return Splits(train, validation, self.test, (), hash_fields(train.tobytes(), validation.tobytes(), self.test.tobytes()))
 
 
-def make_folds(index: Index, splits: Splits, folds: int, seed: int, groups: Mapping[str, str] | None = None) -> Folds:
+def make_folds(
+    index: Index,
+    splits: Splits,
+    folds: int,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+    originals: IntArray | None = None,
+) -> Folds:
     """Deal the training and validation images of some splits into folds; the test images are left alone.
 
     `groups` gives the group of an image by its name, empty or missing where it is a group of its own: images of one group (a patient,
-    a scene, a burst) are in one fold. Which images go where follows from `seed` and their names.
+    a scene, a burst) are in one fold; without groups, those with the same `originals` [N] (`duplicates.find_originals`) are. Which images
+    go where follows from `seed` and their names.
 
     Raises:
         UsageError: there are fewer than two folds.
@@ -54,7 +62,10 @@ def make_folds(index: Index, splits: Splits, folds: int, seed: int, groups: Mapp
     rows = np.sort(np.concatenate([splits.train, splits.validation]))
     names, labels = [index.names[row] for row in rows], index.labels[rows]
     if groups is None:
-        fold, what = deal_stratified(labels, names, folds, seed), "image"
+        first = np.arange(len(rows)) if originals is None else find_first_places(originals[rows])
+        alone, fold = np.unique(first), np.empty(len(rows), dtype=np.int64)
+        fold[alone] = deal_stratified(labels[alone], [names[place] for place in alone], folds, seed)
+        fold, what = fold[first], "image"
     else:
         group = [groups.get(name) or f"\0{name}" for name in names]  # no text of a table holds a NUL: none meets a group's name
         fold, what = deal_groups(labels, group, folds, seed), "group"
@@ -132,14 +143,6 @@ def find_groups(index: Index, data: str, file: Path | None) -> dict[str, str] | 
     if not any(name in groups for name in index.names):
         raise DataError(f'"{file}" names none of the images, such as {index.names[0]}.')
     return groups
-
-
-def group_duplicates(index: Index, splits: Splits, originals: IntArray) -> dict[str, str] | None:
-    """Groups of the training and validation images with the same bytes, which have the name of the first; None where there are none."""
-    rows = np.sort(np.concatenate([splits.train, splits.validation]))
-    first = rows[find_first_places(originals[rows])]
-    groups = {index.names[row]: index.names[original] for row, original in zip(rows, first, strict=True) if row != original}
-    return {**{name: name for name in groups.values()}, **groups} or None
 
 
 def describe_folds(folds: Folds, groups: Mapping[str, str] | None) -> str:

@@ -76,7 +76,7 @@ class ResultStream(StandardStream):
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
         why = getattr(error, "strerror", None) or error
-        raise GoodfitError(f"The results cannot be written to stdout ({why}): lead it to a place that can be written.") from error
+        raise GoodfitError(f"The results cannot be written to stdout ({why}): redirect it to a file that can be written.") from error
 
 
 RESULTS, MESSAGES = ResultStream("stdout"), StandardStream("stderr")

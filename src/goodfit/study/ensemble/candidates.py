@@ -76,7 +76,9 @@ def _candidates_at(path: Path, final: bool) -> list[Candidate]:
             candidate for folder in sorted(inner) for candidate in _candidates_at(folder, final)
         ]  # such as the folder of --folds, or of --seeds
     run = Run.open(path)
-    snapshots = [] if final else sorted({file.with_suffix(".safetensors") for file in (run.path / FOLDER).glob("*.*")})
+    snapshots = (
+        [] if final else sorted({file.with_suffix(".safetensors") for file in (run.path / FOLDER).glob("*.*") if file.stem.isdigit()})
+    )
     return [_candidate(run, file) for file in snapshots or [run.path / WEIGHTS_FILE]]
 
 
