@@ -41,9 +41,15 @@ ENCODINGS = (  # by what a file starts with; the first two bytes of UTF-32 are t
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
-ARCHIVES = {b"\x1f\x8b": "it is gzipped: unpack it", b"PK\3\4": "it is an Excel file or a zip archive: save the sheet as CSV, or unpack it"}
+ARCHIVE_REASONS = {
+    b"\x1f\x8b": "it is gzipped: unpack it",
+    b"PK\3\4": "it is an Excel file or a zip archive: save the sheet as CSV, or unpack it",
+}
+    b"\x1f\x8b": "it is gzipped: unpack it",
+    b"PK\3\4": "it is an Excel file or a zip archive: save the sheet as CSV, or unpack it",
+}
 MEMORY_PER_BYTE = 12  # of a table's text, when its cells are read
-PIXEL_COLUMNS = 64  # with fewer, no image can be told from a table of other things
+PIXEL_COLUMNS = 64  # with fewer, no image can be marker from a table of other things
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +118,11 @@ def read_table(path: Path) -> Table:
         DataError: the file cannot be read, or holds pixels.
     """
     text = _read_text(path)
-    told = re.match(r'"?sep=([,;|\t])"?(\r\n|\r|\n)', text)  # Excel's own first line
-    text = text[told.end() :] if told else text
+    marker = re.match(r'"?sep=([,;|\t])"?(\r\n|\r|\n)', text)  # Excel's own first line
+    text = text[marker.end() :] if marker else text
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=told[1] if told else _find_delimiter(text))
-        rows = ((reader.line_num + bool(told), [*map(restore_name, cells)]) for cells in reader if any(map(str.strip, cells)))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=marker[1] if marker else _find_delimiter(text))
+        rows = ((reader.line_num + bool(marker), [*map(restore_name, cells)]) for cells in reader if any(map(str.strip, cells)))
         table = Table(path, [word.strip().lower() for word in next(rows, (0, []))[1]], [])
         _refuse_pixels(table)  # before as many cells are read
         return dataclasses.replace(table, rows=list(rows))
@@ -128,7 +134,7 @@ def _read_text(path: Path) -> str:
     with open_data_file(path) as file:
         start = file.read(1000)
         encoding = next((name for mark, name in ENCODINGS if start.startswith(mark)), "utf-8")
-        reason = next((reason for mark, reason in ARCHIVES.items() if start.startswith(mark)), "")
+        reason = next((reason for mark, reason in ARCHIVE_REASONS.items() if start.startswith(mark)), "")
         if encoding.startswith("utf-8") and b"\0" in start:
             reason = reason or "it holds NUL bytes, which no text has: save it as UTF-8"
         if reason:

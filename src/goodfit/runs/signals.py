@@ -41,7 +41,7 @@ def halt_on_signals() -> Iterator[HaltRequest]:
 
 
 @contextlib.contextmanager
-def explain_stop(run: Run) -> Iterator[None]:
+def explain_stopped_run(run: Run) -> Iterator[None]:
     """Say of a signal that is raised within the block, and so stops the run where it is, how the run is continued."""
     try:
         yield

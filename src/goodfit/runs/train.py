@@ -34,7 +34,7 @@ from goodfit.runs.resume import (
     restore_last,
     resumed_recipe,
 )
-from goodfit.runs.signals import explain_stop, halt_error, halt_on_signals
+from goodfit.runs.signals import explain_stopped_run, halt_error, halt_on_signals
 from goodfit.runs.start import DataChanged, check_kept_files, describe_other_data, read_start, record_start, require_same_data, timestamp
 from goodfit.training import manual_lr, snapshots
 from goodfit.training.checkpoint import Checkpoints, best_weights
@@ -203,7 +203,7 @@ def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None
     seconds = time.time() - options.started
     prepared.training.state.elapsed += seconds
     prepared.training.state.startup += seconds
-    with explain_stop(run):
+    with explain_stopped_run(run):
         _fit_run(run, prepared, options, startup)
         _finish(run, prepared, options.reporter)
 

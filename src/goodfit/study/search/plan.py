@@ -92,8 +92,8 @@ class SearchOptions:
         for name, low in (("trials", 1), ("keep", 0), ("seeds", 1), ("workers", 1)):
             if (value := getattr(self, name)) is not None and value < low:
                 raise UsageError(f"Expected --{name} to be {low} or more, received {value}.")
-        begun = SearchOptions(resume=self.resume, trials=self.trials, budget=self.budget, workers=self.workers)
-        if self.resume is not None and (data or self != begun):
+        resumed = SearchOptions(resume=self.resume, trials=self.trials, budget=self.budget, workers=self.workers)
+        if self.resume is not None and (data or self != resumed):
             raise UsageError("Expected --resume with --trials, --budget or --workers alone: the search has all else already.")
 
 
