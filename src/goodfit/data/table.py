@@ -45,9 +45,6 @@ ARCHIVE_REASONS = {
     b"\x1f\x8b": "it is gzipped: unpack it",
     b"PK\3\4": "it is an Excel file or a zip archive: save the sheet as CSV, or unpack it",
 }
-    b"\x1f\x8b": "it is gzipped: unpack it",
-    b"PK\3\4": "it is an Excel file or a zip archive: save the sheet as CSV, or unpack it",
-}
 MEMORY_PER_BYTE = 12  # of a table's text, when its cells are read
 PIXEL_COLUMNS = 64  # with fewer, no image can be marker from a table of other things
 
