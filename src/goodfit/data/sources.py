@@ -82,14 +82,14 @@ def _index_path(path: Path) -> Index:
 
 def _index_folder(path: Path) -> Index:
     """Index class folders, or where there are none, tables named after splits."""
-    tables = find_split_tables(path)
     try:
         index = index_folder(path)
     except DataError:
-        if not tables:
-            raise
-        return index_split_tables(path, tables)
-    return index if len(index.classes) > 1 or not tables else index_split_tables(path, tables)
+        if tables := find_split_tables(path):
+            return index_split_tables(path, tables)
+        raise
+    tables = find_split_tables(path) if len(index.classes) == 1 else []
+    return index_split_tables(path, tables) if tables else index
 
 
 def _holds_parquet(path: Path) -> bool:

@@ -78,8 +78,9 @@ def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float,
     if share <= 0:
         return []
     rows = np.flatnonzero(splits == TRAIN)
-    rows = rows[~differ_among_duplicates(index.labels[rows], find_first_places(originals[rows]))]
-    first = rows[find_first_places(originals[rows])]  # of the same bytes, so that those of one picture have one key
+    places = find_first_places(originals[rows])
+    is_agreed = ~differ_among_duplicates(index.labels[rows], places)
+    rows, first = rows[is_agreed], rows[places][is_agreed]  # the first of the same bytes, so that those of one picture have one key
     keys = draw_sort_keys([index.names[int(row)] for row in first], seed, SPLITS[target])
     rows = rows[np.lexsort((originals[rows], keys, index.labels[rows]))]
     counts = np.bincount(index.labels[rows], minlength=len(index.classes))
@@ -99,11 +100,12 @@ def _pick_whole_groups(originals: IntArray, n: int) -> NDArray[np.bool_]:
     Where none fits it is the smallest, if no more than half of the rows are of it.
     """
     starts = np.flatnonzero(np.r_[True, originals[1:] != originals[:-1]][: len(originals)])
-    ends, picked = np.r_[starts[1:], len(originals)], np.zeros(len(originals), dtype=bool)
+    ends, picked, left = np.r_[starts[1:], len(originals)], np.zeros(len(originals), dtype=bool), n
     for start, end in zip(starts.tolist(), ends.tolist(), strict=False):
-        if end - start <= n - picked.sum():
+        if end - start <= left:
             picked[start:end] = True
-    if n and not picked.any():
+            left -= end - start
+    if left == n > 0:
         smallest = int((ends - starts).argmin())
         picked[starts[smallest] : ends[smallest]] = 2 * (ends - starts)[smallest] <= len(originals)
     return picked

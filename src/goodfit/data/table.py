@@ -199,9 +199,9 @@ def index_table(path: Path) -> Index:
         DataError: a column is missing, a row has no path or label, a split is unknown, or files do not exist.
     """
     index = _index_tables(path, [read_table(path)])
-    others = [file.name for file in find_split_tables(path.parent) if file != path]
+    others = [file.name for file in find_split_tables(path.parent) if file != path] if find_name_split(path) == TRAIN else []
     beside = (f'{list_some(others)} beside "{path.name}" {"is" if len(others) == 1 else "are"} not read: name the folder to read all.',)
-    return dataclasses.replace(index, notes=index.notes + beside) if others and find_name_split(path) == TRAIN else index
+    return dataclasses.replace(index, notes=index.notes + beside) if others else index
 
 
 def index_split_tables(folder: Path, paths: Sequence[Path]) -> Index:
