@@ -261,3 +261,10 @@ def test_tensorboard_events(photos: Path, tmp_path: Path, monkeypatch: pytest.Mo
     pytest.importorskip("tensorboard")
     assert train(photos, tmp_path / "run", "--tensorboard").code == 0
     assert any(path.name.startswith("events.") for path in (tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_data_that_is_not_there_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['goodfit', 'train', 'nothing/here']; from goodfit.cli import main\n"
+    code += "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "3 False\n" and "found nothing there" in done.stderr

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from goodfit.core import files, run
+from goodfit.core import files, memory, run
 from goodfit.core.device import (
     autocast,
     describe_machine,
@@ -356,3 +356,14 @@ def test_words() -> None:
 )
 def test_what_is_meant_by_another_name(word: str, known: list[str], meant: str) -> None:
     assert did_you_mean(word, known) == (f' Did you mean "{meant}"?' if meant else "")
+
+
+def test_files_that_were_read_are_no_used_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a container's limit; the system drops them from memory when it is asked for more."""
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    for name, text in (("max", "9000"), ("current", "8900"), ("stat", "anon 700\ninactive_file 8000\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert memory.available_memory() == 9000 - 900
+    memory.check_memory(8100, "x")
+    with pytest.raises(DataError, match=r"needs 8\.1 kB of memory"):
+        memory.check_memory(8101, "x")
