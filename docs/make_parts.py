@@ -1,4 +1,4 @@
-"""Writes docs/parts.md from the parts' own cards and docs/recipe.md from the recipe's own sentences: `make docs`."""
+"""Writes docs/parts.md and the file of cards from the parts' own cards, docs/recipe.md from the recipe's own sentences: `make docs`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 
 from goodfit.core import contracts
 from goodfit.core.settings import settings_of, type_phrase
+from goodfit.recipe.cards import FILE, format_cards
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe, presets
+from goodfit.study.cards import make_cards
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by docs/make_parts.py from the code: change the sentence there, then run `make docs`. -->\n"
@@ -76,10 +78,10 @@ def _plain(text: str) -> str:
 
 
 def main() -> None:
-    """Write both pages."""
-    for name, text in (("parts.md", parts_page()), ("recipe.md", recipe_page())):
-        (HERE / name).write_text(text, encoding="utf-8")
-        print(f"docs/{name}")
+    """Write both pages, and the cards as `goodfit parts` reads them."""
+    for path, text in ((HERE / "parts.md", parts_page()), (HERE / "recipe.md", recipe_page()), (FILE, format_cards(make_cards()))):
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(HERE.parent))
 
 
 if __name__ == "__main__":

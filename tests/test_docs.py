@@ -16,7 +16,8 @@ import goodfit
 from goodfit.cli import VERBS, application
 from goodfit.cli.options import assemble
 from goodfit.core.parts import spell
-from goodfit.recipe.parts import PACKAGES, load_catalog, make_parts
+from goodfit.recipe.cards import PACKAGES
+from goodfit.recipe.parts import load_catalog, make_parts
 from tests.support.augment_laws import LAWS_OF_PARTS, LAWS_OF_PIPES, batch, chance
 from tests.support.process import Forked
 

@@ -196,7 +196,7 @@ def test_plot_schedule_draws_the_rate(photos: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_sketch_is_where_the_numbers_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.terminal.sketch.can_encode", lambda text: False)
+    monkeypatch.setattr("goodfit.terminal.sketch.MESSAGES.can_encode", lambda text: False)
     assert sketch_curve([0, 1, 2, 3], [0, 1, 2, 3], "up", "x", width=4, height=4).splitlines() == [
         "   up", "3 |   *", "  |  *", "  | *", "0 |*", "   0x 3",
     ]  # fmt: skip
@@ -207,7 +207,7 @@ def test_a_sketch_is_where_the_numbers_are(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_sketch_in_braille(monkeypatch: pytest.MonkeyPatch) -> None:
     """A diagonal over 4 by 8 dots, each character two dots wide and four high."""
-    monkeypatch.setattr("goodfit.terminal.sketch.can_encode", lambda text: True)
+    monkeypatch.setattr("goodfit.terminal.sketch.MESSAGES.can_encode", lambda text: True)
     rows = [row[3:] for row in sketch_curve([0, 1], [0, 1], width=2, height=2).splitlines()[:2]]
     dots = {(2 * c + x, 4 * r + y) for r, row in enumerate(rows) for c, mark in enumerate(row) for x, y in lit(ord(mark) - 0x2800)}
     assert {y for _, y in dots} == set(range(8))

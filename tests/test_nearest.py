@@ -128,7 +128,7 @@ def test_the_command_says_what_it_does(run: tuple[Run, str]) -> None:
     assert "nearest(3) has memorized 56 training images; there is nothing to train, so no steps are made" in said
     assert "  network: nearest(3), 0 parameters" in said and "training:" not in said
     assert "images/s" not in said, "nothing is measured"
-    assert "budget" not in said and "in steps of" not in said, "no steps are made"
+    assert "budget" not in said and "images a step" not in said, "no steps are made"
     assert [row["kind"] for row in rows_of(run[0])] == ["evaluate"]
     assert run[0].read("about.json")["state"] == "finished"
 

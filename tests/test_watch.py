@@ -21,7 +21,7 @@ from goodfit.core.contracts import Probe
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.reporter import SilentReporter
 from goodfit.losses.softmax import Softmax
-from goodfit.terminal.reporter import TerminalReporter, format_evaluation, format_steps
+from goodfit.terminal.reporter import EVALUATION_HEADER, TerminalReporter, format_evaluation, format_steps
 from goodfit.training.state import Plan, State
 from goodfit.training.step import Objective
 from goodfit.watch.probes.update_ratio import UpdateRatio
@@ -161,12 +161,17 @@ def test_event_names() -> None:
 
 
 def test_an_evaluation_is_a_line() -> None:
-    assert format_evaluation(EVALUATE) == " 50 %  step      4     1 min 2 s  train 0.500 93.8 %  validation 0.750 87.5 %"
+    columns, line = EVALUATION_HEADER[1], format_evaluation(EVALUATE)
+    assert line == " 50 %       4  1 min 2 s       0.500   93.8 %       0.750   87.5 %"
+    assert [columns[:k].split()[-1] for k in (13, 24, 36, 45, 57, 66)] == ["step", "time", "loss", "accuracy", "loss", "accuracy"]
+    assert line[:13].endswith("4") and line[:24].endswith("2 s") and line[:45].endswith("93.8 %") and line[:66].endswith("87.5 %")
+    assert format_evaluation({**EVALUATE, "best": True}) == f"{line}  best so far"
+    assert len(f"{line}  best so far") < 80
 
 
 @pytest.mark.parametrize(
     ("validation", "said"),
-    [({"loss": None, "accuracy": 0.1}, "validation not finite 10.0 %"), ({"loss": None, "accuracy": None}, "validation not finite -")],
+    [({"loss": None, "accuracy": 0.1}, "  not finite   10.0 %"), ({"loss": None, "accuracy": None}, "  not finite        -")],
 )
 def test_an_evaluation_that_is_not_finite_is_said_too(validation: dict[str, Any], said: str) -> None:
     assert format_evaluation({**EVALUATE, "validation": validation}).endswith(said)
@@ -196,7 +201,9 @@ def test_away_from_a_terminal_there_are_lines_and_no_bar(terminal: TerminalRepor
     terminal.show_rows([{**TRAIN, "images_per_s": 10.0}, EVALUATE, EVENT])
     terminal.say("a [red]b[/red] " + "long " * 60)
     lines = heard(terminal).splitlines()
-    assert lines == [format_evaluation(EVALUATE), EVENT["text"], "a [red]b[/red] " + "long " * 60], "as it is: no markup, no wrapping"
+    assert lines == [*EVALUATION_HEADER, format_evaluation(EVALUATE), EVENT["text"], "a [red]b[/red] " + "long " * 60], (
+        "as it is: no markup, no wrapping"
+    )
     assert terminal.bar is None
 
 

@@ -12,34 +12,35 @@ if TYPE_CHECKING:
 
     from goodfit.core.errors import GoodfitError
 
-VERBS = {
+VERBS = {  # in the order of a person's work
     "train": "Train a classifier on images.",
+    "evaluate": "Score a run's classifier on its validation images, or once on its test images.",
+    "predict": "Say what a run's classifier sees in images.",
+    "report": "Write the story of a run or a study as one HTML file.",
+    "runs": "List and prune runs.",
+    "compare": "Say where runs differ: recipes, scores on the same images, cost.",
     "show": "Draw what augmentation makes of images.",
     "lr": "Find a learning rate: a range test from the first weights.",
     "search": "Search for the values of a recipe that train best.",
     "steer": "Multiply the learning rate of a training that is running.",
-    "evaluate": "Score a run's classifier on its validation images, or once on its test images.",
-    "predict": "Say what a run's classifier sees in images.",
-    "export": "Write a run's classifier as one ONNX file.",
     "ensemble": "Make one classifier of several runs, or of the snapshots of one.",
     "advise": "Say which stages of a trained net to train on new images.",
     "features": "Write what a stage of a trained net puts out for images to a file.",
-    "compare": "Say where runs differ: recipes, scores on the same images, cost.",
-    "report": "Write the story of a run or a study as one HTML file.",
-    "runs": "List and prune runs.",
+    "export": "Write a run's classifier as one ONNX file.",
     "parts": "List every part there is.",
     "describe": "Account for a network layer by layer, or set several side by side.",
     "gradcheck": "Check gradients against central differences.",
 }
 
-RECIPE_VERBS = ("train", "show", "lr", "search", "advise", "features")  # whose options are the recipe's fields
+QUIET = ("--quiet", "-q")
+WITHOUT_TORCH = ("runs", "report", "compare", "parts")  # which takes seconds to import
 EXAMPLES = {
     "train": """Examples:
   goodfit train photos/ --epochs 20
   goodfit train photos/ --budget "10 min" --size 64 --out runs/pets
   goodfit train photos/ --from resnet18:imagenet --augment "flip | resized_crop | jitter"
 
-Every option: goodfit train --help --all. Every part: goodfit parts."""
+Every option: goodfit train --help --all. Every part: goodfit parts. Only warnings on the way: --quiet, with any command."""
 }
 
 
@@ -59,8 +60,8 @@ def application() -> cyclopts.App:
         default_parameter=cyclopts.Parameter(show_default=format_default, negative=""),  # no --no-json, no --empty-use
         console=Console(file=cast(IO[str], RESULTS)),
     )
-    for verb, sentence in VERBS.items():
-        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence, help_epilogue=EXAMPLES.get(verb))
+    for place, (verb, sentence) in enumerate(VERBS.items()):
+        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence, help_epilogue=EXAMPLES.get(verb), sort_key=place)
     return app
 
 
@@ -77,12 +78,26 @@ def main() -> None:
         receive_stops()
         sys.path.append("")  # the user's own packages, for dotted names; last, so that no file of theirs hides a library
         words = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
-        run_verb([word for word in words if word != "--all"] if "--help" in words else words)  # cli.options sees it
+        start_speaking(words)
+        run_verb([word for word in words if word not in (*QUIET, *(["--all"] if "--help" in words else []))])  # cli.options sees it
     except (KeyboardInterrupt, Exception) as error:
         explained = explain_error(error)
         if explained is None:
             raise
         exit_with(explained)
+    finally:
+        from goodfit.terminal.streams import SPINNER
+
+        SPINNER.stop()
+
+
+def start_speaking(words: list[str]) -> None:
+    """Show at once, before anything is imported, that a command which takes seconds to begin has begun; unless it is to be quiet."""
+    from goodfit.terminal.streams import MESSAGES, SPINNER
+
+    MESSAGES.quiet = any(word in QUIET for word in words)
+    if words and words[0] in VERBS and words[0] not in WITHOUT_TORCH and "--help" not in words:
+        SPINNER.show("loading PyTorch")
 
 
 def run_verb(arguments: list[str]) -> None:
@@ -102,9 +117,7 @@ def run_verb(arguments: list[str]) -> None:
         found = f'Expected no more, found "{unused}": put a value with spaces in quotes, such as --budget "10 min".'
         raise UsageError(found) from error
     except cyclopts.UnknownOptionError as error:
-        option, takes_recipe = error.token.keyword or error.token.value, arguments[0] in RECIPE_VERBS
-        text = explain_unknown_option(option) if takes_recipe else " ".join(str(error).split())
-        raise UsageError(f'{text} "goodfit {arguments[0]} --help" lists the options.') from error
+        raise UsageError(f'{explain_unknown_option(error)} "goodfit {arguments[0]} --help" lists the options.') from error
     except cyclopts.MissingArgumentError as error:
         hint = ' Did you mean "--resume auto"?' if arguments[-1:] == ["--resume"] else ""
         raise UsageError(f"{' '.join(str(error).split())}{hint}") from error
@@ -112,14 +125,15 @@ def run_verb(arguments: list[str]) -> None:
         raise UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.') from error
 
 
-def explain_unknown_option(option: str) -> str:
-    """The sentence for an option that no command has, with the one that is meant."""
-    from goodfit.cli.options import NAMES, Options
+def explain_unknown_option(error: cyclopts.UnknownOptionError) -> str:
+    """The sentence for an option that a command does not have, with the one that is meant."""
     from goodfit.core.errors import find_nearest
 
-    near = find_nearest(option.lstrip("-"), [*vars(Options()), "epochs", "lr", "out", "resume", "seeds", "folds", "json", "test"])
-    meant = f" Did you mean {NAMES.get(near, f'--{near}').replace('_', '-')}?" if near else ""
-    return f'Unknown option "{option}".{meant}'
+    option = error.token.keyword or error.token.value
+    names = [name for argument in error.argument_collection for name in argument.names]
+    near = find_nearest(option.lstrip("-"), [name.lstrip("-").replace("-", "_") for name in names])
+    meant = next((name for name in names if name.lstrip("-").replace("-", "_") == near), "")
+    return f'Unknown option "{option}".{f" Did you mean {meant}?" if meant else ""}'
 
 
 def explain_error(error: BaseException) -> GoodfitError | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodfit.cli.options import Options, Shorts, assemble, require_data
+from goodfit.cli.options import AdviseOptions, Shorts, assemble, start_reading
 
 
 def advise(
@@ -11,7 +11,7 @@ def advise(
     *,
     json: bool = False,
     shorts: Shorts | None = None,
-    options: Options | None = None,
+    options: AdviseOptions | None = None,
 ) -> None:
     """Say which stages of the net of --from to train on new images, by linear probes at every stage. No stage is trained.
 
@@ -23,13 +23,11 @@ def advise(
         Print the advice and its evidence as JSON on stdout.
     """
     asked = assemble(data, shorts, options)
-    require_data(asked)
+    reporter = start_reading(asked)
     from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.advise import advise as advise_transfer
-    from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.streams import print_json, print_lines
 
-    reporter = TerminalReporter()
     opened, net = open_source(asked, reporter)
     advice = advise_transfer(opened.chooser, net, opened.data)
     if json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goodfit.cli.options import Options, Shorts, assemble
+from goodfit.cli.options import FeaturesOptions, Shorts, assemble, start_reading
 from goodfit.core.errors import UsageError
 
 
@@ -17,7 +17,7 @@ def features(
     out: Path = Path("features.npz"),
     test: bool = False,
     shorts: Shorts | None = None,
-    options: Options | None = None,
+    options: FeaturesOptions | None = None,
 ) -> None:
     """Write the features of a stage, with labels, names and splits, to an .npz file.
 
@@ -41,14 +41,13 @@ def features(
     if options is not None and options.source is not None:
         raise UsageError("Expected the source in the first place alone, received --from, too.")
     asked = assemble(data, shorts, options).but(source=source)
+    reporter = start_reading(asked)
     from goodfit.core.run import Run
     from goodfit.core.words import count_of
     from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.features import save_features
     from goodfit.runs.evaluate import open_test_split
-    from goodfit.terminal.reporter import TerminalReporter
 
-    reporter = TerminalReporter()
     opened, net = open_source(asked, reporter)
     run = Run(Path(source).expanduser())
     if test and run.read("about.json").get("data", {}).get("digest") == opened.data.digest:

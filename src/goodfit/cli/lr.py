@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodfit.cli.options import Options, Shorts, assemble, require_data
+from goodfit.cli.options import LrOptions, Shorts, assemble, start_reading
 from goodfit.core.errors import UsageError
 
 
@@ -15,7 +15,7 @@ def lr(
     steps: int = 150,
     json: bool = False,
     shorts: Shorts | None = None,
-    options: Options | None = None,
+    options: LrOptions | None = None,
 ) -> None:
     """Train for some steps at an ever larger learning rate, and say which rates are good. No run is made.
 
@@ -35,15 +35,13 @@ def lr(
     if not 0 < low < high or steps < 20:
         raise UsageError(f"Expected 0 < --low < --high and --steps of 20 or more, received {low:g}, {high:g} and {steps}.")
     asked = assemble(data, shorts, options)
-    require_data(asked)
+    reporter = start_reading(asked)
     from dataclasses import asdict
 
     from goodfit import api
-    from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.sketch import sketch_curve
     from goodfit.terminal.streams import print_json, print_lines
 
-    reporter = TerminalReporter()
     trace, found = api.lr_range(asked, reporter, low, high, steps)
     if json:
         losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have

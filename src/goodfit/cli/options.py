@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
 from goodfit.core.errors import UsageError
+from goodfit.core.run import require_free_folder
+from goodfit.recipe.cards import refuse_unknown_parts
 from goodfit.recipe.recipe import FORMER_KEYS, SEATS, Recipe, with_current_keys
+from goodfit.terminal.reporter import TerminalReporter
 
 MOST_USED = Group("Most used", sort_key=1)
 MOST_USED_FIELDS = ("model", "optimizer", "augment", "schedule", "budget", "size", "batch_size", "validation", "source", "seed")
 RECIPE = Parameter(name="*", group=Group("Recipe", sort_key=4))
 SHOW_ALL = "--all" in sys.argv  # beside --help
+FIT_FIELDS = (  # that say how long a training is and what comes of it
+    "budget", "schedule", "plateau", "stop", "average", "snapshots", "evaluate_every", "save_every", "probes", "views",
+)  # fmt: skip
+DATA_FIELDS = (
+    "limit", "duplicates", "size", "aspect", "channels", "mean", "std", "validation", "split_seed", "cache", "storage", "seed", "device",
+    "threads",
+)  # fmt: skip
+SOURCE_FIELDS = ("source", "source_by", "model", "head_init", "batch_size", "precision", "layout")  # of a net with weights from elsewhere
 NAMES = {"source": "--from", "source_by": "--from-by"}  # of fields whose options are not named as they are: from is a keyword of Python
 
 
@@ -24,25 +37,33 @@ def _names(field: str) -> list[str]:
     return [NAMES.get(field, f"--{field.replace('_', '-')}"), *(f"--{name}" for name in former)]
 
 
-def _parameter(field: dataclasses.Field[Any]) -> Parameter:
-    """The option of a field of the recipe; --help shows the most used ones, and with --all every one."""
+def _parameter(field: dataclasses.Field[Any], is_listed: bool) -> Parameter:
+    """The option of a field of the recipe; of those listed, --help shows the most used ones, and with --all every one."""
     text = field.metadata["help"] + ("" if field.default in ("", "auto", "none", ()) else f" (default: {field.default})")
     metavar = "PART" if field.name in SEATS else field.name.split("_")[-1].upper()
-    if field.name in MOST_USED_FIELDS:
-        return Parameter(name=_names(field.name), help=text, metavar=metavar, group=MOST_USED)
-    return Parameter(name=_names(field.name), help=text, metavar=metavar, show=SHOW_ALL)
+    is_most_used = field.name in MOST_USED_FIELDS
+    is_shown = is_listed and (is_most_used or SHOW_ALL)
+    return Parameter(name=_names(field.name), help=text, metavar=metavar, show=is_shown, group=MOST_USED if is_most_used else None)
 
 
-def _options() -> type:
+def make_options(name: str, listed: Container[str], refused: Sequence[str] = ()) -> Any:
+    """A dataclass with an option for each field of the recipe that is not refused; --help has those that are listed."""
     fields = [
-        (field.name, Annotated[str | None, _parameter(field)], dataclasses.field(default=None, kw_only=True))
+        (field.name, Annotated[str | None, _parameter(field, field.name in listed)], dataclasses.field(default=None, kw_only=True))
         for field in dataclasses.fields(Recipe)
-        if field.name not in ("data", "use")
+        if field.name not in ("data", "use", *refused)
     ]
-    return RECIPE(dataclasses.make_dataclass("Options", fields, namespace={"__module__": __name__}))
+    return RECIPE(dataclasses.make_dataclass(name, fields, namespace={"__module__": __name__}))
 
 
-Options: Any = _options()
+# The words of a training are good for the commands beside it, too: those that do nothing there are not listed.
+FIELDS = {field.name for field in dataclasses.fields(Recipe)}
+Options: Any = make_options("Options", FIELDS)
+TrialOptions: Any = make_options("TrialOptions", FIELDS, refused=("budget",))  # which is that of the search
+LrOptions: Any = make_options("LrOptions", FIELDS - {*FIT_FIELDS})
+ShowOptions: Any = make_options("ShowOptions", {*DATA_FIELDS, "augment", "budget"})
+AdviseOptions: Any = make_options("AdviseOptions", {*DATA_FIELDS, *SOURCE_FIELDS, "budget"})
+FeaturesOptions: Any = make_options("FeaturesOptions", {*DATA_FIELDS, *SOURCE_FIELDS} - {"source"})  # which has a place of its own
 
 
 @Parameter(name="*", group=Group("Short for", sort_key=2))
@@ -64,7 +85,9 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
     """
     shorts = shorts or Shorts()
     recipe = Recipe.from_toml(shorts.recipe) if shorts.recipe else Recipe()
-    texts = {key: value for key, value in vars(options or Options()).items() if value is not None} | ({"data": data} if data else {})
+    texts = {key: value for key, value in (vars(options) if options else {}).items() if value is not None} | (
+        {"data": data} if data else {}
+    )
     if shorts.drop_duplicates:
         if "duplicates" in texts:
             raise UsageError("Expected one of --duplicates and --drop-duplicates, received both.")
@@ -81,13 +104,22 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
     return recipe.but(use=tuple(shorts.use)) if shorts.use else recipe
 
 
-def require_data(recipe: Recipe) -> None:
-    """Refuse data that is not there, before torch is imported, which takes seconds.
+def start_reading(recipe: Recipe, out: Path | None = None) -> TerminalReporter:
+    """The reporter of a command, which says what is read. What can be refused without torch, which takes seconds to import, is refused.
 
     Raises:
-        DataError: there is nothing of its name.
+        UsageError: a part is unknown, or there is something at `out` already.
+        DataError: there is no data of its name.
     """
     from goodfit.data.sources import find_data
 
+    refuse_unknown_parts(recipe)
+    if out is not None:
+        require_free_folder(out)
     if recipe.data:
         find_data(recipe.data)
+    reporter = TerminalReporter()
+    if recipe.data:
+        reporter.say(f"Reading {recipe.data}.")
+    reporter.show_activity("loading PyTorch")
+    return reporter

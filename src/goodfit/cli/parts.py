@@ -25,11 +25,14 @@ def parts(
     json
         Print the parts as JSON on stdout.
     """
-    from goodfit.recipe.parts import load_catalog
+    from goodfit.recipe.cards import read_cards
     from goodfit.terminal.streams import print_json, print_lines
 
-    catalog = load_catalog(use or [])
-    cards = catalog.cards()
+    cards = None if use else read_cards()
+    if cards is None:
+        from goodfit.study.cards import make_cards
+
+        cards = make_cards(use or [])
     chosen = [card for card in cards if kind_or_name in ("", card["kind"], card["name"])]
     if not chosen:
         names = sorted({card["kind"] for card in cards} | {card["name"] for card in cards})
@@ -37,14 +40,11 @@ def parts(
     if json:
         print_json(chosen)
         return
-    from goodfit.study.search.defaults import draw_part, has_default
-    from goodfit.study.search.space import has_draws
-
     for kind in sorted({card["kind"] for card in chosen}):
         print_lines(kind)
         for card in chosen:
             if card["kind"] == kind:
                 text = card["card"] if kind_or_name else card["summary"]
                 print_lines(f"  {card['spelling']}", *indent(text, " " * 6).split("\n"), "")
-                if kind_or_name == card["name"] and has_default(kind) and has_draws(draws := draw_part(catalog.make(card["name"], kind))):
-                    print_lines(f'      Searched by default: --space "{kind}={draws}"', "")
+                if kind_or_name == card["name"] and card["searched"]:
+                    print_lines(f"      Searched by default: {card['searched']}", "")

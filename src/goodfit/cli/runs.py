@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from goodfit.core.errors import UsageError
 from goodfit.core.words import format_bytes, format_percent
 from goodfit.runs.listing import prune_runs, summarize_runs
 from goodfit.terminal.streams import print_json, print_lines
 from goodfit.terminal.tables import format_table
+
+HEADER = ("run", "started", "data", "model", "state", "accuracy", "size")
 
 
 def runs(
@@ -19,7 +23,7 @@ def runs(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """List the runs in a folder with their state, validation accuracy and size; or prune them.
+    """List the runs in a folder, and its folders of runs as of folds or seeds, with date, data, state, validation accuracy and size.
 
     Parameters
     ----------
@@ -42,9 +46,13 @@ def runs(
     elif prune:
         print_lines(*prune_runs(rows, yes))
     elif rows:
-        accuracies = ["-" if row["accuracy"] is None else format_percent(row["accuracy"]) for row in rows]
-        cells = [
-            (row["path"], row["state"], accuracy, format_bytes(row["bytes"]), row["model"])
-            for row, accuracy in zip(rows, accuracies, strict=True)
-        ]
-        print_lines(*format_table(cells, "<<>><").split("\n"))
+        print_lines(*format_table([format_row(row) for row in rows], "<<<<<>>", HEADER).split("\n"))
+
+
+def format_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a run, or of a folder of runs."""
+    path = f"{row['path']} ({row['runs']} runs)" if row["runs"] > 1 else row["path"]
+    started = row["started"][:16].replace("T", " ")
+    model = re.sub(r"(, )?\w+=.*\)$", ")", row["model"]).replace("()", "")  # without its named settings
+    accuracy = "-" if row["accuracy"] is None else format_percent(row["accuracy"])
+    return (path, started, row["data"], model, row["state"], accuracy, format_bytes(row["bytes"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goodfit.cli.options import Options, Shorts, assemble, require_data
+from goodfit.cli.options import Shorts, ShowOptions, assemble, start_reading
 from goodfit.core.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def show(
     each: bool = False,
     progress: float = 1.0,
     shorts: Shorts | None = None,
-    options: Options | None = None,
+    options: ShowOptions | None = None,
 ) -> None:
     """Write a contact sheet: training images beside what --augment makes of them, with their targets.
 
@@ -42,13 +42,11 @@ def show(
             f"Expected --images and --draws of 1 or more and --progress from 0 to 1, received {images}, {draws} and {progress:g}."
         )
     asked = assemble(data, shorts, options)
-    require_data(asked)
+    reporter = start_reading(asked)
     from goodfit.core.files import atomic_writer
     from goodfit.study.augmentation_preview import preview_augmentation
-    from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.sheet import render_sheet
 
-    reporter = TerminalReporter()
     rows, titles = preview_augmentation(asked, reporter, images, draws, progress, each)
     if not rows:
         raise UsageError("Expected augmentation to show, received none: give it as --augment.")

@@ -60,6 +60,7 @@ def _leave() -> None:
     error = explain_stop(KeyboardInterrupt())
     assert error is not None
     try:
-        os.write(2, f"goodfit: {error}\n".encode())  # not by sys.stderr, in which the signal may have come
+        erase = "\r\x1b[K" if os.isatty(2) else ""  # a spinner's line
+        os.write(2, f"{erase}goodfit: {error}\n".encode())  # not by sys.stderr, in which the signal may have come
     finally:
         os._exit(error.exit_code)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from goodfit.cli import process_started
-from goodfit.cli.options import Options, Shorts, assemble, require_data
+from goodfit.cli.options import Options, Shorts, assemble, start_reading
 from goodfit.core.errors import UsageError
 
 
@@ -34,6 +34,11 @@ class TrainOptions:
     plot_schedule: Annotated[bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.")] = False
     tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.")] = False
     json: Annotated[bool, Parameter(help="Print the run and its scores as JSON on stdout.")] = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether a single run is made for certain."""
+        return self.resume == "never" and self.seeds == 1 and not self.folds and not self.dry
 
     def check(self) -> None:
         """Refuse options that do not go together."""
@@ -68,17 +73,16 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
             raise UsageError("Expected one of --epochs and --budget, received both.")
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
     asked = assemble(data, shorts, options)
-    require_data(asked)
     run.check()
+    reporter = start_reading(asked, run.out if run.is_new else None)
     from goodfit.recipe.parts import refuse_second_lr, with_lr
     from goodfit.runs import train as runs
     from goodfit.study.cross_validation import train_folds
     from goodfit.study.seeds import train_seeds
-    from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.scores import format_folds, format_seeds
     from goodfit.terminal.streams import print_json
 
-    asked, reporter = with_lr(asked, shorts.lr), TerminalReporter()
+    asked = with_lr(asked, shorts.lr)
     if shorts.lr is not None and options is not None and options.optimizer is not None:
         refuse_second_lr(options.optimizer, shorts.lr, asked.use)
     recipe_folder = Path(shorts.recipe).parent if shorts.recipe and Path(shorts.recipe).is_file() else None

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 SYNONYMS = {  # what other programs call our names, without separators
     "hinge": ("svm",), "crossentropy": ("softmax",), "bce": ("binary",), "learningrate": ("lr", "optimizer"), "lr": ("optimizer",),
-    "epochs": ("budget",), "batch": ("batch_size",), "imgsz": ("size",), "imagesize": ("size",), "pretrained": ("source",),
-    "weights": ("source",), "decay": ("weight_decay",), "wd": ("weight_decay",), "batchnorm": ("batch",), "layernorm": ("layer",),
+    "epochs": ("budget",), "batch": ("batch_size",), "imgsz": ("size",), "imagesize": ("size",), "pretrained": ("source", "from"),
+    "weights": ("source", "from"), "decay": ("weight_decay",), "wd": ("weight_decay",), "batchnorm": ("batch",), "layernorm": ("layer",),
     "groupnorm": ("group",), "randomcrop": ("crop",), "horizontalflip": ("flip",), "colorjitter": ("jitter",), "randomerasing": ("erase",),
     "labelsmoothing": ("smooth",), "earlystopping": ("patience",), "knn": ("nearest",), "kaiming": ("he",), "glorot": ("xavier",),
     "swish": ("silu",),

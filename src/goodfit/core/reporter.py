@@ -11,6 +11,9 @@ class Reporter(Protocol):
     def say(self, *lines: str) -> None:
         """Show sentences, each on a line of its own."""
 
+    def show_activity(self, text: str) -> None:
+        """Show what is being done until something else is shown."""
+
     def show_packing(self, done: int, total: int) -> None:
         """Show how many images are packed."""
 
@@ -25,6 +28,8 @@ class SilentReporter:
     """Shows nothing."""
 
     def say(self, *lines: str) -> None: ...
+
+    def show_activity(self, text: str) -> None: ...
 
     def show_packing(self, done: int, total: int) -> None: ...
 

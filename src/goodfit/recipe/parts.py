@@ -17,10 +17,9 @@ from goodfit.core.parts import ExternalPart, Part, spell
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.scores import split_outputs
+from goodfit.recipe.cards import PACKAGES
 from goodfit.recipe.recipe import SEATS, Recipe
 from goodfit.training.noise import evaluating
-
-PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training.rules", "watch.probes", "data.sampler")
 
 MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)  # what a network raises on images it does not take
 

@@ -86,6 +86,7 @@ def open_recipe(
     if weights:
         weights = assume_preprocessing(weights, chooser.catalog, chooser.part("model"))
         adopt_source(chooser, weights)
+    reporter.show_activity(f"reading {chooser.recipe.data}")
     headers = read_image_headers(chooser.recipe, reporter)
     choose_channels(chooser, headers)
     if weights:
@@ -122,6 +123,7 @@ def prepare(
         check_model(model, data)
     check_data(data)
     made = Start(None)
+    reporter.show_activity("choosing the training by what this machine can do")
     if weights:
         chooser.choose("threads", torch.get_num_threads(), "one for each core, as for the features of the start", chooser.recipe.device)
         made = make_start(chooser, weights, data)

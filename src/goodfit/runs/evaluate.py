@@ -141,6 +141,7 @@ def _open_split(run: Run, rows: Tensor, options: EvaluateOptions, reporter: Repo
     """Refuse to evaluate no images; log that the test split is opened."""
     if not len(rows):
         raise UsageError(if_empty)
+    reporter.show_activity(f"scoring {count_of(len(rows), 'image')}")
     if options.test:
         open_test_split(run, reporter)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 from goodfit.core.errors import DataError, GoodfitError
 from goodfit.core.files import measure_folder
-from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, STOPPED_STATES, UNFINISHED_STATES, Run, list_runs
-from goodfit.core.run_files import DamagedFile, check_hash
+from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, STOPPED_STATES, UNFINISHED_STATES, Run, is_run, list_runs
+from goodfit.core.run_files import DamagedFile, check_hash, get
 from goodfit.core.words import format_bytes
 from goodfit.recipe.recipe import Recipe
 
@@ -20,25 +21,41 @@ SECONDS_UNTIL_KILLED = 3600  # without a change, after which a run that says it 
 
 
 def summarize_runs(folder: Path) -> list[dict[str, Any]]:
-    """A row for each run in a folder: path, state, accuracy, bytes and model.
+    """A row for each run in a folder, and one for each folder of runs in it, as of folds, seeds or a search; the oldest first.
 
     Raises:
         DataError: there is no such folder.
     """
     if not folder.is_dir():
         raise DataError(f'Expected a folder of runs at "{folder}", found none.')
-    return [summarize_run(run) for run in list_runs(folder)]
+    rows = [summarize_run(run) for run in list_runs(folder)]
+    studies = [path for path in folder.glob("*/") if path.is_dir() and not path.is_symlink() and not is_run(path)]
+    rows += [summarize_study(path, members) for path in studies if (members := list_runs(path))]
+    return sorted(rows, key=lambda row: (row["started"], row["path"]))
 
 
 def summarize_run(run: Run) -> dict[str, Any]:
     """The row of one run, with what reads of it; its state is "damaged" where a file does not."""
-    row: dict[str, Any] = {"path": str(run.path), "state": "damaged", "accuracy": None, "bytes": measure_folder(run.path), "model": ""}
+    row: dict[str, Any] = {"path": str(run.path), "started": "", "data": "", "model": "", "runs": 1, "state": "damaged", "accuracy": None}
+    row["bytes"] = measure_folder(run.path)
     with contextlib.suppress(GoodfitError):
         row["model"] = Recipe.of_run(run.path).plain()["model"]
     with contextlib.suppress(DamagedFile):
         row["accuracy"] = run.read("scores.json").get("validation", {}).get("accuracy")
-        row["state"] = run.read("about.json", "state")["state"] if row["model"] else "damaged"
+        about = run.read("about.json", "state")
+        row |= {"started": about.get("started", ""), "data": get(about, "data", "name") or ""}
+        row["state"] = about["state"] if row["model"] else "damaged"
     return row
+
+
+def summarize_study(folder: Path, members: Sequence[Run]) -> dict[str, Any]:
+    """The row of a folder of runs: what its runs have in common, the mean of their accuracies, and how many there are."""
+    rows = [summarize_run(run) for run in members]
+    accuracies = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+    common = {key: rows[0][key] if len({row[key] for row in rows}) == 1 else "several" for key in ("data", "model", "state")}
+    mean = statistics.fmean(accuracies) if len(accuracies) == len(rows) else None
+    started = min(row["started"] for row in rows)
+    return {"path": str(folder), "started": started, **common, "runs": len(rows), "accuracy": mean, "bytes": measure_folder(folder)}
 
 
 def prune_runs(rows: Sequence[dict[str, Any]], delete: bool) -> list[str]:
@@ -49,6 +66,8 @@ def prune_runs(rows: Sequence[dict[str, Any]], delete: bool) -> list[str]:
     lines, freed = [], 0
     for row in rows:
         run, state = Run(Path(row["path"])), row["state"]
+        if not is_run(run.path):
+            continue  # a study, which needs its runs
         is_finished = state in FINISHED_STATES
         path = run.checkpoints if is_finished else run.path
         if state not in (*FINISHED_STATES, *UNFINISHED_STATES) or (is_finished and not has_model(run)):

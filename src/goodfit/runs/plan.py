@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import spell
 from goodfit.core.reporter import Reporter
 from goodfit.core.words import list_some
 from goodfit.data.index import SPLITS, UNASSIGNED
 from goodfit.predict.views import Viewer
+from goodfit.recipe.chooser import Choice
 from goodfit.recipe.prepare import Prepared
 from goodfit.terminal.sketch import sketch_curve
 
 SCHEDULE_POINTS = 1000  # of a learning rate that is drawn
+GROUPS = {  # of the fields that are chosen, as they are reported
+    "images": ("size", "channels", "mean", "std", "storage", "augment", "resolution", "views"),
+    "network": ("model", "head_init", "trainable", "cached_views"),
+    "length": ("budget", "evaluate_every"),
+    "machine": ("device", "threads", "precision", "layout", "pieces"),
+}
+OTHER_GROUP = "steps"
 
 
 def report_plan(prepared: Prepared, reporter: Reporter, whole: bool) -> None:
@@ -22,20 +32,18 @@ def report_plan(prepared: Prepared, reporter: Reporter, whole: bool) -> None:
 
 
 def summarize_plan(prepared: Prepared) -> list[str]:
-    """Describe in a few lines what will be trained: the data with its notes, the network, the training, its length, what is expected, and
-    what is assumed of a source.
+    """Describe in a few lines what will be trained: the data with its notes, the network, its images, the steps, their number and what is
+    expected of them, and what is assumed of a source.
     """
     recipe, parts, training = prepared.recipe, prepared.parts, prepared.training
-    steps = {seat: spell(parts[seat]) for seat in ("augment", "optimizer", "schedule")}
     height, width = prepared.data.preprocess.size
-    lines = [
-        *_describe_data(prepared),
-        f"  network: {spell(parts['model'])}, {_count_parameters(prepared):,} parameters, images of {width} x {height} pixels",
-    ]
+    lines = [*_describe_data(prepared), f"  network: {spell(parts['model'])}, {_count_parameters(prepared):,} parameters"]
+    augment = "" if spell(parts["augment"]) == "none" else f", {spell(parts['augment'])}"
+    lines.append(f"  images: {width} x {height} pixels{augment}")
     if has_parameters(training.state.model):
         expected = f"; expected accuracy {prepared.forecast}" if prepared.forecast else ""
-        lines.append(f"  training: {', '.join(text for text in steps.values() if text != 'none')}")
-        lines.append(f"  length: {recipe.budget} in steps of {round(training.plan.lengths.batch, 1):g} images{expected}")
+        lines.append(f"  steps: {spell(parts['optimizer'])}, {spell(parts['schedule'])}")
+        lines.append(f"  length: {recipe.budget}, {round(training.plan.lengths.batch, 1):g} images a step{expected}")
     assumed = [f"  {choice.field} = {choice.value}  ({choice.rule})" for choice in prepared.choices if "assumed" in choice.rule]
     return [*lines, *assumed, *_describe_training(prepared)]
 
@@ -44,16 +52,28 @@ def describe_plan(prepared: Prepared) -> list[str]:
     """Describe the data, each choice with its rule and evidence, and the size of the network, in lines of text."""
     recipe, model = prepared.recipe, prepared.training.state.model
     lines = _describe_data(prepared)
-    before = ""
-    for choice in prepared.choices:
-        if choice.field == "budget" and not has_parameters(model):
-            continue  # no steps are made
-        evidence = f": {choice.evidence}" if choice.evidence != before else ""  # one measurement may decide several fields
-        before = choice.evidence
-        lines.append(f"  {choice.field} = {choice.value}  ({choice.rule}{evidence})")
-    length = f"; {recipe.budget} in steps of {round(prepared.training.plan.lengths.batch, 1):g}" if has_parameters(model) else ""
+    choices = [choice for choice in prepared.choices if choice.field != "budget" or has_parameters(model)]  # else no steps are made
+    for group in dict.fromkeys((*GROUPS, OTHER_GROUP)):
+        in_group = [choice for choice in choices if find_group(choice.field) == group]
+        lines += [f"  {group}:", *_describe_choices(in_group)] if in_group else []
+    length = f"; {recipe.budget}, {round(prepared.training.plan.lengths.batch, 1):g} images a step" if has_parameters(model) else ""
     lines.append(f"  {recipe.model}: {_count_parameters(prepared):,} parameters{length}")
     return [*lines, *_describe_training(prepared)]
+
+
+def find_group(field: str) -> str:
+    """The group of choices that one of a field is reported with."""
+    return next((group for group, fields in GROUPS.items() if field in fields), OTHER_GROUP)
+
+
+def _describe_choices(choices: Iterable[Choice]) -> list[str]:
+    """A line for each choice; one measurement may decide several fields, and is evidence once."""
+    lines, before = [], ""
+    for choice in choices:
+        evidence = f": {choice.evidence}" if choice.evidence != before else ""
+        before = choice.evidence
+        lines.append(f"    {choice.field} = {choice.value}  ({choice.rule}{evidence})")
+    return lines
 
 
 def _describe_data(prepared: Prepared) -> list[str]:

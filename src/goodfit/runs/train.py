@@ -244,6 +244,7 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
 def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
     """Score the run, keep its model, compute the baselines and write the report."""
     began = time.time()
+    reporter.show_activity("scoring the model")
     scores = keep_model(run, prepared, reporter)
     seconds = run.read("about.json").get("seconds", {})
     seconds = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
@@ -265,6 +266,7 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
         reporter.say(f"Warning: {useless}")
     if forecast := run.read("about.json").get("forecast"):
         reporter.say(Forecast(**forecast).compare(scores["accuracy"]))
+    reporter.show_activity("writing the report")
     try:
         if not prepared.training.plan.lengths.timed:
             run.write(baselines.FILE, baselines.compute_baselines(prepared.data, baselines.time_limit(seconds["training"])))

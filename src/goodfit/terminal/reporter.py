@@ -8,16 +8,22 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from goodfit.core.escapes import escape_controls
 from goodfit.core.words import format_duration, format_percent
-from goodfit.terminal.streams import MESSAGES
+from goodfit.terminal.streams import MESSAGES, SPINNER, wrap_line
 
 Rows = list[dict[str, Any]]
 
+WARNING, DETAIL = "Warning: ", "    "  # what a line begins with that warns, or that says more of one before it
+EVALUATION_HEADER = (f"{'training':>45}{'validation':>21}", f"{'step':>13}{'time':>11}" + 2 * f"{'loss':>12}{'accuracy':>9}")
+
 
 class TerminalReporter:
-    """Sentences and evaluations as lines on stderr; a progress bar with rate, losses and time left where stderr is a terminal."""
+    """Sentences and evaluations as lines on stderr; where that is a terminal, also what is being done, and a progress bar with rate,
+    losses and time left. Of a quiet stderr, warnings alone.
+    """
 
     def __init__(self) -> None:
         force = bool(os.environ.get("FORCE_COLOR")) or None
@@ -25,10 +31,17 @@ class TerminalReporter:
         self.live = MESSAGES.isatty()
         self.bar: Progress | None = None
         self.updated = 0.0
+        self.has_header = False  # the evaluations that follow
 
     def say(self, *lines: str) -> None:
+        self.has_header = False
         for line in lines:
-            self.console.print(escape_controls(line), markup=False)
+            self._print(line, "yellow" if line.startswith(WARNING) else "dim" if line.startswith(DETAIL) else "")
+
+    def show_activity(self, text: str) -> None:
+        """Show what is being done beside a spinner, at a terminal, until something else is shown."""
+        self.clear_progress()
+        SPINNER.show(text)
 
     def show_packing(self, done: int, total: int) -> None:
         if self.live:
@@ -40,9 +53,12 @@ class TerminalReporter:
         """Show the last step on the bar, and each evaluation and event as a line."""
         for row in rows:
             if row["kind"] == "evaluate":
-                self.say(format_evaluation(row))
+                for line in () if self.has_header else EVALUATION_HEADER:
+                    self._print(line, "dim")
+                self._print(format_evaluation(row), "green" if row.get("best") else "")
+                self.has_header = True
             elif row["kind"] == "event":
-                self.say(row["text"])
+                self._print(row["text"])
         steps = [row for row in rows if row["kind"] == "train"]
         if self.live and steps:
             self._update_bar("training", steps[-1]["t"], format_steps(steps))
@@ -52,6 +68,12 @@ class TerminalReporter:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def _print(self, line: str, style: str = "") -> None:
+        """Print a line, wrapped at words where a terminal is narrower; where stderr is quiet, only if it warns."""
+        if MESSAGES.quiet and not line.startswith(WARNING):
+            return
+        self.console.print(Text(wrap_line(escape_controls(line), MESSAGES.columns), style))
 
     def _update_bar(self, what: str, share: float, text: str) -> None:
         if self.bar is None:
@@ -80,15 +102,13 @@ def format_steps(steps: Rows) -> str:
 
 
 def format_evaluation(row: dict[str, Any]) -> str:
-    """Format one evaluation as a line."""
-    held_out, clean = row["validation"], row["clean_train"]
-    return (
-        f"{format_percent(row['t'], 0):>5}  step {row['step']:>6,}  {format_duration(row['elapsed']):>12}"
-        f"  train {_format_loss_and_accuracy(clean)}  validation {_format_loss_and_accuracy(held_out)}"
-    )
+    """Format one evaluation as a line below EVALUATION_HEADER."""
+    scores = "".join(_format_loss_and_accuracy(row[split]) for split in ("clean_train", "validation"))
+    best = "  best so far" if row.get("best") else ""
+    return f"{format_percent(row['t'], 0):>5}{row['step']:>8,}{format_duration(row['elapsed']):>11}{scores}{best}"
 
 
 def _format_loss_and_accuracy(scores: dict[str, Any]) -> str:
     """`0.412 88.5 %`, with words for what is not a finite number."""
     loss, accuracy = scores["loss"], scores["accuracy"]
-    return f"{'not finite' if loss is None else f'{loss:.3f}'} {'-' if accuracy is None else format_percent(accuracy)}"
+    return f"{'not finite' if loss is None else f'{loss:.3f}':>12}{'-' if accuracy is None else format_percent(accuracy):>9}"

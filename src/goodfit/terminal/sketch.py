@@ -31,7 +31,7 @@ def sketch_curve(
         return f"{title}\n(nothing to draw)" if title else "(nothing to draw)"
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     low, high = min(finite), max(finite)
-    braille = can_encode(chr(BRAILLE + 0xFF))
+    braille = MESSAGES.can_encode(chr(BRAILLE + 0xFF))
     columns, rows = (2 * width, 4 * height) if braille else (width, height)
     dots: set[tuple[int, int]] = set()
     previous: tuple[int, int] | None = None
@@ -50,15 +50,6 @@ def sketch_curve(
     first, last = (f"{10**left if log_x else left:.3g}", f"{10**right if log_x else right:.3g}")
     middle = x_label.center(max(0, width - len(first) - len(last)))
     return "\n".join([*lines, f"{'':>{margin}}  {first}{middle}{last}"])
-
-
-def can_encode(text: str) -> bool:
-    """Tell whether stderr, where progress is reported, can encode the text."""
-    try:
-        text.encode(MESSAGES.encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _connect(start: tuple[int, int], end: tuple[int, int]) -> set[tuple[int, int]]:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
+import textwrap
+import threading
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.escapes import escape_controls
+
+SPINNER_FRAMES, ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
+MAX_COLUMNS = 100_000  # of a line that no terminal cuts
+ERASE_LINE = "\r\x1b[K"
 
 
 class StandardStream:
@@ -29,6 +37,22 @@ class StandardStream:
     def encoding(self) -> str:
         return getattr(self.stream, "encoding", None) or "utf-8"
 
+    def can_encode(self, text: str) -> bool:
+        """Whether the stream takes a text as it is."""
+        with contextlib.suppress(UnicodeEncodeError, LookupError):
+            return bool(text.encode(self.encoding))
+        return False
+
+    @property
+    def columns(self) -> int:
+        """How many characters its terminal has in a line; more than any line has where it is no terminal."""
+        if not self.isatty():
+            return MAX_COLUMNS
+        try:
+            return int(os.environ.get("COLUMNS", "")) or os.get_terminal_size(self.stream.fileno()).columns
+        except (ValueError, OSError):
+            return shutil.get_terminal_size().columns
+
     def isatty(self) -> bool:
         """Whether a person sees what is written at once."""
         with contextlib.suppress(ValueError):  # it is closed
@@ -36,7 +60,12 @@ class StandardStream:
         return False
 
     def write(self, text: str) -> int:
-        """Write a text as it is."""
+        """Write a text as it is; it takes the place of a spinner."""
+        SPINNER.stop()
+        return self.write_beneath(text)
+
+    def write_beneath(self, text: str) -> int:
+        """Write a text as it is, and leave the spinner."""
         writable = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
         self._attempt(lambda stream: stream.write(writable))
         return len(text)
@@ -79,12 +108,62 @@ class ResultStream(StandardStream):
         raise GoodfitError(f"The results cannot be written to stdout ({why}): redirect it to a file that can be written.") from error
 
 
-RESULTS, MESSAGES = ResultStream("stdout"), StandardStream("stderr")
+class MessageStream(StandardStream):
+    """Stderr; a `quiet` one has warnings and errors only."""
+
+    quiet = False
+
+
+RESULTS, MESSAGES = ResultStream("stdout"), MessageStream("stderr")
+
+
+class Spinner:
+    """A line on a terminal's stderr that says what is being done; whatever is written next takes its place."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.stopping = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def show(self, text: str) -> None:
+        """Say what is being done from now on; nothing where nobody sees it at once."""
+        self.text = text
+        if self.thread is None and MESSAGES.isatty() and not MESSAGES.quiet:
+            self.stopping.clear()
+            self.thread = threading.Thread(target=self._spin, daemon=True)
+            self.thread.start()
+
+    def stop(self) -> None:
+        """Erase the line."""
+        if self.thread is not None:
+            self.stopping.set()
+            self.thread.join()
+            self.thread = None
+            MESSAGES.write_beneath(ERASE_LINE)
+
+    def _spin(self) -> None:
+        for frame in cycle(SPINNER_FRAMES if MESSAGES.can_encode(SPINNER_FRAMES) else ASCII_FRAMES):
+            line = f"{frame} {escape_controls(self.text)}"
+            MESSAGES.write_beneath(ERASE_LINE + line[: MESSAGES.columns - 1])
+            MESSAGES.flush()
+            if self.stopping.wait(0.1):
+                return
+
+
+SPINNER = Spinner()
 
 
 def print_lines(*lines: str) -> None:
-    """Print lines of results for people; control characters in them, line breaks too, are escaped."""
-    print_exact("\n".join(map(escape_controls, lines)))
+    """Print lines of results for people, wrapped at words; control characters in them, line breaks too, are escaped."""
+    print_exact("\n".join(wrap_line(escape_controls(line), RESULTS.columns) for line in lines))
+
+
+def wrap_line(line: str, columns: int) -> str:
+    """Break a line at words where it is longer than that, and indent what follows."""
+    if len(line) <= columns:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return "\n".join(textwrap.wrap(line, columns, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def print_exact(text: str) -> None:

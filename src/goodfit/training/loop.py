@@ -148,7 +148,8 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     scores = plan.evaluate(state.eval_model)
     state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, t)
     state.history.append(scores.pop("score"))
-    if state.history[-1] >= max(state.history):  # of equals the later one, which was trained for longer
+    is_best = state.history[-1] >= max(state.history)  # of equals the later one, which was trained for longer
+    if is_best:
         state.best = {"step": state.step, "score": state.history[-1]}
     plateau, stop = plan.parts.get("plateau"), plan.parts.get("stop")
     if plateau and (factor := plateau(state.history)) != state.plateau_factor:
@@ -159,7 +160,8 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     state.model.train()
     seconds = time.perf_counter() - started
     state.reserve = END_SECONDS + (1 + plan.final_passes) * seconds if plan.lengths.timed else 0.0
-    log.add({"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed + seconds, "seconds": seconds, **scores})
+    row = {"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed + seconds, "seconds": seconds, "best": is_best}
+    log.add({**row, **scores})
 
 
 def save_checkpoint(state: State, plan: Plan, log: MetricLog, save: Callable[[State], None]) -> None:
