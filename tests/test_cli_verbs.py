@@ -99,6 +99,10 @@ def test_train_json_has_the_run_and_its_scores(photos: Path, tmp_path: Path) -> 
     assert "packing" not in said.err
     assert sum(line.lstrip()[0].isdigit() for line in said.err.splitlines()) == 2, "a line for each evaluation"
     assert json.loads(train(photos, tmp_path / "dry", "--dry", "--json").out) == {}
+    about, rows = Run(tmp_path / "run").read("about.json"), Run(tmp_path / "run").log("evaluate")
+    assert about["seconds"]["evaluation"] > sum(row["seconds"] for row in rows) > 0, "and the final scores"
+    assert about["seconds"]["training"] < rows[-1]["elapsed"], "evaluations are booked apart"
+    assert rows[0]["best"] is True
 
 
 def run_on_terminal(terminal: str, words: tuple[str, ...]) -> None:

@@ -15,16 +15,16 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 def test_a_table_that_is_too_wide_wraps_text_at_words_and_stacks_what_is_left() -> None:
     rows = [("conv", "two words and more", "1,000", "12.5 %"), ("fc", "one", "2", "-")]
     header = ("name", "what it is", "n", "share")
-    assert format_table(rows, "<<>>", header, columns=34).splitlines() == [
-        "name  what it is         n   share",
-        "conv  two words      1,000  12.5 %",
+    assert format_table(rows, "<<>>", header, columns=33).splitlines() == [
+        "name  what it is        n   share",
+        "conv  two words     1,000  12.5 %",
         "      and more",
-        "fc    one                2       -",
+        "fc    one               2       -",
     ]  # fmt: skip
     narrow = format_table(rows, "<<>>", header, columns=20).splitlines()
     assert narrow == [
-        "name  what", "      it is", "conv  two", "      words", "      and", "      more", "fc    one",
-        "name      n   share", "conv  1,000  12.5 %", "fc        2       -",
+        "name  what       n", "      it is", "conv  two    1,000", "      words", "      and", "      more", "fc    one        2",
+        "name   share", "conv  12.5 %", "fc         -",
     ]  # fmt: skip
     assert all(len(line) <= 20 for line in narrow)
 

@@ -187,6 +187,22 @@ def test_evaluations_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state.elapsed <= 12 - state.reserve + 1, "at most one more step, and its evaluation"
 
 
+@pytest.mark.parametrize(("every", "tenth"), [("0.05", True), ("2 s", False)])
+def test_evaluations_take_a_tenth_of_a_budget_in_seconds_unless_asked_for(monkeypatch: pytest.MonkeyPatch, every: str, tenth: bool) -> None:
+    """Each takes a second and a quarter; twenty of them are due."""
+    now = iter(n / 4 for n in range(10_000))
+    clock = lambda: next(now)  # noqa: E731
+    monkeypatch.setattr("goodfit.training.loop.time.perf_counter", clock)
+    state = sgd(net())
+    rows = run(state, plan("40 s", every=every, evaluate=lambda model: {"score": 0.0, "seen": sum(clock() for _ in range(4))}))
+    seconds = told(rows, "seconds", "evaluate")
+    assert seconds == [1.25] * len(seconds)
+    assert state.evaluation_seconds == sum(seconds)
+    assert (sum(seconds) <= 4 and len(seconds) == 3) is tenth, "two on the way and the last"
+    assert tenth or len(seconds) > 8
+    assert told(rows, "t", "evaluate")[-1] == 1
+
+
 @pytest.mark.item("S136")
 def test_a_budget_in_seconds_is_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(n / 4 for n in range(10_000))

@@ -35,13 +35,16 @@ VERBS = {  # in the order of a person's work
 QUIET = ("--quiet", "-q")
 WITHOUT_TORCH = ("runs", "report", "compare", "parts")  # which takes seconds to import
 EXAMPLES = {
-    "train": """Examples:
+    "train": """
+
+Examples:
   goodfit train photos/ --epochs 20
   goodfit train photos/ --budget "10 min" --size 64 --out runs/pets
-  goodfit train photos/ --from resnet18:imagenet --augment "flip | resized_crop | jitter"
+  goodfit train photos/ --from resnet18:imagenet --augment "flip | jitter"
 
-Every option: goodfit train --help --all. Every part: goodfit parts. Only warnings on the way: --quiet, with any command."""
+Every option: goodfit train --help --all. Every part: goodfit parts.""",
 }
+EVERYWHERE = "With every command: --quiet (-q) leaves only warnings, errors and results; --help says more."
 
 
 def application() -> cyclopts.App:
@@ -54,6 +57,7 @@ def application() -> cyclopts.App:
     app = cyclopts.App(
         name="goodfit",
         help="Train image classifiers that fit, and hear why when they do not.",
+        help_epilogue=EVERYWHERE,
         version_flags=["--version"],
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main says in a sentence what is kept
@@ -61,7 +65,7 @@ def application() -> cyclopts.App:
         console=Console(file=cast(IO[str], RESULTS)),
     )
     for place, (verb, sentence) in enumerate(VERBS.items()):
-        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence, help_epilogue=EXAMPLES.get(verb), sort_key=place)
+        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence + EXAMPLES.get(verb, ""), sort_key=place)
     return app
 
 

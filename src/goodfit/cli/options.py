@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import typing
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -18,6 +19,7 @@ from goodfit.terminal.reporter import TerminalReporter
 
 MOST_USED = Group("Most used", sort_key=1)
 MOST_USED_FIELDS = ("model", "optimizer", "augment", "schedule", "budget", "size", "batch_size", "validation", "source", "seed")
+RECIPE_HINTS = typing.get_type_hints(Recipe)
 RECIPE = Parameter(name="*", group=Group("Recipe", sort_key=4))
 SHOW_ALL = "--all" in sys.argv  # beside --help
 FIT_FIELDS = (  # that say how long a training is and what comes of it
@@ -40,7 +42,9 @@ def _names(field: str) -> list[str]:
 def _parameter(field: dataclasses.Field[Any], is_listed: bool) -> Parameter:
     """The option of a field of the recipe; of those listed, --help shows the most used ones, and with --all every one."""
     text = field.metadata["help"] + ("" if field.default in ("", "auto", "none", ()) else f" (default: {field.default})")
-    metavar = "PART" if field.name in SEATS else field.name.split("_")[-1].upper()
+    hint = RECIPE_HINTS[field.name]
+    choices = map(str, typing.get_args(hint) if typing.get_origin(hint) is Literal else ())
+    metavar = "|".join(choices) or ("PART" if field.name in SEATS else field.name.split("_")[-1].upper())
     is_most_used = field.name in MOST_USED_FIELDS
     is_shown = is_listed and (is_most_used or SHOW_ALL)
     return Parameter(name=_names(field.name), help=text, metavar=metavar, show=is_shown, group=MOST_USED if is_most_used else None)
@@ -71,10 +75,12 @@ FeaturesOptions: Any = make_options("FeaturesOptions", {*DATA_FIELDS, *SOURCE_FI
 class Shorts:
     """Short ways to say parts of the recipe."""
 
-    recipe: Annotated[str, Parameter(help="A recipe file or the name of a preset to start from.")] = ""
-    set: Annotated[list[str], Parameter(help="key=value: any field of the recipe.")] = dataclasses.field(default_factory=list)
+    recipe: Annotated[str, Parameter(metavar="FILE|NAME", help="A recipe file or the name of a preset to start from.")] = ""
+    set: Annotated[list[str], Parameter(metavar="KEY=VALUE", help="Any field of the recipe.")] = dataclasses.field(default_factory=list)
     drop_duplicates: Annotated[bool, Parameter(help="Short for --duplicates drop.")] = False
-    use: Annotated[list[str], Parameter(help="A Python file with your own parts.")] = dataclasses.field(default_factory=list)
+    use: Annotated[list[str], Parameter(metavar="FILE", help="A Python file with your own parts.")] = dataclasses.field(
+        default_factory=list
+    )
 
 
 def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:

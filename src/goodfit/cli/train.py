@@ -20,7 +20,10 @@ class TrainOptions:
 
     out: Annotated[Path | None, Parameter(help="Folder of the run (default: runs/<time>-<data>).")] = None
     resume: Annotated[
-        str, Parameter(help="auto: continue the run in --out, or the newest unfinished run of the same recipe and data; never.")
+        str,
+        Parameter(
+            metavar="auto|never", help="auto: continue the run in --out, or the newest unfinished run of the same recipe and data; never."
+        ),
     ] = "never"
     seeds: Annotated[int, Parameter(help="Train this many runs that differ in their seed; report the mean and its standard error.")] = 1
     folds: Annotated[

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import time
 from pathlib import Path
+from typing import Any
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write_atomic
@@ -217,14 +218,20 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     training = prepared.training
     state, saver = training.state, Snapshots(Checkpoints(run.checkpoints), run.path / snapshots.FOLDER)
     events = (EventWriter(run.path / "tensorboard"),) if options.tensorboard else ()
-    log = MetricLog((run.append, options.reporter.show_rows, *events))
+    evaluations: list[float] = []  # the seconds of each
+
+    def note_evaluations(rows: list[dict[str, Any]]) -> None:
+        evaluations.extend(row["seconds"] for row in rows if row["kind"] == "evaluate")
+
+    log = MetricLog((run.append, options.reporter.show_rows, note_evaluations, *events))
     plan = dataclasses.replace(training.plan, last_good=functools.partial(best_weights, training.plan, saver.checkpoints))
     began = time.time()
     before = run.read("about.json").get("seconds", {})
 
     def mark(state_name: str) -> None:
         options.reporter.clear_progress()
-        seconds = {name: before.get(name, 0.0) + x for name, x in {**startup, "training": time.time() - began}.items()}
+        spent = {**startup, "training": time.time() - began - sum(evaluations), "evaluation": sum(evaluations)}
+        seconds = {name: before.get(name, 0.0) + x for name, x in spent.items()}
         run.update("about.json", {"state": state_name, "finished": timestamp(), "seconds": {**before, **seconds}})
 
     with halt_on_signals() as halt:

@@ -28,7 +28,7 @@ class TerminalReporter:
     def __init__(self) -> None:
         force = bool(os.environ.get("FORCE_COLOR")) or None
         self.console = Console(file=cast(IO[str], MESSAGES), highlight=False, emoji=False, soft_wrap=True, force_terminal=force)
-        self.live = MESSAGES.isatty()
+        self.live = MESSAGES.isatty() and not MESSAGES.quiet
         self.bar: Progress | None = None
         self.updated = 0.0
         self.has_header = False  # the evaluations that follow

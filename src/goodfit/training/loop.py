@@ -20,6 +20,7 @@ from goodfit.training.state import Batches, Plan, State
 from goodfit.training.step import NO_WATCH, Objective, Watch, train_step
 
 END_SECONDS = 1.0  # that writing the model and the report, and leaving the process, take besides
+MAX_EVALUATION_SHARE = 0.1  # of a budget in minutes, that evaluations during training take where their number is not asked for
 
 
 def fit(
@@ -137,7 +138,16 @@ def is_evaluation_due(plan: Plan, state: State) -> bool:
     if plan.evaluate is None or plan.evaluate_every is None:
         return False
     t = plan.t(state)
-    return t >= 1 or plan.evaluate_every.number(state.step, state.elapsed, t) > state.evaluations
+    return t >= 1 or (plan.evaluate_every.number(state.step, state.elapsed, t) > state.evaluations and has_time_to_evaluate(plan, state))
+
+
+def has_time_to_evaluate(plan: Plan, state: State) -> bool:
+    """Whether evaluations, with another one and the last, take a small share of a budget in minutes; always, if a length was asked for."""
+    assert plan.evaluate_every is not None
+    if not plan.lengths.timed or plan.evaluate_every.length.unit != "share":
+        return True
+    each = (state.reserve - END_SECONDS) / (1 + plan.final_passes)
+    return state.evaluation_seconds + 2 * each <= MAX_EVALUATION_SHARE * plan.lengths.budget.amount
 
 
 def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
@@ -159,6 +169,7 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
         state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
     state.model.train()
     seconds = time.perf_counter() - started
+    state.evaluation_seconds += seconds
     state.reserve = END_SECONDS + (1 + plan.final_passes) * seconds if plan.lengths.timed else 0.0
     row = {"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed + seconds, "seconds": seconds, "best": is_best}
     log.add({**row, **scores})

@@ -34,11 +34,11 @@ class State:
     """Everything that a checkpoint has to hold.
 
     `elapsed` is in seconds since the command started, over all sessions, of which `startup` passed before their first steps; `reserve`
-    seconds of a budget in minutes are kept for the final evaluation. `plateau_factor`, `manual_factor` and `rescue_factor` multiply the
-    learning rate. `start_loss` is the training loss of a pretrained start, `recent_losses` are those of the steps since it was last
-    compared with them. `history` holds the validation score of each evaluation. `average_updates` counts the weights in the running
-    average, the last of which were added at progress `averaged_at`. `snapshots` are the steps whose weights were kept, at the first
-    `snapshots_taken` points of the plan.
+    seconds of a budget in minutes are kept for the final evaluation, and `evaluation_seconds` went into those so far. `plateau_factor`,
+    `manual_factor` and `rescue_factor` multiply the learning rate. `start_loss` is the training loss of a pretrained start,
+    `recent_losses` are those of the steps since it was last compared with them. `history` holds the validation score of each evaluation.
+    `average_updates` counts the weights in the running average, the last of which were added at progress `averaged_at`. `snapshots` are
+    the steps whose weights were kept, at the first `snapshots_taken` points of the plan.
     """
 
     model: nn.Module
@@ -48,6 +48,7 @@ class State:
     elapsed: float = 0.0
     startup: float = 0.0
     reserve: float = 0.0
+    evaluation_seconds: float = 0.0
     plateau_factor: float = 1.0
     manual_factor: float = 1.0
     rescue_factor: float = 1.0
