@@ -35,9 +35,7 @@ VERBS = {  # in the order of a person's work
 QUIET = ("--quiet", "-q")
 WITHOUT_TORCH = ("runs", "report", "compare", "parts")  # which takes seconds to import
 EXAMPLES = {
-    "train": """
-
-Examples:
+    "train": """Examples:
   goodfit train photos/ --epochs 20
   goodfit train photos/ --budget "10 min" --size 64 --out runs/pets
   goodfit train photos/ --from resnet18:imagenet --augment "flip | jitter"
@@ -65,7 +63,7 @@ def application() -> cyclopts.App:
         console=Console(file=cast(IO[str], RESULTS)),
     )
     for place, (verb, sentence) in enumerate(VERBS.items()):
-        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence + EXAMPLES.get(verb, ""), sort_key=place)
+        app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence, help_prologue=EXAMPLES.get(verb), sort_key=place)
     return app
 
 
