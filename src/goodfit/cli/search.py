@@ -17,8 +17,9 @@ SEARCH = Parameter(name="*", group="Search")
 
 
 def _recipe_options() -> Any:
-    """The options of the recipe except the budget, which here is that of the search."""
-    fields = [(f.name, f.type, dataclasses.field(default=None, kw_only=True)) for f in dataclasses.fields(Options) if f.name != "budget"]
+    """The options of the recipe except those that mean something else here; --set reaches them too."""
+    own = {f.name for f in dataclasses.fields(SearchOptions)}
+    fields = [(f.name, f.type, dataclasses.field(default=None, kw_only=True)) for f in dataclasses.fields(Options) if f.name not in own]
     return RECIPE(dataclasses.make_dataclass("RecipeOptions", fields, namespace={"__module__": __name__}))
 
 
