@@ -174,7 +174,7 @@ def test_the_terminal_ends_with_the_warnings_and_what_was_kept(tmp_path: Path) -
     options = [word for key, value in DIGITS.items() if key not in ("data", "optimizer") for word in (f"--{key.replace('_', '-')}", value)]
     done = command("train", "digits", "--out", tmp_path / "run", "--optimizer", "sgd(100, momentum=0.9)", *options)
     assert done.code == 0, done.err
-    for sentence in describe_shortfalls(read_record(Run(tmp_path / "run"))):
+    for sentence in describe_shortfalls(read_record(Run(tmp_path / "run")), is_broken=True):
         assert f"Warning: {plain_text(sentence)}" in done.err
     assert "Warning: The training loss rose from 2." in done.err
     assert "\nKept: the weights of " in done.err
@@ -233,8 +233,11 @@ def test_a_search_below_a_baseline_hears_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("clean", "expected"),
     [
-        ([0.9, 0.95, 0.6], ", and on training images too: a lower learning rate, or one that anneals, may keep it."),
-        ([0.9, 0.95, 1.0], ': stopping there (--stop "patience(10)"), stronger augmentation or more weight decay may keep it.'),
+        ([0.9, 0.95, 0.6], ", and on training images too: a lower learning rate, or one that anneals, may keep what was learned."),
+        (
+            [0.9, 0.95, 1.0],
+            ': stopping there (--stop "patience(10)"), stronger augmentation or more weight decay may keep what was learned.',
+        ),
     ],
 )
 def test_a_run_that_ended_below_its_best_says_so(run: Run, clean: list[float], expected: str) -> None:
@@ -275,6 +278,7 @@ def test_which_weights_were_kept_is_said(run: Run) -> None:
         file.write('keep = "last"\n')
     assert kept(run, 300, [0.5, 0.9, 0.6]).endswith("those of step 200 had 90.0 %, and --keep best keeps them.")
     assert kept(run, 250, [0.5, 0.9, 0.6]) == "", "which the log does not know"
+    assert kept(run, 0, [0.5], first=0) == "", "of a model that has no steps"
 
 
 def test_the_mark_in_curves_and_table_is_at_the_weights_that_are_kept(run: Run) -> None:

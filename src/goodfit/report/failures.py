@@ -23,7 +23,8 @@ LOWER_RATE = 'a tenth of it (`--lr`), a warmup (`--schedule "warmup(0.05) | cosi
 
 def describe_failures(record: Record) -> list[str]:
     """Say everything that went wrong, the most urgent first."""
-    return [*describe_broken_training(record), *describe_shortfalls(record)]
+    broken = describe_broken_training(record)
+    return [*broken, *describe_shortfalls(record, bool(broken))]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------------------
@@ -84,14 +85,17 @@ def describe_worse_start(record: Record) -> str:
 # ---- the result ------------------------------------------------------------------------------------------------------------------
 
 
-def describe_shortfalls(record: Record) -> list[str]:
-    """Say what the result falls short of: the best on the way, a constant answer, the baselines, probabilities that are of use."""
+def describe_shortfalls(record: Record, is_broken: bool = False) -> list[str]:
+    """Say what the result falls short of: the best on the way, a constant answer, the baselines, probabilities that are of use.
+
+    Where training `is_broken`, or ended below its best, that has said what to do.
+    """
     scores, data = get(record.scores, record.headline_split), get(record.about, "data")
     accuracy, interval = get_number(record.scores, "validation", "accuracy"), as_interval(get(record.scores, "validation", "interval"))
     baselines = read_baselines(record.files.read_json(BASELINES_FILE), get_number(data, "splits", "train"))
     fall = describe_lower_than_best(record)
     low = [describe_constant_answer(scores, data), describe_lower_than_baselines(accuracy, interval, baselines)]
-    if any(low) and not fall and not describe_broken_training(record):  # which say what to do first
+    if any(low) and not fall and not is_broken:
         low.append(advise_better_fit(record, max(share for _, share, *_ in baselines) if baselines else 1.0))
     sentences = [fall, " ".join(sentence for sentence in low if sentence), describe_useless_probabilities(scores, data)]
     return [sentence for sentence in sentences if sentence]
@@ -147,8 +151,10 @@ def describe_lower_than_best(record: Record) -> str:
     fall = f"Training ended {format_points(accuracies[best] - accuracies[last])} below its best validation accuracy"
     where = f"{format_percent(accuracies[best])} at {record.describe_step(best)}"
     if before is not None and after is not None and after < before:
-        return f"{fall}, {where}, and on training images too: a lower learning rate, or one that anneals, may keep it."
-    return f'{fall}, {where}: stopping there (`--stop "patience(10)"`), stronger augmentation or more weight decay may keep it.'
+        return f"{fall}, {where}, and on training images too: a lower learning rate, or one that anneals, may keep what was learned."
+    return (
+        f'{fall}, {where}: stopping there (`--stop "patience(10)"`), stronger augmentation or more weight decay may keep what was learned.'
+    )
 
 
 def describe_useless_probabilities(scores: object, data: object) -> str:

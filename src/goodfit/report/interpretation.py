@@ -11,7 +11,6 @@ from goodfit.report.markup import NBSP, format_number, format_percent, format_po
 from goodfit.report.record import Record, as_interval, as_rows, get_number
 
 MIN_EVALUATIONS_FOR_TREND = 5
-MIN_CHANGE = 0.005  # of an accuracy, that is a change at all
 MIN_RISE = 0.01  # over the last fifth of the evaluations, that a longer budget might continue
 ANNEALED = 0.1  # share of its peak at or below which the learning rate has annealed: it is the rule that accuracy rises till then
 
@@ -45,11 +44,10 @@ def describe_forecast(record: Record) -> str:
 
 
 def describe_kept(record: Record) -> str:
-    """Say which weights were kept, and how they compare with the last and the best."""
+    """Say which weights were kept, and how they compare with the last and the best; empty for a model that is not trained."""
     kept, best, accuracies = get_number(record.scores, "kept"), record.best_step, record.validation_accuracies
-    if kept not in accuracies or kept is None or best is None:
+    if kept not in accuracies or kept is None or best is None or not (last := max(accuracies)):
         return ""
-    last = max(accuracies)
     shares = {step: format_percent(accuracy) for step, accuracy in accuracies.items()}
     if kept != last:
         name = f"of step {kept:,.0f}" if kept else "of the pretrained start"
@@ -97,14 +95,14 @@ def describe_trend(record: Record) -> str:
     ]
     if len(evaluations) < MIN_EVALUATIONS_FOR_TREND:
         return ""
-    low_step, low, then = min(evaluations, key=lambda e: e[1])
+    low_step, low, _ = min(evaluations, key=lambda e: e[1])
     last_step, last, now = evaluations[-1]
     if last > 1.1 * low and low_step < 0.9 * last_step:
-        start = f"Validation loss was lowest at {record.describe_step(low_step)} ({format_number(low)}) and ended at {format_number(last)}"
-        if now >= then - MIN_CHANGE or not record.falls_clearly(low_step, last_step):
-            confident = "the model grew overconfident rather than worse; label smoothing or mixup may help"
-            return f"{start}, while accuracy did not clearly fall: {confident}."
-        return f"{start}: training went on too long for this much regularization."
+        if record.falls_clearly(low_step, last_step):
+            return ""  # `describe_lower_than_best` says so
+        lowest = f"Validation loss was lowest at {record.describe_step(low_step)} ({format_number(low)}) and ended at {format_number(last)}"
+        confident = "the model grew overconfident rather than worse; label smoothing or mixup may help"
+        return f"{lowest}, while accuracy did not clearly fall: {confident}."
     before = evaluations[int(0.8 * (len(evaluations) - 1))][2]
     if now == max(accuracy for *_, accuracy in evaluations) and now - before > MIN_RISE and not has_annealed(record):
         return "Validation accuracy was still rising at the end: a longer budget may help."
@@ -140,7 +138,7 @@ def describe_gain(record: Record) -> list[str]:
     sentences = []
     if difference is not None and low is not None and high is not None:
         distance = f"{format_points(difference)} {'ahead of' if difference > 0 else 'behind'}" if difference else "level with"
-        luck = ", which could be luck" if low <= 0 <= high else ""
+        luck = ", which could be luck" if difference and low <= 0 <= high else ""
         p, between = get_number(gain, "p"), f"95{NBSP}% interval {100 * low:+.2f} to {100 * high:+.2f}"
         test = f", McNemar's p = {format_number(p, 2)}" if p is not None else ""
         sentences.append(f"On {split} it is {distance} the best single model ({between} points, on the same images{test}){luck}.")
@@ -156,8 +154,8 @@ def describe_gain(record: Record) -> list[str]:
 
 def interpret_run(record: Record) -> list[str]:
     """Interpret a run in sentences: first what went wrong; only where nothing did, or training itself did not, the gap and the trend."""
-    broken, shortfalls = describe_broken_training(record), describe_shortfalls(record)
-    gap = measure_gap(record)
+    broken, gap = describe_broken_training(record), measure_gap(record)
+    shortfalls = describe_shortfalls(record, bool(broken))
     sentences = [
         *broken,
         *shortfalls,
