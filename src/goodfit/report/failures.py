@@ -150,11 +150,11 @@ def describe_lower_than_best(record: Record) -> str:
     before, after = clean.get(best), clean.get(last)
     fall = f"Training ended {format_points(accuracies[best] - accuracies[last])} below its best validation accuracy"
     where = f"{format_percent(accuracies[best])} at {record.describe_step(best)}"
-    if before is not None and after is not None and after < before:
-        return f"{fall}, {where}, and on training images too: a lower learning rate, or one that anneals, may keep what was learned."
-    return (
-        f'{fall}, {where}: stopping there (`--stop "patience(10)"`), stronger augmentation or more weight decay may keep what was learned.'
-    )
+    if before is not None and after is not None and after >= before and after > accuracies[best]:
+        less_overfitting = 'stopping there (`--stop "patience(10)"`), stronger augmentation or more weight decay'
+        return f"{fall}, {where}: {less_overfitting} may keep what was learned."
+    too = ", and on training images too" if before is not None and after is not None and after < before else ""
+    return f"{fall}, {where}{too}: a lower learning rate, or one that anneals, may keep what was learned."
 
 
 def describe_useless_probabilities(scores: object, data: object) -> str:
