@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, str]] = {
     **{f"average {name}": {"average": name} for name in load_catalog().kinds["average"] if name != "wise"},
     **{f"noise {name}": {"model": model} for name, model in NOISES.items()},
     **{f"storage {name}": {"storage": name} for name in ("raw", "jpeg", "files")},
+    "breaking down": {"model": "mlp((32,))", "optimizer": "sgd(8)", "schedule": "warmup(1.0)", "augment": "none"},
     "resolution": {"resolution": "progressive(0.9, start=0.5)"},
     "sampler": {"sampler": "balanced"},
     "snapshots": {"schedule": "sgdr(2, growth=1)", "snapshots": "2"},

@@ -68,6 +68,7 @@ KILLED = {
         "pieces": "2",
         "average": "swa",
     },
+    "breaking down": {"model": "mlp((32,))", "optimizer": "sgd(8)", "schedule": "warmup(1.0)", "augment": "none", "average": "ema(0.5)"},
     "growing": {"model": "convnet(4)", "resolution": "progressive(0.9, start=0.5)"},
     "noise": {"model": "convnet(4, pool=fractional_max(1.5), drop=dropconnect(0.3, ramp=linear), act=prelu, init=lsuv)"},
 }

@@ -1,12 +1,15 @@
-"""The life of a run: extended, stopped early and taken up again, fought over, killed before it began, or out of time."""
+"""The life of a run: extended, stopped early and taken up again, below its best, fought over, killed before it began, or out of time."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import goodfit
 from goodfit.core.errors import GoodfitError, UsageError
@@ -15,7 +18,8 @@ from goodfit.core.run import Run
 from goodfit.runs.resume import LOCK_FILE
 from goodfit.runs.train import RunOptions
 from goodfit.runs.train import train as train_recipe
-from tests.support.runs import assert_equal_weights, recipe, train
+from tests.support.command import goodfit as command
+from tests.support.runs import BASE, assert_equal_weights, recipe, train
 
 
 def evaluated(run: Run) -> list[int]:
@@ -58,6 +62,92 @@ def test_a_run_that_stopped_early_stays_stopped(photos: Path, tmp_path: Path) ->
     goodfit.train(photos, recipe(**words), out=run.path, resume="auto", quiet=True)
     assert (len(run.log("train")), run.read("scores.json")["kept"]) == (steps, kept)
     assert (run.path / "model.safetensors").read_bytes() == before
+
+
+# ---- which weights are kept ------------------------------------------------------------------------------------------------------
+
+STEPS = 3  # of an epoch of the photos, twelve of which are for validation
+CONSTANT = {"schedule": "constant", "average": "ema(0.5)"}  # under which a longer training begins as a shorter one
+BREAKDOWN = [0.5, 1.0, 0.25, 0.25]  # the accuracy after each epoch
+
+
+def score_as(accuracies: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the evaluations of trainings from now on find these validation accuracies, one after the other."""
+    script = iter(accuracies)
+
+    def validate(model: torch.nn.Module) -> dict[str, Any]:
+        scores = {"loss": 1.0, "accuracy": next(script), "balanced_accuracy": 1.0}
+        return {"score": scores["accuracy"], "validation": scores, "clean_train": scores}
+
+    monkeypatch.setattr("goodfit.recipe.build.validator", lambda evaluator, data, precision: validate)
+
+
+def kept_step(run: Run) -> int:
+    return int(run.read("scores.json")["kept"])
+
+
+def test_the_best_weights_are_kept_where_the_last_are_clearly_worse(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of a training that ends there."""
+    shorter = train(photos, tmp_path / "shorter", **CONSTANT, budget="2 epochs")
+    score_as(BREAKDOWN, monkeypatch)
+    run = train(photos, tmp_path / "run", **CONSTANT, budget="4 epochs")
+    assert kept_step(run) == 2 * STEPS
+    assert_equal_weights(run.path, shorter.path)
+    assert run.read("scores.json")["validation"] == shorter.read("scores.json")["validation"], "which are scored, too"
+    assert sorted(int(path.stem) for path in run.checkpoints.glob("*.json")) == [2 * STEPS, 3 * STEPS, 4 * STEPS], "one file more than two"
+
+
+@pytest.mark.parametrize(("keep", "scores"), [("last", BREAKDOWN), ("best", [0.5, 1.0, 0.9, 0.9]), ("best", [0.1, 0.2, 0.3, 0.4])])
+def test_the_last_weights_are_kept_on_demand_and_where_the_best_lead_by_noise(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, scores: list[float]
+) -> None:
+    plain = train(photos, tmp_path / "plain", **CONSTANT, keep="last")
+    score_as(scores, monkeypatch)
+    run = train(photos, tmp_path / "run", **CONSTANT, keep=keep)
+    assert kept_step(run) == 4 * STEPS
+    assert_equal_weights(run.path, plain.path)
+
+
+def test_a_finished_run_may_keep_other_weights_without_being_trained_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_as(BREAKDOWN, monkeypatch)
+    run = train(photos, tmp_path / "run", **CONSTANT, keep="last")
+    rows, last = run.log("train"), (run.path / "model.safetensors").read_bytes()
+    goodfit.train(photos, recipe(**CONSTANT, keep="best"), out=run.path, resume="auto", quiet=True)
+    assert kept_step(run) == 2 * STEPS
+    assert goodfit.Recipe.of_run(run.path).keep == "best"
+    goodfit.train(photos, recipe(**CONSTANT, keep="last"), out=run.path, resume="auto", quiet=True)
+    assert kept_step(run) == 4 * STEPS
+    assert (run.path / "model.safetensors").read_bytes() == last
+    assert run.log("train") == rows
+
+
+def test_a_run_that_kept_its_best_is_extended_from_its_last_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(photos, tmp_path / "whole", **CONSTANT, budget="6 epochs", keep="last")
+    score_as([*BREAKDOWN, 0.25, 1.0], monkeypatch)
+    run = train(photos, tmp_path / "run", **CONSTANT, budget="4 epochs")
+    assert kept_step(run) == 2 * STEPS
+    goodfit.train(photos, recipe(**CONSTANT, budget="6 epochs"), out=run.path, resume="auto", quiet=True)
+    assert kept_step(run) == 6 * STEPS
+    assert_equal_weights(run.path, whole.path)
+
+
+def test_where_the_best_weights_are_gone_the_last_are_kept_and_it_is_said(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_as(BREAKDOWN, monkeypatch)
+    words = [word for key, value in {**BASE, **CONSTANT}.items() for word in (f"--{key.replace('_', '-')}", value)]
+    assert command("train", photos, "--out", tmp_path / "run", "--keep", "last", *words).code == 0
+    for path in (tmp_path / "run" / "checkpoints").glob(f"{2 * STEPS:08d}.*"):
+        path.unlink()
+    done = command("train", photos, "--out", tmp_path / "run", "--resume", "auto", *words)
+    assert done.code == 0, done.err
+    assert f"Warning: the best weights, those of step {2 * STEPS}, do not read: those of step {4 * STEPS} are kept instead." in done.err
+    assert kept_step(Run(tmp_path / "run")) == 4 * STEPS
+
+
+# ---- trouble ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_two_processes_do_not_train_one_run(photos: Path, tmp_path: Path) -> None:

@@ -32,12 +32,13 @@ from goodfit.recipe.transfer.defaults import (
 from goodfit.recipe.transfer.probe import fit_probe
 from goodfit.recipe.transfer.rates import find_safe_rate
 from goodfit.recipe.transfer.start import neutralize_constant_channels
-from goodfit.runs.finish import is_worse_than_start
+from goodfit.runs.finish import falls_behind
 from goodfit.runs.train import best_weights
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.loop import fit
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.rescue import RATE_FACTOR, WINDOW, go_back, rescue_if_worse
+from goodfit.training.rules.stop import None_, Patience
 from goodfit.training.state import SOFTMAX
 from goodfit.training.step import train_step
 from tests.support.command import goodfit
@@ -340,12 +341,18 @@ def test_few_images_train_the_head_alone(pretrained: Path, tmp_path: Path) -> No
 
 
 def test_what_is_worse_than_its_start() -> None:
-    def worse(*history: float, start: Any = True) -> bool:
-        return is_worse_than_start(SimpleNamespace(history=list(history)), SimpleNamespace(start=start or None), 100)  # type: ignore[arg-type]
+    def worse(*history: float, start: Any = True, stop: Any = None) -> bool:
+        plan = SimpleNamespace(start=start or None, parts={"stop": stop or None_()})
+        return falls_behind(SimpleNamespace(history=list(history)), plan, 100)  # type: ignore[arg-type]
 
-    assert worse(0.8, 0.9, 0.79) and worse(0.5, 0.9, 0.86)
-    assert not worse(0.5, 0.9, 0.88) and not worse(0.8, 0.7, 0.8)
-    assert not worse(0.8, 0.9, 0.1, start=False)
+    low = 0.8256  # of the 95 % interval of 90 in 100 (Wilson)
+    assert worse(0.8, 0.85, 0.79), "any loss against a pretrained start counts"
+    assert not worse(0.8, 0.85, 0.79, start=False) and not worse(0.8, 0.7, 0.8)
+    for start in (True, False):
+        assert worse(0.5, 0.9, low - 0.001, start=start) and not worse(0.5, 0.9, low + 0.001, start=start)
+        assert worse(0.5, 0.9, 0.89, start=start, stop=Patience(2)), "a stop rule asks for the best"
+        assert not worse(0.5, 0.9, 0.9, start=start, stop=Patience(2))
+    assert worse(1.0, 0.9) and not worse(1.0, 0.97, start=False) and not worse()
 
 
 def test_a_loss_that_rises_without_diverging_goes_back(data: Path, pretrained: Path) -> None:

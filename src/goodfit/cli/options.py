@@ -23,7 +23,7 @@ RECIPE_HINTS = typing.get_type_hints(Recipe)
 RECIPE = Parameter(name="*", group=Group("Recipe", sort_key=4))
 SHOW_ALL = "--all" in sys.argv  # beside --help
 FIT_FIELDS = (  # that say how long a training is and what comes of it
-    "budget", "schedule", "plateau", "stop", "average", "snapshots", "evaluate_every", "save_every", "probes", "views",
+    "budget", "schedule", "plateau", "stop", "average", "snapshots", "evaluate_every", "save_every", "probes", "views", "keep",
 )  # fmt: skip
 DATA_FIELDS = (
     "limit", "duplicates", "size", "aspect", "channels", "mean", "std", "validation", "split_seed", "cache", "storage", "seed", "device",
@@ -63,7 +63,7 @@ def make_options(name: str, listed: Container[str], refused: Sequence[str] = ())
 # The words of a training are good for the commands beside it, too: those that do nothing there are not listed.
 FIELDS = {field.name for field in dataclasses.fields(Recipe)}
 Options: Any = make_options("Options", FIELDS)
-TrialOptions: Any = make_options("TrialOptions", FIELDS, refused=("budget",))  # which is that of the search
+TrialOptions: Any = make_options("TrialOptions", FIELDS, refused=("budget", "workers", "keep"))  # which are those of the search
 LrOptions: Any = make_options("LrOptions", FIELDS - {*FIT_FIELDS})
 ShowOptions: Any = make_options("ShowOptions", {*DATA_FIELDS, "augment", "budget"})
 AdviseOptions: Any = make_options("AdviseOptions", {*DATA_FIELDS, *SOURCE_FIELDS, "budget"})

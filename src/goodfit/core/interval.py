@@ -16,6 +16,11 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def is_clearly_below(share: float, best: float, n: int) -> bool:
+    """Whether a share of `n` lies below the 95 % confidence interval of the `best` such share, so that noise does not explain it."""
+    return share < wilson_interval(round(best * n), n)[0]
+
+
 def standard_error(values: Sequence[float]) -> float | None:
     """The standard error of the mean; None for fewer than two values."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

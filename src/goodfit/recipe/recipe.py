@@ -101,6 +101,11 @@ class Recipe:
     rates: str | Part = option("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
     budget: str = option('How long: "30 epochs", "5000 steps", "2e6 examples" or "10 min" (all included).', AUTO)
     stop: str | Part = option("When to stop early: none or patience(10).", "none")
+    keep: Literal["best", "last"] = option(
+        "Weights that are kept: last, or best, those of the best evaluation, where the last are worse on validation by more than noise"
+        " (below its 95 % interval), worse at all beside --stop, or worse than the pretrained start.",
+        "best",
+    )
     batch_size: Count | Literal["auto", "all"] = option("Images a step; all takes every training image in each.", AUTO)
     sampler: str | Part = option("Which images an epoch shows: shuffle, or balanced (every class as often as the largest).", "shuffle")
     pieces: Count | Literal["auto"] = option("Pieces a step's images are computed in, to save memory; the step stays the same.", AUTO)

@@ -2,76 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 from goodfit.core import words
 from goodfit.core.forecast import Forecast
 from goodfit.core.run_files import get
+from goodfit.report.failures import describe_broken_training, describe_constant_answer, describe_shortfalls
+from goodfit.report.gap import MODERATE_GAP, describe_gap, measure_gap
 from goodfit.report.markup import NBSP, format_number, format_percent, format_points
-from goodfit.report.record import Record, as_interval, as_items, as_number, as_rows, get_number
+from goodfit.report.record import Record, as_interval, as_rows, get_number
 
-SMALL_GAP, MODERATE_GAP, LARGE_GAP = 0.02, 0.05, 0.10  # between training and validation accuracy
 MIN_EVALUATIONS_FOR_TREND = 5
-# Times the log loss of knowing nothing, above which probabilities are of no use: of their log loss, and of whatever loss was trained.
-MAX_LOG_LOSS_FACTOR, MAX_LOSS_FACTOR = 3.0, 1000.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Gap:
-    """The accuracy of the same weights on clean training images and on validation, and half the width of the latter's interval."""
-
-    train: float
-    validation: float
-    noise: float
-
-    @property
-    def size(self) -> float:
-        return self.train - self.validation
-
-
-def measure_gap(record: Record) -> Gap | None:
-    """Measure the gap at the step whose weights were kept, or else at the last evaluation that measured both accuracies."""
-    measured = [
-        (get_number(line, "step"), train, validation)
-        for line in record.evaluations
-        if (train := get_number(line, "clean_train", "accuracy")) is not None
-        and (validation := get_number(line, "validation", "accuracy")) is not None
-    ]
-    if not measured:
-        return None
-    kept = get_number(record.scores, "kept")
-    _, train, validation = next((row for row in measured if kept is not None and row[0] == kept), measured[-1])
-    low, high = as_interval(get(record.scores, "validation", "interval"))
-    return Gap(train, validation, (high - low) / 2 if low is not None and high is not None else 0.0)
-
-
-def describe_gap(gap: Gap) -> str:
-    """Describe the gap in a sentence, with what usually helps."""
-    if abs(gap.size) <= max(SMALL_GAP, gap.noise):
-        return (
-            f"Clean training accuracy ({format_percent(gap.train)}) and validation accuracy ({format_percent(gap.validation)}) are close: "
-            "no clear sign of overfitting. A larger model or a longer budget is likelier to help than more regularization."
-        )
-    if gap.size < 0:
-        return (
-            f"Validation accuracy is {format_points(gap.size)} above clean training accuracy, which is unusual: "
-            "the validation images may be easier, or strong regularization may be holding the model back."
-        )
-    start = f"The gap between clean training accuracy and validation is {format_points(gap.size)}"
-    if gap.size < MODERATE_GAP:
-        return f"{start}: small, as is usual for a model that fits."
-    if gap.size < LARGE_GAP:
-        return f"{start}: some overfitting; stronger augmentation, more weight decay or more images may narrow it."
-    return f"{start}: overfitting; more augmentation or regularization may help, and more images usually do."
+MIN_RISE = 0.01  # over the last fifth of the evaluations, that a longer budget might continue
+ANNEALED = 0.1  # share of its peak at or below which the learning rate has annealed: it is the rule that accuracy rises till then
 
 
 def describe_end(record: Record) -> str:
     """Describe how the run ended; empty if it simply finished."""
-    last = max((step for line in (*record.train, *record.evaluations) if (step := get_number(line, "step")) is not None), default=None)
-    where = f" at {record.describe_step(last)}" if last is not None else " before the first logged step"
+    where = f" at {record.describe_step(record.last_step)}" if record.last_step is not None else " before the first logged step"
     match record.state:
-        case "finished":
+        case "finished" | "diverged":  # of which `describe_divergence` has more to say
             return ""
         case "running":
             return f"The run is marked as still running; this page shows it{where}. If it was killed, continue it with `--resume auto`."
@@ -83,8 +31,6 @@ def describe_end(record: Record) -> str:
             return f"The run failed{where} with an error; once the cause is fixed, continue it with `--resume auto`."
         case "stopped early":
             return f"The run was stopped early{where}, because validation no longer improved."
-        case "diverged":
-            return f"Training diverged{where}: a number stopped being finite. A lower learning rate, a warmup or clipping usually helps."
     return f"How the run ended is not recorded; the log stops{where}."
 
 
@@ -97,36 +43,30 @@ def describe_forecast(record: Record) -> str:
     return Forecast(expected, low, high, str(get(planned, "data"))).compare(accuracy)
 
 
-def describe_uselessness(scores: object, data: object) -> str:
-    """Say in a sentence that a classifier is of no use, by its scores on a split and what its run records of its data; empty if it is.
-
-    It is of no use where the share of the most common class is within or above the interval of its accuracy, or where its loss is far above
-    that of answering every class with the same probability.
-    """
-    accuracy, majority = get_number(scores, "accuracy"), get_number(data, "majority")
-    low, _ = as_interval(get(scores, "interval"))
-    counts = [(as_number(row[0]) or 0.0, name) for name, row in as_items(get(data, "counts")) if isinstance(row, list) and row]
-    if accuracy is not None and majority is not None and counts and majority >= (accuracy if low is None else low):
-        name = max(counts, key=lambda count: count[0])[1]
-        better = "no better" if accuracy <= majority else "not clearly better"
-        return f'This classifier is {better} than always answering "{name}" ({words.format_percent(majority)}).'
-    chance = math.log(max(2, len(counts)))  # the log loss of the same probability for every class
-    for name, loss, factor in (
-        ("log loss", get_number(scores, "calibration", "log_loss"), MAX_LOG_LOSS_FACTOR),
-        ("loss", get_number(scores, "loss"), MAX_LOSS_FACTOR),
-    ):
-        if counts and loss is not None and loss > factor * chance:
-            even = f"the same probability for every class has a log loss of {chance:.3g}"
-            return f"The probabilities of this classifier are of no use: its {name} is {loss:.3g}, and {even}."
-    return ""
+def describe_kept(record: Record) -> str:
+    """Say which weights were kept, and how they compare with the last and the best; empty for a model that is not trained."""
+    kept, best, accuracies = get_number(record.scores, "kept"), record.best_step, record.validation_accuracies
+    if kept not in accuracies or kept is None or best is None or not (last := max(accuracies)):
+        return ""
+    shares = {step: format_percent(accuracy) for step, accuracy in accuracies.items()}
+    if kept != last:
+        name = f"of step {kept:,.0f}" if kept else "of the pretrained start"
+        text = f"Kept: the weights {name}, whose validation accuracy was {shares[kept]}; those of the last step had {shares[last]}."
+        return f"{text} Validation chose them, so their accuracy there is biased upward."
+    text = f"Kept: the weights of the last step, {last:,.0f}"
+    if accuracies[best] == accuracies[last]:
+        return f"{text}."
+    text += f", whose validation accuracy was {shares[last]}; those of step {best:,.0f} had {shares[best]}"
+    if not record.falls_clearly(best, last):
+        return f"{text}, which may be noise."
+    return f"{text}, and `--keep best` keeps them." if record.recipe.get("keep") == "last" else f"{text}."
 
 
 def describe_majority(record: Record) -> str:
-    """Compare the accuracy with that of always answering the most common class."""
-    split = "test" if get(record.scores, "test") else "validation"
-    if useless := describe_uselessness(get(record.scores, split), get(record.about, "data")):
-        return useless
-    if get_number(record.scores, split, "accuracy") is None or record.majority_accuracy is None:
+    """Say what always answering the most common class would score, unless that is among what the result falls short of."""
+    scores = get(record.scores, record.headline_split)
+    is_said = describe_constant_answer(scores, get(record.about, "data"))
+    if is_said or get_number(scores, "accuracy") is None or record.majority_accuracy is None:
         return ""
     return f"Always answering the most common class would be right {format_percent(record.majority_accuracy)} of the time."
 
@@ -155,23 +95,28 @@ def describe_trend(record: Record) -> str:
     ]
     if len(evaluations) < MIN_EVALUATIONS_FOR_TREND:
         return ""
-    low_step, low, then = min(evaluations, key=lambda e: e[1])
+    low_step, low, _ = min(evaluations, key=lambda e: e[1])
     last_step, last, now = evaluations[-1]
     if last > 1.1 * low and low_step < 0.9 * last_step:
-        start = f"Validation loss was lowest at {record.describe_step(low_step)} ({format_number(low)}) and ended at {format_number(last)}"
-        if now >= then - 0.005:
-            return (
-                f"{start}, while accuracy did not fall: the model grew overconfident rather than worse; label smoothing or mixup may help."
-            )
-        return f"{start}: training went on too long for this much regularization."
+        if record.falls_clearly(low_step, last_step):
+            return ""  # `describe_lower_than_best` says so
+        lowest = f"Validation loss was lowest at {record.describe_step(low_step)} ({format_number(low)}) and ended at {format_number(last)}"
+        confident = "the model grew overconfident rather than worse; label smoothing or mixup may help"
+        return f"{lowest}, while accuracy did not clearly fall: {confident}."
     before = evaluations[int(0.8 * (len(evaluations) - 1))][2]
-    if now == max(accuracy for *_, accuracy in evaluations) and now - before > 0.01:
+    if now == max(accuracy for *_, accuracy in evaluations) and now - before > MIN_RISE and not has_annealed(record):
         return "Validation accuracy was still rising at the end: a longer budget may help."
     return ""
 
 
+def has_annealed(record: Record) -> bool:
+    """Whether the learning rate has fallen to a small share of its peak."""
+    rates = [rate for line in record.train if (rate := get_number(line, "lr")) is not None]
+    return bool(rates) and rates[-1] <= ANNEALED * max(rates)
+
+
 def describe_test_use(record: Record) -> str:
-    """Say how far the headline's accuracy can be trusted: how often the test split was opened, and what validation has chosen."""
+    """Say how far the headline's accuracy can be trusted: how often the test split was opened, or that it was not."""
     test, openings = get(record.scores, "test"), as_rows(get(record.about, "openings"))
     if test:
         if len(openings) > 1:
@@ -181,22 +126,19 @@ def describe_test_use(record: Record) -> str:
     if get_number(record.ensemble, "tests_seen"):
         return ""
     images = get_number(record.about, "data", "splits", "test")
-    stopped_early = record.state == "stopped early"
-    chosen = "Validation also chose which weights to keep, so its accuracy may be slightly too high. " if stopped_early else ""
     rest = words.count_of(int(images), "test image") if images else ""
-    untouched = f"Training left {rest} untouched: `goodfit evaluate RUN --test` measures on them, once." if rest else ""
-    return (chosen + untouched).strip()
+    return f"Training left {rest} untouched: `goodfit evaluate RUN --test` measures on them, once." if rest else ""
 
 
 def describe_gain(record: Record) -> list[str]:
     """Describe by how much an ensemble beats the best of its models, whether that could be luck, and what biases it."""
-    split = "test" if get(record.scores, "test") else "validation"
+    split = record.headline_split
     gain = get(record.scores, split, "gain")
     difference, (low, high) = get_number(gain, "difference"), as_interval(get(gain, "interval"))
     sentences = []
     if difference is not None and low is not None and high is not None:
         distance = f"{format_points(difference)} {'ahead of' if difference > 0 else 'behind'}" if difference else "level with"
-        luck = ", which could be luck" if low <= 0 <= high else ""
+        luck = ", which could be luck" if difference and low <= 0 <= high else ""
         p, between = get_number(gain, "p"), f"95{NBSP}% interval {100 * low:+.2f} to {100 * high:+.2f}"
         test = f", McNemar's p = {format_number(p, 2)}" if p is not None else ""
         sentences.append(f"On {split} it is {distance} the best single model ({between} points, on the same images{test}){luck}.")
@@ -211,13 +153,17 @@ def describe_gain(record: Record) -> list[str]:
 
 
 def interpret_run(record: Record) -> list[str]:
-    """Interpret a run in sentences, the most urgent first."""
-    gap = measure_gap(record)
+    """Interpret a run in sentences: first what went wrong; only where nothing did, or training itself did not, the gap and the trend."""
+    broken, gap = describe_broken_training(record), measure_gap(record)
+    shortfalls = describe_shortfalls(record, bool(broken))
     sentences = [
+        *broken,
+        *shortfalls,
         describe_end(record),
+        describe_kept(record),
         *describe_gain(record),
-        describe_gap(gap) if gap else "",
-        describe_trend(record),
+        describe_gap(gap) if gap and not (broken or shortfalls) else "",
+        describe_trend(record) if not broken else "",
         describe_balance(record),
         describe_majority(record),
         describe_forecast(record),

@@ -56,6 +56,11 @@ def inline_code(text: str) -> Html:
     return join(tag("code", part) if index % 2 else part for index, part in enumerate(text.split("`")))
 
 
+def plain_text(text: str) -> str:
+    """Convert a sentence with commands between backticks to a line for a terminal."""
+    return text.replace("`", "").replace(NBSP, " ")
+
+
 def details(summary: str, *children: Child) -> Html:
     """Build a block that is folded away under its summary until the reader opens it."""
     return tag("details", tag("summary", summary), *children)

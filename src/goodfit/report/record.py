@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from goodfit.core.interval import is_clearly_below
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, get, read_json
 
@@ -45,6 +46,11 @@ def as_interval(value: object) -> tuple[float, float] | tuple[None, None]:
         case [int() | float() as low, int() | float() as high] if low <= high:
             return float(low), float(high)
     return None, None
+
+
+def half_width(low: float | None, high: float | None) -> float:
+    """Half the width of an interval; 0 without one."""
+    return (high - low) / 2 if low is not None and high is not None else 0.0
 
 
 def as_items(value: object) -> list[tuple[str, Any]]:
@@ -127,6 +133,34 @@ class Record:
     def split(self) -> str:
         """The split whose classes and mistakes are shown: validation if it has scores, else test; empty without scores."""
         return next((split for split in ("validation", "test") if get(self.scores, split)), "")
+
+    @property
+    def headline_split(self) -> str:
+        """The split whose accuracy is the run's: test if it was opened, else validation."""
+        return "test" if get(self.scores, "test") else "validation"
+
+    @property
+    def last_step(self) -> float | None:
+        """The last step in the log."""
+        return max((step for line in (*self.train, *self.evaluations) if (step := get_number(line, "step")) is not None), default=None)
+
+    @property
+    def validation_accuracies(self) -> dict[float, float]:
+        """The validation accuracy of each evaluation while training, by step, in order."""
+        pairs = ((get_number(line, "step"), get_number(line, "validation", "accuracy")) for line in self.evaluations)
+        return dict(sorted((step, accuracy) for step, accuracy in pairs if step is not None and accuracy is not None))
+
+    @property
+    def best_step(self) -> float | None:
+        """The step of the best evaluation, of equals the last."""
+        accuracies = self.validation_accuracies
+        return max(accuracies, key=lambda step: (accuracies[step], step), default=None)
+
+    def falls_clearly(self, before: float, after: float) -> bool:
+        """Whether the validation accuracy after a step is below that after another by more than noise, as far as that is known."""
+        images = get_number(self.scores, "validation", "images") or get_number(self.about, "data", "splits", "validation")
+        accuracies = self.validation_accuracies
+        return bool(images) and is_clearly_below(accuracies[after], accuracies[before], int(images or 1))
 
     @property
     def steps_per_epoch(self) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import nn
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import atomic_writer
+from goodfit.core.interval import is_clearly_below
 from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
@@ -36,15 +36,13 @@ THUMBNAIL_SIDE = 64  # pixels
 def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
     """Score the model on the validation images and write everything about it; returns the validation scores.
 
-    The last weights are kept, or the best where a stop rule watches, or where a pretrained start had become better than they are; where
-    the best do not read, the last are kept, and it is reported.
+    The last weights are kept, or under `keep` best those of the best evaluation where the last fall behind; where the best do not read,
+    the last are kept, and it is reported.
     """
     training, data = prepared.training, prepared.data
     state = training.state
     kept = state.step
-    if state.best and (
-        not isinstance(prepared.parts["stop"], stop.None_) or is_worse_than_start(state, training.plan, len(data.rows("validation")))
-    ):
+    if prepared.recipe.keep == "best" and falls_behind(state, training.plan, len(data.rows("validation"))):
         last = state.step, state.stopped, state.snapshots
         try:
             Checkpoints(run.checkpoints).restore(state, state.best["step"])
@@ -65,15 +63,17 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
     return scored.scores
 
 
-def is_worse_than_start(state: State, plan: Plan, images: int) -> bool:
-    """Whether training from pretrained weights ended below its start on the validation images, or clearly below the best on the way.
+def falls_behind(state: State, plan: Plan, images: int) -> bool:
+    """Whether the last evaluation, of so many validation images, fell behind the best by more than noise, or below a pretrained start.
 
-    Clearly is by more than the standard error of an accuracy of so many images.
+    Noise is what lies within the 95 % interval of the best. Under a stop rule, which asks for the best, any lead counts.
     """
-    if plan.start is None:
+    if not state.history:
         return False
     best, last = max(state.history), state.history[-1]
-    return last < state.history[0] or best - last > math.sqrt(best * (1 - best) / images)
+    if plan.start is not None and last < state.history[0]:
+        return True
+    return is_clearly_below(last, best, images) if isinstance(plan.parts["stop"], stop.None_) else last < best
 
 
 def score_snapshots(run: Run, training: Training, data: Dataset, views: Any, reporter: Reporter) -> list[dict[str, Any]]:

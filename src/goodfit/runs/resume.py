@@ -21,7 +21,7 @@ from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.manual_lr import FOLDER, ManualLrFactor
 from goodfit.training.state import State
 
-CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "probes", "workers", "cache")
+CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "keep", "probes", "workers", "cache")
 # A run that lacks the first field is of a version in which the default of the second was not yet "auto", but one of these.
 FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "head_init": {"trainable": ("all", "all(1.0)")},

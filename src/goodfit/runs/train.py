@@ -19,8 +19,11 @@ from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe, trained_recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
-from goodfit.report.interpretation import describe_uselessness
+from goodfit.report.failures import describe_failures
+from goodfit.report.interpretation import describe_kept
+from goodfit.report.markup import plain_text
 from goodfit.report.page import write_report
+from goodfit.report.record import read_record
 from goodfit.runs import baselines
 from goodfit.runs.finish import count_multiply_adds, keep_model
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule
@@ -269,8 +272,8 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
     low, high = (format_percent(x) for x in scores["interval"])
     accuracy = format_percent(scores["accuracy"])
     reporter.say(f"Validation accuracy {accuracy} (95 % interval {low} to {high}, {scores['images']:,} images).")
-    if useless := describe_uselessness(scores, run.read("about.json").get("data", {})):
-        reporter.say(f"Warning: {useless}")
+    if kept := describe_kept(read_record(run)):
+        reporter.say(plain_text(kept))
     if forecast := run.read("about.json").get("forecast"):
         reporter.say(Forecast(**forecast).compare(scores["accuracy"]))
     reporter.show_activity("writing the report")
@@ -281,6 +284,7 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
         reporter.say(f"Warning: the baselines could not be computed: {error}")
     finally:
         page = write_report(run.path)
+    reporter.say(*(f"Warning: {plain_text(failure)}" for failure in describe_failures(read_record(run))))
     reporter.say(f"Run: {run.path}", f"Report: {page}")
 
 

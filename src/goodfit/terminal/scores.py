@@ -14,10 +14,11 @@ def format_scores(scores: dict[str, Any], split: str) -> list[str]:
     """Format the scores of a run or an ensemble on a split."""
     low, high = map(format_percent, scores["interval"])
     balanced_low, balanced_high = map(format_percent, scores["balanced_interval"])
+    top = f" top-5 {format_percent(scores['top5'])}," if len(scores["classes"]) > 5 else ""
     lines = [
         f"{split} accuracy {format_percent(scores['accuracy'])} (95 % interval {low} to {high}, {scores['images']:,} images)",
         f"  balanced accuracy {format_percent(scores['balanced_accuracy'])} ({balanced_low} to {balanced_high}),"
-        f" top-5 {format_percent(scores['top5'])}, loss {scores['loss']:.4f}",
+        f"{top} loss {scores['loss']:.4f}",
     ]
     if gain := scores.get("gain"):
         lines.append(f"  {format_gain(gain)}")

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
+from goodfit.core.interval import wilson_interval
 from goodfit.core.run_files import get
+from goodfit.report.failures import describe_lower_than_baselines
 from goodfit.report.frame import render_page
 from goodfit.report.markup import EMPTY, NBSP, Column, Html, definition_list, details, format_points, paragraph, section, table, tag
 from goodfit.report.record import FolderReader, as_items, as_rows, as_texts, get_number, get_share
-from goodfit.report.sections.baselines import BASELINES_FILE, render_baselines
+from goodfit.report.sections.baselines import BASELINES_FILE, find_baselines, render_baselines
 from goodfit.report.sections.headline import format_title, large_percent, result_box
 from goodfit.report.sections.trials import Trials, format_drawn_value, has_diverged, render_finalists, render_ranking
 from goodfit.report.sections.values import render_importance, render_values
@@ -41,7 +43,10 @@ def render_search(folder: Path) -> str:
         tag("p.eyebrow", "Goodfit search report"),
         tag("h1", name),
         tag("p.subtitle", describe_plan(plan)),
-        result_box(render_figure(trials, results), interpret_search(trials, results, folder)),
+        result_box(
+            render_figure(trials, results),
+            [*describe_low_result(trials, results, files, trained), *interpret_search(trials, results, folder)],
+        ),
     )
     parts = (
         ("winner", "Winner", render_winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
@@ -76,6 +81,16 @@ def render_figure(trials: Trials, results: dict[str, Any]) -> Html:
     if best is None:
         return tag("div.figure", tag("p.big", "–"), tag("p", "no trial has ended yet" if results else "no results"))
     return tag("div.figure", large_percent(best), tag("p", tag("strong", "validation accuracy"), " of the best trial, not retrained"))
+
+
+def describe_low_result(trials: Trials, results: dict[str, Any], files: FolderReader, trained: list[str]) -> list[str]:
+    """Say that the best of the search is below a baseline."""
+    finalists = [mean for row in as_rows(get(results, "finalists"))[:1] if (mean := get_share(row, "mean")) is not None]
+    best = next((y for y in (*finalists, *(get_share(row, "value") for row in trials.ranked)) if y is not None), None)
+    _, baselines, images = find_baselines(files, trained)
+    interval = wilson_interval(round(best * images), int(images)) if best is not None and images else (None, None)
+    low = describe_lower_than_baselines(best, interval, baselines)
+    return [f"{low} Search wider ranges or other models, or give each trial a longer budget (`--each`)."] if low else []
 
 
 def interpret_search(trials: Trials, results: dict[str, Any], folder: Path) -> list[str]:

@@ -41,16 +41,21 @@ def describe_limits(row: dict[str, Any], images: float | None, validation_images
     return f" ({clause})" if clause else ""
 
 
-def render_baselines(files: FolderReader, runs: Sequence[str], intro: str) -> Html:
-    """Render the baselines of the first of the `runs` within a folder that has any; `intro` is a sentence with a field for its `name`."""
+def find_baselines(files: FolderReader, runs: Sequence[str]) -> tuple[str, list[BaselineScore], float | None]:
+    """Find the first of the `runs` within a folder that has baselines: its name, their scores, and how many validation images it has."""
     for name in runs:
         content = files.read_json(f"{name}/{BASELINES_FILE}")
         images = get_number(files.read_json(f"{name}/about.json"), "data", "splits", "train") if content else None
         if scores := read_baselines(content, images):
-            body: list[list[Child]] = [
-                [title, bar(accuracy, low, high), format_percent(accuracy), format_interval(low, high)]
-                for title, accuracy, low, high in scores
-            ]
-            columns = [Column("Baseline"), Column("", "wide"), Column("Accuracy", "number"), Column(f"95{NBSP}% interval", "number")]
-            return section("baselines", "Baselines", paragraph(intro.format(name=name)), table(columns, body))
-    return EMPTY
+            return name, scores, get_number(content, "images")
+    return "", [], None
+
+
+def render_baselines(files: FolderReader, runs: Sequence[str], intro: str) -> Html:
+    """Render the baselines of the first of the `runs` within a folder that has any; `intro` is a sentence with a field for its `name`."""
+    name, scores, _ = find_baselines(files, runs)
+    body: list[list[Child]] = [
+        [title, bar(accuracy, low, high), format_percent(accuracy), format_interval(low, high)] for title, accuracy, low, high in scores
+    ]
+    columns = [Column("Baseline"), Column("", "wide"), Column("Accuracy", "number"), Column(f"95{NBSP}% interval", "number")]
+    return section("baselines", "Baselines", paragraph(intro.format(name=name)), table(columns, body)) if body else EMPTY

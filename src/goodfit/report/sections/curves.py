@@ -48,8 +48,8 @@ def build_score_chart(record: Record, score: str) -> Chart:
         Series("clean train", read_points(record.evaluations, "clean_train", score), "dashed"),
         Series("validation", read_points(record.evaluations, "validation", score), "accent"),
     )
-    best = get_number(record.scores, "best", "step")
-    marks = ((best, "best"),) if best is not None else ()
+    kept = get_number(record.scores, "kept")
+    marks = ((kept, "kept"),) if kept is not None else ()
     spiky = score == "loss" and _needs_log_axis([y for s in series for _, y in s.points], 30)
     unit, title = ("percent", "Accuracy") if score == "accuracy" else ("", "Loss")
     return Chart(title, series, unit=unit, log=spiky, marks=marks, steps_per_epoch=record.steps_per_epoch, height=280)
@@ -117,21 +117,25 @@ def _render_evaluations(record: Record) -> Html:
     lines = record.evaluations
     if not lines:
         return EMPTY
-    every = -(-len(lines) // MAX_EVALUATION_ROWS)
-    selected = [line for index, line in enumerate(lines) if (len(lines) - 1 - index) % every == 0]
+    every, kept = -(-len(lines) // MAX_EVALUATION_ROWS), get_number(record.scores, "kept")
+    is_kept = [kept is not None and get_number(line, "step") == kept for line in lines]
+    selected = [index for index in range(len(lines)) if (len(lines) - 1 - index) % every == 0 or is_kept[index]]
     columns = [Column("After")] + [
         Column(f"{split} {score}", "number") for split in ("Validation", "Clean train") for score in ("loss", "accuracy")
     ]
     body = [
         [
-            record.describe_step(line.get("step")),
+            f"{record.describe_step(lines[index].get('step'))}{' (kept)' if is_kept[index] else ''}",
             *(
                 text
                 for split in ("validation", "clean_train")
-                for text in (format_number(get_number(line, split, "loss")), format_percent(get_number(line, split, "accuracy")))
+                for text in (
+                    format_number(get_number(lines[index], split, "loss")),
+                    format_percent(get_number(lines[index], split, "accuracy")),
+                )
             ),
         ]
-        for line in selected
+        for index in selected
     ]
     thinned = f" (one in {every} of {len(lines)})" if every > 1 else ""
     return details(f"The evaluations as a table{thinned}", table(columns, body))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from goodfit.core import words
 from goodfit.core.run_files import get
-from goodfit.report.interpretation import interpret_run, measure_gap
+from goodfit.report.gap import measure_gap
+from goodfit.report.interpretation import interpret_run
 from goodfit.report.markup import (
     EMPTY,
     NBSP,
@@ -18,7 +19,7 @@ from goodfit.report.markup import (
     join,
     tag,
 )
-from goodfit.report.record import Record, as_interval, as_texts, get_number
+from goodfit.report.record import Record, as_interval, as_rows, as_texts, get_number
 from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, read_baselines
 from goodfit.report.sections.ensemble import describe_ensemble
 
@@ -107,7 +108,8 @@ def render_accuracies(record: Record) -> Html:
         lines.append((name, "main" if split == "test" or not get(record.scores, "test") else "", get_number(scores, "accuracy"), low, high))
         low, high = as_interval(get(scores, "balanced_interval"))
         lines.append((f"{name}, balanced over classes", "", get_number(scores, "balanced_accuracy"), low, high))
-        lines.append((f"{name}, top five", "", get_number(scores, "top5"), None, None))
+        if len(as_rows(get(scores, "classes"))) > 5:  # of five classes the label is always among the five
+            lines.append((f"{name}, top five", "", get_number(scores, "top5"), None, None))
         lines.append((f"{name}, the best single model", "", get_number(scores, "gain", "single"), None, None))
     if gap and get_number(record.scores, "validation", "accuracy") is None:
         lines.append(("Validation", "main", gap.validation, None, None))

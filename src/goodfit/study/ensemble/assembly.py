@@ -25,6 +25,9 @@ from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import load_classifier
 from goodfit.predict.scoring import score_ensemble
 from goodfit.recipe.recipe import Recipe
+from goodfit.report.failures import describe_failures
+from goodfit.report.markup import plain_text
+from goodfit.report.record import read_record
 from goodfit.runs import baselines
 from goodfit.runs.start import describe_environment, require_same_data, timestamp
 from goodfit.study.ensemble.candidates import Candidate, align_predictions, count_seen_test_images, find_candidates
@@ -86,6 +89,7 @@ def make_ensemble(
     }
     scores = {"validation": score_ensemble(result, predictions[best])} if images else {}
     write_results(run, candidates[0], content, scores, result)
+    reporter.say(*(f"Warning: {plain_text(failure)}" for failure in describe_failures(read_record(run))))
     return run
 
 

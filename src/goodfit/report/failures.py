@@ -1,0 +1,177 @@
+"""Failures: signs in the numbers of a run or an ensemble that its training went wrong, each in a sentence with what to do."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from goodfit.core.run_files import get
+from goodfit.report.gap import measure_gap
+from goodfit.report.markup import format_number, format_percent, format_points
+from goodfit.report.record import Record, as_interval, as_items, as_number, as_texts, get_number, half_width
+from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, BaselineScore, read_baselines
+
+# Times its first value from which the training loss, or the norm of the gradient, has grown out of hand. What is compared are medians of
+# WINDOW steps, which a spike does not move, and a first value that is unusually small does not count: the loss then is that of knowing
+# nothing, the norm MIN_GRADIENT, since the gradient of a net that is slow to start, or starts from a fitted head, grows as it should.
+MAX_LOSS_GROWTH, MAX_GRADIENT_GROWTH, MIN_GRADIENT, WINDOW = 10.0, 50.0, 1.0, 5
+# Times the log loss of knowing nothing, above which probabilities are of no use: of their log loss, and of whatever loss was trained.
+MAX_LOG_LOSS_FACTOR, MAX_LOSS_FACTOR = 3.0, 1000.0
+LOWER_RATE = 'a tenth of it (`--lr`), a warmup (`--schedule "warmup(0.05) | cosine"`) or clipping (`--clip 1`)'
+
+
+def describe_failures(record: Record) -> list[str]:
+    """Say everything that went wrong, the most urgent first."""
+    broken = describe_broken_training(record)
+    return [*broken, *describe_shortfalls(record, bool(broken))]
+
+
+# ---- training --------------------------------------------------------------------------------------------------------------------
+
+
+def describe_broken_training(record: Record) -> list[str]:
+    """Say in a sentence what shows that training itself went wrong, so that its result says nothing of how well the model fits."""
+    signs = [describe_divergence(record), describe_loss_growth(record), describe_gradient_growth(record), describe_worse_start(record)]
+    text = "; ".join(sign for sign in signs if sign)
+    pretrained = ", or train the head alone (`--trainable head`)" if 0 in record.validation_accuracies else ""
+    what_to_do = f"The learning rate is likely too high: train again with {LOWER_RATE}{pretrained}."
+    return [f"{text[0].upper()}{text[1:]}. {what_to_do}"] if text else []
+
+
+def describe_divergence(record: Record) -> str:
+    """Say in a clause that training, or its last validation loss, stopped being finite."""
+    if record.state == "diverged":
+        where = f"at {record.describe_step(record.last_step)}" if record.last_step is not None else "before the first logged step"
+        return f"training diverged {where}: a number stopped being finite"
+    validation = get(record.evaluations[-1], "validation") if record.evaluations else None
+    is_infinite = isinstance(validation, dict) and "loss" in validation and as_number(validation["loss"]) is None
+    return "the last validation loss is not a finite number" if is_infinite else ""
+
+
+def describe_loss_growth(record: Record) -> str:
+    """Say in a clause that the training loss grew far above its beginning."""
+    chance = log_loss_of_knowing_nothing(len(as_texts(get(record.about, "data", "classes"))))
+    return describe_growth(record, "loss", "the training loss", chance, MAX_LOSS_GROWTH)
+
+
+def describe_gradient_growth(record: Record) -> str:
+    """Say in a clause that the gradient grew far above its beginning."""
+    return describe_growth(record, "grad_norm", "the norm of the gradient", MIN_GRADIENT, MAX_GRADIENT_GROWTH)
+
+
+def describe_growth(record: Record, key: str, name: str, smallest: float, most: float) -> str:
+    """Say in a clause that a number of the log grew to more than `most` times its first value, or `smallest` if that is larger."""
+    values = [(step, x) for line in record.train if (x := get_number(line, key)) is not None and (step := get_number(line, "step"))]
+    if not values:
+        return ""
+    windows = [values[k : k + WINDOW] for k in range(max(1, len(values) - WINDOW + 1))]
+    medians = [(statistics.median(x for _, x in window), window[len(window) // 2][0]) for window in windows]
+    highest, step = max(medians, key=lambda pair: pair[0])
+    first = values[0][1]
+    if highest <= most * max(first, smallest):
+        return ""
+    return f"{name} rose from {format_number(first)} to {format_number(highest)} at {record.describe_step(step)}"
+
+
+def describe_worse_start(record: Record) -> str:
+    """Say in a clause that training made the pretrained weights it started from worse."""
+    accuracies = record.validation_accuracies
+    if 0 not in accuracies or not record.falls_clearly(0, last := max(accuracies)):
+        return ""
+    return f"validation accuracy fell from {format_percent(accuracies[0])} at the pretrained start to {format_percent(accuracies[last])}"
+
+
+# ---- the result ------------------------------------------------------------------------------------------------------------------
+
+
+def describe_shortfalls(record: Record, is_broken: bool = False) -> list[str]:
+    """Say what the result falls short of: the best on the way, a constant answer, the baselines, probabilities that are of use.
+
+    Where training `is_broken`, or ended below its best, that has said what to do.
+    """
+    scores, data = get(record.scores, record.headline_split), get(record.about, "data")
+    accuracy, interval = get_number(record.scores, "validation", "accuracy"), as_interval(get(record.scores, "validation", "interval"))
+    baselines = read_baselines(record.files.read_json(BASELINES_FILE), get_number(data, "splits", "train"))
+    fall = describe_lower_than_best(record)
+    low = [describe_constant_answer(scores, data), describe_lower_than_baselines(accuracy, interval, baselines)]
+    if any(low) and not fall and not is_broken:
+        low.append(advise_better_fit(record, max(share for _, share, *_ in baselines) if baselines else 1.0))
+    sentences = [fall, " ".join(sentence for sentence in low if sentence), describe_useless_probabilities(scores, data)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def advise_better_fit(record: Record, aim: float) -> str:
+    """Advise what may help to reach an accuracy, by whether the training images reach it."""
+    if record.ensemble is not None:
+        return "The reports of its models show which of them to train anew."
+    gap = measure_gap(record)
+    if gap and gap.is_clear and gap.train >= aim:
+        transfer = f"Of the training images {format_percent(gap.train)} are recognized, which does not carry over"
+        return f"{transfer}: try stronger augmentation, more weight decay or another model."
+    return "Train at another learning rate (`goodfit lr` measures some), longer, or with another model."
+
+
+def describe_constant_answer(scores: object, data: object) -> str:
+    """Say that a classifier is no better than the constant answer, by its scores on a split and what its run records of its data.
+
+    It is not where the share of the most common class is within or above the interval of its accuracy.
+    """
+    accuracy, majority = get_number(scores, "accuracy"), get_number(data, "majority")
+    low, _ = as_interval(get(scores, "interval"))
+    counts = [(as_number(row[0]) or 0.0, name) for name, row in as_items(get(data, "counts")) if isinstance(row, list) and row]
+    if accuracy is None or majority is None or not counts or majority < (accuracy if low is None else low):
+        return ""
+    name = max(counts, key=lambda count: count[0])[1]
+    better = "no better" if accuracy <= majority else "not clearly better"
+    return f'This classifier is {better} than always answering "{name}" ({format_percent(majority)}).'
+
+
+def describe_lower_than_baselines(
+    accuracy: float | None, interval: tuple[float, float] | tuple[None, None], baselines: Sequence[BaselineScore]
+) -> str:
+    """Say that an accuracy on validation lies below the best baseline by more than the noise of both; the majority has its own sentence."""
+    rows = [(share, name, low, high) for name, share, low, high in baselines if name != MAJORITY_LABEL]
+    if accuracy is None or not rows:
+        return ""
+    best, name, *ends = max(rows, key=lambda row: row[0])
+    if best - accuracy <= math.hypot(half_width(*interval), half_width(*ends)):
+        return ""
+    comparison = f"{format_percent(accuracy)} on validation is {format_points(best - accuracy)} below a baseline"
+    return f"{comparison}: {name[0].lower()}{name[1:]}, {format_percent(best)}."
+
+
+def describe_lower_than_best(record: Record) -> str:
+    """Say that training ended below its best evaluation by more than noise, and whether it was unstable or overfitted."""
+    accuracies, best = record.validation_accuracies, record.best_step
+    if not best or not record.falls_clearly(best, last := max(accuracies)):
+        return ""
+    clean = {get_number(line, "step"): get_number(line, "clean_train", "accuracy") for line in record.evaluations}
+    before, after = clean.get(best), clean.get(last)
+    fall = f"Training ended {format_points(accuracies[best] - accuracies[last])} below its best validation accuracy"
+    where = f"{format_percent(accuracies[best])} at {record.describe_step(best)}"
+    if before is not None and after is not None and after >= before and after > accuracies[best]:
+        less_overfitting = 'stopping there (`--stop "patience(10)"`), stronger augmentation or more weight decay'
+        return f"{fall}, {where}: {less_overfitting} may keep what was learned."
+    too = ", and on training images too" if before is not None and after is not None and after < before else ""
+    return f"{fall}, {where}{too}: a lower learning rate, or one that anneals, may keep what was learned."
+
+
+def describe_useless_probabilities(scores: object, data: object) -> str:
+    """Say that the loss on a split is far above that of answering every class with the same probability."""
+    classes = len(as_items(get(data, "counts")))
+    chance = log_loss_of_knowing_nothing(classes)
+    for name, loss, factor in (
+        ("log loss", get_number(scores, "calibration", "log_loss"), MAX_LOG_LOSS_FACTOR),
+        ("loss", get_number(scores, "loss"), MAX_LOSS_FACTOR),
+    ):
+        if classes and loss is not None and loss > factor * chance:
+            even = f"the same probability for every class has a log loss of {chance:.3g}"
+            what_to_do = "`goodfit evaluate RUN --calibrate` softens them"
+            return f"The probabilities of this classifier are of no use: its {name} is {loss:.3g}, and {even}; {what_to_do}."
+    return ""
+
+
+def log_loss_of_knowing_nothing(classes: int) -> float:
+    """The log loss of the same probability for every class."""
+    return math.log(max(2, classes))

@@ -1,0 +1,67 @@
+"""The gap between the accuracy on training images and on validation: what it says of overfitting."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from goodfit.core.run_files import get
+from goodfit.report.markup import format_percent, format_points
+from goodfit.report.record import Record, as_interval, get_number, half_width
+
+SMALL_GAP, MODERATE_GAP, LARGE_GAP = 0.02, 0.05, 0.10  # between training and validation accuracy
+MIN_TRAIN_ERROR = 0.05  # from which a better fit of the training images has something to gain
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """The accuracy of the same weights on clean training images and on validation, and half the width of the latter's interval."""
+
+    train: float
+    validation: float
+    noise: float
+
+    @property
+    def size(self) -> float:
+        return self.train - self.validation
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is more than noise and a trifle."""
+        return abs(self.size) > max(SMALL_GAP, self.noise)
+
+
+def measure_gap(record: Record) -> Gap | None:
+    """Measure the gap at the step whose weights were kept, or else at the last evaluation that measured both accuracies."""
+    measured = [
+        (get_number(line, "step"), train, validation)
+        for line in record.evaluations
+        if (train := get_number(line, "clean_train", "accuracy")) is not None
+        and (validation := get_number(line, "validation", "accuracy")) is not None
+    ]
+    if not measured:
+        return None
+    kept = get_number(record.scores, "kept")
+    _, train, validation = next((row for row in measured if kept is not None and row[0] == kept), measured[-1])
+    return Gap(train, validation, half_width(*as_interval(get(record.scores, "validation", "interval"))))
+
+
+def describe_gap(gap: Gap) -> str:
+    """Describe the gap in a sentence, with what may help as far as the two accuracies tell."""
+    accuracies = f"Clean training accuracy ({format_percent(gap.train)}) and validation accuracy ({format_percent(gap.validation)})"
+    if not gap.is_clear:
+        apart = f"are {format_points(gap.size)} apart"
+        if abs(gap.size) > SMALL_GAP:
+            return f"{accuracies} {apart}, which so few validation images cannot tell from no difference."
+        room = " The errors are made on training images too: a longer budget or a larger model may help, more regularization will not."
+        return f"{accuracies} {apart}: no clear sign of overfitting.{room if 1 - gap.train >= MIN_TRAIN_ERROR else ''}"
+    if gap.size < 0:
+        return (
+            f"Validation accuracy is {format_points(gap.size)} above clean training accuracy, which is unusual: "
+            "the validation images may be easier than the training images, or their labels cleaner."
+        )
+    start = f"The gap between clean training accuracy and validation is {format_points(gap.size)}"
+    if gap.size < MODERATE_GAP:
+        return f"{start}: little overfitting."
+    if gap.size < LARGE_GAP:
+        return f"{start}: some overfitting; stronger augmentation, more weight decay or more images may narrow it."
+    return f"{start}: overfitting; stronger augmentation, more weight decay or more images may narrow it."
