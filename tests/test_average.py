@@ -52,7 +52,7 @@ def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(18, 3))
     state = state_of(model, average)
 
-    def evaluate(judged: nn.Module) -> dict[str, Any]:
+    def evaluate(judged: nn.Module, is_last: bool) -> dict[str, Any]:
         kept[state.step] = model[1].weight.detach().double().clone()
         if state.step < 8:
             assert torch.equal(judged[1].weight, model[1].weight), "before the first end it is the model itself"  # type: ignore[index]
@@ -83,7 +83,7 @@ def test_swa_with_several_points_in_one_step_takes_its_weights_once() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(18, 3))
     state = state_of(model, average)
 
-    def evaluate(judged: nn.Module) -> dict[str, Any]:
+    def evaluate(judged: nn.Module, is_last: bool) -> dict[str, Any]:
         kept.append(model[1].weight.detach().double().clone())
         return {"score": 0.0}
 
@@ -108,7 +108,7 @@ def test_wise_lies_on_the_line_from_the_start(alpha: float) -> None:
         start = {name: x.clone() for name, x in model.state_dict().items()}
         state = states[average is None] = state_of(model, average)
 
-        def evaluate(judged: nn.Module, state: State = state) -> dict[str, Any]:
+        def evaluate(judged: nn.Module, is_last: bool, state: State = state) -> dict[str, Any]:
             seen.append((copy.deepcopy(judged), copy.deepcopy(state.model)))
             return {"score": 0.0}
 
@@ -128,7 +128,7 @@ def test_wise_has_statistics_of_its_own_weights_and_leaves_the_start_alone() -> 
     start = {name: x.clone() for name, x in model.state_dict().items()}
     kept = copy.deepcopy(start)
     state = state_of(model, Wise(0.5))
-    run(state, plan("4 epochs", every="1 epoch", average=Wise(0.5), evaluate=lambda judged: {"score": 0.0}, start=start))
+    run(state, plan("4 epochs", every="1 epoch", average=Wise(0.5), evaluate=lambda judged, is_last: {"score": 0.0}, start=start))
     assert all(torch.equal(x, kept[name]) for name, x in start.items())
     again = copy.deepcopy(state.average)
     assert again is not None and state.average is not None
@@ -171,7 +171,7 @@ def test_the_judged_average_has_statistics_of_its_own() -> None:
     """Those of its own weights on the first training batches: recomputed here, whatever the steps' running averages were."""
     seen: list[nn.Module] = []
 
-    def evaluate(judged: nn.Module) -> dict[str, Any]:
+    def evaluate(judged: nn.Module, is_last: bool) -> dict[str, Any]:
         seen.append(copy.deepcopy(judged))
         return {"score": 0.0}
 

@@ -158,7 +158,7 @@ def test_snapshots_are_the_weights_where_the_rate_is_lowest(text: str, steps: li
     seen: dict[int, dict[str, Tensor]] = {}
     state, used = sgd(plain_net()), schedule(text)
 
-    def evaluate(model: nn.Module) -> dict[str, Any]:
+    def evaluate(model: nn.Module, is_last: bool) -> dict[str, Any]:
         seen[state.step] = {name: x.clone() for name, x in model.state_dict().items()}
         return {"score": 0.0}
 

@@ -15,6 +15,7 @@ import goodfit
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import lock
 from goodfit.core.run import Run
+from goodfit.recipe.build import Validator
 from goodfit.runs.resume import LOCK_FILE
 from goodfit.runs.train import RunOptions
 from goodfit.runs.train import train as train_recipe
@@ -75,11 +76,11 @@ def score_as(accuracies: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> No
     """Let the evaluations of trainings from now on find these validation accuracies, one after the other."""
     script = iter(accuracies)
 
-    def validate(model: torch.nn.Module) -> dict[str, Any]:
+    def validate(self: Validator, model: torch.nn.Module, is_last: bool) -> dict[str, Any]:
         scores = {"loss": 1.0, "accuracy": next(script), "balanced_accuracy": 1.0}
         return {"score": scores["accuracy"], "validation": scores, "clean_train": scores}
 
-    monkeypatch.setattr("goodfit.recipe.build.validator", lambda evaluator, data, precision: validate)
+    monkeypatch.setattr(Validator, "__call__", validate)
 
 
 def kept_step(run: Run) -> int:

@@ -62,7 +62,7 @@ def test_plateau_equals_torch(patience: int, least: float, cooldown: int, lowest
 def test_a_plateau_divides_the_rate_by_ten_and_says_so() -> None:
     """Validation stands still from the second epoch on: AlexNet's policy."""
     state = sgd(net(), lr=1e-2)
-    used = plan("8 epochs", every="1 epoch", parts={"plateau": Plateau(0.1, patience=2)}, evaluate=lambda model: {"score": 0.5})
+    used = plan("8 epochs", every="1 epoch", parts={"plateau": Plateau(0.1, patience=2)}, evaluate=lambda model, is_last: {"score": 0.5})
     rows = run(state, used)
     assert told(rows, "lr") == pytest.approx([1e-2] * 15 + [1e-3] * 10 + [1e-4] * 10 + [1e-5] * 5)
     events = [(row["step"], row["text"]) for row in rows if row["kind"] == "event"]
@@ -240,7 +240,7 @@ def test_norms_that_learn_keep_their_statistics_when_asked(text: str, moves: boo
     expected = (x.numpy() - mean) / np.sqrt(var + 1e-5) * before["2.weight"].numpy() + before["2.bias"].numpy()
     assert np.allclose(copy.deepcopy(model)[2](x).detach().numpy(), expected, atol=1e-12) is not moves  # type: ignore[index]
     model.float()
-    used = plan(every="5 steps", trainable=phases, evaluate=lambda model: {"score": 0.0})
+    used = plan(every="5 steps", trainable=phases, evaluate=lambda model, is_last: {"score": 0.0})
     run(State.start(model, torch.optim.SGD(model.parameters(), lr=0.1)), used)
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         assert torch.equal(model.state_dict()[f"2.{name}"], before[f"2.{name}"].to(model.state_dict()[f"2.{name}"].dtype)) is not moves
@@ -266,7 +266,7 @@ def test_an_evaluation_on_the_way_does_not_wake_frozen_statistics() -> None:
     mean = model[2].running_mean.clone()  # type: ignore[index, union-attr, operator]
     run(
         State.start(model, torch.optim.SGD(model.parameters(), lr=0.1)),
-        plan(every="1 step", trainable=used, evaluate=lambda model: {"score": 0.0}),
+        plan(every="1 step", trainable=used, evaluate=lambda model, is_last: {"score": 0.0}),
     )
     assert torch.equal(model[2].running_mean, mean)  # type: ignore[index, arg-type]
 
@@ -378,7 +378,7 @@ def state_and_plan(kind: str, text: str) -> tuple[State, Any]:
     used = plan(
         every="2 steps", schedule=schedule, average=average, parts={"plateau": made["plateau"]},
         trainable=freezing_phases(made["trainable"], model), start=normed(seed=5).state_dict(),
-        evaluate=lambda model: {"score": scores[len(state.history)], "seen": checksum(model)},
+        evaluate=lambda model, is_last: {"score": scores[len(state.history)], "seen": checksum(model)},
     )  # fmt: skip
     return state, used
 

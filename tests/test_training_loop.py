@@ -120,7 +120,7 @@ def test_the_average_is_what_is_evaluated(average: Any) -> None:
     weights: list[Tensor] = []
     evaluated: list[nn.Module] = []
 
-    def evaluate(model: nn.Module) -> dict[str, Any]:
+    def evaluate(model: nn.Module, is_last: bool) -> dict[str, Any]:
         evaluated.append(model)
         weights.append(state.model[1].weight.detach().double().clone())  # type: ignore[index]
         return {"score": 0.0}
@@ -163,7 +163,7 @@ def test_the_average_is_what_is_evaluated(average: Any) -> None:
 def test_evaluations_come_as_often_as_asked_and_at_the_end(every: str, steps: list[int]) -> None:
     state = sgd(net())
     modes: list[bool] = []
-    used = plan(every=every, evaluate=lambda model: {"score": 0.5, "validation": {"loss": 1.0}})
+    used = plan(every=every, evaluate=lambda model, is_last: {"score": 0.5, "validation": {"loss": 1.0}})
     model = state.model
     model.register_forward_hook(lambda *_: modes.append(model.training))
     rows = run(state, used)
@@ -178,7 +178,7 @@ def test_evaluations_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(n / 4 for n in range(10_000))
     monkeypatch.setattr("goodfit.training.loop.time.perf_counter", lambda: next(now))
     state = sgd(net())
-    rows = run(state, plan("12 s", every="3 s", evaluate=lambda model: {"score": 0.0}))
+    rows = run(state, plan("12 s", every="3 s", evaluate=lambda model, is_last: {"score": 0.0}))
     elapsed = told(rows, "elapsed", "evaluate")
     assert [int(x // 3) for x in elapsed[:-1]] == list(range(1, len(elapsed)))
     assert told(rows, "t")[-1] < 1
@@ -194,7 +194,7 @@ def test_evaluations_take_a_tenth_of_a_budget_in_seconds_unless_asked_for(monkey
     clock = lambda: next(now)  # noqa: E731
     monkeypatch.setattr("goodfit.training.loop.time.perf_counter", clock)
     state = sgd(net())
-    rows = run(state, plan("40 s", every=every, evaluate=lambda model: {"score": 0.0, "seen": sum(clock() for _ in range(4))}))
+    rows = run(state, plan("40 s", every=every, evaluate=lambda model, is_last: {"score": 0.0, "seen": sum(clock() for _ in range(4))}))
     seconds = told(rows, "seconds", "evaluate")
     assert seconds == [1.25] * len(seconds)
     assert state.evaluation_seconds == sum(seconds)
@@ -219,7 +219,7 @@ def test_patience_stops_and_the_best_weights_can_be_had_back(tmp_path: Path) -> 
     state, scores = sgd(net()), [0.2, 0.5, 0.8, 0.7, 0.8, 0.6, 0.1, 0.9]
     kept: dict[int, Tensor] = {}
 
-    def evaluate(model: nn.Module) -> dict[str, Any]:
+    def evaluate(model: nn.Module, is_last: bool) -> dict[str, Any]:
         kept[state.step] = model[1].weight.detach().clone()  # type: ignore[index]
         return {"score": scores[len(state.history)]}
 
@@ -322,7 +322,7 @@ def test_late_numbers_that_are_not_finite_send_a_pretrained_start_back_once(held
     good = {name: x.clone() for name, x in state.model.state_dict().items()}
     scored: list[bool] = []
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
+    def evaluate(model: nn.Module, is_last: bool) -> dict[str, float]:
         scored.append(all(torch.equal(x, good[name]) for name, x in model.state_dict().items()))
         return {"score": 0.5}
 

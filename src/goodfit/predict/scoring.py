@@ -23,7 +23,15 @@ from goodfit.data.multiscale import decode_scaled
 from goodfit.predict.calibration import log_probabilities, measure_calibration
 from goodfit.predict.paired import compare_paired
 from goodfit.predict.views import Pictures, Viewer, to_probabilities
-from goodfit.training.evaluate import Outputs, RowEvaluator, accuracy_and_log_loss, compute_scores, eval_batch_size, score_noisy_passes
+from goodfit.training.evaluate import (
+    Outputs,
+    RowEvaluator,
+    TimedOutputs,
+    accuracy_and_log_loss,
+    compute_scores,
+    eval_batch_size,
+    score_noisy_passes,
+)
 from goodfit.training.noise import noise_layers
 
 IMAGES_AT_ONCE = 64  # whose pictures at one scale are in memory, more of small ones
@@ -41,16 +49,15 @@ class ViewScores:
     losses: Tensor
 
 
-def score_views(evaluator: RowEvaluator, model: nn.Module, rows: Tensor, part: Any) -> ViewScores:
-    """Score a model on rows of the evaluator's data by the views of a part.
+def score_views(evaluator: RowEvaluator, model: nn.Module, rows: Tensor, part: Any, known: TimedOutputs | None = None) -> ViewScores:
+    """Score a model on rows of the evaluator's data by the views of a part; `known` has its outputs for the center crops where known.
 
     Unless that is the center alone, the scores have the key "viewed": the part's "spelling", and "accuracy", "log_loss" and
     "milliseconds" an image (reading the pixels included) of the "center" crop and of the mean over the first 1, 2, 4, ... and all "views".
     The loss of averaged logits is the model's own, that of averaged probabilities their log loss.
     """
     data, began = evaluator.dataset, time.perf_counter()
-    center = evaluator(model, rows)
-    seconds = time.perf_counter() - began
+    center, seconds = known or (evaluator(model, rows), time.perf_counter() - began)
     center_probabilities = to_probabilities(evaluator.loss, center.logits)
     if isinstance(part, Center):
         return ViewScores(center, compute_scores(center, data.classes), center_probabilities, center.losses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ from goodfit.recipe.memorize import memorize_images
 from goodfit.recipe.parts import check_loss, check_resolution, make_model
 from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
-from goodfit.training.evaluate import Outputs, RowEvaluator
+from goodfit.training.evaluate import Outputs, RowEvaluator, TimedOutputs
 from goodfit.training.freezing import disable_fused_momentum, freezing_phases
 from goodfit.training.rules.average import bind_cycles
 from goodfit.training.snapshots import snapshot_points
@@ -55,6 +56,12 @@ class Training:
     evaluator: RowEvaluator
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def last_outputs(self) -> TimedOutputs | None:
+        """The outputs of the last evaluation for the validation images, if it ran the whole model on them."""
+        validator = self.plan.evaluate
+        return validator.last if isinstance(validator, Validator) and validator.evaluator is self.evaluator else None
 
 
 def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: nn.Module | None = None) -> Training:
@@ -100,7 +107,7 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         size=size,
         device=device,
         precision=recipe.precision,
-        evaluate=validator(evaluator, data, recipe.precision),
+        evaluate=Validator(evaluator, data, recipe.precision),
         evaluate_every=Period(Length.read(recipe.evaluate_every, "length"), lengths),
         save_every=Period(Length.read(recipe.save_every, "length"), lengths),
         snapshots=snapshot_points(recipe.snapshots, schedule.cycle_ends()),
@@ -192,17 +199,25 @@ def final_passes(views: Any, preprocess: Preprocess) -> int:
     return len({ImageView(), *views(preprocess.size, preprocess.box)})
 
 
-def validator(
-    evaluator: Callable[[nn.Module, Tensor, str], Outputs], data: Dataset, precision: str
-) -> Callable[[nn.Module], dict[str, Any]]:
-    """The evaluation during training: of the validation images, and of some training images without augmentation."""
-    validation, clean = data.rows("validation"), clean_rows(data)
+@dataclasses.dataclass
+class Validator:
+    """The evaluation during training: of the validation images, and of some training images without augmentation.
 
-    def validate(model: nn.Module) -> dict[str, Any]:
-        held_out, trained_on = evaluator(model, validation, precision), evaluator(model, clean, precision)
+    The last one, by which the run is judged, is in fp32 for the validation images; `last` has its outputs for these, and their seconds.
+    """
+
+    evaluator: Callable[[nn.Module, Tensor, str], Outputs]
+    data: Dataset
+    precision: str
+    last: TimedOutputs | None = None
+
+    def __call__(self, model: nn.Module, is_last: bool) -> dict[str, Any]:
+        """The scores for the log, with the key "score"."""
+        began = time.perf_counter()
+        held_out = self.evaluator(model, self.data.rows("validation"), "fp32" if is_last else self.precision)
+        self.last = (held_out, time.perf_counter() - began) if is_last else None
+        trained_on = self.evaluator(model, clean_rows(self.data), self.precision)
         return {"score": held_out.accuracy, "validation": summarize(held_out), "clean_train": summarize(trained_on)}
-
-    return validate
 
 
 def summarize(outputs: Outputs) -> dict[str, float]:

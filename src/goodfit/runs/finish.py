@@ -16,6 +16,7 @@ from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.run_files import DamagedFile
+from goodfit.core.words import format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account_for
@@ -51,8 +52,8 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
             best = state.best["step"]
             reporter.say(f"Warning: the best weights, those of step {best:,}, do not read: those of step {kept:,} are kept instead.")
         state.step, state.stopped, state.snapshots = last
-    views = prepared.parts["views"]
-    scored = score_views(training.evaluator, state.eval_model, data.rows("validation"), views)
+    views, known = prepared.parts["views"], training.last_outputs if kept == state.step else None
+    scored = score_views(training.evaluator, state.eval_model, data.rows("validation"), views, known)
     scored.scores["calibration"] = measure_calibration(scored.probabilities, scored.center.labels)
     run.write("scores.json", {"validation": scored.scores, "best": state.best, "kept": kept})  # a test score was of other weights
     if state.snapshots:
@@ -61,6 +62,16 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
     predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
     save_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
     return scored.scores
+
+
+def format_accuracy(scores: dict[str, Any]) -> str:
+    """Say what a run has reached, and by which views of each image if not by the center crop, which is what its log is about."""
+    low, high = (format_percent(x) for x in scores["interval"])
+    views = scores.get("viewed")
+    by_views = f"; by {views['spelling']}, {format_percent(views['center']['accuracy'])} by the center crop alone" if views else ""
+    return (
+        f"Validation accuracy {format_percent(scores['accuracy'])} (95 % interval {low} to {high}, {scores['images']:,} images{by_views})."
+    )
 
 
 def falls_behind(state: State, plan: Plan, images: int) -> bool:

@@ -13,7 +13,7 @@ from goodfit.core.files import write_atomic
 from goodfit.core.forecast import Forecast
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, part_files, require_free_folder
-from goodfit.core.words import format_duration, format_percent
+from goodfit.core.words import format_duration
 from goodfit.models.weights.saved import SavedModel
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
@@ -25,7 +25,7 @@ from goodfit.report.markup import plain_text
 from goodfit.report.page import write_report
 from goodfit.report.record import read_record
 from goodfit.runs import baselines
-from goodfit.runs.finish import count_multiply_adds, keep_model
+from goodfit.runs.finish import count_multiply_adds, format_accuracy, keep_model
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule
 from goodfit.runs.resume import (
     asked_recipe,
@@ -269,9 +269,7 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
             "seconds": seconds,
         },
     )
-    low, high = (format_percent(x) for x in scores["interval"])
-    accuracy = format_percent(scores["accuracy"])
-    reporter.say(f"Validation accuracy {accuracy} (95 % interval {low} to {high}, {scores['images']:,} images).")
+    reporter.say(format_accuracy(scores))
     if kept := describe_kept(read_record(run)):
         reporter.say(plain_text(kept))
     if forecast := run.read("about.json").get("forecast"):

@@ -37,6 +37,9 @@ class Outputs:
         return float((self.logits.argmax(1) == self.labels).double().mean())
 
 
+TimedOutputs = tuple[Outputs, float]  # with the seconds that they took
+
+
 @torch.no_grad()
 def collect_outputs(
     model: nn.Module,

@@ -155,7 +155,7 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     assert plan.evaluate is not None and plan.evaluate_every is not None
     started = time.perf_counter()
     t = plan.t(state)
-    scores = plan.evaluate(state.eval_model)
+    scores = plan.evaluate(state.eval_model, t >= 1)
     state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, t)
     state.history.append(scores.pop("score"))
     is_best = state.history[-1] >= max(state.history)  # of equals the later one, which was trained for longer

@@ -89,8 +89,8 @@ class Plan:
     """What a training does, fixed before its first step.
 
     `augment` (Batch, Chance, t) -> Batch gives images of the model's `size`; `normalize` turns them into what the model takes. `evaluate`
-    (model) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of `evaluated_images` images; the final
-    evaluation takes about as long as `final_passes` of these.
+    (model, whether it is the last time) -> scores, with the key "score" (higher is better) and whatever else is to be logged, of
+    `evaluated_images` images; the final evaluation takes about as long as `final_passes` of these.
     `start` has the weights that training starts from where they are pretrained, `last_good` (state) -> the weights to go back to from worse
     ones, in place of them. `cut` says where the model is cut if its images are features of its frozen stages.
     `snapshots` are the values of t at which weights are kept besides the checkpoints. `parts` are the recipe's parts by seat, bound to the
@@ -111,7 +111,7 @@ class Plan:
     size: tuple[int, int] = (1, 1)
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
-    evaluate: Callable[[nn.Module], dict[str, Any]] | None = None
+    evaluate: Callable[[nn.Module, bool], dict[str, Any]] | None = None
     evaluate_every: Period | None = None
     evaluated_images: int = 0
     final_passes: int = 1

@@ -23,7 +23,7 @@ from goodfit.data.loader import LazyBatch, Loader
 from goodfit.data.store import hash_fields
 from goodfit.models.weights.cut import Cut, find_cut
 from goodfit.models.weights.stages import find_head, find_stages
-from goodfit.recipe.build import Training, clean_rows, validator
+from goodfit.recipe.build import Training, Validator, clean_rows
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.transfer.features import FeatureNet, append_array
 from goodfit.training.evaluate import Outputs, collect_outputs, eval_batch_size
@@ -129,7 +129,7 @@ def cache_frozen(training: Training, recipe: Recipe, data: Dataset) -> Training:
         cut=cut,
         augment=keep_images,
         normalize=Tensor.float,
-        evaluate=validator(FrozenEvaluator(data, training.evaluator.loss, plan.device, cut, center), data, recipe.precision),
+        evaluate=Validator(FrozenEvaluator(data, training.evaluator.loss, plan.device, cut, center), data, recipe.precision),
         penalties=tuple(functools.partial(penalize_whole, penalty, model) for penalty in plan.penalties),  # type: ignore[misc]
     )
     figures = f"{count_of(views, 'view')} of each image, {format_bytes(cached.features.nbytes)} of features after {cut.place}"
