@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def train(
     """Train a classifier on images and return its run folder.
 
     `data` is a folder, file or name as on the command line (or the recipe's own); `recipe` says how, "auto" where left open. Progress is
-    shown on a terminal, and elsewhere told to the logger `goodfit`: evaluations at INFO, steps at DEBUG; with `quiet`, warnings alone.
+    shown on a terminal and in a notebook, elsewhere told to the logger `goodfit`: evaluations at INFO, steps at DEBUG; with `quiet`,
+    warnings are, and nothing else.
 
     Raises:
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
@@ -41,10 +43,11 @@ def train(
 
 
 def _make_reporter(quiet: bool) -> Reporter:
-    """The reporter for a person at a terminal, else for the program's log; when `quiet`, of warnings alone, to the log."""
+    """The reporter for a person at a terminal or notebook, else for the program's log; when `quiet`, of warnings alone, to the log."""
     if quiet:
         return WarningsReporter(LoggingReporter())
-    return TerminalReporter() if MESSAGES.isatty() else LoggingReporter()
+    is_watched = MESSAGES.isatty() or hasattr(sys, "ps1")  # Python and IPython set ps1 where a person types
+    return TerminalReporter() if is_watched else LoggingReporter()
 
 
 def load(run: str | Path | Run, device: str = "auto", views: str = "") -> Predictor:

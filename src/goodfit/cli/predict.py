@@ -29,8 +29,7 @@ def predict(
     top
         How many classes to print for each image.
     json
-        Print one JSON list: name, label, probability, classes, probabilities, problem (if the image has one), with --reject-below whether
-        rejected.
+        Print one JSON list: name, label, probability, classes, probabilities, problem, with --reject-below whether rejected.
     csv
         Print CSV: name, class, probability, problem, with --reject-below whether rejected (true, false); a line for each class.
     views
