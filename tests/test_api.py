@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +25,7 @@ from goodfit.models.resnet import Resnet
 from goodfit.optim.first_order import Adam, Sgd
 from goodfit.recipe.source import open_images
 from goodfit.schedules.shapes import Cosine
+from goodfit.terminal.log import LoggingReporter
 from goodfit.training.gradient import gradient
 from tests.support.build import build_training
 from tests.support.command import FAST
@@ -56,11 +61,61 @@ def test_train_load_predict_evaluate(photos: Path, tmp_path: Path, capfd: pytest
     assert len(run.read("about.json")["openings"]) == 1
 
 
-def test_train_says_what_it_does_on_stderr(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    goodfit.train(str(photos), SMALL, out=str(tmp_path / "run"))
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "Validation accuracy" in err
+def test_train_tells_the_log_what_it_does_where_there_is_no_terminal(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "goodfit"):
+        run = goodfit.train(str(photos), SMALL, out=str(tmp_path / "run"))
+    assert capfd.readouterr() == ("", "")
+    told = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "goodfit"]
+    assert sum("  validation " in text and level == "INFO" for level, text in told) == len(run.log("evaluate")) == 2
+    assert any(level == "DEBUG" and text.startswith("step ") for level, text in told)
+    assert ("INFO", f"Run: {run.path}") in told
+
+
+def test_warnings_of_a_quiet_call_are_logged_and_nothing_else(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "goodfit"):
+        run = goodfit.train(photos, SMALL.but(optimizer="sgd(1e-9)"), out=tmp_path / "run", quiet=True)
+    assert capfd.readouterr() == ("", "")
+    assert {record.levelname for record in caplog.records if record.name == "goodfit"} == {"WARNING"}
+    assert not any(record.getMessage().startswith("Warning") for record in caplog.records)
+    caplog.clear()
+    goodfit.evaluate(run, test=True)
+    assert not caplog.records
+    goodfit.evaluate(run, test=True)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "was opened 1 time before" in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_program_that_sets_no_logging_up_prints_nothing(photos: Path, tmp_path: Path) -> None:
+    code = "import goodfit, sys; goodfit.evaluate(goodfit.train(sys.argv[1], RECIPE, sys.argv[2]), test=True)"
+    code = code.replace("RECIPE", "goodfit.Recipe(model='linear', size=16, budget='1 step', optimizer='sgd(1e-9)')")
+    done = subprocess.run([sys.executable, "-c", code, photos, tmp_path / "run"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_names_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "goodfit"):
+        LoggingReporter().say("a\nERROR:root:b", "Warning: 100 % of it")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "a\\nERROR:root:b"),
+        ("WARNING", "100 % of it"),
+    ]
+
+
+def test_a_terminal_gets_progress(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with caplog.at_level(logging.INFO, "goodfit"):
+        goodfit.train(photos, SMALL, out=tmp_path / "run")
+        assert "Validation accuracy" in terminal.getvalue() and not caplog.records
+        goodfit.train(photos, SMALL, out=tmp_path / "quiet", quiet=True)
+    assert "quiet" not in terminal.getvalue()
 
 
 def test_parts_as_objects_are_parts_as_text(photos: Path, tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ def test_json_is_all_there_is_on_stdout(photos: Path, finished: Path, tmp_path: 
 def test_train_json_has_the_run_and_its_scores(photos: Path, tmp_path: Path) -> None:
     said = train(photos, tmp_path / "run", "--json")
     result = json.loads(said.out)
-    assert result["run"] == str(tmp_path / "run")
-    assert {"accuracy", "loss", "balanced_accuracy", "interval", "images"} <= result["validation"].keys()
-    assert json.loads(goodfit("evaluate", tmp_path / "run", "--json").out)["accuracy"] == result["validation"]["accuracy"]
+    assert result["path"] == str(tmp_path / "run")
+    assert {"accuracy", "loss", "balanced_accuracy", "interval", "images"} <= result["scores"]["validation"].keys()
+    assert json.loads(goodfit("evaluate", tmp_path / "run", "--json").out)["accuracy"] == result["scores"]["validation"]["accuracy"]
     assert "packing" not in said.err
     assert sum(line.lstrip()[0].isdigit() for line in said.err.splitlines()) == 2, "a line for each evaluation"
     assert json.loads(train(photos, tmp_path / "dry", "--dry", "--json").out) == {}

@@ -159,8 +159,8 @@ def single(runs: Path) -> Path:
     said = command("export", runs / "plain", "--views", CROPS, "--json")
     assert (said.code, said.err) == (0, ""), said
     result, file = json.loads(said.out), runs / "plain" / "model.onnx"
-    assert set(result) == {"onnx", "input", "output", "difference"}
-    assert result["onnx"] == str(file)
+    assert set(result) == {"path", "inputs", "outputs", "difference"}
+    assert result["path"] == str(file)
     assert result["difference"] < 1e-5
     return file
 

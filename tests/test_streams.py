@@ -155,6 +155,7 @@ def test_training_goes_on_whatever_stderr_is(
     with FULL.open("w") as full:
         stream = {"none": None, "bare": Bare(), "closed": closed, "full": full, "left": left_pipe, "ascii": ascii_stream}[kind]
         monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "ps1", "In : ", raising=False)  # as in a notebook
         run = package.train(data, Recipe().but_text(FAST), out=tmp_path / "run")
         print_message("more")
         monkeypatch.undo()

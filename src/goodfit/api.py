@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import GoodfitError
-from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
 from goodfit.predict.predictor import Predictor, load_predictor
 from goodfit.recipe.prepare import prepare
@@ -16,8 +17,10 @@ from goodfit.runs.evaluate import EvaluateOptions, evaluate_run
 from goodfit.runs.plan import report_plan
 from goodfit.runs.train import RunOptions, request_lr_factor
 from goodfit.runs.train import train as train_run
+from goodfit.terminal.log import LoggingReporter
 from goodfit.terminal.reporter import TerminalReporter
-from goodfit.training.lr_range import LrRange, LrTrace, find_lr_range, sweep_lr
+from goodfit.terminal.streams import MESSAGES
+from goodfit.training.lr_range import LrRange, find_lr_range, sweep_lr
 
 
 def train(
@@ -25,16 +28,26 @@ def train(
 ) -> Run:
     """Train a classifier on images and return its run folder.
 
-    `data` is a folder, file or name as on the command line (or the recipe's own); `recipe` says how, "auto" where left open.
+    `data` is a folder, file or name as on the command line (or the recipe's own); `recipe` says how, "auto" where left open. Progress is
+    shown on a terminal and in a notebook, elsewhere told to the logger `goodfit`: evaluations at INFO, steps at DEBUG; with `quiet`,
+    warnings are, and nothing else.
 
     Raises:
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
     """
     recipe = recipe or Recipe()
-    options = RunOptions(Path(out) if out else None, resume, reporter=SilentReporter() if quiet else TerminalReporter())
+    options = RunOptions(Path(out) if out else None, resume, reporter=_make_reporter(quiet))
     run = train_run(recipe.but(data=str(data)) if data else recipe, options)
     assert run is not None
     return run
+
+
+def _make_reporter(quiet: bool) -> Reporter:
+    """The reporter for a person at a terminal or notebook, else for the program's log; when `quiet`, of warnings alone, to the log."""
+    if quiet:
+        return WarningsReporter(LoggingReporter())
+    is_watched = MESSAGES.isatty() or hasattr(sys, "ps1")  # Python and IPython set ps1 where a person types
+    return TerminalReporter() if is_watched else LoggingReporter()
 
 
 def load(run: str | Path | Run, device: str = "auto", views: str = "") -> Predictor:
@@ -73,7 +86,7 @@ def evaluate(
         DataError: the data is gone or has changed.
     """
     folder = Run.open(run)
-    reporter = reporter or SilentReporter()
+    reporter = reporter or LoggingReporter()
     result = evaluate_run(folder, EvaluateOptions(test, device, views, marginalize, calibrate), reporter)
     try:
         write_report(folder.path)
@@ -82,13 +95,12 @@ def evaluate(
     return result
 
 
-def lr_range(asked: Recipe, reporter: Reporter, low: float, high: float, steps: int) -> tuple[LrTrace, LrRange]:
+def lr_range(asked: Recipe, reporter: Reporter, low: float, high: float, steps: int) -> LrRange:
     """Run the learning-rate range test of a recipe: its model, data and optimizer, at rates from `low` to `high`; no run is made."""
     prepared = prepare(asked, reporter)
     report_plan(prepared, reporter, whole=False)
     training = prepared.training
-    trace = sweep_lr(training.state, training.loader, training.plan, low, high, steps)
-    return trace, find_lr_range(trace)
+    return find_lr_range(sweep_lr(training.state, training.loader, training.plan, low, high, steps))
 
 
 def steer(run: str | Path | Run, factor: float) -> Path:

@@ -33,7 +33,7 @@ def ensemble(
     final
         Take the final model of runs with snapshots, too.
     json
-        Print the folder, its models and its scores as JSON on stdout.
+        Print the folder's path, its scores and what its ensemble.json says of its models as JSON on stdout.
     device
         Where a soup is judged: auto, cpu, cuda, ...
     """
@@ -47,6 +47,6 @@ def ensemble(
     run = make_ensemble(runs, out, select, soup, final, device, reporter)
     page = write_report(run.path)
     if json:
-        print_json({"ensemble": str(run.path), **run.read("ensemble.json"), **run.read("scores.json")})
+        print_json({"path": str(run.path), "scores": run.scores, **run.read("ensemble.json")})
         return
-    print_lines(*format_ensemble(str(run.path), run.read("ensemble.json"), run.read("scores.json")), f"Report: {page}")
+    print_lines(*format_ensemble(str(run.path), run.read("ensemble.json"), run.scores), f"Report: {page}")

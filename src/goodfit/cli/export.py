@@ -27,15 +27,17 @@ def export(
     views
         Views of each image whose answers are averaged, in place of the run's own, such as flip_pair or "ten_crop((224, 256))".
     json
-        Print the file, what it takes and gives, and the largest difference of its answers from the run's as JSON.
+        Print path, inputs, outputs and difference, the largest one of its probabilities from the run's, as JSON on stdout.
     """
+    from dataclasses import asdict
+
     from goodfit.core.words import format_bytes
     from goodfit.predict.export import export as write
     from goodfit.terminal.streams import print_json, print_lines
 
     made = write(run, onnx, views)
     if json:
-        print_json({"onnx": str(made.path), "input": made.inputs, "output": made.outputs, "difference": made.difference})
+        print_json({**asdict(made), "path": str(made.path)})
         return
     print_lines(
         f"{made.path} ({format_bytes(made.path.stat().st_size)}): {made.inputs} -> {made.outputs};"

@@ -30,22 +30,19 @@ def lr(
     steps
         How many steps to make, at least 20.
     json
-        Print rates, losses and the range as JSON on stdout.
+        Print the range, its reasons, and the rates and losses that were tested as JSON on stdout.
     """
     if not 0 < low < high or steps < 20:
         raise UsageError(f"Expected 0 < --low < --high and --steps of 20 or more, received {low:g}, {high:g} and {steps}.")
     asked = assemble(data, shorts, options)
     reporter = start_reading(asked)
-    from dataclasses import asdict
-
     from goodfit import api
     from goodfit.terminal.sketch import sketch_curve
     from goodfit.terminal.streams import print_json, print_lines
 
-    trace, found = api.lr_range(asked, reporter, low, high, steps)
+    found = api.lr_range(asked, reporter, low, high, steps)
     if json:
-        losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have
-        print_json({"tested": {"rates": trace.rates, "losses": losses}, **asdict(found)})
+        print_json(found.plain())
         return
     print_lines(*sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True).split("\n"))
     if found.low is None or found.high is None:

@@ -29,7 +29,7 @@ def predict(
     top
         How many classes to print for each image.
     json
-        Print one JSON list: name, classes, probabilities, with --reject-below whether rejected, or the problem with the image.
+        Print one JSON list: name, label, probability, classes, probabilities, problem, with --reject-below whether rejected.
     csv
         Print CSV: name, class, probability, problem, with --reject-below whether rejected (true, false); a line for each class.
     views
@@ -50,13 +50,15 @@ def predict(
         raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
     from goodfit.data.folder import find_images
     from goodfit.predict.predictor import load_predictor
-    from goodfit.terminal.predictions import format_predictions, format_predictions_csv, format_predictions_json
-    from goodfit.terminal.streams import print_exact, print_lines, print_message
+    from goodfit.terminal.predictions import format_predictions, format_predictions_csv, is_rejected
+    from goodfit.terminal.streams import print_exact, print_json, print_lines, print_message
 
     files = find_images(images)
     predictions = list(load_predictor(run, device, views).stream(files, top))
-    if json or csv:
-        print_exact((format_predictions_json if json else format_predictions_csv)(predictions, reject_below))
+    if json:
+        print_json([p.plain() | ({"rejected": is_rejected(p, reject_below)} if reject_below else {}) for p in predictions])
+    elif csv:
+        print_exact(format_predictions_csv(predictions, reject_below))
     else:
         print_lines(*format_predictions(predictions, reject_below))
     broken = [p for p in predictions if p.problem]

@@ -42,8 +42,8 @@ def search(
     reporter = start_reading(asked)
     if search.resume is not None and asked != Recipe():
         raise UsageError("Expected --resume without options of the recipe: the search has them already.")
-    finished, results = run_search(asked, search, reporter, process_started())
+    results = run_search(asked, search, reporter, process_started())
     if json:
-        print_json({"search": str(finished.folder), **results.plain()})
+        print_json({"path": str(results.path), **results.plain()})
         return
-    print_lines(*describe_search(finished, results))
+    print_lines(*describe_search(results))

@@ -36,7 +36,7 @@ class TrainOptions:
     verbose: Annotated[bool, Parameter(name=("--verbose", "-v"), help="Report every choice with its rule and evidence.")] = False
     plot_schedule: Annotated[bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.")] = False
     tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.")] = False
-    json: Annotated[bool, Parameter(help="Print the run and its scores as JSON on stdout.")] = False
+    json: Annotated[bool, Parameter(help="Print the run's path and its scores as JSON on stdout.")] = False
 
     @property
     def is_new(self) -> bool:
@@ -99,7 +99,7 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
         summary = format_folds(result) if result else ""
     else:
         trained, summary = runs.train(asked, wanted), ""
-        result = {"run": str(trained.path), **trained.read("scores.json")} if trained else {}
+        result = {"path": str(trained.path), "scores": trained.scores} if trained else {}
     if summary and not run.dry:
         reporter.say(*summary.split("\n"))
     if run.json:

@@ -1,8 +1,10 @@
-"""Reporting to a person what a training does: the protocol, and the reporter that shows nothing."""
+"""Reporting to a person what a training does: the protocol, and the reporters that show nothing or warnings alone."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
+
+WARNING = "Warning: "  # what the sentence of a warning begins with
 
 
 class Reporter(Protocol):
@@ -36,3 +38,13 @@ class SilentReporter:
     def show_rows(self, rows: list[dict[str, Any]]) -> None: ...
 
     def clear_progress(self) -> None: ...
+
+
+class WarningsReporter(SilentReporter):
+    """Passes warnings on to another reporter, and nothing else."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+
+    def say(self, *lines: str) -> None:
+        self.reporter.say(*(line for line in lines if line.startswith(WARNING)))

@@ -59,6 +59,11 @@ class Prediction:
         """The probability of the likeliest class; 0 for an image with a problem."""
         return self.probabilities[0] if self.probabilities else 0.0
 
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        names = ("name", "label", "probability", "classes", "probabilities", "problem")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:

@@ -15,7 +15,7 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.core.forecast import Forecast
 from goodfit.core.parts import Part
-from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import Index
 from goodfit.models.weights.files import Weights
@@ -35,6 +35,7 @@ from goodfit.recipe.transfer.pretrained import (
     find_weights,
 )
 from goodfit.recipe.transfer.start import Start, choose_head_init, load_pretrained, make_start, restore_start
+from goodfit.terminal.log import LoggingReporter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ def prepare(
         UsageError: a part, setting or source is unknown or wrong, or does not go with the data.
         DataError: the images or the weights do not read.
     """
-    reporter = reporter or SilentReporter()
+    reporter = reporter or LoggingReporter()
     opened = open_recipe(asked, reporter, catalog, start is None, started)
     chooser, data, weights = opened.chooser, opened.data, opened.weights
     packed = time.time()

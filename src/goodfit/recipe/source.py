@@ -6,13 +6,14 @@ import dataclasses
 from pathlib import Path
 
 from goodfit.core.errors import DataError, UsageError
-from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import ImageHeaders, read_headers
 from goodfit.data.sources import index_images
 from goodfit.data.splits import SplitRule, assign_splits
 from goodfit.recipe.recipe import Recipe, parse_size
+from goodfit.terminal.log import LoggingReporter
 
 
 def read_image_headers(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
@@ -41,7 +42,7 @@ def open_images(recipe: Recipe, reporter: Reporter | None = None, headers: Image
         DataError: there are too few images, or every one is broken.
         GoodfitError: no space is left.
     """
-    reporter = reporter or SilentReporter()
+    reporter = reporter or LoggingReporter()
     headers = headers or read_image_headers(recipe, reporter)
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage

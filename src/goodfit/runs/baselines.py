@@ -18,7 +18,7 @@ from goodfit.core.device import release_freed_pages
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import cache_folder, write_atomic
 from goodfit.core.interval import wilson_interval
-from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.store import hash_fields
@@ -27,6 +27,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
 from goodfit.recipe.transfer.probe import SoftmaxRegression
 from goodfit.runs.start import require_same_data
+from goodfit.terminal.log import LoggingReporter
 
 FILE = "baselines.json"
 MAX_SIDE = 32  # pixels; larger images are averaged down to it
@@ -199,7 +200,7 @@ def update_baselines(run: Run, seconds: float = MAX_SECONDS, reporter: Reporter 
     Raises:
         DataError: the data is gone or has changed.
     """
-    reporter = reporter or SilentReporter()
+    reporter = reporter or LoggingReporter()
     recipe = Recipe.of_run(run.path)
     data = open_images(recipe, reporter)
     require_same_data(run, data)

@@ -40,6 +40,7 @@ from goodfit.runs.resume import (
 )
 from goodfit.runs.signals import explain_stopped_run, halt_error, halt_on_signals
 from goodfit.runs.start import DataChanged, check_kept_files, describe_other_data, read_start, record_start, require_same_data, timestamp
+from goodfit.terminal.log import LoggingReporter
 from goodfit.training import manual_lr, snapshots
 from goodfit.training.checkpoint import Checkpoints, best_weights
 from goodfit.training.loop import fit
@@ -66,7 +67,7 @@ class RunOptions:
     dry: bool = False
     plot: bool = False
     tensorboard: bool = False
-    reporter: Reporter = dataclasses.field(default_factory=SilentReporter)
+    reporter: Reporter = dataclasses.field(default_factory=LoggingReporter)
     started: float = dataclasses.field(default_factory=time.time)
     quiet_plan: bool = False
     verbose: bool = False

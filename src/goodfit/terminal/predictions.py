@@ -1,10 +1,9 @@
-"""Predictions as text, JSON or CSV."""
+"""Predictions as text or CSV."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from goodfit.core.escapes import escape_name, format_csv
 from goodfit.core.words import format_percent
@@ -30,16 +29,6 @@ def format_predictions(predictions: Sequence[Prediction], reject_below: float = 
         answer = p.problem or ", ".join(f"{name} {format_percent(x)}" for name, x in zip(p.classes, p.probabilities, strict=True))
         lines.append(f"{p.name}: {'rejected, ' if is_rejected(p, reject_below) else ''}{answer}")
     return lines
-
-
-def format_predictions_json(predictions: Sequence[Prediction], reject_below: float = 0.0) -> str:
-    """Format one JSON list: name, classes and probabilities, or the problem with the image."""
-    rows: list[dict[str, Any]] = []
-    for p in predictions:
-        answer = {"problem": p.problem} if p.problem else {"classes": p.classes, "probabilities": p.probabilities}
-        rejected = {"rejected": is_rejected(p, reject_below)} if reject_below and not p.problem else {}
-        rows.append({"name": p.name, **answer, **rejected})
-    return json.dumps(rows)
 
 
 def format_predictions_csv(predictions: Sequence[Prediction], reject_below: float = 0.0) -> str:

@@ -11,12 +11,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from goodfit.core.escapes import escape_controls
+from goodfit.core.reporter import WARNING
 from goodfit.core.words import format_duration, format_percent
 from goodfit.terminal.streams import MESSAGES, SPINNER, wrap_line
 
 Rows = list[dict[str, Any]]
 
-WARNING, DETAIL = "Warning: ", "    "  # what a line begins with that warns, or that says more of one before it
+DETAIL = "    "  # what a line begins with that says more of one before it
 EVALUATION_HEADER = (f"{'training':>45}{'validation':>21}", f"{'step':>13}{'time':>11}" + 2 * f"{'loss':>12}{'accuracy':>9}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class LrRange:
     """What a trace shows: the range `low` to `high` of good peak rates and the reasons, or why there is none (then both are None).
 
     `steepest` is the rate at which the loss falls fastest, `bottom` that of the lowest loss, `blowup` that at which half of the fall is
-    lost again. `smoothed` holds the smoothed losses at `rates`, those of the steps with a finite loss.
+    lost again. `smoothed` holds the smoothed losses at `rates`, those of the steps with a finite loss; `tested` is the trace itself.
     """
 
     low: float | None
@@ -46,6 +47,12 @@ class LrRange:
     blowup: float | None
     rates: tuple[float, ...]
     smoothed: tuple[float, ...]
+    tested: LrTrace
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: losses that are not finite become None."""
+        losses = [None if math.isnan(loss) else loss for loss in self.tested.losses]
+        return {**dataclasses.asdict(self), "tested": {"rates": self.tested.rates, "losses": losses}}
 
 
 def sweep_lr(state: State, batches: Batches, plan: Plan, low: float, high: float, steps: int) -> LrTrace:
@@ -109,7 +116,7 @@ def find_lr_range(trace: LrTrace) -> LrRange:
     blown = bool(len(losses)) and not finite[-1]
     x, y = np.log10(rates[finite]), losses[finite]
     if len(y) < MIN_FINITE_LOSSES:
-        return _no_range(f"only {len(y)} of {len(losses)} losses are finite", rates[finite], y)
+        return _no_range(trace, f"only {len(y)} of {len(losses)} losses are finite", rates[finite], y)
     curve = smooth_losses(y, max(3, len(y) // 20))
     head = max(3, len(y) // 10)
     start = float(np.median(curve[:head]))
@@ -117,7 +124,8 @@ def find_lr_range(trace: LrTrace) -> LrRange:
     bottom = int(curve.argmin())
     depth = start - float(curve[bottom])
     if depth < max(MIN_DEPTH_IN_NOISE * noise, MIN_DEPTH * abs(start)):
-        return _no_range(f"the loss falls by {max(depth, 0):.2g} from {start:.3g}, which is within its noise", rates[finite], curve)
+        reason = f"the loss falls by {max(depth, 0):.2g} from {start:.3g}, which is within its noise"
+        return _no_range(trace, reason, rates[finite], curve)
     slopes = [_slope(x, curve, i) if i <= bottom else 0.0 for i in range(len(x))]
     steepest = int(np.argmin(slopes))
     lost = next((i for i in range(bottom, len(x)) if curve[i] > curve[bottom] + depth / 2), None)
@@ -134,9 +142,8 @@ def find_lr_range(trace: LrTrace) -> LrRange:
             f"it never rises again up to {rates[-1]:.2g}, so its lowest point, {10 ** x[bottom]:.2g}, is the upper end: try larger ones"
         )
     ends = sorted((float(10 ** x[steepest]), blowup / 10 if blowup else float(10 ** x[bottom])))
-    return LrRange(
-        ends[0], ends[1], tuple(reasons), float(10 ** x[steepest]), float(10 ** x[bottom]), blowup, *_as_floats(rates[finite], curve)
-    )
+    landmarks = (float(10 ** x[steepest]), float(10 ** x[bottom]), blowup)
+    return LrRange(ends[0], ends[1], tuple(reasons), *landmarks, *_as_floats(rates[finite], curve), trace)
 
 
 def _slope(x: np.ndarray, y: np.ndarray, i: int) -> float:
@@ -146,9 +153,9 @@ def _slope(x: np.ndarray, y: np.ndarray, i: int) -> float:
     return float((a * y[near]).sum() / (a * a).sum()) if near.sum() > 2 else 0.0
 
 
-def _no_range(reason: str, rates: np.ndarray, smoothed: np.ndarray) -> LrRange:
+def _no_range(trace: LrTrace, reason: str, rates: np.ndarray, smoothed: np.ndarray) -> LrRange:
     """The result where there is no range, and why."""
-    return LrRange(None, None, (f"no clear valley: {reason}",), None, None, None, *_as_floats(rates, smoothed))
+    return LrRange(None, None, (f"no clear valley: {reason}",), None, None, None, *_as_floats(rates, smoothed), trace)
 
 
 def _as_floats(rates: np.ndarray, values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

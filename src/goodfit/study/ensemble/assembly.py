@@ -17,7 +17,7 @@ from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.fetch import hash_file
 from goodfit.core.files import explain_write_errors, write_atomic
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
-from goodfit.core.reporter import Reporter, SilentReporter
+from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.core.words import count_of
 from goodfit.models.weights.saved import WEIGHTS_FILE, read_weights, to_safetensors, write_config
@@ -33,6 +33,7 @@ from goodfit.runs.start import describe_environment, require_same_data, timestam
 from goodfit.study.ensemble.candidates import Candidate, align_predictions, count_seen_test_images, find_candidates
 from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, score
 from goodfit.study.ensemble.soup import NormRecalibrator, average_weights
+from goodfit.terminal.log import LoggingReporter
 
 Select = Literal["all", "greedy"]
 Soup = Literal["", "uniform", "greedy"]
@@ -64,7 +65,7 @@ def make_ensemble(
         raise UsageError(unknown_name("soup", soup, ("uniform", "greedy")))
     if soup and select != "all":
         raise UsageError("Expected one of --select greedy and --soup, received both: a soup is chosen by --soup greedy.")
-    reporter = reporter or SilentReporter()
+    reporter = reporter or LoggingReporter()
     candidates = find_candidates(names, final)
     predictions = align_predictions(candidates)
     images = len(predictions[0].names)

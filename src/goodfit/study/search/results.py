@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from goodfit.core.files import write_atomic
@@ -58,13 +59,14 @@ class Finalist:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All that a search has found so far.
+    """All that the search in the folder `path` has found so far.
 
     `finalists` are in the order of their fresh means. `lead` is how far the winner's accuracy in the search was above the median of its
     trials, `luck` the part of it that fresh seeds did not repeat; both are None where nothing was retrained, or not at the same length.
     `over` says whether nothing is left to do, and `timed_out` whether that is because time ended the search before it was through.
     """
 
+    path: Path
     trials: tuple[Trial, ...]
     ranking: tuple[Trial, ...]
     finalists: tuple[Finalist, ...]
@@ -82,7 +84,7 @@ class Results:
         return self.finalists[0].trial if self.finalists else next(iter(self.ranking), None)
 
     def plain(self) -> dict[str, Any]:
-        """The results as JSON has them."""
+        """The results as JSON has them, but for where they lie."""
         finalists = [
             {"trial": x.trial.folder, "score": x.score, "fresh": x.fresh, "mean": x.mean, "error": x.error, "luck": x.luck}
             for x in self.finalists
@@ -123,6 +125,7 @@ def collect_results(search: Search, with_importance: bool = True) -> Results:
         lead = finalists[0].score - statistics.median(float(trial.value or 0.0) for trial in ranking)
         luck = finalists[0].luck
     return Results(
+        search.folder,
         tuple(trials),
         tuple(ranking),
         tuple(finalists),

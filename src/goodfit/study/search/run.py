@@ -29,7 +29,7 @@ from goodfit.study.search.trials import Trial
 DEFAULT_TRIALS = 20
 
 
-def run_search(asked: Recipe, options: SearchOptions, reporter: Reporter, started: float) -> tuple[Search, Results]:
+def run_search(asked: Recipe, options: SearchOptions, reporter: Reporter, started: float) -> Results:
     """Search around a recipe, or resume an earlier search; the time of its budget counts from the clock time `started`.
 
     Raises:
@@ -46,11 +46,11 @@ def run_search(asked: Recipe, options: SearchOptions, reporter: Reporter, starte
         _work_together(search, options.workers, reporter)
     except BaseException as error:
         with contextlib.suppress(GoodfitError, OSError):  # that nothing more can be written must not hide why it ended
-            reporter.say(*describe_search(search, _write_results(search)))
+            reporter.say(*describe_search(_write_results(search)))
         if isinstance(error, KeyboardInterrupt):
             raise stop_error(error, f'Stopped, everything is saved; "goodfit search --resume {search.folder}" continues it.') from error
         raise
-    return search, _write_results(search)
+    return _write_results(search)
 
 
 def _new_search(asked: Recipe, options: SearchOptions, reporter: Reporter) -> Search:
@@ -125,6 +125,6 @@ def _write_results(search: Search) -> Results:
     return results
 
 
-def describe_search(search: Search, results: Results) -> list[str]:
+def describe_search(results: Results) -> list[str]:
     """Describe what a search has found, in lines of text."""
-    return [*format_results(results).split("\n"), f"Search: {search.folder}", f"Report: {search.folder / REPORT_FILE}"]
+    return [*format_results(results).split("\n"), f"Search: {results.path}", f"Report: {results.path / REPORT_FILE}"]

@@ -1,0 +1,35 @@
+"""The reporter of programs that use Goodfit: what a training has to tell goes to Python's `logging`, to the logger `goodfit`."""
+
+from __future__ import annotations
+
+import logging
+
+from goodfit.core.escapes import escape_controls
+from goodfit.core.reporter import WARNING
+from goodfit.terminal.reporter import Rows, format_evaluation, format_steps
+
+LOGGER = logging.getLogger("goodfit")
+LOGGER.addHandler(logging.NullHandler())  # nothing is printed unless the program sets logging up
+
+
+class LoggingReporter:
+    """Sentences, evaluations and events at INFO, warnings at WARNING, steps and packing at DEBUG."""
+
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            level = logging.WARNING if line.startswith(WARNING) else logging.INFO
+            LOGGER.log(level, "%s", escape_controls(line.removeprefix(WARNING)))
+
+    def show_packing(self, done: int, total: int) -> None:
+        LOGGER.debug("packing: %s of %s images", f"{done:,}", f"{total:,}")
+
+    def show_rows(self, rows: Rows) -> None:
+        for row in rows:
+            if row["kind"] == "evaluate":
+                self.say(format_evaluation(row))
+            elif row["kind"] == "event":
+                self.say(row["text"])
+        if LOGGER.isEnabledFor(logging.DEBUG) and (steps := [row for row in rows if row["kind"] == "train"]):
+            LOGGER.debug("step %s: %s", f"{steps[-1]['step']:,}", format_steps(steps))
+
+    def clear_progress(self) -> None: ...
