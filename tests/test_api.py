@@ -68,7 +68,7 @@ def test_train_tells_the_log_what_it_does_where_there_is_no_terminal(
         run = goodfit.train(str(photos), SMALL, out=str(tmp_path / "run"))
     assert capfd.readouterr() == ("", "")
     told = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "goodfit"]
-    assert sum("  validation " in text and level == "INFO" for level, text in told) == len(run.log("evaluate")) == 2
+    assert sum("validation loss" in text and level == "INFO" for level, text in told) == len(run.log("evaluate")) == 2
     assert any(level == "DEBUG" and text.startswith("step ") for level, text in told)
     assert ("INFO", f"Run: {run.path}") in told
 

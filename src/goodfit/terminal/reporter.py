@@ -104,12 +104,17 @@ def format_steps(steps: Rows) -> str:
 
 def format_evaluation(row: dict[str, Any]) -> str:
     """Format one evaluation as a line below EVALUATION_HEADER."""
-    scores = "".join(_format_loss_and_accuracy(row[split]) for split in ("clean_train", "validation"))
+    scores = (row[split] for split in ("clean_train", "validation"))
+    figures = "".join(f"{format_loss(x['loss']):>12}{format_accuracy(x['accuracy']):>9}" for x in scores)
     best = "  best so far" if row.get("best") else ""
-    return f"{format_percent(row['t'], 0):>5}{row['step']:>8,}{format_duration(row['elapsed']):>11}{scores}{best}"
+    return f"{format_percent(row['t'], 0):>5}{row['step']:>8,}{format_duration(row['elapsed']):>11}{figures}{best}"
 
 
-def _format_loss_and_accuracy(scores: dict[str, Any]) -> str:
-    """`0.412 88.5 %`, with words for what is not a finite number."""
-    loss, accuracy = scores["loss"], scores["accuracy"]
-    return f"{'not finite' if loss is None else f'{loss:.3f}':>12}{'-' if accuracy is None else format_percent(accuracy):>9}"
+def format_loss(loss: float | None) -> str:
+    """Format a loss; None is one that was no finite number."""
+    return "not finite" if loss is None else f"{loss:.3f}"
+
+
+def format_accuracy(accuracy: float | None) -> str:
+    """Format an accuracy, if it is known."""
+    return "-" if accuracy is None else format_percent(accuracy)
