@@ -66,7 +66,7 @@ KILLED = {
     "augment": {
         "augment": "flip(alternate=True) | rotate(10) | lens | elastic(p=0.3) | pca | ramp(rand_augment) | noise | cutmix",
         "pieces": "2",
-        "average": "swa",
+        "average": "swa(0.3)",
     },
     "growing": {"model": "convnet(4)", "resolution": "progressive(0.9, start=0.5)"},
     "noise": {"model": "convnet(4, pool=fractional_max(1.5), drop=dropconnect(0.3, ramp=linear), act=prelu, init=lsuv)"},
