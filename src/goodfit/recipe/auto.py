@@ -69,8 +69,8 @@ def choose_machine(chooser: Chooser) -> None:
     configure_torch(physical_cores() if chooser.is_open("threads") else int(chooser.recipe.threads))
 
 
-def choose_size(chooser: Chooser, headers: ImageHeaders) -> None:
-    """Choose the size the model sees, from that of the images."""
+def choose_size(chooser: Chooser, headers: ImageHeaders, note: str = "") -> None:
+    """Choose the size the model sees, from that of the images; `note` is added to the rule."""
     median = headers.median_side
     on_gpu = chooser.recipe.device.startswith("cuda")
     if median <= SMALL_SIDE:
@@ -78,7 +78,7 @@ def choose_size(chooser: Chooser, headers: ImageHeaders) -> None:
     else:
         side = GPU_SIDE if on_gpu else SMALL_SIDE
         rule = f"{GPU_SIDE} pixels on a GPU, {SMALL_SIDE} on a CPU; give --size for more detail"
-    chooser.choose("size", side, rule, f"the median short side is {median} pixels")
+    chooser.choose("size", side, rule + note, f"the median short side is {median} pixels")
 
 
 def choose_channels(chooser: Chooser, headers: ImageHeaders) -> None:
