@@ -39,8 +39,8 @@ CATALOG = Catalog(["goodfit.augment"])
 Way = Callable[[], Any]
 Ways = dict[str, dict[str, Way]]  # library -> name of the way -> the way
 
-FULL = "rotate(15) | translate(0.1) | stretch | shear(10)"
-FULL_ZERO = "rotate(15, border=zero) | translate(0.1, border=zero) | stretch(border=zero) | shear(10, border=zero)"
+FULL = "rotate(15, border=reflect) | translate(0.1, border=reflect) | stretch(border=reflect) | shear(10, border=reflect)"
+FULL_ZERO = "rotate(15) | translate(0.1) | stretch | shear(10)"
 NAMES = {FULL: "rotate | translate | stretch | shear", FULL_ZERO: "rotate | translate | stretch | shear, zero beyond"}
 PHOTO = "flip | resized_crop | jitter(0.4, hue=0.1) | normalize"
 SMALL = (  # our spelling, and the aims beside kornia
@@ -89,7 +89,7 @@ def ours(text: str, images: Tensor, size: tuple[int, int]) -> Way:
 def kornias(op: str, size: tuple[int, int]) -> list[torch.nn.Module | Callable[[Tensor], Tensor]]:
     """Kornia's ways for one op; several where it is not known which is quickest."""
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
-    mixed = {mode: K.RandomResizedCrop(size, scale=(0.25, 1.0), cropping_mode=mode) for mode in ("slice", "resample")}
+    mixed = {mode: K.RandomResizedCrop(size, scale=(0.08, 1.0), cropping_mode=mode) for mode in ("slice", "resample")}
     found: dict[str, list[Any]] = {
         "flip": [K.RandomHorizontalFlip(p=0.5)],
         "crop": [K.RandomCrop(size, padding=4, padding_mode=b, cropping_mode=m) for b in ("constant", "reflect") for m in mixed],
@@ -106,7 +106,7 @@ def kornias(op: str, size: tuple[int, int]) -> list[torch.nn.Module | Callable[[
         "posterize": [K.RandomPosterize((4, 4), p=1.0)],
         "solarize": [K.RandomSolarize(p=1.0)],
         "grayscale(0.5)": [K.RandomGrayscale(p=0.5)],
-        "erase(1.0)": [K.RandomErasing((0.02, 0.2), (0.3, 3.3), p=1.0)],
+        "erase(1.0)": [K.RandomErasing((0.02, 0.4), (0.3, 3.3), p=1.0)],
     }
     return found[op]
 
@@ -140,14 +140,14 @@ def albumentations(text: str, size: tuple[int, int], images: np.ndarray) -> dict
         "jitter(0.4, hue=0.1)": [jitter((-0.1, 0.1))],
         FULL: [affine(rotate=(-15, 15), translate_percent=0.1, scale=(0.8, 1.2), shear=(-10, 10), border_mode=4)],
         FULL_ZERO: [affine(rotate=(-15, 15), translate_percent=0.1, scale=(0.8, 1.2), shear=(-10, 10))],
-        "resized_crop": [A.RandomResizedCrop(size, (0.25, 1.0))],
+        "resized_crop": [A.RandomResizedCrop(size, (0.08, 1.0))],
         "perspective": [A.Perspective(p=1.0)],
         "elastic": [A.ElasticTransform(p=1.0)],
         "blur": [A.GaussianBlur((5, 5), (0.1, 2.0), p=1.0)],
         "posterize": [A.Posterize(4, p=1.0)],
         "solarize": [A.Solarize((0.5, 0.5), p=1.0)],
         "grayscale(0.5)": [A.ToGray(p=0.5)],
-        "erase(1.0)": [A.Erasing((0.02, 0.2), (0.3, 3.3), p=1.0)],
+        "erase(1.0)": [A.Erasing((0.02, 0.4), (0.3, 3.3), p=1.0)],
         "rand_augment": [  # it has none; two of the paper's ops with their magnitudes at 9 of 30
             A.SomeOf(
                 [
@@ -187,14 +187,14 @@ def torchvision(text: str, size: tuple[int, int], images: Tensor) -> dict[str, W
         FULL: [v2.RandomAffine(15, (0.1, 0.1), (0.8, 1.2), 10)],  # it has no border but a color
         FULL_ZERO: [v2.RandomAffine(15, (0.1, 0.1), (0.8, 1.2), 10)],
         "rand_augment": [v2.RandAugment()],
-        "resized_crop": [v2.RandomResizedCrop(size, (0.25, 1.0), antialias=True)],
+        "resized_crop": [v2.RandomResizedCrop(size, (0.08, 1.0), antialias=True)],
         "perspective": [v2.RandomPerspective(p=1.0)],
         "elastic": [v2.ElasticTransform()],
         "blur": [v2.GaussianBlur(5)],
         "posterize": [v2.RandomPosterize(4, p=1.0)],
         "solarize": [v2.RandomSolarize(128, p=1.0)],
         "grayscale(0.5)": [v2.RandomGrayscale(0.5)],
-        "erase(1.0)": [v2.RandomErasing(1.0, (0.02, 0.2))],
+        "erase(1.0)": [v2.RandomErasing(1.0, (0.02, 0.4))],
     }
     words = [text] if text in (FULL, FULL_ZERO) else text.split(" | ")
     transform = v2.Compose([op for word in words for op in found[word]])
@@ -291,7 +291,7 @@ def photos(folder: Path, others: list[str], seconds: float, n: int = 96) -> bool
         import albumentations as A
         import cv2
 
-        crop = A.RandomResizedCrop(size, (0.25, 1.0))
+        crop = A.RandomResizedCrop(size, (0.08, 1.0))
         jitter = A.ColorJitter((0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.1, 0.1), p=1.0)
         transform = A.Compose([crop, A.HorizontalFlip(), jitter, A.Normalize(MEAN, STD)])
 
@@ -303,7 +303,7 @@ def photos(folder: Path, others: list[str], seconds: float, n: int = 96) -> bool
         from PIL import Image
         from torchvision.transforms import v2
 
-        crop2 = v2.RandomResizedCrop(size, (0.25, 1.0), antialias=True)
+        crop2 = v2.RandomResizedCrop(size, (0.08, 1.0), antialias=True)
         rest2 = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4, 0.4, 0.1), v2.ToImage(), v2.ToDtype(torch.float32, True)]
         transform2 = v2.Compose([crop2, *rest2, v2.Normalize(MEAN, STD)])
         ways["torchvision"] = lambda: torch.stack([transform2(Image.open(BytesIO(file)).convert("RGB")) for file in files])

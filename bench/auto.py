@@ -20,17 +20,17 @@ from goodfit.core.device import cpu_name
 from goodfit.core.errors import GoodfitError
 from goodfit.recipe.recipe import Recipe
 
-MODELS = ["convnet(16)", "convnet(24)", "convnet(32)", "convnet(48)", "convnet(64)", "resnet(18)", "mlp", "mlp((512, 256))", "linear"]
+MODELS = [*(f"convnet({width}, act=gelu)" for width in (16, 24, 32, 48, 64)), "resnet(18)", "mlp", "mlp((512, 256))", "linear"]
 PLACES = [
-    "crop(2)",
-    "crop(4)",
-    "flip | crop(2)",
-    "flip | crop(4)",
+    "crop(2, border=reflect)",
+    "crop(4, border=reflect)",
+    "flip | crop(2, border=reflect)",
+    "flip | crop(4, border=reflect)",
     "resized_crop(area=(0.35, 1.0))",
     "flip | resized_crop(area=(0.35, 1.0))",
     "flip",
 ]
-EXTRAS = ["", "jitter(0.3)", "erase(0.25)", "mixup(0.2)", "cutmix(1.0)", "smooth(0.1)", "smooth(0.1)"]
+EXTRAS = ["", "jitter(0.3)", "erase(0.25, area=(0.02, 0.2))", "mixup(0.2)", "cutmix(1.0)", "smooth(0.1)", "smooth(0.1)"]
 SCHEDULES = ["warmup(0.05) | cosine", "one_cycle", "constant", "step(every=0.3, factor=0.1)", "cosine"]
 
 

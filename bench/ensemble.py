@@ -129,7 +129,7 @@ def read() -> argparse.Namespace:
     parser.add_argument("--copies", type=int, default=3, help="seeds of the cyclic run and of step decay's")
     parser.add_argument("--limit", type=int, default=0, help="images per class and split; 0 takes all")
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--model", default="convnet(16)")
+    parser.add_argument("--model", default="convnet(16, act=gelu)")
     parser.add_argument("--keep", type=Path, help="keep the runs in this folder, and go on with those that are there")
     parser.add_argument("--json", type=Path, help="also write the test accuracies and gains to this file")
     parser.add_argument("--quick", action="store_true", help="only a check that all of it runs")

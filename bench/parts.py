@@ -30,8 +30,8 @@ from goodfit.training import loop
 from goodfit.training.metric_log import MetricLog
 
 KINDS = ("activation", "init", "norm", "noise", "pool", "loss", "penalty", "optimizer", "schedule", "average", "plateau")
-NET = "convnet(8)"
-SMOOTH_NET = "convnet(2, norm=layer)"  # few enough weights for a Hessian, and no batch statistics
+NET = "convnet(8, act=gelu)"
+SMOOTH_NET = "convnet(2, act=gelu, norm=layer)"  # few enough weights for a Hessian, and no batch statistics
 FEWER = 10  # a full-batch step passes over all images several times, so there are that many times fewer
 LAST = 10  # steps whose mean loss is shown
 
@@ -90,7 +90,8 @@ def train(recipe: Recipe, part: Part, data: Dataset, catalog: Catalog, steps: in
 def open_data(arguments: argparse.Namespace) -> tuple[Recipe, Dataset]:
     """The recipe that all trainings share, and its data."""
     recipe = Recipe(
-        data=arguments.data, limit=arguments.limit, validation=0.3, model=NET, augment="flip | crop(4)", seed=arguments.seed,
+        data=arguments.data, limit=arguments.limit, validation=0.3, model=NET, seed=arguments.seed,
+        augment="flip | crop(4, border=reflect)",
         optimizer="sgd(0.05, momentum=0.9, nesterov=True, weight_decay=0.0005)",
         schedule="warmup(0.1) | cosine", budget=f"{arguments.steps} steps", probes="none",
         batch_size=arguments.batch, evaluate_every="1.0", precision="fp32", layout="channels_last", device="cpu", threads=arguments.threads,

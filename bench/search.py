@@ -38,7 +38,7 @@ from goodfit.training.loop import fit
 GOAL = 1.6  # times the trials an hour, with two workers on two cores
 RATES, DECAYS = (1e-4, 10.0), (1e-6, 1.0)
 BASE = {
-    "optimizer": "sgd(0.05, momentum=0.9, nesterov=True)", "schedule": "warmup(0.1) | cosine", "augment": "flip | crop(2)",
+    "optimizer": "sgd(0.05, momentum=0.9, nesterov=True)", "schedule": "warmup(0.1) | cosine", "augment": "flip | crop(2, border=reflect)",
     "validation": "0.5", "batch_size": "64", "precision": "fp32", "pieces": "1", "probes": "none", "workers": "0", "threads": "1",
     "evaluate_every": "1.0", "save_every": "1 h",
 }  # fmt: skip
@@ -171,7 +171,7 @@ def read() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs=2, default=RATES, metavar=("LOW", "HIGH"), help="the box: learning rates")
     parser.add_argument("--decays", type=float, nargs=2, default=DECAYS, metavar=("LOW", "HIGH"), help="and weight decays")
     parser.add_argument("--shift", type=float, default=1.0, help="how far the box moves between repeats, in cells of the grid; 0: not")
-    parser.add_argument("--model", default="convnet(8)")
+    parser.add_argument("--model", default="convnet(8, act=gelu)")
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--limit", type=int, default=300, help="images per class and split; half of those to train on validate")
     parser.add_argument("--turns", type=int, default=2, help="of one worker and of two; 0 leaves throughput out")

@@ -107,7 +107,7 @@ def ours(folder: Path) -> tuple[Training, Recipe]:
     recipe = Recipe(
         data=str(folder / "images.npz"),
         model="resnet(18)",
-        augment="flip | crop(4)",
+        augment="flip | crop(4, border=reflect)",
         batch_size=BATCH,
         budget="100000 steps",
         evaluate_every="1.0",

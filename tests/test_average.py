@@ -68,7 +68,7 @@ def test_swa_is_the_mean_over_the_ends_of_cycles() -> None:
     ("schedule", "points"), [("constant", [0.5, 0.75, 1.0]), ("sgdr(3)", [3 / 7, 1.0]), ("cyclic(0.25)", [0.5, 0.75, 1.0])]
 )
 def test_swa_takes_the_schedules_cycles_else_its_own(schedule: str, points: list[float]) -> None:
-    average = bind_cycles(Swa(every=0.25), compose(CATALOG.make(schedule, "schedule")).cycle_ends())
+    average = bind_cycles(Swa(0.3, every=0.25), compose(CATALOG.make(schedule, "schedule")).cycle_ends())
     assert isinstance(average, Swa)
     assert [n / 1000 for n in range(1001) if average.points_reached(n / 1000) > average.points_reached((n - 1) / 1000)] == pytest.approx(
         points, abs=1e-3

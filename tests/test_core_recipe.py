@@ -106,7 +106,7 @@ def test_parts_as_objects_are_spelled_out(tmp_path: Path) -> None:
         ({"batch_size": 0}, 'recipe: expected batch_size to be a whole number from 1 or "auto" or "all", received 0'),
         ({"batch_size": "many"}, "expected batch_size to be"),
         ({"clip": -1}, "expected clip to be a number from 0, received -1"),
-        ({"aspect": "zoom"}, 'expected aspect to be "crop" or "pad" or "stretch"'),
+        ({"aspect": "zoom"}, 'expected aspect to be "auto" or "crop" or "pad" or "stretch"'),
         ({"validation": 1.5}, "expected validation to be a number from 0 to 1 or text, received 1.5"),
         ({"seed": 1.0}, "expected seed to be a whole number from 0"),
         ({"loss": "auto"}, r"loss is not chosen for you, found \"auto\": the default is softmax"),

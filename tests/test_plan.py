@@ -152,7 +152,7 @@ def test_what_is_open_is_as_the_curves_were_measured(planned: Callable[..., Reci
 def test_images_that_mirroring_would_change_are_never_mirrored(planned: Callable[..., Recipe]) -> None:
     """Neither in training nor for the answers: digits, letters."""
     recipe = planned(False)
-    assert (recipe.augment, recipe.views) == ("crop(2) | smooth(0.2)", "auto")
+    assert (recipe.augment, recipe.views) == ("crop(2, border=reflect) | smooth(0.2)", "auto")
 
 
 def test_gray_images_get_no_jitter_of_color(monkeypatch: pytest.MonkeyPatch) -> None:

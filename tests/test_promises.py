@@ -66,7 +66,7 @@ KILLED = {
     "augment": {
         "augment": "flip(alternate=True) | rotate(10) | lens | elastic(p=0.3) | pca | ramp(rand_augment) | noise | cutmix",
         "pieces": "2",
-        "average": "swa",
+        "average": "swa(0.3)",
     },
     "breaking down": {"model": "mlp((32,))", "optimizer": "sgd(8)", "schedule": "warmup(1.0)", "augment": "none", "average": "ema(0.5)"},
     "growing": {"model": "convnet(4)", "resolution": "progressive(0.9, start=0.5)"},

@@ -183,7 +183,7 @@ def test_defaults_go_by_the_types_of_settings() -> None:
         "model.width": "one_of(4, 8)",
     }
     erase = draw_part(CATALOG.make("erase", "augment"))
-    assert "area=(log(0.002, 0.063), log(0.063, 0.2))" in erase, "ends of a range do not cross"
+    assert "area=(log(0.002, 0.089), log(0.089, 0.4))" in erase, "ends of a range do not cross"
     assert "drop=dropout(uniform(0, 0.5))" in draw_part(CATALOG.make("vgg", "model"))
     for key, said in (
         ("seed", "Expected a space for"),

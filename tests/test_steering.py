@@ -329,7 +329,7 @@ def test_the_recipe_s_fields_reach_the_run(photos: Path, tmp_path: Path) -> None
         "trainable": "head(0.5) | all",
         "rates": "backbone(0.1)",
         "plateau": "plateau(patience=1)",
-        "average": "swa",
+        "average": "swa(0.3)",
     }
     said = train(photos, tmp_path / "run", **words, schedule="sgdr(2)", budget="4 epochs")
     assert said.code == 0, said

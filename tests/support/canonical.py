@@ -29,7 +29,8 @@ RECIPES: dict[str, tuple[str, dict[str, object]]] = {
     "convnet": (
         "photos",
         {
-            "model": "convnet(8)", "augment": "flip | crop(2) | jitter(0.3, hue=0.1) | smooth(0.1)", "layout": "channels_last",
+            "model": "convnet(8, act=gelu)", "augment": "flip | crop(2, border=reflect) | jitter(0.3, hue=0.1) | smooth(0.1)",
+            "layout": "channels_last",
             "optimizer": "sgd(0.05, momentum=0.9, nesterov=True, weight_decay=0.0005)",
             "schedule": "warmup(0.2) | cosine", "size": 16, "precision": "bf16",
         },
@@ -37,7 +38,8 @@ RECIPES: dict[str, tuple[str, dict[str, object]]] = {
     "mixing": (
         "photos",
         {
-            "model": "convnet(8, drop=dropout(0.2))", "augment": "resized_crop | rotate(10) | mixup(alpha=0.2) | cutmix", "size": 16,
+            "model": "convnet(8, act=gelu, drop=dropout(0.2))", "size": 16,
+            "augment": "resized_crop(area=(0.25, 1.0)) | rotate(10, border=reflect) | mixup(alpha=0.2) | cutmix",
             "average": "ema(0.9)", "optimizer": "adamw(0.003)", "class_weights": "balanced", "clip": 1.0, "pieces": 2,
         },
     ),
@@ -52,21 +54,21 @@ RECIPES: dict[str, tuple[str, dict[str, object]]] = {
     "lbfgs": ("digits", {"model": "linear", "optimizer": "lbfgs", "batch_size": "all", "budget": "5 steps"}),
     "sam": (
         "photos",
-        {"model": "convnet(8)", "optimizer": "sam(around=sgd(0.05, momentum=0.9, weight_decay=0.0005))",
+        {"model": "convnet(8, act=gelu)", "optimizer": "sam(around=sgd(0.05, momentum=0.9, weight_decay=0.0005))",
          "augment": "ramp(rand_augment, start=0.2)", "size": 16},
     ),
     "cycles": (
         "photos",
         {
             "model": "resnet(20)", "optimizer": "sgd(0.05, momentum=0.9, weight_decay=0.0005)",
-            "schedule": "sgdr(2, growth=1)", "average": "swa", "snapshots": 2, "size": 16,
+            "schedule": "sgdr(2, growth=1)", "average": "swa(0.3)", "snapshots": 2, "size": 16,
         },
     ),
     "transfer": (
         "photos",
         {
             "source": "convnet", "trainable": "head(0.5) | all", "rates": "layer_decay(0.5)", "optimizer": "adam(0.003)", "size": 16,
-            "model": "convnet(8)", "sampler": "balanced", "views": "flip_pair",
+            "model": "convnet(8, act=gelu)", "sampler": "balanced", "views": "flip_pair",
         },
     ),
     "nearest": ("digits", {"model": "nearest(3)", "batch_size": "all", "budget": "1 epoch", "optimizer": "sgd", "schedule": "constant"}),

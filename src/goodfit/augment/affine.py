@@ -85,7 +85,7 @@ class Translate(Geometry):
 
     strength_field: ClassVar[str] = "share"
     share: Share = 0.1
-    border: Border = "reflect"
+    border: Border = "zero"
     p: Share = 1.0
     is_exact: ClassVar[bool] = True
 
@@ -109,7 +109,7 @@ class Rotate(Geometry):
 
     strength_field: ClassVar[str] = "degrees"
     degrees: Annotated[float, Range(0, 180)] = 15.0
-    border: Border = "reflect"
+    border: Border = "zero"
     p: Share = 1.0
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:
@@ -132,7 +132,7 @@ class Stretch(Geometry):
     """
 
     factor: Annotated[float, Range(1)] = 1.2
-    border: Border = "reflect"
+    border: Border = "zero"
     p: Share = 1.0
 
     def scaled(self, strength: float) -> Self:
@@ -159,7 +159,7 @@ class Shear(Geometry):
 
     strength_field: ClassVar[str] = "degrees"
     degrees: Annotated[float, Range(0, below=90)] = 10.0
-    border: Border = "reflect"
+    border: Border = "zero"
     p: Share = 1.0
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:

@@ -31,11 +31,12 @@ class Crop(Geometry):
     Helps: almost always; what is in the picture does not change when it moves a little.
     Hurts: when the position is the answer, or `pad` cuts off what matters.
     Cost: almost none; composed with its neighbors into one gather.
-    Source: CS231n, training neural networks II (random crops); Lee et al. 2015 (pad 4, as in He et al. 2016 on CIFAR-10).
+    Source: CS231n, training neural networks II (random crops); Lee et al. 2015 (4 zeros on each side, as in He et al.
+        2016 on CIFAR-10); border=reflect: Jordan 2024.
     """
 
     pad: Natural = 4
-    border: Border = "reflect"
+    border: Border = "zero"
     p: Share = 1.0
     is_exact: ClassVar[bool] = True
 
@@ -117,7 +118,7 @@ class ResizedCrop(WindowCrop):
     Source: Szegedy et al. 2015, Going deeper with convolutions (training methodology). Not the ResNet scale crop.
     """
 
-    area: tuple[Positive, Positive] = (0.25, 1.0)
+    area: tuple[Positive, Positive] = (0.08, 1.0)
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     p: Share = 1.0
 

@@ -18,7 +18,7 @@ class Geometry(MeanFilled):
     """An augment that only moves pixels: it draws a `CoordinateMap`; neighbors are composed, and the pixels are read once.
 
     `border` says what lies outside the image ("mean": the training images' mean color, taken from the data when the part is bound); None
-    means that the part never reads there, so it joins any neighbor. Subclasses that need one declare a field `border: Border = "reflect"`.
+    means that the part never reads there, so it joins any neighbor. Subclasses that need one declare a field `border: Border = "zero"`.
     Parts with `is_exact` only flip and shift by whole pixels, whatever they draw: their images stay uint8.
     """
 

@@ -47,7 +47,7 @@ class Lens(RangedAugment, Geometry):
 
     min_value: ClassVar[float] = -math.inf
     k: tuple[Distortion, Distortion] = (-0.2, 0.2)
-    border: Border = "reflect"
+    border: Border = "zero"
     p: Share = 0.5
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:

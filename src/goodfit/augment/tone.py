@@ -150,7 +150,7 @@ class Posterize(RangedAugment, RandomApply):
 
     neutral: ClassVar[float | None] = None
     bits: tuple[Bits, Bits] = (3, 7)
-    p: Share = 0.2
+    p: Share = 0.5
     keeps_uint8: ClassVar[bool] = True
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:
@@ -170,7 +170,7 @@ class Solarize(RangedAugment, RandomApply):
     """
 
     neutral: ClassVar[float | None] = None
-    threshold: tuple[Share, Share] = (0.5, 1.0)
+    threshold: tuple[Share, Share] = (0.5, 0.5)
     p: Share = 0.2
     keeps_uint8: ClassVar[bool] = True
 
@@ -205,7 +205,7 @@ class Equalize(RandomApply):
     Source: Cubuk et al. 2019, AutoAugment.
     """
 
-    p: Share = 0.2
+    p: Share = 0.5
     keeps_uint8: ClassVar[bool] = True
 
     def change(self, images: Tensor, chance: Chance) -> Tensor:

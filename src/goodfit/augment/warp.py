@@ -38,8 +38,8 @@ class Perspective(Geometry):
     """
 
     strength_field: ClassVar[str] = "strength"
-    strength: Annotated[float, Range(0, 0.6)] = 0.3  # from 2/3 on the corners may leave no convex shape
-    border: Border = "reflect"
+    strength: Annotated[float, Range(0, 0.6)] = 0.5  # from 2/3 on the corners may leave no convex shape
+    border: Border = "zero"
     p: Share = 0.5
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:
@@ -103,14 +103,14 @@ class Elastic(Geometry):
     Hurts: rigid objects; `alpha` near `sigma` tears strokes apart.
     Cost: one sampling, shared with its neighbors, and one more of the field.
     Source: Simard et al. 2003, Best practices for convolutional neural networks (elastic distortions; alpha 0.05, sigma 0.14 in these
-    units); CS231n, training neural networks II (data augmentation: go crazy).
+    units, background beyond the image); CS231n, training neural networks II (data augmentation: go crazy).
     """
 
     strength_field: ClassVar[str] = "alpha"
-    alpha: NonNegative = 0.03
-    sigma: Annotated[float, Range(0.01, 1)] = 0.12
-    border: Border = "reflect"
-    p: Share = 0.5
+    alpha: NonNegative = 0.05
+    sigma: Annotated[float, Range(0.01, 1)] = 0.14
+    border: Border = "zero"
+    p: Share = 1.0
 
     def draw(self, chance: Chance, t: float, frame: Frame, size: Frame) -> CoordinateMap:
         warp_mask = chance.at("p").chosen(self.p) & (self.alpha > 0)

@@ -42,7 +42,7 @@ def gradcheck(
     if classes < 2 or channels < 1 or (samples or 0) < 0:
         received = f"received {classes}, {channels}, {samples}"
         raise UsageError(f"Expected --classes of 2 or more, --channels of 1 or more and --samples of 0 or more, {received}.")
-    from goodfit.doctor.gradcheck import DEFAULT_SAMPLES, TOLERANCE, check_gradients, describe_error, format_checks, to_json
+    from goodfit.doctor import gradcheck as doctor
     from goodfit.doctor.gradcheck_parts import find_part, part_subject
     from goodfit.recipe.parts import load_catalog
     from goodfit.recipe.recipe import parse_size
@@ -50,17 +50,16 @@ def gradcheck(
 
     found, kind = find_part(part, kind, load_catalog(use or []))
     side = parse_size(size or ("32" if kind == "model" else "4"))
-    n = samples if samples is not None else DEFAULT_SAMPLES if kind == "model" else 0
-    checks = check_gradients(part_subject(found, kind, classes, channels, side), n)
+    n = samples if samples is not None else doctor.DEFAULT_SAMPLES if kind == "model" else 0
+    checks = doctor.check_gradients(part_subject(found, kind, classes, channels, side), n)
     wrong = [row for row in checks if not row.passed]
     if json:
-        rows = [to_json(row) for row in checks]
-        print_json({"part": part, "kind": kind, "tolerance": TOLERANCE, "passed": not wrong, "tensors": rows})
+        rows = [doctor.to_json(row) for row in checks]
+        print_json({"part": part, "kind": kind, "tolerance": doctor.TOLERANCE, "passed": not wrong, "tensors": rows})
     else:
-        kinks = sum(row.kinks for row in checks)
-        note = f"; {count_of(kinks, 'number')} at a kink, where any slope between both sides is right." if kinks else "."
-        subject = f"{with_article(kind).capitalize()}, {part}: {count_of(len(checks), 'tensor')}"
-        print_lines(*format_checks(checks).split("\n"), f"{subject}, relative error at most {TOLERANCE:g}{note}")
+        print_lines(
+            *doctor.format_checks(checks).split("\n"), f"{with_article(kind).capitalize()}, {part}: {doctor.summarize_checks(checks)}"
+        )
     if wrong:
-        errors = "; ".join(map(describe_error, wrong[:3]))
+        errors = "; ".join(map(doctor.describe_error, wrong[:3]))
         raise GoodfitError(f"The gradient of {part} is wrong for {count_of(len(wrong), 'tensor')}: {errors}.")

@@ -56,6 +56,16 @@ class ImageHeaders:
     notes: tuple[str, ...]
     forced_channels: int = 0
 
+    def with_white_level(self, level: int) -> ImageHeaders:
+        """The same headers with another value of white."""
+        result = dataclasses.replace(self, white_level=level)
+        return dataclasses.replace(result, notes=_notes(result))
+
+    @property
+    def has_16_bits(self) -> bool:
+        """Whether any image has 16 bits."""
+        return bool((self.bits == 16).any())
+
     @property
     def usable(self) -> NDArray[np.bool_]:
         """bool [N]: not broken."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import seed_noise
 from goodfit.core.errors import GoodfitError, UsageError, first_line
+from goodfit.core.words import count_of
 from goodfit.losses.penalty import StartPenalty
 from goodfit.losses.scores import split_outputs
 from goodfit.terminal.tables import format_table
@@ -241,6 +242,16 @@ def format_checks(checks: list[TensorCheck]) -> str:
         shape, verdict = "x".join(map(str, row.shape)) or "1", "ok" if row.passed else "WRONG"
         rows.append((row.name, shape, str(row.moved), f"{row.error:.1e}", str(row.kinks), verdict))
     return format_table(rows, "<>>>><", ("tensor", "shape", "moved", "relative error", "kinks", ""))
+
+
+def summarize_checks(checks: list[TensorCheck]) -> str:
+    """Say how many tensors passed and how near those are, and how many numbers lie at a kink; nothing of how far off the others are."""
+    passed = [row for row in checks if row.passed]
+    count = count_of(len(checks), "tensor") if len(passed) == len(checks) else f"{len(passed)} of {count_of(len(checks), 'tensor')}"
+    error = f", relative error at most {max(row.error for row in passed):.1e}" if passed else ""
+    kinks = sum(row.kinks for row in passed)
+    note = f"; {count_of(kinks, 'number')} at a kink, where any slope between both sides is right" if kinks else ""
+    return f"{count} passed{error}{note}."
 
 
 def describe_error(row: TensorCheck) -> str:

@@ -213,10 +213,10 @@ class StochasticDepth(Noise):
     Helps: very deep residual nets.
     Hurts: shallow nets and short trainings.
     Cost: next to nothing; the dropped branches are still computed.
-    Source: Huang et al. 2016; CS231n, dropout family.
+    Source: Huang et al. 2016 (linear, to 0.5); CS231n, dropout family.
     """
 
-    p: Share = 0.2
+    p: Share = 0.5
     rule: Literal["linear", "uniform"] = "linear"
     ramp: NoiseRamp = "none"
 

@@ -35,8 +35,8 @@ class ImagesFor:
         key = preprocess.geometry
         if key not in self._prepared:
             size = "x".join(map(str, preprocess.size))
-            recipe = self.recipe.but(size=size, aspect=preprocess.aspect, channels=preprocess.channels, mean="data", std="data")
-            data = open_images(recipe, self.reporter)
+            shown = {"size": size, "aspect": preprocess.aspect, "channels": preprocess.channels, "white_level": preprocess.white_level}
+            data = open_images(self.recipe.but(**shown, mean="data", std="data"), self.reporter)
             if data.preprocess.geometry != key or data.splits.digest != self.data.splits.digest:
                 raise DataError(f'The images of "{data.name}" do not fit the model: expected {key}, found {data.preprocess}.')
             self._prepared[key] = data

@@ -28,6 +28,7 @@ SMALL_SIDE = 64  # pixels: images up to this side keep their own size,
 MIN_SIDE = 16  # but no smaller than this, so that a conv net has room for its stages
 GPU_SIDE = 128  # of larger images on a GPU; on a CPU it is SMALL_SIDE
 WIDTHS = (64, 48, 32, 24, 16, 12)  # of the conv net, by the time there is
+CONV_NET = "convnet({}, act=gelu)"
 CHANNEL_NAMES = {1: "gray", 3: "RGB", 4: "with alpha"}
 MIN_EPOCHS, MAX_EPOCHS = 8, 60  # of a budget that is chosen
 IMAGES_SEEN = 400_000  # by a training whose budget is chosen, within those epochs
@@ -68,8 +69,8 @@ def choose_machine(chooser: Chooser) -> None:
     configure_torch(physical_cores() if chooser.is_open("threads") else int(chooser.recipe.threads))
 
 
-def choose_size(chooser: Chooser, headers: ImageHeaders) -> None:
-    """Choose the size the model sees, from that of the images."""
+def choose_size(chooser: Chooser, headers: ImageHeaders, note: str = "") -> None:
+    """Choose the size the model sees, from that of the images; `note` is added to the rule."""
     median = headers.median_side
     on_gpu = chooser.recipe.device.startswith("cuda")
     if median <= SMALL_SIDE:
@@ -77,7 +78,7 @@ def choose_size(chooser: Chooser, headers: ImageHeaders) -> None:
     else:
         side = GPU_SIDE if on_gpu else SMALL_SIDE
         rule = f"{GPU_SIDE} pixels on a GPU, {SMALL_SIDE} on a CPU; give --size for more detail"
-    chooser.choose("size", side, rule, f"the median short side is {median} pixels")
+    chooser.choose("size", side, rule + note, f"the median short side is {median} pixels")
 
 
 def choose_channels(chooser: Chooser, headers: ImageHeaders) -> None:
@@ -177,7 +178,7 @@ def choose_augment(chooser: Chooser, data: Dataset) -> None:
 def _default_augment(data: Dataset, softening: list[str]) -> tuple[str, str, str]:
     keeps_class, evidence = _mirror_keeps_class(data)
     side = min(data.preprocess.size)
-    shift = f"crop({max(1, round(side / 8))})"
+    shift = f"crop({max(1, round(side / 8))}, border=reflect)"
     is_small = side <= SMALL_SIDE and data.preprocess.box == data.preprocess.size
     parts = ["flip"] if keeps_class else []
     parts.append(shift if is_small else "resized_crop(area=(0.35, 1.0))")
@@ -226,7 +227,7 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
     images, budget = len(data.splits.train), chooser.recipe.budget
     if not budget_seconds(budget):
         width = 16 if images < 2000 else 32
-        chooser.choose("model", f"convnet({width})", "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
+        chooser.choose("model", CONV_NET.format(width), "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
     elif chooser.is_open("model"):
         left = max(TRAINING_SHARE * budget_seconds(budget) - spent - OTHER_SECONDS, 1.0)
         if curves := find_curves(data):
@@ -234,7 +235,7 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
             return
         epochs = min(max(IMAGES_SEEN / images, MIN_EPOCHS), MAX_EPOCHS) / 2
         middle = WIDTHS[len(WIDTHS) // 2]
-        nets = {width: chooser.catalog.make(f"convnet({width})", "model") for width in WIDTHS}
+        nets = {width: chooser.catalog.make(CONV_NET.format(width), "model") for width in WIDTHS}
         speed = measure_fastest(nets[middle], data, chooser.recipe)
         work = {width: _multiply_adds(net, data) for width, net in nets.items()}
         epoch_share = speed.seconds_per_image * images / left  # of the budget, at the middle width
@@ -242,7 +243,7 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
         width = next((width for width in WIDTHS if seen[width] >= epochs), WIDTHS[-1])
         rule = f"the widest small conv net that passes over the data {epochs:.0f} times in the budget"
         evidence = f"by convnet({middle})'s speed, convnet({width}) sees each of {images:,} images {seen[width]:.0f} times in {budget}"
-        chooser.choose("model", f"convnet({width})", rule, evidence)
+        chooser.choose("model", CONV_NET.format(width), rule, evidence)
 
 
 def _multiply_adds(part: Part, data: Dataset) -> int:

@@ -17,13 +17,15 @@ from goodfit.core.contracts import Penalty, Sampler
 from goodfit.core.device import memory_format, seed_noise, select_device
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import has_parameters
-from goodfit.core.parts import ExternalPart, Part, pipe_parts
+from goodfit.core.parts import ExternalPart, Part, pipe_parts, spell
 from goodfit.core.progress import Length, Period
+from goodfit.core.words import count_of
 from goodfit.data.accelerator import place_pixels
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
-from goodfit.layers.init import DataInit, calibrate_init
+from goodfit.layers.data_init import Whitening
+from goodfit.layers.init import DataInit, calibrate_init, weight_layers
 from goodfit.losses.class_weights import with_class_weights
 from goodfit.losses.penalty import StartPenalty
 from goodfit.models.weights.surgery import find_heads
@@ -123,6 +125,32 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         disable_fused_momentum(optimizer)
     state = State.start(model, optimizer, plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
     return Training(state, loader, plan, Telemetry(pipe_parts(bound["probes"])), evaluator, notes, warnings)  # type: ignore[arg-type]
+
+
+def check_random_stages(training: Training, parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """Refuse a network of ours with random weights of which some are never trained; returns a warning where some are trained later.
+
+    The first layer may stay as it is under init=whitening, which makes it from the training images.
+
+    Raises:
+        UsageError: it has such weights.
+    """
+    model, part, phases = training.state.model, parts["model"], training.plan.trainable
+    is_ours = not isinstance(part, ExternalPart) and type(part).__module__.startswith("goodfit.")
+    if not phases or not is_ours:  # others may bring weights of their own
+        return ()
+    from_data = next(weight_layers(model)) if isinstance(getattr(part, "init", None), Whitening) else nn.Identity()
+    known = {id(parameter) for parameter in from_data.parameters()}
+    random = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
+    text = f'"{spell(parts["trainable"])}"'
+    if never := len(random - {name for phase in phases for name in phase.trainable}):
+        raise UsageError(
+            f"{text} would leave {never} of {count_of(len(random), 'tensor')} of the network at the random weights it starts with: give"
+            " --from with weights to start from (a run folder, a file, or published ones such as resnet18:imagenet), or --trainable all."
+        )
+    if random <= phases[0].trainable:
+        return ()
+    return (f"{text} freezes weights at first that are random and have nothing to keep: without --from the plain way is --trainable all.",)
 
 
 def make_initial_model(recipe: Recipe, part: Any, data: Dataset, device: torch.device) -> nn.Module:

@@ -20,18 +20,19 @@ from goodfit.data.dataset import Dataset
 from goodfit.data.index import Index
 from goodfit.models.weights.files import Weights
 from goodfit.recipe.auto import choose_channels, choose_machine, choose_size, choose_training
-from goodfit.recipe.build import Training, build
+from goodfit.recipe.build import Training, build, check_random_stages
 from goodfit.recipe.chooser import Choice, Chooser
 from goodfit.recipe.parts import check_model, load_catalog, with_parts_spelled
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
-from goodfit.recipe.transfer.assumptions import assume_preprocessing
+from goodfit.recipe.transfer.assumptions import assume_imagenet, assume_preprocessing
 from goodfit.recipe.transfer.defaults import choose_for_source, choose_source_size, seconds_of
 from goodfit.recipe.transfer.features import FeatureNet
 from goodfit.recipe.transfer.pretrained import (
     absolute_source,
     adopt_source,
     choose_normalization,
+    choose_shown_images,
     find_weights,
 )
 from goodfit.recipe.transfer.start import Start, choose_head_init, load_pretrained, make_start, restore_start
@@ -88,11 +89,13 @@ def open_recipe(
         weights = assume_preprocessing(weights, chooser.catalog, chooser.part("model"))
         adopt_source(chooser, weights)
     reporter.show_activity(f"reading {chooser.recipe.data}")
+        weights = assume_imagenet(weights, chooser.part("model"))
     headers = read_image_headers(chooser.recipe, reporter)
+    headers = choose_shown_images(chooser, headers, weights)
     choose_channels(chooser, headers)
     if weights:
         choose_source_size(chooser, weights, headers, time.time() - started if started else 0.0)
-    choose_size(chooser, headers)
+    choose_size(chooser, headers, "; assumed, for the weights do not say theirs" if weights else "")
     choose_normalization(chooser, weights)
     return Opened(chooser, open_images(chooser.recipe, reporter, headers), headers.index, weights)
 
@@ -135,6 +138,8 @@ def prepare(
     parts = chooser.parts()
     recipe = with_parts_spelled(chooser.recipe, parts)
     training = build(recipe, parts, data, made.model)
+    if start is None and made.model is None:
+        training = dataclasses.replace(training, warnings=(*training.warnings, *check_random_stages(training, parts)))
     training = dataclasses.replace(training, notes=(*training.notes, *made.notes))
     return Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed, chooser.forecast)
 

@@ -47,8 +47,13 @@ class Recipe:
         "Images whose bytes are those of another: keep (they are told, and in one split where it is made here) or drop all but one.", "keep"
     )
     size: int | str = option('Size the model sees: "96" or "128x96" (height x width).', AUTO)
-    aspect: Literal["crop", "pad", "stretch"] = option("How images come to that shape: crop, pad or stretch.", "crop")
+    aspect: Literal["auto", "crop", "pad", "stretch"] = option(
+        "How images come to that shape: crop, pad or stretch; auto is crop, with --from what its images were.", AUTO
+    )
     channels: Literal["auto", 1, 3, 4] = option("1 gray, 3 RGB, 4 RGB with alpha.", AUTO)
+    white_level: Count | Literal["auto"] = option(
+        "The value of 16-bit images that is white; auto is the least of 255, 1023, 4095, 16383 and 65535 that none exceeds.", AUTO
+    )
     mean: Literal["auto", "data"] | tuple[float, ...] = option(
         "What is taken off each channel, on a scale of 0 to 1: numbers, or data for the mean of the training images.", AUTO
     )

@@ -10,6 +10,7 @@ from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.preprocess import Aspect
 from goodfit.data.sources import index_images
 from goodfit.data.splits import SplitRule, assign_splits
 from goodfit.recipe.recipe import Recipe, parse_size
@@ -31,6 +32,8 @@ def read_image_headers(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
             raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')
         index = assign_splits(index, Path(recipe.validation))
     headers = read_headers(index)
+    if recipe.white_level != "auto":
+        headers = headers.with_white_level(recipe.white_level)
     return headers if recipe.channels == "auto" else dataclasses.replace(headers, forced_channels=recipe.channels)
 
 
@@ -47,8 +50,9 @@ def open_images(recipe: Recipe, reporter: Reporter | None = None, headers: Image
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage
     size = parse_size(recipe.size)
+    aspect: Aspect = "crop" if recipe.aspect == "auto" else recipe.aspect
     rule = SplitRule(share, recipe.split_seed, drop_duplicates=recipe.duplicates == "drop")
-    data = load_dataset(headers, size, recipe.aspect, rule, cache, progress=reporter.show_packing)
+    data = load_dataset(headers, size, aspect, rule, cache, progress=reporter.show_packing)
     if not len(data.splits.validation):
         if recipe.validation == 0:
             raise UsageError(

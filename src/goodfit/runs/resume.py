@@ -26,6 +26,7 @@ CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "keep"
 FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "head_init": {"trainable": ("all", "all(1.0)")},
     "resolution": {"views": ("center",)},
+    "white_level": {"aspect": ("crop",)},
 }
 
 

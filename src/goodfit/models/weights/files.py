@@ -15,6 +15,8 @@ from goodfit.core.fetch import Say, fetch, hash_file
 from goodfit.core.files import cache_folder
 from goodfit.core.run import Run
 from goodfit.core.words import format_percent
+from goodfit.data.levels import MAX_16_BIT
+from goodfit.data.preprocess import Aspect
 from goodfit.models.weights.published import PUBLISHED, PublishedWeights
 from goodfit.models.weights.saved import SavedModel
 from goodfit.models.weights.tensor_file import WEIGHT_SUFFIXES, read_tensors
@@ -27,11 +29,11 @@ WORDNET_ID, FIRST_IMAGENET_ID, LAST_IMAGENET_ID, IMAGENET_CLASSES = re.compile(r
 class Weights:
     """Tensors by name, and the SHA-256 of their file; `name` is how a recipe refers to them.
 
-    `model` is the text of the part that they fit, `classes` are those of its head; `size` (height, width), and `mean` and `std` per
-    channel, are those of the images it was trained on; each is empty where unknown. `assumed_from` names the published weights whose
-    size, mean and std are assumed because the file does not say its own; empty where nothing is assumed. `has_fixed_size` says that the
-    model takes images of that size alone, `interpolation` how they were resized. `use` are files of the user's own parts that the model
-    needs, `accuracy` is a phrase that says how good it is.
+    `model` is the text of the part that they fit, `classes` are those of its head; `size` (height, width), `mean` and `std` per channel,
+    `aspect` and `white_level` are those of the images it was trained on; each is empty where unknown. `assumed_from` names the published
+    weights whose size, mean and std are assumed because the file does not say its own; empty where nothing is assumed. `has_fixed_size`
+    says that the model takes images of that size alone, `interpolation` how they were resized. `use` are files of the user's own parts
+    that the model needs, `accuracy` is a phrase that says how good it is.
 
     `keys` are those in the file under which the tensors lie, `other_keys` those under which it has more; `is_sorted` says that the tensors
     come sorted by name. `by` says how they are matched to those of a model.
@@ -45,6 +47,8 @@ class Weights:
     size: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    aspect: Aspect | Literal[""] = ""
+    white_level: int = 0
     use: tuple[str, ...] = ()
     accuracy: str = ""
     imagenet: bool = False
@@ -115,7 +119,8 @@ def from_run(run: Run) -> Weights:
     saved = SavedModel.read(run)
     accuracy, pre = run.read("scores.json").get("validation", {}).get("accuracy"), saved.preprocess
     return Weights(
-        str(run.path.resolve()), saved.sha256, saved.tensors, saved.model, saved.classes, pre.size, pre.mean, pre.std,
+        str(run.path.resolve()), saved.sha256, saved.tensors, saved.model, saved.classes, pre.size, pre.mean, pre.std, pre.aspect,
+        pre.white_level if pre.white_level < MAX_16_BIT else 0,  # which it also is where no image had 16 bits
         tuple(str(file.resolve()) for file in saved.use_files),
         "" if accuracy is None else f"{format_percent(accuracy)} on its own validation images",
         is_sorted=True,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from goodfit.core.errors import DataError, UsageError, did_you_mean, first_line
 from goodfit.core.fetch import Say, hash_file
+from goodfit.data.preprocess import TIMM_CROP_MODES
 from goodfit.models.weights.files import Weights, from_bare_file
 from goodfit.models.weights.tensor_file import SAFETENSORS
 
@@ -97,6 +98,7 @@ def with_pretrained_cfg(weights: Weights, config: Mapping[str, Any]) -> Weights:
             size=tuple(int(side) for side in config.get("input_size", ())[1:]),
             mean=tuple(float(x) for x in config.get("mean", ())),
             std=tuple(float(x) for x in config.get("std", ())),
+            aspect=next((ours for ours, theirs in TIMM_CROP_MODES.items() if theirs == config.get("crop_mode")), ""),
             has_fixed_size=bool(config.get("fixed_input_size", False)),
             interpolation=str(config.get("interpolation", "")),
         )

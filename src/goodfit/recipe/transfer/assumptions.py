@@ -14,11 +14,12 @@ from goodfit.models.blocks import SMALL_STEM_BELOW
 from goodfit.models.weights.files import IMAGENET_CLASSES, Weights
 from goodfit.models.weights.hub import with_pretrained_cfg
 from goodfit.models.weights.matching import fits_by_order, match_tensors, without_counters
-from goodfit.models.weights.published import PUBLISHED
+from goodfit.models.weights.published import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED
 from goodfit.models.weights.surgery import find_heads
 from goodfit.recipe.parts import make_model
 
 TIMM_MODEL = "timm.create_model"
+SMALL_SIDE, IMAGENET_SIDE = 32, 224  # pixels of the images that the small stem and that for ImageNet are usually trained on
 
 
 def assume_preprocessing(weights: Weights, catalog: Catalog, model: Part | None) -> Weights:
@@ -58,19 +59,39 @@ def _assume_as_timm(weights: Weights, model: ExternalPart) -> Weights:
     return dataclasses.replace(with_pretrained_cfg(weights, config), assumed_from=f"timm's {config.get('architecture', model)}")
 
 
-def with_fitting_stem(part: Part, weights: Weights) -> Part:
-    """The model part with the stem that its weights have, so that it keeps it at any size of the images; itself if that is not known."""
+def with_fitting_stem(part: Part, weights: Weights, catalog: Catalog) -> tuple[Part, str]:
+    """The model part with the stem that its weights have, so that it keeps it at any size of the images, and the rule by which.
+
+    It is that of the model they are of, else that for the size of its images, else the one that its tensors fit. Where they fit both, as
+    stems that differ in their strides alone, they are taken for weights trained on ImageNet; where neither, the part stays as it is.
+    """
     if getattr(part, "stem", "") != "auto":
-        return part
-    stems = [dataclasses.replace(part, stem=stem) for stem in ("small", "imagenet")]  # type: ignore[type-var]
+        return part, ""
+    rule = "the stem that its weights have"
+    small, imagenet = (dataclasses.replace(part, stem=stem) for stem in ("small", "imagenet"))  # type: ignore[type-var]
+    own = catalog.make(weights.model, "model") if weights.model and not weights.use else None
+    if type(own) is type(part) and (stem := getattr(own, "stem", "auto")) != "auto":
+        return (small if stem == "small" else imagenet), rule
     if weights.size:
-        return stems[min(weights.size) >= SMALL_STEM_BELOW]
+        return (imagenet if min(weights.size) >= SMALL_STEM_BELOW else small), rule
     fitting = []
-    for stem in stems:
+    for choice, side in ((small, SMALL_SIDE), (imagenet, IMAGENET_SIDE)):
         with torch.device("meta"):
-            net = make_model(stem, IMAGENET_CLASSES, 3, (SMALL_STEM_BELOW, SMALL_STEM_BELOW))
-        fitting += [stem] if has_body_of(net, weights) or fits_by_order(net, weights) else []
-    return fitting[0] if len(fitting) == 1 else part
+            net = make_model(choice, IMAGENET_CLASSES, 3, (side, side))
+        fitting += [choice] if has_body_of(net, weights) or fits_by_order(net, weights) else []
+    if len(fitting) == 2:
+        return imagenet, f'the stem for ImageNet assumed, for its weights fit either one; --model "{small}" takes the other'
+    return (fitting[0], rule) if fitting else (part, "")
+
+
+def assume_imagenet(weights: Weights, part: Part | None) -> Weights:
+    """Give weights that say nothing of their images the usual size, mean and std of ImageNet where their net has the stem for it."""
+    if weights.size or weights.mean or weights.classes or getattr(part, "stem", "") != "imagenet":
+        return weights
+    size = (IMAGENET_SIDE, IMAGENET_SIDE)
+    return dataclasses.replace(
+        weights, size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, assumed_from="most nets with the stem for ImageNet"
+    )
 
 
 def has_body_of(net: nn.Module, weights: Weights) -> bool:

@@ -79,7 +79,7 @@ def choose_source_size(chooser: Chooser, weights: Weights, headers: ImageHeaders
     evidence = f"{weights.assumed_from or weights.name}: {native} pixels"
     is_free = not weights.has_fixed_size and weights.size[0] == weights.size[1]
     sides = [side for side in range(native, MIN_SIDE - 1, -SIZE_STEP) if side <= MAX_ENLARGEMENT * own or side - SIZE_STEP < MIN_SIDE]
-    if chooser.recipe.device != "cpu" or not is_free or len(sides) < 2:
+    if chooser.recipe.device != "cpu" or not is_free or sides in ([], [native]):
         rule = "the size that its weights were trained at"
         rule += (
             ", and the only one that the model takes" if weights.has_fixed_size else f"{assumed}; --size sets another" if assumed else ""

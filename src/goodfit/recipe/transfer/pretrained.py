@@ -13,6 +13,7 @@ from goodfit.core.errors import DataError, UsageError, did_you_mean
 from goodfit.core.parts import spell
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
+from goodfit.data.headers import ImageHeaders
 from goodfit.data.preprocess import INTERPOLATION
 from goodfit.models.weights.files import Weights, from_file, from_published, from_run
 from goodfit.models.weights.hub import HUB, TIMM, from_hub, from_timm
@@ -97,7 +98,7 @@ def adopt_source(chooser: Chooser, weights: Weights) -> None:
     chooser.recipe = chooser.recipe.but(source=f"{weights.name}#sha256={weights.sha256}")
     evidence = ", ".join(text for text in (weights.name, weights.accuracy) if text)
     assumption = f"its tensors are those of {weights.assumed_from}, and the file says no more" if weights.assumed_from else ""
-    asked, rule = chooser.part("model"), "the stem that its weights have"
+    asked, rule = chooser.part("model"), ""
     if asked is None:
         if not weights.model:
             known = assume_preprocessing(dataclasses.replace(weights, by="order"), chooser.catalog, None).assumed_from
@@ -107,10 +108,23 @@ def adopt_source(chooser: Chooser, weights: Weights) -> None:
             chooser.recipe = chooser.recipe.but(use=(*chooser.recipe.use, *weights.use))
             chooser.catalog = load_catalog(chooser.recipe.use)
         asked, rule = chooser.catalog.make(weights.model, "model"), "the model that its weights are of"
-    part = with_fitting_stem(asked, weights)
+    part, stem_rule = with_fitting_stem(asked, weights, chooser.catalog)
+    rule = rule or stem_rule
     if part != asked or chooser.is_open("model"):
         chooser.recipe = chooser.recipe.but(model="auto")
         chooser.choose("model", spell(part), rule, assumption or evidence)
+
+
+def choose_shown_images(chooser: Chooser, headers: ImageHeaders, weights: Weights | None) -> ImageHeaders:
+    """Choose how images come to the model's shape and what is white in 16-bit ones: as for the weights, where they say it."""
+    rule, level = "as the images that its weights were trained on", headers.white_level
+    if weights and weights.aspect:
+        chooser.choose("aspect", weights.aspect, rule, weights.name)
+    chooser.set("aspect", "crop")
+    if weights and weights.white_level and (level <= weights.white_level or not headers.has_16_bits):
+        chooser.choose("white_level", weights.white_level, rule, weights.name)
+    chooser.set("white_level", level)
+    return headers.with_white_level(int(chooser.recipe.white_level))
 
 
 def choose_normalization(chooser: Chooser, weights: Weights | None) -> None:
@@ -123,6 +137,9 @@ def choose_normalization(chooser: Chooser, weights: Weights | None) -> None:
                 owner = "ImageNet's " if weights.mean == IMAGENET_MEAN else ""
                 rule = f"{owner}mean and std assumed, those of {weights.assumed_from}; --set {field}=data takes the images' own"
             chooser.choose(field, values, rule, weights.name)
+        elif weights:
+            rule = f"the images' own, assumed, for the weights do not say theirs; --set {field}=... sets others"
+            chooser.choose(field, "data", rule, weights.name)
         else:
             chooser.set(field, "data")
 

@@ -66,10 +66,10 @@ class Swa(SpanSettings, Average):
     Helps: cyclic rates and sgdr: each low point is a model of its own, and their mean lies in a wider valley.
     Hurts: with few cycles, of which the early ones are still poor.
     Cost: one more copy of the weights.
-    Source: Izmailov et al. 2018 (stochastic weight averaging); Huang et al. 2017 (snapshots).
+    Source: Izmailov et al. 2018 (stochastic weight averaging, after three quarters of the usual training); Huang et al. 2017 (snapshots).
     """
 
-    start: Share = 0.3
+    start: Share = 0.75
     every: Span = 0.05
     _points: tuple[float, ...] = ()
 
