@@ -13,7 +13,7 @@ from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import Chance
 from goodfit.core.reporter import SilentReporter
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.augmentation_preview import preview_augmentation
+from goodfit.runs.augmentation_preview import preview_augmentation
 from goodfit.terminal.sheet import GAP, LINE_HEIGHT, MIN_CAPTION_WIDTH, Picture, render_sheet
 from tests.support.command import goodfit, refused
 

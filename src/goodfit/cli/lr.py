@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from goodfit.cli.options import Options, Shorts, assemble, require_data
 from goodfit.core.errors import UsageError
 
@@ -13,6 +15,7 @@ def lr(
     low: float = 1e-5,
     high: float = 10.0,
     steps: int = 150,
+    html: Path | None = None,
     json: bool = False,
     shorts: Shorts | None = None,
     options: Options | None = None,
@@ -29,6 +32,8 @@ def lr(
         The rate of the last step; the test ends early when the loss explodes.
     steps
         How many steps to make, at least 20.
+    html
+        Also draw the curve, in one HTML file.
     json
         Print rates, losses and the range as JSON on stdout.
     """
@@ -39,19 +44,23 @@ def lr(
     from dataclasses import asdict
 
     from goodfit import api
+    from goodfit.report.pages.lr_range import describe_range, render_lr_range
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.sketch import sketch_curve
-    from goodfit.terminal.streams import print_json, print_lines
+    from goodfit.terminal.streams import print_json, print_lines, print_message
 
-    reporter = TerminalReporter()
-    trace, found = api.lr_range(asked, reporter, low, high, steps)
+    trace, found = api.lr_range(asked, TerminalReporter(), low, high, steps)
+    losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have
+    result = {"tested": {"rates": trace.rates, "losses": losses}, **asdict(found)}
+    if html:
+        from goodfit.core.files import write_atomic
+
+        write_atomic(html, render_lr_range(asked.data, result))
     if json:
-        losses = [loss if loss == loss else None for loss in trace.losses]  # noqa: PLR0124  NaN, which JSON does not have
-        print_json({"tested": {"rates": trace.rates, "losses": losses}, **asdict(found)})
+        print_json(result)
         return
+    sentence, reasons = describe_range(result)
     print_lines(*sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True).split("\n"))
-    if found.low is None or found.high is None:
-        print_lines(f"{found.reasons[0][0].upper()}{found.reasons[0][1:]}.")
-        print_lines("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")
-        return
-    print_lines(f"Good peak learning rates: {found.low:.2g} to {found.high:.2g}.", *(f"  {reason}" for reason in found.reasons))
+    print_lines(sentence, *(f"  {reason}" for reason in reasons))
+    if html:
+        print_message(f"Learning-rate range: {html}")

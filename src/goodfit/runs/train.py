@@ -21,6 +21,7 @@ from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.report.interpretation import describe_uselessness
 from goodfit.report.page import write_report
 from goodfit.runs import baselines
+from goodfit.runs.augmentation_preview import write_sheet
 from goodfit.runs.finish import count_multiply_adds, keep_model
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule
 from goodfit.runs.resume import (
@@ -125,6 +126,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     run = Run.new(options.out, prepared.data.name)
     with lock_run(run):
         record_start(run, asked, prepared)
+        write_sheet(run, prepared)
         if lengths.timed:
             run.write(baselines.FILE, early_baselines)
         run.point_latest()
