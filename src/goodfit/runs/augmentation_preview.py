@@ -123,7 +123,7 @@ def _preview_part(part: Any, images: tuple[Batch, Batch], data: Dataset, t: floa
         places_shown = torch.linspace(0, len(changed) - 1, min(len(STRENGTHS), len(changed))).long().tolist()
         return [*cells, *(_picture(draws[changed[place]], row, data, f"draw {n}") for n, place in enumerate(places_shown, 1))]
     k = int(by_change[0])
-    is_weak = 0 < float(pixels[k, row]) < WEAK_CHANGE
+    is_weak = float(pixels[k, row]) < WEAK_CHANGE and not (pixels[k, row] == 0 and targets[k, row] > 0)
     for strength in BEYOND_STRENGTHS if is_weak else STRENGTHS:
         try:
             augmented = draw(part.scaled(strength), k)
