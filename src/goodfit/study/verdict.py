@@ -23,16 +23,19 @@ def judge(best: Mapping[str, Any], leads: Sequence[Mapping[str, Any]]) -> dict[s
     name, accuracy = name_group(best["runs"]), format_percent(best["accuracy"])
     highest = f"No run is clearly best: {name} has the highest accuracy, {accuracy}, but"
     if problem := next((pair for pair in leads if "problem" in pair), None):
-        other = name_group(problem["other"])
-        return {"best": None, "sentence": f"{highest} it cannot be compared with {other} image by image: {problem['problem']}."}
+        reason = f"it cannot be compared with {name_group(problem['other'])} image by image: {problem['problem']}"
+        return {"best": None, "sentence": f"{highest} {reason}."}
     if not leads:
         return {"best": None, "sentence": ""}
     closest = min(leads, key=lambda pair: pair["interval"][0])
-    lead = f"{format_points(closest)} over {name_group(closest['other'])} ({format_points_interval(closest)})"
+    other, interval = name_group(closest["other"]), format_points_interval(closest)
+    lead = f"{format_points(closest)} over {other} ({interval})"
     if closest["interval"][0] > 0:
         others = "" if len(leads) == 1 else f", and better than each of the {len(leads)} others by an interval without 0"
         subject = name if len(best["runs"]) == 1 else f"{name[0].upper()}{name[1:]}"
         return {"best": list(best["runs"]), "sentence": f"{subject} is best: {lead}{others}."}
+    if closest["difference"] <= 0:
+        return {"best": None, "sentence": f"{highest} it is not ahead of {other} on the images that both have seen ({interval})."}
     unclear = sum(pair["interval"][0] <= 0 for pair in leads) - 1
     more = f", and so could its lead over {count_of(unclear, 'other')}" if unclear else ""
     return {"best": None, "sentence": f"{highest} its lead of {lead} could be luck{more}."}

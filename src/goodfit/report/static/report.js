@@ -12,7 +12,7 @@
     whisker: () => ({stroke: color("--dim"), width: 1}),
   };
   // Of several runs in one chart: six colors, whose dashes change from one to the next and again after all six.
-  const DASHES = [[], [8, 4], [2, 3]];
+  const DASHES = [[], [8, 4], [2, 6]];
   for (let k = 0; k < 18; k++) {
     LINES[`run${k}`] = () => ({stroke: color(`--run-${k % 6}`), width: 2, dash: DASHES[(k + Math.floor(k / 6)) % 3]});
   }
