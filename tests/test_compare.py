@@ -1,9 +1,11 @@
-"""Comparison of runs and its tests against SciPy and NumPy; baselines against scikit-learn; all of it from run folders alone."""
+"""Comparison of runs, its winner and its tests against SciPy and NumPy; baselines against scikit-learn; all from run folders alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -22,10 +24,14 @@ from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
 from goodfit.predict.paired import compare_paired, mcnemar, on_shared_images
 from goodfit.recipe.source import open_images
+from goodfit.report.charts import RUN_STYLES, run_style
+from goodfit.report.frame import read_static
 from goodfit.report.sections.baselines import read_baselines
 from goodfit.runs import baselines as b
 from goodfit.runs import train as train_module
-from goodfit.study.compare import abbreviate_parts, compare_runs, find_differences, letters_of, read_entries
+from goodfit.study.compare import Entry, compare_runs, read_entries
+from goodfit.study.differences import MAX_NAME_LENGTH, abbreviate_parts, find_differences, name_runs
+from goodfit.terminal.comparison import format_comparison
 from tests.support.command import FAST, copied, refused, train
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page
@@ -89,8 +95,33 @@ def test_only_images_that_both_judged_are_compared() -> None:
         assert on_shared_images([[one], [changed]]) == problem
 
 
-def test_letters() -> None:
-    assert [letters_of(k) for k in (0, 25, 26, 27, 52, 701, 702)] == ["A", "Z", "AA", "AB", "BA", "ZZ", "AAA"]
+@pytest.mark.parametrize(
+    ("paths", "differences", "names"),
+    [
+        (["runs/wide", "runs/deep"], {"seed": ["0", "1"]}, ["wide", "deep"]),
+        (["a/seed-0", "b/seed-0"], {}, ["a/seed-0", "b/seed-0"]),
+        (["runs/20260101-120000-digits", "runs/20260101-120501-digits"], {"batch_size": ["32", "64"]}, ["batch_size 32", "batch_size 64"]),
+        (
+            ["runs/20260101-120000-digits", "runs/20260101-120501-digits"],
+            {"optimizer": ["sgd(0.1, ...)", "sgd(0.2, ...)"], "threads": ["1", "2"]},
+            ["sgd(0.1)", "sgd(0.2)"],
+        ),
+        (
+            ["runs/20260101-120000-digits", "runs/20260101-120501-digits"],
+            {"model": ["a", "b"], "seed": ["0", "1"]},
+            ["20260101-120000-digits", "20260101-120501-digits"],
+        ),
+    ],
+)
+def test_runs_get_short_names_made_of_what_differs(paths: list[str], differences: dict[str, list[str]], names: list[str]) -> None:
+    rows = [{"field": field, "values": values} for field, values in differences.items()]
+    assert name_runs([Path(path) for path in paths], rows) == names
+
+
+def test_no_two_names_are_the_same_or_long() -> None:
+    long = [Path(f"runs/{'x' * 100}{k}{'y' * 100}") for k in range(3)]
+    names = name_runs(long, [])
+    assert len(set(names)) == 3 and max(map(len, names)) <= MAX_NAME_LENGTH + len(" (3)")
 
 
 def test_recipes_are_told_only_where_they_differ() -> None:
@@ -102,6 +133,115 @@ def test_recipes_are_told_only_where_they_differ() -> None:
     assert abbreviate_parts(["flip | crop(4)", "flip"]) == ["flip | crop(4)", "flip"]
     assert abbreviate_parts(["30 epochs", "4 epochs"]) == ["30 epochs", "4 epochs"]
     assert abbreviate_parts(["net(a=1)", "net(a=1, b=(2, 3))"]) == ["net(...)", "net(b=(2, 3), ...)"]
+
+
+# ---- which is best -----------------------------------------------------------------------------------------------------------------
+
+
+def entry(name: str, right: np.ndarray, **recipe: object) -> Entry:
+    """A run that was right about some of its images."""
+    p = np.eye(2, dtype=np.float32)[np.where(right, 0, 1)]
+    images = np.array([f"{k:05d}" for k in range(len(right))])
+    predictions = Predictions(images, np.zeros(len(right), dtype=np.int64), p, ("x", "y"))
+    scores = {"accuracy": float(right.mean()), "interval": [0.0, 1.0], "images": len(right)}
+    return Entry(Path(name), {"seed": 0, "model": name, **recipe}, {}, scores, [], predictions, {})
+
+
+def right_answers(*shares: float, n: int = 2000) -> list[np.ndarray]:
+    """Right answers of classifiers of these accuracies, which are right about the easy images alike."""
+    return [np.arange(n) < round(share * n) for share in shares]
+
+
+def test_the_winner_leads_every_other_run_by_an_interval_without_0() -> None:
+    low, high, middle = right_answers(0.80, 0.90, 0.85)
+    result = compare_runs([entry("low", low), entry("high", high), entry("middle", middle)])
+    assert result["verdict"]["best"] == ["high"]
+    # The images differ one way only, so the difference of means is that of a share of 5 % of 2,000 images, which is nearly normal.
+    half = 1.96 * math.sqrt(0.05 * 0.95 / 2000)
+    text = f"high is best: +5.0 points over middle (95 % interval +{100 * (0.05 - half):.1f} to +{100 * (0.05 + half):.1f}, 2,000 images)"
+    assert result["verdict"]["sentence"] == f"{text}, and better than each of the 2 others by an interval without 0."
+    assert [(pair["one"], pair["other"]) for pair in result["pairs"]] == [
+        (["high"], ["middle"]),
+        (["high"], ["low"]),
+        (["middle"], ["low"]),
+    ]
+
+
+def test_where_one_lead_could_be_luck_there_is_no_winner() -> None:
+    rng = np.random.default_rng(0)
+    low, high = right_answers(0.60, 0.90)
+    close = rng.permutation(high)
+    close[np.flatnonzero(close)[:4]] = False
+    verdict = compare_runs([entry("low", low), entry("high", high), entry("close", close)])["verdict"]
+    assert verdict["best"] is None
+    assert verdict["sentence"].startswith(
+        "No run is clearly best: high has the highest accuracy, 90.0 %, but its lead of +0.2 points over close"
+    )
+    assert verdict["sentence"].endswith("could be luck.")
+    alike = compare_runs([entry("a", high), entry("b", high)])["verdict"]
+    assert alike["best"] is None and "it is not ahead of b" in alike["sentence"]
+    assert compare_runs([entry("a", high)])["verdict"] == {"best": None, "sentence": ""}
+    other = dataclasses.replace(entry("b", low), predictions=None)
+    assert "it cannot be compared with b image by image" in compare_runs([entry("a", high), other])["verdict"]["sentence"]
+
+
+def test_a_seed_is_no_run_of_its_own_in_the_verdict() -> None:
+    first, second, other = right_answers(0.90, 0.89, 0.70)
+    result = compare_runs([entry("s0", first, model="m"), entry("s1", second, model="m", seed=1), entry("other", other)])
+    assert result["verdict"]["best"] == ["s0", "s1"] and result["verdict"]["sentence"].startswith(
+        "The mean of s0, s1 is best: +19.5 points"
+    )
+
+
+def test_all_are_compared_with_all_or_each_with_a_baseline(tmp_path: Path) -> None:
+    runs = [entry(str(tmp_path / f"r{k}"), right, model=k) for k, right in enumerate(right_answers(0.5, 0.6, 0.7, 0.8, 0.9, 0.95))]
+    for n, pairs in ((2, 1), (5, 10), (6, 5)):
+        assert len(compare_runs(runs[:n])["pairs"]) == pairs
+    assert {tuple(pair["one"]) for pair in compare_runs(runs)["pairs"]} == {("r5",)}, "of many, the best with each of the others"
+    for baseline in ("r2", tmp_path / "r2"):
+        result = compare_runs(runs, baseline)
+        assert {tuple(pair["other"]) for pair in result["pairs"]} == {("r2",)} and len(result["pairs"]) == 5
+        assert result["pairs"][0]["difference"] == pytest.approx(0.25) and result["pairs"][-1]["difference"] == pytest.approx(-0.2)
+        assert result["verdict"]["best"] == ["r5"], "whatever the baseline"
+    with pytest.raises(UsageError, match="--baseline to be one of r0, r1, "):
+        compare_runs(runs, "r9")
+
+
+# ---- how it is drawn -------------------------------------------------------------------------------------------------------------
+
+
+def luminance(color: str) -> float:
+    """The relative luminance of #rrggbb (WCAG 2)."""
+    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def test_runs_have_lines_that_differ_and_stand_out_on_light_and_dark_paper() -> None:
+    css = read_static("report.css")
+    papers, cards = re.findall(r"--paper: (#\w{6})", css), re.findall(r"--card: (#\w{6})", css)
+    for k in range(6):
+        colors = re.findall(rf"--run-{k}: (#\w{{6}})", css)
+        assert len(colors) == len(papers) == len(cards) == 2
+        for color, *grounds in zip(colors, papers, cards, strict=True):
+            for ground in grounds:
+                light, dark = sorted((luminance(color), luminance(ground)), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 3, (color, ground)
+    rules = re.findall(r"((?:\.run\d+,? ?)+)\{ border-top-([^}]+); \}", css)
+    looks = {k: frozenset(body for names, body in rules if run_style(k) in re.findall(r"run\d+", names)) for k in range(RUN_STYLES)}
+    assert len(set(looks.values())) == RUN_STYLES == 18 and run_style(18) == run_style(0)
+
+
+def test_the_curves_in_the_terminal_share_their_axes() -> None:
+    right = right_answers(0.8, 0.9)
+    curves: list[list[tuple[float, float]]] = [[(0.5, 0.3), (1.0, 0.8)], [(0.1, 0.6), (0.9, 0.9)]]
+    entries = [dataclasses.replace(entry(name, some), curve=curve) for name, some, curve in zip("ab", right, curves, strict=True)]
+    lines = format_comparison(compare_runs(entries))
+    assert lines[0].startswith("b is best: +10.0 points over a (95 % interval +")
+    axes = [line.split() for line in lines if "share of the budget" in line]
+    assert [(words[0], words[-1]) for words in axes] == [("0.1", "1"), ("0.1", "1")]
+    sketches = [line for line in lines if line.lstrip().startswith(("0.9 ", "0.3 "))]
+    assert [line.split()[0] for line in sketches] == ["0.9", "0.3", "0.9", "0.3"]
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------------------
@@ -119,17 +259,17 @@ def house(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_compare_runs(house: Path) -> None:
     result = json.loads(command("compare", house / "seeds", house / "other", "--json").out)
-    assert [row["letter"] for row in result["runs"]] == ["A", "B", "C"]
-    assert [Path(row["path"]).name for row in result["runs"]] == ["seed-0", "seed-1", "other"]
+    assert [row["name"] for row in result["runs"]] == [Path(row["path"]).name for row in result["runs"]] == ["seed-0", "seed-1", "other"]
     assert [row["field"] for row in result["differences"]] == ["optimizer", "seed"]
     (seeds, alone) = result["groups"]
     found = [row["accuracy"] for row in result["runs"]]
     assert seeds["accuracy"] == pytest.approx(np.mean(found[:2]))
     assert seeds["standard_error"] == pytest.approx(np.std(found[:2], ddof=1) / math.sqrt(2))
-    assert (alone["runs"], alone["standard_error"]) == (["C"], None)
+    assert (alone["runs"], alone["standard_error"]) == (["other"], None)
     (pair,) = result["pairs"]
-    assert (pair["one"], pair["other"], pair["images"]) == (["A", "B"], ["C"], result["runs"][0]["images"])
-    assert pair["difference"] == pytest.approx(np.mean(found[:2]) - found[2], abs=1e-6)
+    assert {tuple(pair["one"]), tuple(pair["other"])} == {("seed-0", "seed-1"), ("other",)}
+    assert pair["images"] == result["runs"][0]["images"]
+    assert pair["difference"] == pytest.approx(abs(np.mean(found[:2]) - found[2]), abs=1e-6), "the better less the other"
     assert result["runs"][0]["parameters"] == 3 * 16 * 16 * 3 + 3 and result["runs"][0]["multiply_adds"] == 3 * 16 * 16 * 3
     assert len(result["runs"][0]["curve"]) == 2 and result["runs"][0]["seconds"] > 0
     assert {row["name"] for row in result["baselines"]["rows"]} == {"majority class", "nearest neighbor", "linear softmax"}
@@ -141,8 +281,8 @@ def test_compare_says_it_in_words_and_as_a_page(house: Path, tmp_path: Path) -> 
     for words in (
         "the same except for",
         "sgd(0.0001, ...)",
-        "A less B: ",
-        "McNemar's p = ",
+        " over other ",
+        "McNemar's p",
         "(2 folds)",
         "Baselines",
         "validation accuracy",
@@ -151,9 +291,11 @@ def test_compare_says_it_in_words_and_as_a_page(house: Path, tmp_path: Path) -> 
     page = Page((tmp_path / "c.html").read_text())
     assert page.open == []
     text = page.visible()
-    assert "3 runs compared" in text and "A minus B" in text and "Nearest neighbor" in text
+    assert "3 runs compared" in text and "seed-0 over other" in text and "Nearest neighbor" in text
     assert page.charts()["Validation accuracy"]["x"] == "share of the budget"
-    assert {series["label"] for series in page.charts()["Validation accuracy"]["series"]} == {"A", "B"}, "folds have no curve of their own"
+    assert {series["label"] for series in page.charts()["Validation accuracy"]["series"]} == {"seed-0", "other"}, (
+        "folds have no curve of their own"
+    )
     again = command("compare", house / "other")
     assert again.code == 0 and "differ" not in again.out
 
@@ -164,7 +306,7 @@ def test_compare_needs_the_folders_alone_and_no_torch(house: Path, tmp_path: Pat
     code = f"import sys; {call}; from goodfit.cli import main; main(); print('torch' in sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == "False"
-    assert "A less B" in done.stdout
+    assert "one over two" in done.stdout or "two over one" in done.stdout
 
 
 def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> None:
@@ -184,7 +326,7 @@ def test_what_cannot_be_compared(house: Path, photos: Path, tmp_path: Path) -> N
 def test_a_run_that_was_repeated_is_no_second_seed(house: Path, tmp_path: Path) -> None:
     same = copied(house / "seeds" / "seed-0", tmp_path / "same")
     result = compare_runs(read_entries([house / "seeds", same]))
-    assert [group["runs"] for group in result["groups"]] == [["A", "B"], ["C"]]
+    assert [group["runs"] for group in result["groups"]] == [["seed-0", "seed-1"], ["same"]]
     assert compare_runs(read_entries([house / "seeds" / "seed-0", same]))["pairs"][0]["interval"] == [0, 0]
 
 

@@ -159,7 +159,7 @@ def test_the_map_shows_every_package_and_every_bench() -> None:
 
 
 def test_the_run_folder_holds_what_the_readme_says(photos: Path, tmp_path: Path) -> None:
-    recipe = goodfit.Recipe(model="linear", budget="1 epoch", size=16, augment="none", precision="fp32", layout="channels_last", threads=1)
+    recipe = goodfit.Recipe(model="linear", budget="1 epoch", size=16, augment="flip", precision="fp32", layout="channels_last", threads=1)
     run = goodfit.train(photos, recipe, out=tmp_path / "run", quiet=True)
     there = {path.name for path in run.path.iterdir()}
     section = read("README.md").partition("## What a run folder holds")[2].partition("## ")[0]

@@ -19,6 +19,7 @@ from goodfit.training.freezing import freezing_phases
 from goodfit.training.lr_range import LrTrace, find_lr_range, sweep_lr
 from goodfit.training.state import State
 from tests.support.command import FAST, goodfit, refused
+from tests.support.fake_run import Page
 from tests.support.loop import listed, net, normed, plan, run, sgd, told
 
 RATES = tuple(float(x) for x in np.logspace(-5, 1, 120))
@@ -168,6 +169,18 @@ def test_lr_says_a_range_and_makes_no_run(photos: Path, tmp_path: Path, monkeypa
     assert len(again["tested"]["rates"]) == len(again["tested"]["losses"])
     assert f"{again['low']:.2g} to {again['high']:.2g}" in said.out
     assert {"reasons", "steepest", "blowup", "bottom", "rates", "smoothed"} <= again.keys()
+
+
+def test_lr_draws_the_curve_on_a_page(photos: Path, tmp_path: Path) -> None:
+    said = goodfit("lr", photos, *words(), "--steps", "60", "--html", tmp_path / "lr.html", "--json")
+    assert said.code == 0
+    found, page = json.loads(said.out), Page((tmp_path / "lr.html").read_text())
+    chart = page.charts()["Loss over the learning rate"]
+    steps, smoothed = chart["series"]
+    assert chart["logX"] and steps["x"] == pytest.approx(found["tested"]["rates"], rel=1e-5)
+    assert smoothed["y"] == pytest.approx(found["smoothed"], rel=1e-5)
+    assert [(box["low"], box["high"]) for box in chart["ranges"]] == [(found["low"], found["high"])]
+    assert page.open == [] and f"Good peak learning rates: {found['low']:.2g} to {found['high']:.2g}." in page.visible()
 
 
 def test_lr_says_when_there_is_no_valley(photos: Path) -> None:

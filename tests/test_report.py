@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import goodfit
 from goodfit.core.run import Run
 from goodfit.report.charts import MAX_POINTS, Points, embed_json, smooth, thin
 from goodfit.report.gap import Gap, describe_gap, measure_gap
@@ -22,8 +24,8 @@ from goodfit.report.markup import NBSP, Html, tag
 from goodfit.report.page import write_report
 from goodfit.report.pages.run import render_run
 from goodfit.report.record import read_record
-from goodfit.report.sections.worst import embed_png
-from tests.support.fake_run import Page, log_lines, make_run, replace_log
+from goodfit.report.sections.worst import embed_picture
+from tests.support.fake_run import Page, gradient_picture, log_lines, make_run, replace_log
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_nothing_of_the_run_becomes_markup(tmp_path: Path) -> None:
     run.append([{"kind": "train", "step": 2400, "loss": 1.0, "update_ratio": {evil: 0.001}}])
     page = Page(render_run(run.path))
     assert page.open == []
-    assert len([name for name, _ in page.elements if name == "img"]) == 12  # the worst errors' own
+    assert len([name for name, _ in page.elements if name == "img"]) == 12 + 2  # the worst errors' own, and right answers
     assert not [a for name, a in page.elements if "onerror" in a]
     assert not [text for name, text in page.texts if name == "script" and text.startswith("alert")]
     assert page.visible().count("<script>alert(1)</script>") >= 8
@@ -312,19 +314,54 @@ def test_running_mean_is_a_mean_of_what_is_there() -> None:
 def test_worst_errors_carry_their_pictures(run: Run) -> None:
     page = Page(render_run(run.path))
     images = [attributes for name, attributes in page.elements if name == "img"]
-    assert len(images) == 12
+    assert len(images) == 12 + 2
     assert all(str(image["src"]).startswith("data:image/png;base64,") and image["alt"] and image["width"] == "32" for image in images)
+    assert [image["alt"] for image in images[-2:]] == ["airplane", "bird"], "right answers, to compare them with"
+    assert "could not be read any more" not in page.visible()
+    worst = run.read("worst.json")
+    run.write("worst.json", worst | {"images": [row | {"original": k > 2} for k, row in enumerate(worst["images"])]})
+    assert "3 originals could not be read any more: their pictures are what the model saw." in Page(render_run(run.path)).visible()
+
+
+def test_augmentation_is_shown_by_its_pictures(run: Run) -> None:
+    uri = f"data:image/png;base64,{base64.b64encode(gradient_picture(0)).decode()}"
+    cells = [{"picture": uri, "caption": caption} for caption in ("cat", "cat 0.91", "cat 0.60, dog 0.40")]
+    run.write("augment.json", {"rows": [cells, [{"picture": "https://example.org/a.png", "caption": "x"}], [], 3]})
+    page = Page(render_run(run.path))
+    shown = [attributes["alt"] for name, attributes in page.elements if name == "img" and "draw" in str(attributes["alt"])]
+    assert shown == ["cat 0.91, draw 1", "cat 0.60, dog 0.40, draw 2"]
+    text = page.visible()
+    assert "cat, original" in text and "cat 0.60, dog 0.40" in text and "cat 0.91" not in text, "mixed targets are named, smoothed ones not"
+    assert all(str(attributes["src"]).startswith("data:image/") for name, attributes in page.elements if name == "img")
+
+
+# ---- commands and settings -----------------------------------------------------------------------------------------------------
+
+
+def test_commands_name_the_run_as_a_shell_takes_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a run of 'mine' `x`")
+    commands = [text for name, text in Page(render_run(run.path)).texts if name == "code" and text.startswith("goodfit ")]
+    words = [shlex.split(command) for command in commands if command.split()[1] in ("evaluate", "predict")]
+    assert len(words) >= 3 and all(str(run.path) in line for line in words), commands
+
+
+def test_defaults_are_folded_away(run: Run) -> None:
+    (run.path / "recipe.toml").write_text(goodfit.Recipe(data="photos", batch_size=64).to_toml())
+    run.update("about.json", {"choices": [{"field": "batch_size", "value": 64, "rule": "it fits", "evidence": "2 GB"}]})
+    shown, _, folded = Page(render_run(run.path)).visible().partition("settings, which are at their defaults")
+    recipe = shown[shown.index("Chosen by auto, because") :]
+    assert "data photos" in recipe and "batch_size 64 auto it fits (2 GB)" in recipe and "clip_value" not in recipe
+    assert "clip_value" in folded
 
 
 def test_pictures_come_from_the_run_folder_only(run: Run) -> None:
     (run.path.parent / "secret.png").write_bytes((run.path / "worst" / "00.png").read_bytes())
     (run.path / "worst" / "01.png").write_text("no picture")
-    assert embed_png(run.path, "../secret.png") is None and embed_png(run.path, str(run.path.parent / "secret.png")) is None
-    assert (
-        embed_png(run.path, "worst/01.png") is None and embed_png(run.path, "") is None and embed_png(run.path, "worst/00.png") is not None
-    )
+    assert embed_picture(run.path, "../secret.png") is None and embed_picture(run.path, str(run.path.parent / "secret.png")) is None
+    assert embed_picture(run.path, "worst/01.png") is embed_picture(run.path, "") is None
+    assert embed_picture(run.path, "worst/00.png") is not None
     (run.path / "worst" / "02.png").unlink()
-    assert Page(render_run(run.path)).visible().count("no picture") == 2
+    assert Page(render_run(run.path)).visible().count("no picture") == 3, "one of them is a right answer too"
 
 
 # ---- many classes --------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def test_an_unfinished_run_renders_what_it_has(run: Run, state: str) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"data": 3, "seconds": [1], "versions": "x", "choices": {"a": 1}, "images": {}}']
 )
-@pytest.mark.parametrize("file", ["about.json", "scores.json", "worst.json", "config.json", "ensemble.json"])
+@pytest.mark.parametrize("file", ["about.json", "scores.json", "worst.json", "augment.json", "config.json", "ensemble.json"])
 def test_damaged_files_are_named_and_do_no_harm(run: Run, file: str, content: str) -> None:
     (run.path / file).write_text(content)
     page = Page(render_run(run.path))
@@ -54,7 +54,8 @@ def test_damaged_files_are_named_and_do_no_harm(run: Run, file: str, content: st
 def test_every_key_may_be_missing_or_of_another_kind(run: Run, values: int) -> None:
     """Each value of each file in turn is dropped, and replaced by text, a number, null, a list and a dictionary."""
     replace_log(run, log_lines(24, 12))
-    for file in ("about.json", "scores.json", "worst.json"):
+    run.write("augment.json", {"rows": [[{"picture": "data:image/png;base64,", "caption": "cat"}] * 2] * 2})
+    for file in ("about.json", "scores.json", "worst.json", "augment.json"):
         whole = run.read(file)
         for keys in paths_of(whole):
             for value in some_values(keys, values):

@@ -59,7 +59,8 @@ def test_pages_load_nothing_and_lead_where_there_is_something(tmp_path: Path, ki
     anchors = {attributes["id"] for name, attributes in page.elements if name == "section"}
     assert {link[1:] for link in links if link.startswith("#")} == anchors
     assert all((run.path / link).is_file() for link in links if not link.startswith("#"))
-    assert not [name for name, attributes in page.elements if "src" in attributes or (name in ("b", "i") and not attributes)]
+    assert not [name for name, attributes in page.elements if name in ("b", "i") and not attributes]
+    assert all(str(attributes["src"]).startswith("data:") for _, attributes in page.elements if "src" in attributes)
     policy = str(next(a["content"] for _, a in page.elements if a.get("http-equiv")))
     assert "default-src 'none'" in policy
 
@@ -96,7 +97,7 @@ def test_calibration_is_told_and_drawn(tmp_path: Path) -> None:
     assert "A temperature of 1.41, fitted to validation images, lowers the expected calibration error from 8.0 % to 1.2 %." in text
     assert "It is stored with the model" in text and "--calibrate" not in text
     assert re.search(r"Log loss 0\.512 0\.467", text) and re.search(r"Expected calibration error 8\.0 % 1\.2 %", text)
-    assert "83.7 % of the other answers would be right instead of 82.0 %: goodfit predict RUN --reject-below 0.223" in text
+    assert f"83.7 % of the other answers would be right instead of 82.0 %: goodfit predict {run.path} --reject-below 0.223" in text
     charts = page.charts()
     dots, intervals = (series_of(charts["Reliability"], label) for label in ("bins", "95 % interval"))
     assert dots["x"] == [0.55, 0.75, 0.97] and dots["y"] == pytest.approx([0.47, 0.67, 0.89])
@@ -113,13 +114,14 @@ def test_calibration_is_told_and_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "said"), [(None, "It is not stored with the model: goodfit evaluate RUN --calibrate"), (2.0, "Another one, 2.00, is stored")]
+    ("stored", "said"),
+    [(None, "not stored with the model: goodfit evaluate {run} --calibrate"), (2.0, "Another one, 2.00, is stored")],
 )
 def test_a_temperature_that_is_not_the_models_is_said(tmp_path: Path, stored: float | None, said: str) -> None:
     run = make_run(tmp_path / "run")
     run.write("config.json", {} if stored is None else {"temperature": stored})
     text = page_of(run).visible()
-    assert said in text and "--reject-below 0.223 , once this temperature is stored" in text
+    assert said.format(run=run.path) in text and "--reject-below 0.223 , once this temperature is stored" in text
 
 
 def test_a_temperature_that_gains_nothing_is_no_gain(tmp_path: Path) -> None:
@@ -269,6 +271,12 @@ def test_folds_tell_each_and_all(tmp_path: Path) -> None:
     assert "fold-2 80.0 % 75.0 % to 85.0 % 1,000 8 min 2 s" in text
     assert "Each fold has its own model" in text and "--reject-below" not in text
     assert [attributes["href"] for name, attributes in page.elements if name == "a"][-1] == "fold-1/report.html"
+    assert "Over all folds, " in text and " of 3,000 images were taken for another class." in text
+    losses = sorted((row["loss"] for k in (1, 2, 3) for row in Run(run.path / f"fold-{k}").read("worst.json")["images"]), reverse=True)
+    titles = [str(attributes["title"]) for name, attributes in page.elements if attributes.get("class") == "dim name"]
+    assert len(losses) == 18 and [float(title.rpartition("loss ")[2]) for title in titles[:18]] == pytest.approx(losses)
+    pictures = [attributes["alt"] for name, attributes in page.elements if name == "img"]
+    assert len(pictures) == 18 + 2 and pictures[-2:] == ["bird", "airplane"], "one right answer of each class, though three folds have one"
     run.write("folds.json", {"folds": 3, "state": "running", "asked": {"data": "photos/animals"}})
     (run.path / "fold-3" / "recipe.toml").unlink()
     (run.path / "fold-2" / "scores.json").write_text("{")

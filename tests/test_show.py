@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -13,7 +14,7 @@ from goodfit.augment.pipeline import Pipeline
 from goodfit.core.chance import Chance
 from goodfit.core.reporter import SilentReporter
 from goodfit.recipe.recipe import Recipe
-from goodfit.study.augmentation_preview import preview_augmentation
+from goodfit.runs.augmentation_preview import preview_augmentation
 from goodfit.terminal.sheet import GAP, LINE_HEIGHT, MIN_CAPTION_WIDTH, Picture, render_sheet
 from tests.support.command import goodfit, refused
 
@@ -57,10 +58,32 @@ def test_each_part_alone_at_rising_strength(photos: Path) -> None:
     rows, titles = preview_augmentation(
         Recipe(data=str(photos), size=16, augment="brightness((0.2, 0.4)) | erase(1.0)"), SilentReporter(), 4, 1, 1.0, each=True
     )
-    assert titles[0] == "original" and titles[-1] == "strength 1"
-    assert [row[0].caption for row in rows] == ["brightness((0.2, 0.4))", "erase(1.0)"]
+    assert titles == [] and [row[0].caption for row in rows] == ["brightness((0.2, 0.4))", "erase(1.0)"]
+    assert [cell.caption for cell in rows[0][1:]] == [f"strength {x}" for x in ("0.25", "0.5", "0.75", "1")]
     moved = [np.abs(cell.pixels.astype(float) - rows[0][0].pixels).mean() for cell in rows[0]]
     assert moved == sorted(moved) and moved[-1] > moved[1] > 0
+
+
+def change(one: Picture, other: Picture) -> float:
+    """The mean difference of the pixels, of 1."""
+    return float(np.abs(one.pixels.astype(float) - other.pixels).mean() / 255)
+
+
+@pytest.mark.parametrize("part", ["jitter(0.1)", "brightness((0.99, 1.01))", "rotate(1)", "blur((0.05, 0.1))"])
+def test_a_part_too_weak_to_be_seen_is_shown_stronger(photos: Path, part: str) -> None:
+    (row,), _ = preview_augmentation(Recipe(data=str(photos), size=16, augment=part), SilentReporter(), 4, 1, 1.0, each=True)
+    captions = [cell.caption for cell in row[1:]]
+    changes = [change(row[0], cell) for cell in row[1:]]
+    assert captions == [f"strength {x:g}" for x in (1, 2, 4, 8)][: len(captions)] and changes == sorted(changes)
+    assert changes[0] < 0.06 and (changes[-1] >= 0.12 or len(captions) == 4)
+
+
+@pytest.mark.parametrize("part", ["flip", "erase(0.1)", "grayscale(0.2)", "cutmix"])
+def test_a_part_that_spares_some_images_is_shown_by_draws_that_did_not(photos: Path, part: str) -> None:
+    (row,), _ = preview_augmentation(Recipe(data=str(photos), size=16, augment=part), SilentReporter(), 4, 1, 1.0, each=True)
+    assert [cell.caption.partition(",")[0] for cell in row[1:]] == [f"draw {n}" for n in range(1, len(row))] and len(row) > 1
+    assert all(change(row[0], cell) > 0 for cell in row[1:])
+    assert len({cell.pixels.tobytes() for cell in row}) == len(row), "none twice"
 
 
 def test_parts_that_change_color_say_so_of_gray_images() -> None:

@@ -31,7 +31,7 @@ BEFORE = [  # where packing and what comes before the run is made are stopped
 ]
 AFTER = [  # the same of what comes after the last step
     "goodfit.runs.train.keep_model",
-    "goodfit.runs.finish.write_worst_errors",
+    "goodfit.runs.finish.write_pictures",
     "goodfit.runs.baselines.compute_baselines",
     "goodfit.runs.train.write_report",
 ]

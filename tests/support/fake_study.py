@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.run import Run
-from tests.support.fake_run import calibration_of, make_run
+from tests.support.fake_run import NAMES as RUN_NAMES
+from tests.support.fake_run import calibration_of, make_run, scores_of
 
 NAMES = ("lr", "optimizer.momentum", "model")
 RANGES = {
@@ -81,12 +82,18 @@ def make_folds(folder: Path) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     accuracies = []
     for k in (1, 2, 3):
-        fold = make_run(folder / f"fold-{k}", worst=0)
+        fold = make_run(folder / f"fold-{k}", worst=3 * k)
         scores = fold.read("scores.json")["validation"] | {"accuracy": 0.7 + 0.05 * k, "interval": [0.65 + 0.05 * k, 0.75 + 0.05 * k]}
         fold.update("scores.json", {"validation": scores})
         accuracies.append(scores["accuracy"])
     (folder / "fold-1" / "report.html").write_text("")
-    whole = {"images": 3000, "accuracy": 0.8012, "interval": [0.7867, 0.8149], "calibration": calibration_of(3000)}
+    whole = {
+        **scores_of(RUN_NAMES, 300),
+        "images": 3000,
+        "accuracy": 0.8012,
+        "interval": [0.7867, 0.8149],
+        "calibration": calibration_of(3000),
+    }
     run = Run(folder)
     run.write("folds.json", {
         "folds": 3, "state": "finished", "asked": {"data": "photos/animals", "model": "auto", "limit": 0}, "accuracies": accuracies,

@@ -9,18 +9,21 @@ from goodfit.core.errors import UsageError
 
 def compare(
     *runs: str,
+    baseline: str = "",
     html: Path | None = None,
     baselines: bool = False,
     json: bool = False,
 ) -> None:
-    """Compare runs: their recipes where those differ, accuracy on the same validation images with paired intervals, curves, cost.
+    """Say which run is best, or that none is; accuracy on the same validation images with paired intervals, recipes, curves, cost.
 
-    The first run, with its copies of other seeds, is compared with each of the others. It needs neither the data nor a network.
+    All are compared with all, while they are few; copies that differ in their seed count as one. It needs neither the data nor a network.
 
     Parameters
     ----------
     runs
         Run folders; a folder of folds (of train --folds) counts as one, a folder of runs (of train --seeds) as all of them.
+    baseline
+        Compare each with this one of the runs alone, by its folder or its short name.
     html
         Also write the comparison as one HTML file.
     baselines
@@ -42,7 +45,7 @@ def compare(
         path = entries[0].path
         update_baselines(Run(next(iter(sorted(path.glob("fold-*/")))) if (path / "folds.json").is_file() else path))
         entries = read_entries(runs)
-    result = compare_runs(entries)
+    result = compare_runs(entries, baseline)
     if html:
         from goodfit.core.files import write_atomic
         from goodfit.report.pages.comparison import render_comparison

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from goodfit.cli.options import LrOptions, Shorts, assemble, start_reading
 from goodfit.core.errors import UsageError
 
@@ -13,6 +15,7 @@ def lr(
     low: float = 1e-5,
     high: float = 10.0,
     steps: int = 150,
+    html: Path | None = None,
     json: bool = False,
     shorts: Shorts | None = None,
     options: LrOptions | None = None,
@@ -29,6 +32,8 @@ def lr(
         The rate of the last step; the test ends early when the loss explodes.
     steps
         How many steps to make, at least 20.
+    html
+        Also draw the curve, in one HTML file.
     json
         Print the range, its reasons, and the rates and losses that were tested as JSON on stdout.
     """
@@ -37,16 +42,21 @@ def lr(
     asked = assemble(data, shorts, options)
     reporter = start_reading(asked)
     from goodfit import api
+    from goodfit.report.pages.lr_range import describe_range, render_lr_range
     from goodfit.terminal.sketch import sketch_curve
-    from goodfit.terminal.streams import print_json, print_lines
+    from goodfit.terminal.streams import print_json, print_lines, print_message
 
     found = api.lr_range(asked, reporter, low, high, steps)
+    result = found.plain()
+    if html:
+        from goodfit.core.files import write_atomic
+
+        write_atomic(html, render_lr_range(asked.data, result))
     if json:
-        print_json(found.plain())
+        print_json(result)
         return
+    sentence, reasons = describe_range(result)
     print_lines(*sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True).split("\n"))
-    if found.low is None or found.high is None:
-        print_lines(f"{found.reasons[0][0].upper()}{found.reasons[0][1:]}.")
-        print_lines("Try --low and --high further apart, more --steps, a larger --batch-size, or another --model.")
-        return
-    print_lines(f"Good peak learning rates: {found.low:.2g} to {found.high:.2g}.", *(f"  {reason}" for reason in found.reasons))
+    print_lines(sentence, *(f"  {reason}" for reason in reasons))
+    if html:
+        print_message(f"Learning-rate range: {html}")

@@ -33,7 +33,7 @@ def show(
     draws
         How many draws of each image.
     each
-        Show each part of the pipe alone, at several strengths of the same draw.
+        Show each part of the pipe alone, at strengths one can see, or in draws that changed the image.
     progress
         Where in the training, from 0 to 1, for strengths that follow progress.
     """
@@ -44,7 +44,7 @@ def show(
     asked = assemble(data, shorts, options)
     reporter = start_reading(asked)
     from goodfit.core.files import atomic_writer
-    from goodfit.study.augmentation_preview import preview_augmentation
+    from goodfit.runs.augmentation_preview import preview_augmentation
     from goodfit.terminal.sheet import render_sheet
 
     rows, titles = preview_augmentation(asked, reporter, images, draws, progress, each)
@@ -52,4 +52,4 @@ def show(
         raise UsageError("Expected augmentation to show, received none: give it as --augment.")
     with atomic_writer(out) as file:
         render_sheet(rows, titles).save(file, "PNG")
-    reporter.say(f"{len(rows)} rows of {len(titles)} pictures: {out}")
+    reporter.say(f"{len(rows)} rows of {max(map(len, rows))} pictures: {out}")

@@ -25,7 +25,7 @@ from goodfit.recipe.chooser import Choice, Chooser
 from goodfit.recipe.parts import check_model, load_catalog, with_parts_spelled
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
-from goodfit.recipe.transfer.assumptions import assume_imagenet, assume_preprocessing
+from goodfit.recipe.transfer.assumptions import assume_imagenet
 from goodfit.recipe.transfer.defaults import choose_for_source, choose_source_size, seconds_of
 from goodfit.recipe.transfer.features import FeatureNet
 from goodfit.recipe.transfer.pretrained import (
@@ -88,8 +88,8 @@ def open_recipe(
     if weights:
         weights = assume_preprocessing(weights, chooser.catalog, chooser.part("model"))
         adopt_source(chooser, weights)
-    reporter.show_activity(f"reading {chooser.recipe.data}")
         weights = assume_imagenet(weights, chooser.part("model"))
+    reporter.show_activity(f"reading {chooser.recipe.data}")
     headers = read_image_headers(chooser.recipe, reporter)
     headers = choose_shown_images(chooser, headers, weights)
     choose_channels(chooser, headers)

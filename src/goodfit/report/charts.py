@@ -11,6 +11,7 @@ from goodfit.report.markup import EMPTY, Html, tag
 from goodfit.report.record import as_number
 
 MAX_POINTS = 999  # of one series
+RUN_STYLES = 18  # six colors that the color-blind tell apart, each solid, dashed and dotted; report.css has them too
 Points = list[tuple[float, float | None]]  # (x, y) in order of x; None is a gap
 
 
@@ -18,7 +19,8 @@ Points = list[tuple[float, float | None]]  # (x, y) in order of x; None is a gap
 class Series:
     """A line through points, or dots at them.
 
-    The `style` of a line is `accent`, `ink`, `dashed`, `faint`, `guide`, `whisker` or `edge` (two of them bound a band). With `radii`, in
+    The `style` of a line is `accent`, `ink`, `dashed`, `faint`, `guide`, `whisker`, `edge` (two of them bound a band), or that of one of
+    several runs (`run_style`). With `radii`, in
     pixels and one for each point, dots are drawn instead, whose style is `accent`, `ink`, `faint`, `ring` or `cross`. `notes`, one for each
     point, are shown to a reader who points at it.
     """
@@ -54,6 +56,11 @@ class Chart:
     steps_per_epoch: float | None = None
     height: int = 260
     summary: str = ""
+
+
+def run_style(place: int) -> str:
+    """The style of the run at a place among several: no two of the first eighteen have the same color and the same dashes."""
+    return f"run{place % RUN_STYLES}"
 
 
 def thin(points: Points, limit: int = MAX_POINTS) -> Points:

@@ -51,9 +51,9 @@ def paragraph(*children: Child) -> Html:
     return tag("p", *children)
 
 
-def inline_code(text: str) -> Html:
-    """Convert a sentence with commands between backticks, setting the commands as code."""
-    return join(tag("code", part) if index % 2 else part for index, part in enumerate(text.split("`")))
+def inline_code(text: str, run: str = "RUN") -> Html:
+    """Convert a sentence with commands between backticks, setting the commands as code; in these, the word RUN stands for `run`."""
+    return join(tag("code", part.replace("RUN", run)) if index % 2 else part for index, part in enumerate(text.split("`")))
 
 
 def plain_text(text: str) -> str:
@@ -79,14 +79,14 @@ class Column:
     kind: str = "text"
 
 
-def table(columns: Sequence[Column], body: Iterable[Sequence[Child]], caption: str = "") -> Html:
-    """Build a table; the first cell of each row is the heading of that row."""
+def table(columns: Sequence[Column], body: Iterable[Sequence[Child]], caption: str = "", stacks: bool = False) -> Html:
+    """Build a table; the first cell of each row is the heading of that row. On a phone it scrolls sideways, or `stacks` its cells."""
     head = tag("thead", tag("tr", *(tag(f"th.{c.kind}", c.title, attrs={"scope": "col"}) for c in columns)))
     lines = []
     for first, *rest in body:
         cells = [tag(f"td.{c.kind}", cell) for c, cell in zip(columns[1:], rest, strict=True)]
         lines.append(tag("tr", tag("th", first, attrs={"scope": "row"}), *cells))
-    inner = tag("table", tag("caption", caption) if caption else None, head, tag("tbody", *lines))
+    inner = tag("table.stacks" if stacks else "table", tag("caption", caption) if caption else None, head, tag("tbody", *lines))
     return scroll_box(inner, caption or ", ".join(c.title for c in columns if c.title))
 
 

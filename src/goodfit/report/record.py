@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,11 @@ class Record:
     def state(self) -> str:
         """`running`, `finished`, `stopped early`, `interrupted`, `terminated`, `diverged`, `failed`; empty if none was written."""
         return str(get(self.about, "state") or "")
+
+    @property
+    def shell_path(self) -> str:
+        """The path of the folder as a shell takes it."""
+        return shlex.quote(str(self.run.path))
 
     @property
     def split(self) -> str:

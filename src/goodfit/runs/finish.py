@@ -5,12 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from torch import nn
 
 from goodfit.core.errors import GoodfitError
-from goodfit.core.files import atomic_writer
 from goodfit.core.interval import is_clearly_below
 from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.reporter import Reporter
@@ -22,16 +19,14 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account_for
 from goodfit.models.weights.saved import read_weights, save_model
 from goodfit.predict.calibration import measure_calibration
-from goodfit.predict.scoring import ViewScores, predictions_of, score_views
+from goodfit.predict.scoring import predictions_of, score_views
 from goodfit.recipe.build import Training
 from goodfit.recipe.prepare import Prepared
+from goodfit.runs.pictures import write_pictures
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.rules import stop
 from goodfit.training.snapshots import FOLDER, Snapshots, snapshot_hash
 from goodfit.training.state import Plan, State
-
-MAX_WORST_IMAGES = 24
-THUMBNAIL_SIDE = 64  # pixels
 
 
 def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
@@ -58,7 +53,7 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
     run.write("scores.json", {"validation": scored.scores, "best": state.best, "kept": kept})  # a test score was of other weights
     if state.snapshots:
         run.update("scores.json", {"snapshots": score_snapshots(run, training, data, views, reporter)})
-    write_worst_errors(run, scored, data)
+    write_pictures(run, scored, data)
     predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
     save_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
     return scored.scores
@@ -115,34 +110,3 @@ def count_multiply_adds(model: nn.Module, preprocess: Preprocess) -> int | None:
         return account_for(model, preprocess.channels, preprocess.size).totals["macs"]
     except Exception:  # whatever the user's code raises on meta tensors: the run is finished without this figure
         return None
-
-
-def write_worst_errors(run: Run, scored: ViewScores, data: Dataset) -> None:
-    """Write the misclassified validation images of the highest loss, as thumbnails in the run."""
-    outputs = scored.center
-    wrong = (scored.probabilities.argmax(1) != outputs.labels).nonzero().flatten()
-    rows = wrong[scored.losses[wrong].argsort(descending=True)][:MAX_WORST_IMAGES]
-    pixels: Any = data.pixels.read_exact(outputs.ids[rows]).numpy() if len(rows) else []
-    rows_written = []
-    for index, (row, p, picture) in enumerate(zip(rows.tolist(), scored.probabilities[rows], pixels, strict=True)):
-        file = f"worst/{index:02d}.png"
-        write_thumbnail(run, file, picture)
-        rows_written.append(
-            {
-                "file": file,
-                "name": data.names[int(outputs.ids[row])],
-                "truth": data.classes[int(outputs.labels[row])],
-                "predicted": data.classes[int(p.argmax())],
-                "probability": float(p.max()),
-                "loss": float(scored.losses[row]),
-            }
-        )
-    run.write("worst.json", {"images": rows_written})
-
-
-def write_thumbnail(run: Run, file: str, picture: np.ndarray) -> None:
-    """Write pixels [H, W, C] as a PNG of at most THUMBNAIL_SIDE pixels a side."""
-    image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    with atomic_writer(run.path / file) as out:
-        image.save(out, "PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -24,7 +25,7 @@ from goodfit.report.interpretation import describe_kept
 from goodfit.report.markup import plain_text
 from goodfit.report.page import write_report
 from goodfit.report.record import read_record
-from goodfit.runs import baselines
+from goodfit.runs import augmentation_preview, baselines
 from goodfit.runs.finish import count_multiply_adds, format_accuracy, keep_model
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule
 from goodfit.runs.resume import (
@@ -204,11 +205,14 @@ def _report_and_check(prepared: Prepared, options: RunOptions) -> None:
 
 def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None:
     """Train a run that is recorded to its end, then score it, keep its model and write its report."""
-    startup = {"data": prepared.packed - options.started, "startup": time.time() - prepared.packed}
-    seconds = time.time() - options.started
-    prepared.training.state.elapsed += seconds
-    prepared.training.state.startup += seconds
     with explain_stopped_run(run):
+        if not (run.path / augmentation_preview.FILE).exists():
+            with contextlib.suppress(Exception):  # what fails here fails in the first step too, which says it
+                augmentation_preview.write_sheet(run, prepared)
+        startup = {"data": prepared.packed - options.started, "startup": time.time() - prepared.packed}
+        seconds = time.time() - options.started
+        prepared.training.state.elapsed += seconds
+        prepared.training.state.startup += seconds
         _fit_run(run, prepared, options, startup)
         _finish(run, prepared, options.reporter)
 

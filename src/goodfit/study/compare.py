@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
+import itertools
 import json
 import statistics
 from collections.abc import Sequence
@@ -17,7 +17,11 @@ from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.core.run_files import get, is_number
 from goodfit.predict.paired import compare_paired, on_shared_images
 from goodfit.recipe.recipe import trained_recipe
+from goodfit.study.differences import find_differences, name_runs
 from goodfit.study.folds import FOLDS_FILE
+from goodfit.study.verdict import judge
+
+MAX_GROUPS_IN_ALL_PAIRS = 5  # of more, the one with the highest accuracy is compared with each of the others
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,23 +103,54 @@ def read_folds(folder: Path) -> Entry:
 # ---- comparing -----------------------------------------------------------------------------------------------------------------
 
 
-def compare_runs(entries: Sequence[Entry]) -> dict[str, Any]:
+def compare_runs(entries: Sequence[Entry], baseline: str | Path = "") -> dict[str, Any]:
     """Compare some entries; returns everything about them as JSON has it.
 
-    "runs": a row each, with its letter; "differences": the fields of the recipes that are not all the same, with a value for each
-    run; "groups": runs whose recipes differ in their seed alone; "pairs": the first group against each of the others on the validation
-    images that both have predictions for, "problem" where there are none; "baselines": those of the first run that has some.
+    "verdict": which is best, or that none is; "runs": a row each, with its short name; "differences": the fields of the recipes that are
+    not all the same, with a value for each run; "groups": runs whose recipes differ in their seed alone; "pairs": each group against that
+    of the `baseline`, a name or a path, or all against all while they are few, on the validation images that both have predictions for,
+    "problem" where there are none; "baselines": those of the first run that has some.
+
+    Raises:
+        UsageError: the baseline is none of the runs.
     """
-    letters = [letters_of(place) for place in range(len(entries))]
+    differences = find_differences([entry.recipe for entry in entries])
+    names = name_runs([entry.path for entry in entries], differences)
     groups = group_by_seed(entries)
-    rows = [{"letter": letter, **summarize(entry)} for letter, entry in zip(letters, entries, strict=True)]
+    summaries = [summarize_group(entries, members, names) for members in groups]
+    ranking = sorted(range(len(groups)), key=lambda k: -summaries[k]["accuracy"])
+    reference = find_group(entries, groups, names, baseline) if baseline else None
+    leads = [(ranking[0], k) for k in ranking[1:]]
+    shown = choose_pairs(ranking, reference) if reference is not None or len(groups) <= MAX_GROUPS_IN_ALL_PAIRS else leads
+    pairs = {pair: compare_groups(entries, groups[pair[0]], groups[pair[1]], names) for pair in dict.fromkeys((*shown, *leads))}
     return {
-        "runs": rows,
-        "differences": find_differences([entry.recipe for entry in entries]),
-        "groups": [summarize_group(entries, members, letters) for members in groups],
-        "pairs": [compare_groups(entries, groups[0], other, letters) for other in groups[1:]],
+        "verdict": judge(summaries[ranking[0]], [pairs[pair] for pair in leads]),
+        "runs": [{"name": name, **summarize(entry)} for name, entry in zip(names, entries, strict=True)],
+        "differences": differences,
+        "groups": summaries,
+        "pairs": [pairs[pair] for pair in shown],
         "baselines": next((entry.baselines for entry in entries if entry.baselines), {}),
     }
+
+
+def choose_pairs(ranking: Sequence[int], reference: int | None) -> list[tuple[int, int]]:
+    """Each group against the reference, or the better of any two against the other."""
+    if reference is None:
+        return list(itertools.combinations(ranking, 2))
+    return [(k, reference) for k in ranking if k != reference]
+
+
+def find_group(entries: Sequence[Entry], groups: Sequence[Sequence[int]], names: Sequence[str], baseline: str | Path) -> int:
+    """The group that holds the run with this name or path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(baseline).resolve()
+    for k, members in enumerate(groups):
+        if any(names[m] == str(baseline) or entries[m].path.resolve() in (path, *path.glob("*/")) for m in members):
+            return k
+    raise UsageError(f'Expected --baseline to be one of {", ".join(names)}, or its folder, received "{baseline}".')
 
 
 def group_by_seed(entries: Sequence[Entry]) -> list[list[int]]:
@@ -127,11 +162,6 @@ def group_by_seed(entries: Sequence[Entry]) -> list[list[int]]:
         counts[recipe_and_seed] = counts.get(recipe_and_seed, 0) + 1
         groups.setdefault((entry.key, counts[recipe_and_seed]), []).append(index)
     return list(groups.values())
-
-
-def letters_of(place: int) -> str:
-    """The name of the run at a place: A, B, ... Z, AA, AB, ..."""
-    return (letters_of(place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
 
 
 def summarize(entry: Entry) -> dict[str, Any]:
@@ -155,68 +185,24 @@ def summarize(entry: Entry) -> dict[str, Any]:
     }
 
 
-def summarize_group(entries: Sequence[Entry], members: Sequence[int], letters: Sequence[str]) -> dict[str, Any]:
+def summarize_group(entries: Sequence[Entry], members: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
     """The mean accuracy of runs that differ in their seed, and its standard error."""
     accuracies = [float(entries[k].scores["accuracy"]) for k in members]
     return {
-        "runs": [letters[k] for k in members],
+        "runs": [names[k] for k in members],
         "accuracy": statistics.fmean(accuracies),
         "standard_error": standard_error(accuracies),
     }
 
 
-def compare_groups(entries: Sequence[Entry], one: Sequence[int], other: Sequence[int], letters: Sequence[str]) -> dict[str, Any]:
+def compare_groups(entries: Sequence[Entry], one: Sequence[int], other: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
     """Compare two groups on the images that all of their runs have predictions for."""
-    names: dict[str, Any] = {"one": [letters[k] for k in one], "other": [letters[k] for k in other]}
+    sides_by_name: dict[str, Any] = {"one": [names[k] for k in one], "other": [names[k] for k in other]}
     sides = [[p for k in members if (p := entries[k].predictions)] for members in (one, other)]
     if (len(sides[0]), len(sides[1])) != (len(one), len(other)):
-        return {**names, "problem": "a run of an earlier version kept no predictions: evaluate it again"}
+        return {**sides_by_name, "problem": "a run of an earlier version kept no predictions: evaluate it again"}
     right = on_shared_images(sides)
     if isinstance(right, str):
-        return {**names, "problem": right}
+        return {**sides_by_name, "problem": right}
     first, second = right
-    return {**names, **compare_paired(first, second).plain()}
-
-
-# ---- recipes -------------------------------------------------------------------------------------------------------------------
-
-
-def find_differences(recipes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fields whose values are not all the same: "field", and "values" as text, of parts only the settings that differ."""
-    fields = dict.fromkeys(field for recipe in recipes for field in recipe)
-    differences = []
-    for field in fields:
-        values = [format_field(recipe.get(field)) for recipe in recipes]
-        if len(set(values)) > 1:
-            differences.append({"field": field, "values": abbreviate_parts(values)})
-    return differences
-
-
-def format_field(value: Any) -> str:
-    """Format a field's value as a person writes it; "-" where a run of another version does not have the field."""
-    if value is None:
-        return "-"
-    if isinstance(value, list):
-        return ", ".join(map(format_field, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value) or "none"
-
-
-def abbreviate_parts(values: Sequence[str]) -> list[str]:
-    """Replace the settings that are the same in all texts of one part by `...`; other texts are left as they are."""
-    try:
-        calls = [ast.parse(value, mode="eval").body for value in values]
-    except SyntaxError:
-        return list(values)
-    parts = [call for call in calls if isinstance(call, ast.Call)]
-    if len(parts) < len(calls) or len({ast.unparse(part.func) for part in parts}) > 1:
-        return list(values)
-    settings = [
-        {**{str(place): ast.unparse(x) for place, x in enumerate(part.args)}, **{str(k.arg): ast.unparse(k.value) for k in part.keywords}}
-        for part in parts
-    ]
-    same = {key for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
-    texts = []
-    for part, values_by_key in zip(parts, settings, strict=True):
-        words = [value if key.isdecimal() else f"{key}={value}" for key, value in values_by_key.items() if key not in same]
-        texts.append(f"{ast.unparse(part.func)}({', '.join([*words, *(['...'] if same else [])])})")
-    return texts
+    return {**sides_by_name, **compare_paired(first, second).plain()}

@@ -11,19 +11,21 @@ import numpy as np
 import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
-from goodfit.core.interval import standard_error, wilson_interval
+from goodfit.core.interval import standard_error
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import FINISHED_STATES, Run, is_run, require_free_folder
 from goodfit.core.run_files import DamagedFile
 from goodfit.data.index import Index
 from goodfit.data.splits import write_splits
 from goodfit.predict.calibration import measure_calibration
+from goodfit.predict.scoring import outputs_of_probabilities
 from goodfit.recipe.prepare import open_recipe, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
 from goodfit.runs.resume import asked_values
 from goodfit.runs.train import RunOptions, train
 from goodfit.study.folds import FOLDS_FILE, Folds, describe_folds, find_groups, make_folds
+from goodfit.training.evaluate import compute_scores
 
 
 def train_folds(asked: Recipe, options: RunOptions, folds: int, groups: Path | None = None) -> dict[str, Any]:
@@ -158,7 +160,8 @@ def out_of_fold_predictions(runs: list[Run], names: list[str]) -> Predictions:
 def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> dict[str, Any]:
     """Write mean and standard deviation, and the scores of the out-of-fold predictions, to folds.json; returns them."""
     accuracies = [float(run.read("scores.json", "validation.accuracy")["validation"]["accuracy"]) for run in runs]
-    right = int(predictions.correct.sum())
+    probabilities, labels = torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.labels)
+    outputs = outputs_of_probabilities(probabilities, torch.arange(len(labels)), labels)
     result = {
         "folder": str(folder),
         "runs": [str(run.path) for run in runs],
@@ -166,12 +169,7 @@ def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> d
         "accuracy": statistics.fmean(accuracies),
         "deviation": statistics.stdev(accuracies),
         "standard_error": standard_error(accuracies),
-        "out_of_fold": {
-            "images": len(predictions.labels),
-            "accuracy": right / len(predictions.labels),
-            "interval": wilson_interval(right, len(predictions.labels)),
-            "calibration": measure_calibration(torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.labels)),
-        },
+        "out_of_fold": {**compute_scores(outputs, predictions.classes), "calibration": measure_calibration(probabilities, labels)},
     }
     Run(folder).update(FOLDS_FILE, {**result, "state": "finished", "seconds": sum(seconds_of(run) for run in runs)})
     return result

@@ -12,11 +12,13 @@ MAX_CURVES = 8
 
 
 def format_comparison(comparison: dict[str, Any]) -> list[str]:
-    """Format what `study.compare.compare_runs` returns: scores, recipes where they differ, pairs, baselines and curves."""
+    """Format what `study.compare.compare_runs` returns: which run is best, scores, pairs, recipes where they differ, baselines, curves."""
+    verdict = comparison["verdict"]["sentence"]
     return [
+        *([verdict, ""] if verdict else []),
         *_format_scores(comparison),
-        *_format_recipes(comparison),
         *_format_pairs(comparison),
+        *_format_recipes(comparison),
         *_format_baselines(comparison),
         *_format_curves(comparison),
     ]
@@ -33,14 +35,34 @@ def _format_scores(comparison: dict[str, Any]) -> list[str]:
         parameters, work = ("-" if row[key] is None else f"{row[key]:,}" for key in ("parameters", "multiply_adds"))
         folds = f" ({len(row['folds'])} folds)" if row["folds"] else ""
         numbers = (format_percent(row["accuracy"]), f"{low} to {high}", loss, error, seconds, parameters, work)
-        rows.append((row["letter"], *numbers, f"{row['path']}{folds}"))
-    header = ("", "accuracy", "95 % interval", "log loss", "calibr.", "time", "parameters", "mult-adds", "run")
+        rows.append((row["name"], *numbers, f"{row['path']}{folds}"))
+    header = ("", "accuracy", "95 % interval", "log loss", "calibr.", "time", "parameters", "mult-adds", "folder")
     lines = format_table(rows, "<><>>>>><", header).split("\n")
     for group in comparison["groups"]:
         if group["standard_error"] is not None:
             mean, error = format_percent(group["accuracy"], 2), format_percent(group["standard_error"], 2)
             lines.append(f"{', '.join(group['runs'])} differ in their seed: mean {mean}, standard error {error}.")
     return lines
+
+
+def _format_pairs(comparison: dict[str, Any]) -> list[str]:
+    """A line for each pair that can be compared, and a sentence for each that cannot."""
+    rows, problems = [], []
+    for pair in comparison["pairs"]:
+        one, other = ("mean of " * (len(pair[side]) > 1) + ", ".join(pair[side]) for side in ("one", "other"))
+        if "problem" in pair:
+            problems.append(f"{one} and {other} cannot be compared image by image: {pair['problem']}.")
+            continue
+        low, high = (100 * x for x in pair["interval"])
+        only_one, only_other, p = (
+            ("", "", "") if pair["p"] is None else (f"{pair['only_one']:,}", f"{pair['only_other']:,}", f"{pair['p']:.2g}")
+        )
+        points, interval = f"{100 * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}"
+        note = "could be luck" if low <= 0 <= high else ""
+        rows.append((f"{one} over {other}", points, interval, f"{pair['images']:,}", only_one, only_other, p, note))
+    header = ("image by image", "points", "95 % interval", "images", "only 1st right", "only 2nd right", "McNemar's p", "")
+    table = format_table(rows, "<><>>>><", header).split("\n") if rows else []
+    return ["", *table, *problems] if table or problems else []
 
 
 def _format_recipes(comparison: dict[str, Any]) -> list[str]:
@@ -53,29 +75,10 @@ def _format_recipes(comparison: dict[str, Any]) -> list[str]:
     for row in comparison["differences"]:
         with_value: dict[str, list[str]] = {}
         for run, value in zip(comparison["runs"], row["values"], strict=True):
-            with_value.setdefault(value, []).append(run["letter"])
+            with_value.setdefault(value, []).append(run["name"])
         lines.append(f"  {row['field']}")
-        lines += [f"    {', '.join(names):<8} {value}" for value, names in with_value.items()]
+        lines += format_table([(", ".join(names), value) for value, names in with_value.items()], "<<", indent="    ").split("\n")
     return lines
-
-
-def _format_pairs(comparison: dict[str, Any]) -> list[str]:
-    """The first group against each of the others."""
-    lines = [f"  {format_pair(row)}" for row in comparison["pairs"]]
-    return ["", *lines] if lines else []
-
-
-def format_pair(row: dict[str, Any]) -> str:
-    """Format a pair of groups as a sentence."""
-    one, other = ("mean of " * (len(row[side]) > 1) + ", ".join(row[side]) for side in ("one", "other"))
-    if "problem" in row:
-        return f"{one} and {other} cannot be compared image by image: {row['problem']}."
-    low, high = (100 * x for x in row["interval"])
-    difference = f"{100 * row['difference']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
-    sentence = f"{one} less {other}: {difference}, {row['images']:,} images"
-    if row["p"] is not None:
-        sentence += f"; only {one} right about {row['only_one']:,}, only {other} about {row['only_other']:,}, McNemar's p = {row['p']:.2g}"
-    return sentence + (": could be luck." if low <= 0 <= high else ".")
 
 
 def _format_baselines(comparison: dict[str, Any]) -> list[str]:
@@ -89,10 +92,15 @@ def _format_baselines(comparison: dict[str, Any]) -> list[str]:
 
 
 def _format_curves(comparison: dict[str, Any]) -> list[str]:
-    """Validation accuracy over the budget, run by run."""
+    """Validation accuracy over the budget, run by run, all on the same axes."""
+    rows = [row for row in comparison["runs"] if len(row["curve"]) > 1]
+    columns = list(zip(*(point for row in rows for point in row["curve"]), strict=True))  # all x, all y
+    within = list(zip(*((min(column), max(column)) for column in columns), strict=True))  # two opposite corners
     lines = []
-    for row in [row for row in comparison["runs"] if len(row["curve"]) > 1][:MAX_CURVES]:
+    for row in rows[:MAX_CURVES]:
         ts, accuracies = zip(*row["curve"], strict=True)
-        sketch = sketch_curve(ts, accuracies, f"{row['letter']}: validation accuracy", "share of the budget", width=48, height=4)
-        lines += ["", *sketch.split("\n")]
+        title = f"validation accuracy of {row['name']}"
+        lines += ["", *sketch_curve(ts, accuracies, title, "share of the budget", 48, 5, within=within).split("\n")]
+    if len(rows) > MAX_CURVES:
+        lines += ["", f"The curves of the other {len(rows) - MAX_CURVES} are on the page that --html writes."]
     return lines

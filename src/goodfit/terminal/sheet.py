@@ -35,14 +35,14 @@ def render_sheet(rows: Sequence[Sequence[Picture]], titles: Sequence[str] = ()) 
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             left, upper = GAP + x * column_width, top + y * row_height
-            image = _to_rgb(picture.pixels)
+            image = to_rgb(picture.pixels)
             paper.paste(image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST), (left, upper))
             caption = _truncate(picture.caption, column_width - GAP, font)
             draw.text((left, upper + row_height - LINE_HEIGHT - GAP), caption, INK, font)
     return paper
 
 
-def _to_rgb(pixels: NDArray[np.uint8]) -> Image.Image:
+def to_rgb(pixels: NDArray[np.uint8]) -> Image.Image:
     """Convert pixels [H, W, C] to RGB, with alpha composited over the paper."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     if image.mode == "RGBA":

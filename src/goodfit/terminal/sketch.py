@@ -19,18 +19,21 @@ def sketch_curve(
     width: int = 64,
     height: int = 12,
     log_x: bool = False,
+    within: Sequence[tuple[float, float]] = (),
 ) -> str:
     """Draw the curve through (xs, ys) as lines of text, with gaps where y is NaN.
 
     It consists of braille dots, or of stars where stderr cannot encode them. `width` and `height` are in characters; `log_x` makes the x
-    axis logarithmic. A curve of equal values is a flat line.
+    axis logarithmic. The axes cover the points `within` too, so that several sketches can share them. A curve of equal values is a flat
+    line.
     """
     points = [(math.log10(x) if log_x else x, y) for x, y in zip(xs, ys, strict=True)]
     finite = [y for _, y in points if math.isfinite(y)]
     if not finite:
         return f"{title}\n(nothing to draw)" if title else "(nothing to draw)"
-    left, right = min(x for x, _ in points), max(x for x, _ in points)
-    low, high = min(finite), max(finite)
+    covered = [*(x for x, _ in points), *(math.log10(x) if log_x else x for x, _ in within)]
+    finite += [y for _, y in within]
+    left, right, low, high = min(covered), max(covered), min(finite), max(finite)
     braille = MESSAGES.can_encode(chr(BRAILLE + 0xFF))
     columns, rows = (2 * width, 4 * height) if braille else (width, height)
     dots: set[tuple[int, int]] = set()

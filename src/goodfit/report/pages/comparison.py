@@ -1,28 +1,34 @@
-"""The page of a comparison: scores, paired differences, recipes and curves of several runs."""
+"""The page of a comparison: which run is best, scores, paired differences, curves and recipes of several runs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from goodfit.core import words
-from goodfit.report.charts import Chart, Series, render_chart
+from goodfit.report.charts import Chart, Series, render_chart, run_style
 from goodfit.report.frame import render_page
 from goodfit.report.markup import (
     EMPTY,
     Column,
     Html,
+    bar,
     bullet_list,
     format_interval,
     format_large_count,
     format_number,
     format_percent,
+    join,
     paragraph,
     section,
     table,
     tag,
 )
 
-STYLES = ("accent", "ink", "dashed", "faint", "edge")
+PAIRS_NOTE = (
+    "Differences in accuracy on the same validation images, with intervals by the paired bootstrap; p is by McNemar's exact test, where"
+    " each side is a single run. A difference whose interval holds 0 could be luck."
+)
+MANY_PAIRS_NOTE = " By chance alone one interval in twenty misses the truth, so a run is called best only where it leads every other one."
 
 
 def render_comparison(comparison: dict[str, Any]) -> str:
@@ -32,21 +38,22 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     parts = (
         ("scores", "Scores", render_scores(comparison)),
         ("pairs", "Image by image", render_pairs(comparison)),
-        ("recipes", "Recipes", render_recipes(comparison)),
         ("curves", "Curves", render_curves(rows)),
+        ("recipes", "Recipes", render_recipes(comparison)),
     )
-    header = tag("header", tag("p.eyebrow", "Goodfit comparison"), tag("h1", title))
+    verdict = comparison["verdict"]["sentence"]
+    header = tag("header", tag("p.eyebrow", "Goodfit comparison"), tag("h1", title), tag("p.verdict", verdict) if verdict else None)
     return render_page(f"{title} · Goodfit comparison", header, parts, "Made from the folders of the runs.")
 
 
 def render_scores(comparison: dict[str, Any]) -> Html:
     """Render the scores and costs of the runs, the groups that differ in their seed only, and the baselines."""
-    columns = [Column("Run"), Column("Folder"), *(Column(t, "number") for t in (
+    columns = [Column("Run"), Column("", "wide"), *(Column(t, "number") for t in (
         "Accuracy", "95 % interval", "Log loss", "Calibration error", "Time", "Parameters", "Multiply-adds"))]  # fmt: skip
     body = [
         [
-            row["letter"],
-            tag("code", row["path"]),
+            render_name(row, place),
+            bar(row["accuracy"], *row["interval"]),
             format_percent(row["accuracy"]),
             format_interval(*row["interval"]),
             format_number(row["log_loss"]),
@@ -54,7 +61,7 @@ def render_scores(comparison: dict[str, Any]) -> Html:
             words.format_duration(row["seconds"]) if row["seconds"] is not None else "not measured",
             *(format_large_count(row[key]) if row[key] is not None else "not measured" for key in ("parameters", "multiply_adds")),
         ]
-        for row in comparison["runs"]
+        for place, row in enumerate(comparison["runs"])
     ]
     seeds = [
         f"{', '.join(group['runs'])} differ in their seed: mean {format_percent(group['accuracy'], 2)},"
@@ -72,26 +79,31 @@ def render_scores(comparison: dict[str, Any]) -> Html:
     return section("scores", "Scores and cost", table(columns, body), bullet_list(seeds), extra)
 
 
+def render_name(row: dict[str, Any], place: int) -> Html:
+    """Render the short name of the run at a place, with the line that it has in the charts, and its folder."""
+    line = tag(f"i.line.{run_style(place)}", attrs={"aria-hidden": "true"})
+    return join([line, row["name"], tag("code.folder", row["path"]) if row["path"] != row["name"] else None])
+
+
 def render_pairs(comparison: dict[str, Any]) -> Html:
-    """Render the differences between the first group of runs and each of the others, on the images that both were evaluated on."""
+    """Render the difference of each pair of runs, on the images that both were evaluated on."""
     columns = [
         Column("Difference"),
         *(Column(t, "number") for t in ("Points", "95 % interval", "Images", "Only the first right", "Only the second right", "p")),
     ]
     body = []
     for row in comparison["pairs"]:
-        name = f"{', '.join(row['one'])} minus {', '.join(row['other'])}"
+        name = f"{', '.join(row['one'])} over {', '.join(row['other'])}"
         if "problem" in row:
-            body.append([name, row["problem"], "", "", "", "", ""])
+            body.append([tag("span", name, tag("span.dim", f": {row['problem']}")), "", "", "", "", "", ""])
             continue
         low, high = (f"{100 * x:+.2f}" for x in row["interval"])
         counts = [f"{row[key]:,}" if row[key] is not None else "" for key in ("only_one", "only_other")]
         p = format_number(row["p"], 2) if row["p"] is not None else ""
-        body.append([name, f"{100 * row['difference']:+.2f}", f"{low} to {high}", f"{row['images']:,}", *counts, p])
-    note = (
-        "Differences in accuracy on the same validation images, with intervals by the paired bootstrap; p is by McNemar's exact test, where"
-        " each side is a single run."
-    )
+        points = f"{100 * row['difference']:+.2f}"
+        is_clear = not row["interval"][0] <= 0 <= row["interval"][1]
+        body.append([name, tag("strong", points) if is_clear else points, f"{low} to {high}", f"{row['images']:,}", *counts, p])
+    note = PAIRS_NOTE + (MANY_PAIRS_NOTE if len(body) > 1 else "")
     return section("pairs", "Image by image", paragraph(note), table(columns, body)) if body else EMPTY
 
 
@@ -101,14 +113,13 @@ def render_recipes(comparison: dict[str, Any]) -> Html:
         return EMPTY
     if not comparison["differences"]:
         return section("recipes", "Recipes", paragraph("The recipes are the same."))
-    columns = [Column("Setting"), *(Column(row["letter"]) for row in comparison["runs"])]
+    columns = [Column("Setting"), *(Column(row["name"]) for row in comparison["runs"])]
     body = [[row["field"], *(tag("code", value) for value in row["values"])] for row in comparison["differences"]]
     return section("recipes", "Where the recipes differ", table(columns, body))
 
 
 def render_curves(rows: list[dict[str, Any]]) -> Html:
     """Render the validation accuracy over the budget, with all runs in one chart."""
-    rows = [row for row in rows if row["curve"]]
-    series = [Series(row["letter"], [(t, y) for t, y in row["curve"]], STYLES[index % len(STYLES)]) for index, row in enumerate(rows)]
-    chart = render_chart(Chart("Validation accuracy", tuple(series), x="share of the budget", unit="percent", height=320))
+    series = [Series(row["name"], [(t, y) for t, y in row["curve"]], run_style(place)) for place, row in enumerate(rows) if row["curve"]]
+    chart = render_chart(Chart("Validation accuracy", tuple(series), x="share of the budget", unit="percent", height=360))
     return section("curves", "Curves", tag("div.charts.large", chart)) if chart else EMPTY

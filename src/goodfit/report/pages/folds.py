@@ -1,4 +1,4 @@
-"""The page of a cross-validation: the score of each fold and of all together, and the calibration of their answers."""
+"""The page of a cross-validation: the score of each fold and of all together, their mistakes and the calibration of their answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from goodfit.report.markup import (
     format_interval,
     format_percent,
     format_points,
-    paragraph,
     section,
     table,
     tag,
@@ -25,10 +24,13 @@ from goodfit.report.markup import (
 from goodfit.report.record import FolderReader, as_interval, as_items, as_number, get_number
 from goodfit.report.sections.baselines import render_baselines
 from goodfit.report.sections.calibration import render_calibration_scores
+from goodfit.report.sections.confusion import render_confusion_of
 from goodfit.report.sections.headline import format_title, large_percent, result_box
-from goodfit.report.sections.recipe import format_value
+from goodfit.report.sections.recipe import render_asked
+from goodfit.report.sections.worst import render_worst_of_folds
 
 NO_TEMPERATURE = "Each fold has its own model, so there is no single temperature to store."
+RECIPE_INTRO = "As it was given; the report of each fold says what auto chose."
 BASELINES_INTRO = "Those of {name} only: every fold has its own validation images."
 
 
@@ -47,11 +49,14 @@ def render_folds(folder: Path) -> str:
         tag("p.subtitle", f"{folds}: each image was classified by the one model that was not trained on it."),
         result_box(render_figure(summary), interpret_folds(summary)),
     )
+    names = [path.parent.name for path in find_folds(files)]
     parts = (
         ("folds", "Folds", render_table(files)),
+        ("confusion", "Confusion", render_confusion_of(get(summary, "out_of_fold"), "Over all folds")),
         ("baselines", "Baselines", render_baselines(files, ["fold-1"], BASELINES_INTRO)),
         ("calibration", "Calibration", render_calibration_scores(get(summary, "out_of_fold", "calibration"), "all images", NO_TEMPERATURE)),
-        ("recipe", "Recipe", render_recipe(summary)),
+        ("worst", "Worst errors", render_worst_of_folds(files, names)),
+        ("recipe", "Recipe", render_asked(get(summary, "asked"), RECIPE_INTRO)),
     )
     return render_page(
         f"{name} · {files.name} · Goodfit cross-validation report", header, parts, files.describe_source("folder of the folds")
@@ -85,10 +90,15 @@ def interpret_folds(summary: dict[str, Any]) -> list[str]:
     return sentences
 
 
+def find_folds(files: FolderReader) -> list[Path]:
+    """The recipes of the folds that were started, in order."""
+    return sorted(files.folder.glob("fold-*/recipe.toml"), key=lambda path: (len(path.parent.name), path))
+
+
 def render_table(files: FolderReader) -> Html:
     """Render a table with a row for each fold that was started."""
     body: list[list[Child]] = []
-    for path in sorted(files.folder.glob("fold-*/recipe.toml"), key=lambda path: (len(path.parent.name), path)):
+    for path in find_folds(files):
         name = path.parent.name
         about, scores = files.read_json(f"{name}/about.json"), get(files.read_json(f"{name}/scores.json"), "validation")
         accuracy, images = get_number(scores, "accuracy"), get_number(scores, "images")
@@ -104,10 +114,3 @@ def render_table(files: FolderReader) -> Html:
         ])  # fmt: skip
     columns = [Column("Fold"), Column("", "wide")] + [Column(title, "number") for title in ("Accuracy", "95 % interval", "Images", "Time")]
     return section("folds", "Folds", table(columns, body)) if body else EMPTY
-
-
-def render_recipe(summary: dict[str, Any]) -> Html:
-    """Render the recipe that was given."""
-    body = [[key, tag("code", format_value(value))] for key, value in as_items(get(summary, "asked"))]
-    intro = "As it was given; the report of each fold says what auto chose."
-    return section("recipe", "Recipe", paragraph(intro), table([Column("Setting"), Column("Value")], body)) if body else EMPTY

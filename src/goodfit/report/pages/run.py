@@ -8,6 +8,7 @@ from goodfit.core.run import Run
 from goodfit.core.run_files import get
 from goodfit.report.frame import render_page
 from goodfit.report.record import read_record
+from goodfit.report.sections.augmentation import render_augmentation
 from goodfit.report.sections.calibration import render_calibration
 from goodfit.report.sections.classes import render_classes
 from goodfit.report.sections.confusion import render_confusion
@@ -27,13 +28,14 @@ SECTIONS = (  # in the order of the page: anchor, name in the menu, and function
     ("classes", "Classes", render_classes),
     ("calibration", "Calibration", render_calibration),
     ("worst", "Worst errors", render_worst),
+    ("augmentation", "Augmentation", render_augmentation),
     ("recipe", "Recipe", render_recipe),
     ("data", "Data", render_data),
     ("openings", "Test split", render_openings),
     ("timing", "Time", render_timing),
     ("machine", "Machine", render_machine),
 )
-ONLY_OF_RUNS = ("curves", "recipe", "timing")  # the training of one model, which an ensemble does not have
+ONLY_OF_RUNS = ("curves", "augmentation", "recipe", "timing")  # the training of one model, which an ensemble does not have
 
 
 def render_run(folder: Path) -> str:

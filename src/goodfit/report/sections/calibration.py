@@ -27,20 +27,20 @@ def render_calibration(record: Record) -> Html:
         return render_calibration_scores(
             scores, record.split, "An ensemble stores no temperature: predict gives its answers before scaling."
         )
-    command = "`goodfit predict RUN --reject-below {below}`"
+    command, run = "`goodfit predict RUN --reject-below {below}`", record.shell_path
     fitted, stored = get_number(scores, "temperature"), get_number(record.config, "temperature")
     if fitted is not None and stored is not None and math.isclose(fitted, stored, rel_tol=NEGLIGIBLE):
-        return render_calibration_scores(scores, record.split, "It is stored with the model, and predict applies it.", command)
+        return render_calibration_scores(scores, record.split, "It is stored with the model, and predict applies it.", command, run)
     if stored is None:
         storage = "It is not stored with the model: `goodfit evaluate RUN --calibrate` stores it, and predict then applies it."
     else:
         storage = f"Another one, {stored:.2f}, is stored with the model: `goodfit evaluate RUN --calibrate` replaces it."
-    return render_calibration_scores(scores, record.split, storage, f"{command}, once this temperature is stored")
+    return render_calibration_scores(scores, record.split, storage, f"{command}, once this temperature is stored", run)
 
 
-def render_calibration_scores(scores: object, split: str, storage: str, command: str = "") -> Html:
+def render_calibration_scores(scores: object, split: str, storage: str, command: str = "", run: str = "RUN") -> Html:
     """Render the calibration scores of a split. `storage` is the sentence that says where the temperature is stored. `command`, if
-    there is one that withholds answers, has a field for the probability `below`.
+    there is one that withholds answers, has a field for the probability `below`. In both, RUN stands for `run`.
     """
     bins = [
         (n, confidence, accuracy)
@@ -61,8 +61,10 @@ def render_calibration_scores(scores: object, split: str, storage: str, command:
     return section(
         "calibration",
         "Calibration",
-        paragraph(inline_code(" ".join(part for part in (describe_confidence(bins, split), describe_scaling(scores), storage) if part))),
-        paragraph(inline_code(gain)) if rejections and (gain := describe_rejection(rejections, command)) else None,
+        paragraph(
+            inline_code(" ".join(part for part in (describe_confidence(bins, split), describe_scaling(scores), storage) if part), run)
+        ),
+        paragraph(inline_code(gain, run)) if rejections and (gain := describe_rejection(rejections, command)) else None,
         tag(
             "div.charts.large",
             render_chart(build_reliability_chart(bins, split)) if bins else EMPTY,

@@ -52,7 +52,7 @@ def _accuracy(row: dict[str, object]) -> float:
 
 def _frequent_mistakes(record: Record) -> dict[str, str]:
     """Return for each class its most frequent wrong answer, with the number of times it was given."""
-    names, matrix = read_confusion(record)
+    names, matrix = read_confusion(get(record.scores, record.split))
     mistakes = {}
     for truth, line in enumerate(matrix):
         n, other = max(((n, -k) for k, n in enumerate(line) if k != truth), default=(0.0, 0))

@@ -16,9 +16,8 @@ MISTAKES_BESIDE_HEAT_MAP, MISTAKES_ALONE = 8, 24
 Matrix = list[list[float]]
 
 
-def read_confusion(record: Record) -> tuple[list[str], Matrix]:
+def read_confusion(scores: object) -> tuple[list[str], Matrix]:
     """Read the class names and the counts (rows are true classes, columns predicted ones); both are empty if they do not fit each other."""
-    scores = get(record.scores, record.split)
     names = [str(row.get("name", index)) for index, row in enumerate(as_rows(get(scores, "classes")))]
     counts = get(scores, "confusion")
     if not names or not isinstance(counts, list) or any(not isinstance(line, list) or len(line) != len(counts) for line in counts):
@@ -28,13 +27,18 @@ def read_confusion(record: Record) -> tuple[list[str], Matrix]:
 
 
 def render_confusion(record: Record) -> Html:
-    """Render the heat map and the most frequent mistakes."""
-    names, matrix = read_confusion(record)
+    """Render the confusion of the split whose mistakes are shown."""
+    return render_confusion_of(get(record.scores, record.split), f"On {record.split}")
+
+
+def render_confusion_of(scores: object, where: str) -> Html:
+    """Render the heat map and the most frequent mistakes in scores; `where` says of which images, as in "On validation"."""
+    names, matrix = read_confusion(scores)
     total = sum(map(sum, matrix))
     if not total:
         return EMPTY
     right = sum(matrix[k][k] for k in range(len(names)))
-    intro = f"On {record.split}, {total - right:,.0f} of {total:,.0f} images were taken for another class."
+    intro = f"{where}, {total - right:,.0f} of {total:,.0f} images were taken for another class."
     if len(names) <= MAX_CLASSES_IN_HEAT_MAP:
         how = " Rows are true classes, columns predicted ones; the stronger the color, the larger the share of the row."
         return section(

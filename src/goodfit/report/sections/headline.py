@@ -36,7 +36,7 @@ def render_headline(record: Record) -> Html:
         ),
         tag("h1", format_title(get(record.about, "data", "name") or record.recipe.get("data") or record.run.name)),
         tag("p.subtitle", describe_training(record) if record.ensemble is None else describe_ensemble(record)),
-        result_box(render_figure(record), interpret_run(record)),
+        result_box(render_figure(record), interpret_run(record), record.shell_path),
         render_accuracies(record),
     )
 
@@ -46,9 +46,9 @@ def format_title(data: object) -> str:
     return str(data).rstrip("/").rpartition("/")[2] or str(data)
 
 
-def result_box(figure: Html, sentences: list[str]) -> Html:
-    """Build the box with the figure in large type beside its interpretation."""
-    interpretation = bullet_list([inline_code(sentence) for sentence in sentences])
+def result_box(figure: Html, sentences: list[str], run: str = "RUN") -> Html:
+    """Build the box with the figure in large type beside its interpretation, in whose commands RUN stands for `run`."""
+    interpretation = bullet_list([inline_code(sentence, run) for sentence in sentences])
     return tag("div.result", figure, tag("div.findings", tag("h2", "What this means"), interpretation) if sentences else None)
 
 

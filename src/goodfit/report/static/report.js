@@ -11,6 +11,11 @@
     guide: () => ({stroke: color("--faint"), width: 1.5, dash: [6, 4]}),
     whisker: () => ({stroke: color("--dim"), width: 1}),
   };
+  // Of several runs in one chart: six colors, whose dashes change from one to the next and again after all six.
+  const DASHES = [[], [8, 4], [2, 6]];
+  for (let k = 0; k < 18; k++) {
+    LINES[`run${k}`] = () => ({stroke: color(`--run-${k % 6}`), width: 2, dash: DASHES[(k + Math.floor(k / 6)) % 3]});
+  }
   const DOTS = {
     accent: () => ({fill: color("--accent"), stroke: color("--card"), width: 1}),
     ink: () => ({fill: color("--card"), stroke: color("--ink"), width: 1.5}),
@@ -57,7 +62,9 @@
       const left = x > bbox.left + bbox.width / 2;
       const low = spec.unit === "percent";  // accuracy curves fill the top, loss curves the bottom
       ctx.textAlign = left ? "right" : "left"; ctx.textBaseline = low ? "bottom" : "top";
-      ctx.fillText(mark.label, x + (left ? -5 : 5) * devicePixelRatio, low ? bbox.top + bbox.height - 4 * devicePixelRatio : bbox.top + 2 * devicePixelRatio);
+      const start = x + (left ? -5 : 5) * devicePixelRatio, width = ctx.measureText(mark.label).width, right = bbox.left + bbox.width;
+      const at = left ? Math.max(start, Math.min(bbox.left + width, right)) : Math.min(start, Math.max(right - width, bbox.left));
+      ctx.fillText(mark.label, at, low ? bbox.top + bbox.height - 4 * devicePixelRatio : bbox.top + 2 * devicePixelRatio);
     }
     ctx.restore();
   };
@@ -144,7 +151,7 @@
         {label: xLabel, value: legend((v) => v == null ? "–" : scale === 1 ? tick(spec.xUnit, v, 6) : v.toFixed(1))},
         ...spec.series.map((s) => s.radii.length ? dots(s) : line(s)),
       ],
-      legend: {live: !noted, markers: {width: 2, dash: (u, i) => u.series[i].dash ? "dashed" : "solid"}},
+      legend: {live: !noted, markers: {width: 2, dash: (u, i) => ({8: "dashed", 6: "dashed", 2: "dotted"})[u.series[i].dash?.[0]] ?? "solid"}},
       bands: edges.length === 2 ? [{series: edges, fill: color("--faint") + "40"}] : [],
       cursor: {
         x: !noted, y: false, sync: {key: spec.x, scales: ["x", null], setSeries: false}, hover: {skip: [undefined, null]},
