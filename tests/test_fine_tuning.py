@@ -112,7 +112,7 @@ def test_wise_is_between_the_pretrained_net_and_the_trained_one(digits: Dataset)
         expected = 0.75 * start[name].double().numpy() + 0.25 * current[name].double().numpy()
         assert np.allclose(x.numpy(), expected, atol=1e-6), name
     validate: Any = wise.plan.evaluate
-    assert wise.state.history[-1] == validate(wise.state.eval_model)["score"]
+    assert wise.state.history[-1] == validate(wise.state.eval_model, True)["score"]
 
 
 @pytest.mark.parametrize(

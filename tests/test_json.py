@@ -77,7 +77,7 @@ PYTHON: list[tuple[list[str], Callable[[], Any]]] = [
     (["ensemble", "runs/0", "runs/1", "--out", "runs/a-two"], make_ensemble_of_two),
     (["compare", "runs/0", "runs/1"], lambda: compare_runs(read_entries(["runs/0", "runs/1"]))),
     (["runs"], lambda: summarize_runs(Path("runs"))),
-    (["parts"], lambda: load_catalog().cards()),
+    (["parts"], make_cards),
     (["describe", "linear"], lambda: {"model": "linear", **describe_network("linear", NetworkOptions(), "sgd")[0].to_dict()}),
     (["describe", "--compare", "linear", "lenet"], lambda: compare_accounts(*compare_networks(["linear", "lenet"], NetworkOptions()))),
     (["gradcheck", "mlp((3,))", "--size", "4", "--samples", "1"], check_mlp),

@@ -476,5 +476,5 @@ def test_broken_images_among_good_ones_at_scales(run: Path, shapes: Path, tmp_pa
     said = goodfit("predict", run, tmp_path / "text.jpg", file, tmp_path / "text.jpg", "--views", "ten_crop((16, 20))", "--json")
     assert said.code == 0 and "2 of 3 images cannot be read" in said.err
     rows = json.loads(said.out)
-    assert ["problem" in row for row in rows] == [True, False, True]
+    assert [bool(row["problem"]) for row in rows] == [True, False, True]
     assert rows[1] == json.loads(goodfit("predict", run, file, "--views", "ten_crop((16, 20))", "--json").out)[0]

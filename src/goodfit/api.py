@@ -15,12 +15,13 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
 from goodfit.runs.evaluate import EvaluateOptions, evaluate_run
 from goodfit.runs.plan import report_plan
-from goodfit.runs.train import RunOptions, request_lr_factor
+from goodfit.runs.train import RunOptions
 from goodfit.runs.train import train as train_run
 from goodfit.terminal.log import LoggingReporter
 from goodfit.terminal.reporter import TerminalReporter
 from goodfit.terminal.streams import MESSAGES
 from goodfit.training.lr_range import LrRange, find_lr_range, sweep_lr
+from goodfit.training.manual_lr import request_lr_factor
 
 
 def train(

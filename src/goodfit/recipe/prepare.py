@@ -25,7 +25,7 @@ from goodfit.recipe.chooser import Choice, Chooser
 from goodfit.recipe.parts import check_model, load_catalog, with_parts_spelled
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
-from goodfit.recipe.transfer.assumptions import assume_imagenet
+from goodfit.recipe.transfer.assumptions import assume_imagenet, assume_preprocessing
 from goodfit.recipe.transfer.defaults import choose_for_source, choose_source_size, seconds_of
 from goodfit.recipe.transfer.features import FeatureNet
 from goodfit.recipe.transfer.pretrained import (

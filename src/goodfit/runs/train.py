@@ -289,14 +289,3 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
         page = write_report(run.path)
     reporter.say(*(f"Warning: {plain_text(failure)}" for failure in describe_failures(read_record(run))))
     reporter.say(f"Run: {run.path}", f"Report: {page}")
-
-
-def request_lr_factor(run: Run, factor: float) -> Path:
-    """Multiply the learning rate of a training that is running, from its next step on; returns the file that asks for it.
-
-    Raises:
-        UsageError: the run is not running.
-    """
-    if (state := run.read("about.json", "state")["state"]) != "running":
-        raise UsageError(f'Expected "{run.path}" to be a run that is training now, but it is {state}.')
-    return ManualLrFactor(run.path / manual_lr.FOLDER).request(factor)

@@ -7,7 +7,9 @@ import dataclasses
 import math
 from pathlib import Path
 
+from goodfit.core.errors import UsageError
 from goodfit.core.files import explain_write_errors
+from goodfit.core.run import Run
 from goodfit.core.run_files import explain_damage, read_json, write_json
 
 FOLDER = "lever"  # of a run
@@ -70,3 +72,14 @@ class ManualLrFactor:
             with explain_damage(path):
                 changes.append((path, int(change["step"]) if "step" in change else None, float(change["factor"])))
         return changes
+
+
+def request_lr_factor(run: Run, factor: float) -> Path:
+    """Multiply the learning rate of a training that is running, from its next step on; returns the file that asks for it.
+
+    Raises:
+        UsageError: the run is not running.
+    """
+    if (state := run.read("about.json", "state")["state"]) != "running":
+        raise UsageError(f'Expected "{run.path}" to be a run that is training now, but it is {state}.')
+    return ManualLrFactor(run.path / FOLDER).request(factor)
