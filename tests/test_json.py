@@ -24,6 +24,7 @@ from goodfit.recipe.prepare import open_source
 from goodfit.recipe.transfer.advise import advise
 from goodfit.runs.listing import summarize_runs
 from goodfit.runs.train import RunOptions
+from goodfit.study.cards import make_cards
 from goodfit.study.compare import compare_runs, read_entries
 from goodfit.study.cross_validation import train_folds
 from goodfit.study.ensemble.assembly import make_ensemble

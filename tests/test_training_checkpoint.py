@@ -134,7 +134,8 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(name: str, tmp_path:
 def test_every_plain_value_is_kept(tmp_path: Path) -> None:
     state = fresh()
     values = {
-        "step": 9, "elapsed": 12.3456789012345, "startup": 3.5, "reserve": 0.1, "evaluation_seconds": 2.5, "plateau_factor": 0.25, "manual_factor": 0.1, "pieces": 4,
+        "step": 9, "elapsed": 12.3456789012345, "startup": 3.5, "reserve": 0.1, "evaluation_seconds": 2.5,
+        "plateau_factor": 0.25, "manual_factor": 0.1, "pieces": 4,
         "rescue_factor": 0.1, "start_loss": 0.7, "recent_losses": [0.5, 0.25],
         "average_updates": 7, "averaged_at": 0.5,
         "evaluations": 3, "history": [0.1, 0.30000000000000004], "best": {"step": 9, "score": 0.3}, "stopped": "no better score",
