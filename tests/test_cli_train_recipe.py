@@ -34,7 +34,7 @@ LENGTH = 'like "30 epochs"'
         ("evaluate_every", "0", "above 0"),
         ("save_every", "0", "above 0"),
         ("precision", "fp16", 'expected precision to be "auto" or "fp32" or "bf16", received "fp16"'),
-        ("aspect", "fit", 'expected aspect to be "crop" or "pad" or "stretch"'),
+        ("aspect", "fit", 'expected aspect to be "auto" or "crop" or "pad" or "stretch"'),
         ("batch_size", "0", "expected batch_size to be a whole number from 1"),
         ("batch_size", "8.5", "expected batch_size to be a whole number from 1"),
         ("limit", "-1", "expected limit to be a whole number from 0"),

@@ -326,9 +326,10 @@ def test_published_weights(tiny: str, source: Path, others: Path, tmp_path: Path
 
 
 def test_resnet18_is_224_pixels_of_imagenets_colors(
-    others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole plan with weights of torchvision's names and shapes, made here."""
+    """The whole plan with weights of torchvision's names and shapes, made here; images of 20 pixels are enlarged to 96 at most."""
+    others = make_photos(tmp_path / "others", each=24, side=64)
     with torch.device("meta"):
         part: Any = load_catalog().make("resnet(18, stem=imagenet)", "model")
         shapes = {name: x.shape for name, x in part(1000, 3, (224, 224)).state_dict().items() if "num_batches" not in name}
@@ -343,6 +344,7 @@ def test_resnet18_is_224_pixels_of_imagenets_colors(
     with pytest.raises(UsageError, match="are not finite"):
         prepare(asked)
     prepared = prepare(asked.but(head_init="random"))
+    assert prepare(asked.but(head_init="random", data=str(make_photos(tmp_path / "small", each=8)))).recipe.size == 96
     preprocess, training = prepared.data.preprocess, prepared.training
     assert (prepared.recipe.size, preprocess.mean, preprocess.std) == (224, IMAGENET_MEAN, IMAGENET_STD)
     assert (

@@ -118,7 +118,7 @@ def adopt_source(chooser: Chooser, weights: Weights) -> None:
 def choose_shown_images(chooser: Chooser, headers: ImageHeaders, weights: Weights | None) -> ImageHeaders:
     """Choose how images come to the model's shape and what is white in 16-bit ones: as for the weights, where they say it."""
     rule, level = "as the images that its weights were trained on", headers.white_level
-    if weights and weights.aspect:
+    if weights and weights.aspect not in ("", "crop"):
         chooser.choose("aspect", weights.aspect, rule, weights.name)
     chooser.set("aspect", "crop")
     if weights and weights.white_level and (level <= weights.white_level or not headers.has_16_bits):

@@ -46,7 +46,8 @@ class Head(SpanSettings, Trainable):
     the layers that learn stay fixed too.
 
     Helps: few images on a pretrained net; a fresh head before the rest joins in.
-    Hurts: images far from those of the pretraining, for which the features themselves must change.
+    Hurts: images far from those of the pretraining, for which the features themselves must change. Refused without --from: the rest
+        would stay random.
     Cost: a step takes about a third of the time, for nothing is computed backward below the head.
     Source: Yosinski et al. 2014; CS231n, transfer learning.
     """
