@@ -23,10 +23,11 @@ from goodfit.core.words import with_article
 
 
 class Catalog:
-    """Every part there is: `kinds[kind][name]` is its class."""
+    """Every part there is: `kinds[kind][name]` is its class. `user_modules` are the names of the modules of the user's files."""
 
     def __init__(self, packages: Iterable[str] = ()) -> None:
         self.kinds: dict[str, dict[str, type[Part]]] = {}
+        self.user_modules: list[str] = []
         for package in packages:
             for module in _import_modules(package):
                 self.add(module)
@@ -57,6 +58,7 @@ class Catalog:
                 del sys.modules[module_name]
                 raise UsageError(f'Your parts in "{path}" do not import: {type(error).__name__}: {error}.') from error
         self.add(sys.modules[module_name])
+        self.user_modules.append(module_name)
 
     def make(self, text: str | Part, kind: str) -> Part:
         """Make the part (or pipe) of `kind` that `text` spells; a part is returned as it is.

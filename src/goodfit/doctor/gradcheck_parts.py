@@ -12,7 +12,7 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.device import seed_noise
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.facts import Facts
-from goodfit.core.parts import USER_MODULE_PREFIX, ExternalPart, Part, pipe_parts
+from goodfit.core.parts import ExternalPart, Part, pipe_parts
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.words import with_article
 from goodfit.doctor.gradcheck import CPU, Subject, loss_subject, module_subject, penalty_subject
@@ -35,7 +35,7 @@ def find_part(text: str, kind: str, catalog: Catalog) -> tuple[Part, str]:
     match = re.match(r"\s*([\w.]+)", text)
     name = match.group(1) if match else text
     if kind:
-        return catalog.make(_with_module(text, name), kind), kind
+        return catalog.make(_with_module(text, name, catalog), kind), kind
     kinds = [k for k in CHECKED_KINDS if name in catalog.kinds.get(k, {})]
     if len(kinds) > 1:
         raise UsageError(f'"{name}" is the name of {" and of ".join(with_article(k) for k in kinds)}: say which with --kind.')
@@ -45,17 +45,17 @@ def find_part(text: str, kind: str, catalog: Catalog) -> tuple[Part, str]:
     if other:
         expected = f"{', '.join(CHECKED_KINDS[:-1])} or {CHECKED_KINDS[-1]}"
         raise UsageError(f'"{name}" is {with_article(other)}, which has no gradient to check. Expected {expected}.')
-    dotted = _with_module(text, name)
+    dotted = _with_module(text, name, catalog)
     if "." not in dotted.split("(")[0]:
         names = sorted({n for k in CHECKED_KINDS for n in catalog.kinds.get(k, {})})
         raise UsageError(unknown_name("part with a gradient", name, names))
     return _make_dotted(dotted, catalog)
 
 
-def _with_module(text: str, name: str) -> str:
+def _with_module(text: str, name: str, catalog: Catalog) -> str:
     """The text with the module put before the name of a class in a --use file; other text as it is."""
-    for module, content in list(sys.modules.items()):
-        value = getattr(content, name, None) if module.startswith(USER_MODULE_PREFIX) and name.isidentifier() else None
+    for module in catalog.user_modules:
+        value = getattr(sys.modules[module], name, None)
         if callable(value) and not (isinstance(value, type) and issubclass(value, Part)):
             return text.strip().replace(name, f"{module}.{name}", 1)
     return text
