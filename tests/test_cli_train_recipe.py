@@ -360,6 +360,8 @@ def test_snapshots_get_a_cycle_each(photos: Path) -> None:
         (("train", "digits", "--pretrained"), "Did you mean --from?"),
         (("train", "digits", "--model", "nearest", "--penalty", "l2(1e-4)", "--epochs", "1"), "leave the penalty out"),
         (("predict", "photo.jpg"), "goodfit predict runs/latest photo.jpg"),
+        (("train", "digits", "resume"), 'did you mean "--resume auto"?'),
+        (("train", "digits", "--lr", "0,001"), "Did you mean 0.001?"),
     ],
 )
 def test_a_sentence_names_what_is_meant(words: tuple[str, ...], hint: str) -> None:

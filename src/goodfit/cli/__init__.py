@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from typing import IO, TYPE_CHECKING, NoReturn, cast
@@ -116,12 +117,16 @@ def run_verb(arguments: list[str]) -> None:
         application()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.UnusedCliTokensError as error:
         unused = " ".join(error.unused_tokens or ())
-        found = f'Expected no more, found "{unused}": put a value with spaces in quotes, such as --budget "10 min".'
-        raise UsageError(found) from error
+        hint = 'did you mean "--resume auto"?' if unused == "resume" else 'put a value with spaces in quotes, such as --budget "10 min".'
+        raise UsageError(f'Expected no more, found "{unused}": {hint}') from error
     except cyclopts.UnknownOptionError as error:
         raise UsageError(f'{explain_unknown_option(error)} "goodfit {arguments[0]} --help" lists the options.') from error
     except cyclopts.MissingArgumentError as error:
         hint = ' Did you mean "--resume auto"?' if arguments[-1:] == ["--resume"] else ""
+        raise UsageError(f"{' '.join(str(error).split())}{hint}") from error
+    except cyclopts.CoercionError as error:
+        given = str(error.token.value) if error.token else ""
+        hint = f" Did you mean {given.replace(',', '.')}?" if re.fullmatch(r"\d+,\d+", given) else ""
         raise UsageError(f"{' '.join(str(error).split())}{hint}") from error
     except cyclopts.CycloptsError as error:
         raise UsageError(f'{" ".join(str(error).split())} "goodfit --help" lists the commands.') from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goodfit.core.errors import DataError
+from goodfit.core.errors import DataError, find_nearest
 from goodfit.core.fetch import Say
 from goodfit.core.words import list_some
 from goodfit.data.arrays import find_idx_files, index_idx, index_npz
@@ -113,7 +113,7 @@ def _explain_missing(path: Path) -> str:
     except OSError:
         neighbors = []
     similar = [str(parent / name) for name in difflib.get_close_matches(wanted, neighbors, n=3, cutoff=0.5)]
-    similar += difflib.get_close_matches(path.name, BUILTIN_NAMES, n=2, cutoff=0.6)
+    similar += [name for name in (find_nearest(path.name, list(BUILTIN_NAMES)),) if name]
     hint = f" Did you mean {', '.join(similar)}?" if similar else ""
     return f'Expected images at "{path}", found nothing there, and it is not one of {", ".join(BUILTIN_NAMES)}.{hint}'
 
