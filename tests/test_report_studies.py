@@ -253,6 +253,9 @@ def test_baselines_are_on_every_page(tmp_path: Path) -> None:
         assert any(said in text for said in (f"as trial {names[0]} reads them", f"Those of {names[0]} only"))
         for said in ("Always answering the most common class", "Nearest training image", "Linear softmax on pixels"):
             assert f"{said} 31.0 % 28.0 % to 34.0 %" in text, said
+        below = {**row, "accuracy": 0.99, "interval": [0.98, 1.0]}
+        Run(run.path / names[0]).write("baselines.json", {**found, "rows": [{"name": "nearest neighbor", **below}]})
+        assert "points below a baseline: nearest training image, 99.0 %" in page_of(run).visible().replace("\xa0", " ")
         (run.path / names[0] / "baselines.json").write_text("[")
         text = page_of(run).visible()
         assert f"Files that could not be read: {names[0]}/baselines.json." in text

@@ -18,6 +18,7 @@ from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, Ba
 MAX_LOSS_GROWTH, MAX_GRADIENT_GROWTH, MIN_GRADIENT, WINDOW = 10.0, 50.0, 1.0, 5
 # Times the log loss of knowing nothing, above which probabilities are of no use: of their log loss, and of whatever loss was trained.
 MAX_LOG_LOSS_FACTOR, MAX_LOSS_FACTOR = 3.0, 1000.0
+OTHER_TRAINING = "Train at another learning rate (`goodfit lr` measures some), longer, or with another model."
 LOWER_RATE = 'a tenth of it (`--lr`), a warmup (`--schedule "warmup(0.05) | cosine"`) or clipping (`--clip 1`)'
 
 
@@ -109,7 +110,7 @@ def advise_better_fit(record: Record, aim: float) -> str:
     if gap and gap.is_clear and gap.train >= aim:
         transfer = f"Of the training images {format_percent(gap.train)} are recognized, which does not carry over"
         return f"{transfer}: try stronger augmentation, more weight decay or another model."
-    return "Train at another learning rate (`goodfit lr` measures some), longer, or with another model."
+    return OTHER_TRAINING
 
 
 def describe_constant_answer(scores: object, data: object) -> str:

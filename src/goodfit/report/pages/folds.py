@@ -7,6 +7,7 @@ from typing import Any
 
 from goodfit.core import words
 from goodfit.core.run_files import get
+from goodfit.report.failures import OTHER_TRAINING, describe_lower_than_baselines
 from goodfit.report.frame import link_to_run, render_page
 from goodfit.report.markup import (
     EMPTY,
@@ -22,7 +23,7 @@ from goodfit.report.markup import (
     tag,
 )
 from goodfit.report.record import FolderReader, as_interval, as_items, as_number, get_number
-from goodfit.report.sections.baselines import render_baselines
+from goodfit.report.sections.baselines import find_baselines, render_baselines
 from goodfit.report.sections.calibration import render_calibration_scores
 from goodfit.report.sections.confusion import render_confusion_of
 from goodfit.report.sections.headline import format_title, large_percent, result_box
@@ -47,7 +48,7 @@ def render_folds(folder: Path) -> str:
         tag("p.eyebrow", "Goodfit cross-validation report", tag("span.state", state) if state and state != "finished" else None),
         tag("h1", name),
         tag("p.subtitle", f"{folds}: each image was classified by the one model that was not trained on it."),
-        result_box(render_figure(summary), interpret_folds(summary)),
+        result_box(render_figure(summary), [*describe_low_result(summary, files), *interpret_folds(summary)]),
     )
     names = [path.parent.name for path in find_folds(files)]
     parts = (
@@ -70,6 +71,14 @@ def render_figure(summary: dict[str, Any]) -> Html:
         return tag("div.figure", tag("p.big", "–"), tag("p", "not all folds are trained yet"))
     deviation = tag("p.dim", f"± {format_points(spread)} standard deviation") if spread is not None else None
     return tag("div.figure", large_percent(mean), tag("p", tag("strong", "validation accuracy"), ", mean of the folds"), deviation)
+
+
+def describe_low_result(summary: dict[str, Any], files: FolderReader) -> list[str]:
+    """Say that all folds together are below a baseline, of the first fold's validation images."""
+    overall = get(summary, "out_of_fold")
+    _, baselines, _ = find_baselines(files, ["fold-1"])
+    low = describe_lower_than_baselines(get_number(overall, "accuracy"), as_interval(get(overall, "interval")), baselines)
+    return [f"{low} {OTHER_TRAINING}"] if low else []
 
 
 def interpret_folds(summary: dict[str, Any]) -> list[str]:
