@@ -15,7 +15,7 @@ from goodfit.core.settings import settings_of, type_phrase
 from goodfit.recipe.cards import FILE, format_cards
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe, presets
-from goodfit.study.cards import make_cards
+from goodfit.study.search.defaults import make_cards
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by docs/make_parts.py from the code: change the sentence there, then run `make docs`. -->\n"

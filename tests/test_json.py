@@ -24,11 +24,11 @@ from goodfit.recipe.prepare import open_source
 from goodfit.recipe.transfer.advise import advise
 from goodfit.runs.listing import summarize_runs
 from goodfit.runs.train import RunOptions
-from goodfit.study.cards import make_cards
 from goodfit.study.compare import compare_runs, read_entries
 from goodfit.study.cross_validation import train_folds
 from goodfit.study.ensemble.assembly import make_ensemble
 from goodfit.study.networks import NetworkOptions, compare_networks, describe_network
+from goodfit.study.search.defaults import make_cards
 from goodfit.study.search.plan import SearchOptions
 from goodfit.study.search.run import run_search
 from goodfit.study.seeds import train_seeds

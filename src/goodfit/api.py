@@ -36,9 +36,11 @@ def train(
     Raises:
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
     """
-    recipe = recipe or Recipe()
-    options = RunOptions(Path(out) if out else None, resume, reporter=_make_reporter(quiet))
-    run = train_run(recipe.but(data=str(data)) if data else recipe, options)
+    recipe, reporter = recipe or Recipe(), _make_reporter(quiet)
+    try:
+        run = train_run(recipe.but(data=str(data)) if data else recipe, RunOptions(Path(out) if out else None, resume, reporter=reporter))
+    finally:
+        reporter.clear_progress()
     assert run is not None
     return run
 

@@ -34,7 +34,7 @@ VERBS = {  # in the order of a person's work
 }
 
 QUIET = ("--quiet", "-q")
-WITHOUT_TORCH = ("runs", "report", "compare", "parts")  # which takes seconds to import
+WITHOUT_TORCH = ("runs", "report", "compare", "steer", "parts")  # which takes seconds to import
 EXAMPLES = {
     "train": """Examples:
   goodfit train photos/ --epochs 20
@@ -43,7 +43,7 @@ EXAMPLES = {
 
 Every option: goodfit train --help --all. Every part: goodfit parts.""",
 }
-EVERYWHERE = "With every command: --quiet (-q) leaves only warnings, errors and results; --help says more."
+HELP_EPILOGUE = "With every command: --quiet (-q) leaves only warnings, errors and results."
 
 
 def application() -> cyclopts.App:
@@ -56,7 +56,7 @@ def application() -> cyclopts.App:
     app = cyclopts.App(
         name="goodfit",
         help="Train image classifiers that fit, and hear why when they do not.",
-        help_epilogue=EVERYWHERE,
+        help_epilogue=HELP_EPILOGUE,
         version_flags=["--version"],
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main says in a sentence what is kept
@@ -81,7 +81,7 @@ def main() -> None:
         receive_stops()
         sys.path.append("")  # the user's own packages, for dotted names; last, so that no file of theirs hides a library
         words = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
-        start_speaking(words)
+        show_first_sign(words)
         run_verb([word for word in words if word not in (*QUIET, *(["--all"] if "--help" in words else []))])  # cli.options sees it
     except (KeyboardInterrupt, Exception) as error:
         explained = explain_error(error)
@@ -94,7 +94,7 @@ def main() -> None:
         SPINNER.stop()
 
 
-def start_speaking(words: list[str]) -> None:
+def show_first_sign(words: list[str]) -> None:
     """Show at once, before anything is imported, that a command which takes seconds to begin has begun; unless it is to be quiet."""
     from goodfit.terminal.streams import MESSAGES, SPINNER
 

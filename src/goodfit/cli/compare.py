@@ -35,10 +35,11 @@ def compare(
         raise UsageError("Expected runs to compare, such as runs/a runs/b, received none.")
     from goodfit.study.compare import compare_runs, read_entries
     from goodfit.terminal.comparison import format_comparison
-    from goodfit.terminal.streams import print_json, print_lines, print_message
+    from goodfit.terminal.streams import SPINNER, print_json, print_lines
 
     entries = read_entries(runs)
     if baselines:
+        SPINNER.show("loading PyTorch")
         from goodfit.core.run import Run
         from goodfit.runs.baselines import update_baselines
 
@@ -56,4 +57,4 @@ def compare(
         return
     print_lines(*format_comparison(result))
     if html:
-        print_message(f"Comparison: {html}")
+        print_lines(f"Comparison: {html}")

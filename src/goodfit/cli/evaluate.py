@@ -35,6 +35,9 @@ def evaluate(
     device
         auto, cpu, cuda, ...
     """
+    from goodfit.core.run import Run
+
+    Run.open(run)  # refused before torch is imported
     from goodfit import api
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.scores import format_scores

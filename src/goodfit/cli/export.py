@@ -31,6 +31,9 @@ def export(
     """
     from dataclasses import asdict
 
+    from goodfit.core.run import Run
+
+    Run.open(run)  # refused before torch is imported
     from goodfit.core.words import format_bytes
     from goodfit.predict.export import export as write
     from goodfit.terminal.streams import print_json, print_lines

@@ -47,10 +47,11 @@ def features(
     from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.features import save_features
     from goodfit.runs.evaluate import open_test_split
+    from goodfit.terminal.streams import print_lines
 
     opened, net = open_source(asked, reporter)
     run = Run(Path(source).expanduser())
     if test and run.read("about.json").get("data", {}).get("digest") == opened.data.digest:
         open_test_split(run, reporter)
     shape = save_features(net, opened.data, stage, out, ("train", "validation", "test") if test else ("train", "validation"))
-    reporter.say(f"{count_of(shape[0], 'image')}, {count_of(shape[1], 'feature')} of {stage}: {out}")
+    print_lines(f"{count_of(shape[0], 'image')}, {count_of(shape[1], 'feature')} of {stage}: {out}")

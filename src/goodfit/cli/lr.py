@@ -44,7 +44,7 @@ def lr(
     from goodfit import api
     from goodfit.report.pages.lr_range import describe_range, render_lr_range
     from goodfit.terminal.sketch import sketch_curve
-    from goodfit.terminal.streams import print_json, print_lines, print_message
+    from goodfit.terminal.streams import print_json, print_lines
 
     found = api.lr_range(asked, reporter, low, high, steps)
     result = found.plain()
@@ -59,4 +59,4 @@ def lr(
     print_lines(*sketch_curve(found.rates, found.smoothed, "loss, smoothed", "learning rate", log_x=True).split("\n"))
     print_lines(sentence, *(f"  {reason}" for reason in reasons))
     if html:
-        print_message(f"Learning-rate range: {html}")
+        print_lines(f"Learning-rate range: {html}")

@@ -19,6 +19,10 @@ from goodfit.terminal.reporter import TerminalReporter
 
 MOST_USED = Group("Most used", sort_key=1)
 MOST_USED_FIELDS = ("model", "optimizer", "augment", "schedule", "budget", "size", "batch_size", "validation", "source", "seed")
+METAVARS = {
+    "size": "PIXELS|HxW", "validation": "SHARE|FILE", "source": "RUN|FILE|NAME", "budget": '"N epochs"|"N min"', "batch_size": "INT|all",
+    "evaluate_every": "LENGTH", "save_every": "LENGTH", "class_weights": "WEIGHTS", "mean": "NUMBERS", "std": "NUMBERS", "device": "DEVICE",
+}  # fmt: skip
 RECIPE_HINTS = typing.get_type_hints(Recipe)
 RECIPE = Parameter(name="*", group=Group("Recipe", sort_key=4))
 SHOW_ALL = "--all" in sys.argv  # beside --help
@@ -39,21 +43,33 @@ def _names(field: str) -> list[str]:
     return [NAMES.get(field, f"--{field.replace('_', '-')}"), *(f"--{name}" for name in former)]
 
 
-def _parameter(field: dataclasses.Field[Any], is_listed: bool) -> Parameter:
-    """The option of a field of the recipe; of those listed, --help shows the most used ones, and with --all every one."""
+def _parameters(field: dataclasses.Field[Any], is_listed: bool) -> tuple[Parameter, ...]:
+    """What an option of a field of the recipe is; of those listed, --help shows the most used ones, and with --all every one."""
     text = field.metadata["help"] + ("" if field.default in ("", "auto", "none", ()) else f" (default: {field.default})")
-    hint = RECIPE_HINTS[field.name]
-    choices = map(str, typing.get_args(hint) if typing.get_origin(hint) is Literal else ())
-    metavar = "|".join(choices) or ("PART" if field.name in SEATS else field.name.split("_")[-1].upper())
     is_most_used = field.name in MOST_USED_FIELDS
     is_shown = is_listed and (is_most_used or SHOW_ALL)
-    return Parameter(name=_names(field.name), help=text, metavar=metavar, show=is_shown, group=MOST_USED if is_most_used else None)
+    parameter = Parameter(name=_names(field.name), help=text, metavar=_metavar(field.name), show=is_shown)
+    return (parameter, Parameter(group=MOST_USED)) if is_most_used else (parameter,)
+
+
+def _metavar(field: str) -> str:
+    """What the option of a field takes: one of some words, a part, or a value of some type."""
+    hint = RECIPE_HINTS[field]
+    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    kinds = {int: "INT", float: "FLOAT"}
+    plain = next((kinds[t] for t in _plain_types(hint) if t in kinds), "TEXT")
+    return "|".join(map(str, choices)) or METAVARS.get(field) or ("PART" if field in SEATS else plain)
+
+
+def _plain_types(hint: Any) -> list[Any]:
+    """The plain types within a type."""
+    return [hint] if isinstance(hint, type) else [t for inner in typing.get_args(hint) for t in _plain_types(inner)]
 
 
 def make_options(name: str, listed: Container[str], refused: Sequence[str] = ()) -> Any:
     """A dataclass with an option for each field of the recipe that is not refused; --help has those that are listed."""
     fields = [
-        (field.name, Annotated[str | None, _parameter(field, field.name in listed)], dataclasses.field(default=None, kw_only=True))
+        (field.name, Annotated[str | None, *_parameters(field, field.name in listed)], dataclasses.field(default=None, kw_only=True))
         for field in dataclasses.fields(Recipe)
         if field.name not in ("data", "use", *refused)
     ]

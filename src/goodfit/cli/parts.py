@@ -26,11 +26,12 @@ def parts(
         Print the parts as JSON on stdout.
     """
     from goodfit.recipe.cards import read_cards
-    from goodfit.terminal.streams import print_json, print_lines
+    from goodfit.terminal.streams import SPINNER, print_json, print_lines
 
     cards = None if use else read_cards()
     if cards is None:
-        from goodfit.study.cards import make_cards
+        SPINNER.show("loading PyTorch")
+        from goodfit.study.search.defaults import make_cards
 
         cards = make_cards(use or [])
     chosen = [card for card in cards if kind_or_name in ("", card["kind"], card["name"])]

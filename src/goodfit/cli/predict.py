@@ -48,12 +48,15 @@ def predict(
         raise UsageError("Expected one of --json and --csv, received both.")
     if not 0 <= reject_below <= 1:
         raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
+    from goodfit.core.run import Run
     from goodfit.data.folder import find_images
+
+    Run.open(run)  # refused before torch is imported, as images that are not there
+    files = find_images(images)
     from goodfit.predict.predictor import load_predictor
     from goodfit.terminal.predictions import format_predictions, format_predictions_csv, is_rejected
     from goodfit.terminal.streams import print_exact, print_json, print_lines, print_message
 
-    files = find_images(images)
     predictions = list(load_predictor(run, device, views).stream(files, top))
     if json:
         print_json([p.plain() | ({"rejected": is_rejected(p, reject_below)} if reject_below else {}) for p in predictions])

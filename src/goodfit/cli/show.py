@@ -46,10 +46,11 @@ def show(
     from goodfit.core.files import atomic_writer
     from goodfit.runs.augmentation_preview import preview_augmentation
     from goodfit.terminal.sheet import render_sheet
+    from goodfit.terminal.streams import print_lines
 
     rows, titles = preview_augmentation(asked, reporter, images, draws, progress, each)
     if not rows:
         raise UsageError("Expected augmentation to show, received none: give it as --augment.")
     with atomic_writer(out) as file:
         render_sheet(rows, titles).save(file, "PNG")
-    reporter.say(f"{len(rows)} rows of {max(map(len, rows))} pictures: {out}")
+    print_lines(f"{len(rows)} rows of {max(map(len, rows))} pictures: {out}")

@@ -17,8 +17,9 @@ def steer(run: str, /, *, rate: float) -> None:
     """
     if not 0 < rate < float("inf"):
         raise UsageError(f"Expected --rate to be a factor above 0, received {rate:g}.")
-    from goodfit import api
-    from goodfit.terminal.reporter import TerminalReporter
+    from goodfit.core.run import Run
+    from goodfit.terminal.streams import print_lines
+    from goodfit.training.manual_lr import request_lr_factor
 
-    api.steer(run, rate)
-    TerminalReporter().say(f"The learning rate of {run} will be multiplied by {rate:g} at its next step.")
+    request_lr_factor(Run.open(run), rate)
+    print_lines(f"The learning rate of {run} will be multiplied by {rate:g} at its next step.")

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from goodfit.cli import process_started
-from goodfit.cli.options import Options, Shorts, assemble, start_reading
+from goodfit.cli.options import MOST_USED, Options, Shorts, assemble, start_reading
 from goodfit.core.errors import UsageError
 
 
@@ -39,9 +39,9 @@ class TrainOptions:
     json: Annotated[bool, Parameter(help="Print the run's path and its scores as JSON on stdout.")] = False
 
     @property
-    def is_new(self) -> bool:
-        """Whether a single run is made for certain."""
-        return self.resume == "never" and self.seeds == 1 and not self.folds and not self.dry
+    def is_single(self) -> bool:
+        """Whether it is one run."""
+        return self.seeds == 1 and not self.folds
 
     def check(self) -> None:
         """Refuse options that do not go together."""
@@ -57,8 +57,8 @@ class TrainOptions:
 class TrainShorts(Shorts):
     """Shorthand options of `train`."""
 
-    epochs: Annotated[float | None, Parameter(help='Short for --budget "N epochs".')] = None
-    lr: Annotated[float | None, Parameter(help="Short for the optimizer's lr.")] = None
+    epochs: Annotated[float | None, Parameter(group=MOST_USED, help='Short for --budget "N epochs".')] = None
+    lr: Annotated[float | None, Parameter(group=MOST_USED, help="The peak learning rate: short for the optimizer's lr.")] = None
 
 
 def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainShorts | None = None, options: Options | None = None) -> None:
@@ -77,20 +77,22 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
     asked = assemble(data, shorts, options)
     run.check()
-    reporter = start_reading(asked, run.out if run.is_new else None)
+    reporter = start_reading(asked, run.out if run.is_single and run.resume == "never" and not run.dry else None)
     from goodfit.recipe.parts import refuse_second_lr, with_lr
     from goodfit.runs import train as runs
+    from goodfit.runs.finish import describe_result
     from goodfit.study.cross_validation import train_folds
     from goodfit.study.seeds import train_seeds
     from goodfit.terminal.scores import format_folds, format_seeds
-    from goodfit.terminal.streams import print_json
+    from goodfit.terminal.streams import print_json, print_lines
 
     asked = with_lr(asked, shorts.lr)
     if shorts.lr is not None and options is not None and options.optimizer is not None:
         refuse_second_lr(options.optimizer, shorts.lr, asked.use)
     recipe_folder = Path(shorts.recipe).parent if shorts.recipe and Path(shorts.recipe).is_file() else None
     switches = (run.dry, run.plot_schedule, run.tensorboard)
-    wanted = runs.RunOptions(run.out, run.resume, *switches, reporter, process_started(), verbose=run.verbose, recipe_folder=recipe_folder)
+    wanted = runs.RunOptions(run.out, run.resume, *switches, reporter, process_started(), quiet_result=run.is_single)
+    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder)
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
         summary = format_seeds(result)
@@ -98,9 +100,10 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
         result = train_folds(asked, wanted, run.folds, run.groups)
         summary = format_folds(result) if result else ""
     else:
-        trained, summary = runs.train(asked, wanted), ""
+        trained = runs.train(asked, wanted)
         result = {"path": str(trained.path), "scores": trained.scores} if trained else {}
-    if summary and not run.dry:
-        reporter.say(*summary.split("\n"))
+        summary = "\n".join(describe_result(trained)) if trained else ""
     if run.json:
         print_json(result)
+    elif summary and not run.dry:
+        print_lines(*summary.split("\n"))

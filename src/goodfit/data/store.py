@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import stat
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,10 +114,12 @@ class ArrayStore(Store):
     def __init__(self, load: Callable[[], Array], fingerprint: str) -> None:
         self._load, self._fingerprint = load, fingerprint
         self._images: Array | None = None
+        self._lock = threading.Lock()
 
     def read(self, row: int) -> Array:
-        if self._images is None:
-            self._images = self._load()  # two threads may both load: the arrays are the same, so no lock
+        with self._lock:  # one thread loads
+            if self._images is None:
+                self._images = self._load()
         image: Array = self._images[row]
         return image
 

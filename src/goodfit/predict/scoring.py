@@ -26,7 +26,6 @@ from goodfit.predict.views import Pictures, Viewer, to_probabilities
 from goodfit.training.evaluate import (
     Outputs,
     RowEvaluator,
-    TimedOutputs,
     accuracy_and_log_loss,
     compute_scores,
     eval_batch_size,
@@ -49,27 +48,26 @@ class ViewScores:
     losses: Tensor
 
 
-def score_views(evaluator: RowEvaluator, model: nn.Module, rows: Tensor, part: Any, known: TimedOutputs | None = None) -> ViewScores:
-    """Score a model on rows of the evaluator's data by the views of a part; `known` has its outputs for the center crops where known.
+def score_views(evaluator: RowEvaluator, model: nn.Module, rows: Tensor, part: Any, center: Outputs | None = None) -> ViewScores:
+    """Score a model on rows of the evaluator's data by the views of a part; `center` has its outputs for the center crops where known.
 
     Unless that is the center alone, the scores have the key "viewed": the part's "spelling", and "accuracy", "log_loss" and
     "milliseconds" an image (reading the pixels included) of the "center" crop and of the mean over the first 1, 2, 4, ... and all "views".
     The loss of averaged logits is the model's own, that of averaged probabilities their log loss.
     """
-    data, began = evaluator.dataset, time.perf_counter()
-    center, seconds = known or (evaluator(model, rows), time.perf_counter() - began)
+    data, center = evaluator.dataset, center or evaluator(model, rows)
     center_probabilities = to_probabilities(evaluator.loss, center.logits)
     if isinstance(part, Center):
         return ViewScores(center, compute_scores(center, data.classes), center_probabilities, center.losses)
     viewer = Viewer(model, part, data.preprocess, evaluator.loss, evaluator.device)
-    means, table = _average_views(viewer, data, rows, center.logits, seconds)
+    means, table = _average_views(viewer, data, rows, center)
     final = viewer.mean_to_probabilities(means)
     if viewer.averages_logits:
         outputs = dataclasses.replace(center, logits=means, losses=evaluator.loss(means, one_hot(center.labels, len(data.classes))))
     else:
         outputs = outputs_of_probabilities(final, center.ids, center.labels)
     result = compute_scores(outputs, data.classes)
-    rule = {**accuracy_and_log_loss(center_probabilities, center.labels), "milliseconds": 1000 * seconds / len(rows)}
+    rule = {**accuracy_and_log_loss(center_probabilities, center.labels), "milliseconds": 1000 * center.seconds / len(rows)}
     return ViewScores(center, {**result, "viewed": {"spelling": spell(part), "center": rule, "views": table}}, final, outputs.losses)
 
 
@@ -85,19 +83,17 @@ def predictions_of(probabilities: Tensor, rows: Tensor, data: Dataset) -> Predic
     return Predictions(names, data.labels[rows].numpy(), probabilities.float().numpy(), data.classes)
 
 
-def _average_views(
-    viewer: Viewer, data: Dataset, rows: Tensor, center: Tensor, center_seconds: float
-) -> tuple[Tensor, list[dict[str, Any]]]:
+def _average_views(viewer: Viewer, data: Dataset, rows: Tensor, center: Outputs) -> tuple[Tensor, list[dict[str, Any]]]:
     """Average the logits or probabilities of all views, [N, K] float32, and score the mean of the first 1, 2, 4, ... and all.
 
-    The scores [N, K] of the `center` crops are known, and took `center_seconds`.
+    The outputs for the `center` crops are known.
     """
     means: dict[int, list[Tensor]] = {}
     seconds: dict[int, float] = {}
-    known_seconds = center_seconds if ImageView() in viewer.views else 0.0
+    known_seconds = center.seconds if ImageView() in viewer.views else 0.0
     at_once = max(IMAGES_AT_ONCE, eval_batch_size(*data.preprocess.box))
     with ThreadPoolExecutor(physical_cores()) as pool:
-        for piece, scores in zip(torch.split(rows, at_once), torch.split(center, at_once), strict=True):
+        for piece, scores in zip(torch.split(rows, at_once), torch.split(center.logits, at_once), strict=True):
             began = time.perf_counter()
             for n, mean in viewer.means(_pictures(data, piece, pool), scores):
                 means.setdefault(n, []).append(mean.float())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +35,7 @@ from goodfit.recipe.memorize import memorize_images
 from goodfit.recipe.parts import check_loss, check_resolution, make_model
 from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
-from goodfit.training.evaluate import Outputs, RowEvaluator, TimedOutputs
+from goodfit.training.evaluate import Outputs, RowEvaluator
 from goodfit.training.freezing import disable_fused_momentum, freezing_phases
 from goodfit.training.rules.average import bind_cycles
 from goodfit.training.snapshots import snapshot_points
@@ -60,7 +59,7 @@ class Training:
     warnings: tuple[str, ...] = ()
 
     @property
-    def last_outputs(self) -> TimedOutputs | None:
+    def last_outputs(self) -> Outputs | None:
         """The outputs of the last evaluation for the validation images, if it ran the whole model on them."""
         validator = self.plan.evaluate
         return validator.last if isinstance(validator, Validator) and validator.evaluator is self.evaluator else None
@@ -231,20 +230,19 @@ def final_passes(views: Any, preprocess: Preprocess) -> int:
 class Validator:
     """The evaluation during training: of the validation images, and of some training images without augmentation.
 
-    The last one, by which the run is judged, is in fp32 for the validation images; `last` has its outputs for these, and their seconds.
+    The last one, by which the run is judged, is in fp32 for the validation images; `last` has its outputs for these.
     """
 
     evaluator: Callable[[nn.Module, Tensor, str], Outputs]
     data: Dataset
     precision: str
-    last: TimedOutputs | None = None
+    last: Outputs | None = None
 
     def __call__(self, model: nn.Module, is_last: bool) -> dict[str, Any]:
         """The scores for the log, with the key "score"."""
-        began = time.perf_counter()
         held_out = self.evaluator(model, self.data.rows("validation"), "fp32" if is_last else self.precision)
-        self.last = (held_out, time.perf_counter() - began) if is_last else None
         trained_on = self.evaluator(model, clean_rows(self.data), self.precision)
+        self.last = held_out if is_last else None
         return {"score": held_out.accuracy, "validation": summarize(held_out), "clean_train": summarize(trained_on)}
 
 

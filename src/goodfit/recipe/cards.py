@@ -13,6 +13,7 @@ from goodfit.core.parts import Part
 from goodfit.recipe.recipe import SEATS, Recipe
 
 PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training.rules", "watch.probes", "data.sampler")  # of parts
+CARD_FILES = ("core/catalog", "core/contracts", "core/parts", "core/settings", "study/search/defaults", "study/search/space")
 FILE = Path(__file__).with_name("cards.json")  # made by docs/make_parts.py
 ROOT = FILE.parent.parent
 
@@ -60,10 +61,11 @@ def format_cards(cards: list[dict[str, Any]]) -> str:
 
 
 def digest_code() -> str:
-    """A hash of the code that cards are made from: the files of parts, and those that say what a part, a setting and a card are."""
+    """A hash of the code that cards are made from: the files of parts, and those that say what a part, a setting and a card are, and
+    what a search draws."""
     folders = [ROOT / package.replace(".", "/") for package in PACKAGES]
     files = [file for folder in folders for file in (folder.glob("*.py") if folder.is_dir() else [folder.with_suffix(".py")])]
-    files += [ROOT / "core" / f"{name}.py" for name in ("catalog", "contracts", "parts", "settings")]
+    files += [ROOT / f"{name}.py" for name in CARD_FILES]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes().replace(b"\r\n", b"\n") + b"\0")

@@ -28,6 +28,7 @@ class Chooser:
         self.recipe, self.catalog = recipe, catalog
         self.choices: list[Choice] = []
         self.forecast: Forecast | None = None  # where a choice was made by what it will reach
+        self.seconds_per_image: float | None = None  # of a training step, where that was measured
         self._parts: dict[tuple[str, Any], Part] = {}
 
     def is_open(self, field: str) -> bool:

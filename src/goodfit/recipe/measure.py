@@ -83,6 +83,7 @@ def choose_precision(chooser: Chooser, data: Dataset, part: Any) -> Fastest | No
     fastest = None
     if any(map(chooser.is_open, ("precision", "layout", "threads"))):
         fastest = measure_fastest(part, data, chooser.recipe)
+        chooser.seconds_per_image = fastest.seconds_per_image
         rule = "the fastest of those measured with this model on this machine; another than plain fp32 must gain 15 %"
         chooser.choose("precision", fastest.precision, rule, fastest.evidence)
         chooser.choose("layout", fastest.layout, rule, fastest.evidence)

@@ -54,7 +54,8 @@ class Prepared:
     """A recipe resolved against its data, with everything that training needs.
 
     `recipe` has nothing left open, `parts` are its parts by seat, `source` describes the weights it starts from, and `packed` is the
-    clock time at which the images were packed, `forecast` what the training was planned to reach, if it was.
+    clock time at which the images were packed, `forecast` what the training was planned to reach, if it was, and `seconds_per_image` what a
+    step takes at full size, if that was measured.
     """
 
     recipe: Recipe
@@ -66,6 +67,7 @@ class Prepared:
     source: dict[str, Any]
     packed: float
     forecast: Forecast | None
+    seconds_per_image: float | None
 
 
 def open_recipe(
@@ -141,7 +143,18 @@ def prepare(
     if start is None and made.model is None:
         training = dataclasses.replace(training, warnings=(*training.warnings, *check_random_stages(training, parts)))
     training = dataclasses.replace(training, notes=(*training.notes, *made.notes))
-    return Prepared(recipe, parts, data, opened.index, tuple(chooser.choices), training, made.record, packed, chooser.forecast)
+    return Prepared(
+        recipe,
+        parts,
+        data,
+        opened.index,
+        tuple(chooser.choices),
+        training,
+        made.record,
+        packed,
+        chooser.forecast,
+        chooser.seconds_per_image,
+    )
 
 
 def open_source(asked: Recipe, reporter: Reporter) -> tuple[Opened, FeatureNet]:

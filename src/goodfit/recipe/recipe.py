@@ -121,7 +121,11 @@ class Recipe:
     clip_value: NonNegative = option("Largest size of any number in the gradient, after clip; 0 does not clip.", 0.0)
     seed: Natural = option("Seed of everything random.", 0)
     split_seed: Natural = option("Seed of the splits that are made, apart from seed, so that copies differ in their training alone.", 0)
-    evaluate_every: str = option('How often to evaluate: "1 epoch", "200 steps", "1 min", or a share of the budget such as "0.1".', AUTO)
+    evaluate_every: str = option(
+        'How often to evaluate: "1 epoch", "200 steps", "1 min", or a share of the budget such as "0.1", seldomer where that takes more'
+        " than a tenth of the minutes of a budget.",
+        AUTO,
+    )
     save_every: str = option("How often to save a checkpoint between evaluations.", "2 min")
     probes: str | Part = option(
         "What is measured while training, besides loss, accuracy, rate, gradient norm and time.", "update_ratio", "probe"

@@ -62,7 +62,9 @@ def describe_gradient_growth(record: Record) -> str:
 
 
 def describe_growth(record: Record, key: str, name: str, smallest: float, most: float) -> str:
-    """Say in a clause that a number of the log grew to more than `most` times its first value, or `smallest` if that is larger."""
+    """Say in a clause that a number of the log grew to more than `most` times its first value, or `smallest` if that is larger, and did not
+    come back to it.
+    """
     values = [(step, x) for line in record.train if (x := get_number(line, key)) is not None and (step := get_number(line, "step"))]
     if not values:
         return ""
@@ -70,7 +72,7 @@ def describe_growth(record: Record, key: str, name: str, smallest: float, most: 
     medians = [(statistics.median(x for _, x in window), window[len(window) // 2][0]) for window in windows]
     highest, step = max(medians, key=lambda pair: pair[0])
     first = values[0][1]
-    if highest <= most * max(first, smallest):
+    if highest <= most * max(first, smallest) or medians[-1][0] <= max(first, smallest):
         return ""
     return f"{name} rose from {format_number(first)} to {format_number(highest)} at {record.describe_step(step)}"
 
@@ -106,6 +108,8 @@ def advise_better_fit(record: Record, aim: float) -> str:
     """Advise what may help to reach an accuracy, by whether the training images reach it."""
     if record.ensemble is not None:
         return "The reports of its models show which of them to train anew."
+    if get_number(record.about, "parameters") == 0:
+        return "Train another model: this one learns nothing by steps."
     gap = measure_gap(record)
     if gap and gap.is_clear and gap.train >= aim:
         transfer = f"Of the training images {format_percent(gap.train)} are recognized, which does not carry over"

@@ -31,7 +31,12 @@ class Gap:
 
 
 def measure_gap(record: Record) -> Gap | None:
-    """Measure the gap at the step whose weights were kept, or else at the last evaluation that measured both accuracies."""
+    """Measure the gap at the step whose weights were kept, or else at the last evaluation that measured both accuracies.
+
+    A model without weights has none to speak of: it may know its training images by heart.
+    """
+    if get_number(record.about, "parameters") == 0:
+        return None
     measured = [
         (get_number(line, "step"), train, validation)
         for line in record.evaluations

@@ -56,9 +56,10 @@ def inline_code(text: str, run: str = "RUN") -> Html:
     return join(tag("code", part.replace("RUN", run)) if index % 2 else part for index, part in enumerate(text.split("`")))
 
 
-def plain_text(text: str) -> str:
-    """Convert a sentence with commands between backticks to a line for a terminal."""
-    return text.replace("`", "").replace(NBSP, " ")
+def plain_text(text: str, run: str = "RUN") -> str:
+    """Convert a sentence with commands between backticks to a line for a terminal; in these, the word RUN stands for `run`."""
+    parts = (part.replace("RUN", run) if index % 2 else part for index, part in enumerate(text.split("`")))
+    return "".join(parts).replace(NBSP, " ")
 
 
 def details(summary: str, *children: Child) -> Html:

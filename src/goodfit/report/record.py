@@ -132,8 +132,9 @@ class Record:
 
     @property
     def shell_path(self) -> str:
-        """The path of the folder as a shell takes it."""
-        return shlex.quote(str(self.run.path))
+        """The path of the folder as a shell takes it, from wherever the page is read if it was written where it stands."""
+        path = self.run.path
+        return shlex.quote(str(path if path.name else path.resolve()))
 
     @property
     def split(self) -> str:

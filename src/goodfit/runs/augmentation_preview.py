@@ -22,7 +22,7 @@ from goodfit.data.loader import iterate_batches
 from goodfit.recipe.auto import choose_augment
 from goodfit.recipe.prepare import Opened, Prepared, open_recipe
 from goodfit.recipe.recipe import Recipe
-from goodfit.runs.pictures import embed_picture
+from goodfit.runs.pictures import encode_as_uri
 from goodfit.terminal.sheet import Picture
 
 FILE = "augment.json"  # the sheet of a run, for its report
@@ -59,7 +59,7 @@ def write_sheet(run: Run, prepared: Prepared) -> None:
     if pipe := pipe_parts(augment.bind(data.facts(prepared.training.plan.lengths))):
         batch = _sample_images(data, SHEET_IMAGES)
         rows, _ = _preview_draws(pipe, batch, data, SHEET_DRAWS, 1.0, prepared.recipe.seed)
-        cells = [[{"picture": embed_picture(cell.pixels), "caption": cell.caption} for cell in row] for row in rows]
+        cells = [[{"picture": encode_as_uri(cell.pixels), "caption": cell.caption} for cell in row] for row in rows]
         run.write(FILE, {"rows": cells})
 
 

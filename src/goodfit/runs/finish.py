@@ -22,6 +22,7 @@ from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.scoring import predictions_of, score_views
 from goodfit.recipe.build import Training
 from goodfit.recipe.prepare import Prepared
+from goodfit.report.frame import REPORT_FILE
 from goodfit.runs.pictures import write_pictures
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.rules import stop
@@ -47,26 +48,31 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
             best = state.best["step"]
             reporter.say(f"Warning: the best weights, those of step {best:,}, do not read: those of step {kept:,} are kept instead.")
         state.step, state.stopped, state.snapshots = last
-    views, known = prepared.parts["views"], training.last_outputs if kept == state.step else None
-    scored = score_views(training.evaluator, state.eval_model, data.rows("validation"), views, known)
+    views, center = prepared.parts["views"], training.last_outputs if kept == state.step else None
+    scored = score_views(training.evaluator, state.eval_model, data.rows("validation"), views, center)
     scored.scores["calibration"] = measure_calibration(scored.probabilities, scored.center.labels)
     run.write("scores.json", {"validation": scored.scores, "best": state.best, "kept": kept})  # a test score was of other weights
     if state.snapshots:
         run.update("scores.json", {"snapshots": score_snapshots(run, training, data, views, reporter)})
-    write_pictures(run, scored, data)
     predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
     save_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
+    try:
+        write_pictures(run, scored, data)
+    except (GoodfitError, OSError, MemoryError) as error:  # the model is kept all the same
+        reporter.say(f"Warning: the pictures of the worst errors could not be made: {error or 'memory ran out'}")
     return scored.scores
 
 
-def format_accuracy(scores: dict[str, Any]) -> str:
-    """Say what a run has reached, and by which views of each image if not by the center crop, which is what its log is about."""
+def describe_result(run: Run) -> list[str]:
+    """Say what a run has reached, and by which views of each image if not by the center crop, which its log is about; and where it lies."""
+    places = [f"Run: {run.path}", f"Report: {run.path / REPORT_FILE}"]
+    if not (scores := run.scores.get("validation")):
+        return places
     low, high = (format_percent(x) for x in scores["interval"])
     views = scores.get("viewed")
     by_views = f"; by {views['spelling']}, {format_percent(views['center']['accuracy'])} by the center crop alone" if views else ""
-    return (
-        f"Validation accuracy {format_percent(scores['accuracy'])} (95 % interval {low} to {high}, {scores['images']:,} images{by_views})."
-    )
+    images = f"{scores['images']:,} images{by_views}"
+    return [f"Validation accuracy {format_percent(scores['accuracy'])} (95 % interval {low} to {high}, {images}).", *places]
 
 
 def falls_behind(state: State, plan: Plan, images: int) -> bool:

@@ -17,6 +17,7 @@ from goodfit.core.run_files import DamagedFile, check_hash, get
 from goodfit.core.words import format_bytes
 from goodfit.recipe.recipe import Recipe
 
+SEARCH_FILE = "search.json"  # of the folder of a search
 SECONDS_UNTIL_KILLED = 3600  # without a change, after which a run that says it is running was killed
 
 
@@ -30,8 +31,14 @@ def summarize_runs(folder: Path) -> list[dict[str, Any]]:
         raise DataError(f'Expected a folder of runs at "{folder}", found none.')
     rows = [summarize_run(run) for run in list_runs(folder)]
     studies = [path for path in folder.glob("*/") if path.is_dir() and not path.is_symlink() and not is_run(path)]
-    rows += [summarize_study(path, members) for path in studies if (members := list_runs(path))]
+    rows += [summarize_study(path, members) for path in studies if (members := list_members(path))]
     return sorted(rows, key=lambda row: (row["started"], row["path"]))
+
+
+def list_members(folder: Path) -> list[Run]:
+    """The runs of a study: in its folder, or of a search in the folders of its stages."""
+    stages = [path for path in folder.glob("*/") if path.is_dir()] if (folder / SEARCH_FILE).is_file() else []
+    return [run for path in (folder, *stages) for run in list_runs(path)]
 
 
 def summarize_run(run: Run) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def write_picture(run: Run, name: str, pixels: NDArray[np.uint8]) -> str:
     return f"{name}.{kind}"
 
 
-def embed_picture(pixels: NDArray[np.uint8]) -> str:
+def encode_as_uri(pixels: NDArray[np.uint8]) -> str:
     """Encode pixels [H, W, C] as a data URI, made smaller where they are many."""
     image = to_rgb(pixels)
     image.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE))

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import time
 from pathlib import Path
-from typing import Any
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write_atomic
@@ -26,7 +25,7 @@ from goodfit.report.markup import plain_text
 from goodfit.report.page import write_report
 from goodfit.report.record import read_record
 from goodfit.runs import augmentation_preview, baselines
-from goodfit.runs.finish import count_multiply_adds, format_accuracy, keep_model
+from goodfit.runs.finish import count_multiply_adds, describe_result, keep_model
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule
 from goodfit.runs.resume import (
     asked_recipe,
@@ -56,7 +55,8 @@ class RunOptions:
     """Run options that are not part of the recipe.
 
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
-    draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan.
+    draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan, and
+    `quiet_result` what came of it, which `describe_result` has.
     `verbose` reports the plan with every choice. `recipe_folder` is the folder that the recipe was read from, which may be that of a run.
 
     Raises:
@@ -71,6 +71,7 @@ class RunOptions:
     reporter: Reporter = dataclasses.field(default_factory=LoggingReporter)
     started: float = dataclasses.field(default_factory=time.time)
     quiet_plan: bool = False
+    quiet_result: bool = False
     verbose: bool = False
     recipe_folder: Path | None = None
 
@@ -95,7 +96,13 @@ def train(asked: Recipe, options: RunOptions) -> Run | None:
     """
     if options.tensorboard:
         import_summary_writer()  # a missing extra is refused before any work
-    asked = with_absolute_paths(asked)
+    trained = _train_or_resume(with_absolute_paths(asked), options)
+    if trained is not None and not options.quiet_result:
+        options.reporter.say(*describe_result(trained))
+    return trained
+
+
+def _train_or_resume(asked: Recipe, options: RunOptions) -> Run | None:
     run = find_resumable(asked, options.out, options.resume, options.reporter)
     if run is None:
         return _train_new(asked, options)
@@ -226,19 +233,15 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     training = prepared.training
     state, saver = training.state, Snapshots(Checkpoints(run.checkpoints), run.path / snapshots.FOLDER)
     events = (EventWriter(run.path / "tensorboard"),) if options.tensorboard else ()
-    evaluations: list[float] = []  # the seconds of each
-
-    def note_evaluations(rows: list[dict[str, Any]]) -> None:
-        evaluations.extend(row["seconds"] for row in rows if row["kind"] == "evaluate")
-
-    log = MetricLog((run.append, options.reporter.show_rows, note_evaluations, *events))
+    log = MetricLog((run.append, options.reporter.show_rows, *events))
     plan = dataclasses.replace(training.plan, last_good=functools.partial(best_weights, training.plan, saver.checkpoints))
-    began = time.time()
+    began, evaluated = time.time(), state.evaluation_seconds
     before = run.read("about.json").get("seconds", {})
 
     def mark(state_name: str) -> None:
         options.reporter.clear_progress()
-        spent = {**startup, "training": time.time() - began - sum(evaluations), "evaluation": sum(evaluations)}
+        evaluation = state.evaluation_seconds - evaluated
+        spent = {**startup, "training": time.time() - began - evaluation, "evaluation": evaluation}
         seconds = {name: before.get(name, 0.0) + x for name, x in spent.items()}
         run.update("about.json", {"state": state_name, "finished": timestamp(), "seconds": {**before, **seconds}})
 
@@ -274,7 +277,6 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
             "seconds": seconds,
         },
     )
-    reporter.say(format_accuracy(scores))
     if kept := describe_kept(read_record(run)):
         reporter.say(plain_text(kept))
     if forecast := run.read("about.json").get("forecast"):
@@ -286,6 +288,6 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
     except (GoodfitError, OSError) as error:  # such as images that are gone: the run is finished all the same
         reporter.say(f"Warning: the baselines could not be computed: {error}")
     finally:
-        page = write_report(run.path)
-    reporter.say(*(f"Warning: {plain_text(failure)}" for failure in describe_failures(read_record(run))))
-    reporter.say(f"Run: {run.path}", f"Report: {page}")
+        write_report(run.path)
+    record = read_record(run)
+    reporter.say(*(f"Warning: {plain_text(failure, record.shell_path)}" for failure in describe_failures(record)))

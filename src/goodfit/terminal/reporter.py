@@ -13,7 +13,8 @@ from rich.text import Text
 from goodfit.core.escapes import escape_controls
 from goodfit.core.reporter import WARNING
 from goodfit.core.words import format_duration, format_percent
-from goodfit.terminal.streams import MESSAGES, SPINNER, wrap_line
+from goodfit.terminal.streams import MESSAGES, SPINNER
+from goodfit.terminal.wrapping import wrap_line
 
 Rows = list[dict[str, Any]]
 
@@ -65,7 +66,8 @@ class TerminalReporter:
             self._update_bar("training", steps[-1]["t"], format_steps(steps))
 
     def clear_progress(self) -> None:
-        """Remove the bar."""
+        """Remove the bar and the spinner."""
+        SPINNER.stop()
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

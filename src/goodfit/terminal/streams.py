@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from itertools import cycle
@@ -15,6 +14,7 @@ from typing import Any
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.escapes import escape_controls
+from goodfit.terminal.wrapping import wrap_line
 
 SPINNER_FRAMES, ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 MAX_COLUMNS = 100_000  # of a line that no terminal cuts
@@ -62,10 +62,10 @@ class StandardStream:
     def write(self, text: str) -> int:
         """Write a text as it is; it takes the place of a spinner."""
         SPINNER.stop()
-        return self.write_beneath(text)
+        return self.write_raw(text)
 
-    def write_beneath(self, text: str) -> int:
-        """Write a text as it is, and leave the spinner."""
+    def write_raw(self, text: str) -> int:
+        """Write a text as it is, beside a spinner."""
         writable = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
         self._attempt(lambda stream: stream.write(writable))
         return len(text)
@@ -139,12 +139,12 @@ class Spinner:
             self.stopping.set()
             self.thread.join()
             self.thread = None
-            MESSAGES.write_beneath(ERASE_LINE)
+            MESSAGES.write_raw(ERASE_LINE)
 
     def _spin(self) -> None:
         for frame in cycle(SPINNER_FRAMES if MESSAGES.can_encode(SPINNER_FRAMES) else ASCII_FRAMES):
             line = f"{frame} {escape_controls(self.text)}"
-            MESSAGES.write_beneath(ERASE_LINE + line[: MESSAGES.columns - 1])
+            MESSAGES.write_raw(ERASE_LINE + line[: MESSAGES.columns - 1])
             MESSAGES.flush()
             if self.stopping.wait(0.1):
                 return
@@ -156,14 +156,6 @@ SPINNER = Spinner()
 def print_lines(*lines: str) -> None:
     """Print lines of results for people, wrapped at words; control characters in them, line breaks too, are escaped."""
     print_exact("\n".join(wrap_line(escape_controls(line), RESULTS.columns) for line in lines))
-
-
-def wrap_line(line: str, columns: int) -> str:
-    """Break a line at words where it is longer than that, and indent what follows."""
-    if len(line) <= columns:
-        return line
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return "\n".join(textwrap.wrap(line, columns, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def print_exact(text: str) -> None:
@@ -183,5 +175,5 @@ def print_json(content: object) -> None:
 
 def print_message(line: str) -> None:
     """Print a line on stderr; control characters in it, line breaks too, are escaped."""
-    MESSAGES.write(f"{escape_controls(line)}\n")
+    MESSAGES.write(f"{wrap_line(escape_controls(line), MESSAGES.columns)}\n")
     MESSAGES.flush()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
+from rich.cells import cell_len
+
 from goodfit.core.escapes import escape_controls
 from goodfit.terminal.streams import RESULTS
+from goodfit.terminal.wrapping import longest_word, wrap_words
 
 GAP = "  "  # between columns
 
@@ -30,11 +32,8 @@ def format_table(rows: Iterable[Sequence[str]], align: str, header: Sequence[str
 
 def fit_widths(cells: Sequence[Sequence[str]], align: str, room: int) -> list[int]:
     """The widths of columns of cells: that of the widest cell, less where text must wrap to fit, but never less than its longest word."""
-    widths = [max(map(len, column)) for column in cells]
-    least = [
-        max(len(word) for cell in column for word in cell.split(" ")) if side == "<" else width
-        for column, side, width in zip(cells, align, widths, strict=True)
-    ]
+    widths = [max(map(cell_len, column)) for column in cells]
+    least = [max(map(longest_word, column)) if side == "<" else width for column, side, width in zip(cells, align, widths, strict=True)]
     while (excess := sum(widths) + len(GAP) * (len(widths) - 1) - room) > 0:
         widest = max(range(len(widths)), key=lambda k: widths[k] - least[k])
         if widths[widest] == least[widest]:
@@ -57,7 +56,12 @@ def _format_block(lines: Iterable[Sequence[str]], widths: Sequence[int], align: 
     """The lines of some columns of a table."""
     formatted = []
     for line in lines:
-        wrapped = [textwrap.wrap(line[k], max(1, widths[k]), break_on_hyphens=False) for k in block]
-        pieces = zip_longest(*wrapped, fillvalue="") if any(wrapped) else [("",) * len(block)]
-        formatted += [GAP.join(f"{piece:{align[k]}{widths[k]}}" for piece, k in zip(row, block, strict=True)) for row in pieces]
+        wrapped = zip_longest(*(wrap_words(line[k], widths[k]) for k in block), fillvalue="")
+        formatted += [GAP.join(_fill(piece, widths[k], align[k]) for piece, k in zip(row, block, strict=True)) for row in wrapped]
     return formatted
+
+
+def _fill(cell: str, width: int, side: str) -> str:
+    """A cell with the spaces that it lacks on one side."""
+    spaces = " " * (width - cell_len(cell))
+    return cell + spaces if side == "<" else spaces + cell

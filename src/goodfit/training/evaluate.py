@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,19 +26,20 @@ MAX_EVAL_IMAGES, MAX_EVAL_PIXELS = 256, 256 * 64 * 64  # of one batch that is ev
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """The outputs of a model: `ids` [N], `labels` [N], `logits` [N, K] and `losses` [N], in the order of the batches."""
+    """The outputs of a model: `ids` [N], `labels` [N], `logits` [N, K] and `losses` [N], in the order of the batches.
+
+    It took so many `seconds`, reading included.
+    """
 
     ids: Tensor
     labels: Tensor
     logits: Tensor
     losses: Tensor
+    seconds: float = 0.0
 
     @property
     def accuracy(self) -> float:
         return float((self.logits.argmax(1) == self.labels).double().mean())
-
-
-TimedOutputs = tuple[Outputs, float]  # with the seconds that they took
 
 
 @torch.no_grad()
@@ -54,6 +56,7 @@ def collect_outputs(
 
     With a `seed` its noise layers stay active, and draw the same noise for the same seed and batches.
     """
+    began = time.perf_counter()
     columns: list[tuple[Tensor, ...]] = []
     with evaluating(model, noisy=seed is not None):
         for index, batch in enumerate(batches):
@@ -63,7 +66,8 @@ def collect_outputs(
             with autocast(device, precision):
                 logits = split_outputs(model(normalize(on_device.images)))[0].float()
             columns.append((batch.ids, batch.targets.argmax(1), logits.cpu(), loss(logits, on_device.targets).cpu()))
-    return Outputs(*(torch.cat(column) for column in zip(*columns, strict=True)))
+    ids, labels, outputs, losses = (torch.cat(column) for column in zip(*columns, strict=True))
+    return Outputs(ids, labels, outputs, losses, time.perf_counter() - began)
 
 
 @dataclasses.dataclass(frozen=True)

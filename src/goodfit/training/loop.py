@@ -20,7 +20,7 @@ from goodfit.training.state import Batches, Plan, State
 from goodfit.training.step import NO_WATCH, Objective, Watch, train_step
 
 END_SECONDS = 1.0  # that writing the model and the report, and leaving the process, take besides
-MAX_EVALUATION_SHARE = 0.1  # of a budget in minutes, that evaluations during training take where their number is not asked for
+MAX_EVALUATION_SHARE = 0.1  # of the time so far under a budget in minutes, that evaluations by a share of it take
 
 
 def fit(
@@ -142,12 +142,12 @@ def is_evaluation_due(plan: Plan, state: State) -> bool:
 
 
 def has_time_to_evaluate(plan: Plan, state: State) -> bool:
-    """Whether evaluations, with another one and the last, take a small share of a budget in minutes; always, if a length was asked for."""
+    """Whether evaluations, with another one, take a small share of the time so far; always, but by a share of a budget in minutes."""
     assert plan.evaluate_every is not None
     if not plan.lengths.timed or plan.evaluate_every.length.unit != "share":
         return True
     each = (state.reserve - END_SECONDS) / (1 + plan.final_passes)
-    return state.evaluation_seconds + 2 * each <= MAX_EVALUATION_SHARE * plan.lengths.budget.amount
+    return state.evaluation_seconds + each <= MAX_EVALUATION_SHARE * state.elapsed
 
 
 def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
@@ -158,8 +158,8 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     scores = plan.evaluate(state.eval_model, t >= 1)
     state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, t)
     state.history.append(scores.pop("score"))
-    is_best = state.history[-1] >= max(state.history)  # of equals the later one, which was trained for longer
-    if is_best:
+    is_best = state.history[-1] > max(state.history[:-1], default=-math.inf)
+    if state.history[-1] >= max(state.history):  # of equals the later one, which was trained for longer
         state.best = {"step": state.step, "score": state.history[-1]}
     plateau, stop = plan.parts.get("plateau"), plan.parts.get("stop")
     if plateau and (factor := plateau(state.history)) != state.plateau_factor:

@@ -19,7 +19,7 @@ from goodfit.models.weights.surgery import find_heads
 from goodfit.recipe.parts import make_model
 
 TIMM_MODEL = "timm.create_model"
-SMALL_SIDE, IMAGENET_SIDE = 32, 224  # pixels of the images that the small stem and that for ImageNet are usually trained on
+SMALL_STEM_SIDE, IMAGENET_SIDE = 32, 224  # pixels of the images that the small stem and that for ImageNet are usually trained on
 
 
 def assume_preprocessing(weights: Weights, catalog: Catalog, model: Part | None) -> Weights:
@@ -75,7 +75,7 @@ def with_fitting_stem(part: Part, weights: Weights, catalog: Catalog) -> tuple[P
     if weights.size:
         return (imagenet if min(weights.size) >= SMALL_STEM_BELOW else small), rule
     fitting = []
-    for choice, side in ((small, SMALL_SIDE), (imagenet, IMAGENET_SIDE)):
+    for choice, side in ((small, SMALL_STEM_SIDE), (imagenet, IMAGENET_SIDE)):
         with torch.device("meta"):
             net = make_model(choice, IMAGENET_CLASSES, 3, (side, side))
         fitting += [choice] if has_body_of(net, weights) or fits_by_order(net, weights) else []

@@ -6,7 +6,6 @@ from goodfit.report.markup import EMPTY, Html, paragraph, section, tag
 from goodfit.report.record import Record, as_rows
 
 MAX_ROWS, MAX_CELLS = 8, 12
-PIXELATED_BELOW = 3000  # characters of an encoded picture, as those of few pixels have
 INTRO = (
     "Training images, each beside what augmentation makes of it in five epochs, at its full strength; below it stand the"
     " classes of its target where two are mixed. What you can no longer recognize, the model cannot learn from."
@@ -30,7 +29,7 @@ def render_line(cells: list[dict[str, object]]) -> Html:
         if not picture.startswith("data:image/"):
             return EMPTY
         label = f"{caption}, original" if place == 0 else caption if caption.count(", ") > original.count(", ") else ""
-        kind = "img.pixels" if len(picture) < PIXELATED_BELOW else "img"
+        kind = "img.pixels" if picture.startswith("data:image/png") else "img"  # of few pixels
         image = tag(kind, attrs={"src": picture, "alt": f"{caption}, {f'draw {place}' if place else 'original'}"})
         figures.append(tag("figure.card", tag("div.frame", image), tag("figcaption", label) if label else None))
     return tag("div.draws", *figures) if figures else EMPTY

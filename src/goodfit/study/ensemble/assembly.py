@@ -90,7 +90,8 @@ def make_ensemble(
     }
     scores = {"validation": score_ensemble(result, predictions[best])} if images else {}
     write_results(run, candidates[0], content, scores, result)
-    reporter.say(*(f"Warning: {plain_text(failure)}" for failure in describe_failures(read_record(run))))
+    record = read_record(run)
+    reporter.say(*(f"Warning: {plain_text(failure, record.shell_path)}" for failure in describe_failures(record)))
     return run
 
 

@@ -7,13 +7,14 @@ import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.parts import ExternalPart, Part, Pipe, part_name, pipe_parts, spell
 from goodfit.core.settings import Range, Setting, settings_of
-from goodfit.recipe.parts import make_parts
+from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import SEATS, Recipe
 from goodfit.study.search.space import SHORT_KEYS, STRENGTH_KEY, has_draws
 from goodfit.study.search.trial_recipe import can_scale
@@ -208,3 +209,17 @@ def draw_choice(values: Iterable[Any], is_valid: IsValid = lambda value: True) -
     """The text of a draw of one of the valid values; where only one is valid, that value."""
     words = [str(value) for value in dict.fromkeys(values) if is_valid(value)]
     return f"one_of({', '.join(words)})" if len(words) > 1 else words[0]
+
+
+def make_cards(use: Iterable[str | Path] = ()) -> list[dict[str, Any]]:
+    """The card of each part of ours and of the user's files, as `Catalog.cards` has it, with "searched": what a search draws by default."""
+    catalog = load_catalog(use)
+    return [{**card, "searched": _describe_search(catalog, card["kind"], card["name"])} for card in catalog.cards()]
+
+
+def _describe_search(catalog: Catalog, kind: str, name: str) -> str:
+    """The option that spells the space which a search draws such a part from by default; empty where it draws none."""
+    if not has_default(kind):
+        return ""
+    draws = draw_part(catalog.make(name, kind))
+    return f'--space "{kind}={draws}"' if has_draws(draws) else ""

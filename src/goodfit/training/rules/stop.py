@@ -24,7 +24,7 @@ class None_(StopRule):  # noqa: N801  spelled `none`
 
 @dataclasses.dataclass(frozen=True)
 class Patience(StopRule):
-    """Stops when the validation score has not risen for `evaluations` evaluations, and keeps the best weights.
+    """Stops when the validation score has not risen for `evaluations` evaluations; the best weights are kept, unless keep is last.
 
     Helps: constant learning rates and models that overfit.
     Hurts: annealing schedules: their gain comes at the end.
