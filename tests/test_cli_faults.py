@@ -98,7 +98,7 @@ def test_ctrl_c_while_packing(photos: Path, finished: Path, tmp_path: Path, fres
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blob.BlobWriter, "add", add)
         patch.setattr(pack, "IMAGES_PER_PIECE", (32, 32))
-        refused(train(photos, tmp_path / "run"), 130, "what was packed or trained so far is kept", "the same command continues from there")
+        refused(train(photos, tmp_path / "run"), 130, "images that were packed so far stay packed")
     signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "run").exists()
     made: list[range] = []

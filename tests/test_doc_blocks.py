@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 import goodfit
-from goodfit.core.run import Run
+from goodfit.core.files import lock
+from goodfit.core.run import LOCK_FILE, Run
 from goodfit.recipe.parts import load_catalog, make_model
 from tests.support.command import FAST
 from tests.support.command import goodfit as command
@@ -114,7 +115,8 @@ def training(run: Run) -> Iterator[None]:
     """The run counts as one that is training now, as `steer` expects."""
     state = run.read("about.json")["state"]
     run.update("about.json", {"state": "running"})
-    yield
+    with lock(run.path / LOCK_FILE):
+        yield
     run.update("about.json", {"state": state})
 
 

@@ -72,6 +72,7 @@ SOUND = {
     "gaps": ([None, 2.3, None, 2.0], [None, None, None, 3.0]),
     "nothing": ([], ()),
 }
+SOUND["a spike that heals"] = ([2.3, 1.5, *[30.0] * 3, *[0.4] * 60], ())
 BROKEN = {
     "loss": ([2.3, 8.0, *[30.0] * 50], (), "The training loss rose from 2.30 to 30.0 at step"),
     "and came back": ([2.3, *[334.0] * 6, *[2.2] * 100], (), "rose from 2.30 to 334 at step 3."),
@@ -175,7 +176,7 @@ def test_the_terminal_ends_with_the_warnings_and_what_was_kept(tmp_path: Path) -
     done = command("train", "digits", "--out", tmp_path / "run", "--optimizer", "sgd(100, momentum=0.9)", *options)
     assert done.code == 0, done.err
     for sentence in describe_shortfalls(read_record(Run(tmp_path / "run")), is_broken=True):
-        assert f"Warning: {plain_text(sentence)}" in done.err
+        assert f"Warning: {plain_text(sentence, read_record(Run(tmp_path / 'run')).shell_path)}" in done.err
     assert "Warning: The training loss rose from 2." in done.err
     assert "\nKept: the weights of " in done.err
     assert "`" not in done.err
@@ -211,7 +212,9 @@ def test_an_ensemble_below_a_baseline_hears_so(run: Run) -> None:
 def test_the_noise_of_both_counts(best: float, is_below: bool) -> None:
     """Half widths 0.03 and 0.04 make 0.05; the difference is 0.12 less 0.085, then 0.1."""
     rows = [("Nearest training image", best, best - 0.04, best + 0.04), ("Linear softmax on pixels", 0.2, 0.1, 0.3)]
-    assert bool(describe_lower_than_baselines(best - 0.045 - 0.01 * is_below, (0.47, 0.53), rows)) == is_below
+    sentence = describe_lower_than_baselines(best - 0.045 - 0.01 * is_below, (0.47, 0.53), rows)
+    assert "below a baseline" in sentence and ("which may be noise" not in sentence) == is_below
+    assert not describe_lower_than_baselines(best, (0.47, 0.53), rows)
     assert not describe_lower_than_baselines(None, (None, None), rows)
     assert not describe_lower_than_baselines(0.1, (None, None), [("Always answering the most common class", 0.9, None, None)])
 

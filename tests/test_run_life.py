@@ -182,7 +182,7 @@ def test_changed_data_starts_anew_without_out_and_is_refused_with_it(tmp_path: P
 
 def test_a_budget_that_is_over_before_the_first_step_is_said(photos: Path, tmp_path: Path) -> None:
     options = RunOptions(tmp_path / "run", started=time.time() - 100)
-    with pytest.raises(GoodfitError, match="over before the first step: packing the images took 1 min 4"):
+    with pytest.raises(GoodfitError, match="over before the first step: starting up took 1 min 4"):
         train_recipe(recipe(budget="90 s").but(data=str(photos)), options)
     assert not (tmp_path / "run").exists()
 

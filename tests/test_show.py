@@ -94,7 +94,7 @@ def test_parts_that_change_color_say_so_of_gray_images() -> None:
 def test_on_the_command_line(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     said = goodfit("show", photos, "--size", "16", "--images", "3", "--draws", "2", "--out", out)
-    assert said.code == 0 and "augment = " in said.err and "3 rows of 3 pictures" in said.err
+    assert said.code == 0 and "augment = " in said.err and "3 rows of 3 pictures" in said.out
     with Image.open(out) as image:
         assert image.width == GAP + 3 * (MIN_CAPTION_WIDTH + GAP)
     refused(goodfit("show", photos, "--images", "0"), 2, "--images and --draws of 1 or more")

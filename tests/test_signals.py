@@ -75,7 +75,7 @@ def test_before_the_run(photos: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path / "cache"))
     with pytest.MonkeyPatch.context() as patch:
         send_within(patch, place, number)
-        refused(train(photos, tmp_path / "run"), code, "the same command continues from there")
+        refused(train(photos, tmp_path / "run"), code, "images that were packed so far stay packed")
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.rglob(".*.partial"))
     assert train(photos, tmp_path / "run").code == 0

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Penalty, Trainable
 from goodfit.core.errors import UsageError
+from goodfit.core.files import lock
 from goodfit.core.parts import ExternalPart, spell
 from goodfit.core.progress import Length, Lengths, Period
-from goodfit.core.run import Run
+from goodfit.core.run import LOCK_FILE, Run
 from goodfit.core.run_files import read_json
 from goodfit.losses.penalty import L2
 from goodfit.models.convnet import Convnet
@@ -95,7 +96,9 @@ def test_steer_on_the_command_line(photos: Path, tmp_path: Path) -> None:
     refused(goodfit("steer", tmp_path / "run", "--rate", "0.1"), 2, "training now", "it is finished")
     refused(goodfit("steer", tmp_path / "run", "--rate", "0"), 2, "factor above 0")
     Run(tmp_path / "run").update("about.json", {"state": "running"})
-    assert "will be multiplied by 0.1" in goodfit("steer", tmp_path / "run", "--rate", "0.1").err
+    refused(goodfit("steer", tmp_path / "run", "--rate", "0.1"), 2, "was killed: --resume auto continues it")
+    with lock(tmp_path / "run" / LOCK_FILE):
+        assert "will be multiplied by 0.1" in goodfit("steer", tmp_path / "run", "--rate", "0.1").out
     assert ManualLrFactor(tmp_path / "run" / "lever")(3) == 0.1
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from goodfit import Recipe, train
+from goodfit.core.errors import GoodfitError
 from tests.support.command import FAST
+from tests.support.process import Forked
 from tests.support.terminal import Screen
 
 OPTIONS = [word for key, value in FAST.items() for word in (f"--{key.replace('_', '-')}", value)]
@@ -82,12 +89,36 @@ def test_runs(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, col
 
 
 def test_quiet_is_quiet(photos: Path, tmp_path: Path) -> None:
-    assert Screen(tmp_path / "a", 80, "train", photos, "--out", tmp_path / "run", "-q", *OPTIONS).written == b""
+    said = Screen(tmp_path / "a", 80, "train", photos, "--out", tmp_path / "run", "-q", *OPTIONS)
+    assert re.sub(r"\S+/", "", " ".join(said.lines)).startswith("Validation accuracy 100.0 % (95 % interval")
+    assert [line.split()[0] for line in said.lines if line[0] != " "] == ["Validation", "Run:", "Report:"], "the results, and nothing else"
     wrong = Screen(tmp_path / "b", 80, "train", tmp_path / "none", "--quiet")
-    assert wrong.code == 3 and wrong.lines[0].startswith("goodfit: Expected images at "), "errors are said all the same"
+    assert wrong.code == 3 and wrong.lines[0].startswith("goodfit: Expected images at"), "errors are said all the same"
 
 
 def test_the_first_line_comes_before_torch(tmp_path: Path) -> None:
     seen = Screen(tmp_path / "a", 80, "predict", tmp_path / "none", "x.png")
     assert b"loading PyTorch" in seen.written
-    assert seen.code == 3 and seen.lines[0].startswith("goodfit: "), "its place is taken"
+    assert seen.code == 2 and seen.lines[0].startswith("goodfit: "), "its place is taken"
+    assert all(len(line) <= 80 or " " not in line.strip() for line in seen.lines), "errors wrap at words"
+
+
+def fail_in_python(terminal: str, folder: Path) -> None:
+    """A program at a terminal that catches the error of a training, and goes on."""
+    os.dup2(os.open(terminal, os.O_RDWR | os.O_NOCTTY), 2)
+    with contextlib.suppress(GoodfitError):
+        train(folder / "photos", Recipe(model="linear"), out=folder / "run")
+    time.sleep(0.3)
+    os.write(2, b"END")
+
+
+def test_the_spinner_ends_with_its_function(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "photos" / "a" / "x.png").write_bytes(b"no image")
+    head, tail = pty.openpty()
+    process = Forked(tmp_path / "printed", fail_in_python, os.ttyname(tail), tmp_path)
+    assert process.wait() == 0, process.err
+    seen = os.read(head, 65536)
+    os.close(head)
+    os.close(tail)
+    assert b"reading " in seen and seen.endswith(b"\x1b[KEND"), "it is erased, and does not come back"

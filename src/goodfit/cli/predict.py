@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from goodfit.core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from goodfit.predict.predictor import Prediction
 
 
 def predict(
@@ -55,7 +60,7 @@ def predict(
     files = find_images(images)
     from goodfit.predict.predictor import load_predictor
     from goodfit.terminal.predictions import format_predictions, format_predictions_csv, is_rejected
-    from goodfit.terminal.streams import print_exact, print_json, print_lines, print_message
+    from goodfit.terminal.streams import print_exact, print_json, print_lines
 
     predictions = list(load_predictor(run, device, views).stream(files, top))
     if json:
@@ -64,9 +69,20 @@ def predict(
         print_exact(format_predictions_csv(predictions, reject_below))
     else:
         print_lines(*format_predictions(predictions, reject_below))
+    explain_problems(predictions)
+
+
+def explain_problems(predictions: Sequence[Prediction]) -> None:
+    """Say how many images cannot be read.
+
+    Raises:
+        DataError: that is all of them.
+    """
     broken = [p for p in predictions if p.problem]
     if broken and len(broken) == len(predictions):
         raise DataError(f"Not one image can be read; {broken[0].name}: {broken[0].problem}.")
     if broken:
         first = f"{broken[0].name}: {broken[0].problem}"
+        from goodfit.terminal.streams import print_message
+
         print_message(f"goodfit: {len(broken)} of {len(predictions)} images cannot be read; {first}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
+from goodfit.core.run import Run, is_busy
 from goodfit.core.words import format_bytes, format_percent
 from goodfit.runs.listing import prune_runs, summarize_runs
 from goodfit.terminal.streams import print_json, print_lines
@@ -54,5 +55,6 @@ def format_row(row: dict[str, Any]) -> tuple[str, ...]:
     path = f"{row['path']} ({row['runs']} runs)" if row["runs"] > 1 else row["path"]
     started = row["started"][:16].replace("T", " ")
     model = re.sub(r"(, )?\w+=.*\)$", ")", row["model"]).replace("()", "")  # without its named settings
+    state = "killed" if row["state"] == "running" and row["runs"] == 1 and is_busy(Run(Path(row["path"]))) is False else row["state"]
     accuracy = "-" if row["accuracy"] is None else format_percent(row["accuracy"])
-    return (path, started, row["data"], model, row["state"], accuracy, format_bytes(row["bytes"]))
+    return (path, started, row["data"], model, state, accuracy, format_bytes(row["bytes"]))

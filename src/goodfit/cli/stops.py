@@ -10,7 +10,7 @@ from types import FrameType
 from goodfit.core.errors import GoodfitError, Interrupted, Terminated
 from goodfit.core.signals import TerminationSignal, raise_signal, receive_signals, stop_error
 
-SENTENCE = "Stopped; what was packed or trained so far is kept, and the same command continues from there."
+SENTENCE = "Stopped; images that were packed so far stay packed."
 
 _received: list[int] = []  # the signals that this process has received
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from goodfit.core.errors import UsageError
 from goodfit.core.escapes import plain_name
-from goodfit.core.files import PARTIAL, explain_write_errors, write_atomic
+from goodfit.core.files import PARTIAL, explain_write_errors, lock, write_atomic
 from goodfit.core.run_files import DamagedFile, check_shape, explain_damage, is_row, read_json, write_json
 
 LOCK_FILE = ".lock"  # held by the process that trains
@@ -145,6 +145,12 @@ def is_run(folder: Path) -> bool:
     if (folder / "recipe.toml").is_file():
         return True
     return (folder / "about.json").is_file() and any((folder / name).is_file() for name in RUN_FILES)
+
+
+def is_busy(run: Run) -> bool | None:
+    """Whether another process is training a run; None where the system has no locks, by which that is told."""
+    with lock(run.path / LOCK_FILE, wait=False) as held:
+        return None if held is None else not held
 
 
 def part_files(run: Run) -> list[Path]:

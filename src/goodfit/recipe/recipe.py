@@ -170,7 +170,7 @@ class Recipe:
 
     def images_per_step(self, images: int) -> int:
         """The images of a step when there are `images` to train on; batch_size must not be "auto"."""
-        return images if self.batch_size == "all" else int(self.batch_size)
+        return images if self.batch_size == "all" else min(int(self.batch_size), images)
 
     def plain(self) -> dict[str, Any]:
         """The fields as TOML and JSON hold them: parts are spelled out with all their settings."""

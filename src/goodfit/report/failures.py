@@ -15,7 +15,7 @@ from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, Ba
 # Times its first value from which the training loss, or the norm of the gradient, has grown out of hand. What is compared are medians of
 # WINDOW steps, which a spike does not move, and a first value that is unusually small does not count: the loss then is that of knowing
 # nothing, the norm MIN_GRADIENT, since the gradient of a net that is slow to start, or starts from a fitted head, grows as it should.
-MAX_LOSS_GROWTH, MAX_GRADIENT_GROWTH, MIN_GRADIENT, WINDOW = 10.0, 50.0, 1.0, 5
+MAX_LOSS_GROWTH, MAX_GRADIENT_GROWTH, MIN_GRADIENT, WINDOW, HEALED = 10.0, 50.0, 1.0, 5, 0.5
 # Times the log loss of knowing nothing, above which probabilities are of no use: of their log loss, and of whatever loss was trained.
 MAX_LOG_LOSS_FACTOR, MAX_LOSS_FACTOR = 3.0, 1000.0
 OTHER_TRAINING = "Train at another learning rate (`goodfit lr` measures some), longer, or with another model."
@@ -62,8 +62,8 @@ def describe_gradient_growth(record: Record) -> str:
 
 
 def describe_growth(record: Record, key: str, name: str, smallest: float, most: float) -> str:
-    """Say in a clause that a number of the log grew to more than `most` times its first value, or `smallest` if that is larger, and did not
-    come back to it.
+    """Say in a clause that a number of the log grew to more than `most` times its first value, or `smallest` if that is larger; not of a
+    spike that healed, after which it fell far below that value.
     """
     values = [(step, x) for line in record.train if (x := get_number(line, key)) is not None and (step := get_number(line, "step"))]
     if not values:
@@ -72,7 +72,7 @@ def describe_growth(record: Record, key: str, name: str, smallest: float, most: 
     medians = [(statistics.median(x for _, x in window), window[len(window) // 2][0]) for window in windows]
     highest, step = max(medians, key=lambda pair: pair[0])
     first = values[0][1]
-    if highest <= most * max(first, smallest) or medians[-1][0] <= max(first, smallest):
+    if highest <= most * max(first, smallest) or medians[-1][0] <= HEALED * max(first, smallest):
         return ""
     return f"{name} rose from {format_number(first)} to {format_number(highest)} at {record.describe_step(step)}"
 
@@ -135,15 +135,17 @@ def describe_constant_answer(scores: object, data: object) -> str:
 def describe_lower_than_baselines(
     accuracy: float | None, interval: tuple[float, float] | tuple[None, None], baselines: Sequence[BaselineScore]
 ) -> str:
-    """Say that an accuracy on validation lies below the best baseline by more than the noise of both; the majority has its own sentence."""
+    """Say that an accuracy on validation lies below the best baseline, and whether by noise; the majority has its own sentence."""
     rows = [(share, name, low, high) for name, share, low, high in baselines if name != MAJORITY_LABEL]
     if accuracy is None or not rows:
         return ""
     best, name, *ends = max(rows, key=lambda row: row[0])
-    if best - accuracy <= math.hypot(half_width(*interval), half_width(*ends)):
+    if best <= accuracy:
         return ""
+    is_noise = best - accuracy <= math.hypot(half_width(*interval), half_width(*ends))
     comparison = f"{format_percent(accuracy)} on validation is {format_points(best - accuracy)} below a baseline"
-    return f"{comparison}: {name[0].lower()}{name[1:]}, {format_percent(best)}."
+    luck = ", which may be noise" if is_noise else ""
+    return f"{comparison}: {name[0].lower()}{name[1:]}, {format_percent(best)}{luck}."
 
 
 def describe_lower_than_best(record: Record) -> str:

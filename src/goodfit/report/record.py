@@ -132,8 +132,10 @@ class Record:
 
     @property
     def shell_path(self) -> str:
-        """The path of the folder as a shell takes it, from wherever the page is read if it was written where it stands."""
+        """The path of the folder as a shell takes it; not that of a link, such as runs/latest, which may lead elsewhere soon."""
         path = self.run.path
+        if path.is_symlink():
+            path = path.parent / path.readlink()
         return shlex.quote(str(path if path.name else path.resolve()))
 
     @property

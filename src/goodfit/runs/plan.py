@@ -42,7 +42,7 @@ def report_plan(prepared: Prepared, reporter: Reporter, whole: bool) -> None:
     """Report the plan: `whole` with every choice, else in a few lines; and what pretrained weights would be worth."""
     reporter.say(*(describe_plan if whole else summarize_plan)(prepared), *suggest_source(prepared))
     if not whole and prepared.choices:
-        reporter.say("  What was chosen, and why: --verbose, or the report.")
+        reporter.say("  What was chosen, and why: in the report, or here with -v.")
 
 
 def summarize_plan(prepared: Prepared) -> list[str]:
@@ -58,7 +58,7 @@ def summarize_plan(prepared: Prepared) -> list[str]:
         expected = f"; expected accuracy {prepared.forecast}" if prepared.forecast else ""
         lines.append(f"  steps: {spell(parts['optimizer'])}, {spell(parts['schedule'])}")
         lines.append(
-            f"  length: {recipe.budget}, {round(training.plan.lengths.batch, 1):g} images a step{_describe_duration(prepared)}{expected}"
+            f"  length: {recipe.budget}, {round(training.plan.lengths.batch, 1):,g} images a step{_describe_duration(prepared)}{expected}"
         )
     assumed = [f"  {choice.field} = {choice.value}  ({choice.rule})" for choice in prepared.choices if "assumed" in choice.rule]
     return [*lines, *assumed, *_describe_training(prepared)]

@@ -12,7 +12,17 @@ from goodfit.core.errors import UsageError
 from goodfit.core.files import lock, remove_partials
 from goodfit.core.progress import Lengths
 from goodfit.core.reporter import Reporter
-from goodfit.core.run import FINISHED_STATES, LOCK_FILE, STOPPED_STATES, UNFINISHED_STATES, Run, is_run, list_runs, require_free_folder
+from goodfit.core.run import (
+    FINISHED_STATES,
+    LOCK_FILE,
+    STOPPED_STATES,
+    UNFINISHED_STATES,
+    Run,
+    is_busy,
+    is_run,
+    list_runs,
+    require_free_folder,
+)
 from goodfit.core.run_files import DamagedFile
 from goodfit.core.words import count_of, list_some
 from goodfit.models.weights.saved import WEIGHTS_FILE
@@ -70,12 +80,6 @@ def why_not_resumed(run: Run, asked: Recipe) -> str | None:
     if changed := changed_fields(about, asked):
         return f'the newest unfinished run, "{run.path}", has another {list_some(changed)}'
     return f'the unfinished run "{run.path}" is being trained by another process' if is_busy(run) else ""
-
-
-def is_busy(run: Run) -> bool:
-    """Whether another process is training this run."""
-    with lock(run.path / LOCK_FILE, wait=False) as held:
-        return held is False
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "goodfit": version("goodfit"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "machine": describe_machine(device),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["goodfit" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

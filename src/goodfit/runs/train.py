@@ -131,9 +131,9 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     early_baselines = baselines.compute_baselines(prepared.data, baselines.SHARE * lengths.budget.amount) if lengths.timed else {}
     if lengths.timed and time.time() - options.started >= lengths.budget.amount:
         raise GoodfitError(
-            f"The budget of {prepared.recipe.budget} was over before the first step: packing the images took"
-            f" {format_duration(prepared.packed - options.started)}. They are packed now: run the same command again,"
-            " or give a longer budget."
+            f"The budget of {prepared.recipe.budget} was over before the first step: starting up took"
+            f" {format_duration(time.time() - options.started)}, of which {format_duration(prepared.packed - options.started)} went into"
+            " reading and packing the images. They are packed now, but give a longer budget."
         )
     run = Run.new(options.out, prepared.data.name)
     with lock_run(run):
@@ -252,6 +252,8 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
         except BaseException as error:
             log.flush()
             mark("diverged" if isinstance(error, Diverged) else "failed")
+            if isinstance(error, Diverged):
+                options.reporter.say(f"Run: {run.path}", f"Report: {write_report(run.path)}")
             raise
     if halt.signal and training.plan.t(state) < 1:
         mark("interrupted" if halt.signal == "SIGINT" else "terminated")

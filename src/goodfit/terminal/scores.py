@@ -44,9 +44,10 @@ def _format_row(name: str, row: dict[str, Any]) -> str:
 def _format_calibration(calibration: dict[str, Any]) -> list[str]:
     """How well the probabilities are calibrated, and what withholding the least sure answers gains."""
     before, after = format_percent(calibration["ece"]), format_percent(calibration["ece_after"])
+    scaled = "no temperature helps" if calibration["log_loss_after"] >= calibration["log_loss"] else "a temperature helps"
     lines = [
-        f"  calibration error {before}; at temperature {calibration['temperature']:.2f}, fitted to validation images, {after}"
-        f" (log loss {calibration['log_loss']:.4f} and {calibration['log_loss_after']:.4f})"
+        f"  calibration error {before}, log loss {calibration['log_loss']:.4f}; {scaled}: on images that it was not fitted to, {after} and"
+        f" {calibration['log_loss_after']:.4f} (fitted to all validation images it is {calibration['temperature']:.2f})"
     ]
     shown = [row for row in calibration["rejection"] if any(abs(row["coverage"] - share) < 0.01 for share in SHOWN_COVERAGES)]
     parts = [
@@ -81,7 +82,7 @@ def format_ensemble(path: str, content: dict[str, Any], scores: dict[str, Any]) 
             lines.append("  The models were chosen by these images, so the lead is flattered: only test images show the real one.")
     else:
         lines.append("No image was validated by every model, as with folds: only test images show the accuracy of all together.")
-    return [*lines, f"Ensemble: {path}", f'Its lead on the test images: goodfit evaluate "{path}" --test']
+    return [*lines, f"Ensemble: {path}", f'Against its best single model on the test images: goodfit evaluate "{path}" --test']
 
 
 def format_seeds(result: dict[str, Any]) -> str:

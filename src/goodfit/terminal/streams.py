@@ -128,7 +128,7 @@ class Spinner:
     def show(self, text: str) -> None:
         """Say what is being done from now on; nothing where nobody sees it at once."""
         self.text = text
-        if self.thread is None and MESSAGES.isatty() and not MESSAGES.quiet:
+        if self.thread is None and MESSAGES.isatty() and not MESSAGES.quiet and os.environ.get("TERM") != "dumb":
             self.stopping.clear()
             self.thread = threading.Thread(target=self._spin, daemon=True)
             self.thread.start()

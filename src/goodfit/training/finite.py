@@ -29,7 +29,7 @@ def divergence_error(model: nn.Module, pieces: Iterable[Batch], plan: Plan, step
     affected_images = f" Images: {list_some(images, 8)}." if images else ""
     return Diverged(
         f"Training diverged at step {step}: {first} is not finite.{affected_images}"
-        f" What was saved before is kept; a lower learning rate, clip=1 or a longer warmup usually helps."
+        f" What was saved before is kept; a lower learning rate, --clip 1 or a longer warmup usually helps."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from goodfit.core.errors import UsageError
 from goodfit.core.files import explain_write_errors
-from goodfit.core.run import Run
+from goodfit.core.run import Run, is_busy
 from goodfit.core.run_files import explain_damage, read_json, write_json
 
 FOLDER = "lever"  # of a run
@@ -82,4 +82,6 @@ def request_lr_factor(run: Run, factor: float) -> Path:
     """
     if (state := run.read("about.json", "state")["state"]) != "running":
         raise UsageError(f'Expected "{run.path}" to be a run that is training now, but it is {state}.')
+    if is_busy(run) is False:
+        raise UsageError(f'Expected "{run.path}" to be a run that is training now, but its process was killed: --resume auto continues it.')
     return ManualLrFactor(run.path / FOLDER).request(factor)
