@@ -19,6 +19,7 @@ from goodfit.recipe.build import Validator
 from goodfit.runs.resume import LOCK_FILE
 from goodfit.runs.train import RunOptions
 from goodfit.runs.train import train as train_recipe
+from goodfit.training.evaluate import Outputs, RowEvaluator
 from tests.support.command import goodfit as command
 from tests.support.runs import BASE, assert_equal_weights, recipe, train
 
@@ -255,3 +256,29 @@ def test_a_rerun_of_a_finished_command_gives_the_same_model(photos: Path, tmp_pa
     (tmp_path / "copy" / "model.safetensors").write_bytes((run.path / "model.safetensors").read_bytes())
     goodfit.train(photos, recipe(budget="2 epochs"), out=run.path, resume="auto", quiet=True)
     assert_equal_weights(run.path, tmp_path / "copy")
+
+
+# ---- the last evaluation ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("views", ["center", "flip_pair"])
+def test_a_run_is_scored_by_its_last_evaluation(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: str) -> None:
+    """One number, in fp32 whatever the training's precision, and no second pass over the images."""
+    asked: list[str] = []
+    evaluate = RowEvaluator.__call__
+
+    def counted(
+        self: RowEvaluator, model: torch.nn.Module, rows: torch.Tensor, precision: str = "fp32", seed: int | None = None
+    ) -> Outputs:
+        asked.append(precision)
+        return evaluate(self, model, rows, precision, seed)
+
+    monkeypatch.setattr(RowEvaluator, "__call__", counted)
+    run = train(photos, tmp_path / "run", precision="bf16", views=views, model="mlp((24,))", budget="3 epochs", evaluate_every="1 epoch")
+    scores, last = run.scores["validation"], run.log("evaluate")[-1]["validation"]
+    center = scores if views == "center" else scores["viewed"]["center"]
+    assert last["accuracy"] == pytest.approx(center["accuracy"], rel=1e-6)
+    assert last["loss"] == pytest.approx(center["loss" if views == "center" else "log_loss"], rel=1e-5)
+    assert asked == ["bf16"] * 4 + ["fp32", "bf16"], "the validation images, then some training images; and none after training"
+    again = goodfit.evaluate(run)
+    assert again["accuracy"] == scores["accuracy"]
