@@ -731,3 +731,10 @@ def test_the_first_error_is_said_when_nothing_more_can_be_written(tmp_path: Path
     monkeypatch.setattr("goodfit.study.search.run.work_on", gone)
     monkeypatch.setattr("goodfit.study.search.run.write_results", full)
     refused(goodfit("search", "digits", *WORDS, *SHORT, "--out", tmp_path / "s"), 3, "The images are gone.")
+
+
+def test_two_searches_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("goodfit.core.run.time.strftime", lambda form: "20261130-120000")
+    plan, base = SearchPlan({"optimizer.lr": "log(0.01, 0.1)"}, "random", 2, "1 epoch", "1 epoch", 1, 1, 0), Recipe(optimizer="sgd(0.1)")
+    assert [begin_search(None, plan, base).folder.name for _ in range(2)] == ["20261130-120000", "20261130-120000-1"]

@@ -43,7 +43,7 @@ class Run:
             GoodfitError: it cannot be written.
         """
         if path is None:
-            path = _make_unique_folder(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{plain_name(name)}")
+            path = make_dated_folder(root, f"-{plain_name(name)}")
         require_free_folder(path)
         with explain_write_errors(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -179,8 +179,9 @@ def not_found(what: str, folder: Path) -> UsageError:
     return UsageError(f'Expected {what} at "{folder}", found none.' + (f" There is: {', '.join(nearby[-5:])}." if nearby else ""))
 
 
-def _make_unique_folder(root: Path, stem: str) -> Path:
-    """Make a folder that no other process has made in the same second."""
+def make_dated_folder(root: Path, ending: str = "") -> Path:
+    """Make a folder named by the time, and by a number where another process has made one in the same second."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}{ending}"
     with explain_write_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         for path in (root / (f"{stem}-{n}" if n else stem) for n in itertools.count()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from goodfit.core.device import physical_cores
@@ -65,7 +64,7 @@ def _new_search(asked: Recipe, options: SearchOptions, reporter: Reporter) -> Se
     trials = options.trials or (0 if options.budget else DEFAULT_TRIALS)
     each = options.each or base.budget
     plan = SearchPlan(texts, options.method, trials, each, base.budget, options.keep, options.seeds, base.seed)
-    return begin_search(options.out or Path("searches") / time.strftime("%Y%m%d-%H%M%S"), plan, base)
+    return begin_search(options.out, plan, base)
 
 
 def _resume_search(options: SearchOptions) -> Search:

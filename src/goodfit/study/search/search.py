@@ -10,6 +10,7 @@ from pathlib import Path
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write_atomic
+from goodfit.core.run import make_dated_folder
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import (
@@ -240,19 +241,20 @@ def _train_trial(search: Search, train: TrainTrial, trial: Trial) -> Trial:
     return dataclasses.replace(trial, state=state, value=value, why=why, seconds=time.time() - started)
 
 
-def begin_search(folder: Path, plan: SearchPlan, base: Recipe) -> Search:
-    """Begin a new search in a folder.
+def begin_search(folder: Path | None, plan: SearchPlan, base: Recipe) -> Search:
+    """Begin a new search in a folder, else in `searches/<time>`.
 
     Raises:
         UsageError: the folder is taken, or the space or method does not go with the recipe.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f'"{folder}" is not empty: choose another --out, or continue that search by --resume.')
     catalog = load_catalog(base.use)
     space = Space.read(plan.space, catalog)
     if plan.method in ("grid", "halving") and not plan.trials:
         raise UsageError(f"Expected --trials with --method {plan.method}, which plans all its trials at the start.")
     recipe_of_trial(base, space, {axis.name: axis.value_at(0.5) for axis in space.axes}, catalog)
+    folder = folder or make_dated_folder(Path("searches"))
     folder.mkdir(parents=True, exist_ok=True)
     plan.write(folder)
     write_atomic(folder / BASE_FILE, base.to_toml())
