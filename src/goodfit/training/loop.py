@@ -142,12 +142,12 @@ def is_evaluation_due(plan: Plan, state: State) -> bool:
 
 
 def has_time_to_evaluate(plan: Plan, state: State) -> bool:
-    """Whether evaluations, with another one, take a small share of the time so far; always, but by a share of a budget in minutes."""
+    """Whether evaluations, with another one and the last, take a small share of the time so far; always, but by a share of minutes."""
     assert plan.evaluate_every is not None
     if not plan.lengths.timed or plan.evaluate_every.length.unit != "share":
         return True
     each = (state.reserve - END_SECONDS) / (1 + plan.final_passes)
-    return state.evaluation_seconds + each <= MAX_EVALUATION_SHARE * state.elapsed
+    return state.evaluation_seconds + 2 * each <= MAX_EVALUATION_SHARE * state.elapsed
 
 
 def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
