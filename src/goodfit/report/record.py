@@ -156,7 +156,7 @@ class Record:
     @property
     def validation_accuracies(self) -> dict[float, float]:
         """The validation accuracy of each evaluation while training, by step, in order."""
-        pairs = ((get_number(line, "step"), get_number(line, "validation", "accuracy")) for line in self.evaluations)
+        pairs = ((get_number(line, "step"), get_share(line, "validation", "accuracy")) for line in self.evaluations)
         return dict(sorted((step, accuracy) for step, accuracy in pairs if step is not None and accuracy is not None))
 
     @property
@@ -169,7 +169,7 @@ class Record:
         """Whether the validation accuracy after a step is below that after another by more than noise, as far as that is known."""
         images = get_number(self.scores, "validation", "images") or get_number(self.about, "data", "splits", "validation")
         accuracies = self.validation_accuracies
-        return bool(images) and is_clearly_below(accuracies[after], accuracies[before], int(images or 1))
+        return bool(images) and is_clearly_below(accuracies[after], accuracies[before], max(1, int(images or 1)))
 
     @property
     def steps_per_epoch(self) -> float | None:
