@@ -114,7 +114,7 @@
 
   // Shows the note of the point nearest to the cursor beside it.
   const showNote = (spec, note) => (u) => {
-    let nearest = null, least = NEAR * devicePixelRatio;
+    let nearest = null, least = u.cursor.left < 0 ? 0 : NEAR * devicePixelRatio;  // left of 0: there is no cursor
     spec.series.filter((s, i) => s.notes.length && u.series[i + 1].show).forEach((s) => places(u, s).filter(Boolean).forEach(({x, y, i}) => {
       const [dx, dy] = [x - u.bbox.left, y - u.bbox.top], distance = Math.hypot(dx - u.cursor.left * devicePixelRatio, dy - u.cursor.top * devicePixelRatio);
       if (distance < least) [least, nearest] = [distance, {x: dx / devicePixelRatio, y: dy / devicePixelRatio, text: s.notes[i]}];
