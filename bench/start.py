@@ -21,7 +21,8 @@ REFUSED = (("train", "none-of-this"), ("train", "digits", "--model", "resnt(18)"
 def first_step(data: str, options: list[str], out: Path, cache: Path) -> float:
     """Seconds from the start of the process to the end of its first training step, import included."""
     words = [sys.executable, "-m", "goodfit", "train", data, "--out", str(out), "--budget", "3 steps", *options]
-    subprocess.run(words, check=True, env={**os.environ, "GOODFIT_CACHE": str(cache)}, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "GOODFIT_CACHE": str(cache)}
+    subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return float(Run(out).log("train")[0]["elapsed"])
 
 
