@@ -50,7 +50,7 @@ def train(folder: Path, data: Path, options: list[str], seed: int) -> dict[str, 
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     start = next((row["validation"]["accuracy"] for row in log if row["kind"] == "evaluate" and row["step"] == 0), None)
     choices = {choice["field"]: choice["value"] for choice in json.loads((out / "about.json").read_text())["choices"]}
-    validation = json.loads(printed)["validation"]["accuracy"]
+    validation = json.loads(printed)["scores"]["validation"]["accuracy"]
     return {"test": json.loads(tested)["accuracy"], "validation": validation, "start": start, "seconds": seconds, "choices": choices}
 
 
