@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodfit.cli.options import AdviseOptions, Shorts, assemble, start_reading
+from goodfit.cli.options import AdviseOptions, Shorts, assemble, refuse_early, start_reporter
 
 
 def advise(
@@ -23,7 +23,8 @@ def advise(
         Print the advice and its evidence as JSON on stdout.
     """
     asked = assemble(data, shorts, options)
-    reporter = start_reading(asked)
+    refuse_early(asked)
+    reporter = start_reporter(asked)
     from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.advise import advise as advise_transfer
     from goodfit.terminal.streams import print_json, print_lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goodfit.cli.options import FeaturesOptions, Shorts, assemble, start_reading
+from goodfit.cli.options import FeaturesOptions, Shorts, assemble, refuse_early, start_reporter
 from goodfit.core.errors import UsageError
 
 
@@ -41,7 +41,8 @@ def features(
     if options is not None and options.source is not None:
         raise UsageError("Expected the source in the first place alone, received --from, too.")
     asked = assemble(data, shorts, options).but(source=source)
-    reporter = start_reading(asked)
+    refuse_early(asked)
+    reporter = start_reporter(asked)
     from goodfit.core.run import Run
     from goodfit.core.words import count_of
     from goodfit.recipe.prepare import open_source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goodfit.cli.options import LrOptions, Shorts, assemble, start_reading
+from goodfit.cli.options import LrOptions, Shorts, assemble, refuse_early, start_reporter
 from goodfit.core.errors import UsageError
 
 
@@ -40,7 +40,8 @@ def lr(
     if not 0 < low < high or steps < 20:
         raise UsageError(f"Expected 0 < --low < --high and --steps of 20 or more, received {low:g}, {high:g} and {steps}.")
     asked = assemble(data, shorts, options)
-    reporter = start_reading(asked)
+    refuse_early(asked)
+    reporter = start_reporter(asked)
     from goodfit import api
     from goodfit.report.pages.lr_range import describe_range, render_lr_range
     from goodfit.terminal.sketch import sketch_curve

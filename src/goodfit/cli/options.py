@@ -45,10 +45,13 @@ def _names(field: str) -> list[str]:
 
 def _parameters(field: dataclasses.Field[Any], is_listed: bool) -> tuple[Parameter, ...]:
     """What an option of a field of the recipe is; of those listed, --help shows the most used ones, and with --all every one."""
-    text = field.metadata["help"] + ("" if field.default in ("", "auto", "none", ()) else f" (default: {field.default})")
+    names = _names(field.name)
+    text = field.metadata["help"].replace(f" ({names[0]})", "") + (
+        "" if field.default in ("", "auto", "none", ()) else f" (default: {field.default})"
+    )
     is_most_used = field.name in MOST_USED_FIELDS
     is_shown = is_listed and (is_most_used or SHOW_ALL)
-    parameter = Parameter(name=_names(field.name), help=text, metavar=_metavar(field.name), show=is_shown)
+    parameter = Parameter(name=names, help=text, metavar=_metavar(field.name), show=is_shown)
     return (parameter, Parameter(group=MOST_USED)) if is_most_used else (parameter,)
 
 
@@ -126,8 +129,8 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
     return recipe.but(use=tuple(shorts.use)) if shorts.use else recipe
 
 
-def start_reading(recipe: Recipe, out: Path | None = None) -> TerminalReporter:
-    """The reporter of a command, which says what is read. What can be refused without torch, which takes seconds to import, is refused.
+def refuse_early(recipe: Recipe, out: Path | None = None) -> None:
+    """Refuse what can be refused without torch, which takes seconds to import.
 
     Raises:
         UsageError: a part is unknown, or there is something at `out` already.
@@ -140,6 +143,10 @@ def start_reading(recipe: Recipe, out: Path | None = None) -> TerminalReporter:
         require_free_folder(out)
     if recipe.data:
         find_data(recipe.data)
+
+
+def start_reporter(recipe: Recipe) -> TerminalReporter:
+    """The reporter of a command, which has said what is read."""
     reporter = TerminalReporter()
     if recipe.data:
         reporter.say(f"Reading {recipe.data}.")

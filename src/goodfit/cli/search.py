@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from goodfit.cli import process_started
-from goodfit.cli.options import Shorts, TrialOptions, assemble, start_reading
+from goodfit.cli.options import Shorts, TrialOptions, assemble, refuse_early, start_reporter
 from goodfit.core.errors import UsageError
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import SearchOptions
@@ -39,7 +39,8 @@ def search(
     from goodfit.terminal.streams import print_json, print_lines
 
     asked = assemble(data, shorts, options)
-    reporter = start_reading(asked)
+    refuse_early(asked)
+    reporter = start_reporter(asked)
     if search.resume is not None and asked != Recipe():
         raise UsageError("Expected --resume without options of the recipe: the search has them already.")
     results = run_search(asked, search, reporter, process_started())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from goodfit.cli.options import Shorts, ShowOptions, assemble, start_reading
+from goodfit.cli.options import Shorts, ShowOptions, assemble, refuse_early, start_reporter
 from goodfit.core.errors import UsageError
 
 
@@ -42,7 +42,8 @@ def show(
             f"Expected --images and --draws of 1 or more and --progress from 0 to 1, received {images}, {draws} and {progress:g}."
         )
     asked = assemble(data, shorts, options)
-    reporter = start_reading(asked)
+    refuse_early(asked)
+    reporter = start_reporter(asked)
     from goodfit.core.files import atomic_writer
     from goodfit.runs.augmentation_preview import preview_augmentation
     from goodfit.terminal.sheet import render_sheet

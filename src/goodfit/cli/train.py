@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from goodfit.cli import process_started
-from goodfit.cli.options import MOST_USED, Options, Shorts, assemble, start_reading
+from goodfit.cli.options import MOST_USED, Options, Shorts, assemble, refuse_early, start_reporter
 from goodfit.core.errors import UsageError
 
 
@@ -77,7 +77,8 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
     asked = assemble(data, shorts, options)
     run.check()
-    reporter = start_reading(asked, run.out if run.is_single and run.resume == "never" and not run.dry else None)
+    refuse_early(asked, run.out if run.is_single and run.resume == "never" and not run.dry else None)
+    reporter = start_reporter(asked)
     from goodfit.recipe.parts import refuse_second_lr, with_lr
     from goodfit.runs import train as runs
     from goodfit.runs.finish import describe_result
