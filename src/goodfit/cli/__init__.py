@@ -137,9 +137,8 @@ def explain_unknown_option(error: cyclopts.UnknownOptionError) -> str:
     from goodfit.core.errors import find_nearest
 
     option = error.token.keyword or error.token.value
-    names = [name for argument in error.argument_collection for name in argument.names]
-    near = find_nearest(option.lstrip("-"), [name.lstrip("-").replace("-", "_") for name in names])
-    meant = next((name for name in names if name.lstrip("-").replace("-", "_") == near), "")
+    names = {name.lstrip("-").replace("-", "_"): name for argument in error.argument_collection for name in argument.names}
+    meant = names.get(find_nearest(option.lstrip("-"), list(names)), "")
     return f'Unknown option "{option}".{f" Did you mean {meant}?" if meant else ""}'
 
 

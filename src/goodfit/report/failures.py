@@ -6,9 +6,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from goodfit.core.reporter import WARNING
 from goodfit.core.run_files import get
 from goodfit.report.gap import measure_gap
-from goodfit.report.markup import format_number, format_percent, format_points
+from goodfit.report.markup import format_number, format_percent, format_points, plain_text
 from goodfit.report.record import Record, as_interval, as_items, as_number, as_texts, get_number, half_width
 from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, BaselineScore, read_baselines
 
@@ -26,6 +27,11 @@ def describe_failures(record: Record) -> list[str]:
     """Say everything that went wrong, the most urgent first."""
     broken = describe_broken_training(record)
     return [*broken, *describe_shortfalls(record, bool(broken))]
+
+
+def format_warnings(record: Record) -> list[str]:
+    """The failures as lines for a terminal."""
+    return [f"{WARNING}{plain_text(failure, record.shell_path)}" for failure in describe_failures(record)]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe, trained_recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
-from goodfit.report.failures import describe_failures
+from goodfit.report.failures import format_warnings
 from goodfit.report.interpretation import describe_kept
 from goodfit.report.markup import plain_text
 from goodfit.report.page import write_report
@@ -291,5 +291,4 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
         reporter.say(f"Warning: the baselines could not be computed: {error}")
     finally:
         write_report(run.path)
-    record = read_record(run)
-    reporter.say(*(f"Warning: {plain_text(failure, record.shell_path)}" for failure in describe_failures(record)))
+    reporter.say(*format_warnings(read_record(run)))

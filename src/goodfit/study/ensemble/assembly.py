@@ -25,8 +25,7 @@ from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import load_classifier
 from goodfit.predict.scoring import score_ensemble
 from goodfit.recipe.recipe import Recipe
-from goodfit.report.failures import describe_failures
-from goodfit.report.markup import plain_text
+from goodfit.report.failures import format_warnings
 from goodfit.report.record import read_record
 from goodfit.runs import baselines
 from goodfit.runs.start import describe_environment, require_same_data, timestamp
@@ -90,8 +89,7 @@ def make_ensemble(
     }
     scores = {"validation": score_ensemble(result, predictions[best])} if images else {}
     write_results(run, candidates[0], content, scores, result)
-    record = read_record(run)
-    reporter.say(*(f"Warning: {plain_text(failure, record.shell_path)}" for failure in describe_failures(record)))
+    reporter.say(*format_warnings(read_record(run)))
     return run
 
 
