@@ -20,6 +20,7 @@ from goodfit.core.run_files import DamagedFile, check_shape, explain_damage, is_
 LOCK_FILE = ".lock"  # held by the process that trains
 START_FILE = "start.safetensors"  # the weights that a run with a source started from
 ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
+SEARCH_FILE = "search.json"  # of a search: its plan
 FINISHED_STATES = ("finished", "stopped early")
 STOPPED_STATES = ("interrupted", "terminated")
 UNFINISHED_STATES = ("running", *STOPPED_STATES, "diverged", "failed")

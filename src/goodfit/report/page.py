@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from goodfit.core.files import write_atomic
-from goodfit.core.run import not_found
+from goodfit.core.run import SEARCH_FILE, not_found
 from goodfit.report.frame import REPORT_FILE
 from goodfit.report.pages.folds import render_folds
 from goodfit.report.pages.run import render_run
 from goodfit.report.pages.search import render_search
 
-RENDERERS = {"recipe.toml": render_run, "search.json": render_search, "folds.json": render_folds}  # by a file that identifies the folder
+RENDERERS = {"recipe.toml": render_run, SEARCH_FILE: render_search, "folds.json": render_folds}  # by a file that identifies the folder
 
 
 def write_report(folder: Path) -> Path:

@@ -12,12 +12,11 @@ from typing import Any
 
 from goodfit.core.errors import DataError, GoodfitError
 from goodfit.core.files import measure_folder
-from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, STOPPED_STATES, UNFINISHED_STATES, Run, is_run, list_runs
+from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, SEARCH_FILE, STOPPED_STATES, UNFINISHED_STATES, Run, is_run, list_runs
 from goodfit.core.run_files import DamagedFile, check_hash, get
 from goodfit.core.words import format_bytes
 from goodfit.recipe.recipe import Recipe
 
-SEARCH_FILE = "search.json"  # of the folder of a search
 SECONDS_UNTIL_KILLED = 3600  # without a change, after which a run that says it is running was killed
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from goodfit.core import words
 from goodfit.core.interval import wilson_interval
+from goodfit.core.run import SEARCH_FILE
 from goodfit.core.run_files import get
 from goodfit.report.failures import describe_lower_than_baselines
 from goodfit.report.frame import render_page
@@ -32,7 +33,7 @@ BASELINES_INTRO = "On the same validation images, as trial {name} reads them."
 def render_search(folder: Path) -> str:
     """Render the page of the folder of a search, finished or not, as one HTML text."""
     files = FolderReader(folder)
-    plan, results = files.read_json("search.json"), files.read_json("results.json")
+    plan, results = files.read_json(SEARCH_FILE), files.read_json("results.json")
     _, base = files.read_toml("base.toml")
     recipe, _ = files.read_toml("winner.toml")
     trials = Trials.read(folder, results)

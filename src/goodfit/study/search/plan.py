@@ -9,11 +9,12 @@ from typing import Literal
 
 from goodfit.core.errors import UsageError
 from goodfit.core.progress import Length
+from goodfit.core.run import SEARCH_FILE
 from goodfit.core.run_files import explain_damage, read_json, write_json
 
 Method = Literal["fine", "random", "tpe", "grid", "halving"]
 
-PLAN_FILE, BASE_FILE = "search.json", "base.toml"
+BASE_FILE = "base.toml"
 FINAL_STAGE = "final"  # the stage that retrains the best
 HALVING_RUNGS = 3
 HALVING_FACTOR = 3  # each rung has a third of the trials, at three times the length
@@ -120,15 +121,15 @@ class SearchPlan:
             UsageError: the folder is not that of a search.
             DamagedFile: the plan does not read.
         """
-        if not (folder / PLAN_FILE).is_file() or not (folder / BASE_FILE).is_file():
+        if not (folder / SEARCH_FILE).is_file() or not (folder / BASE_FILE).is_file():
             raise UsageError(f'Expected the folder of a search at "{folder}", found none.')
-        content = read_json(folder / PLAN_FILE)
-        with explain_damage(folder / PLAN_FILE):
+        content = read_json(folder / SEARCH_FILE)
+        with explain_damage(folder / SEARCH_FILE):
             return SearchPlan(**content)
 
     def write(self, folder: Path) -> None:
         """Write the plan into the folder of a search."""
-        write_json(folder / PLAN_FILE, dataclasses.asdict(self))
+        write_json(folder / SEARCH_FILE, dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
