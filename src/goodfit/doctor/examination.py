@@ -64,9 +64,9 @@ class Examination:
     @cached_property
     def start_model(self) -> nn.Module:
         """A network as the training starts with it."""
-        return self.make_model(self.source.seed)
+        return self._make_model(self.source.seed)
 
-    def make_model(self, seed: int) -> nn.Module:
+    def _make_model(self, seed: int) -> nn.Module:
         """A network with the weights of a seed."""
         with OwnChance(seed).active():
             return self.patient.model()
@@ -84,7 +84,7 @@ class Examination:
     @cached_property
     def random_parameters(self) -> frozenset[str]:
         """Names of the parameters that start otherwise with another seed; the others are pretrained or constant."""
-        other = dict(self.make_model(self.source.seed + 1).named_parameters())
+        other = dict(self._make_model(self.source.seed + 1).named_parameters())
         return frozenset(name for name, p in self.start_model.named_parameters() if name in other and not torch.equal(p, other[name]))
 
     @cached_property
