@@ -19,11 +19,15 @@ TEST_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDi
 
 def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
     """Diagnose a patient."""
-    exam = Examination(source)
+    return examine(Examination(source), rules)
+
+
+def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stage.END) -> Verdict:
+    """Ask the rules of each stage up to the last, until one is sure."""
     started = time.perf_counter()
     findings: list[Finding] = []
     failed: list[str] = []
-    for stage in Stage:
+    for stage in list(Stage)[: last + 1]:
         if stage >= Stage.EARLY:
             exam.course.follow(EARLY if stage == Stage.EARLY else exam.steps)
         for rule in rules:
