@@ -107,16 +107,21 @@ class Course:
         model, (images, labels) = self.replay.model, self.sample.train_probe
         with untouched(model), keep_chance(), torch.no_grad():
             model.train()
-            noisy = float(F.cross_entropy(as_scores(model(images)), clean_labels(labels, self.replay.patient.classes)))
-            operations, _ = trace(model, images[:TRACED_IMAGES], signals=True)
+            operations, scores = trace(model, images[:TRACED_IMAGES], signals=True)
+            scores = scores if len(images) <= TRACED_IMAGES else model(images)
+            noisy = float(F.cross_entropy(as_scores(scores), clean_labels(labels, self.replay.patient.classes)))
         relus = [o.leaving.dead for o in operations.of_kind("activation") if "relu" in o.name and o.leaving]
         flats = [o.flat for o in operations.of_kind("activation") if o.name in BOUNDED]
         look = Look(
             self.taken, *train, *validation, noisy, norm([p.detach() for p in model.parameters()]), max(relus, default=0.0),
-            max(flats, default=0.0), count_tensors(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            max(flats, default=0.0), self.count_tensors(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )  # fmt: skip
         self.looks[self.taken] = look
         return look
+
+    def count_tensors(self) -> int:
+        """How many tensors Python holds now."""
+        return count_tensors()
 
     def keep_state(self) -> None:
         """Keep the weights and the optimizer's state, to try changes from here."""

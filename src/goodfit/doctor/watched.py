@@ -22,6 +22,7 @@ from goodfit.watch.chance import OwnChance, keep_chance
 from goodfit.watch.dissection import LossFunction, StepSigns, untouched
 from goodfit.watch.preflight import Preflight, examine_start
 
+COUNTING_FACTOR = 3  # how many times as far a training must have gone before its tensors are counted again
 T = TypeVar("T")
 
 
@@ -163,6 +164,13 @@ class WatchedCourse(Unseen, Course):
         self.looks: dict[int, Look] = {}
         self.is_broken, self.error, self.kept = False, "", {}
         self.look_steps = list(EARLY_LOOKS)
+        self._counted_at, self._tensors = 0, 0
+
+    def count_tensors(self) -> int:
+        """How many tensors Python held when they were last counted, which takes far longer than all else of a look."""
+        if self.taken >= COUNTING_FACTOR * self._counted_at:
+            self._counted_at, self._tensors = self.taken, super().count_tensors()
+        return self._tensors
 
     def keep_state(self) -> None:
         refuse("the state of its optimizer, to go on from")
