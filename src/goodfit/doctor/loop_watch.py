@@ -56,7 +56,7 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, parts: LoopParts, classes: int = 0) -> None:
-        self._recording, self._parts, self._optimizer = Recording(classes), parts, optimizer
+        self._recording, self._parts = Recording(classes), parts
         original = getattr(model, "_orig_mod", model)  # of torch.compile
         self._observer = LoopObserver(original, optimizer, self._recording, parts)
         self._waited = math.nan
@@ -92,15 +92,14 @@ class Watch:
         observer, watched, is_done = self._observer, WatchedStep(), False
         observer.enter(images, labels, self._waited)
         self._waited = 0.0 if self._recording.has_epochs else math.nan
-        hook = self._optimizer.register_step_pre_hook(observer.see_update)
         start, processor = time.perf_counter(), time.process_time()
         try:
-            yield watched
-            is_done = True
+            with observer.seeing():
+                yield watched
+            is_done = watched.loss is not None
         finally:
             seconds, processor = time.perf_counter() - start, time.process_time() - processor
-            hook.remove()
-            if not is_done or watched.loss is None:
+            if not is_done:
                 observer.abandon()
         if watched.loss is None:
             raise UsageError("Expected the block of watch.step to set the loss of its step, as in `step.loss = loss`, found none.")

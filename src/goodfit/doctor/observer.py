@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Update:
 
 
 class LoopObserver:
-    """Sees a loop in passing: `enter` before a batch is used, `see_update` before the weights change, `leave` after it.
+    """Sees a loop in passing: `enter` before a batch is used, which happens within `seeing()`, and `leave` after it.
 
     What fails in a test of its own is a sentence in `problems`; the loop goes on.
     """
@@ -101,12 +102,21 @@ class LoopObserver:
             update.dissection = self.attempt("steps taken apart", lambda: self._dissect(update.dissection, images, labels))
             update.is_dissected = update.dissection is not None
 
-    def see_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """See the gradients that an optimizer is about to apply: its pre-hook."""
-        if self._open is not None:
-            self._open.updates += 1
-            if (dissection := self._open.dissection) is not None:
-                self.attempt("steps taken apart", lambda: dissection.see(optimizer, args, kwargs))
+    @contextlib.contextmanager
+    def seeing(self) -> Iterator[None]:
+        """See what happens to the weights while a batch is used within the block."""
+        update = self._open
+        assert update is not None
+
+        def count(*arguments: object) -> None:
+            update.updates += 1
+
+        hook = self.optimizer.register_step_pre_hook(count)
+        try:
+            with update.dissection.watching() if update.dissection else contextlib.nullcontext():
+                yield
+        finally:
+            hook.remove()
 
     def leave(self, loss: Tensor | float, labels: Tensor, seconds: float, processor: float) -> None:
         """See what there is to see after a batch was used in so many seconds, of the clock and of the processor."""

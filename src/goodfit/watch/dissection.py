@@ -63,11 +63,8 @@ class StepDissector:
         """Take a step on images [B, C, H, W] and labels [B] by calling `take_step`; returns its result and what it did."""
         dissection = Dissection(self)
         dissection.add(images, labels)
-        hook = self.optimizer.register_step_pre_hook(dissection.see)
-        try:
+        with dissection.watching():
             result = take_step()
-        finally:
-            hook.remove()
         return result, dissection.describe(result)
 
     def compute_fresh_gradient(self, images: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
@@ -84,7 +81,7 @@ class StepDissector:
 
 
 class Dissection:
-    """One step while it is taken apart. `add` the batches before they are used, let the optimizer's pre-hook `see`, then `describe`."""
+    """One step while it is taken apart: `add` each batch before it is used, use it within `watching()`, at the end `describe` the step."""
 
     def __init__(self, dissector: StepDissector) -> None:
         self.dissector = dissector
@@ -101,8 +98,16 @@ class Dissection:
         self.losses.append(loss)
         self.total = [a + b for a, b in zip(self.total, self.last, strict=True)] if self.total else self.last
 
-    def see(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """Keep the gradient that the optimizer is about to apply."""
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the gradients that the optimizer gets within the block."""
+        hook = self.dissector.optimizer.register_step_pre_hook(self._see)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _see(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         has_closure = any(callable(x) for x in (*args, *kwargs.values()))
         self.seen.append(
             None if has_closure else [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self.parameters.values()]
