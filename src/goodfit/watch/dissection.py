@@ -53,10 +53,13 @@ class StepSigns:
 
 
 class StepDissector:
-    """Takes steps apart without changing what they do: buffers, gradients and random numbers are put back after each look."""
+    """Takes steps apart without changing what they do: buffers, gradients and random numbers are put back after each look.
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossFunction) -> None:
-        self.model, self.optimizer, self.loss = model, optimizer, loss
+    With `keeps_modes`, a network that is in training mode keeps the modes of its parts, some of which may be frozen in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossFunction, keeps_modes: bool = False) -> None:
+        self.model, self.optimizer, self.loss, self.keeps_modes = model, optimizer, loss, keeps_modes
         self.applied: list[Tensor] | None = None  # the gradient that the last step taken apart applied
 
     def dissect(self, images: Tensor, labels: Tensor, take_step: Callable[[], Tensor]) -> tuple[Tensor, StepSigns]:
@@ -71,7 +74,8 @@ class StepDissector:
         """The loss of images [B, C, H, W] at the current weights in training mode, and its gradient, a tensor for each parameter."""
         parameters = list(self.model.parameters())
         with untouched(self.model), keep_chance(), torch.enable_grad():
-            self.model.train()
+            if not (self.keeps_modes and self.model.training):
+                self.model.train()
             loss = self.loss(self.model(images), labels)
             if not loss.requires_grad:
                 return float(loss), [torch.zeros_like(p) for p in parameters]
