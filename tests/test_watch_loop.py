@@ -379,6 +379,21 @@ def test_a_fault_of_the_evaluation_is_named_as_for_a_case() -> None:
     assert 0 <= row["validation_accuracy"] <= 1 and row["validation_loss"] > 0
 
 
+def test_random_weights_are_known_by_a_function_that_makes_the_network() -> None:
+    trunk = make_net()[:6]
+
+    def make() -> nn.Module:
+        return nn.Sequential(trunk, nn.Linear(216, 10))  # as with a pretrained trunk
+
+    watch = goodfit.watch(net := make(), optimizer := torch.optim.SGD(net.parameters(), 0.05), make_model=make)
+    images, labels = batches(1)[0]
+    with watch.step(images, labels) as step:
+        step.loss = patients.step(net, optimizer, F.cross_entropy, images, labels)
+    seen: list[frozenset[str]] = []
+    verdict = watch.verdict([Rule("frozen_by_mistake", Stage.START, lambda exam: seen.append(exam.random_parameters), {})])
+    assert verdict.ruled_out == () and seen == [{"1.weight", "1.bias"}]
+
+
 # ---- waits -------------------------------------------------------------------------------------------------------------------------------
 
 

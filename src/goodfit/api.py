@@ -132,6 +132,7 @@ def watch(
     steps: int = 0,
     validation: Batches | None = None,
     evaluate: Callable[[nn.Module, Batches], float] | None = None,
+    make_model: Callable[[], nn.Module] | None = None,
 ) -> Watch:
     """Watch a training loop of your own; its weights are the same, bit for bit, with the watch and without.
 
@@ -140,6 +141,7 @@ def watch(
 
     `loss` takes the outputs [B, K] and the labels; `classes` is K where the network has more outputs than there are classes; `steps` is how
     many are planned, if a verdict is wanted before they are over. With `validation`, batches that can be iterated again and again, training
-    and validation are compared, and with `evaluate`, (model, batches) -> accuracy, how that is measured is examined.
+    and validation are compared, and with `evaluate`, (model, batches) -> accuracy, how that is measured is examined. `make_model` makes the
+    network anew: weights that differ each time are random, and must learn; the others are pretrained.
     """
-    return Watch(model, optimizer, LoopParts(loss, steps, validation, evaluate), classes)
+    return Watch(model, optimizer, LoopParts(loss, steps, validation, evaluate, make_model), classes)

@@ -28,12 +28,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoopParts:
-    """What the user tells of a loop: the loss, and where known the planned steps, validation batches and how accuracy is measured."""
+    """What the user tells of a loop: the loss, and where known the planned steps, validation batches, how accuracy is measured, and a
+    function that makes the network with new weights.
+    """
 
     loss: LossFunction
     steps: int = 0
     validation: Batches | None = None
     evaluate: Callable[[nn.Module, Batches], float] | None = None
+    make_model: Callable[[], nn.Module] | None = None
 
     def make_patient(self, recording: Recording, taken: int) -> Patient:
         """The loop as a patient: what it has shown, and a sentence in the place of everything else."""
@@ -213,7 +216,7 @@ class WatchedExamination(Unseen, Examination):
     def __init__(self, live: WatchedCourse) -> None:
         sample = live.sample
         assert isinstance(sample, WatchedSample)
-        self.live, self.recording = live, sample.recording
+        self.live, self.recording, self.parts = live, sample.recording, sample.parts
         patient = sample.parts.make_patient(self.recording, len(live.records))
         super().__init__(PatientSource("watched loop", 0, lambda: patient))
         self.sample = WatchedSample(self.source, self.recording, sample.parts, torch.empty(0))
@@ -230,7 +233,11 @@ class WatchedExamination(Unseen, Examination):
 
     @cached_property
     def random_parameters(self) -> frozenset[str]:
-        refuse("networks with other weights")
+        make, states = require(self.parts.make_model, "networks with other weights"), []
+        for seed in (0, 1):
+            with OwnChance(seed).active():
+                states.append(dict(make().named_parameters()))
+        return frozenset(name for name, p in states[0].items() if not torch.equal(p, states[1][name]))
 
     @cached_property
     def batches_per_epoch(self) -> int:
