@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO, cast
 
 from goodfit.core.errors import UsageError
 
@@ -36,14 +37,13 @@ def doctor(target: Path, /, *, seed: int = 0, limit: float = 900.0, jobs: int = 
             _print_answer(answer, json)
         return
     import contextlib
-    import sys
 
     from goodfit.doctor.diagnose import diagnose
     from goodfit.doctor.patient import read_case_file
     from goodfit.doctor.wording import describe_verdict
-    from goodfit.terminal.streams import print_lines
+    from goodfit.terminal.streams import MESSAGES, print_lines
 
-    with contextlib.redirect_stdout(sys.stderr):  # where a case prints something itself
+    with contextlib.redirect_stdout(cast(IO[str], MESSAGES)):  # where a case prints something itself
         verdict = diagnose(read_case_file(target, seed))
     if json:
         _print_answer(verdict.to_json(target.name, seed), json)
