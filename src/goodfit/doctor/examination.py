@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Sized
@@ -39,8 +40,8 @@ class Trial:
 class Examination:
     """The tests of one patient. The patient's training goes on in `course`, which the doctor moves forward; trials never touch it."""
 
-    def __init__(self, source: PatientSource) -> None:
-        self.source = source
+    def __init__(self, source: PatientSource, max_trial_steps: float = math.inf) -> None:
+        self.source, self.max_trial_steps = source, max_trial_steps
         self.patient: Patient = source.make()
         self.sample = Sample(source)
         self.trial_steps = 0
@@ -126,8 +127,13 @@ class Examination:
         return self._evaluations[taken]
 
     def trial(self, change: Change = NO_CHANGE, steps: int = 30, start: int = 0) -> Trial:
-        """Train anew with a change for some steps, from the start or from a state kept by the course; NaN where it fails."""
+        """Train anew with a change for some steps, from the start or from a state kept by the course.
+
+        Its numbers are NaN where it fails, or where it is one more than may be made.
+        """
         key = (change, steps, start)
+        if key not in self._trials and self.trial_steps + steps > self.max_trial_steps:
+            return Trial(steps, (), math.nan, math.nan, math.nan, math.nan)
         if key not in self._trials:
             self._trials[key] = self._run_trial(change, steps, start)
             self.trial_steps += steps
@@ -139,6 +145,5 @@ class Examination:
             losses = replay.advance(steps)
             train, validation = (measure(replay, *probe) for probe in (self.sample.train_probe, self.sample.validation_probe))
         except (RuntimeError, ValueError, IndexError):
-            nan = float("nan")
-            return Trial(steps, (), nan, nan, nan, nan)
+            return Trial(steps, (), math.nan, math.nan, math.nan, math.nan)
         return Trial(steps, tuple(losses), *train, *validation)
