@@ -29,5 +29,8 @@ def render_doctor(record: Record) -> Html:
     sentence = {"healthy": HEALTHY, "unknown": UNKNOWN}.get(str(findings["verdict"]), "")
     command = "`goodfit doctor RUN --try` confirms by short trainings with one thing changed, and tries the remedy."
     return section(
-        "Doctor", paragraph(inline_code(f"{sentence} {command}".strip(), record.shell_path)), table(COLUMNS, rows) if rows else None
+        "doctor",
+        "Doctor",
+        paragraph(inline_code(f"{sentence} {command}".strip(), record.shell_path)),
+        table(COLUMNS, rows) if rows else None,
     )
