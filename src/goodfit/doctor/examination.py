@@ -90,10 +90,13 @@ class Examination:
 
     @cached_property
     def is_pretrained(self) -> bool:
-        """Whether most weights start the same with every seed, and are not constant: they were learned."""
+        """Whether most weights below the last layer start the same with every seed, and are not constant: they were learned."""
         weights = {name: p for name, p in self.start_model.named_parameters() if p.ndim >= 2}
-        learned = [p.numel() for name, p in weights.items() if name not in self.random_parameters and float(p.detach().std()) > 0]
-        return bool(weights) and sum(learned) > 0.5 * sum(p.numel() for p in weights.values())
+        below = list(weights)[: max(len(weights) - 1, 1)]
+        learned = [
+            weights[name].numel() for name in below if name not in self.random_parameters and float(weights[name].detach().std()) > 0
+        ]
+        return bool(below) and sum(learned) > 0.5 * sum(weights[name].numel() for name in below)
 
     @cached_property
     def batches_per_epoch(self) -> int:
