@@ -157,3 +157,11 @@ def test_words_of_a_verdict() -> None:
     assert describe_verdict(Verdict("healthy", None, (note,), False, 50, 0, 2.0))[0].startswith("Healthy")
     unknown = describe_verdict(Verdict("unknown", "loop", (), True, 50, 0, 2.0, ("the data",)))
     assert "loop" in unknown[0] and "Ruled out: the data" in unknown
+
+
+def test_train_with_the_doctor_is_bit_equal(tmp_path: Path) -> None:
+    changes = {"model": "mlp((16,), drop=dropout(0.3))", "optimizer": "adam", "size": "8"}
+    said = train("digits", tmp_path / "a", "--doctor", **changes)
+    assert "The doctor found nothing" in said.err
+    train("digits", tmp_path / "b", **changes)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()

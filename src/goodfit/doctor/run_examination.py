@@ -14,16 +14,18 @@ from goodfit.core.run_files import get
 from goodfit.doctor.course import EARLY, Course, Look, StepRecord, count_tensors
 from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.finding import Finding, Verdict
+from goodfit.doctor.finding import Finding, Stage, Verdict
 from goodfit.doctor.patches import Trained, make_patch
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.run_patient import make_run_source, prepare_run
 from goodfit.doctor.sample import Sample
+from goodfit.doctor.wording import describe_verdict
 from goodfit.recipe.prepare import Prepared
 from goodfit.runs.resume import restore_last
 from goodfit.training.checkpoint import Checkpoints
 
 FINDINGS_FILE = "findings.json"
+UNKNOWN_STEPS = 1000  # that a training is taken to have whose budget is in minutes
 SPLITS = ("clean_train", "validation")  # as evaluations in the log call them
 MAX_EARLY_SHARE = 0.15  # of the run's steps, that are taken again
 
@@ -63,6 +65,24 @@ def diagnose_run(run: Run, reporter: Reporter, trial_share: float = 0.0) -> RunD
     with contextlib.suppress(OSError, GoodfitError):  # a folder that can only be read is examined all the same
         run.write(FINDINGS_FILE, diagnosis.to_json(run))
     return diagnosis
+
+
+def check_training(prepared: Prepared, reporter: Reporter) -> None:
+    """Examine what is about to be trained: its images, its network and its first steps, which are then undone.
+
+    Raises:
+        GoodfitError: the doctor would stop a person, and says why.
+    """
+    reporter.show_activity("examining the training")
+    lengths = prepared.training.plan.lengths
+    source = make_run_source(prepared, prepared.data.name, UNKNOWN_STEPS if lengths.timed else lengths.total_steps)
+    verdict = diagnose(source, last=Stage.EARLY)
+    if not verdict.alarm:
+        reporter.say("The doctor found nothing that harms this training in its images, its network and its first steps.")
+        return
+    trained = Trained(prepared.recipe, prepared.parts)
+    findings = tuple(with_patch(finding, trained) for finding in verdict.findings)
+    raise GoodfitError(" ".join(["Nothing was trained.", *describe_verdict(dataclasses.replace(verdict, findings=findings))]))
 
 
 def with_patch(finding: Finding, trained: Trained) -> Finding:
