@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import fmean, median
 from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from goodfit.report.record import Record, get_number
 
 Shape = Literal["very high", "high", "good", "low"]
 MIN_LOSSES = 50  # that have a shape
 WINDOW = 5  # losses whose median stands for the one in the middle
-EXPLOSION, OVERSHOOT = 3.0, 1.25  # of the highest loss over the first: it exploded, or overshot
+EXPLOSION, OVERSHOOT = 3.0, 1.15  # of the highest loss over the first: it exploded, or overshot
 NOT_FALLEN, HALF_WAY = 0.95, 0.3  # of the last loss over the first
 STILL_FALLING = 0.05  # share of the whole fall that falls in the last tenth of the steps
 
@@ -28,25 +27,24 @@ def classify_loss_shape(losses: Sequence[float]) -> Shape | None:
     """
     if len(losses) < MIN_LOSSES:
         return None
-    x = np.asarray(losses, dtype=float)
-    if not np.isfinite(x[-WINDOW:]).all():
+    if not all(map(math.isfinite, losses[-WINDOW:])):
         return "very high"
-    smooth = smooth_losses(np.nan_to_num(x, nan=np.inf, posinf=np.inf))
-    tenth = len(x) // 10
-    first, last, before = float(x[0]), smooth[-tenth:].mean(), smooth[-2 * tenth : -tenth].mean()
-    if smooth.max() > EXPLOSION * first or (last >= NOT_FALLEN * first and smooth.max() > OVERSHOOT * first):
+    smooth = smooth_losses([loss if math.isfinite(loss) else math.inf for loss in losses])
+    tenth = len(losses) // 10
+    first, last, before = losses[0], fmean(smooth[-tenth:]), fmean(smooth[-2 * tenth : -tenth])
+    peak = max(smooth)
+    if peak > EXPLOSION * first or (last >= NOT_FALLEN * first and peak > OVERSHOOT * first):
         return "very high" if last > HALF_WAY * first else "high"
-    if smooth.max() > OVERSHOOT * first:
+    if peak > OVERSHOOT * first:
         return "high"
-    is_falling = before - last > STILL_FALLING * max(first - last, 0.02 * first)
-    if last > HALF_WAY * first:
-        return "low" if is_falling else None
-    return "good"
+    if last <= HALF_WAY * first:
+        return "good"
+    return "low" if before - last > STILL_FALLING * max(first - last, 0.02 * first) else None
 
 
-def smooth_losses(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+def smooth_losses(losses: Sequence[float]) -> list[float]:
     """The running median of losses [N], from the first full window on: [N - WINDOW + 1]."""
-    return np.median(np.lib.stride_tricks.sliding_window_view(losses, WINDOW), axis=1)
+    return [median(losses[i : i + WINDOW]) for i in range(len(losses) - WINDOW + 1)]
 
 
 def describe_loss_shape(record: Record) -> str:
