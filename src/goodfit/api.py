@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
+from goodfit.doctor.loop_watch import Watch
+from goodfit.doctor.patient import Batches
+from goodfit.doctor.watched import LoopParts
 from goodfit.predict.predictor import Predictor, load_predictor
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
@@ -22,6 +30,7 @@ from goodfit.terminal.reporter import TerminalReporter
 from goodfit.terminal.streams import MESSAGES
 from goodfit.training.lr_range import LrRange, find_lr_range, sweep_lr
 from goodfit.training.manual_lr import request_lr_factor
+from goodfit.watch.dissection import LossFunction
 
 
 def train(
@@ -113,3 +122,24 @@ def steer(run: str | Path | Run, factor: float) -> Path:
         UsageError: there is no such run, or it is not running.
     """
     return request_lr_factor(Run.open(run), factor)
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: LossFunction = F.cross_entropy,
+    classes: int = 0,
+    steps: int = 0,
+    validation: Batches | None = None,
+    evaluate: Callable[[nn.Module, Batches], float] | None = None,
+) -> Watch:
+    """Watch a training loop of your own; its weights are the same, bit for bit, with the watch and without.
+
+    Iterate over `watch.epoch(loader)`, and put each step into `with watch.step(images, labels) as step:`, in which `step.loss` is set. Then
+    `watch.verdict()` says what is wrong, as the doctor does, and `watch.signals` has what was seen of each step.
+
+    `loss` takes the outputs [B, K] and the labels; `classes` is K where the network has more outputs than there are classes; `steps` is how
+    many are planned, if a verdict is wanted before they are over. With `validation`, batches that can be iterated again and again, training
+    and validation are compared, and with `evaluate`, (model, batches) -> accuracy, how that is measured is examined.
+    """
+    return Watch(model, optimizer, LoopParts(loss, steps, validation, evaluate), classes)

@@ -17,13 +17,17 @@ TIE = 0.08  # two causes whose confidences differ by less are named together
 TEST_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError)  # of a patient's own code, within a test
 
 
-def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES, exam: Examination | None = None, last: Stage = Stage.END) -> Verdict:
-    """Diagnose a patient, in an examination of its own kind if one is given, up to the last stage."""
-    exam = exam or Examination(source)
+def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
+    """Diagnose a patient."""
+    return examine(Examination(source), rules)
+
+
+def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stage.END) -> Verdict:
+    """Ask the rules of each stage up to the last, until one is sure."""
     started = time.perf_counter()
     findings: list[Finding] = []
     failed: list[str] = []
-    for stage in (stage for stage in Stage if stage <= last):
+    for stage in list(Stage)[: last + 1]:
         if stage >= Stage.EARLY:
             exam.course.follow(EARLY if stage == Stage.EARLY else exam.steps)
         for rule in rules:

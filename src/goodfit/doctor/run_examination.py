@@ -12,7 +12,7 @@ from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.run_files import get
 from goodfit.doctor.course import EARLY, Course, Look, StepRecord, count_tensors
-from goodfit.doctor.diagnose import diagnose
+from goodfit.doctor.diagnose import examine
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Stage, Verdict
 from goodfit.doctor.patches import Trained, make_patch
@@ -58,7 +58,7 @@ def diagnose_run(run: Run, reporter: Reporter, trial_share: float = 0.0) -> RunD
     source = make_run_source(prepared, str(run.path), steps)
     reporter.show_activity("examining the run")
     exam = RunExamination(source, run, prepared, trial_share * steps)
-    verdict = diagnose(source, exam=exam)
+    verdict = examine(exam)
     trained = Trained(prepared.recipe, prepared.parts)
     findings = tuple(with_patch(finding, trained) for finding in verdict.findings)
     diagnosis = RunDiagnosis(dataclasses.replace(verdict, findings=findings), prepared, steps)
@@ -76,7 +76,7 @@ def check_training(prepared: Prepared, reporter: Reporter) -> None:
     reporter.show_activity("examining the training")
     lengths = prepared.training.plan.lengths
     source = make_run_source(prepared, prepared.data.name, UNKNOWN_STEPS if lengths.timed else lengths.total_steps)
-    verdict = diagnose(source, last=Stage.EARLY)
+    verdict = examine(Examination(source), last=Stage.EARLY)
     if not verdict.alarm:
         reporter.say("The doctor found nothing that harms this training in its images, its network and its first steps.")
         return

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class StepSigns:
     - `unmoved`: names of the parameters that did not change; `without_gradient`: of those that got none, or only zeros.
     - `lost`: share of the numbers with a gradient that did not change, though their parameter did or has a gradient.
     - `half`: share of the parameters stored in half precision; `is_finite`: whether loss and weights are.
+    - `gradient_ratio`: norm of the fresh gradient over that of the weights; `gradient_spread`: the largest over the smallest such ratio of
+      a weight of two or more dimensions, of those that have a gradient.
     """
 
     loss: float
@@ -46,6 +48,8 @@ class StepSigns:
     lost: float
     half: float
     is_finite: bool
+    gradient_ratio: float = NAN
+    gradient_spread: float = NAN
 
 
 class StepDissector:
@@ -53,55 +57,15 @@ class StepDissector:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossFunction) -> None:
         self.model, self.optimizer, self.loss = model, optimizer, loss
-        self._applied: list[Tensor] | None = None  # by the last update
+        self.applied: list[Tensor] | None = None  # the gradient that the last step taken apart applied
 
     def dissect(self, images: Tensor, labels: Tensor, take_step: Callable[[], Tensor]) -> tuple[Tensor, StepSigns]:
         """Take a step on images [B, C, H, W] and labels [B] by calling `take_step`; returns its result and what it did."""
-        parameters = dict(self.model.named_parameters())
-        fresh_loss, fresh = self.compute_fresh_gradient(images, labels)
-        before = [p.detach().clone() for p in parameters.values()]
-        carried, seen = self._applied, []
-
-        def see(when: str, optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            has_closure = any(callable(x) for x in (*args[1:], *kwargs.values()))  # which makes the gradient within the step
-            if has_closure == (when == "after"):
-                seen.append([torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in parameters.values()])
-
-        hooks = (
-            self.optimizer.register_step_pre_hook(functools.partial(see, "before")),
-            self.optimizer.register_step_post_hook(functools.partial(see, "after")),
-        )
-        try:
+        dissection = Dissection(self)
+        dissection.add(images, labels)
+        with dissection.seeing():
             result = take_step()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        self._applied = seen[-1] if seen else None
-        changes = [p.detach() - old for p, old in zip(parameters.values(), before, strict=True)]
-        applied = seen[-1] if len(seen) == 1 else None
-        has_changed = [bool((change != 0).any()) for change in changes]
-        with_gradient = [g != 0 for g in (applied if applied is not None else fresh)]
-        kept = [m & (c == 0) for m, c, p in zip(with_gradient, changes, parameters.values(), strict=True) if p.requires_grad]
-        numbers = sum(p.numel() for p in parameters.values())
-        return result, StepSigns(
-            loss=float(result.detach()) if isinstance(result, Tensor) else float(result),
-            fresh_loss=fresh_loss,
-            updates=len(seen),
-            fresh_norm=norm(fresh),
-            applied_norm=NAN if applied is None else norm(applied),
-            applied_cosine=NAN if applied is None else cosine(applied, fresh),
-            carried_cosine=NAN
-            if applied is None or carried is None
-            else cosine(applied, [a + b for a, b in zip(carried, fresh, strict=True)]),
-            descent=-cosine(changes, fresh),
-            update_ratio=norm(changes) / max(norm(before), 1e-30),
-            unmoved=tuple(name for name, moved in zip(parameters, has_changed, strict=True) if not moved),
-            without_gradient=tuple(name for name, mask in zip(parameters, with_gradient, strict=True) if not mask.any()),
-            lost=sum(int(m.sum()) for m in kept) / max(sum(int(m.sum()) for m in with_gradient), 1),
-            half=sum(p.numel() for p in parameters.values() if p.dtype in (torch.float16, torch.bfloat16)) / max(numbers, 1),
-            is_finite=all(bool(torch.isfinite(p).all()) for p in parameters.values())
-            and bool(torch.isfinite(torch.as_tensor(result)).all()),
-        )
+        return result, dissection.describe(result)
 
     def compute_fresh_gradient(self, images: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
         """The loss of images [B, C, H, W] at the current weights in training mode, and its gradient, a tensor for each parameter."""
@@ -116,17 +80,106 @@ class StepDissector:
         return float(loss.detach()), [torch.zeros_like(p) if (g := got.get(id(p))) is None else g for p in parameters]
 
 
+class Dissection:
+    """One step while it is taken apart. `add` the batches before they are used, let the optimizer's pre-hook `see`, then `describe`."""
+
+    def __init__(self, dissector: StepDissector) -> None:
+        self.dissector = dissector
+        self.parameters = dict(dissector.model.named_parameters())
+        self.before = [p.detach().clone() for p in self.parameters.values()]
+        self.losses: list[float] = []
+        self.total: list[Tensor] = []  # the fresh gradients of all batches, added up
+        self.last: list[Tensor] = []  # that of the last one
+        self.seen: list[list[Tensor] | None] = []  # what each update got; None where a closure computes it later
+
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        """Compute the fresh gradient of a batch; the gradients of several are accumulated."""
+        loss, self.last = self.dissector.compute_fresh_gradient(images, labels)
+        self.losses.append(loss)
+        self.total = [a + b for a, b in zip(self.total, self.last, strict=True)] if self.total else self.last
+
+    @contextlib.contextmanager
+    def seeing(self) -> Iterator[None]:
+        """See what the optimizer gets within the block."""
+        optimizer = self.dissector.optimizer
+        hooks = optimizer.register_step_pre_hook(self.see), optimizer.register_step_post_hook(self.see_closure)
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def see(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Keep the gradient that the optimizer is about to apply."""
+        has_closure = any(callable(x) for x in (*args, *kwargs.values()))
+        self.seen.append(None if has_closure else self._copy_gradient())
+
+    def see_closure(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Keep the gradient that a closure has computed within the optimizer's step."""
+        if self.seen and self.seen[-1] is None:
+            self.seen[-1] = self._copy_gradient()
+
+    def _copy_gradient(self) -> list[Tensor]:
+        return [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self.parameters.values()]
+
+    def describe(self, result: Tensor | float) -> StepSigns:
+        """What the step did that returned `result`, its loss."""
+        parameters, before, carried = self.parameters, self.before, self.dissector.applied
+        applied = self.seen[-1] if len(self.seen) == 1 else None
+        self.dissector.applied = self.seen[-1] if self.seen else None
+        fresh = self._choose_fresh(applied)
+        changes = [p.detach() - old for p, old in zip(parameters.values(), before, strict=True)]
+        has_changed = [bool((change != 0).any()) for change in changes]
+        with_gradient = [g != 0 for g in (applied if applied is not None else fresh)]
+        kept = [m & (c == 0) for m, c, p in zip(with_gradient, changes, parameters.values(), strict=True) if p.requires_grad]
+        numbers = sum(p.numel() for p in parameters.values())
+        carried_sum = None if carried is None else [a + b for a, b in zip(carried, fresh, strict=True)]
+        ratios = [norm([g]) / max(norm([w]), 1e-30) for g, w in zip(fresh, before, strict=True) if w.ndim >= 2 and bool((g != 0).any())]
+        return StepSigns(
+            loss=float(result.detach()) if isinstance(result, Tensor) else float(result),
+            fresh_loss=sum(self.losses) / len(self.losses),
+            updates=len(self.seen),
+            fresh_norm=norm(fresh),
+            applied_norm=NAN if applied is None else norm(applied),
+            applied_cosine=NAN if applied is None else cosine(applied, fresh),
+            carried_cosine=NAN if applied is None or carried_sum is None else cosine(applied, carried_sum),
+            descent=-cosine(changes, fresh),
+            update_ratio=norm(changes) / max(norm(before), 1e-30),
+            unmoved=tuple(name for name, moved in zip(parameters, has_changed, strict=True) if not moved),
+            without_gradient=tuple(name for name, mask in zip(parameters, with_gradient, strict=True) if not mask.any()),
+            lost=sum(int(m.sum()) for m in kept) / max(sum(int(m.sum()) for m in with_gradient), 1),
+            half=sum(p.numel() for p in parameters.values() if p.dtype in (torch.float16, torch.bfloat16)) / max(numbers, 1),
+            is_finite=all(bool(torch.isfinite(p).all()) for p in parameters.values())
+            and bool(torch.isfinite(torch.as_tensor(result)).all()),
+            gradient_ratio=norm(fresh) / max(norm(before), 1e-30),
+            gradient_spread=max(ratios) / min(ratios) if ratios else NAN,
+        )
+
+    def _choose_fresh(self, applied: list[Tensor] | None) -> list[Tensor]:
+        """The mean gradient of the batches; that of the last one where the optimizer got it alone, as after an update that was skipped."""
+        n = len(self.losses)
+        mean = [g / n for g in self.total] if n > 1 else self.total
+        if n > 1 and applied is not None and cosine(applied, self.last) > cosine(applied, mean):
+            return self.last
+        return mean
+
+
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Put the buffers and modes of a model back after the block."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    """Put the buffers and modes of a model back after the block, also buffers that it puts new tensors in the place of."""
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        for module, name, buffer, value in buffers:
+            buffer.data.copy_(value)  # by its data, so that a backward pass that is still to come does not mind
+            module._buffers[name] = buffer
         for module, mode in modes:
             module.training = mode
 
