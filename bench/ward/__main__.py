@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .images import store_images
-from .write import plan_cases, write_cases
+from bench.ward.images import store_images
+from bench.ward.write import plan_cases, write_cases
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ import dataclasses
 from functools import lru_cache
 from pathlib import Path
 
-from .controls import CONTROLS, ODD_SETTINGS
-from .faults import FAULTS, UNLISTED, component_of
-from .patient import Patient
-from .settings import SETTINGS, admit
+from bench.ward.controls import CONTROLS, ODD_SETTINGS
+from bench.ward.faults import FAULTS, UNLISTED, component_of
+from bench.ward.patient import Patient
+from bench.ward.settings import SETTINGS, admit
 
 ALL_SETTINGS = {**SETTINGS, **ODD_SETTINGS}
 

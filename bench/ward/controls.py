@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from .images import Split
-from .loop import Loss, Rule, Schedule, make_optimizer, measure_accuracy
-from .nets import last_linear
-from .patient import Batches, Patient
-from .settings import CNN, CNN_BN, COSINE, MOVES, SHIFT, Setting
-from .transforms import Warp, add_noise, chain, jitter, to_float, to_uint8
+from bench.ward.images import Split
+from bench.ward.loop import Loss, Rule, Schedule, make_optimizer, measure_accuracy
+from bench.ward.nets import last_linear
+from bench.ward.patient import Batches, Patient
+from bench.ward.settings import CNN, CNN_BN, COSINE, MOVES, SHIFT, Setting
+from bench.ward.transforms import Warp, add_noise, chain, jitter, to_float, to_uint8
 
 
 def _any(patient: Patient) -> bool:
@@ -179,7 +179,7 @@ def evaluate_average(patient: Patient) -> Patient:
 def end_in_log_softmax(patient: Patient) -> Patient:
     """A model that gives log probabilities to the likelihood."""
     ended = patient.operate(lambda model: nn.Sequential(model, nn.LogSoftmax(1)))
-    return ended.but(loss=lambda outputs, labels: functional.nll_loss(outputs, labels))
+    return ended.but(loss=functional.nll_loss)
 
 
 # ---- data --------------------------------------------------------------------------------------------------------------------------

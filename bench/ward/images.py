@@ -151,7 +151,7 @@ def _read_parquet(folder: Path) -> Split:
     import pyarrow.parquet
     from PIL import Image
 
-    table = pyarrow.parquet.read_table(sorted(folder.glob("train*.parquet"))[0]).slice(0, MAX_STORED)
+    table = pyarrow.parquet.read_table(min(folder.glob("train*.parquet"))).slice(0, MAX_STORED)
     pictures, labels = (table.column(k).to_pylist() for k in range(2))
     images = [np.asarray(Image.open(io.BytesIO(picture["bytes"])).convert("RGB")) for picture in pictures]
     return Split(np.stack(images), np.array(labels, np.int64))

@@ -39,7 +39,9 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A schedule: constant, cosine, step (a tenth at 60 and 85 %), warmup (a tenth of the way up, then cosine), restarts (three cosines) or falling.
+    """A schedule.
+
+    It is constant, cosine, step (a tenth at 60 and 85 %), warmup (a tenth of the way up, then cosine), restarts (three cosines) or falling.
 
     Attributes:
         name: which.

@@ -1,4 +1,4 @@
-"""The networks of the ward, from one specification: linear, MLP, CNN, VGG, ResNet, depthwise; any activation, norm, width, depth, dropout."""
+"""The networks of the ward from one specification: linear, MLP, CNN, VGG, ResNet, depthwise, with any activation and norm."""
 
 from __future__ import annotations
 
@@ -142,22 +142,15 @@ def weighted_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
     return [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
 
 
-class Wrapped(nn.Module):
-    """A model with something done before and after it."""
+class Function(nn.Module):
+    """A layer that applies a function."""
 
-    def __init__(self, body: nn.Module, before: Callable[[Tensor], Tensor] | None, after: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.body = body
-        self._before, self._after = before, after
+        self._function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.body(self._before(x) if self._before else x)
-        return self._after(x) if self._after else x
-
-
-def wrap(body: nn.Module, before: Callable[[Tensor], Tensor] | None = None, after: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
-    """The model with functions around it."""
-    return Wrapped(body, before, after)
+        return self._function(x)
 
 
 def replace_layers(

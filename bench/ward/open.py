@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from .cases import Spec
+from bench.ward.cases import Spec
 
 
 def open_case(token: str, seed: int, folder: Path) -> dict[str, Any]:

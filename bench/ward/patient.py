@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .images import Split, Splits
-from .loop import (
+from bench.ward.images import Split, Splits
+from bench.ward.loop import (
     Evaluate,
     Loss,
     Order,
@@ -26,8 +26,8 @@ from .loop import (
     shuffle,
     take_step,
 )
-from .nets import Net, build_net
-from .transforms import Transform, keep, to_float
+from bench.ward.nets import Net, build_net
+from bench.ward.transforms import Transform, keep, to_float
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 EVALUATION_BATCH = 256
@@ -172,20 +172,34 @@ class Patient:
         case: dict[str, Any] = {
             "classes": self.splits.classes,
             "steps": self.steps,
-            "model": lambda: self.build_model(),
-            "optimizer": lambda model: self.build_optimizer(model),
-            "schedule": None if self.schedule.name == "constant" else lambda optimizer: self.build_schedule(optimizer),
+            "model": _hide(self.build_model),
+            "optimizer": _hide(self.build_optimizer),
+            "schedule": None if self.schedule.name == "constant" else _hide(self.build_schedule),
             "schedule_every": self.schedule.every,
-            "loss": lambda outputs, labels: self.loss(outputs, labels),
-            "train": lambda epoch: self.train_batches(epoch),
-            "validation": lambda: self.validation_batches(torch.Generator().manual_seed(next(draws))),
-            "step": lambda model, optimizer, loss, images, labels: self.step(model, optimizer, loss, images, labels),
-            "evaluate": lambda model, batches: self.evaluate(model, batches),
+            "loss": _hide(self.loss),
+            "train": lambda epoch: _relay(self.train_batches(epoch)),
+            "validation": lambda: _relay(self.validation_batches(torch.Generator().manual_seed(next(draws)))),
+            "step": _hide(self.step),
+            "evaluate": _hide(self.evaluate),
         }
         if self.shows_raw:
             train, validation = self.splits.train, self.splits.validation
             case["raw"] = {"train": (train.images, train.labels), "validation": (validation.images, validation.labels)}
         return case
+
+
+def _hide(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function without its name."""
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return call
+
+
+def _relay(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches without the name of what makes them."""
+    yield from batches
 
 
 def read_batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from .images import draw_splits
-from .loop import Rule, Schedule
-from .nets import Net, load_trunk, trunk_state
-from .patient import Patient, train
-from .transforms import Transform, Warp, keep, standardize
+from bench.ward.images import draw_splits
+from bench.ward.loop import Rule, Schedule
+from bench.ward.nets import Net, load_trunk, trunk_state
+from bench.ward.patient import Patient, train
+from bench.ward.transforms import Transform, Warp, keep, standardize
 
 PRETRAINING_STEPS, PRETRAINING_SEED = 900, 7777
 

@@ -1,4 +1,4 @@
-"""What is done to images before a model gets them: standardizing, and augmentation drawn from a generator. All on float [B, C, H, W] from 0 to 1."""
+"""What is done to images, float [B, C, H, W] from 0 to 1, before a model gets them: standardizing and random augmentation."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .cases import Spec, fitting
-from .controls import CONTROLS, ODD_SETTINGS
-from .faults import FAULTS
-from .settings import SETTINGS
+from bench.ward.cases import Spec, fitting
+from bench.ward.controls import CONTROLS, ODD_SETTINGS
+from bench.ward.faults import FAULTS
+from bench.ward.settings import SETTINGS
 
 SOURCE = Path(__file__).parent
 CASE = '''"""A case."""
@@ -108,5 +108,6 @@ def pack_source(folder: Path) -> str:
             old.unlink()
         with zipfile.ZipFile(target, "w") as archive:
             for path in files:
-                archive.writestr(f"{package}/{path.relative_to(SOURCE).as_posix()}", path.read_text(encoding="utf-8"))
+                text = path.read_text(encoding="utf-8").replace("bench.ward", package)
+                archive.writestr(f"{package}/{path.relative_to(SOURCE).as_posix()}", text)
     return package

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from . import evaluation, labels, loop, model, optimization, pixels
-from .fault import SEVERITIES, UNLISTED, Fault
+from bench.ward.faults import evaluation, labels, loop, model, optimization, pixels, system, unlisted, weights
+from bench.ward.faults.fault import SEVERITIES, UNLISTED, Fault
 
-FAULTS: dict[str, Fault] = {fault.name: fault for part in (labels, pixels, evaluation, model, optimization, loop) for fault in part.FAULTS}
+FAULTS: dict[str, Fault] = {
+    fault.name: fault
+    for part in (labels, pixels, evaluation, weights, model, optimization, loop, system, unlisted)
+    for fault in part.FAULTS
+}
 
 _CAUSES = {
     "data": (

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..nets import last_linear, replace_layers
-from ..patient import Patient
-from ..transforms import Warp, add_noise, center_crop, chain, erase, jitter, resize
-from .fault import Fault
+from bench.ward.faults.fault import Fault
+from bench.ward.nets import Function, last_linear, replace_layers
+from bench.ward.patient import Patient
+from bench.ward.transforms import Warp, add_noise, center_crop, chain, erase, jitter, resize
 
 
 def swap_validation_channels(patient: Patient, severity: int) -> Patient:
@@ -105,24 +105,15 @@ def evaluate_sorted_in_train_mode(patient: Patient, severity: int) -> Patient:
     return evaluate_in_train_mode(patient.but(splits=dataclasses.replace(patient.splits, validation=split)), severity)
 
 
-class Thinned(nn.Module):
-    """Drops features."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.p)
-
-
 def keep_dropout_on(patient: Patient, severity: int) -> Patient:
     """Drop features before the last layer, in evaluation too."""
     p = (0.5, 0.7, 0.85)[severity]
 
     def surgery(model: nn.Module) -> nn.Module:
         last = last_linear(model)
-        return replace_layers(model, nn.Linear, lambda layer: nn.Sequential(Thinned(p), layer) if layer is last else layer)
+        return replace_layers(
+            model, nn.Linear, lambda layer: nn.Sequential(Function(lambda x: functional.dropout(x, p)), layer) if layer is last else layer
+        )
 
     return patient.operate(surgery)
 

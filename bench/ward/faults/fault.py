@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from ..patient import Patient
+from bench.ward.patient import Patient
 
 SEVERITIES = 3
 UNLISTED = "unlisted"  # the cause of faults that the doctor has no name for

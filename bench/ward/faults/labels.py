@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import torch
 
-from ..images import Split
-from ..patient import Patient
-from ..transforms import Warp, add_noise, chain, jitter, to_float, to_uint8
-from .fault import Fault
+from bench.ward.faults.fault import Fault
+from bench.ward.images import Split
+from bench.ward.patient import Patient
+from bench.ward.transforms import Warp, add_noise, chain, jitter, to_float, to_uint8
 
 
 def draw_labels(patient: Patient, severity: int) -> Patient:

@@ -1,111 +1,20 @@
-"""Faults of the network: dead and saturated units, initial weights, missing parts, too little of it, gradients that die or grow, mixed images."""
+"""Faults of the network: missing parts, too little of it, gradients that die or grow, mixed images."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..nets import ACTIVATIONS, last_linear, replace_layers, weighted_layers, wrap
-from ..patient import Patient
-from .fault import Fault
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
-
-
-def _change_weights(patient: Patient, change: Callable[[nn.Module], object]) -> Patient:
-    def surgery(model: nn.Module) -> nn.Module:
-        with torch.no_grad():
-            change(model)
-        return model
-
-    return patient.operate(surgery)
-
-
-def lower_biases(patient: Patient, severity: int) -> Patient:
-    """Start with biases so negative that most units never fire."""
-
-    def change(model: nn.Module) -> None:
-        for layer in [*weighted_layers(model)[:-1], *(x for x in model.modules() if isinstance(x, NORMS))]:
-            if layer.bias is not None:
-                layer.bias.fill_((-2.5, -4.0, -8.0)[severity])
-
-    return _change_weights(patient, change)
-
-
-class Offset(nn.Module):
-    """Adds a constant to what comes in."""
-
-    def __init__(self, by: float) -> None:
-        super().__init__()
-        self.by = by
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.by
-
-
-def shift_activations(patient: Patient, severity: int) -> Patient:
-    """Shift what comes into each ReLU below zero."""
-    by = (-2.0, -3.0, -6.0)[severity]
-    return patient.operate(lambda model: replace_layers(model, nn.ReLU, lambda layer: nn.Sequential(Offset(by), nn.ReLU())))
-
-
-def saturate_activations(patient: Patient, severity: int) -> Patient:
-    """Start with weights so large that bounded units sit at their ends."""
-    patient = patient.but_net(act="sigmoid" if patient.seed % 2 and patient.net.act != "tanh" else "tanh")
-    factor = (10.0, 20.0, 40.0)[severity]
-    return _change_weights(patient, lambda model: [layer.weight.mul_(factor) for layer in weighted_layers(model)[:-1]])
-
-
-def zero_weights(patient: Patient, severity: int) -> Patient:
-    """Start with all weights the same."""
-    value = (0.01, 0.001, 0.0)[severity]
-
-    def change(model: nn.Module) -> None:
-        for layer in weighted_layers(model):
-            layer.weight.fill_(value)
-            if layer.bias is not None:
-                layer.bias.zero_()
-
-    return _change_weights(patient, change)
-
-
-def repeat_rows(patient: Patient, severity: int) -> Patient:
-    """Start with every unit of a hidden layer the same as its first, in one, two or all hidden layers."""
-
-    def change(model: nn.Module) -> None:
-        for layer in weighted_layers(model)[:-1][: (1, 2, None)[severity]]:
-            layer.weight.copy_(layer.weight[:1].expand_as(layer.weight))
-            if layer.bias is not None:
-                layer.bias.zero_()
-
-    return _change_weights(patient, change)
-
-
-def shrink_weights(patient: Patient, severity: int) -> Patient:
-    """Start with weights far too small."""
-    factor = (0.05, 0.02, 0.005)[severity]
-    return _change_weights(patient, lambda model: [p.mul_(factor) for p in model.parameters()])
-
-
-def grow_weights(patient: Patient, severity: int) -> Patient:
-    """Start with weights far too large."""
-    factor = (6.0, 10.0, 20.0)[severity]
-    return _change_weights(patient, lambda model: [layer.weight.mul_(factor) for layer in weighted_layers(model)])
-
-
-def grow_last_weights(patient: Patient, severity: int) -> Patient:
-    """Start with the weights of the last layer far too large."""
-    factor = (60.0, 150.0, 400.0)[severity]
-    return _change_weights(patient, lambda model: last_linear(model).weight.mul_(factor))
+from bench.ward.faults.fault import Fault
+from bench.ward.nets import ACTIVATIONS, Function, last_linear, replace_layers
+from bench.ward.patient import Patient
 
 
 def end_in_softmax(patient: Patient, severity: int) -> Patient:
     """Let the model give probabilities."""
     squash = (lambda x: x.softmax(1), lambda x: (2 * x).softmax(1), torch.sigmoid)[severity]
-    return patient.operate(lambda model: wrap(model, after=squash))
+    return patient.operate(lambda model: nn.Sequential(model, Function(squash)))
 
 
 def softmax_in_loss(patient: Patient, severity: int) -> Patient:
@@ -168,20 +77,10 @@ def remove_shortcuts(patient: Patient, severity: int) -> Patient:
     return patient.but_net(skip=False, depth=patient.net.depth + (0, 2, 4)[severity])
 
 
-class Damped(nn.Module):
-    """Passes values on as they are, and gradients times a factor."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.factor * x + ((1 - self.factor) * x).detach()
-
-
 def _scale_gradients(patient: Patient, factor: float) -> Patient:
+    scale = Function(lambda x: factor * x + ((1 - factor) * x).detach())
     kind = type(ACTIVATIONS[patient.net.act]())
-    return patient.operate(lambda model: replace_layers(model, kind, lambda layer: nn.Sequential(layer, Damped(factor))))
+    return patient.operate(lambda model: replace_layers(model, kind, lambda layer: nn.Sequential(layer, scale)))
 
 
 def squash_layers(patient: Patient, severity: int) -> Patient:
@@ -204,20 +103,9 @@ def amplify_layers(patient: Patient, severity: int) -> Patient:
     kind, gain = type(ACTIVATIONS[patient.net.act]()), (4.0, 8.0, 16.0)[severity]
 
     def surgery(model: nn.Module) -> nn.Module:
-        return replace_layers(model, kind, lambda layer: nn.Sequential(layer, Gain(gain)))
+        return replace_layers(model, kind, lambda layer: nn.Sequential(layer, Function(lambda x: gain * x)))
 
     return patient.operate(surgery)
-
-
-class Gain(nn.Module):
-    """Multiplies by a constant."""
-
-    def __init__(self, by: float) -> None:
-        super().__init__()
-        self.by = by
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.by * x
 
 
 def softmax_over_batch(patient: Patient, severity: int) -> Patient:
@@ -227,33 +115,21 @@ def softmax_over_batch(patient: Patient, severity: int) -> Patient:
         weights = x.softmax(0) * len(x)
         return x * weights if severity < 2 else weights
 
-    return patient.operate(lambda model: wrap(model, after=after))
+    return patient.operate(lambda model: nn.Sequential(model, Function(after)))
 
 
 def reshape_wrongly(patient: Patient, severity: int) -> Patient:
     """Bring the axes of the features into another order by a reshape, which mixes the images of a batch."""
 
+    def mix(x: Tensor) -> Tensor:  # [B, D], of which a part is read as if the first axis were the second
+        part = x.shape[1] // (4, 2, 1)[severity]
+        return torch.cat([x[:, :part].t().reshape(len(x), part), x[:, part:]], 1)
+
     def surgery(model: nn.Module) -> nn.Module:
         last = last_linear(model)
-        return replace_layers(model, nn.Linear, lambda layer: nn.Sequential(Mixed(severity), layer) if layer is last else layer)
+        return replace_layers(model, nn.Linear, lambda layer: nn.Sequential(Function(mix), layer) if layer is last else layer)
 
     return patient.operate(surgery)
-
-
-class Mixed(nn.Module):
-    """Reads features [B, D] as if the first axis were the second."""
-
-    def __init__(self, kind: int) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, x: Tensor) -> Tensor:
-        half = x.shape[1] // (4, 2, 1)[self.kind]
-        return torch.cat([x[:, :half].t().reshape(len(x), half), x[:, half:]], 1)
-
-
-def _relu(patient: Patient) -> bool:
-    return patient.net.act == "relu" and patient.net.family != "linear"
 
 
 def _hidden(patient: Patient) -> bool:
@@ -262,10 +138,6 @@ def _hidden(patient: Patient) -> bool:
 
 def _without_norm(patient: Patient) -> bool:
     return patient.net.family != "linear" and patient.net.norm == "none"
-
-
-def _hidden_relu_without_norm(patient: Patient) -> bool:
-    return _relu(patient) and _without_norm(patient)
 
 
 def _batch_norm(patient: Patient) -> bool:
@@ -288,19 +160,7 @@ def _not_adaptive(patient: Patient) -> bool:
     return _hidden(patient) and not patient.rule.is_adaptive
 
 
-def _not_pretrained(patient: Patient) -> bool:
-    return patient.surgery is Patient.surgery
-
-
 FAULTS = (
-    Fault("lower-biases", "dead_relu", lower_biases, _relu),
-    Fault("shift-activations", "dead_relu", shift_activations, _relu),
-    Fault("saturate-activations", "saturated", saturate_activations, _without_norm),
-    Fault("zero-weights", "constant_init", zero_weights, _hidden),
-    Fault("repeat-rows", "constant_init", repeat_rows, _hidden),
-    Fault("shrink-weights", "init_too_small", shrink_weights, _without_norm),
-    Fault("grow-weights", "init_too_large", grow_weights, _without_norm),
-    Fault("grow-last-weights", "init_too_large", grow_last_weights),
     Fault("end-in-softmax", "softmax_twice", end_in_softmax),
     Fault("softmax-in-loss", "softmax_twice", softmax_in_loss),
     Fault("drop-activations", "missing_nonlinearity", drop_activations, _hidden),

@@ -7,11 +7,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..loop import Loss, Schedule, make_optimizer
-from ..nets import last_linear, weighted_layers
-from ..patient import Patient
-from ..transforms import Warp, chain, erase, jitter, keep
-from .fault import Fault
+from bench.ward.faults.fault import Fault
+from bench.ward.loop import Loss, Schedule, make_optimizer
+from bench.ward.nets import last_linear, weighted_layers
+from bench.ward.patient import Patient
+from bench.ward.transforms import Warp, chain, erase, jitter, keep
 
 
 def _scale_lr(patient: Patient, factor: float) -> Patient:

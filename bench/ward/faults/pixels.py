@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images import Split
-from ..patient import Patient
-from ..transforms import Transform, Warp, add_noise, blur, chain, erase, jitter, resize, to_float, to_uint8
-from .fault import Fault
+from bench.ward.faults.fault import Fault
+from bench.ward.images import Split
+from bench.ward.patient import Patient
+from bench.ward.transforms import Transform, Warp, add_noise, blur, chain, erase, jitter, resize, to_float, to_uint8
 
 
 def skip_scaling(patient: Patient, severity: int) -> Patient:
