@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch

@@ -99,13 +99,14 @@ def write_cases(specs: list[Spec], folder: Path, answers: Path) -> None:
 
 
 def pack_source(folder: Path) -> str:
-    """Pack this package as a ZIP file under a name of its own, and return the name."""
+    """Pack this package as a ZIP file under a name of its own, and return the name.
+
+    Older ones stay, for those who are reading the folder.
+    """
     files = sorted(path for path in SOURCE.rglob("*.py"))
     package = "ward_" + hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
     target = folder / f"{package}.zip"
     if not target.exists():
-        for old in folder.glob("ward_*.zip"):
-            old.unlink()
         with zipfile.ZipFile(target, "w") as archive:
             for path in files:
                 text = path.read_text(encoding="utf-8").replace("bench.ward", package)
