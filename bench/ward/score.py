@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,26 +184,6 @@ def score_groups(verdicts: list[Verdict], by: str) -> dict[str, tuple[Estimate, 
         alarms = share([bool(v.line["alarm"]) for v in members if v.kind in ("plain", "odd")])
         found[group] = macro_mean(faults, lambda v: v.is_among(1)), macro_mean(faults, lambda v: v.is_fixed), alarms
     return found
-
-
-def read_verdicts(lines: Path, answers: Path, harms: dict[str, str], fixes: dict[str, bool], planned: dict[str, int]) -> list[Verdict]:
-    """Read a doctor's JSON lines beside the answers; a case that has no line yet is left out.
-
-    Args:
-        lines: what `goodfit doctor FOLDER --json` printed.
-        answers: what `write_cases` wrote.
-        harms: the kind of harm by case.
-        fixes: whether the remedy worked, by case.
-        planned: the steps of each case.
-    """
-    known = json.loads(answers.read_text(encoding="utf-8"))
-    verdicts: dict[str, Verdict] = {}
-    for text in lines.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
-        name = Path(line["case"]).name
-        if name in known:
-            verdicts[name] = Verdict(name, known[name], line, harms.get(name), fixes.get(name), planned.get(name, 0))
-    return list(verdicts.values())
 
 
 def print_scores(verdicts: list[Verdict], show_failures: bool = True) -> None:

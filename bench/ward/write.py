@@ -45,7 +45,7 @@ def plan_cases(data: list[str], folder: Path, per_cause: int, controls: int, dra
     """
     rng = np.random.default_rng(draw)
     settings = [name for name, setting in SETTINGS.items() if setting.data in data]
-    specs = []
+    specs: list[Spec] = []
     for cause in dict.fromkeys(fault.cause for fault in FAULTS.values()):
         names = [fault.name for fault in FAULTS.values() if fault.cause == cause]
         wanted = max(per_cause, len(names)) if cause == "unlisted" else per_cause

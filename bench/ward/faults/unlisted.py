@@ -114,7 +114,8 @@ def evaluate_old_weights(patient: Patient, severity: int) -> Patient:
 
 def forget_weights(patient: Patient, severity: int) -> Patient:
     """Set a share of all weights to zero every few steps."""
-    share, counts = (0.1, 0.2, 0.4)[severity], WeakKeyDictionary()
+    share = (0.1, 0.2, 0.4)[severity]
+    counts: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
     before: Step = patient.step
 
     def step(model: nn.Module, optimizer: Optimizer, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
