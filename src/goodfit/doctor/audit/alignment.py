@@ -46,7 +46,8 @@ def to_luma(images: Tensor, side: int) -> Tensor:
 def subtract_blur(luma: Tensor, kernel: int) -> Tensor:
     """Images [N, 1, H, W] without their mean over `kernel` x `kernel` pixels around each (an odd number)."""
     pad = kernel // 2
-    return luma - F.avg_pool2d(F.pad(luma, (pad, pad, pad, pad), mode="replicate"), kernel, 1)
+    padded = F.pad(luma, (pad, pad, pad, pad), mode="replicate")
+    return luma - F.avg_pool2d(F.avg_pool2d(padded, (kernel, 1), 1), (1, kernel), 1)
 
 
 def make_points(height: int, width: int) -> Tensor:
@@ -120,3 +121,19 @@ def compare_details(luma: Tensor, pairs: Pairs) -> Tensor:
         weight = strength / (strength + PLAIN) * (covered > MIN_COVERED)
         agreements.append((both / ((own + NOISE) * (other + NOISE)).sqrt() * weight).sum(1) / (weight.sum(1) + 1e-6))
     return torch.cat(agreements)
+
+
+def compare_colors(images: Tensor, pairs: Pairs) -> Tensor:
+    """How far the colors of aligned pairs [P] of images [N, 3, H, W], from 0 to 255, differ beside their brightness, in levels: their root
+    mean square over both images, without what all pixels have in common. 0 for gray images.
+    """
+    differences = [torch.zeros(0)]
+    for piece in pairs.pieces():
+        fixed = images[piece.second].float()
+        values, inside = sample(images[piece.first].float(), make_points(*images.shape[2:]), piece.affine)
+        difference = (values - fixed.flatten(2)) * inside[:, None]
+        difference -= difference.mean(1, keepdim=True)
+        n = inside.sum(1).clamp(min=1)
+        difference -= (difference.sum(2) / n[:, None])[:, :, None] * inside[:, None]
+        differences.append((difference.square().mean(1).sum(1) / n).sqrt())
+    return torch.cat(differences)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+SIDE = 32  # pixels a side from which descriptors are made
 GRID, DIMENSIONS = 8, 48  # cells of a descriptor's side, and what is kept of them: finer ones find fewer crops, for they misalign
 MIN_VARIANCE = 1e-4  # of a direction that is kept, as a share of the largest
 CANDIDATES = 4  # of each image; the last of them are nearly never duplicates, and say how alike different images come
@@ -75,7 +76,8 @@ class Gallery:
     """The descriptors of whole images [N, C, H, W], whitened: cosines of whitened ones tell noise from another image of the same kind."""
 
     def __init__(self, images: Tensor) -> None:
-        self.images = images
+        self.images = shrink(images, SIDE)
+        images = self.images
         whole = View(1.0, 0.0, 0.0, False)
         plain = torch.cat([describe(images[rows], whole) for rows in blocks(len(images))])
         self.mean = plain.mean(0)
@@ -119,6 +121,15 @@ def _merge(old: Candidates, new: Candidates) -> Candidates:
     likeness, best = likeness.topk(k, dim=1)
     affine = torch.cat([old.affine, new.affine], dim=1).take_along_dim(order.gather(1, best)[:, :, None, None], dim=1)
     return Candidates(partners.gather(1, best), likeness, affine)
+
+
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Average images [N, C, H, W] to at most `side` pixels a side: uint8 [N, C, h, w]."""
+    size = [min(side, length) for length in images.shape[2:]]
+    if size == list(images.shape[2:]):
+        return images
+    parts = [F.interpolate(images[rows].float(), size=size, mode="area").round_().to(torch.uint8) for rows in blocks(len(images))]
+    return torch.cat(parts)
 
 
 def to_tensor(images: NDArray[np.uint8], side: int) -> Tensor:

@@ -14,8 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from goodfit.data.index import IntArray
-from goodfit.doctor.audit.alignment import Pairs, align, compare_details, to_luma
-from goodfit.doctor.audit.candidates import Candidates, Gallery, View, blocks, choose_crops, to_tensor
+from goodfit.doctor.audit.alignment import Pairs, align, compare_colors, compare_details, to_luma
+from goodfit.doctor.audit.candidates import Candidates, Gallery, View, blocks, choose_crops, shrink, to_tensor
 
 SIDES = (16, 32, 64)  # pixels at which pairs are aligned, coarse to fine
 STEPS, LAST_STEPS = 5, 2  # of alignment at each; what is aligned at 32 pixels needs few at 64
@@ -23,6 +23,7 @@ MIN_CORRELATION = 0.75  # at 16 pixels, of pairs that are looked at further: 98 
 # Of details, from 32 pixels on. Of 600 photos of clothing that were cropped, turned by up to 5 degrees, mirrored or encoded anew 97 % have
 # more; of 15,000 pairs of other photos 14, half of which show the same thing.
 MIN_AGREEMENT = 0.6
+COLOR_SIDE, COLOR_WEIGHT = 16, 0.01  # per level: two shirts of one cut differ by 10 to 35, a photo and its copy by less than 6
 MIN_LIKENESS = 0.95  # of whitened descriptors: less, and photos of two shirts on the same ground have it
 # How much more alike a pair must be than other images come, where these come closer than photos do (digits, drawings): on the scale of
 # Fisher's z the most alike of all pairs of digits, shapes and textures reach 1.7 times the quantile of the images' fourth best partners.
@@ -111,6 +112,7 @@ def verify(images: Tensor, candidates: Candidates) -> Tensor:
     n, k = candidates.partners.shape
     pairs = Pairs(torch.arange(n)[:, None].expand(n, k).flatten(), candidates.partners.flatten(), candidates.affine.flatten(0, 1).clone())
     agreement, rows = torch.zeros(n * k), torch.arange(n * k)
+    colors = shrink(images, COLOR_SIDE)
     sides = sorted({min(side, *images.shape[2:]) for side in SIDES})
     for side in sides:
         luma = torch.cat([to_luma(block, side) for block in map(images.__getitem__, blocks(n))])
@@ -118,6 +120,8 @@ def verify(images: Tensor, candidates: Candidates) -> Tensor:
         pairs.affine[rows], correlation = align(luma, pairs.take(rows), kernel, LAST_STEPS if side == SIDES[-1] else STEPS)
         is_coarse = side == SIDES[0] != sides[-1]
         agreement[rows] = correlation if is_coarse else compare_details(luma, pairs.take(rows))
+        if side == sides[-1]:
+            agreement[rows] -= COLOR_WEIGHT * compare_colors(colors, pairs.take(rows))
         if side != sides[-1]:
             refuted = rows[agreement[rows] < (MIN_CORRELATION if is_coarse else MIN_AGREEMENT)]
             agreement[refuted] = 0
