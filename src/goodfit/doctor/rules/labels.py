@@ -11,11 +11,13 @@ from goodfit.doctor.alignment import Offset, find_offset, search_offset
 from goodfit.doctor.comparison import Pair
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
-from goodfit.doctor.probe import Share, count_right
+from goodfit.doctor.probe import Ridge, Share
 
 MIN_CONFUSED, MIN_NOISE = 0.1, 0.08  # shares of labels below which nothing is said
 MIN_Z_NOISE, MIN_Z_CELL = 4.0, 5.0  # standard errors; the second is of K (K - 1) cells
-DOMINANT = 0.55  # share of all surplus mistakes that are in one cell
+DOMINANT = 0.6  # share of all surplus mistakes that are in three cells
+MIN_Z_LOST, MIN_Z_FOUND = 4.0, 3.5  # standard errors by which a class is rarer in training, and its images are found under another label
+MIN_TOLD_APART = 15  # images of a class that can be told from another
 MIN_SURE = 25  # images of a split on which a probe is sure
 SAME_PLACE = 0.85  # area under the curve of a probe that tells the splits apart, below which images look alike in both
 
@@ -97,7 +99,8 @@ def is_far_above_chance(pair: Pair) -> bool:
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """Training images labeled `given` that look like class `looks`: their share of the images with that label, the share in validation,
-    by how many standard errors the first is above the second, and how much of all that is mistaken beyond validation is in this cell.
+    by how many standard errors the first is above the second, and how much of all that is mistaken beyond validation is in this and at
+    most two other cells.
     """
 
     given: int
@@ -107,19 +110,22 @@ class Cell:
     z: float
     dominance: float
 
+    @property
+    def surplus(self) -> float:
+        return self.train.value - self.validation.value
 
-def find_confused_cell(predicted: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor], classes: int) -> Cell | None:
-    """The pair of classes that training labels mistake for one another most, beyond what validation labels do; both ways count."""
+
+def find_confused_cell(predicted: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor], classes: int) -> Cell:
+    """The pair of classes that training labels mistake for one another most, beyond what validation labels do."""
     counts = [torch.bincount(y * classes + p, minlength=classes**2).view(classes, classes) for y, p in zip(labels, predicted, strict=True)]
     totals = [count.sum(1, keepdim=True) for count in counts]
     p, q = ((count + 1) / (total + 2) for count, total in zip(counts, totals, strict=True))
     z = (p - q) / (p * (1 - p) / (totals[0] + 2) + q * (1 - q) / (totals[1] + 2)).sqrt()
-    surplus = (p - q) * totals[0]
-    z.fill_diagonal_(0), surplus.fill_diagonal_(0)
+    z.fill_diagonal_(0)
     z[(totals[0] < 10).expand_as(z) | (totals[1] < 5).expand_as(z)] = 0
     given, looks = divmod(int(z.argmax()), classes)
-    counted = surplus * (z > 2)
-    dominance = float((counted[given, looks] + counted[looks, given]) / counted.sum().clamp_min(1e-9))
+    surplus = ((p - q) * totals[0] * (z > 2)).flatten()
+    dominance = float(surplus.topk(min(3, len(surplus))).values.sum() / surplus.sum().clamp_min(1e-9))
     train, validation = (Share(int(c[given, looks]), int(t[given])) for c, t in zip(counts, totals, strict=True))
     return Cell(given, looks, train, validation, float(z[given, looks]), dominance)
 
@@ -129,29 +135,52 @@ def find_label_confusion(exam: Examination) -> Finding | None:
     pair = exam.comparison.best
     if not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.chance(pair.train)):
         return None
-    cell = confused_cell(exam, pair)
-    if cell is None or cell.dominance < DOMINANT:
+    cell = find_confusion(exam, pair)
+    if cell is None:
         return None
-    share = cell.train.value - cell.validation.value
     return Finding(
         "label_confusion",
-        0.95 if share > 0.15 and cell.z > 6 else 0.8,
+        0.95 if cell.surplus > 0.15 else 0.85,
         f"{100 * cell.train.value:.0f} % of the {cell.train.n} training images labeled {cell.given} look like class {cell.looks};"
-        f" in validation {100 * cell.validation.value:.0f} % do. {100 * cell.dominance:.0f} % of the surplus of mistakes is between"
-        " these two.",
+        f" in validation {100 * cell.validation.value:.0f} % do. Surplus mistakes are nearly all between few classes.",
         f"Look through the training images labeled {cell.given} and give those that show class {cell.looks} its label.",
     )
 
 
-def confused_cell(exam: Examination, pair: Pair) -> Cell | None:
-    """The confused pair of classes, if there is one, by the fit on either split."""
+def find_confusion(exam: Examination, pair: Pair) -> Cell | None:
+    """The confused pair of classes, if the mistakes are between few, by the fit on either split."""
     labels = (pair.train.labels, pair.validation.labels)
     cells = [find_confused_cell((pair.train_fit.scores.argmax(1), pair.carried.argmax(1)), labels, pair.classes)]
     if pair is exam.comparison.raw or not exam.comparison.is_augmented:
         predicted = (pair.carried_back.argmax(1), pair.validation_fit.scores.argmax(1))
         cells.append(find_confused_cell(predicted, labels, pair.classes))
-    sure = [c for c in cells if c is not None and c.z > MIN_Z_CELL and c.train.value - c.validation.value > MIN_CONFUSED]
-    return max(sure, key=lambda cell: cell.dominance, default=None)
+    sure = [c for c in cells if c.z > MIN_Z_CELL and c.surplus > MIN_CONFUSED and c.dominance >= DOMINANT]
+    vanished = None if exam.comparison.is_augmented and pair is exam.comparison.fed else find_vanished_class(pair)
+    sure += [c for c in [vanished] if c is not None and c.z > MIN_Z_FOUND and c.surplus > MIN_CONFUSED]
+    return max(sure, key=lambda cell: cell.z, default=None)
+
+
+def find_vanished_class(pair: Pair) -> Cell | None:
+    """The class that has far fewer training than validation images, and the label under which its training images are found.
+
+    A probe of the two classes alone is fitted on the validation images.
+    """
+    counts = [torch.bincount(view.labels, minlength=pair.classes) for view in (pair.train, pair.validation)]
+    shares = [[Share(int(n), int(count.sum())) for n in count] for count in counts]
+    lost = max(range(pair.classes), key=lambda k: shares[1][k].above(shares[0][k]))
+    if shares[1][lost].above(shares[0][lost]) < MIN_Z_LOST or counts[1][lost] < MIN_TOLD_APART:
+        return None
+    cells = []
+    for other in range(pair.classes):
+        if other == lost or counts[1][other] < MIN_TOLD_APART or counts[0][other] < MIN_TOLD_APART:
+            continue
+        both = (pair.validation.labels == lost) | (pair.validation.labels == other)
+        fit = Ridge(pair.validation_features[both], (pair.validation.labels[both] == lost).long(), 2)
+        train = fit.predict(pair.train_features[pair.train.labels == other]).argmax(1)
+        validation = fit.scores.argmax(1)[pair.validation.labels[both] == other]
+        found = [Share(int(looks.sum()), len(looks)) for looks in (train, validation)]
+        cells.append(Cell(other, lost, found[0], found[1], found[0].above(found[1]), 1.0))
+    return max(cells, key=lambda cell: cell.z, default=None)
 
 
 def find_label_noise(exam: Examination) -> Finding | None:
@@ -166,8 +195,7 @@ def find_label_noise(exam: Examination) -> Finding | None:
     noise = min((train.value - validation.value) / max(1 - validation.value, 0.05) * k / (k - 1), 1.0)
     if z < MIN_Z_NOISE or noise < MIN_NOISE:
         return None
-    cell = confused_cell(exam, pair)
-    if cell is not None and cell.dominance >= DOMINANT:
+    if find_confusion(exam, pair) is not None:
         return None
     is_sure = noise > 0.12 and z > 5
     return Finding(
