@@ -68,6 +68,10 @@ class Pair:
         """The scores of the training images by the fit on the validation images."""
         return self.validation_fit.predict(self.train_features)
 
+    def predict(self, images: Tensor) -> Tensor:
+        """The scores [N, K] of other images [N, C, H, W] by the fit on the training images."""
+        return self.train_fit.predict(self.extract(images))
+
     @cached_property
     def within_train(self) -> Share:
         """Training images whose label the fit on all other training images gets right."""

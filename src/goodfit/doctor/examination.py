@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from goodfit.doctor.comparison import Comparison
+from goodfit.doctor.counterparts import Counterparts
 from goodfit.doctor.course import Course, measure
 from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
 from goodfit.doctor.patient import Patient, PatientSource
@@ -66,6 +67,11 @@ class Examination:
     def comparison(self) -> Comparison:
         """What the images of both splits teach about each other's labels."""
         return Comparison(self.patient, self.sample)
+
+    @cached_property
+    def counterparts(self) -> Counterparts:
+        """What the validation images could have been."""
+        return Counterparts(self.comparison)
 
     @cached_property
     def start_model(self) -> nn.Module:
