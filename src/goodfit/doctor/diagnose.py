@@ -17,13 +17,13 @@ TIE = 0.08  # two causes whose confidences differ by less are named together
 TEST_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError)  # of a patient's own code, within a test
 
 
-def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
-    """Diagnose a patient."""
-    exam = Examination(source)
+def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES, exam: Examination | None = None, last: Stage = Stage.END) -> Verdict:
+    """Diagnose a patient, in an examination of its own kind if one is given, up to the last stage."""
+    exam = exam or Examination(source)
     started = time.perf_counter()
     findings: list[Finding] = []
     failed: list[str] = []
-    for stage in Stage:
+    for stage in (stage for stage in Stage if stage <= last):
         if stage >= Stage.EARLY:
             exam.course.follow(EARLY if stage == Stage.EARLY else exam.steps)
         for rule in rules:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -61,14 +62,20 @@ class StepDissector:
         before = [p.detach().clone() for p in parameters.values()]
         carried, seen = self._applied, []
 
-        def see(*_: object) -> None:
-            seen.append([torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in parameters.values()])
+        def see(when: str, optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+            has_closure = any(callable(x) for x in (*args[1:], *kwargs.values()))  # which makes the gradient within the step
+            if has_closure == (when == "after"):
+                seen.append([torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in parameters.values()])
 
-        hook = self.optimizer.register_step_pre_hook(see)
+        hooks = (
+            self.optimizer.register_step_pre_hook(functools.partial(see, "before")),
+            self.optimizer.register_step_post_hook(functools.partial(see, "after")),
+        )
         try:
             result = take_step()
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         self._applied = seen[-1] if seen else None
         changes = [p.detach() - old for p, old in zip(parameters.values(), before, strict=True)]
         applied = seen[-1] if len(seen) == 1 else None
