@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from goodfit.doctor.comparison import Comparison
+from goodfit.doctor.counterparts import Counterparts
 from goodfit.doctor.course import Course, measure
 from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
 from goodfit.doctor.patient import Patient, PatientSource
@@ -61,6 +63,16 @@ class Examination:
     @cached_property
     def course(self) -> Course:
         return Course(self.source, self.sample)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """What the images of both splits teach about each other's labels."""
+        return Comparison(self.patient, self.sample)
+
+    @cached_property
+    def counterparts(self) -> Counterparts:
+        """What the validation images could have been."""
+        return Counterparts(self.comparison)
 
     @cached_property
     def start_model(self) -> nn.Module:
