@@ -136,7 +136,7 @@ def make_repairs(pair: Pair) -> list[tuple[str, Callable[[Tensor], Tensor], Call
 
     def match_scale(x: Tensor) -> Tensor:
         t, v = pair.train.images, pair.validation.images
-        gain = (t.std((0, 2, 3), keepdim=True) / v.std((0, 2, 3), keepdim=True).clamp_min(1e-9))
+        gain = t.std((0, 2, 3), keepdim=True) / v.std((0, 2, 3), keepdim=True).clamp_min(1e-9)
         return (x - v.mean((0, 2, 3), keepdim=True)) * gain + t.mean((0, 2, 3), keepdim=True)
 
     both = [

@@ -54,7 +54,9 @@ class Preparation:
         norms = small_centered.norm(dim=1).clamp_min(1e-9)
         likeness = (y_centered @ small_centered.T) / (y_centered.norm(dim=1).clamp_min(1e-9)[:, None] * norms[None])
         c = fed.shape[1]
-        order = max(itertools.permutations(range(c)), key=lambda o: float(sum(likeness[i, j] for i, j in enumerate(o)))) if c <= 4 else range(c)
+        order = (
+            max(itertools.permutations(range(c)), key=lambda o: float(sum(likeness[i, j] for i, j in enumerate(o)))) if c <= 4 else range(c)
+        )
         gain = torch.stack([(y_centered[i] @ small_centered[j]) / norms[j] ** 2 for i, j in enumerate(order)])
         offset = torch.stack([y[i].mean() - gain[i] * small[j].mean() for i, j in enumerate(order)])
         found = cls((fed.shape[2], fed.shape[3]), tuple(order), gain, offset)

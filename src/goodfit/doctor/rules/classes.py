@@ -42,7 +42,9 @@ def count_classes(exam: Examination, split: str) -> Tensor | None:
         return counts
     patient = exam.source.make()
     with OwnChance(exam.source.seed).active():
-        passes = [count_labels(b, exam.classes) for b in ([patient.train(0), patient.train(1)] if split == "train" else [patient.validation()])]
+        passes = [
+            count_labels(b, exam.classes) for b in ([patient.train(0), patient.train(1)] if split == "train" else [patient.validation()])
+        ]
     known = [x for x in passes if x is not None]
     return sum(known[1:], known[0]) if len(known) == len(passes) else None
 
@@ -158,9 +160,17 @@ RULES = (
         "class_missing",
         Stage.DATA,
         find_class_missing,
-        {"small split": "there a class that is as rare in the other split is missing by chance", "class_imbalance": "there it has some images"},
+        {
+            "small split": "there a class that is as rare in the other split is missing by chance",
+            "class_imbalance": "there it has some images",
+        },
     ),
-    Rule("not_shuffled", Stage.DATA, find_not_shuffled, {"lr_too_high": "there batches hold all classes", "small batches": "there any order would"}),
+    Rule(
+        "not_shuffled",
+        Stage.DATA,
+        find_not_shuffled,
+        {"lr_too_high": "there batches hold all classes", "small batches": "there any order would"},
+    ),
     Rule(
         "class_imbalance",
         Stage.EARLY,

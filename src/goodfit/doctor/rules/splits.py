@@ -134,7 +134,9 @@ def find_preprocessing_differs(exam: Examination) -> Finding | None:
         if exam.comparison.is_augmented and (z < MIN_Z or gain < MIN_GAIN):
             return None
         shares = [100 * float(x.float().mean()) for x in right]
-        text = f"{difference}. A probe of the training images gets {shares[1]:.0f} % of the validation labels right, and {shares[0]:.0f} % of"
+        text = (
+            f"{difference}. A probe of the training images gets {shares[1]:.0f} % of the validation labels right, and {shares[0]:.0f} % of"
+        )
         return Finding("preprocessing_differs", 0.96 if z > 3 else 0.85, f"{text} the same images prepared as training images are.", remedy)
     found = counterparts.find_repair() if not exam.comparison.is_augmented and is_harmed(pair) else None
     if found is None:
