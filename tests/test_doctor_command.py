@@ -14,9 +14,10 @@ from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.doctor import case_folder
 from goodfit.doctor.case_folder import RESULTS_FILE, examine_folder, examine_in_process
-from goodfit.doctor.causes import COMPONENT_OF
+from goodfit.doctor.causes import BY_COMPONENT, COMPONENT_OF
 from goodfit.doctor.finding import Finding, Verdict
 from goodfit.doctor.remedy import choose_patch, next_free_folder, patched_recipe, try_remedy
+from goodfit.doctor.rules import RULES
 from goodfit.doctor.run_examination import FINDINGS_FILE, RunDiagnosis, diagnose_run
 from goodfit.doctor.wording import describe_verdict
 from goodfit.report.page import render_report
@@ -165,3 +166,11 @@ def test_train_with_the_doctor_is_bit_equal(tmp_path: Path) -> None:
     assert "The doctor found nothing" in said.err
     train("digits", tmp_path / "b", **changes)
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_every_cause_is_documented_and_has_a_rule() -> None:
+    page = Path("docs/doctor.md").read_text()
+    for component, causes in BY_COMPONENT.items():
+        for cause, sentence in causes.items():
+            assert f"| {cause} | {component} | {sentence} |" in page
+    assert {rule.cause for rule in RULES} == set(COMPONENT_OF)
