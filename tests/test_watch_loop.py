@@ -287,7 +287,25 @@ def test_an_update_that_is_skipped_joins_the_next_without_its_gradient() -> None
     assert all(row["fresh_cosine"] > 0.999 for row in rows)
 
 
-def test_a_closure_leaves_the_applied_gradient_open() -> None:
+def test_a_closure_that_is_called_once_shows_its_gradient() -> None:
+    net = make_net()
+    watch = goodfit.watch(net, optimizer := torch.optim.SGD(net.parameters(), 0.05))
+    (images, labels), *_ = batches(1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(net.parameters(), 0.01)
+        return loss
+
+    with watch.step(images, labels) as step:
+        step.loss = optimizer.step(closure)  # type: ignore[arg-type, assignment]
+    (row,) = watch.signals
+    assert row["fresh_cosine"] > 0.999 and row["clip_share"] == 1
+
+
+def test_a_closure_of_a_line_search_leaves_the_applied_gradient_open() -> None:
     _, watch = run("lbfgs", is_watched=True)
     assert watch is not None
     taken_apart = [row for row in watch.signals if "fresh_cosine" in row]

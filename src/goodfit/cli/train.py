@@ -36,6 +36,9 @@ class TrainOptions:
     verbose: Annotated[bool, Parameter(name=("--verbose", "-v"), help="Report every choice with its rule and evidence.")] = False
     plot_schedule: Annotated[bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.")] = False
     tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.")] = False
+    doctor: Annotated[
+        bool, Parameter(help="Examine the data, the network and its first 50 steps before training, and stop if something is wrong.")
+    ] = False
     json: Annotated[bool, Parameter(help="Print the run's path and its scores as JSON on stdout.")] = False
 
     @property
@@ -94,6 +97,10 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     switches = (run.dry, run.plot_schedule, run.tensorboard)
     wanted = runs.RunOptions(run.out, run.resume, *switches, reporter, process_started(), quiet_result=run.is_single)
     wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder)
+    if run.doctor:
+        from goodfit.doctor.run_examination import check_training
+
+        wanted = dataclasses.replace(wanted, check=lambda prepared: check_training(prepared, reporter))
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
         summary = format_seeds(result)

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import goodfit
 from goodfit.core.errors import DataError
 
 RESULTS_FILE = "doctor.jsonl"
@@ -100,4 +99,4 @@ def hash_files(files: tuple[Path, ...]) -> str:
 @functools.cache
 def hash_program() -> str:
     """A hash of this program."""
-    return hash_files(tuple(sorted(Path(goodfit.__file__).parent.rglob("*.py"))))
+    return hash_files(tuple(sorted(Path(__file__).parents[1].rglob("*.py"))))

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodfit.doctor.patient import PatientSource
@@ -140,6 +140,7 @@ class Course:
         replay, step = self.replay, self.taken
         try:
             images, labels = replay.next_batch()
+            rates = [group["lr"] for group in replay.optimizer.param_groups if "lr" in group]
             start, processor = time.perf_counter(), time.process_time()
             if step in DISSECTED:
                 result, self.dissected[step] = self._dissector.dissect(images, labels, lambda: replay.take_step(images, labels))
@@ -148,7 +149,6 @@ class Course:
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
             self.is_broken, self.error = True, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return
-        rates = [group["lr"] for group in replay.optimizer.param_groups if "lr" in group]
         loss = float(torch.as_tensor(result).detach())
         self.records.append(
             StepRecord(
@@ -197,4 +197,4 @@ def measure_label_entropy(labels: Tensor, classes: int) -> float:
 
 def count_tensors() -> int:
     """How many tensors Python holds."""
-    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+    return sum(map({Tensor, nn.Parameter}.__contains__, map(type, gc.get_objects())))

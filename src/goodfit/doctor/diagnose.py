@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from goodfit.doctor.course import EARLY
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage, Verdict
+from goodfit.doctor.location import locate_fault
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.rules import RULES
 
@@ -16,6 +19,8 @@ MIN_ALARM = 0.5  # below, the doctor does not stop a person
 TIE = 0.08  # two causes whose confidences differ by less are named together
 TEST_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError)  # of a patient's own code, within a test
 
+T = TypeVar("T")
+
 
 def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
     """Diagnose a patient."""
@@ -23,26 +28,34 @@ def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
 
 
 def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stage.END) -> Verdict:
-    """Ask the rules of each stage up to the last, until one is sure."""
+    """Ask the rules of each stage up to the last, until one is sure. Where none speaks at the end, look for the component at fault."""
     started = time.perf_counter()
     findings: list[Finding] = []
     failed: list[str] = []
+
+    def attempt(test: Callable[[Examination], T | None], what: str) -> T | None:
+        try:
+            return test(exam)
+        except TEST_ERRORS as error:
+            failed.append(f"{what} could not be tested: {type(error).__name__}: {str(error)[:200]}")
+            return None
+
     for stage in list(Stage)[: last + 1]:
         if stage >= Stage.EARLY:
             exam.course.follow(EARLY if stage == Stage.EARLY else exam.steps)
-        for rule in rules:
-            if rule.stage == stage:
-                try:
-                    found = rule.find(exam)
-                except TEST_ERRORS as error:
-                    failed.append(f"{rule.cause} could not be tested: {type(error).__name__}: {str(error)[:200]}")
-                    continue
-                if found is not None:
-                    findings.append(found)
+        found = [attempt(rule.find, rule.cause) for rule in rules if rule.stage == stage]
+        findings += [finding for finding in found if finding is not None]
         if any(finding.is_material and finding.confidence >= SURE for finding in findings):
             break
+    alarming = [finding for finding in findings if finding.is_material and finding.confidence >= MIN_ALARM]
+    is_searched = last == Stage.END and not alarming and exam.max_trial_steps > 0
+    location = attempt(locate_fault, "the component at fault") if is_searched else None
     steps = exam.course.taken if "course" in vars(exam) else 0
-    return decide(findings, steps, exam.trial_steps, time.perf_counter() - started, failed)
+    verdict = decide(findings, steps, exam.trial_steps, time.perf_counter() - started, failed)
+    if location is None:
+        return verdict
+    ruled_out = (location.evidence, *location.ruled_out, *failed)
+    return dataclasses.replace(verdict, kind="unknown", component=location.component, alarm=True, ruled_out=ruled_out)
 
 
 def decide(findings: Sequence[Finding], steps: int, trial_steps: int, seconds: float, failed: Sequence[str] = ()) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Sized
@@ -11,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from goodfit.doctor.comparison import Comparison
+from goodfit.doctor.counterparts import Counterparts
 from goodfit.doctor.course import Course, measure
 from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
 from goodfit.doctor.patient import Patient, PatientSource
@@ -39,8 +42,8 @@ class Trial:
 class Examination:
     """The tests of one patient. The patient's training goes on in `course`, which the doctor moves forward; trials never touch it."""
 
-    def __init__(self, source: PatientSource) -> None:
-        self.source = source
+    def __init__(self, source: PatientSource, max_trial_steps: float = math.inf) -> None:
+        self.source, self.max_trial_steps = source, max_trial_steps
         self.patient: Patient = source.make()
         self.sample = Sample(source)
         self.trial_steps = 0
@@ -60,6 +63,16 @@ class Examination:
     @cached_property
     def course(self) -> Course:
         return Course(self.source, self.sample)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """What the images of both splits teach about each other's labels."""
+        return Comparison(self.patient, self.sample)
+
+    @cached_property
+    def counterparts(self) -> Counterparts:
+        """What the validation images could have been."""
+        return Counterparts(self.comparison)
 
     @cached_property
     def start_model(self) -> nn.Module:
@@ -89,10 +102,13 @@ class Examination:
 
     @cached_property
     def is_pretrained(self) -> bool:
-        """Whether most weights start the same with every seed, and are not constant: they were learned."""
+        """Whether most weights below the last layer start the same with every seed, and are not constant: they were learned."""
         weights = {name: p for name, p in self.start_model.named_parameters() if p.ndim >= 2}
-        learned = [p.numel() for name, p in weights.items() if name not in self.random_parameters and float(p.detach().std()) > 0]
-        return bool(weights) and sum(learned) > 0.5 * sum(p.numel() for p in weights.values())
+        below = list(weights)[: max(len(weights) - 1, 1)]
+        learned = [
+            weights[name].numel() for name in below if name not in self.random_parameters and float(weights[name].detach().std()) > 0
+        ]
+        return bool(below) and sum(learned) > 0.5 * sum(weights[name].numel() for name in below)
 
     @cached_property
     def batches_per_epoch(self) -> int:
@@ -126,8 +142,13 @@ class Examination:
         return self._evaluations[taken]
 
     def trial(self, change: Change = NO_CHANGE, steps: int = 30, start: int = 0) -> Trial:
-        """Train anew with a change for some steps, from the start or from a state kept by the course; NaN where it fails."""
+        """Train anew with a change for some steps, from the start or from a state kept by the course.
+
+        Its numbers are NaN where it fails, or where it is one more than may be made.
+        """
         key = (change, steps, start)
+        if key not in self._trials and self.trial_steps + steps > self.max_trial_steps:
+            return Trial(steps, (), math.nan, math.nan, math.nan, math.nan)
         if key not in self._trials:
             self._trials[key] = self._run_trial(change, steps, start)
             self.trial_steps += steps
@@ -139,6 +160,5 @@ class Examination:
             losses = replay.advance(steps)
             train, validation = (measure(replay, *probe) for probe in (self.sample.train_probe, self.sample.validation_probe))
         except (RuntimeError, ValueError, IndexError):
-            nan = float("nan")
-            return Trial(steps, (), nan, nan, nan, nan)
+            return Trial(steps, (), math.nan, math.nan, math.nan, math.nan)
         return Trial(steps, tuple(losses), *train, *validation)

@@ -108,12 +108,14 @@ class LoopObserver:
         update = self._open
         assert update is not None
 
-        def count(*arguments: object) -> None:
+        def see_update(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
             update.updates += 1
+            rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+            update.rate = sum(rates) / max(len(rates), 1)
 
-        hook = self.optimizer.register_step_pre_hook(count)
+        hook = self.optimizer.register_step_pre_hook(see_update)
         try:
-            with update.dissection.watching() if update.dissection else contextlib.nullcontext():
+            with update.dissection.seeing() if update.dissection else contextlib.nullcontext():
                 yield
         finally:
             hook.remove()
@@ -131,8 +133,6 @@ class LoopObserver:
                 signs = self.attempt("steps taken apart", lambda: dissection.describe(torch.stack(update.losses).mean()))
                 course.dissected |= {update.step: signs} if signs is not None else {}
             update.dissection = None
-            rates = [float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group]
-            update.rate = sum(rates) / max(len(rates), 1)
             update.state_tensors = sum(len(state) for state in self.optimizer.state.values() if isinstance(state, dict))
             self._pending.append(update)
             if update.cost:

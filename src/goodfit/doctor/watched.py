@@ -218,7 +218,7 @@ class WatchedExamination(Unseen, Examination):
         assert isinstance(sample, WatchedSample)
         self.live, self.recording, self.parts = live, sample.recording, sample.parts
         patient = sample.parts.make_patient(self.recording, len(live.records))
-        super().__init__(PatientSource("watched loop", 0, lambda: patient))
+        super().__init__(PatientSource("watched loop", 0, lambda: patient), max_trial_steps=0)
         self.sample = WatchedSample(self.source, self.recording, sample.parts, torch.empty(0))
 
     @cached_property

@@ -32,8 +32,11 @@ def describe_verdict(verdict: Verdict) -> list[str]:
 
 def describe_finding(finding: Finding) -> str:
     """A cause with its evidence and its remedy."""
+    fields = ", ".join(f'{name} = "{text}"' for name, text in finding.patch.items())
     sure = f"{finding.cause} ({finding.component}, {100 * finding.confidence:.0f} % sure)"
-    return f"{sure}: {SENTENCES[finding.cause]} {finding.evidence} What to do: {finding.remedy}"
+    return f"{sure}: {SENTENCES[finding.cause]} {finding.evidence} What to do: {finding.remedy}" + (
+        f" In the recipe: {fields}." if fields else ""
+    )
 
 
 def describe_short(finding: Finding) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
@@ -57,7 +58,8 @@ class RunOptions:
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
     draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan, and
     `quiet_result` what came of it, which `describe_result` has.
-    `verbose` reports the plan with every choice. `recipe_folder` is the folder that the recipe was read from, which may be that of a run.
+    `verbose` reports the plan with every choice. `check` may refuse what is prepared before its first step. `recipe_folder` is the folder
+    that the recipe was read from, which may be that of a run.
 
     Raises:
         UsageError: `resume` is neither auto nor never.
@@ -74,6 +76,7 @@ class RunOptions:
     quiet_result: bool = False
     verbose: bool = False
     recipe_folder: Path | None = None
+    check: Callable[[Prepared], None] = lambda prepared: None
 
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never"):
@@ -125,6 +128,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
         options.plan_reporter.say(f"  {note}")
     if options.dry:
         return None
+    options.check(prepared)
     prepared = with_cached_features(prepared, options.reporter)
     lengths = prepared.training.plan.lengths
     # Under a budget in minutes they are computed before the first step: after the last they would be over the budget.

@@ -66,7 +66,7 @@ class StepDissector:
         """Take a step on images [B, C, H, W] and labels [B] by calling `take_step`; returns its result and what it did."""
         dissection = Dissection(self)
         dissection.add(images, labels)
-        with dissection.watching():
+        with dissection.seeing():
             result = take_step()
         return result, dissection.describe(result)
 
@@ -85,7 +85,7 @@ class StepDissector:
 
 
 class Dissection:
-    """One step while it is taken apart: `add` each batch before it is used, use it within `watching()`, at the end `describe` the step."""
+    """One step while it is taken apart: `add` each batch before it is used, use it within `seeing()`, at the end `describe` the step."""
 
     def __init__(self, dissector: StepDissector) -> None:
         self.dissector = dissector
@@ -94,7 +94,8 @@ class Dissection:
         self.losses: list[float] = []
         self.total: list[Tensor] = []  # the fresh gradients of all batches, added up
         self.last: list[Tensor] = []  # that of the last one
-        self.seen: list[list[Tensor] | None] = []  # what each update got; None where a closure computes it later
+        self.seen: list[list[Tensor] | None] = []  # what each update got; None where a closure had it for several states of the weights
+        self.versions: set[int] = set()  # of the weights, for which a closure was called
 
     def add(self, images: Tensor, labels: Tensor) -> None:
         """Compute the fresh gradient of a batch; the gradients of several are accumulated."""
@@ -103,19 +104,36 @@ class Dissection:
         self.total = [a + b for a, b in zip(self.total, self.last, strict=True)] if self.total else self.last
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def seeing(self) -> Iterator[None]:
         """Keep the gradients that the optimizer gets within the block."""
-        hook = self.dissector.optimizer.register_step_pre_hook(self._see)
+        model, optimizer = self.dissector.model, self.dissector.optimizer
+        hooks = (
+            optimizer.register_step_pre_hook(self._see),
+            optimizer.register_step_post_hook(self._see_closure),
+            model.register_forward_pre_hook(self._see_forward),
+        )
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     def _see(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         has_closure = any(callable(x) for x in (*args, *kwargs.values()))
-        self.seen.append(
-            None if has_closure else [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self.parameters.values()]
-        )
+        self.seen.append(None if has_closure else self._copy_gradient())
+        self.versions = set()
+
+    def _see_forward(self, *arguments: object) -> None:
+        self.versions.add(sum(p._version for p in self.parameters.values()))
+
+    def _see_closure(self, *arguments: object) -> None:
+        """Keep the gradient that a closure has computed, if it was called for one state of the weights, unlike that of a line search."""
+        if self.seen and self.seen[-1] is None and len(self.versions) == 1:
+            self.seen[-1] = self._copy_gradient()
+
+    def _copy_gradient(self) -> list[Tensor]:
+        """The gradients, 0 where there is none."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self.parameters.values()]
 
     def describe(self, result: Tensor | float) -> StepSigns:
         """What the step did that returned `result`, its loss."""

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import modes
+from goodfit.doctor.rules import classes, inputs, labels, modes
 
-RULES: tuple[Rule, ...] = (*modes.RULES,)
+RULES: tuple[Rule, ...] = (*labels.RULES, *classes.RULES, *inputs.RULES, *modes.RULES)
