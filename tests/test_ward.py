@@ -1,4 +1,4 @@
-"""The ward: every fault and control runs and repeats, every cause has a fault, written cases tell nothing, and the scores are those of a hand."""
+"""The ward: faults and controls run and repeat, every cause has a fault, written cases tell nothing, scores are those of a hand."""
 
 from __future__ import annotations
 
