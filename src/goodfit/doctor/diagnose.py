@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from goodfit.doctor.course import EARLY
+from goodfit.doctor.course import EARLY, FIRST
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage, Verdict
 from goodfit.doctor.patient import PatientSource
@@ -24,8 +24,8 @@ def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
     findings: list[Finding] = []
     failed: list[str] = []
     for stage in Stage:
-        if stage >= Stage.EARLY:
-            exam.course.follow(EARLY if stage == Stage.EARLY else exam.steps)
+        if stage >= Stage.FIRST:
+            exam.course.follow({Stage.FIRST: FIRST, Stage.EARLY: EARLY}.get(stage, exam.steps))
         for rule in rules:
             if rule.stage == stage:
                 try:
@@ -38,12 +38,14 @@ def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
         if any(finding.is_material and finding.confidence >= SURE for finding in findings):
             break
     steps = exam.course.taken if "course" in vars(exam) else 0
-    return decide(findings, steps, exam.trial_steps, time.perf_counter() - started, failed)
+    trial_steps = exam.trial_steps + (exam.continuation.steps if "continuation" in vars(exam) else 0)
+    return decide(findings, steps, trial_steps, time.perf_counter() - started, failed)
 
 
 def decide(findings: Sequence[Finding], steps: int, trial_steps: int, seconds: float, failed: Sequence[str] = ()) -> Verdict:
     """The verdict that some findings add up to: material ones first, then by confidence."""
-    ranked = tuple(sorted(findings, key=lambda finding: (finding.is_material, finding.confidence), reverse=True))
+    ordered = sorted(findings, key=lambda finding: (finding.is_material, finding.confidence), reverse=True)
+    ranked = tuple({finding.cause: finding for finding in reversed(ordered)}.values())[::-1]  # of each cause the surest
     alarming = [finding for finding in ranked if finding.is_material and finding.confidence >= MIN_ALARM]
     if not alarming:
         return Verdict("healthy", None, ranked, False, steps, trial_steps, seconds, tuple(failed))

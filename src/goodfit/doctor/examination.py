@@ -11,15 +11,18 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from goodfit.doctor.continuation import Continuation
 from goodfit.doctor.course import Course, measure
 from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
 from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
+from goodfit.doctor.system import ThreadCount, count_threads
 from goodfit.watch.chance import OwnChance
 from goodfit.watch.preflight import Preflight, examine_start, measure_loss_shape
 
 PREFLIGHT_IMAGES = 64
+REPEATED_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Examination:
     @cached_property
     def course(self) -> Course:
         return Course(self.source, self.sample)
+
+    @cached_property
+    def continuation(self) -> Continuation:
+        return Continuation(self.source, self.sample, self.course)
 
     @cached_property
     def start_model(self) -> nn.Module:
@@ -117,6 +124,13 @@ class Examination:
                 if schedule and (patient.schedule_every == "step" or (step + 1) % self.batches_per_epoch == 0):
                     schedule.step()
         return tuple(rates)
+
+    @cached_property
+    def repetition(self) -> tuple[Trial, ThreadCount]:
+        """The first steps once more, and the threads at work in them."""
+        with count_threads() as count:
+            trial = self.trial(steps=min(REPEATED_STEPS, self.steps))
+        return trial, count
 
     def evaluation(self) -> EvaluationSigns:
         """The patient's own evaluation of the network as it stands in the course."""
