@@ -23,7 +23,8 @@ MIN_CORRELATION = 0.75  # at 16 pixels, of pairs that are looked at further: 98 
 # Of details, from 32 pixels on. Of 600 photos of clothing that were cropped, turned by up to 5 degrees, mirrored or encoded anew 97 % have
 # more; of 15,000 pairs of other photos 14, half of which show the same thing.
 MIN_AGREEMENT = 0.6
-COLOR_SIDE, COLOR_WEIGHT = 16, 0.01  # per level: two shirts of one cut differ by 10 to 35, a photo and its copy by less than 6
+# What colors take from the agreement: two shirts of one cut differ by 10 to 35 levels, a photo and its copy by up to 6.
+COLOR_SIDE, FREE_COLOR, COLOR_WEIGHT = 8, 4.0, 0.01
 MIN_LIKENESS = 0.95  # of whitened descriptors: less, and photos of two shirts on the same ground have it
 # How much more alike a pair must be than other images come, where these come closer than photos do (digits, drawings): on the scale of
 # Fisher's z the most alike of all pairs of digits, shapes and textures reach 1.7 times the quantile of the images' fourth best partners.
@@ -121,7 +122,7 @@ def verify(images: Tensor, candidates: Candidates) -> Tensor:
         is_coarse = side == SIDES[0] != sides[-1]
         agreement[rows] = correlation if is_coarse else compare_details(luma, pairs.take(rows))
         if side == sides[-1]:
-            agreement[rows] -= COLOR_WEIGHT * compare_colors(colors, pairs.take(rows))
+            agreement[rows] -= COLOR_WEIGHT * (compare_colors(colors, pairs.take(rows)) - FREE_COLOR).clamp(min=0)
         if side != sides[-1]:
             refuted = rows[agreement[rows] < (MIN_CORRELATION if is_coarse else MIN_AGREEMENT)]
             agreement[refuted] = 0
