@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ MAX_IMAGES = 200_000  # of a table: their pixels are held in memory, 2.5 GB for 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageTable:
-    """Small `images` uint8 [N, H, W, C], their `labels` [N] into `classes`, `splits` [N] (0 training, 1 validation, 2 test) and `names` [N].
+    """Small `images` uint8 [N, H, W, C], their `labels` [N] into `classes`, `splits` [N] (0 training, 1 validation, 2 test), `names` [N].
 
     `properties` [N] are what the files say of them: width, height, channels. `broken` gives the reason for each image that cannot be read
     and is not among the N. `rows` [N] are those of the `data` that the images were read of, where they come from files.
@@ -45,9 +45,13 @@ class ImageTable:
         """The places of the images of a split."""
         return np.flatnonzero(self.splits == split)
 
-    def describe(self, place: int) -> str:
-        """An image by its name."""
-        return str(self.names[place])
+    def name(self, place: int) -> str:
+        """The name of the image at a place."""
+        return self.names[int(place)]
+
+    def name_groups(self, groups: Iterable[IntArray | Sequence[int]]) -> tuple[tuple[str, ...], ...]:
+        """The names of the images at the places of each group."""
+        return tuple(tuple(self.names[int(place)] for place in group) for group in groups)
 
 
 def open_table(recipe: Recipe, reporter: Reporter) -> ImageTable:
