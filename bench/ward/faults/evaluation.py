@@ -76,13 +76,16 @@ def erase_validation(patient: Patient, severity: int) -> Patient:
 
 def validate_on_few(patient: Patient, severity: int) -> Patient:
     """Keep few validation images."""
-    rows = np.arange((24, 16, 10)[severity])
+    rows = np.arange((20, 14, 10)[severity])
     return patient.but(splits=dataclasses.replace(patient.splits, validation=patient.splits.validation.rows(rows)))
 
 
 def evaluate_in_train_mode(patient: Patient, severity: int) -> Patient:
-    """Measure the accuracy without putting the model into evaluation mode."""
-    size = (256, 32, 8)[severity]
+    """Measure the accuracy without putting the model into evaluation mode, in small batches."""
+    return _measure_in_train_mode(patient, (12, 8, 4)[severity])
+
+
+def _measure_in_train_mode(patient: Patient, size: int) -> Patient:
 
     def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         model.train()
@@ -102,7 +105,7 @@ def evaluate_sorted_in_train_mode(patient: Patient, severity: int) -> Patient:
     """Measure the accuracy in training mode on validation images that are sorted by class."""
     split = patient.splits.validation
     split = split.rows(np.argsort(split.labels, kind="stable"))
-    return evaluate_in_train_mode(patient.but(splits=dataclasses.replace(patient.splits, validation=split)), severity)
+    return _measure_in_train_mode(patient.but(splits=dataclasses.replace(patient.splits, validation=split)), (64, 32, 8)[severity])
 
 
 def keep_dropout_on(patient: Patient, severity: int) -> Patient:
@@ -158,7 +161,7 @@ FAULTS = (
     Fault("rename-validation-classes", "label_order_differs", rename_validation_classes),
     Fault("augment-validation", "augmentation_at_validation", augment_validation),
     Fault("erase-validation", "augmentation_at_validation", erase_validation),
-    Fault("validate-on-few", "validation_too_small", validate_on_few),
+    Fault("validate-on-few", "validation_too_small", validate_on_few, _is_color),
     Fault("evaluate-in-train-mode", "evaluated_in_train_mode", evaluate_in_train_mode, _has_batch_norm),
     Fault("evaluate-sorted-in-train-mode", "evaluated_in_train_mode", evaluate_sorted_in_train_mode, _has_batch_norm),
     Fault("keep-dropout-on", "dropout_at_test", keep_dropout_on, _has_hidden_layers),

@@ -100,14 +100,14 @@ def underflow(patient: Patient, severity: int) -> Patient:
 
 
 def use_wrong_loss(patient: Patient, severity: int) -> Patient:
-    """Use a loss for another task: squared error of scores, absolute error of probabilities, or likelihood without logarithm."""
+    """Use a loss for another task: absolute error of probabilities, squared error of the class number, likelihood without logarithm."""
 
     def loss(outputs: Tensor, labels: Tensor) -> Tensor:
-        target = functional.one_hot(labels.clamp(0, outputs.shape[1] - 1), outputs.shape[1]).float()
         if severity == 0:
-            return functional.l1_loss(outputs.softmax(1), target)
+            return functional.l1_loss(outputs.softmax(1), functional.one_hot(labels, outputs.shape[1]).float())
         if severity == 1:
-            return functional.mse_loss(outputs.sigmoid(), target) * 0.1
+            numbers = torch.arange(outputs.shape[1], dtype=outputs.dtype)
+            return functional.mse_loss(outputs.softmax(1) @ numbers, labels.to(outputs.dtype))
         return functional.nll_loss(outputs, labels)
 
     return patient.but(loss=loss)

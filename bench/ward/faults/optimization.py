@@ -45,8 +45,8 @@ def decay_by_step(patient: Patient, severity: int) -> Patient:
 
 
 def skip_warmup(patient: Patient, severity: int) -> Patient:
-    """Start at a peak rate that needs a warm-up."""
-    return _scale_lr(patient, (4.0, 6.0, 10.0)[severity]).but(schedule=Schedule("cosine"))
+    """Start at a peak rate that needs a warm-up, or a little above it."""
+    return _scale_lr(patient, (1.0, 1.5, 2.0)[severity]).but(schedule=Schedule("cosine"))
 
 
 def raise_momentum(patient: Patient, severity: int) -> Patient:
@@ -145,7 +145,7 @@ def drop_regularization(patient: Patient, severity: int) -> Patient:
 
 
 def _warms_up(patient: Patient) -> bool:
-    return patient.schedule.name == "warmup"
+    return patient.schedule.name == "warmup" and not patient.rule.is_adaptive and patient.net.norm != "batch"
 
 
 def _decays(patient: Patient) -> bool:

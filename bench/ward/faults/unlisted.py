@@ -131,6 +131,10 @@ def forget_weights(patient: Patient, severity: int) -> Patient:
     return patient.but(step=step)
 
 
+def _is_color(patient: Patient) -> bool:
+    return patient.is_color
+
+
 def _adaptive(patient: Patient) -> bool:
     return patient.rule.is_adaptive
 
@@ -144,7 +148,7 @@ FAULTS = (
     Fault("raise-epsilon", UNLISTED, raise_epsilon, _adaptive, component="optimization"),
     Fault("disturb-gradients", UNLISTED, disturb_gradients, component="loop"),
     Fault("repeat-first-batches", UNLISTED, repeat_first_batches, component="data"),
-    Fault("count-wrongly", UNLISTED, count_wrongly, component="evaluation"),
+    Fault("count-wrongly", UNLISTED, count_wrongly, _is_color, component="evaluation"),
     Fault("evaluate-old-weights", UNLISTED, evaluate_old_weights, component="evaluation"),
     Fault("forget-weights", UNLISTED, forget_weights, component="loop"),
 )
