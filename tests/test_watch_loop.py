@@ -361,6 +361,14 @@ def test_rules_see_what_they_see_of_a_patient() -> None:
     assert preflight.loss == pytest.approx(doctor.preflight.loss) and preflight.layers == doctor.preflight.layers
 
 
+def test_two_epochs_are_told_apart() -> None:
+    watch, doctor = watch_patient(39)  # of 37 batches each
+    seen: list[Any] = []
+    watch.verdict([Rule("not_shuffled", Stage.DATA, lambda exam: seen.extend([exam.sample.train, exam.sample.next_epoch]), {})])
+    assert torch.equal(seen[0].images, doctor.sample.train.images) and len(seen[0].lengths) == 37
+    assert torch.equal(seen[1].images, doctor.sample.next_epoch.images[:64])
+
+
 def test_what_a_loop_does_not_show_is_not_tested() -> None:
     watch, _ = watch_patient(12, watch_all=False, steps=100)
     asked: dict[str, Callable[[Examination], object]] = {

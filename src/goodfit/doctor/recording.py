@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
 from goodfit.doctor.patient import Batches
-from goodfit.doctor.sample import MAX_TRAIN_IMAGES, Pass
+from goodfit.doctor.sample import MAX_AGAIN, MAX_TRAIN_IMAGES, Pass
 from goodfit.watch.chance import keep_all_chance
 from goodfit.watch.dissection import untouched
 
@@ -30,13 +30,15 @@ class NotSeen(RuntimeError):
 
 @dataclasses.dataclass(eq=False)
 class Recording:
-    """What a watched loop has shown. `batches` are the first ones of an epoch, on the CPU; `has_epochs` says that the loop tells where one
-    starts and ends, and `epoch_length` how many batches it has, 0 if that is not known; `start` is a copy of the network on the CPU.
+    """What a watched loop has shown. `batches` are the first ones of the first epoch, on the CPU, and `next_batches` those of the second;
+    `has_epochs` says that the loop tells where one starts and ends, and `epoch_length` how many batches it has, 0 if that is not known;
+    `start` is a copy of the network on the CPU.
     """
 
     classes: int = 0
     start: nn.Module | None = None
     batches: list[Probe] = dataclasses.field(default_factory=list)
+    next_batches: list[Probe] = dataclasses.field(default_factory=list)
     seconds: float = 0.0  # of waiting for them
     has_epochs: bool = False
     epoch_length: int = 0
@@ -48,15 +50,17 @@ class Recording:
     _bytes: int = 0
 
     def add(self, images: Tensor, labels: Tensor, seconds: float) -> None:
-        """Keep a batch, as long as the first epoch goes on and there is room."""
+        """Keep a batch of the first epoch or the second, as long as there is room."""
+        size = 4 * images.numel()
+        if self.epochs == 1 and sum(len(known) for _, known in self.next_batches) < MAX_AGAIN and self._bytes + size <= MAX_BYTES:
+            self.next_batches.append(copy_batch(images, labels))
         if self.epochs or self.is_cut:
             return
         limit = MAX_TRAIN_IMAGES if self.has_epochs else MAX_IMAGES_OF_NO_EPOCH
-        size = 4 * images.numel()
         if self.batches and (self._images >= limit or self._bytes + size > MAX_BYTES):
             self.is_cut = True
             return
-        self.batches.append((images.detach().to("cpu", torch.float32, copy=True), labels.detach().to("cpu", copy=True)))
+        self.batches.append(copy_batch(images, labels))
         self.seconds += seconds
         self._images, self._bytes = self._images + len(images), self._bytes + size
 
@@ -90,6 +94,23 @@ class Recording:
         if not found.is_whole and len(found) < min(MAX_TRAIN_IMAGES, IMAGES_PER_CLASS * self.classes):
             raise NotSeen(f"Only {len(found)} training images of the first epoch have been kept.")
         return found
+
+
+    def read_next_epoch(self) -> Pass:
+        """The start of the second epoch.
+
+        Raises:
+            NotSeen: the loop has not shown it.
+        """
+        if not self.next_batches:
+            raise NotSeen("A watched loop has not shown a second epoch.")
+        images, labels = zip(*self.next_batches, strict=True)
+        return Pass(torch.cat(images), torch.cat(labels), tuple(map(len, labels)), 0.0, False)
+
+
+def copy_batch(images: Tensor, labels: Tensor) -> Probe:
+    """A copy of a batch on the CPU, its images in float32."""
+    return images.detach().to("cpu", torch.float32, copy=True), labels.detach().to("cpu", copy=True)
 
 
 def read_validation(batches: Batches, limit: int) -> Pass:
