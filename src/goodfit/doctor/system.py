@@ -144,5 +144,5 @@ def _read_states(own: str) -> list[str]:
         if task == own:
             continue
         with contextlib.suppress(OSError, IndexError):  # a thread may end while it is read
-            states.append((TASKS / task / "stat").read_text().rpartition(")")[2].split()[0])
+            states.append((TASKS / task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0])
     return states
