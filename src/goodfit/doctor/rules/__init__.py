@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import classes, inputs, labels, modes
+from goodfit.doctor.rules import classes, images, inputs, labels, modes, splits
 
-RULES: tuple[Rule, ...] = (*labels.RULES, *classes.RULES, *inputs.RULES, *modes.RULES)
+RULES: tuple[Rule, ...] = (
+    *labels.RULES,
+    *classes.RULES,
+    *images.RULES,
+    *splits.RULES,
+    *inputs.RULES,
+    *modes.RULES,
+)
