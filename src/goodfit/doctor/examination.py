@@ -14,6 +14,7 @@ from torch import nn
 
 from goodfit.doctor.comparison import Comparison
 from goodfit.doctor.continuation import Continuation
+from goodfit.doctor.copies import Copies
 from goodfit.doctor.counterparts import Counterparts
 from goodfit.doctor.course import Course, measure
 from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
@@ -71,6 +72,11 @@ class Examination:
     def comparison(self) -> Comparison:
         """What the images of both splits teach about each other's labels."""
         return Comparison(self.patient, self.sample)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Copies of pictures within the training images and between the splits."""
+        return Copies(self.patient, self.sample)
 
     @cached_property
     def counterparts(self) -> Counterparts:

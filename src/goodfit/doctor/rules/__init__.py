@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import classes, inputs, labels, modes, rates, regularization, schedule, splits, system
+from goodfit.doctor.rules import classes, images, inputs, labels, modes, rates, regularization, schedule, splits, system
 
-RULES: tuple[Rule, ...] = (
-    *labels.RULES, *classes.RULES, *inputs.RULES, *splits.RULES, *modes.RULES, *rates.RULES, *schedule.RULES, *regularization.RULES,
-    *system.RULES,
-)  # fmt: skip
+TOPICS = (labels, classes, images, splits, inputs, modes, rates, schedule, regularization, system)
+RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in topic.RULES)
