@@ -8,6 +8,7 @@ import gc
 import math
 import resource
 import time
+from collections import Counter
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from goodfit.doctor.sample import Sample
 from goodfit.watch.chance import keep_chance
 from goodfit.watch.dissection import StepDissector, StepSigns, norm, untouched
 from goodfit.watch.operations import BOUNDED, trace
+from goodfit.watch.updates import StateWatch
 
 EARLY = 50  # steps after which most causes are to be named
 DISSECTED = (0, 1, 2, 3, 4, 8, 16, 32, 49)
@@ -31,8 +33,8 @@ TRACED_IMAGES = 64
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
     """A step in numbers: its loss as it returned it, the mean learning rate, the images, how mixed their labels are (entropy over that of
-    as many labels drawn evenly from all classes), seconds of waiting for the batch, of the step, of the processor in both, and optimizer
-    tensors in use (momentum and the like).
+    as many labels drawn evenly from all classes), seconds of waiting for the batch, of the step, of the processor in both, optimizer
+    tensors in use (momentum and the like), how often an optimizer updated the weights, and how often its state of before was gone.
     """
 
     step: int
@@ -44,6 +46,8 @@ class StepRecord:
     seconds: float
     processor: float
     state_tensors: int
+    updates: int = 0
+    state_losses: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Course:
         self.is_broken = False  # a loss or a weight is not finite, or a step raised an error
         self.error = ""
         self.kept: dict[int, dict[str, Any]] = {}  # states of network and optimizer to try changes from
-        self._dissector = StepDissector(self.replay.model, self.replay.optimizer, self.replay.patient.loss)
+        self._states = StateWatch()
+        self._dissector = StepDissector(self.replay.model, self.replay.patient.loss)
         steps = self.replay.patient.steps
         self.look_steps = sorted({s for s in EARLY_LOOKS if s <= steps} | {round(steps * i / LATER_LOOKS) for i in range(LATER_LOOKS + 1)})
 
@@ -136,10 +141,14 @@ class Course:
         try:
             images, labels = replay.next_batch()
             start, processor = time.perf_counter(), time.process_time()
-            if step in DISSECTED:
-                result, self.dissected[step] = self._dissector.dissect(images, labels, lambda: replay.take_step(images, labels))
-            else:
-                result = replay.take_step(images, labels)
+            updates, losses = self._states.updates, self._states.losses
+            with self._states.active():
+                if step in DISSECTED:
+                    result, self.dissected[step] = self._dissector.dissect(
+                        images, labels, lambda: replay.take_step(images, labels), replay.chance
+                    )
+                else:
+                    result = replay.take_step(images, labels)
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
             self.is_broken, self.error = True, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return
@@ -156,6 +165,8 @@ class Course:
                 time.perf_counter() - start,
                 time.process_time() - processor,
                 sum(len(s) for s in replay.optimizer.state.values() if isinstance(s, dict)),
+                self._states.updates - updates,
+                self._states.losses - losses,
             )
         )
         self.is_broken = not math.isfinite(loss)
@@ -192,4 +203,4 @@ def measure_label_entropy(labels: Tensor, classes: int) -> float:
 
 def count_tensors() -> int:
     """How many tensors Python holds."""
-    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+    return sum(n for kind, n in Counter(map(type, gc.get_objects())).items() if issubclass(kind, Tensor))

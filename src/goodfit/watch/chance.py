@@ -35,3 +35,10 @@ class OwnChance:
                 yield
             finally:
                 self._state = torch.get_rng_state()
+
+    @contextlib.contextmanager
+    def preview(self) -> Iterator[None]:
+        """Draw within the block what `active` would draw next, and leave it to be drawn again."""
+        with keep_chance():
+            torch.set_rng_state(self._state)
+            yield

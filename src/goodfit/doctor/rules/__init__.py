@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import modes
+from goodfit.doctor.rules import capacity, depth, initial, losses, modes, structure, updates
 
-RULES: tuple[Rule, ...] = (*modes.RULES,)
+RULES: tuple[Rule, ...] = (
+    *modes.RULES, *structure.RULES, *initial.RULES, *depth.RULES, *capacity.RULES, *updates.RULES, *losses.RULES,
+)  # fmt: skip
