@@ -66,7 +66,7 @@ class LoopObserver:
         self.problems: dict[str, str] = {}
         self.records: list[StepRecord] = []
         self.course: WatchedCourse | None = None
-        self._dissector = StepDissector(model, optimizer, parts.loss, keeps_modes=True)
+        self._dissector = StepDissector(model, parts.loss, keeps_modes=True)
         self._pending: list[Update] = []  # whose numbers have not been read from the device yet
         self._open: Update | None = None
         self._left = math.nan  # when the last step ended

@@ -95,7 +95,6 @@ class Recording:
             raise NotSeen(f"Only {len(found)} training images of the first epoch have been kept.")
         return found
 
-
     def read_next_epoch(self) -> Pass:
         """The start of the second epoch.
 

@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import classes, images, inputs, labels, modes, rates, regularization, schedule, splits, system
+from goodfit.doctor.rules import (
+    capacity,
+    classes,
+    depth,
+    images,
+    initial,
+    inputs,
+    labels,
+    losses,
+    modes,
+    rates,
+    regularization,
+    schedule,
+    splits,
+    structure,
+    system,
+    updates,
+)
 
-TOPICS = (labels, classes, images, splits, inputs, modes, rates, schedule, regularization, system)
+TOPICS = (
+    labels, classes, images, splits, inputs, modes, structure, initial, depth, capacity, updates, losses, rates, schedule, regularization,
+    system,
+)  # fmt: skip
 RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in topic.RULES)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from goodfit.doctor.defects import EXACT, NEARLY_EXACT, BrokenShares, find_effective_side, measure_broken, measure_fine_detail
 from goodfit.doctor.comparison import to_images
+from goodfit.doctor.defects import EXACT, NEARLY_EXACT, BrokenShares, find_effective_side, measure_broken, measure_fine_detail
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.marks import Marks, find_marks
@@ -151,7 +151,12 @@ RULES = (
         find_duplicates_in_train,
         {"drawing with replacement": "there other images occur twice in the next epoch", "blank_images": "blank images are not counted"},
     ),
-    Rule("leakage_exact", Stage.DATA, find_leakage_exact, {"leakage_near": "there the bytes differ", "blank_images": "blank images are not counted"}),
+    Rule(
+        "leakage_exact",
+        Stage.DATA,
+        find_leakage_exact,
+        {"leakage_near": "there the bytes differ", "blank_images": "blank images are not counted"},
+    ),
     Rule("leakage_near", Stage.DATA, find_leakage_near, {"similar images": "there details do not agree once aligned"}),
     Rule("shortcut", Stage.DATA, find_shortcut, {"classes that are places": "there nothing is left once the places are covered"}),
     Rule(
