@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
 from goodfit.doctor.rules import (
+    augmentation,
     capacity,
     classes,
     depth,
@@ -23,7 +24,7 @@ from goodfit.doctor.rules import (
 )
 
 TOPICS = (
-    labels, classes, images, splits, inputs, modes, structure, initial, depth, capacity, updates, losses, rates, schedule, regularization,
+    labels, classes, images, splits, inputs, augmentation, modes, structure, initial, depth, capacity, updates, losses, rates, schedule, regularization,
     system,
 )  # fmt: skip
 RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in topic.RULES)
