@@ -149,7 +149,7 @@ def examine_layers(model: nn.Module, loss: LossFunction, images: Tensor, labels:
                 operation.entering.rms if operation.entering else math.nan,
                 operation.leaving.rms if operation.leaving else math.nan,
                 operation.leaving.difference if operation.leaving else math.nan,
-                0.0 if gradient is None else float(gradient.float().norm()) / max(size, 1e-12),
+                0.0 if gradient is None else float(gradient.double().norm()) / max(size, 1e-12),
             )
         )
     return tuple(rows)
