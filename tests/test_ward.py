@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,12 @@ HOSTS = [
     "digits-few",
     "digits-deepres",
     "digits-mlp-sgd",
-    "digits-cnn-adamw",
+    "gratings-warm",
     "shapes-tuned",
     "shapes-cnn",
 ]
 
-LATE = {  # what three steps, or their losses, do not show
-    "wait-for-data", "start-threads", "leak-memory", "stop-early", "train-too-short", "lose-validation-classes", "decay-early", "keep-lr",
-    "lose-state", "forget-weights", "shift-last-labels",
-}  # fmt: skip
+LATE = {"wait-for-data", "start-threads", "leak-memory", "stop-early", "decay-early", "keep-lr", "lose-state", "forget-weights"}
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +59,15 @@ def _threads() -> Any:
     system.MEMORY.clear()
 
 
-def first_steps(patient: Patient) -> tuple[list[float], float] | str:
-    """The losses of three steps and the accuracy after them, or the error that stops them."""
+def first_steps(patient: Patient) -> str:
+    """What three steps show, as text, where NaN equals NaN: losses, accuracy and validation images, or the error that ends them."""
     case = patient.dictionary()
     try:
         model, losses = train(case, 0, 3)
-        return losses, float(case["evaluate"](model, case["validation"]()))
+        shown = [(float(images.double().sum()), labels.tolist()) for images, labels in case["validation"]()]
+        return str((losses, case["evaluate"](model, case["validation"]()), shown, case["steps"], len(patient.splits.train)))
     except IndexError as error:
-        return str(error)
+        return f"stopped: {error}"
 
 
 # ---- faults and controls -----------------------------------------------------------------------------------------------------------------
@@ -82,19 +79,17 @@ def test_a_fault_runs_and_repeats(number: int, data: Path) -> None:
     spec = Spec(fitting(name, HOSTS, data)[0], name, number % 3)
     once, again = (first_steps(spec.make(0, data)) for _ in range(2))
     healthy = first_steps(spec.twin().make(0, data))
-    if name == "forget-seed":
-        assert once != again
-        return
-    assert str(once) == str(again)  # as text, where NaN is NaN
-    assert isinstance(once, str) == (name == "start-labels-at-one")
-    assert name in LATE or str(once) != str(healthy), "nothing was changed that three steps would show"
+    if name != "start-threads":  # whose sums depend on the number of threads
+        assert (once == again) == (name != "forget-seed")
+    assert once.startswith("stopped") == (name == "start-labels-at-one")
+    assert name in LATE or once != healthy, "nothing was changed that three steps would show"
 
 
 @pytest.mark.parametrize("name", list(CONTROLS))
 def test_a_control_runs_and_repeats(name: str, data: Path) -> None:
     spec = Spec(fitting(name, HOSTS, data)[0], name)
     once, again = (first_steps(spec.make(0, data)) for _ in range(2))
-    assert once == again and all(math.isfinite(loss) for loss in once[0])  # type: ignore[union-attr]
+    assert once == again and "nan" not in once and "inf" not in once
 
 
 def test_every_cause_has_a_fault_and_every_fault_a_cause() -> None:
@@ -130,13 +125,14 @@ def test_mixed_images_depend_on_each_other(name: str, data: Path) -> None:
 
 def test_gradients_are_damped_and_values_are_not(data: Path) -> None:
     healthy = admit(SETTINGS["digits-mlp-sgd"], 0, data)
+    torch.manual_seed(1)
     images, found = torch.randn(4, 1, 8, 8), []
     for patient in (healthy, FAULTS["damp-gradients"].inject(healthy, 0)):
         torch.manual_seed(0)
         model = patient.build_model()
         value = model(images).sum()
         value.backward()
-        found.append((float(value), next(model.parameters()).grad))
+        found.append((value.item(), next(model.parameters()).grad))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     assert torch.allclose(found[1][1], 1e-3 * found[0][1], atol=1e-8)  # a tenth at each of three activations
 
@@ -290,7 +286,7 @@ def test_published_rules_speak_by_their_thresholds(data: Path) -> None:
     assert len(signals.losses) == 30 and not signals.error
     assert signals.checks[-1].gradients[0] == 0 and signals.input_high > 1
     assert "dead_relu" in apply_autotrainer(signals)  # 70 % of the gradient is zero
-    assert apply_deepdiagnosis(signals) == ["frozen_by_mistake"]  # weights do not change
+    assert apply_deepdiagnosis(signals) == ["init_too_small"]  # activations are zero, and so is the variance of the weights
     assert "inputs_not_scaled" in apply_umlaut(signals)  # as on every standardized image
 
 

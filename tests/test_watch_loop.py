@@ -444,7 +444,7 @@ def test_waits_by_a_clock_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rare_long_gaps_are_pauses_and_frequent_ones_are_waits() -> None:
     def record(step: int, wait: float) -> StepRecord:
-        return StepRecord(step, 1.0, 0.1, 8, 1.0, wait, 1.0, 1.0, 0)
+        return StepRecord(step, 1.0, 0.1, 8, 1.0, wait, 0.0, 1.0, 1.0, 0, 0.0)
 
     rare = [record(i, 50.0 if i % 20 == 19 else 0.1) for i in range(100)]
     often = [record(i, 50.0 if i % 4 == 3 else 0.1) for i in range(100)]

@@ -1,7 +1,8 @@
 """The published rules of AutoTrainer, DeepDiagnosis and UMLAUT on passive signals, with their own thresholds.
 
 Each gives the causes of the ward that its findings stand for, in the order in which the tool speaks.
-Sources: AutoTrainer (ICSE 2021, monitor.py), DeepDiagnosis (ICSE 2022, callbacks.py), UMLAUT (CHI 2021, its heuristics).
+Sources: AutoTrainer (ICSE 2021, monitor.py), DeepDiagnosis (ICSE 2022, callbacks.py), UMLAUT (CHI 2021, its heuristics). Left out are
+AutoTrainer's and DeepDiagnosis' rules on the activation of the last layer, since scores without one are right in PyTorch.
 """
 
 from __future__ import annotations
@@ -25,46 +26,49 @@ ACCURACY_GATE = 0.6  # its other default is 0.7
 
 
 def apply_autotrainer(signals: Signals) -> list[str]:
-    """AutoTrainer: gradients and activations count once the accuracy stays below the gate, is stuck or swings."""
-    if any(_is_bad(loss) for loss in signals.losses):
+    """AutoTrainer: gradients and activations count once an accuracy stays below the gate or is stuck; else swings of the accuracy do."""
+    if any(_is_bad(loss) for loss in signals.losses) or any(_is_bad(norm) for check in signals.checks for norm in check.norms):
         return ["exploding_gradient"]
-    accuracies = [check.accuracy for check in signals.checks]
-    changes = [b - a for a, b in pairwise(accuracies)]
-    swings = sum(abs(b - a) >= 0.03 and a * b < 0 for a, b in pairwise(changes))
-    is_oscillating = bool(changes) and swings >= 0.2 * len(accuracies)
-    if signals.best >= ACCURACY_GATE and not is_oscillating:
-        return []
-    found: list[str] = []
-    if signals.best < ACCURACY_GATE:
-        found = [cause for check in signals.checks for cause in _autotrainer_layers(check)]
-    if is_oscillating:
-        found.append("lr_too_high")
-    if not found and max((abs(change) for change in changes), default=0.0) < 0.01:
-        found.append("lr_too_low")  # slow convergence
-    return list(dict.fromkeys(found))
+    training, validation = [check.accuracy for check in signals.checks], [check.validation for check in signals.checks]
+    is_stuck = max(_largest_gain(training), _largest_gain(validation)) < 0.01
+    if min(max(training), max(validation)) >= ACCURACY_GATE and not is_stuck:
+        return ["lr_too_high"] if _swings(training) else []
+    for is_found, cause in (
+        (any(check.zeros >= 0.7 for check in signals.checks), "dead_relu"),
+        (any(_ratio(check) > 70 for check in signals.checks), "exploding_gradient"),
+        (any(_ratio(check) < 1e-3 and check.norms[0] < 1e-4 for check in signals.checks), "vanishing_gradient"),
+        (any(size >= 10 for check in signals.checks for size in check.sizes), "inputs_not_scaled"),  # abnormal data, of the later version
+        (is_stuck, "lr_too_low"),  # slow convergence
+    ):
+        if is_found:
+            return [cause]
+    return []
 
 
-def _autotrainer_layers(check: Check) -> list[str]:
-    first, last = check.norms[0], check.norms[-1]
-    ratio = first / last if last else 0.0
-    found = []
-    if ratio < 1e-3 and first < 1e-4:
-        found.append("vanishing_gradient")
-    if ratio > 70 or any(_is_bad(norm) for norm in check.norms):
-        found.append("exploding_gradient")
-    if check.zeros >= 0.7:
-        found.append("dead_relu")
-    if any(size >= 10 for size in check.sizes):
-        found.append("inputs_not_scaled")  # abnormal data
-    return found
+def _ratio(check: Check) -> float:
+    return check.norms[0] / check.norms[-1] if check.norms[-1] else 0.0
+
+
+def _largest_gain(accuracies: list[float]) -> float:
+    return max((b - a for a, b in pairwise(accuracies)), default=0.0)
+
+
+def _swings(accuracies: list[float]) -> bool:
+    """Whether a fifth of the epochs have a peak at least 0.03 above the valley of the same number."""
+    triples = list(zip(accuracies, accuracies[1:], accuracies[2:], strict=False))
+    peaks = [b for a, b, c in triples if b >= a and b >= c]
+    valleys = [b for a, b, c in triples if b <= a and b <= c]
+    return sum(peak - valley >= 0.03 for peak, valley in zip(peaks, valleys, strict=False)) >= 0.2 * len(accuracies)
 
 
 # ---- DeepDiagnosis ----------------------------------------------------------------------------------------------------------------------
 
+WINDOW = 5  # epochs over which a value that stays the same is a finding
+
 
 def apply_deepdiagnosis(signals: Signals) -> list[str]:
-    """DeepDiagnosis: the first rule that fires ends the run, and its decision tree names one fault."""
-    for number, check in enumerate(signals.checks):
+    """DeepDiagnosis: the first symptom ends the run, and its decision tree names one fault."""
+    for number, check in enumerate(signals.checks, 1):
         found = _deepdiagnosis_check(signals, check, number)
         if found:
             return [found]
@@ -72,34 +76,39 @@ def apply_deepdiagnosis(signals: Signals) -> list[str]:
 
 
 def _deepdiagnosis_check(signals: Signals, check: Check, number: int) -> str:
-    is_last = number == len(signals.checks) - 1
-    if _is_bad(check.loss) or any(_is_bad(size) for size in check.sizes):
-        return _deepdiagnosis_tree(signals, check)
-    if not all(check.moved):
-        return "frozen_by_mistake"
-    if any(share > 0.5 for share in check.extreme):
-        return "saturated"
-    if is_last and any(share >= 0.7 for share in check.dead):
-        return "dead_relu"
-    if any(gradient < 1e-7 for gradient in check.gradients):
-        return "vanishing_gradient"
-    before = signals.checks[number - 1] if number else check
-    if number and (check.loss > before.loss or check.accuracy < before.accuracy):
-        return _deepdiagnosis_tree(signals, check)
+    if any(_is_bad(size) or size == 0 for size in check.sizes):  # numerical problem forward
+        return _blame(signals, check, "weights data rate", "dead_relu")
+    if number == len(signals.checks) and any(share >= 0.7 for share in check.dead):  # dead node
+        return _blame(signals, check, "data weights rate", "dead_relu")
+    if number % WINDOW == 0 and any(share > 0.5 for share in check.extreme):  # saturated activation
+        return _blame(signals, check, "data weights rate", "saturated")
+    if _is_bad(check.loss) or check.accuracy == 0:  # invalid loss or accuracy
+        return _blame(signals, check, "rate", CHANGE_OPTIMIZER)
+    window = signals.checks[number - WINDOW : number] if number % WINDOW == 0 else []
+    if window and len({past.loss for past in window}) == 1:  # loss not decreasing
+        return _blame(signals, check, "weights data rate", CHANGE_OPTIMIZER)
+    if any(_is_bad(gradient) or gradient == 0 for gradient in check.gradients):  # numerical error in the gradient
+        return "wrong_loss"  # "change the loss function or the activation"
+    if any(gradient < 1e-7 for gradient in check.gradients):  # vanishing gradient
+        return _blame(signals, check, "rate", "vanishing_gradient")
+    if window and not all(check.moved):  # unchanged weights
+        return _blame(signals, check, "weights rate", CHANGE_OPTIMIZER)
     return ""
 
 
-def _deepdiagnosis_tree(signals: Signals, check: Check) -> str:
-    """What is to blame for a loss that does not fall: the data, the weights, the rate, or else the optimizer."""
-    if signals.input_low < -1 or signals.input_high > 1:
-        return "inputs_not_scaled"
-    if any(variance < 1e-5 for variance in check.variances):
-        return "init_too_small"
-    if any(variance > 10 for variance in check.variances):
-        return "init_too_large"
-    if any(update > 1e-1 for update in check.updates):
-        return "lr_too_high"
-    return "lr_too_low"  # below 1e-5, or "change the optimizer"
+CHANGE_OPTIMIZER = "frozen_by_mistake"  # "change the optimizer": the cause of the ward that is nearest
+
+
+def _blame(signals: Signals, check: Check, order: str, otherwise: str) -> str:
+    """Its questions in an order: poor weights, data to normalize, a learning rate out of range; or else what the symptom says."""
+    for question in order.split():
+        if question == "weights" and any(not 1e-5 <= variance <= 10 for variance in check.variances):
+            return "init_too_small" if min(check.variances) < 1e-5 else "init_too_large"
+        if question == "data" and (signals.input_low < -1 or signals.input_high > 1):
+            return "inputs_not_scaled"
+        if question == "rate" and any(not 1e-5 <= update <= 1e-1 for update in check.updates):
+            return "lr_too_high" if max(check.updates) > 1e-1 else "lr_too_low"
+    return otherwise
 
 
 # ---- UMLAUT -----------------------------------------------------------------------------------------------------------------------------

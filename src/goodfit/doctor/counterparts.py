@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from goodfit.doctor.comparison import Comparison, Pair
 from goodfit.doctor.preparation import MAX_PLAIN_ERROR, MIN_LIKENESS, Preparation, resize, take_aligned
-from goodfit.doctor.probe import PatchFeatures, Ridge, count_right
+from goodfit.doctor.probe import PatchFeatures, Ridge
 
 MAX_IMAGES, FEW_IMAGES = 600, 700
 SCALE_RATIO, SCALE_OFFSET = 1.4, 0.35  # of deviations, and of means in them, between the splits' preparations

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import gc
 import math
-import resource
 import time
 from typing import Any
 
@@ -19,9 +18,10 @@ from goodfit.doctor.replay import Change, Replay
 from goodfit.doctor.sample import Sample
 from goodfit.watch.chance import keep_chance
 from goodfit.watch.dissection import StepDissector, StepSigns, norm, untouched
+from goodfit.watch.memory import measure_memory
 from goodfit.watch.operations import BOUNDED, trace
 
-EARLY = 50  # steps after which most causes are to be named
+FIRST, EARLY = 10, 50  # steps after which a training that breaks at once is to be named, and after which most causes are
 DISSECTED = (0, 1, 2, 3, 4, 8, 16, 32, 49)
 EARLY_LOOKS = (0, 5, 10, 20, 35, 50)
 LATER_LOOKS = 12  # over the whole training
@@ -31,8 +31,8 @@ TRACED_IMAGES = 64
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
     """A step in numbers: its loss as it returned it, the mean learning rate, the images, how mixed their labels are (entropy over that of
-    as many labels drawn evenly from all classes), seconds of waiting for the batch, of the step, of the processor in both, and optimizer
-    tensors in use (momentum and the like).
+    as many labels drawn evenly from all classes), seconds of waiting for the batch and of the processor in it, of the step and of the
+    processor in it, optimizer tensors in use (momentum and the like), and the MB in use after it (NaN where they were not counted).
     """
 
     step: int
@@ -41,16 +41,18 @@ class StepRecord:
     images: int
     label_entropy: float
     wait: float
+    wait_processor: float
     seconds: float
     processor: float
     state_tensors: int
+    memory: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
     """The training at a step, on the same images of both splits: cross-entropy and accuracy in evaluation mode; the cross-entropy of the
     training images in training mode (`noisy_loss`); the norm of all weights; the largest share of dead units and of flat outputs of a
-    layer; Python's live tensors, and the process's peak memory in MB.
+    layer; Python's live tensors, and the MB that are in use.
     """
 
     step: int
@@ -114,7 +116,7 @@ class Course:
         flats = [o.flat for o in operations.of_kind("activation") if o.name in BOUNDED]
         look = Look(
             self.taken, *train, *validation, noisy, norm([p.detach() for p in model.parameters()]), max(relus, default=0.0),
-            max(flats, default=0.0), self.count_tensors(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            max(flats, default=0.0), self.count_tensors(), measure_memory(),
         )  # fmt: skip
         self.looks[self.taken] = look
         return look
@@ -143,7 +145,8 @@ class Course:
             rates = [group["lr"] for group in replay.optimizer.param_groups if "lr" in group]
             start, processor = time.perf_counter(), time.process_time()
             if step in DISSECTED:
-                result, self.dissected[step] = self._dissector.dissect(images, labels, lambda: replay.take_step(images, labels))
+                with replay.chance.ahead():  # so that dropout is the same in what is recomputed
+                    result, self.dissected[step] = self._dissector.dissect(images, labels, lambda: replay.take_step(images, labels))
             else:
                 result = replay.take_step(images, labels)
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
@@ -158,9 +161,11 @@ class Course:
                 len(images),
                 measure_label_entropy(labels, replay.patient.classes),
                 replay.wait,
+                replay.wait_processor,
                 time.perf_counter() - start,
                 time.process_time() - processor,
                 sum(len(s) for s in replay.optimizer.state.values() if isinstance(s, dict)),
+                measure_memory() if step < EARLY or step in self.look_steps else math.nan,
             )
         )
         self.is_broken = not math.isfinite(loss)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from goodfit.doctor.course import EARLY
+from goodfit.doctor.course import EARLY, FIRST
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage, Verdict
 from goodfit.doctor.location import locate_fault
@@ -41,8 +41,8 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
             return None
 
     for stage in list(Stage)[: last + 1]:
-        if stage >= Stage.EARLY:
-            exam.course.follow(EARLY if stage == Stage.EARLY else exam.steps)
+        if stage >= Stage.FIRST:
+            exam.course.follow({Stage.FIRST: FIRST, Stage.EARLY: EARLY}.get(stage, exam.steps))
         found = [attempt(rule.find, rule.cause) for rule in rules if rule.stage == stage]
         findings += [finding for finding in found if finding is not None]
         if any(finding.is_material and finding.confidence >= SURE for finding in findings):
@@ -51,7 +51,8 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
     is_searched = last == Stage.END and not alarming and exam.max_trial_steps > 0
     location = attempt(locate_fault, "the component at fault") if is_searched else None
     steps = exam.course.taken if "course" in vars(exam) else 0
-    verdict = decide(findings, steps, exam.trial_steps, time.perf_counter() - started, failed)
+    trial_steps = exam.trial_steps + (exam.continuation.steps if "continuation" in vars(exam) else 0)
+    verdict = decide(findings, steps, trial_steps, time.perf_counter() - started, failed)
     if location is None:
         return verdict
     ruled_out = (location.evidence, *location.ruled_out, *failed)
@@ -60,7 +61,8 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
 
 def decide(findings: Sequence[Finding], steps: int, trial_steps: int, seconds: float, failed: Sequence[str] = ()) -> Verdict:
     """The verdict that some findings add up to: material ones first, then by confidence."""
-    ranked = tuple(sorted(findings, key=lambda finding: (finding.is_material, finding.confidence), reverse=True))
+    ordered = sorted(findings, key=lambda finding: (finding.is_material, finding.confidence), reverse=True)
+    ranked = tuple({finding.cause: finding for finding in reversed(ordered)}.values())[::-1]  # of each cause the surest
     alarming = [finding for finding in ranked if finding.is_material and finding.confidence >= MIN_ALARM]
     if not alarming:
         return Verdict("healthy", None, ranked, False, steps, trial_steps, seconds, tuple(failed))

@@ -13,16 +13,19 @@ import torch
 from torch import nn
 
 from goodfit.doctor.comparison import Comparison
+from goodfit.doctor.continuation import Continuation
 from goodfit.doctor.counterparts import Counterparts
 from goodfit.doctor.course import Course, measure
 from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
 from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
+from goodfit.doctor.system import ThreadCount, count_threads
 from goodfit.watch.chance import OwnChance
 from goodfit.watch.preflight import Preflight, examine_start, measure_loss_shape
 
 PREFLIGHT_IMAGES = 64
+REPEATED_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Examination:
     def counterparts(self) -> Counterparts:
         """What the validation images could have been."""
         return Counterparts(self.comparison)
+
+    @cached_property
+    def continuation(self) -> Continuation:
+        return Continuation(self.source, self.sample, self.course)
 
     @cached_property
     def start_model(self) -> nn.Module:
@@ -133,6 +140,13 @@ class Examination:
                 if schedule and (patient.schedule_every == "step" or (step + 1) % self.batches_per_epoch == 0):
                     schedule.step()
         return tuple(rates)
+
+    @cached_property
+    def repetition(self) -> tuple[Trial, ThreadCount]:
+        """The first steps once more, and the threads at work in them."""
+        with count_threads() as count:
+            trial = self.trial(steps=min(REPEATED_STEPS, self.steps))
+        return trial, count
 
     def evaluation(self) -> EvaluationSigns:
         """The patient's own evaluation of the network as it stands in the course."""

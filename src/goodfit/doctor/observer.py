@@ -50,7 +50,9 @@ class Update:
         labels = torch.cat([part.argmax(1) if part.ndim == 2 else part for part in self.labels]).cpu()
         entropy = measure_label_entropy(labels, classes)
         loss, n = float(torch.stack(self.losses).double().mean()), len(labels)
-        return StepRecord(self.step, loss, self.rate, n, entropy, self.wait, self.seconds, self.processor, self.state_tensors)
+        return StepRecord(
+            self.step, loss, self.rate, n, entropy, self.wait, math.nan, self.seconds, self.processor, self.state_tensors, math.nan
+        )
 
 
 class LoopObserver:

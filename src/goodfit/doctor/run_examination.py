@@ -139,7 +139,9 @@ def read_step(row: dict[str, Any]) -> StepRecord:
     seconds = (images or 1) / speed
     loss = get(row, "loss")
     wait, work = share * seconds, (1 - share) * seconds
-    return StepRecord(int(row["step"]) - 1, nan if loss is None else loss, get(row, "lr") or 0.0, int(images or 0), nan, wait, work, nan, 0)
+    return StepRecord(
+        int(row["step"]) - 1, nan if loss is None else loss, get(row, "lr") or 0.0, int(images or 0), nan, wait, nan, work, nan, 0, nan
+    )
 
 
 def read_looks(rows: list[dict[str, Any]]) -> list[Look]:

@@ -47,6 +47,13 @@ class OwnChance:
             self._state = torch.get_rng_state()
 
     @contextlib.contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Draw within the block what this training will draw next, and leave it to be drawn again."""
+        with keep_chance():
+            torch.set_rng_state(self._state)
+            yield
+
+    @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Draw from this training's own state of torch's default generator within the block."""
         with keep_chance():

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, minimize
+from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.core.interval import Z_95, wilson_interval
@@ -16,7 +17,8 @@ from goodfit.doctor.audit.features import FloatArray, find_neighbors, standardiz
 from goodfit.recipe.transfer.probe import SoftmaxRegression, deal_folds
 
 NEIGHBORS = 5
-FOLDS, PENALTIES, FIT_TOLERANCE = 5, (0.1, 0.01, 0.001), 1e-3
+FOLDS, PENALTIES = 5, (0.1, 0.01, 0.001)
+MAX_STEPS, LOSS_TOLERANCE = 200, 1e-5  # of a fit
 # Where features tell the classes apart, wrong labels are as frequent among the surest predictions as among middling ones; where they do
 # not, the surest are wrong far less often than middling ones. Only the first says anything of the labels.
 SUREST, MIDDLING = 0.2, 0.6  # shares of the images, by how sure their out-of-fold prediction is
@@ -66,7 +68,7 @@ def predict_out_of_fold(features: FloatArray, labels: IntArray, classes: int, se
         scores = torch.zeros(len(y), classes)
         for k, start in enumerate(starts):
             inside, outside = fold != k, fold == k
-            starts[k] = theta = SoftmaxRegression(x[inside], y[inside], start, l2).minimize(FIT_TOLERANCE)
+            starts[k] = theta = fit_softmax(SoftmaxRegression(x[inside], y[inside], start, l2))
             scores[outside] = torch.addmm(theta[:, -1], x[outside], theta[:, :-1].T)
         loss = float(F.cross_entropy(scores, y))
         if loss >= least:
@@ -74,6 +76,31 @@ def predict_out_of_fold(features: FloatArray, labels: IntArray, classes: int, se
         best, least = scores.softmax(1), loss
     result: FloatArray = best.numpy()
     return result
+
+
+def fit_softmax(regression: SoftmaxRegression) -> Tensor:
+    """Find the theta [K, D + 1] of the least loss by SciPy's L-BFGS: torch's optimizers import its compiler, which takes seconds."""
+
+    def evaluate(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        with torch.no_grad():
+            regression.theta.copy_(torch.from_numpy(values).view_as(regression.theta))
+        loss = float(regression())
+        assert regression.theta.grad is not None
+        return loss, regression.theta.grad.double().flatten().numpy()
+
+    start = regression.theta.detach().double().flatten().numpy()
+    options = {"maxiter": MAX_STEPS, "ftol": LOSS_TOLERANCE}
+    found = minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options).x
+    return torch.from_numpy(found).float().view_as(regression.theta)
+
+
+def predict_from_neighbors(features: FloatArray, labels: IntArray, others: FloatArray, classes: int, k: int = NEIGHBORS) -> IntArray:
+    """The class [M] that is the most frequent among the k of `features` [N, D] nearest to each of `others` [M, D], by labels [N]."""
+    votes = np.zeros((len(others), classes), dtype=np.int64)
+    for column in find_neighbors(others, k, features).T:
+        votes[np.arange(len(others)), labels[column]] += 1
+    predicted: IntArray = votes.argmax(axis=1)
+    return predicted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

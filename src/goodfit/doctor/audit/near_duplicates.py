@@ -23,14 +23,14 @@ MIN_CORRELATION = 0.75  # at 16 pixels, of pairs that are looked at further: 98 
 # Of details, from 32 pixels on. Of 600 photos of clothing that were cropped, turned by up to 5 degrees, mirrored or encoded anew 97 % have
 # more; of 15,000 pairs of other photos 14, half of which show the same thing.
 MIN_AGREEMENT = 0.6
-COLOR_SIDE, COLOR_WEIGHT = 16, 0.01  # per level: two shirts of one cut differ by 10 to 35, a photo and its copy by less than 6
+# What colors take from the agreement: two shirts of one cut differ by 10 to 35 levels, a photo and its copy by up to 6.
+COLOR_SIDE, FREE_COLOR, COLOR_WEIGHT = 8, 4.0, 0.01
 MIN_LIKENESS = 0.95  # of whitened descriptors: less, and photos of two shirts on the same ground have it
 # How much more alike a pair must be than other images come, where these come closer than photos do (digits, drawings): on the scale of
 # Fisher's z the most alike of all pairs of digits, shapes and textures reach 1.7 times the quantile of the images' fourth best partners.
 NULL_QUANTILE, NULL_FACTOR = 0.99, 1.8
 BLANK_STD = 2.0  # levels: an image with less has no picture that could occur again
 MIN_IMAGES = 8  # fewer say nothing on how alike different images come
-NO_PAIRS = np.zeros((0, 2), dtype=np.int64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,22 +64,32 @@ def find_exact_pairs(images: NDArray[np.uint8]) -> IntArray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
+def find_exact_duplicates(images: NDArray[np.uint8]) -> NearDuplicates:
+    """Find the pairs of images [N, H, W, C] with the same bytes that are not blank."""
+    exact = find_exact_pairs(images)
+    exact = exact[_measure_deviations(images[exact[:, 1]]) >= BLANK_STD]
+    return NearDuplicates(exact, np.ones(len(exact), dtype=np.float32), np.ones(len(exact), dtype=bool), len(images))
+
+
+def _measure_deviations(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The standard deviation of all values of each image [N]."""
+    if not len(images):
+        return np.zeros(0, dtype=np.float32)
+    parts = [torch.from_numpy(np.ascontiguousarray(images[rows])).flatten(1).float().std(1, correction=0) for rows in blocks(len(images))]
+    return torch.cat(parts).numpy()
+
+
 def find_near_duplicates(images: NDArray[np.uint8]) -> NearDuplicates:
     """Find the pairs of images [N, H, W, C], of 8 x 8 pixels or more, that show the same picture."""
-    small = to_tensor(images, SIDES[-1])
-    deviations = [small[rows].flatten(1).float().std(1, correction=0) for rows in blocks(len(images))] if len(images) else [torch.zeros(0)]
-    is_looked_at = (torch.cat(deviations) >= BLANK_STD).numpy()
-    exact = find_exact_pairs(images)
-    exact = exact[is_looked_at[exact[:, 1]]]
-    is_looked_at[exact[:, 1]] = False  # the first with the same bytes stands for them all
+    exact = find_exact_duplicates(images)
+    is_looked_at = _measure_deviations(images) >= BLANK_STD
+    is_looked_at[exact.pairs[:, 1]] = False  # the first with the same bytes stands for them all
     rows = np.flatnonzero(is_looked_at)
-    near, agreement = match_images(small[torch.from_numpy(rows)]) if len(rows) > MIN_IMAGES else (NO_PAIRS, np.zeros(0, dtype=np.float32))
-    return NearDuplicates(
-        np.concatenate([exact, rows[near]]),
-        np.concatenate([np.ones(len(exact), dtype=np.float32), agreement]),
-        np.arange(len(exact) + len(near)) < len(exact),
-        len(images),
-    )
+    if len(rows) < MIN_IMAGES:
+        return exact
+    near, agreement = match_images(to_tensor(images, SIDES[-1])[torch.from_numpy(rows)])
+    pairs, is_exact = np.concatenate([exact.pairs, rows[near]]), np.arange(len(exact.pairs) + len(near)) < len(exact.pairs)
+    return NearDuplicates(pairs, np.concatenate([exact.agreement, agreement]), is_exact, len(images))
 
 
 def match_images(images: Tensor) -> tuple[IntArray, NDArray[np.float32]]:
@@ -121,7 +131,7 @@ def verify(images: Tensor, candidates: Candidates) -> Tensor:
         is_coarse = side == SIDES[0] != sides[-1]
         agreement[rows] = correlation if is_coarse else compare_details(luma, pairs.take(rows))
         if side == sides[-1]:
-            agreement[rows] -= COLOR_WEIGHT * compare_colors(colors, pairs.take(rows))
+            agreement[rows] -= COLOR_WEIGHT * (compare_colors(colors, pairs.take(rows)) - FREE_COLOR).clamp(min=0)
         if side != sides[-1]:
             refuted = rows[agreement[rows] < (MIN_CORRELATION if is_coarse else MIN_AGREEMENT)]
             agreement[refuted] = 0

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from goodfit.doctor.comparison import Pair, hash_images
-from goodfit.doctor.counterparts import Counterparts, compare_right
+from goodfit.doctor.counterparts import compare_right
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.rules.labels import is_at_chance, is_far_above_chance
