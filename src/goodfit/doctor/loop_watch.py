@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from goodfit.core.files import write_atomic
 from goodfit.doctor.course import EARLY
 from goodfit.doctor.diagnose import examine
 from goodfit.doctor.finding import Rule, Stage, Verdict
-from goodfit.doctor.observer import LoopObserver
+from goodfit.doctor.observer import LoopObserver, Spent
 from goodfit.doctor.recording import Recording, length_of, require_batch
 from goodfit.doctor.rules import RULES
 from goodfit.doctor.signals import Signals, measure_reference_update
@@ -59,7 +58,7 @@ class Watch:
         self._recording, self._parts = Recording(classes), parts
         original = getattr(model, "_orig_mod", model)  # of torch.compile
         self._observer = LoopObserver(original, optimizer, self._recording, parts)
-        self._waited = math.nan
+        self._waited: Spent | None = None
 
     def epoch(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass on the batches of one epoch: this tells where an epoch starts and ends, and how long each batch is waited for."""
@@ -68,9 +67,9 @@ class Watch:
         iterator, end = iter(batches), object()
         try:
             while True:
-                start = time.perf_counter()
+                start = Spent.read()
                 batch = next(iterator, end)
-                self._waited = time.perf_counter() - start
+                self._waited = Spent.since(start)
                 if batch is end:
                     is_whole = True
                     return
@@ -91,19 +90,19 @@ class Watch:
         require_batch(images, labels)
         observer, watched, is_done = self._observer, WatchedStep(), False
         observer.enter(images, labels, self._waited)
-        self._waited = 0.0 if self._recording.has_epochs else math.nan
-        start, processor = time.perf_counter(), time.process_time()
+        self._waited = Spent(0.0, 0.0) if self._recording.has_epochs else None
+        start = Spent.read()
         try:
             with observer.seeing():
                 yield watched
             is_done = watched.loss is not None
         finally:
-            seconds, processor = time.perf_counter() - start, time.process_time() - processor
+            spent = Spent.since(start)
             if not is_done:
                 observer.abandon()
         if watched.loss is None:
             raise UsageError("Expected the block of watch.step to set the loss of its step, as in `step.loss = loss`, found none.")
-        observer.leave(watched.loss, labels, seconds, processor)
+        observer.leave(watched.loss, labels, spent)
 
     def verdict(self, rules: Sequence[Rule] = RULES) -> Verdict:
         """The doctor's verdict on what has been seen; printed, it is what the doctor says.

@@ -22,6 +22,7 @@ from goodfit.doctor.signals import remove_pauses
 from goodfit.doctor.watched import LoopParts, WatchedCourse, WatchedReplay, WatchedSample
 from goodfit.watch.chance import keep_all_chance
 from goodfit.watch.dissection import Dissection, StepDissector
+from goodfit.watch.memory import MB, measure_memory
 
 INTERVAL = 50  # steps between two dear looks after the first so many
 MAX_SHARE = 0.015  # of the time since then that dear looks may take
@@ -34,6 +35,7 @@ class Update:
 
     step: int
     wait: float = 0.0
+    wait_processor: float = 0.0
     is_dissected: bool = False
     dissection: Dissection | None = None
     updates: int = 0
@@ -43,6 +45,7 @@ class Update:
     processor: float = 0.0
     rate: float = math.nan
     state_tensors: int = 0
+    memory: float = math.nan
     cost: float = 0.0  # seconds of tests
 
     def to_record(self, classes: int) -> StepRecord:
@@ -51,8 +54,27 @@ class Update:
         entropy = measure_label_entropy(labels, classes)
         loss, n = float(torch.stack(self.losses).double().mean()), len(labels)
         return StepRecord(
-            self.step, loss, self.rate, n, entropy, self.wait, math.nan, self.seconds, self.processor, self.state_tensors, math.nan
-        )
+            step=self.step, loss=loss, rate=self.rate, images=n, label_entropy=entropy, wait=self.wait, wait_processor=self.wait_processor,
+            seconds=self.seconds, processor=self.processor, state_tensors=self.state_tensors, memory=self.memory,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """Seconds that something took: of the clock, and of the processor in them."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def since(cls, start: Spent) -> Spent:
+        """What has been spent since a reading of both clocks."""
+        return cls(time.perf_counter() - start.clock, time.process_time() - start.processor)
+
+    @classmethod
+    def read(cls) -> Spent:
+        """A reading of both clocks."""
+        return cls(time.perf_counter(), time.process_time())
 
 
 class LoopObserver:
@@ -69,7 +91,7 @@ class LoopObserver:
         self._dissector = StepDissector(model, parts.loss, keeps_modes=True)
         self._pending: list[Update] = []  # whose numbers have not been read from the device yet
         self._open: Update | None = None
-        self._left = math.nan  # when the last step ended
+        self._left: Spent | None = None  # when the last step ended
         self._costs: deque[float] = deque(maxlen=2)  # seconds of tests of the last steps that had some: a look and a step taken apart
         self._spent, self._since = 0.0, math.nan  # seconds of tests since the first INTERVAL steps, and when those had been taken
 
@@ -84,22 +106,22 @@ class LoopObserver:
         self.course = WatchedCourse(WatchedReplay(self.model, self.optimizer, patient), sample)
         return self.course
 
-    def enter(self, images: Tensor, labels: Tensor, waited: float) -> None:
-        """See what there is to see before a batch is used, which took `waited` seconds to come (NaN: all since the last step)."""
-        course = self.course or self.start(images, labels)
+    def enter(self, images: Tensor, labels: Tensor, waited: Spent | None) -> None:
+        """See what there is to see before a batch is used, for which was `waited`; None: since the last step."""
         now = time.perf_counter()
-        wait = waited if math.isfinite(waited) else (now - self._left if math.isfinite(self._left) else 0.0)
-        self.recording.add(images, labels, wait)
+        wait = waited or (Spent.since(self._left) if self._left else Spent(0.0, 0.0))
+        course = self.course or self.start(images, labels)
+        self.recording.add(images, labels, wait.clock)
         if self._open is None:
             step = course.taken
             is_due = self._is_due(step, now)
             self._open = Update(step, is_dissected=step in DISSECTED or is_due)
             if step in EARLY_LOOKS[1:] or is_due:
-                self.attempt("looks", course.look)
-            if step % INTERVAL == 0:
                 self._read_pending()
+                self.attempt("looks", course.look)
         update = self._open
-        update.wait += wait
+        update.wait += wait.clock
+        update.wait_processor += wait.processor
         if update.is_dissected:
             update.dissection = self.attempt("steps taken apart", lambda: self._dissect(update.dissection, images, labels))
             update.is_dissected = update.dissection is not None
@@ -122,14 +144,14 @@ class LoopObserver:
         finally:
             hook.remove()
 
-    def leave(self, loss: Tensor | float, labels: Tensor, seconds: float, processor: float) -> None:
-        """See what there is to see after a batch was used in so many seconds, of the clock and of the processor."""
+    def leave(self, loss: Tensor | float, labels: Tensor, spent: Spent) -> None:
+        """See what there is to see after a batch was used."""
         update, course = self._open, self.course
         assert update is not None and course is not None
         update.losses.append(loss.detach().float().mean().clone() if isinstance(loss, Tensor) else torch.tensor(float(loss)))
         update.labels.append(labels.detach().clone())
-        update.seconds += seconds
-        update.processor += processor
+        update.seconds += spent.clock
+        update.processor += spent.processor
         if update.updates:
             if (dissection := update.dissection) is not None:
                 signs = self.attempt("steps taken apart", lambda: dissection.describe(torch.stack(update.losses).mean()))
@@ -140,8 +162,13 @@ class LoopObserver:
             if update.cost:
                 self._costs.append(update.cost)
             self._open = None
+            if update.step < EARLY or update.step in course.looks:
+                own = self.recording.bytes + sum(label.nbytes for pending in self._pending for label in pending.labels)
+                update.memory = measure_memory() - own / MB
+            if len(self._pending) >= INTERVAL:
+                self._read_pending()
             course.replay.taken += 1
-        self._left = time.perf_counter()
+        self._left = Spent.read()
 
     def abandon(self) -> None:
         """Forget a batch that was not used to its end."""

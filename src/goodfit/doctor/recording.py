@@ -46,23 +46,32 @@ class Recording:
     is_cut: bool = False
     train_probe: Probe | None = None
     validation: Pass | None = None
+    bytes: int = 0  # of all that is kept
     _images: int = 0
-    _bytes: int = 0
 
     def add(self, images: Tensor, labels: Tensor, seconds: float) -> None:
         """Keep a batch of the first epoch or the second, as long as there is room."""
-        size = 4 * images.numel()
-        if self.epochs == 1 and sum(len(known) for _, known in self.next_batches) < MAX_AGAIN and self._bytes + size <= MAX_BYTES:
-            self.next_batches.append(copy_batch(images, labels))
-        if self.epochs or self.is_cut:
+        is_next = self.epochs == 1 and sum(len(known) for _, known in self.next_batches) < MAX_AGAIN
+        if not is_next and (self.epochs or self.is_cut):
             return
         limit = MAX_TRAIN_IMAGES if self.has_epochs else MAX_IMAGES_OF_NO_EPOCH
-        if self.batches and (self._images >= limit or self._bytes + size > MAX_BYTES):
-            self.is_cut = True
+        has_room = self.bytes + 4 * images.numel() <= MAX_BYTES and (is_next or self._images < limit)
+        if self.batches and not has_room:
+            self.is_cut |= not is_next
             return
-        self.batches.append(copy_batch(images, labels))
+        batch = images.detach().to("cpu", torch.float32, copy=True), labels.detach().to("cpu", copy=True)
+        self.bytes += sum(x.nbytes for x in batch)
+        if is_next:
+            self.next_batches.append(batch)
+            return
+        self.batches.append(batch)
         self.seconds += seconds
-        self._images, self._bytes = self._images + len(images), self._bytes + size
+        self._images += len(images)
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors are kept."""
+        return 2 * len(self.batches) + 2 * len(self.next_batches)
 
     def copy_start(self, model: nn.Module) -> None:
         """Keep a copy of the network as it is now."""
@@ -105,11 +114,6 @@ class Recording:
             raise NotSeen("A watched loop has not shown a second epoch.")
         images, labels = zip(*self.next_batches, strict=True)
         return Pass(torch.cat(images), torch.cat(labels), tuple(map(len, labels)), 0.0, False)
-
-
-def copy_batch(images: Tensor, labels: Tensor) -> Probe:
-    """A copy of a batch on the CPU, its images in float32."""
-    return images.detach().to("cpu", torch.float32, copy=True), labels.detach().to("cpu", copy=True)
 
 
 def read_validation(batches: Batches, limit: int) -> Pass:

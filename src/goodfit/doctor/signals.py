@@ -104,5 +104,8 @@ def remove_pauses(records: Sequence[StepRecord]) -> list[StepRecord]:
     is_pause = [record.wait > longest for record in records]
     if sum(is_pause) > MAX_PAUSE_SHARE * len(records):
         return list(records)
-    median = statistics.median(record.wait for record in records)
-    return [dataclasses.replace(record, wait=median) if pause else record for record, pause in zip(records, is_pause, strict=True)]
+    wait, processor = (statistics.median(getattr(record, name) for record in records) for name in ("wait", "wait_processor"))
+    return [
+        dataclasses.replace(record, wait=wait, wait_processor=processor) if pause else record
+        for record, pause in zip(records, is_pause, strict=True)
+    ]

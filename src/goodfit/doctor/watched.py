@@ -162,6 +162,7 @@ class WatchedCourse(Unseen, Course):
 
     def __init__(self, replay: WatchedReplay, sample: WatchedSample) -> None:
         self.source, self.sample, self.replay = sample.source, sample, replay
+        self.watched_sample = sample
         self.records: list[StepRecord] = []
         self.dissected: dict[int, StepSigns] = {}
         self.looks: dict[int, Look] = {}
@@ -172,7 +173,8 @@ class WatchedCourse(Unseen, Course):
     def count_tensors(self) -> int:
         """How many tensors Python held when they were last counted, which takes far longer than all else of a look."""
         if self.taken >= COUNTING_FACTOR * self._counted_at:
-            self._counted_at, self._tensors = self.taken, super().count_tensors()
+            own = self.watched_sample.recording.tensors
+            self._counted_at, self._tensors = self.taken, super().count_tensors() - own
         return self._tensors
 
     def keep_state(self) -> None:
@@ -187,7 +189,7 @@ class ShownCourse(WatchedCourse):
 
     def __init__(self, replay: WatchedReplay, sample: WatchedSample, live: WatchedCourse) -> None:
         super().__init__(replay, sample)
-        self.live, self.watched_sample = live, sample
+        self.live = live
 
     def follow(self, until: int) -> None:
         """Show what had happened up to a step."""
