@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import modes
+from goodfit.doctor.rules import modes, rates, regularization, schedule, system
 
-RULES: tuple[Rule, ...] = (*modes.RULES,)
+RULES: tuple[Rule, ...] = (*modes.RULES, *system.RULES, *regularization.RULES, *schedule.RULES, *rates.RULES)
