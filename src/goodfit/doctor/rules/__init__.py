@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import classes, images, inputs, labels, modes, splits
+from goodfit.doctor.rules import augmentation, classes, images, inputs, labels, modes, splits
 
 RULES: tuple[Rule, ...] = (
     *labels.RULES,
@@ -11,5 +11,6 @@ RULES: tuple[Rule, ...] = (
     *images.RULES,
     *splits.RULES,
     *inputs.RULES,
+    *augmentation.RULES,
     *modes.RULES,
 )
