@@ -18,7 +18,7 @@ from goodfit.watch.chance import OwnChance
 MAX_COUNTED = 200_000  # images of a split, beyond which classes that were not seen may still come
 MAX_ODDS = 1e-5  # that a class as frequent as in the other split is missing by chance
 RARE, FEW_HOLD = 0.35, 0.65  # counts below this share of the mean are rare; the share that a quarter of the classes must hold
-LOST_RECALL = 0.6  # of the recall of frequent classes, below which that of rare ones counts as lost
+LOST_RECALL = 0.85  # of the recall of frequent classes, below which that of rare ones counts as lost
 SORTED, PARTLY_SORTED = 0.5, 0.8  # entropy of a batch's labels over that of a shuffled one
 WINDOW = 32  # images in a row of which the order is looked at, where batches are smaller
 MIN_GAIN = 0.08  # of the accuracy of the validation probe, in a trial
