@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from goodfit.core.errors import GoodfitError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
+from goodfit.doctor.loop_patient import LoopParts
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.patient import Batches
-from goodfit.doctor.watched import LoopParts
 from goodfit.predict.predictor import Predictor, load_predictor
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from goodfit.core.errors import first_line
 from goodfit.doctor.course import DISSECTED, EARLY, EARLY_LOOKS, StepRecord, measure_label_entropy
 from goodfit.doctor.diagnose import TEST_ERRORS
+from goodfit.doctor.loop_patient import LoopParts, LoopPatient
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.recording import Recording, count_classes, count_labels
 from goodfit.doctor.signals import remove_pauses
-from goodfit.doctor.watched import LoopParts, WatchedCourse, WatchedReplay, WatchedSample
+from goodfit.doctor.watched import NAME, WatchedCourse, WatchedReplay, WatchedSample
 from goodfit.watch.chance import keep_all_chance
 from goodfit.watch.dissection import Dissection, StepDissector
 from goodfit.watch.memory import MB, measure_memory
@@ -100,9 +101,9 @@ class LoopObserver:
         recording = self.recording
         width = self.attempt("the outputs", lambda: count_classes(self.model, images))
         recording.classes = recording.classes or width or count_labels(labels)
-        self.attempt("the start", lambda: recording.copy_start(self.model))
-        patient = self.parts.make_patient(recording, 0)
-        sample = WatchedSample(PatientSource("watched loop", 0, lambda: patient), recording, self.parts, images.detach()[:0].clone())
+        self.attempt("the start", lambda: recording.copy_start(self.model, self.optimizer))
+        patient = LoopPatient(self.parts, recording, (), {}).make()
+        sample = WatchedSample(PatientSource(NAME, 0, lambda: patient), recording, self.parts, images.detach()[:0].clone())
         self.course = WatchedCourse(WatchedReplay(self.model, self.optimizer, patient), sample)
         return self.course
 
@@ -111,7 +112,7 @@ class LoopObserver:
         now = time.perf_counter()
         wait = waited or (Spent.since(self._left) if self._left else Spent(0.0, 0.0))
         course = self.course or self.start(images, labels)
-        self.recording.add(images, labels, wait.clock)
+        self.recording.add(images, labels, wait.clock, course.taken)
         if self._open is None:
             step = course.taken
             is_due = self._is_due(step, now)
