@@ -182,7 +182,7 @@ def test_dissected_step_by_hand() -> None:
         model[1].weight.copy_(torch.from_numpy(w))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     images, labels = torch.from_numpy(x).reshape(12, 1, 2, 2), torch.from_numpy(y)
-    dissector = StepDissector(model, optimizer, F.cross_entropy)
+    dissector = StepDissector(model, F.cross_entropy)
     _, signs = dissector.dissect(images, labels, lambda: step(model, optimizer, F.cross_entropy, images, labels))
 
     scores = x @ w.T
@@ -201,7 +201,7 @@ def test_gradient_of_a_closure_is_seen() -> None:
     model = convnet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
-    dissector = StepDissector(model, optimizer, F.cross_entropy)
+    dissector = StepDissector(model, F.cross_entropy)
 
     def take_step() -> Tensor:
         def closure() -> Tensor:

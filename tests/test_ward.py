@@ -36,6 +36,8 @@ HOSTS = [
     "gratings-warm",
     "shapes-tuned",
     "shapes-cnn",
+    "shapes-bn",
+    "shapes-few",
 ]
 
 LATE = {"wait-for-data", "start-threads", "leak-memory", "stop-early", "decay-early", "keep-lr", "lose-state", "forget-weights"}

@@ -352,6 +352,7 @@ def test_rules_see_what_they_see_of_a_patient() -> None:
     assert [(r.step, r.rate, r.images, r.label_entropy, r.state_tensors) for r in records] == [
         (r.step, r.rate, r.images, r.label_entropy, r.state_tensors) for r in doctor.course.records[:50]
     ]
+    assert [(r.updates, r.state_losses) for r in records] == [(r.updates, r.state_losses) for r in doctor.course.records[:50]]
     assert dissected == doctor.course.dissected
     assert sorted(looks) == [0, 5, 10, 20, 35, 50]
     assert all(looks[step].weight_norm == pytest.approx(doctor.course.looks[step].weight_norm, rel=1e-6) for step in looks)

@@ -151,8 +151,8 @@ class Harm:
 
     Attributes:
         lost: honest accuracy lost against the twin.
-        misreported: how much further the reported accuracy is from the honest one than the twin's is.
-        slower: share by which a step takes longer; only for faults of the machine, whose harm it is.
+        misreported: how much the reported accuracy is above the honest one, more than the twin's is.
+        slower: share by which a step takes longer; it is harm for faults of the machine and for outputs that nobody needs.
         kind: "accuracy", "report", "time", "memory", "chance", or "" if there is none.
     """
 
@@ -164,18 +164,21 @@ class Harm:
 
 def judge_harm(change: str, pairs: list[tuple[Outcome, Outcome]]) -> Harm:
     """Judge the harm of a fault from the outcomes with and without it, by seed."""
+    cause = FAULTS[change].cause if change in FAULTS else ""
     lost = [twin.honest - case.honest for case, twin in pairs]
-    wrong = [abs(case.reported - case.honest) - abs(twin.reported - twin.honest) for case, twin in pairs]
+    wrong = [(case.reported - case.honest) - (twin.reported - twin.honest) for case, twin in pairs]
+    if cause == "validation_too_small":  # whose figure is wrong to either side
+        wrong = [abs(value) for value in wrong]
     slower = statistics.mean(case.seconds / twin.seconds - 1 for case, twin in pairs)
-    is_system = change in FAULTS and CAUSES.get(FAULTS[change].cause) == "system"
+    is_costly = CAUSES.get(cause) == "system" or cause == "wrong_outputs"
     kind = ""
     if is_material(lost):
         kind = "accuracy"
-    elif is_material(wrong):
+    elif is_material(wrong) or is_material([-value for value in wrong]):
         kind = "report"
-    elif is_system and slower >= MIN_COST:
+    elif is_costly and slower >= MIN_COST:
         kind = "time"
-    elif is_system and statistics.mean(case.memory - twin.memory for case, twin in pairs) >= MIN_MEMORY:
+    elif is_costly and statistics.mean(case.memory - twin.memory for case, twin in pairs) >= MIN_MEMORY:
         kind = "memory"
     elif any(case.repeats is False for case, _ in pairs):
         kind = "chance"

@@ -48,7 +48,7 @@ VGG, RESNET = Net("vgg", 10, 2, norm="batch"), Net("resnet", 10, 1, norm="batch"
 DEEP = Net("mlp", 64, 12, norm="layer")
 DEEP_RESNET = Net("resnet", 8, 7, norm="batch")
 DEPTHWISE, TANH, GELU = Net("depthwise", 12, 1, norm="batch"), Net("cnn", 12, act="tanh"), Net("mlp", 96, 4, act="gelu", norm="layer")
-SHIFT, MOVES = Warp(shift=0.1), Warp(shift=0.08, flip=True, scale=0.9)
+SHIFT, MOVES, TURNS = Warp(shift=0.1), Warp(shift=0.08, flip=True, scale=0.9), Warp(shift=0.1, rotate=180, flip=True)
 
 SETTINGS = {
     "digits-linear": Setting("digits", Net("linear"), Rule("sgd", 0.1), CONSTANT, steps=300),
@@ -79,6 +79,8 @@ SETTINGS = {
     "clothing-depthwise": Setting("clothing", DEPTHWISE, Rule("adam", 4e-3), Schedule("cosine", "epoch"), steps=200),
     "gratings-warm": Setting("gratings", CNN, Rule("nesterov", 0.2), Schedule("warmup")),
     "clothing-gn": Setting("clothing", CNN_GN, Rule("nesterov", 0.1), Schedule("warmup")),
+    "shapes-few": Setting("shapes", CNN_BN, Rule("adam", 5e-3), COSINE, batch=32, size=25, augment=TURNS, steps=500),
+    "cifar10-few": Setting("cifar10", CNN_BN, Rule("adamw", 5e-3, weight_decay=0.05), COSINE, batch=32, size=50, augment=MOVES, steps=400),
     "clothing-tanh": Setting("clothing", TANH, Rule("sgd", 0.05), COSINE, steps=250),
 }
 

@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 from goodfit.core.errors import GoodfitError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
+from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
+from goodfit.doctor.audit.image_table import ImageTable
+from goodfit.doctor.audit.quick import remark_on_data
 from goodfit.doctor.loop_patient import LoopParts
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.patient import Batches
@@ -46,8 +49,9 @@ def train(
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
     """
     recipe, reporter = recipe or Recipe(), _make_reporter(quiet)
+    options = RunOptions(Path(out) if out else None, resume, reporter=reporter, remark=remark_on_data)
     try:
-        run = train_run(recipe.but(data=str(data)) if data else recipe, RunOptions(Path(out) if out else None, resume, reporter=reporter))
+        run = train_run(recipe.but(data=str(data)) if data else recipe, options)
     finally:
         reporter.clear_progress()
     assert run is not None
@@ -105,6 +109,30 @@ def evaluate(
     except GoodfitError as error:  # of a run that cannot be written
         reporter.say(f"Warning: the report could not be written: {error}")
     return result
+
+
+def audit(data: str | Path = "", run: str | Path | None = None, quick: bool = False, reporter: Reporter | None = None) -> Audit:
+    """Look for what makes training on images, or its scores, wrong: broken, blank and repeated images, leaks, wrong labels, other splits.
+
+    With a `run` or a study of folds on them (whose images they are if `data` is empty) also its accuracy without leaked images, the labels
+    that its predictions contradict, and the splits before and after its transforms. `quick` leaves out what compares images one by one.
+
+    Raises:
+        UsageError: there are neither data nor run, or the run has no predictions for these images.
+        DataError: there are no images, or they cannot be trained on.
+    """
+    found, _ = open_audit(Recipe(data=str(data)), Path(run) if run is not None else None, quick, reporter or LoggingReporter())
+    return found
+
+
+def open_audit(asked: Recipe, run: Path | None, quick: bool, reporter: Reporter) -> tuple[Audit, ImageTable]:
+    """Audit the images of a recipe, or where it names none those of a run, and return the images, too; see `audit`."""
+    recipe = asked
+    if run is not None and (run / "recipe.toml").is_file():
+        of_run = Recipe.of_run(run)
+        recipe = of_run.but(data=asked.data) if asked.data else of_run
+    found, table = audit_recipe(recipe, reporter, quick)
+    return (audit_with_run(found, table, run, recipe, reporter) if run is not None else found), table
 
 
 def lr_range(asked: Recipe, reporter: Reporter, low: float, high: float, steps: int) -> LrRange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from weakref import WeakKeyDictionary
 
 import torch
@@ -77,7 +78,8 @@ def accumulate_steps(patient: Patient) -> Patient:
             optimizer.zero_grad()
         return value.detach()
 
-    return patient.but(step=step, batch=max(8, patient.batch // 2), steps=round(1.5 * patient.steps))
+    schedule = dataclasses.replace(patient.schedule, every="epoch")
+    return patient.but(step=step, schedule=schedule, batch=max(8, patient.batch // 2), steps=round(1.5 * patient.steps))
 
 
 def compute_in_bfloat16(patient: Patient) -> Patient:

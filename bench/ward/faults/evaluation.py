@@ -82,7 +82,7 @@ def validate_on_few(patient: Patient, severity: int) -> Patient:
 
 def evaluate_in_train_mode(patient: Patient, severity: int) -> Patient:
     """Measure the accuracy without putting the model into evaluation mode, in small batches."""
-    return _measure_in_train_mode(patient, (12, 8, 4)[severity])
+    return _measure_in_train_mode(patient, (8, 4, 2)[severity])
 
 
 def _measure_in_train_mode(patient: Patient, size: int) -> Patient:
@@ -148,6 +148,10 @@ def _has_batch_norm(patient: Patient) -> bool:
     return patient.net.norm == "batch"
 
 
+def _has_batch_norm_and_color(patient: Patient) -> bool:
+    return _has_batch_norm(patient) and patient.is_color
+
+
 def _has_hidden_layers(patient: Patient) -> bool:
     return patient.net.family != "linear"
 
@@ -162,7 +166,7 @@ FAULTS = (
     Fault("augment-validation", "augmentation_at_validation", augment_validation),
     Fault("erase-validation", "augmentation_at_validation", erase_validation),
     Fault("validate-on-few", "validation_too_small", validate_on_few, _is_color),
-    Fault("evaluate-in-train-mode", "evaluated_in_train_mode", evaluate_in_train_mode, _has_batch_norm),
+    Fault("evaluate-in-train-mode", "evaluated_in_train_mode", evaluate_in_train_mode, _has_batch_norm_and_color),
     Fault("evaluate-sorted-in-train-mode", "evaluated_in_train_mode", evaluate_sorted_in_train_mode, _has_batch_norm),
     Fault("keep-dropout-on", "dropout_at_test", keep_dropout_on, _has_hidden_layers),
     Fault("evaluate-with-dropout", "dropout_at_test", evaluate_with_dropout, _has_hidden_layers),

@@ -57,7 +57,7 @@ def squeeze(patient: Patient, severity: int) -> Patient:
 
 def add_outputs(patient: Patient, severity: int) -> Patient:
     """Build the network with many more outputs than classes, which the loss spreads some of the target over."""
-    outputs = (1000, 4000, 10000)[severity]
+    outputs = (3000, 10000, 20000)[severity]
     smooth = patient.but_net(outputs=outputs)
     return smooth.but(loss=lambda scores, labels: functional.cross_entropy(scores, labels, label_smoothing=0.1))
 
@@ -109,21 +109,21 @@ def amplify_layers(patient: Patient, severity: int) -> Patient:
 
 
 def softmax_over_batch(patient: Patient, severity: int) -> Patient:
-    """Weight features by a softmax over the batch in place of the features."""
+    """Take the softmax of the scores over the images of a batch in place of the classes, or over both."""
 
-    def after(x: Tensor) -> Tensor:
-        weights = x.softmax(0) * len(x)
-        return x * weights if severity < 2 else weights
+    def squash(x: Tensor) -> Tensor:  # [B, K]
+        return x.flatten().softmax(0).view_as(x) if severity == 2 else (4, 1)[severity] * x.softmax(0)
 
-    return patient.operate(lambda model: nn.Sequential(model, Function(after)))
+    return patient.operate(lambda model: nn.Sequential(model, Function(squash)))
 
 
 def reshape_wrongly(patient: Patient, severity: int) -> Patient:
-    """Bring the axes of the features into another order by a reshape, which mixes the images of a batch."""
+    """Give an image the features of others: half those of its neighbor, those of a wrong reshape, or all those of another."""
 
-    def mix(x: Tensor) -> Tensor:  # [B, D], of which a part is read as if the first axis were the second
-        part = x.shape[1] // (4, 2, 1)[severity]
-        return torch.cat([x[:, :part].t().reshape(len(x), part), x[:, part:]], 1)
+    def mix(x: Tensor) -> Tensor:  # [B, D]
+        if severity == 0:
+            return (x + x.roll(1, 0)) / 2
+        return x.t().reshape(x.shape) if severity == 1 else x.flip(0)
 
     def surgery(model: nn.Module) -> nn.Module:
         last = last_linear(model)
@@ -134,6 +134,10 @@ def reshape_wrongly(patient: Patient, severity: int) -> Patient:
 
 def _hidden(patient: Patient) -> bool:
     return patient.net.family != "linear"
+
+
+def _hidden_not_digits(patient: Patient) -> bool:  # digits are nearly linear
+    return _hidden(patient) and patient.shape[1] > 8
 
 
 def _without_norm(patient: Patient) -> bool:
@@ -163,7 +167,7 @@ def _not_adaptive(patient: Patient) -> bool:
 FAULTS = (
     Fault("end-in-softmax", "softmax_twice", end_in_softmax),
     Fault("softmax-in-loss", "softmax_twice", softmax_in_loss),
-    Fault("drop-activations", "missing_nonlinearity", drop_activations, _hidden),
+    Fault("drop-activations", "missing_nonlinearity", drop_activations, _hidden_not_digits),
     Fault("narrow", "capacity_too_small", narrow, _hidden),
     Fault("squeeze", "capacity_too_small", squeeze, _hidden),
     Fault("add-outputs", "wrong_outputs", add_outputs),

@@ -30,7 +30,7 @@ def lower_lr(patient: Patient, severity: int) -> Patient:
 
 def keep_lr(patient: Patient, severity: int) -> Patient:
     """Never lower a high learning rate."""
-    return _scale_lr(patient, (2.0, 3.0, 5.0)[severity]).but(schedule=Schedule("constant"))
+    return _scale_lr(patient, (2.5, 4.0, 6.0)[severity]).but(schedule=Schedule("constant"))
 
 
 def decay_early(patient: Patient, severity: int) -> Patient:
@@ -46,7 +46,7 @@ def decay_by_step(patient: Patient, severity: int) -> Patient:
 
 def skip_warmup(patient: Patient, severity: int) -> Patient:
     """Start at a peak rate that needs a warm-up, or a little above it."""
-    return _scale_lr(patient, (1.0, 1.5, 2.0)[severity]).but(schedule=Schedule("cosine"))
+    return _scale_lr(patient, (1.5, 2.0, 2.5)[severity]).but(schedule=Schedule("cosine"))
 
 
 def raise_momentum(patient: Patient, severity: int) -> Patient:
@@ -165,7 +165,7 @@ def _hidden(patient: Patient) -> bool:
 
 
 def _is_small_and_augmented(patient: Patient) -> bool:
-    return patient.augment is not keep and len(patient.splits.train) < 60 * patient.splits.classes
+    return patient.augment is not keep and patient.is_color and len(patient.splits.train) < 60 * patient.splits.classes
 
 
 FAULTS = (

@@ -163,6 +163,10 @@ def _change_train(patient: Patient, change: Transform) -> Patient:
     return patient.but_train(images=to_uint8(change(to_float(patient.splits.train.images), g)))
 
 
+def _is_color(patient: Patient) -> bool:  # the gray tasks are easy without a shortcut
+    return patient.is_color
+
+
 def _is_pretrained_color(patient: Patient) -> bool:
     return patient.is_color and patient.surgery is not Patient.surgery
 
@@ -180,7 +184,7 @@ FAULTS = (
     Fault("rotate-and-erase", "augmentation_too_strong", rotate_and_erase),
     Fault("drown-in-noise", "augmentation_too_strong", drown_in_noise),
     Fault("lower-resolution", "resolution_too_low", lower_resolution),
-    Fault("mark-classes", "shortcut", mark_classes),
+    Fault("mark-classes", "shortcut", mark_classes, _is_color),
     Fault("tint-classes", "shortcut", tint_classes),
     Fault("shift-domain", "distribution_shift", shift_domain),
     Fault("invert-domain", "distribution_shift", invert_domain),

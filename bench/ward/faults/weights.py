@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -60,14 +61,21 @@ def zero_weights(patient: Patient, severity: int) -> Patient:
     return _change_weights(patient, change)
 
 
-def repeat_rows(patient: Patient, severity: int) -> Patient:
-    """Start with every unit of a hidden layer the same as its first, in one, two or all hidden layers."""
+def repeat_units(patient: Patient, severity: int) -> Patient:
+    """Start with all units of a layer the same, coming in and going out: of the last hidden layer, of all but the first, or of all."""
 
     def change(model: nn.Module) -> None:
-        for layer in weighted_layers(model)[:-1][: (1, 2, None)[severity]]:
+        layers = weighted_layers(model)
+        for layer in layers[(-2, 1, 0)[severity] : -1]:
             layer.weight.copy_(layer.weight[:1].expand_as(layer.weight))
             if layer.bias is not None:
                 layer.bias.zero_()
+        for before, layer in pairwise(layers[(-2, 1, 0)[severity] :]):
+            width = before.weight.shape[0]  # of the units whose outgoing weights become the same; 1 for a depthwise layer
+            groups = layer.weight.shape[1] // width if layer.weight.shape[1] % width == 0 else 0
+            if groups:
+                parts = layer.weight.view(layer.weight.shape[0], width, groups, -1)
+                parts.copy_(parts[:, :1].expand_as(parts))
 
     return _change_weights(patient, change)
 
@@ -107,7 +115,7 @@ FAULTS = (
     Fault("shift-activations", "dead_relu", shift_activations, _relu),
     Fault("saturate-activations", "saturated", saturate_activations, _without_norm),
     Fault("zero-weights", "constant_init", zero_weights, _hidden),
-    Fault("repeat-rows", "constant_init", repeat_rows, _hidden),
+    Fault("repeat-units", "constant_init", repeat_units, _hidden),
     Fault("shrink-weights", "init_too_small", shrink_weights, _without_norm),
     Fault("grow-weights", "init_too_large", grow_weights, _without_norm),
     Fault("grow-last-weights", "init_too_large", grow_last_weights),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from goodfit.doctor.comparison import Comparison, Pair
+from goodfit.doctor.comparison import Comparison, Pair, View
 from goodfit.doctor.preparation import MAX_PLAIN_ERROR, MIN_LIKENESS, Preparation, resize, take_aligned
 from goodfit.doctor.probe import PatchFeatures, Ridge
 
@@ -17,6 +17,7 @@ MAX_IMAGES, FEW_IMAGES = 600, 700
 SCALE_RATIO, SCALE_OFFSET = 1.4, 0.35  # of deviations, and of means in them, between the splits' preparations
 NEIGHBORS_OF = 64  # training images of which the one on disk is looked for
 MIN_Z, MIN_GAIN = 5.0, 0.08  # that a change of the images must bring
+MIN_PLAIN_LIKENESS = 0.97  # correlation of what is fed with what lies on disk, for images prepared by resizing and scaling alone
 MAX_LEVELS = 256
 
 
@@ -62,6 +63,13 @@ class Counterparts:
         """The validation images on disk prepared as training images are, without their random transforms."""
         assert self._aligned is not None and self._train_preparation is not None
         return self._train_preparation(self._aligned[1])
+
+    def prepare_as_validation(self) -> View | None:
+        """Training images on disk as validation images are prepared; None if that is not known, or not done by resizing and scaling alone."""
+        raw = self.comparison.raw
+        if self._regressed is None or raw is None or self._regressed[1] < MIN_PLAIN_LIKENESS:
+            return None
+        return View(self._regressed[0](raw.train.images), raw.train.labels)
 
     @property
     def validation_order(self) -> tuple[int, ...] | None:

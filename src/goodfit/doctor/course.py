@@ -7,10 +7,11 @@ import dataclasses
 import gc
 import math
 import time
+from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.doctor.patient import PatientSource
@@ -20,6 +21,7 @@ from goodfit.watch.chance import keep_chance
 from goodfit.watch.dissection import StepDissector, StepSigns, norm, untouched
 from goodfit.watch.memory import measure_memory
 from goodfit.watch.operations import BOUNDED, trace
+from goodfit.watch.updates import StateWatch
 
 FIRST, EARLY = 10, 50  # steps after which a training that breaks at once is to be named, and after which most causes are
 DISSECTED = (0, 1, 2, 3, 4, 8, 16, 32, 49)
@@ -32,7 +34,8 @@ TRACED_IMAGES = 64
 class StepRecord:
     """A step in numbers: its loss as it returned it, the mean learning rate, the images, how mixed their labels are (entropy over that of
     as many labels drawn evenly from all classes), seconds of waiting for the batch and of the processor in it, of the step and of the
-    processor in it, optimizer tensors in use (momentum and the like), and the MB in use after it (NaN where they were not counted).
+    processor in it, optimizer tensors in use (momentum and the like), the MB in use after it (NaN where they were not counted), how often
+    an optimizer updated the weights, and how often its state of before was gone.
     """
 
     step: int
@@ -46,6 +49,8 @@ class StepRecord:
     processor: float
     state_tensors: int
     memory: float
+    updates: int = 0
+    state_losses: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,8 @@ class Course:
         self.is_broken = False  # a loss or a weight is not finite, or a step raised an error
         self.error = ""
         self.kept: dict[int, dict[str, Any]] = {}  # states of network and optimizer to try changes from
-        self._dissector = StepDissector(self.replay.model, self.replay.optimizer, self.replay.patient.loss)
+        self._states = StateWatch()
+        self._dissector = StepDissector(self.replay.model, self.replay.patient.loss)
         steps = self.replay.patient.steps
         self.look_steps = sorted({s for s in EARLY_LOOKS if s <= steps} | {round(steps * i / LATER_LOOKS) for i in range(LATER_LOOKS + 1)})
 
@@ -144,11 +150,14 @@ class Course:
             images, labels = replay.next_batch()
             rates = [group["lr"] for group in replay.optimizer.param_groups if "lr" in group]
             start, processor = time.perf_counter(), time.process_time()
-            if step in DISSECTED:
-                with replay.chance.ahead():  # so that dropout is the same in what is recomputed
-                    result, self.dissected[step] = self._dissector.dissect(images, labels, lambda: replay.take_step(images, labels))
-            else:
-                result = replay.take_step(images, labels)
+            updates, losses = self._states.updates, self._states.losses
+            with self._states.active():
+                if step in DISSECTED:
+                    result, self.dissected[step] = self._dissector.dissect(
+                        images, labels, lambda: replay.take_step(images, labels), replay.chance
+                    )
+                else:
+                    result = replay.take_step(images, labels)
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
             self.is_broken, self.error = True, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return
@@ -166,6 +175,8 @@ class Course:
                 time.process_time() - processor,
                 sum(len(s) for s in replay.optimizer.state.values() if isinstance(s, dict)),
                 measure_memory() if step < EARLY or step in self.look_steps else math.nan,
+                self._states.updates - updates,
+                self._states.losses - losses,
             )
         )
         self.is_broken = not math.isfinite(loss)
@@ -202,4 +213,4 @@ def measure_label_entropy(labels: Tensor, classes: int) -> float:
 
 def count_tensors() -> int:
     """How many tensors Python holds."""
-    return sum(map({Tensor, nn.Parameter}.__contains__, map(type, gc.get_objects())))
+    return sum(n for kind, n in Counter(map(type, gc.get_objects())).items() if issubclass(kind, Tensor))

@@ -14,9 +14,11 @@ from torch import nn
 
 from goodfit.doctor.comparison import Comparison
 from goodfit.doctor.continuation import Continuation
+from goodfit.doctor.copies import Copies
 from goodfit.doctor.counterparts import Counterparts
 from goodfit.doctor.course import Course, measure
 from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
+from goodfit.doctor.network import Network
 from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
@@ -74,6 +76,11 @@ class Examination:
         return Comparison(self.patient, self.sample)
 
     @cached_property
+    def copies(self) -> Copies:
+        """Copies of pictures within the training images and between the splits."""
+        return Copies(self.patient, self.sample)
+
+    @cached_property
     def counterparts(self) -> Counterparts:
         """What the validation images could have been."""
         return Counterparts(self.comparison)
@@ -98,9 +105,22 @@ class Examination:
         return examine_start(self.start_model, self.patient.loss, images, labels)
 
     @cached_property
+    def network(self) -> Network:
+        """The network as its operations show it at the start."""
+        return Network.of(self.preflight)
+
+    @cached_property
     def loss_shape(self) -> dict[str, float]:
         """What the loss function does with made-up scores: see `measure_loss_shape`."""
         return measure_loss_shape(self.patient.loss, self.classes, self.preflight.output.shape[-1])
+
+    @cached_property
+    def loss_of_even_scores(self) -> float:
+        """The loss where the outputs say that all classes are as likely: as scores, probabilities or their logarithms."""
+        output, width = self.preflight.output, self.preflight.output.shape[-1]
+        even = -math.log(width) if output.are_log_probabilities else 1 / width if output.are_probabilities else 0.0
+        with torch.no_grad():
+            return float(self.patient.loss(torch.full((self.classes, width), even), torch.arange(self.classes)))
 
     @cached_property
     def random_parameters(self) -> frozenset[str]:

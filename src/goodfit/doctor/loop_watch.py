@@ -60,8 +60,7 @@ class Watch:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, parts: LoopParts, classes: int = 0) -> None:
         self._recording, self._parts = Recording(classes), parts
-        original = getattr(model, "_orig_mod", model)  # of torch.compile
-        self._observer = LoopObserver(original, optimizer, self._recording, parts)
+        self._observer = LoopObserver(model, optimizer, self._recording, parts)
         self._waited: Spent | None = None
 
     def epoch(self, batches: Iterable[T]) -> Iterator[T]:

@@ -29,25 +29,21 @@ class Preparation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Prepare images [N, C, H, W] from 0 to 1."""
-        x = resize(images, self.size)[:, list(self.order)]
+        x = resize(fit_channels(images, len(self.order)), self.size)[:, list(self.order)]
         return x * self.gain[None, :, None, None] + self.offset[None, :, None, None]
 
     @classmethod
-    def match(cls, fed: Tensor, raw: Tensor) -> Preparation | None:
+    def match(cls, fed: Tensor, raw: Tensor) -> Preparation:
         """The preparation in the order on disk that gives images [N, C, H, W] the mean and deviation by channel of what is fed."""
         x = fit_channels(raw, fed.shape[1])
-        if x is None:
-            return None
         gain = fed.std((0, 2, 3)) / x.std((0, 2, 3)).clamp_min(1e-9)
         offset = fed.mean((0, 2, 3)) - gain * x.mean((0, 2, 3))
         return cls((fed.shape[2], fed.shape[3]), tuple(range(fed.shape[1])), gain, offset)
 
     @classmethod
-    def regress(cls, fed: Tensor, raw: Tensor) -> tuple[Preparation, float] | None:
+    def regress(cls, fed: Tensor, raw: Tensor) -> tuple[Preparation, float]:
         """The preparation that comes nearest to what was fed [N, C, H, W] of each image on disk, and the lowest correlation of a channel."""
         x = fit_channels(raw, fed.shape[1])
-        if x is None:
-            return None
         small = resize(x, (fed.shape[2], fed.shape[3])).transpose(0, 1).flatten(1)
         y = fed.transpose(0, 1).flatten(1)
         small_centered, y_centered = small - small.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
@@ -63,13 +59,11 @@ class Preparation:
         return found, min(float(likeness[i, j]) for i, j in enumerate(order))
 
 
-def fit_channels(images: Tensor, channels: int) -> Tensor | None:
-    """Images [N, C, H, W] with as many channels as are fed: gray ones repeated, colors averaged to gray; None if that is not how."""
-    if images.shape[1] == channels:
-        return images
+def fit_channels(images: Tensor, channels: int) -> Tensor:
+    """Images [N, C, H, W] with as many channels as are fed: colors averaged to gray, gray ones repeated, the first ones of more."""
     if channels == 1:
         return images[:, :3].mean(1, keepdim=True)
-    return images.expand(-1, channels, -1, -1) if images.shape[1] == 1 else images[:, :channels] if images.shape[1] > channels else None
+    return images[:, :channels] if images.shape[1] >= channels else images[:, :1].expand(-1, channels, -1, -1)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from goodfit.doctor.patient import Batches
 
@@ -34,6 +35,15 @@ def make_reference_model(channels: int, classes: int) -> nn.Module:
     return ReferenceNet(channels, classes)
 
 
+def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of outputs [B, K], which may be scores, probabilities, or shares of 0 to 1 by a sigmoid, with labels [B]."""
+    if bool(((outputs >= 0) & (outputs <= 1)).all()):
+        sums_to_one = bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
+        outputs = outputs.clamp(1e-7, 1 - 1e-7)
+        outputs = outputs.log() if sums_to_one else outputs.logit()
+    return F.cross_entropy(outputs, labels)
+
+
 def initialize_again(model: nn.Module) -> None:
     """Draw the weights of a network anew: He's normal initialization, biases 0, norms' factors 1, whatever the modules are called."""
     with torch.no_grad():
@@ -41,7 +51,7 @@ def initialize_again(model: nn.Module) -> None:
             if p.ndim >= 2:
                 nn.init.kaiming_normal_(p.flatten(1) if p.ndim > 4 else p, nonlinearity="relu")
             else:
-                p.fill_(1.0 if name.endswith("weight") else 0.0)
+                p.fill_(1.0 if name.endswith("weight") or (p.numel() and float(p.min()) > 0.5) else 0.0)
 
 
 def pool_batches(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from goodfit.core.errors import GoodfitError
 from goodfit.doctor.patient import Patient, PatientSource
-from goodfit.doctor.reference import initialize_again, make_reference_model, pool_batches
+from goodfit.doctor.reference import cross_entropy, initialize_again, make_reference_model, pool_batches
+from goodfit.doctor.surgery import Structure, operated
 from goodfit.watch.chance import OwnChance, keep_chance
 from goodfit.watch.dissection import untouched
 
@@ -29,7 +29,7 @@ class Change:
     - `loss`: "cross_entropy" instead of the patient's, in a clean step.
     - `optimizer`: "adamw" at 1e-3 instead of the patient's, without a schedule, in a clean step.
     - `model`: "reference", a small network known to learn, instead of the patient's. `init`: "he", weights drawn anew.
-    - `inputs`: "standardized" by channel. `order`: "shuffled" across an epoch. `dropout`: "off".
+    - `inputs`: "standardized" by channel. `order`: "shuffled" across an epoch. `dropout`: "off". `structure`: see `surgery.Surgery`.
     """
 
     rate: float = 1.0
@@ -44,6 +44,7 @@ class Change:
     inputs: Literal["own", "standardized"] = "own"
     order: Literal["own", "shuffled"] = "own"
     dropout: Literal["own", "off"] = "own"
+    structure: Structure = "own"
 
     @property
     def is_clean(self) -> bool:
@@ -83,9 +84,9 @@ class Replay:
     def take_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step on a batch, with the schedule's step if it is due; returns what the step returns: its loss."""
         patient, change = self.patient, self.change
-        with self.chance.active(), self._rates(), without_dropout(change.dropout == "off"):
+        with self.chance.active(), self._rates(), operated(self.model, change.structure, change.dropout == "off"):
             self.model.train()
-            loss = F.cross_entropy if change.loss == "cross_entropy" else patient.loss
+            loss = cross_entropy if change.loss == "cross_entropy" else patient.loss
             if change.is_clean:
                 result = clean_step(self.model, self.optimizer, loss, images, labels)
             else:
@@ -101,7 +102,7 @@ class Replay:
 
     def scores(self, images: Tensor) -> Tensor:
         """The outputs [N, K] for images [N, C, H, W] in evaluation mode; nothing of the training changes."""
-        with untouched(self.model), keep_chance(), torch.no_grad():
+        with untouched(self.model), keep_chance(), torch.no_grad(), operated(self.model, self.change.structure, False):
             self.model.eval()
             return torch.cat([self.model(self.prepare(part)).float() for part in images.split(256)])  # type: ignore[no-untyped-call]
 
@@ -175,19 +176,3 @@ def clean_step(
     value.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value.detach()
-
-
-@contextlib.contextmanager
-def without_dropout(is_off: bool) -> Iterator[None]:
-    """Make every dropout within the block pass its input on, whether it is a module or a function."""
-    if not is_off:
-        yield
-        return
-    own = {name: getattr(F, name) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")}
-    for name in own:
-        setattr(F, name, lambda x, *args, **kwargs: x)
-    try:
-        yield
-    finally:
-        for name, function in own.items():
-            setattr(F, name, function)

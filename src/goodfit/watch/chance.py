@@ -47,7 +47,7 @@ class OwnChance:
             self._state = torch.get_rng_state()
 
     @contextlib.contextmanager
-    def ahead(self) -> Iterator[None]:
+    def preview(self) -> Iterator[None]:
         """Draw within the block what this training will draw next, and leave it to be drawn again."""
         with keep_chance():
             torch.set_rng_state(self._state)

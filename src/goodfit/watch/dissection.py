@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodfit.watch.chance import keep_chance
+from goodfit.watch.chance import OwnChance, keep_chance
+from goodfit.watch.operations import takes_statistics
+from goodfit.watch.updates import each_update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 NAN = math.nan
+UPHILL = 0.3  # cosine between the change of a parameter and its gradient from which on it goes up along it
+HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +27,20 @@ class StepSigns:
     """What one step did. Norms and cosines are over all parameters together; a number that could not be measured is NaN.
 
     - `loss`: what the step returned; `fresh_loss`: of the same images, recomputed before the step.
-    - `updates`: how often the optimizer stepped.
+    - `updates`: how often an optimizer stepped; 0 with `applied_norm` where weights were changed by other means.
     - `fresh_norm`, `applied_norm`: of the gradient recomputed on these images, and of the one the optimizer got.
     - `applied_cosine`: between these two. `carried_cosine`: of the second with the sum of the fresh one and what the optimizer got before.
     - `descent`: cosine between the change of the weights and the direction down the fresh gradient.
+    - `uphill`: share of the fresh gradient's norms that lies on parameters which moved up along it.
     - `update_ratio`: norm of the change over that of the weights.
     - `unmoved`: names of the parameters that did not change; `without_gradient`: of those that got none, or only zeros.
     - `lost`: share of the numbers with a gradient that did not change, though their parameter did or has a gradient.
     - `half`: share of the parameters stored in half precision; `is_finite`: whether loss and weights are.
     - `gradient_ratio`: norm of the fresh gradient over that of the weights; `gradient_spread`: the largest over the smallest such ratio of
       a weight of two or more dimensions, of those that have a gradient.
+    - `coarse`: share of the numbers that moved which half precision can hold exactly; `underflow`: share of the numbers of the fresh
+      gradient that are zero in the applied one alone; `halves`: the kinds of half precision in which the step computed.
+    - `norm_images`: from how few images a batch norm took its statistics; 0 where none did.
     """
 
     loss: float
@@ -50,6 +59,11 @@ class StepSigns:
     is_finite: bool
     gradient_ratio: float = NAN
     gradient_spread: float = NAN
+    coarse: float = 0.0
+    underflow: float = 0.0
+    halves: tuple[str, ...] = ()
+    norm_images: int = 0
+    uphill: float = 0.0
 
 
 class StepDissector:
@@ -58,17 +72,22 @@ class StepDissector:
     With `keeps_modes`, a network that is in training mode keeps the modes of its parts, some of which may be frozen in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossFunction, keeps_modes: bool = False) -> None:
-        self.model, self.optimizer, self.loss, self.keeps_modes = model, optimizer, loss, keeps_modes
+    def __init__(self, model: nn.Module, loss: LossFunction, keeps_modes: bool = False) -> None:
+        self.model, self.loss, self.keeps_modes = model, loss, keeps_modes
         self.applied: list[Tensor] | None = None  # the gradient that the last step taken apart applied
 
-    def dissect(self, images: Tensor, labels: Tensor, take_step: Callable[[], Tensor]) -> tuple[Tensor, StepSigns]:
-        """Take a step on images [B, C, H, W] and labels [B] by calling `take_step`; returns its result and what it did."""
+    def dissect(
+        self, images: Tensor, labels: Tensor, take_step: Callable[[], Tensor], chance: OwnChance | None = None
+    ) -> tuple[Tensor, StepSigns]:
+        """Take a step on images [B, C, H, W] and labels [B] by calling `take_step`, which draws from `chance`, if that is given; returns
+        its result and what it did.
+        """
         dissection = Dissection(self)
-        dissection.add(images, labels)
-        with dissection.seeing():
+        with chance.preview() if chance else contextlib.nullcontext():
+            dissection.add(images, labels)
+        with dissection.seeing(), StepWatch() as watched:
             result = take_step()
-        return result, dissection.describe(result)
+        return result, dissection.describe(result, watched)
 
     def compute_fresh_gradient(self, images: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
         """The loss of images [B, C, H, W] at the current weights in training mode, and its gradient, a tensor for each parameter."""
@@ -95,7 +114,8 @@ class Dissection:
         self.total: list[Tensor] = []  # the fresh gradients of all batches, added up
         self.last: list[Tensor] = []  # that of the last one
         self.seen: list[list[Tensor] | None] = []  # what each update got; None where a closure had it for several states of the weights
-        self.versions: set[int] = set()  # of the weights, for which a closure was called
+        self.steppers: set[int] = set()  # the optimizers that made an update
+        self.versions: set[int] = set()  # of the weights, for which a closure ran the network
 
     def add(self, images: Tensor, labels: Tensor) -> None:
         """Compute the fresh gradient of a batch; the gradients of several are accumulated."""
@@ -105,67 +125,47 @@ class Dissection:
 
     @contextlib.contextmanager
     def seeing(self) -> Iterator[None]:
-        """Keep the gradients that the optimizer gets within the block."""
-        model, optimizer = self.dissector.model, self.dissector.optimizer
-        hooks = (
-            optimizer.register_step_pre_hook(self._see),
-            optimizer.register_step_post_hook(self._see_closure),
-            model.register_forward_pre_hook(self._see_forward),
-        )
+        """Keep the gradients that optimizers get within the block, whichever optimizers they are."""
+        hook = self.dissector.model.register_forward_pre_hook(self._see_forward)
         try:
-            yield
+            with each_update(self._see, self._see_closure):
+                yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            hook.remove()
 
-    def _see(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        has_closure = any(callable(x) for x in (*args, *kwargs.values()))
-        self.seen.append(None if has_closure else self._copy_gradient())
+    def _see(self, optimizer: torch.optim.Optimizer) -> None:
+        self.steppers.add(id(optimizer))
+        self.seen.append(copy_gradients(self.parameters.values()))
         self.versions = set()
 
     def _see_forward(self, *arguments: object) -> None:
         self.versions.add(sum(p._version for p in self.parameters.values()))
 
-    def _see_closure(self, *arguments: object) -> None:
+    def _see_closure(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the gradient that a closure has computed, if it was called for one state of the weights, unlike that of a line search."""
-        if self.seen and self.seen[-1] is None and len(self.versions) == 1:
-            self.seen[-1] = self._copy_gradient()
+        if self.seen and self.versions:
+            self.seen[-1] = copy_gradients(self.parameters.values()) if len(self.versions) == 1 else None
 
-    def _copy_gradient(self) -> list[Tensor]:
-        """The gradients, 0 where there is none."""
-        return [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self.parameters.values()]
-
-    def describe(self, result: Tensor | float) -> StepSigns:
+    def describe(self, result: Tensor | float, watched: StepWatch | None = None) -> StepSigns:
         """What the step did that returned `result`, its loss."""
-        parameters, before, carried = self.parameters, self.before, self.dissector.applied
-        applied = self.seen[-1] if len(self.seen) == 1 else None
+        carried, changes = self.dissector.applied, [p.detach() - b for p, b in zip(self.parameters.values(), self.before, strict=True)]
+        if not self.seen and norm(changes) > 0 and any(p.grad is not None for p in self.parameters.values()):
+            self.seen = [copy_gradients(self.parameters.values())]  # whoever moved the weights, it was no optimizer
         self.dissector.applied = self.seen[-1] if self.seen else None
+        applied = self.seen[-1] if self.seen and len(self.seen) <= max(len(self.steppers), 1) else None
         fresh = self._choose_fresh(applied)
-        changes = [p.detach() - old for p, old in zip(parameters.values(), before, strict=True)]
-        has_changed = [bool((change != 0).any()) for change in changes]
-        with_gradient = [g != 0 for g in (applied if applied is not None else fresh)]
-        kept = [m & (c == 0) for m, c, p in zip(with_gradient, changes, parameters.values(), strict=True) if p.requires_grad]
-        numbers = sum(p.numel() for p in parameters.values())
         carried_sum = None if carried is None else [a + b for a, b in zip(carried, fresh, strict=True)]
-        ratios = [norm([g]) / max(norm([w]), 1e-30) for g, w in zip(fresh, before, strict=True) if w.ndim >= 2 and bool((g != 0).any())]
-        return StepSigns(
-            loss=float(result.detach()) if isinstance(result, Tensor) else float(result),
+        value = torch.as_tensor(result).detach()
+        signs = compare(self.parameters, self.before, fresh, applied)
+        return dataclasses.replace(
+            signs,
+            loss=float(value),
             fresh_loss=sum(self.losses) / len(self.losses),
-            updates=len(self.seen),
-            fresh_norm=norm(fresh),
-            applied_norm=NAN if applied is None else norm(applied),
-            applied_cosine=NAN if applied is None else cosine(applied, fresh),
+            updates=len(self.seen) if self.steppers else 0,
             carried_cosine=NAN if applied is None or carried_sum is None else cosine(applied, carried_sum),
-            descent=-cosine(changes, fresh),
-            update_ratio=norm(changes) / max(norm(before), 1e-30),
-            unmoved=tuple(name for name, moved in zip(parameters, has_changed, strict=True) if not moved),
-            without_gradient=tuple(name for name, mask in zip(parameters, with_gradient, strict=True) if not mask.any()),
-            lost=sum(int(m.sum()) for m in kept) / max(sum(int(m.sum()) for m in with_gradient), 1),
-            half=sum(p.numel() for p in parameters.values() if p.dtype in (torch.float16, torch.bfloat16)) / max(numbers, 1),
-            is_finite=all(bool(torch.isfinite(p).all()) for p in parameters.values())
-            and bool(torch.isfinite(torch.as_tensor(result)).all()),
-            gradient_ratio=norm(fresh) / max(norm(before), 1e-30),
-            gradient_spread=max(ratios) / min(ratios) if ratios else NAN,
+            is_finite=signs.is_finite and bool(torch.isfinite(value).all()),
+            halves=tuple(sorted(watched.halves)) if watched else (),
+            norm_images=watched.norm_images if watched else 0,
         )
 
     def _choose_fresh(self, applied: list[Tensor] | None) -> list[Tensor]:
@@ -175,6 +175,66 @@ class Dissection:
         if n > 1 and applied is not None and cosine(applied, self.last) > cosine(applied, mean):
             return self.last
         return mean
+
+
+def compare(
+    parameters: Mapping[str, Tensor], before: Sequence[Tensor], fresh: Sequence[Tensor], applied: Sequence[Tensor] | None
+) -> StepSigns:
+    """What became of parameters by name since `before`, against the fresh gradient and the one that was applied, if that was seen."""
+    now = [p.detach() for p in parameters.values()]
+    changes = [p - old for p, old in zip(now, before, strict=True)]
+    moved = [bool((change != 0).any()) for change in changes]
+    with_gradient = [g != 0 for g in (applied if applied is not None else fresh)]
+    kept = [m & (c == 0) for m, c, p in zip(with_gradient, changes, parameters.values(), strict=True) if p.requires_grad]
+    numbers = sum(p.numel() for p in now)
+    ratios = [norm([g]) / max(norm([w]), 1e-30) for g, w in zip(fresh, before, strict=True) if w.ndim >= 2 and bool((g != 0).any())]
+    return StepSigns(
+        loss=NAN,
+        fresh_loss=NAN,
+        updates=0,
+        fresh_norm=norm(fresh),
+        applied_norm=NAN if applied is None else norm(applied),
+        applied_cosine=NAN if applied is None else cosine(applied, fresh),
+        carried_cosine=NAN,
+        descent=-cosine(changes, fresh),
+        uphill=measure_uphill(changes, fresh),
+        update_ratio=norm(changes) / max(norm(before), 1e-30),
+        unmoved=tuple(name for name, has_moved in zip(parameters, moved, strict=True) if not has_moved),
+        without_gradient=tuple(name for name, mask in zip(parameters, with_gradient, strict=True) if not mask.any()),
+        lost=sum(int(m.sum()) for m in kept) / max(sum(int(m.sum()) for m in with_gradient), 1),
+        half=sum(p.numel() for p in now if p.dtype in HALVES) / max(numbers, 1),
+        is_finite=all(bool(torch.isfinite(p).all()) for p in now),
+        gradient_ratio=norm(fresh) / max(norm(before), 1e-30),
+        gradient_spread=max(ratios) / min(ratios) if ratios else NAN,
+        coarse=measure_coarse([p for p, has_moved in zip(now, moved, strict=True) if has_moved]),
+        underflow=NAN if applied is None else measure_underflow(fresh, applied),
+    )
+
+
+def copy_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of some parameters, zeros where there is none."""
+    return [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in parameters]
+
+
+class StepWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes within a `with` block in which kinds of half precision tensors are computed, and how few images a batch norm sees."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.halves: set[str] = set()
+        self.norm_images = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.dtype in HALVES:
+            self.halves.add(str(out.dtype).removeprefix("torch."))
+        if takes_statistics(func._schema.name.rpartition("::")[2], args):
+            self.norm_images = min(self.norm_images or len(args[0]), len(args[0]))
+        return out
+
+    def __enter__(self) -> StepWatch:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
 
 @contextlib.contextmanager
@@ -195,6 +255,26 @@ def untouched(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer
         for module, mode in modes:
             module.training = mode
+
+
+def measure_coarse(tensors: Sequence[Tensor]) -> float:
+    """The largest share of the numbers of some tensors, zeros aside, that a kind of half precision can hold exactly."""
+    numbers = torch.cat([x.flatten().float() for x in tensors]) if tensors else torch.zeros(0)
+    numbers = numbers[numbers != 0]
+    return max(float((numbers.to(half).float() == numbers).float().mean()) for half in HALVES) if len(numbers) else 0.0
+
+
+def measure_uphill(changes: Sequence[Tensor], fresh: Sequence[Tensor]) -> float:
+    """The share of the norms of the gradients of some parameters that belongs to those which moved up along them."""
+    sizes = [norm([f]) for f in fresh]
+    wrong = [size for size, change, f in zip(sizes, changes, fresh, strict=True) if cosine([change], [f]) > UPHILL]
+    return sum(wrong) / max(sum(sizes), 1e-30)
+
+
+def measure_underflow(fresh: Sequence[Tensor], applied: Sequence[Tensor]) -> float:
+    """The share of the numbers of the fresh gradient, zeros aside, that are zero in the applied one."""
+    lost = sum(int(((f != 0) & (a == 0)).sum()) for f, a in zip(fresh, applied, strict=True))
+    return lost / max(sum(int((f != 0).sum()) for f in fresh), 1)
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

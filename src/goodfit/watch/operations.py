@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Kind = Literal["weights", "activation", "norm", "dropout", "pool", "softmax", "sum", "other"]
+from goodfit.watch.flow import Flow, FlowTracker, tensors_in
+
+Kind = Literal["weights", "activation", "norm", "dropout", "pool", "softmax", "sum", "join", "other"]
 
 NAMES: dict[Kind, str] = {
     "weights": "convolution _convolution conv1d conv2d conv3d addmm mm matmul bmm linear baddbmm",
@@ -24,23 +26,28 @@ NAMES: dict[Kind, str] = {
     "pool": "max_pool2d max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d mean amax",
     "softmax": "_softmax softmax _log_softmax log_softmax",
     "sum": "add add_",
+    "join": "cat",
 }
 KIND_OF: dict[str, Kind] = {name: kind for kind, names in NAMES.items() for name in names.split()}
 BATCH_NORMS = frozenset(name for name in NAMES["norm"].split() if "batch" in name)
-BOUNDED = {"tanh": (-1.0, 1.0), "tanh_": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "sigmoid_": (0.0, 1.0), "hardtanh": (-1.0, 1.0)}
+BOUNDED = {"tanh": (-1.0, 1.0), "tanh_": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "sigmoid_": (0.0, 1.0)}
 FLAT_SHARE = 0.015  # of the range of a bounded activation, at each end, that counts as flat: tanh has a slope below 0.06 there
 
 
 @dataclasses.dataclass(frozen=True)
 class Signal:
     """A tensor [B, ...] in numbers: its root mean square; the share of its units (channels of images, or features) that are zero for every
-    image and place (`dead`); the share of numbers below zero; and how far it differs between images, in its root mean square.
+    image and place (`dead`); the share of numbers below zero; how far it differs between images, in its root mean square; the share of
+    numbers that are zero; how many units it has, and how many numbers of an image each of them.
     """
 
     rms: float
     dead: float
     negative: float
     difference: float
+    zeros: float = 0.0
+    units: int = 1
+    places: int = 1
 
     @classmethod
     def measure(cls, x: Tensor) -> Signal:
@@ -51,7 +58,9 @@ class Signal:
         rms = float(torch.linalg.vector_norm(x)) / math.sqrt(x.numel())
         largest = x.abs().amax([dim for dim in range(x.ndim) if dim != 1]) if x.ndim > 1 else x.abs().amax(0, keepdim=True)  # of each unit
         difference = float(torch.linalg.vector_norm(x - x.mean(0, keepdim=True))) / math.sqrt(x.numel()) / rms if rms > 0 else 0.0
-        return cls(rms, float((largest == 0).float().mean()), int(torch.count_nonzero(x < 0)) / x.numel(), difference)
+        dead, n = float((largest == 0).float().mean()), x.numel()
+        zeros, places = int(torch.count_nonzero(x == 0)) / n, n // max(len(x) * len(largest), 1)
+        return cls(rms, dead, int(torch.count_nonzero(x < 0)) / n, difference, zeros, len(largest), places)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +68,8 @@ class Operation:
     """One operation: its name in ATen, its kind, the name of the parameter that is its weight, and what goes in and comes out.
 
     `flat` is the share of outputs at the flat ends of a bounded activation; `rate` the rate of a dropout; `training` whether a batch norm
-    takes its statistics from the batch; `skips` whether a sum joins two tensors that were both computed from images.
+    takes its statistics from the batch; `skips` whether a sum joins two tensors that were both computed from images. `flow` says how many
+    weights and nonlinearities lie on the way from the images to what comes out; None for what does not come from them.
     """
 
     name: str
@@ -71,23 +81,36 @@ class Operation:
     rate: float = 0.0
     training: bool = False
     skips: bool = False
+    flow: Flow | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether this is a sigmoid or hyperbolic tangent."""
+        return self.name in BOUNDED
 
 
 class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the operations of a network within a `with` block; with `signals` also what flows, which costs a pass or two."""
 
-    def __init__(self, model: nn.Module, signals: bool = False) -> None:
+    def __init__(self, model: nn.Module, signals: bool = False, images: Tensor | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.signals = signals
         self.operations: list[Operation] = []
         self._last: tuple[Tensor, int, Signal] | None = None  # what was measured last, its version and its numbers
-        self._names = {_key(p): name for name, p in model.named_parameters() if p.ndim >= 2}
+        self._tracker = FlowTracker(model, images)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if (kind := KIND_OF.get(name := func._schema.name.rpartition("::")[2])) is not None:
-            self._record(name, kind, args, out)
+        name = func._schema.name.rpartition("::")[2]
+        kind = KIND_OF.get(name, "other")
+        flow = self._tracker.follow(name, kind, args, out)
+        if kind != "other":
+            self._record(name, kind, args, out, flow)
         return out
+
+    def close(self) -> None:
+        """Let go of the tensors that were followed."""
+        self._tracker.clear()
 
     def __enter__(self) -> OperationTrace:
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -97,16 +120,18 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The operations of some kinds, in the order in which they ran."""
         return [operation for operation in self.operations if operation.kind in kinds]
 
-    def _record(self, name: str, kind: Kind, args: Any, out: Any) -> None:
-        tensors = [x for x in args if isinstance(x, Tensor)]
+    def _record(self, name: str, kind: Kind, args: Any, out: Any, flow: Flow | None) -> None:
+        tensors = list(tensors_in(args))
         result = out[0] if isinstance(out, tuple) else out
         if not tensors or not isinstance(result, Tensor) or not result.is_floating_point():
             return
-        weight = ""
-        if kind == "weights":
-            weight = next((self._names[_key(x)] for x in tensors if _key(x) in self._names), "")
+        flows = [self._tracker.of(x) for x in tensors]
+        weight = next((f.weight for f in flows if f and f.weight), "") if kind == "weights" else ""
         is_measured = self.signals and result.ndim >= 2 and kind in ("weights", "activation", "norm")
-        entering = next((x for x in tensors if kind != "weights" or (_key(x) not in self._names and x.ndim >= 2)), None)
+        entering = next(
+            (x for x, f in zip(tensors, flows, strict=True) if kind != "weights" or (x.ndim >= 2 and not (f and f.weight))), None
+        )
+        from_images = sum(f is not None and not f.weight for f in flows)
         self.operations.append(
             Operation(
                 name,
@@ -115,9 +140,10 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._measure(entering) if is_measured and entering is not None and entering.ndim >= 2 else None,
                 self._measure(result) if is_measured else None,
                 _measure_flat(name, result) if is_measured else 0.0,
-                _dropout_rate(name, args) if kind == "dropout" else 0.0,
-                name in BATCH_NORMS and any(x is True for x in args[:8]),
-                kind == "sum" and len(tensors) == 2 and tensors[0].shape == tensors[1].shape and tensors[0].ndim >= 2,
+                _dropout_rate(name, args, result) if kind == "dropout" else 0.0,
+                takes_statistics(name, args),
+                kind == "sum" and len(tensors) == 2 and tensors[0].shape == tensors[1].shape and tensors[0].ndim >= 2 and from_images != 1,
+                flow if flow and not flow.weight else None,
             )
         )
 
@@ -129,9 +155,9 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return last[2]
 
 
-def _key(x: Tensor) -> tuple[int, int]:
-    """What a parameter and its views have in common."""
-    return x.untyped_storage().data_ptr(), x.numel()
+def takes_statistics(name: str, args: Any) -> bool:
+    """Whether an operation is a batch norm that takes its statistics from the batch."""
+    return name in BATCH_NORMS and any(x is True for x in args[:8])
 
 
 def _measure_flat(name: str, x: Tensor) -> float:
@@ -143,15 +169,18 @@ def _measure_flat(name: str, x: Tensor) -> float:
     return float(((x < low + margin) | (x > high - margin)).float().mean())
 
 
-def _dropout_rate(name: str, args: Any) -> float:
+def _dropout_rate(name: str, args: Any, result: Tensor) -> float:
     """The share of numbers that a dropout sets to zero; a Bernoulli draw is of those it keeps."""
-    rate = next((float(x) for x in args[1:] if isinstance(x, float | int) and not isinstance(x, bool)), 0.0)
-    return 1 - rate if name.startswith("bernoulli") else rate
+    rates = [float(x) for x in args[1:] if isinstance(x, float | int) and not isinstance(x, bool)]
+    if not name.startswith("bernoulli"):
+        return rates[0] if rates else 0.0
+    return 1 - (rates[0] if rates else float(result.float().mean()))
 
 
 def trace(model: nn.Module, images: Tensor, signals: bool = False) -> tuple[OperationTrace, Any]:
     """Run a network on images [B, C, H, W] as it stands, in its mode and without a gradient; returns its operations and its output."""
-    operations = OperationTrace(model, signals)
+    operations = OperationTrace(model, signals, images)
     with torch.no_grad(), operations:
         output = model(images)
+    operations.close()
     return operations, output

@@ -21,8 +21,8 @@ MIXING_TOLERANCE = 1e-5  # of the largest gradient: how much of an output's grad
 @dataclasses.dataclass(frozen=True)
 class LayerSigns:
     """A weight of the network as it starts: its name, fan-in, gain (standard deviation times the root of fan-in; He's is 1.41), whether its
-    rows are equal, the root mean square of what enters and leaves it, how far that differs between images in units of it, and the norm
-    of its gradient over its own norm.
+    rows are equal, the root mean square of what enters and leaves it, how far that differs between images in units of it, the norm
+    of its gradient over its own norm, and its own norm.
     """
 
     name: str
@@ -33,6 +33,7 @@ class LayerSigns:
     leaving: float
     difference: float
     gradient: float
+    norm: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +151,7 @@ def examine_layers(model: nn.Module, loss: LossFunction, images: Tensor, labels:
                 operation.leaving.rms if operation.leaving else math.nan,
                 operation.leaving.difference if operation.leaving else math.nan,
                 0.0 if gradient is None else float(gradient.double().norm()) / max(size, 1e-12),
+                size,
             )
         )
     return tuple(rows)

@@ -16,15 +16,17 @@ from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.store import hash_fields
 from goodfit.doctor.audit.data_finding import DataFinding, sort_findings
-from goodfit.doctor.audit.features import find_neighbors, reduce_pixels
+from goodfit.doctor.audit.features import reduce_pixels
 from goodfit.doctor.audit.image_checks import find_blank, find_broken, find_copies, find_leaks, find_sizes, find_split_groups
-from goodfit.doctor.audit.image_table import ImageTable
+from goodfit.doctor.audit.image_table import ImageTable, open_table
 from goodfit.doctor.audit.label_checks import find_class_order, find_counts, find_label_noise, find_label_shift
 from goodfit.doctor.audit.near_duplicates import find_exact_duplicates, find_near_duplicates
+from goodfit.doctor.audit.run_checks import check_run, check_transforms
 from goodfit.doctor.audit.split_checks import find_shift, find_shortcuts
+from goodfit.recipe.recipe import Recipe
 
+RECIPE_FILE = "recipe.toml"
 VERSION = "1"  # raise it when a check changes, so that findings made before are not used
-ALARMING = ("broken", "blank", "leak", "class_missing", "labels_shifted", "class_order")  # checks that `train` speaks of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +60,36 @@ def audit_table(table: ImageTable, reporter: Reporter, is_quick: bool = False) -
         findings += find_label_noise(table, features)
         reporter.show_activity("comparing the splits")
         findings += [*find_shift(table), *find_shortcuts(table)]
-        if len(table) > 1:
-            findings += find_split_groups(table, find_neighbors(features, 1))
+        findings += find_split_groups(table, features)
     name = table.data.name if table.data is not None else ""
     return Audit(name, len(table), is_quick, time.perf_counter() - started, tuple(sort_findings(findings)))
+
+
+def audit_recipe(recipe: Recipe, reporter: Reporter, is_quick: bool = False) -> tuple[Audit, ImageTable]:
+    """Audit the images of a recipe in its splits, or read what was found before in the same images and splits.
+
+    Raises:
+        DataError: there are no images, or they cannot be trained on.
+    """
+    table = open_table(recipe, reporter)
+    assert table.data is not None
+    audit = read_audit(table.data, is_quick)
+    if audit is None:
+        audit = audit_table(table, reporter, is_quick)
+        keep_audit(table.data, audit)
+    return audit, table
+
+
+def audit_with_run(audit: Audit, table: ImageTable, run: Path, recipe: Recipe, reporter: Reporter) -> Audit:
+    """Add to an audit what the predictions of a run, or of a study of folds, and the transforms of its recipe show.
+
+    Raises:
+        UsageError: the run has no predictions, or they are for other images.
+    """
+    findings = [*audit.findings, *check_run(table, audit.findings, run)]
+    if (run / RECIPE_FILE).is_file():
+        findings += check_transforms(recipe, reporter)
+    return dataclasses.replace(audit, findings=tuple(sort_findings(findings)))
 
 
 # ---- kept by content -----------------------------------------------------------------------------------------------------------------

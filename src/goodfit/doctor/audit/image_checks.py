@@ -12,7 +12,9 @@ from goodfit.core.words import count_of, format_percent, list_some
 from goodfit.data.index import SPLITS, TRAIN, IntArray
 from goodfit.doctor.audit.data_finding import DataFinding, Severity
 from goodfit.doctor.audit.defects import find_blank_images, find_odd_sizes
+from goodfit.doctor.audit.features import FloatArray
 from goodfit.doctor.audit.image_table import ImageTable
+from goodfit.doctor.audit.labels import find_some_neighbors
 from goodfit.doctor.audit.leakage import Leak, find_leak, measure_excess_likeness
 from goodfit.doctor.audit.near_duplicates import NearDuplicates
 
@@ -164,14 +166,16 @@ def group_by_name(names: Sequence[str]) -> IntArray:
     return groups
 
 
-def find_split_groups(table: ImageTable, neighbors: IntArray) -> list[DataFinding]:
-    """Find groups of images by name, as of one patient or burst, that look alike and lie in several splits, by `neighbors` [N, 1]."""
+def find_split_groups(table: ImageTable, features: FloatArray) -> list[DataFinding]:
+    """Find groups of images by name, as of one patient or burst, that look alike and lie in several splits, by `features` [N, D]."""
     groups = group_by_name(table.names)
     counts = np.bincount(groups)
     is_grouped = counts[groups] > 1
     if (counts > 1).sum() < MIN_NAME_GROUPS:
         return []
-    together = float((groups[neighbors[:, 0]] == groups)[is_grouped].mean())
+    rows, neighbors = find_some_neighbors(features, 1)
+    is_chosen = is_grouped[rows]
+    together = float((groups[neighbors[:, 0]] == groups[rows])[is_chosen].mean()) if is_chosen.any() else 0.0
     of_class = np.bincount(table.labels)[table.labels]
     chance = float(((counts[groups] - 1) / np.maximum(of_class - 1, 1))[is_grouped].mean())
     has_split = np.zeros((len(counts), len(SPLITS)), dtype=bool)

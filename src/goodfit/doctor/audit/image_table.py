@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from goodfit.core.reporter import Reporter
@@ -13,6 +14,7 @@ from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import ImageHeaders
 from goodfit.data.index import SPLITS, UNASSIGNED, IntArray
 from goodfit.data.splits import SplitRule
+from goodfit.doctor.audit.candidates import blocks, to_tensor
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import read_image_headers
 
@@ -74,17 +76,18 @@ def choose_audit_size(headers: ImageHeaders) -> tuple[int, int]:
     return min(SIDE, int(np.median(heights))), min(SIDE, int(np.median(widths)))
 
 
-def make_table(data: Dataset, headers: ImageHeaders) -> ImageTable:
-    """Read the images of all splits of a dataset into memory, evenly spread ones where they are too many."""
+def make_table(data: Dataset, headers: ImageHeaders | None = None) -> ImageTable:
+    """Read the images of all splits of a dataset into memory, at most SIDE pixels a side, evenly spread ones where they are too many."""
     splits = np.full(len(data.labels), UNASSIGNED, dtype=np.int8)
     for number, split in enumerate(SPLITS):
         splits[getattr(data.splits, split)] = number
     rows = np.flatnonzero(splits != UNASSIGNED)
     if len(rows) > MAX_IMAGES:
         rows = rows[np.linspace(0, len(rows) - 1, MAX_IMAGES).astype(np.int64)]
-    properties = {"width": headers.widths[rows], "height": headers.heights[rows], "channels": headers.channels[rows]}
+    properties = {"width": headers.widths[rows], "height": headers.heights[rows], "channels": headers.channels[rows]} if headers else {}
+    parts = [to_tensor(data.pixels.read(rows[block]).numpy(), SIDE).permute(0, 2, 3, 1) for block in blocks(len(rows))]
     return ImageTable(
-        data.pixels.read(rows).numpy(),
+        torch.cat(parts).contiguous().numpy(),
         data.labels.numpy()[rows],
         splits[rows],
         [data.names[row] for row in rows.tolist()],

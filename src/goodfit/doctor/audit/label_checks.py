@@ -11,6 +11,8 @@ from goodfit.doctor.audit.defects import MAX_IMBALANCE, count_classes, half_widt
 from goodfit.doctor.audit.features import FloatArray
 from goodfit.doctor.audit.image_table import ImageTable
 from goodfit.doctor.audit.labels import (
+    MAX_GALLERY,
+    MAX_QUERIES,
     LabelNoise,
     estimate_label_noise,
     match_class_order,
@@ -18,6 +20,7 @@ from goodfit.doctor.audit.labels import (
     measure_label_shift,
     predict_from_neighbors,
     predict_out_of_fold,
+    spread,
 )
 
 MIN_IMAGES, MIN_PER_CLASS = 100, 10  # of the training images: fewer say nothing of labels
@@ -123,13 +126,15 @@ def describe_label_noise(table: ImageTable, noise: LabelNoise, rows: IntArray, w
 def find_class_order(table: ImageTable, features: FloatArray) -> list[DataFinding]:
     """Find held-out splits whose class numbers mean other classes than those of the training images."""
     train, findings = table.of_split(TRAIN), []
+    near = train[spread(len(train), MAX_GALLERY)]
     if len(train) < MIN_IMAGES or len(table.classes) < 2:
         return []
     for number, split in enumerate(SPLITS):
         held = table.of_split(number)
+        held = held[spread(len(held), MAX_QUERIES)]
         if number == TRAIN or len(held) < 2 * len(table.classes):
             continue
-        predicted = predict_from_neighbors(features[train], table.labels[train], features[held], len(table.classes))
+        predicted = predict_from_neighbors(features[near], table.labels[near], features[held], len(table.classes))
         order = match_class_order(predicted, table.labels[held], len(table.classes))
         if order.differs and order.after - order.before > MIN_ORDER_GAIN:
             moved = [f"{table.classes[k]} means {table.classes[m]}" for k, m in enumerate(order.meaning) if k != m]

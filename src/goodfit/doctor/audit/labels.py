@@ -17,6 +17,7 @@ from goodfit.doctor.audit.features import FloatArray, find_neighbors, standardiz
 from goodfit.recipe.transfer.probe import SoftmaxRegression, deal_folds
 
 NEIGHBORS = 5
+MAX_QUERIES, MAX_GALLERY = 3000, 12_000  # images whose neighbors are looked up, and among how many, evenly spread
 FOLDS, PENALTIES = 5, (0.1, 0.01, 0.001)
 MAX_STEPS, LOSS_TOLERANCE = 200, 1e-5  # of a fit
 # Where features tell the classes apart, wrong labels are as frequent among the surest predictions as among middling ones; where they do
@@ -42,17 +43,29 @@ class Agreement:
 
 def measure_agreement(features: FloatArray, labels: IntArray, k: int = NEIGHBORS) -> Agreement:
     """Measure how often the k nearest neighbors by `features` [N, D] have the same label [N]."""
-    return _agree(labels, find_neighbors(features, k))
-
-
-def _agree(labels: IntArray, neighbors: IntArray) -> Agreement:
-    shares = (labels[neighbors] == labels[:, None]).mean(axis=1)
+    rows, neighbors = find_some_neighbors(features, k)
+    shares = (labels[neighbors] == labels[rows, None]).mean(axis=1)
     share, error = float(shares.mean()), float(shares.std() / max(len(shares), 1) ** 0.5)
     frequencies = np.bincount(labels) / len(labels)
     chance = float((frequencies**2).sum())
     return Agreement(
         share, (max(0.0, share - Z_95 * error), min(1.0, share + Z_95 * error)), chance, (share - chance) / max(1 - chance, 1e-9)
     )
+
+
+def find_some_neighbors(features: FloatArray, k: int) -> tuple[IntArray, IntArray]:
+    """The rows of up to MAX_QUERIES of `features` [N, D] and those of the k nearest others of up to MAX_GALLERY: [n] and [n, k]."""
+    gallery = spread(len(features), MAX_GALLERY)
+    places = spread(len(gallery), MAX_QUERIES)
+    near = find_neighbors(features[gallery][places], k + 1, features[gallery])
+    is_other = near != places[:, None]
+    is_other[is_other.all(axis=1), -1] = False  # where equal images hide the image itself
+    return gallery[places], gallery[near[is_other].reshape(len(places), -1)]
+
+
+def spread(n: int, most: int) -> IntArray:
+    """At most so many of n rows, evenly spread."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
 
 
 def predict_out_of_fold(features: FloatArray, labels: IntArray, classes: int, seed: int = 0) -> FloatArray:
@@ -199,11 +212,15 @@ def measure_label_shift(
 
     Their neighbors are images of `trusted` features and labels, or without these the images themselves, whose labels move, too.
     """
-    neighbors = find_neighbors(features, k, None if trusted is None else trusted[0])
+    if trusted is None:
+        rows, neighbors = find_some_neighbors(features, k)
+    else:
+        rows, chosen = spread(len(features), MAX_QUERIES), spread(len(trusted[1]), MAX_GALLERY)
+        neighbors = chosen[find_neighbors(features[rows], k, trusted[0][chosen])]
     scores = {}
     for offset in OFFSETS:
         moved = np.roll(labels, -offset)
-        scores[offset] = ((moved if trusted is None else trusted[1])[neighbors] == moved[:, None]).mean(axis=1)
+        scores[offset] = ((moved if trusted is None else trusted[1])[neighbors] == moved[rows, None]).mean(axis=1)
     agreements = {offset: float(values.mean()) for offset, values in scores.items()}
     best = max(OFFSETS, key=lambda offset: (agreements[offset], -abs(offset)))
     gain = scores[best] - scores[0]

@@ -20,9 +20,9 @@ from goodfit.doctor.audit.candidates import Candidates, Gallery, View, blocks, c
 SIDES = (16, 32, 64)  # pixels at which pairs are aligned, coarse to fine
 STEPS, LAST_STEPS = 5, 2  # of alignment at each; what is aligned at 32 pixels needs few at 64
 MIN_CORRELATION = 0.75  # at 16 pixels, of pairs that are looked at further: 98 % of the true pairs of photos, half of the others
-# Of details, from 32 pixels on. Of 600 photos of clothing that were cropped, turned by up to 5 degrees, mirrored or encoded anew 97 % have
-# more; of 15,000 pairs of other photos 14, half of which show the same thing.
-MIN_AGREEMENT = 0.6
+# Of details, from 32 pixels on. At 64, of 600 photos of clothing that were cropped, turned by up to 5 degrees, mirrored or encoded anew 97
+# % have more, and of 15,000 pairs of other photos 9, of which 4 show the same thing. At 32 pixels, outlines are most of what is left.
+MIN_AGREEMENT, MIN_SMALL_AGREEMENT = 0.6, 0.75
 # What colors take from the agreement: two shirts of one cut differ by 10 to 35 levels, a photo and its copy by up to 6.
 COLOR_SIDE, FREE_COLOR, COLOR_WEIGHT = 8, 4.0, 0.01
 MIN_LIKENESS = 0.95  # of whitened descriptors: less, and photos of two shirts on the same ground have it
@@ -98,7 +98,7 @@ def match_images(images: Tensor) -> tuple[IntArray, NDArray[np.float32]]:
     whole = gallery.find([View(1.0, 0.0, 0.0, False), View(1.0, 0.0, 0.0, True)])
     likeness = keep_outliers(whole.likeness, MIN_LIKENESS)
     candidates = gallery.find(choose_crops(len(images)), whole)
-    agreement = keep_outliers(verify(images, candidates), MIN_AGREEMENT)
+    agreement = keep_outliers(verify(images, candidates), choose_threshold(min(images.shape[2:])))
     best: dict[tuple[int, int], float] = {}
     for partners, values in ((whole.partners, likeness), (candidates.partners, agreement)):
         for row, place in values.nonzero().tolist():
@@ -106,6 +106,12 @@ def match_images(images: Tensor) -> tuple[IntArray, NDArray[np.float32]]:
             best[pair] = max(best.get(pair, 0.0), float(values[row, place]))
     ordered = sorted(best, key=lambda pair: (-best[pair], pair))
     return np.array(ordered, dtype=np.int64).reshape(-1, 2), np.array([best[pair] for pair in ordered], dtype=np.float32)
+
+
+def choose_threshold(side: int) -> float:
+    """The agreement from which images of `side` pixels count as one picture: the fewer pixels, the higher."""
+    missing = min(1.0, (SIDES[-1] - min(side, SIDES[-1])) / (SIDES[-1] - SIDES[1]))
+    return MIN_AGREEMENT + missing * (MIN_SMALL_AGREEMENT - MIN_AGREEMENT)
 
 
 def keep_outliers(values: Tensor, least: float) -> Tensor:

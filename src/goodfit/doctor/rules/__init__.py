@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import classes, inputs, labels, modes, rates, regularization, schedule, splits, system
+from goodfit.doctor.rules import (
+    augmentation,
+    capacity,
+    classes,
+    depth,
+    images,
+    initial,
+    inputs,
+    labels,
+    losses,
+    modes,
+    rates,
+    regularization,
+    schedule,
+    splits,
+    structure,
+    system,
+    updates,
+)
 
-RULES: tuple[Rule, ...] = (
-    *labels.RULES, *classes.RULES, *inputs.RULES, *splits.RULES, *modes.RULES, *rates.RULES, *schedule.RULES, *regularization.RULES,
-    *system.RULES,
+TOPICS = (
+    labels, classes, images, splits, inputs, augmentation, modes, structure, initial, depth, capacity, updates, losses, rates, schedule, regularization,
+    system,
 )  # fmt: skip
+RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in topic.RULES)
