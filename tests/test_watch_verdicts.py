@@ -102,6 +102,34 @@ def test_a_rate_that_is_too_high_is_named_by_the_same_numbers_as_for_a_case() ->
     assert str(verdict).splitlines()[0] == describe_verdict(case)[0]
 
 
+def not_zeroed(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    value: torch.Tensor = loss(net(images), labels)
+    value.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return value.detach()
+
+
+def made_anew(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The optimizer that was given to the watch makes no step at all."""
+    return patients.step(net, sgd(net), loss, images, labels)
+
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "gradients_not_zeroed": {"step": not_zeroed},
+    "optimizer_state_lost": {"step": made_anew},
+    "frozen_by_mistake": {"make_optimizer": lambda net: torch.optim.SGD(net[-1].parameters(), 0.05, 0.9)},
+    "softmax_twice": {"make": lambda: nn.Sequential(patients.convnet(), nn.Softmax(1))},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("cause", FAULTS)
+def test_faults_of_a_loop_are_named(cause: str) -> None:
+    make_model = FAULTS[cause].get("make", patients.convnet)
+    verdict = watch_loop(60, make_model=make_model, validation=held_out(), **FAULTS[cause]).verdict()
+    assert verdict.alarm and verdict.findings[0].cause == cause, verdict
+
+
 def test_a_fault_of_the_evaluation_is_named_as_for_a_case() -> None:
     def evaluate(model: nn.Module, rows: Any) -> float:
         model.train()
