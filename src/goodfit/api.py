@@ -17,9 +17,9 @@ from goodfit.core.run import Run
 from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
 from goodfit.doctor.audit.image_table import ImageTable
 from goodfit.doctor.audit.quick import remark_on_data
+from goodfit.doctor.loop_patient import LoopParts
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.patient import Batches
-from goodfit.doctor.watched import LoopParts
 from goodfit.predict.predictor import Predictor, load_predictor
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from goodfit.core.words import count_of
+from goodfit.doctor.causes import Component
 from goodfit.doctor.course import EARLY, FIRST
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage, Verdict
@@ -53,6 +55,10 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
     steps = exam.course.taken if "course" in vars(exam) else 0
     trial_steps = exam.trial_steps + (exam.continuation.steps if "continuation" in vars(exam) else 0)
     verdict = decide(findings, steps, trial_steps, time.perf_counter() - started, failed)
+    if location is None and not alarming and steps and exam.course.is_broken:
+        evidence = exam.course.error or f"The loss is no finite number any more after {count_of(steps, 'step')}."
+        component: Component = "loop" if exam.course.error else "optimization"
+        return dataclasses.replace(verdict, kind="unknown", component=component, alarm=True, ruled_out=(evidence, *failed))
     if location is None:
         return verdict
     ruled_out = (location.evidence, *location.ruled_out, *failed)

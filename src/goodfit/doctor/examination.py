@@ -49,6 +49,7 @@ class Examination:
 
     def __init__(self, source: PatientSource, max_trial_steps: float = math.inf) -> None:
         self.source, self.max_trial_steps = source, max_trial_steps
+        self.trial_source = source
         self.patient: Patient = source.make()
         self.sample = Sample(source)
         self.trial_steps = 0
@@ -189,7 +190,7 @@ class Examination:
         return self._trials[key]
 
     def _run_trial(self, change: Change, steps: int, start: int) -> Trial:
-        replay = self.course.branch(start, change) if start else Replay(self.source, change)
+        replay = self.course.branch(start, change) if start else Replay(self.trial_source, change)
         try:
             losses = replay.advance(steps)
             train, validation = (measure(replay, *probe) for probe in (self.sample.train_probe, self.sample.validation_probe))

@@ -19,14 +19,17 @@ from goodfit.core.files import write_atomic
 from goodfit.doctor.course import EARLY
 from goodfit.doctor.diagnose import examine
 from goodfit.doctor.finding import Rule, Stage, Verdict
+from goodfit.doctor.loop_patient import LoopParts, LoopPatient
 from goodfit.doctor.observer import LoopObserver, Spent
 from goodfit.doctor.recording import Recording, length_of, require_batch
 from goodfit.doctor.rules import RULES
 from goodfit.doctor.signals import Signals, measure_reference_update
-from goodfit.doctor.watched import LoopParts, WatchedCourse, WatchedExamination
+from goodfit.doctor.watched import WatchedCourse, WatchedExamination
 from goodfit.doctor.wording import describe_verdict
 from goodfit.watch.chance import keep_all_chance
 
+UNTESTED = " could not be tested"  # as `examine` says of a rule
+MIN_TRIAL_STEPS = 300  # that trials may take, whatever share of the steps that is
 T = TypeVar("T")
 
 
@@ -42,9 +45,10 @@ class WatchedVerdict(Verdict):
     """The doctor's verdict on a watched loop; its text is what the doctor prints."""
 
     def __str__(self) -> str:
-        untested = sorted({line.partition(" could not be tested")[0] for line in self.ruled_out})
+        untested = sorted({line.partition(UNTESTED)[0] for line in self.ruled_out if UNTESTED in line})
+        tested = dataclasses.replace(self, ruled_out=tuple(line for line in self.ruled_out if UNTESTED not in line))
         more = [f"Not tested, for the loop does not show what that takes: {', '.join(untested)}."] if untested else []
-        return "\n".join([*describe_verdict(self), *more])
+        return "\n".join([*describe_verdict(tested), *more])
 
 
 class Watch:
@@ -56,8 +60,7 @@ class Watch:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, parts: LoopParts, classes: int = 0) -> None:
         self._recording, self._parts = Recording(classes), parts
-        original = getattr(model, "_orig_mod", model)  # of torch.compile
-        self._observer = LoopObserver(original, optimizer, self._recording, parts)
+        self._observer = LoopObserver(model, optimizer, self._recording, parts)
         self._waited: Spent | None = None
 
     def epoch(self, batches: Iterable[T]) -> Iterator[T]:
@@ -104,11 +107,13 @@ class Watch:
             raise UsageError("Expected the block of watch.step to set the loss of its step, as in `step.loss = loss`, found none.")
         observer.leave(watched.loss, labels, spent)
 
-    def verdict(self, rules: Sequence[Rule] = RULES) -> Verdict:
+    def verdict(self, rules: Sequence[Rule] = RULES, trial_share: float = 0.15) -> Verdict:
         """The doctor's verdict on what has been seen; printed, it is what the doctor says.
 
         Rules about the end of a training are asked once the planned steps have been taken, or if the plan was not told; rules about its
-        start after 50 steps.
+        start after 50 steps. Where something is suspected, copies of the loop's start are trained with one thing changed, on the CPU and
+        on the images of the first epoch, for up to `trial_share` of the steps taken, or 300 if that is less; 0 allows none. This takes
+        `watch.epoch`, and steps that apply the plain gradient of their batch.
 
         Raises:
             UsageError: no step has been watched yet.
@@ -116,9 +121,10 @@ class Watch:
         course = self._settle()
         if course.taken not in course.looks:
             self._observer.attempt("looks", course.look)
+        max_trial_steps = max(trial_share * course.taken, MIN_TRIAL_STEPS) if trial_share else 0.0
         with keep_all_chance():
-            verdict = examine(WatchedExamination(course), rules, self._find_last_stage(course.taken))
-        problems = tuple(f"{what} could not be tested: {problem}" for what, problem in self._observer.problems.items())
+            verdict = examine(WatchedExamination(course, max_trial_steps), rules, self._find_last_stage(course.taken))
+        problems = tuple(f"{what}{UNTESTED}: {problem}" for what, problem in self._observer.problems.items())
         fields = {field.name: getattr(verdict, field.name) for field in dataclasses.fields(verdict)}
         return WatchedVerdict(**fields | {"ruled_out": (*verdict.ruled_out, *problems)})
 
@@ -142,7 +148,7 @@ class Watch:
         """The update ratio of a clean loop with the same network and batches."""
         if (start := self._recording.start) is None:
             return math.nan
-        loss = self._parts.make_patient(self._recording, 1).loss
+        loss = LoopPatient(self._parts, self._recording, (), {}).make().loss
         found = self._observer.attempt("the reference", lambda: measure_reference_update(start, loss, self._recording.batches))
         return math.nan if found is None else found
 

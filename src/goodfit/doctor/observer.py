@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from goodfit.core.errors import first_line
 from goodfit.doctor.course import DISSECTED, EARLY, EARLY_LOOKS, StepRecord, measure_label_entropy
 from goodfit.doctor.diagnose import TEST_ERRORS
+from goodfit.doctor.loop_patient import LoopParts, LoopPatient
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.recording import Recording, count_classes, count_labels
 from goodfit.doctor.signals import remove_pauses
-from goodfit.doctor.watched import LoopParts, WatchedCourse, WatchedReplay, WatchedSample
+from goodfit.doctor.watched import NAME, WatchedCourse, WatchedReplay, WatchedSample
 from goodfit.watch.chance import keep_all_chance
-from goodfit.watch.dissection import Dissection, StepDissector
+from goodfit.watch.dissection import Dissection, StepDissector, StepWatch
 from goodfit.watch.memory import MB, measure_memory
+from goodfit.watch.updates import each_update
 
 INTERVAL = 50  # steps between two dear looks after the first so many
 MAX_SHARE = 0.015  # of the time since then that dear looks may take
@@ -38,7 +40,9 @@ class Update:
     wait_processor: float = 0.0
     is_dissected: bool = False
     dissection: Dissection | None = None
+    precision: StepWatch = dataclasses.field(default_factory=StepWatch)
     updates: int = 0
+    state_losses: int = 0
     losses: list[Tensor] = dataclasses.field(default_factory=list)
     labels: list[Tensor] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
@@ -56,6 +60,7 @@ class Update:
         return StepRecord(
             step=self.step, loss=loss, rate=self.rate, images=n, label_entropy=entropy, wait=self.wait, wait_processor=self.wait_processor,
             seconds=self.seconds, processor=self.processor, state_tensors=self.state_tensors, memory=self.memory,
+            updates=self.updates, state_losses=self.state_losses,
         )  # fmt: skip
 
 
@@ -84,13 +89,17 @@ class LoopObserver:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, recording: Recording, parts: LoopParts) -> None:
-        self.model, self.optimizer, self.recording, self.parts = model, optimizer, recording, parts
+        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.is_compiled = self.model is not model  # by torch.compile
+        self.optimizer, self.recording, self.parts = optimizer, recording, parts
         self.problems: dict[str, str] = {}
         self.records: list[StepRecord] = []
         self.course: WatchedCourse | None = None
-        self._dissector = StepDissector(model, parts.loss, keeps_modes=True)
+        self._dissector = StepDissector(self.model, parts.loss, keeps_modes=True)
         self._pending: list[Update] = []  # whose numbers have not been read from the device yet
         self._open: Update | None = None
+        self._parameters = {id(p) for p in model.parameters()}
+        self._had_state = False  # that the last update has left in its optimizer
         self._left: Spent | None = None  # when the last step ended
         self._costs: deque[float] = deque(maxlen=2)  # seconds of tests of the last steps that had some: a look and a step taken apart
         self._spent, self._since = 0.0, math.nan  # seconds of tests since the first INTERVAL steps, and when those had been taken
@@ -100,9 +109,9 @@ class LoopObserver:
         recording = self.recording
         width = self.attempt("the outputs", lambda: count_classes(self.model, images))
         recording.classes = recording.classes or width or count_labels(labels)
-        self.attempt("the start", lambda: recording.copy_start(self.model))
-        patient = self.parts.make_patient(recording, 0)
-        sample = WatchedSample(PatientSource("watched loop", 0, lambda: patient), recording, self.parts, images.detach()[:0].clone())
+        self.attempt("the start", lambda: recording.copy_start(self.model, self.optimizer))
+        patient = LoopPatient(self.parts, recording, (), {}).make()
+        sample = WatchedSample(PatientSource(NAME, 0, lambda: patient), recording, self.parts, images.detach()[:0].clone())
         self.course = WatchedCourse(WatchedReplay(self.model, self.optimizer, patient), sample)
         return self.course
 
@@ -111,7 +120,7 @@ class LoopObserver:
         now = time.perf_counter()
         wait = waited or (Spent.since(self._left) if self._left else Spent(0.0, 0.0))
         course = self.course or self.start(images, labels)
-        self.recording.add(images, labels, wait.clock)
+        self.recording.add(images, labels, wait.clock, course.taken)
         if self._open is None:
             step = course.taken
             is_due = self._is_due(step, now)
@@ -132,17 +141,25 @@ class LoopObserver:
         update = self._open
         assert update is not None
 
-        def see_update(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
-            update.updates += 1
-            rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
-            update.rate = sum(rates) / max(len(rates), 1)
+        def see(optimizer: torch.optim.Optimizer) -> None:
+            if self._is_own(optimizer):
+                update.updates += 1
+                update.state_losses += self._had_state and not optimizer.state
+                rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+                update.rate = sum(rates) / max(len(rates), 1)
 
-        hook = self.optimizer.register_step_pre_hook(see_update)
-        try:
-            with update.dissection.seeing() if update.dissection else contextlib.nullcontext():
-                yield
-        finally:
-            hook.remove()
+        def see_state(optimizer: torch.optim.Optimizer) -> None:
+            if self._is_own(optimizer):
+                self._had_state = bool(optimizer.state)
+                update.state_tensors = sum(len(state) for state in optimizer.state.values() if isinstance(state, dict))
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(each_update(see, see_state))
+            if update.dissection is not None:
+                stack.enter_context(update.dissection.seeing())
+                if not self.is_compiled:
+                    stack.enter_context(update.precision)
+            yield
 
     def leave(self, loss: Tensor | float, labels: Tensor, spent: Spent) -> None:
         """See what there is to see after a batch was used."""
@@ -154,10 +171,9 @@ class LoopObserver:
         update.processor += spent.processor
         if update.updates:
             if (dissection := update.dissection) is not None:
-                signs = self.attempt("steps taken apart", lambda: dissection.describe(torch.stack(update.losses).mean()))
+                signs = self.attempt("steps taken apart", lambda: dissection.describe(torch.stack(update.losses).mean(), update.precision))
                 course.dissected |= {update.step: signs} if signs is not None else {}
             update.dissection = None
-            update.state_tensors = sum(len(state) for state in self.optimizer.state.values() if isinstance(state, dict))
             self._pending.append(update)
             if update.cost:
                 self._costs.append(update.cost)
@@ -196,6 +212,10 @@ class LoopObserver:
             self._spent += seconds
             if self._open is not None:
                 self._open.cost += seconds
+
+    def _is_own(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer updates the network, even if it is not the one that was given: some are made anew on the way."""
+        return any(id(p) in self._parameters for group in optimizer.param_groups for p in group["params"][:1])
 
     def _dissect(self, dissection: Dissection | None, images: Tensor, labels: Tensor) -> Dissection:
         """Take a step apart from this batch on, or go on with it."""

@@ -32,11 +32,14 @@ class NotSeen(RuntimeError):
 class Recording:
     """What a watched loop has shown. `batches` are the first ones of the first epoch, on the CPU, and `next_batches` those of the second;
     `has_epochs` says that the loop tells where one starts and ends, and `epoch_length` how many batches it has, 0 if that is not known;
-    `start` is a copy of the network on the CPU.
+    `start` and `start_optimizer` are copies of the network and its optimizer on the CPU, and `frozen` the names of the parts that are in
+    evaluation mode though the network is not.
     """
 
     classes: int = 0
     start: nn.Module | None = None
+    start_optimizer: torch.optim.Optimizer | None = None
+    frozen: tuple[str, ...] = ()
     batches: list[Probe] = dataclasses.field(default_factory=list)
     next_batches: list[Probe] = dataclasses.field(default_factory=list)
     seconds: float = 0.0  # of waiting for them
@@ -48,9 +51,10 @@ class Recording:
     validation: Pass | None = None
     bytes: int = 0  # of all that is kept
     _images: int = 0
+    _updates: list[int] = dataclasses.field(default_factory=list)  # of the weights before each batch
 
-    def add(self, images: Tensor, labels: Tensor, seconds: float) -> None:
-        """Keep a batch of the first epoch or the second, as long as there is room."""
+    def add(self, images: Tensor, labels: Tensor, seconds: float, updates: int) -> None:
+        """Keep a batch of the first epoch or the second, as long as there is room; there were so many updates of the weights before it."""
         is_next = self.epochs == 1 and sum(len(known) for _, known in self.next_batches) < MAX_AGAIN
         if not is_next and (self.epochs or self.is_cut):
             return
@@ -65,6 +69,7 @@ class Recording:
             self.next_batches.append(batch)
             return
         self.batches.append(batch)
+        self._updates.append(updates)
         self.seconds += seconds
         self._images += len(images)
 
@@ -73,9 +78,13 @@ class Recording:
         """How many tensors are kept."""
         return 2 * len(self.batches) + 2 * len(self.next_batches)
 
-    def copy_start(self, model: nn.Module) -> None:
-        """Keep a copy of the network as it is now."""
-        self.start = copy.deepcopy(model).cpu().float()
+    def copy_start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Keep copies of the network and of its optimizer as they are now."""
+        start, own = copy.deepcopy((model, optimizer))
+        self.start, self.start_optimizer = start.cpu().float(), own
+        for state in own.state.values():
+            state.update({name: x.cpu() for name, x in state.items() if isinstance(x, Tensor)})
+        self.frozen = tuple(name for name, module in model.named_modules() if model.training and not module.training)
 
     def fix_train_probe(self) -> Probe:
         """The training images by which the loop is followed: from the first call on, those that had been recorded then."""
@@ -103,6 +112,13 @@ class Recording:
         if not found.is_whole and len(found) < min(MAX_TRAIN_IMAGES, IMAGES_PER_CLASS * self.classes):
             raise NotSeen(f"Only {len(found)} training images of the first epoch have been kept.")
         return found
+
+    def read_updates(self) -> list[Probe]:
+        """The recorded batches, those up to the same update of the weights joined."""
+        joined: dict[int, list[Probe]] = {}
+        for batch, updates in zip(self.batches, self._updates, strict=True):
+            joined.setdefault(updates, []).append(batch)
+        return [(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])) for parts in joined.values()]
 
     def read_next_epoch(self) -> Pass:
         """The start of the second epoch.

@@ -5,81 +5,26 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from goodfit.doctor.course import EARLY_LOOKS, Course, Look, StepRecord
-from goodfit.doctor.examination import PREFLIGHT_IMAGES, Examination, Trial
-from goodfit.doctor.patient import Batches, Patient, PatientSource
-from goodfit.doctor.recording import MAX_VALIDATION_IMAGES, NotSeen, Probe, Recording, read_validation
-from goodfit.doctor.replay import NO_CHANGE, Change, Replay
+from goodfit.doctor.examination import PREFLIGHT_IMAGES, Examination
+from goodfit.doctor.loop_patient import LoopParts, LoopPatient, refuse, require
+from goodfit.doctor.patient import Patient, PatientSource
+from goodfit.doctor.recording import MAX_VALIDATION_IMAGES, Probe, Recording, read_validation
+from goodfit.doctor.replay import NO_CHANGE, Replay
 from goodfit.doctor.sample import MAX_AGAIN, Pass, Sample
 from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.dissection import LossFunction, StepSigns, untouched
+from goodfit.watch.dissection import StepSigns, untouched
 from goodfit.watch.preflight import Preflight, examine_start
+from goodfit.watch.randomness import looks_learned
 
+NAME = "watched loop"
 COUNTING_FACTOR = 3  # how many times as far a training must have gone before its tensors are counted again
-T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LoopParts:
-    """What the user tells of a loop: the loss, and where known the planned steps, validation batches, how accuracy is measured, and a
-    function that makes the network with new weights.
-    """
-
-    loss: LossFunction
-    steps: int = 0
-    validation: Batches | None = None
-    evaluate: Callable[[nn.Module, Batches], float] | None = None
-    make_model: Callable[[], nn.Module] | None = None
-
-    def make_patient(self, recording: Recording, taken: int) -> Patient:
-        """The loop as a patient: what it has shown, and a sentence in the place of everything else."""
-        return Patient(
-            classes=recording.classes,
-            steps=self.steps or taken,
-            model=lambda: copy.deepcopy(require(recording.start, "a copy of its network at the start")),
-            optimizer=lambda model: refuse("a function that makes its optimizer"),
-            schedule=None,
-            schedule_every="step",
-            loss=copy.deepcopy(self.loss).cpu() if isinstance(self.loss, nn.Module) else self.loss,
-            train=lambda epoch: recording.read_epoch().batches() if epoch == 0 else refuse("more than the first epoch"),
-            validation=lambda: require(self.validation, "its validation images"),
-            step=refuse_step,
-            evaluate=self.evaluate or (lambda model, batches: refuse("how it measures accuracy")),
-        )
-
-
-def refuse(what: str) -> NoReturn:
-    """Say that the loop does not show something.
-
-    Raises:
-        NotSeen: always.
-    """
-    raise NotSeen(f"A watched loop does not show {what}.")
-
-
-def refuse_step(*arguments: object) -> NoReturn:
-    """Say that a step cannot be repeated.
-
-    Raises:
-        NotSeen: always.
-    """
-    refuse("its step as a function")
-
-
-def require(thing: T | None, what: str) -> T:
-    """The thing, if the loop shows it.
-
-    Raises:
-        NotSeen: it does not.
-    """
-    return refuse(what) if thing is None else thing
 
 
 class Unseen:
@@ -177,12 +122,6 @@ class WatchedCourse(Unseen, Course):
             self._counted_at, self._tensors = self.taken, super().count_tensors() - own
         return self._tensors
 
-    def keep_state(self) -> None:
-        refuse("the state of its optimizer, to go on from")
-
-    def branch(self, step: int, change: Change) -> Replay:
-        refuse("its step as a function")
-
 
 class ShownCourse(WatchedCourse):
     """The course of a watched loop as it is shown to the rules: followed from the start, though all of it has happened."""
@@ -204,6 +143,12 @@ class ShownCourse(WatchedCourse):
         self.looks = {step: look for step, look in sorted(self.live.looks.items()) if step <= self.taken}
         self.look_steps = sorted(self.looks)
 
+    def keep_state(self) -> None:
+        """Keep the state to try changes from: it is known of the end alone."""
+        if self.taken < len(self.live.records):
+            refuse(f"its weights after {self.taken} steps")
+        super().keep_state()
+
     def _look_at_start(self) -> None:
         """Look at the copy of the network from before the first step."""
         if self.live.looks and (start := self.watched_sample.recording.start) is not None:
@@ -213,20 +158,23 @@ class ShownCourse(WatchedCourse):
 
 
 class WatchedExamination(Unseen, Examination):
-    """The tests of a watched loop. Rules that ask for more than it shows get a `NotSeen`; a trial is one that failed."""
+    """The tests of a watched loop. Rules that ask for more than it shows get a `NotSeen`."""
 
-    def __init__(self, live: WatchedCourse) -> None:
+    def __init__(self, live: WatchedCourse, max_trial_steps: float) -> None:
         sample = live.sample
         assert isinstance(sample, WatchedSample)
         self.live, self.recording, self.parts = live, sample.recording, sample.parts
-        patient = sample.parts.make_patient(self.recording, len(live.records))
-        super().__init__(PatientSource("watched loop", 0, lambda: patient), max_trial_steps=0)
-        self.sample = WatchedSample(self.source, self.recording, sample.parts, torch.empty(0))
+        rates = [record.rate for record in live.records]
+        strict, lenient = (LoopPatient(self.parts, self.recording, rates, live.dissected, repeats) for repeats in (False, True))
+        super().__init__(PatientSource(NAME, 0, strict.make), max_trial_steps)
+        self.trial_source = PatientSource(NAME, 0, lenient.make)
+        self.sample = WatchedSample(self.trial_source, self.recording, self.parts, torch.empty(0))
 
     @cached_property
     def course(self) -> Course:
         model, optimizer = copy.deepcopy((self.live.replay.model, self.live.replay.optimizer))  # the rules touch no part of the loop
-        return ShownCourse(WatchedReplay(model.cpu().float(), optimizer, self.patient), self.sample, self.live)  # type: ignore[arg-type]
+        assert isinstance(self.sample, WatchedSample)
+        return ShownCourse(WatchedReplay(model.cpu().float(), optimizer, self.patient), self.sample, self.live)
 
     @cached_property
     def preflight(self) -> Preflight:
@@ -242,6 +190,10 @@ class WatchedExamination(Unseen, Examination):
         return frozenset(name for name, p in states[0].items() if not torch.equal(p, states[1][name]))
 
     @cached_property
+    def is_pretrained(self) -> bool:
+        return looks_learned(self.start_model) if self.parts.make_model is None else super().is_pretrained
+
+    @cached_property
     def batches_per_epoch(self) -> int:
         return self.recording.epoch_length or refuse("how many batches an epoch has")
 
@@ -250,8 +202,3 @@ class WatchedExamination(Unseen, Examination):
         if self.live.taken < self.steps:
             refuse("the learning rates of steps that are still to come")
         return tuple(record.rate for record in self.live.records)
-
-    def trial(self, change: Change = NO_CHANGE, steps: int = 30, start: int = 0) -> Trial:
-        """A trial that could not be made: all its numbers are NaN."""
-        nan = math.nan
-        return Trial(steps, (), nan, nan, nan, nan)

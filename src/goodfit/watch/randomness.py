@@ -1,0 +1,48 @@
+"""Whether weights look drawn at random, or learned."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+MIN_NUMBERS = 256  # of a weight that can be judged
+MAX_DISTANCE = 2.2  # of Kolmogorov and Smirnov, times the root of n; of 100,000 drawn weights one exceeds it
+MAX_NORM = 1.08  # largest singular value in units of that of drawn weights
+MIN_LEARNED = 0.2  # share of the numbers in weights that do not look drawn, from which on a network has learned
+
+
+def looks_learned(model: nn.Module) -> bool:
+    """Whether a network has been trained before: some of its weights look like no draw from a normal or uniform distribution.
+
+    Weights that are all the same, and small ones, are not counted; unusual initializations look learned.
+    """
+    weights = [p.detach().cpu() for p in model.parameters() if p.ndim >= 2 and p.numel() >= MIN_NUMBERS and float(p.detach().std()) > 0]
+    learned = sum(w.numel() for w in weights if not looks_drawn(w))
+    return learned > MIN_LEARNED * sum(w.numel() for w in weights)
+
+
+def looks_drawn(weight: Tensor) -> bool:
+    """Whether the numbers of a weight [n, ...] could be independent draws from a uniform or normal distribution around zero.
+
+    Training leaves heavy tails and a few directions in which a weight is longer than chance makes it (Martin & Mahoney 2021).
+    """
+    x = weight.double().flatten(1)
+    rms = float(x.square().mean().sqrt())
+    if rms == 0:
+        return False
+    rows, columns = x.shape
+    largest = float(torch.linalg.matrix_norm(x, 2)) / (rms * (math.sqrt(rows) + math.sqrt(columns)))
+    ordered = x.flatten().sort().values
+    bound = float(x.abs().max()) * (1 + 1 / x.numel())
+    uniform = (ordered / bound + 1) / 2
+    normal = (1 + torch.erf(ordered / (rms * math.sqrt(2)))) / 2
+    return largest <= MAX_NORM and min(_measure_distance(uniform), _measure_distance(normal)) <= MAX_DISTANCE
+
+
+def _measure_distance(expected: Tensor) -> float:
+    """How far sorted numbers, as shares of the distribution that they are expected to have, are from it; times the root of n."""
+    n = len(expected)
+    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    return float(torch.maximum((expected - steps[:-1]).abs(), (steps[1:] - expected).abs()).max()) * math.sqrt(n)
