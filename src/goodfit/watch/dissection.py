@@ -28,7 +28,7 @@ class StepSigns:
 
     - `loss`: what the step returned; `fresh_loss`: of the same images, recomputed before the step.
     - `updates`: how often an optimizer stepped; 0 with `applied_norm` where weights were changed by other means.
-    - `fresh_norm`, `applied_norm`: of the gradient recomputed on these images, and of the one the optimizer got.
+    - `fresh_norm`, `applied_norm`: of the gradient recomputed on these images, and of the one the optimizer got for its parameters.
     - `applied_cosine`: between these two. `carried_cosine`: of the second with the sum of the fresh one and what the optimizer got before.
     - `descent`: cosine between the change of the weights and the direction down the fresh gradient.
     - `uphill`: share of the fresh gradient's norms that lies on parameters which moved up along it.
@@ -80,19 +80,23 @@ class StepDissector:
             fresh_loss, fresh = self.compute_fresh_gradient(images, labels)
         before = [p.detach().clone() for p in parameters]
         carried, seen, steppers = self._applied, [], set()
+        held: set[int] = set()
 
         def see(optimizer: torch.optim.Optimizer) -> None:
             steppers.add(id(optimizer))
+            held.update(id(p) for group in optimizer.param_groups for p in group["params"])
             seen.append(copy_gradients(parameters))
 
         with each_update(see), StepWatch() as watched:
             result = take_step()
         changes = [p.detach() - old for p, old in zip(parameters, before, strict=True)]
         if not seen and norm(changes) > 0 and any(p.grad is not None for p in parameters):
-            seen = [copy_gradients(parameters)]  # whoever moved the weights, it was no optimizer
-        self._applied = seen[-1] if seen else None
-        applied = seen[-1] if seen and len(seen) <= max(len(steppers), 1) else None
-        signs = compare(dict(self.model.named_parameters()), before, fresh, applied)
+            seen, held = [copy_gradients(parameters)], set(map(id, parameters))  # whoever moved the weights, it was no optimizer
+        is_plain = bool(seen) and len(seen) <= max(len(steppers), 1) and not held.isdisjoint(map(id, parameters))
+        applied = [g if id(p) in held else torch.zeros_like(g) for g, p in zip(seen[-1], parameters, strict=True)] if is_plain else None
+        self._applied = applied
+        due = [f if not is_plain or id(p) in held else torch.zeros_like(f) for f, p in zip(fresh, parameters, strict=True)]
+        signs = compare(dict(self.model.named_parameters()), before, (fresh, due), applied)
         value = torch.as_tensor(result).detach()
         return result, dataclasses.replace(
             signs,
@@ -101,7 +105,7 @@ class StepDissector:
             updates=len(seen) if steppers else 0,
             carried_cosine=NAN
             if applied is None or carried is None
-            else cosine(applied, [a + b for a, b in zip(carried, fresh, strict=True)]),
+            else cosine(applied, [a + b for a, b in zip(carried, due, strict=True)]),
             is_finite=signs.is_finite and bool(torch.isfinite(value).all()),
             halves=tuple(sorted(watched.halves)),
             norm_images=watched.norm_images,
@@ -121,9 +125,15 @@ class StepDissector:
 
 
 def compare(
-    parameters: Mapping[str, Tensor], before: Sequence[Tensor], fresh: Sequence[Tensor], applied: Sequence[Tensor] | None
+    parameters: Mapping[str, Tensor],
+    before: Sequence[Tensor],
+    gradients: tuple[Sequence[Tensor], Sequence[Tensor]],
+    applied: Sequence[Tensor] | None,
 ) -> StepSigns:
-    """What became of parameters by name since `before`, against the fresh gradient and the one that was applied, if that was seen."""
+    """What became of parameters by name since `before`, against the fresh gradient, what of it an optimizer should have got, and what it
+    got, if that was seen.
+    """
+    fresh, due = gradients
     now = [p.detach() for p in parameters.values()]
     changes = [p - old for p, old in zip(now, before, strict=True)]
     moved = [bool((change != 0).any()) for change in changes]
@@ -136,7 +146,7 @@ def compare(
         updates=0,
         fresh_norm=norm(fresh),
         applied_norm=NAN if applied is None else norm(applied),
-        applied_cosine=NAN if applied is None else cosine(applied, fresh),
+        applied_cosine=NAN if applied is None else cosine(applied, due),
         carried_cosine=NAN,
         descent=-cosine(changes, fresh),
         uphill=measure_uphill(changes, fresh),
@@ -147,7 +157,7 @@ def compare(
         half=sum(p.numel() for p in now if p.dtype in HALVES) / max(numbers, 1),
         is_finite=all(bool(torch.isfinite(p).all()) for p in now),
         coarse=measure_coarse([p for p, has_moved in zip(now, moved, strict=True) if has_moved]),
-        underflow=NAN if applied is None else measure_underflow(fresh, applied),
+        underflow=NAN if applied is None else measure_underflow(due, applied),
     )
 
 

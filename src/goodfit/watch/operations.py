@@ -124,7 +124,9 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         flows = [self._tracker.of(x) for x in tensors]
         weight = next((f.weight for f in flows if f and f.weight), "") if kind == "weights" else ""
         is_measured = self.signals and result.ndim >= 2 and kind in ("weights", "activation", "norm")
-        entering = next((x for x, f in zip(tensors, flows, strict=True) if kind != "weights" or (x.ndim >= 2 and not (f and f.weight))), None)
+        entering = next(
+            (x for x, f in zip(tensors, flows, strict=True) if kind != "weights" or (x.ndim >= 2 and not (f and f.weight))), None
+        )
         from_images = sum(f is not None and not f.weight for f in flows)
         self.operations.append(
             Operation(

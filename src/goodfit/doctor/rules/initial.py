@@ -43,7 +43,9 @@ def find_constant_init(exam: Examination) -> Finding | None:
         elif w.shape[0] >= 4 and not _is_grouped(w, weight.entering.units if weight.entering else 1) and measure_rest(w) < RANK_ONE:
             equal.append(layer.name)
     if equal:
-        evidence = f"In {len(equal)} of {len(network.hidden)} hidden layers all units start with the same weights, or multiples of them: they"
+        evidence = (
+            f"In {len(equal)} of {len(network.hidden)} hidden layers all units start with the same weights, or multiples of them: they"
+        )
         evidence += " see the same, get the same gradient, and stay alike."
     elif zero and network.signal < NO_SIGNAL:
         evidence = f"{len(zero)} of {len(network.hidden)} hidden layers start at zero: nothing of the image reaches the last layer, and no"
@@ -84,7 +86,9 @@ def find_dead_relu(exam: Examination) -> Finding | None:
     gain = measure_gain(exam, Change(structure="centered"))
     if not gain.is_clear:
         return None
-    evidence = f"At the start, {100 * dead:.0f} % of the units of a layer are zero for every image, and {100 * zeros:.0f} % of all their outputs."
+    evidence = (
+        f"At the start, {100 * dead:.0f} % of the units of a layer are zero for every image, and {100 * zeros:.0f} % of all their outputs."
+    )
     return Finding("dead_relu", 0.95, f"{evidence} With inputs of the activations centered: {gain}.", INITIALIZE)
 
 
@@ -114,7 +118,10 @@ def find_init_too_small(exam: Examination) -> Finding | None:
     small = min((geometric_mean(x) for x in (gains, norms) if x), default=math.inf)
     if not small < SMALL_GAIN:
         return None
-    evidence = f"Weights start {small / HE_GAIN:.3f} times as large as He's: what enters the last layer differs by {network.signal:.1g} between images."
+    evidence = (
+        f"Weights start {small / HE_GAIN:.3f} times as large as He's: what enters the last layer differs by {network.signal:.1g} between"
+    )
+    evidence += " images."
     own = measure_gain(exam)
     if small < TINY_GAIN and network.signal < NO_SIGNAL and (own.is_stuck or own.is_diverged):
         return Finding("init_too_small", 0.95, f"{evidence} After {own.steps} steps nothing is learned.", INITIALIZE)
@@ -134,8 +141,10 @@ def find_init_too_large(exam: Examination) -> Finding | None:
     is_loud = not start.output.std < STRONG_SCORES or not start.loss < LOUD * even
     if largest < LARGE_GAIN or not is_loud:
         return None
-    evidence = f"Weights start up to {largest / HE_GAIN:.1f} times as large as He's: scores have a standard deviation of {start.output.std:.3g}, and the"
-    evidence += f" loss is {start.loss:.3g}; {even:.2f} for equal scores."
+    evidence = (
+        f"Weights start up to {largest / HE_GAIN:.1f} times as large as He's: scores have a standard deviation of {start.output.std:.3g},"
+    )
+    evidence += f" and the loss is {start.loss:.3g}; {even:.2f} for equal scores."
     if largest > HUGE_GAIN and not start.loss < DEAFENING * even:
         return Finding("init_too_large", 0.95, evidence, INITIALIZE)
     gain = measure_gain(exam, Change(init="he"))
@@ -149,7 +158,10 @@ RULES = (
         "constant_init",
         Stage.START,
         find_constant_init,
-        {"dead_relu": "there weights differ, and biases or inputs keep units at zero", "a head at zero": "it sets itself apart by its labels"},
+        {
+            "dead_relu": "there weights differ, and biases or inputs keep units at zero",
+            "a head at zero": "it sets itself apart by its labels",
+        },
     ),
     Rule("dead_relu", Stage.START, find_dead_network, {"constant_init": "there the weights are all zero, or equal"}),
     Rule(

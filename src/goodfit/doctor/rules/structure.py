@@ -19,7 +19,8 @@ from goodfit.watch.preflight import measure_affine_error, measure_mixing
 
 MIN_FLOOR = 0.1  # of the loss of equal scores, that is left at one-hot probabilities which are all right
 MIN_SPREAD = 1e-3  # standard deviation of outputs, below which they do not show whether they are confined
-MIN_MIXING = 0.01  # of an output's gradient that falls on another image
+MIN_MIXING = 1e-4  # of an output's gradient that falls on another image; without mixing it is exactly zero
+SMALL_FACTOR = 0.1  # in the place of factors and biases at zero
 EXACTLY_AFFINE = 1e-4
 LONG_RUN = 4  # weights in a row without a nonlinearity; none of the usual blocks has so many
 BEND = "Put an activation, such as ReLU, behind every hidden layer."
@@ -43,7 +44,9 @@ def find_softmax_twice(exam: Examination) -> Finding | None:
         evidence = f"The loss is still {shape['right']:.2f} for scores that are 20 higher for the right class, and no more than"
         evidence += f" {shape['wrong']:.2f} for the wrong one: it makes probabilities of the scores twice."
     elif floor > MIN_FLOOR * even > 0 and are_shares(exam):
-        evidence = f"The outputs lie between 0 and 1 and the loss takes them for scores: if all were right, it would still be {floor:.2f}, and"
+        evidence = (
+            f"The outputs lie between 0 and 1 and the loss takes them for scores: if all were right, it would still be {floor:.2f}, and"
+        )
         evidence += f" is {even:.2f} if all are equal."
     else:
         return None
@@ -90,7 +93,9 @@ def find_linear_run(exam: Examination) -> Finding | None:
     gain = measure_gain(exam, Change(structure="bent"))
     if not gain.is_clear:
         return None
-    evidence = f"{longest} of {network.depth} layers of weights follow one another, and nothing between them bends. With ReLUs there: {gain}."
+    evidence = (
+        f"{longest} of {network.depth} layers of weights follow one another, and nothing between them bends. With ReLUs there: {gain}."
+    )
     return Finding("missing_nonlinearity", 0.93, evidence, BEND)
 
 
@@ -114,12 +119,12 @@ def find_images_mixed(exam: Examination) -> Finding | None:
 
 
 def measure_mixing_of_any_weights(model: nn.Module, images: Tensor, seed: int) -> float:
-    """How far images mix in a network some of whose weights start at zero, with random numbers in the place of these."""
+    """How far images mix in a network some of whose weights start at zero, with other numbers in the place of these."""
     other = copy.deepcopy(model)
     with OwnChance(seed).active(), torch.no_grad():
         for p in other.parameters():
             if p.numel() and not p.any():
-                p.normal_(0, max(p[0].numel(), 1) ** -0.5)
+                p.normal_(0, max(p[0].numel(), 1) ** -0.5) if p.ndim >= 2 else p.fill_(SMALL_FACTOR)
     other.eval()
     return measure_mixing(other, images)
 
