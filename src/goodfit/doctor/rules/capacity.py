@@ -43,8 +43,8 @@ def find_dropout_too_strong(exam: Examination) -> Finding | None:
     gain = measure_gain(exam, Change(dropout="off"))
     if not gain.is_clear:
         return None
-    evidence = f"Dropout of {' and '.join(sorted({f'{rate:.2f}' for rate in rates}))} lets {100 * kept:.2g} % of all ways through. Without it: {gain}."
-    return Finding("dropout_too_strong", 0.95, evidence, LOWER)
+    said = " and ".join(sorted({f"{rate:.2f}" for rate in rates}))
+    return Finding("dropout_too_strong", 0.95, f"Dropout of {said} lets {100 * kept:.2g} % of all ways through. Without it: {gain}.", LOWER)
 
 
 def measure_dropout(exam: Examination) -> list[float]:
@@ -79,8 +79,8 @@ def find_batch_too_small_for_norm(exam: Examination) -> Finding | None:
     noise = measure_norm_noise(exam, max(int(size), 2))
     if noise < MIN_NOISE:
         return None
-    evidence = f"Batch norm takes its statistics from {size:g} images at a time: which these are changes scores by {100 * noise:.0f} % of how far they"
-    return Finding("batch_too_small_for_norm", 0.93, f"{evidence} differ between images.", remedy)
+    evidence = f"Batch norm takes its statistics from {size:g} images at a time: which these are changes scores by {100 * noise:.0f} % of"
+    return Finding("batch_too_small_for_norm", 0.93, f"{evidence} how far they differ between images.", remedy)
 
 
 def measure_norm_noise(exam: Examination, size: int) -> float:
@@ -90,7 +90,7 @@ def measure_norm_noise(exam: Examination, size: int) -> float:
         model.train()
         whole = model(images).float()
         model.train()
-        parts = torch.cat([model(part).float() for part in images.split(size) if len(part) > 1])
+        parts = torch.cat([model(part).float() for part in torch.split(images, size) if len(part) > 1])
     return float((parts - whole[: len(parts)]).norm() / (whole - whole.mean(0)).norm())
 
 
@@ -107,7 +107,7 @@ def find_bottleneck(exam: Examination) -> Finding | None:
 
 
 def find_capacity_too_small(exam: Examination) -> Finding | None:
-    """A narrow network has stopped learning, does no better on training images, and a network of usual size passes it in a part of the steps."""
+    """A narrow network does no better on training images than on others, and one of usual size passes it in a part of the steps."""
     network, course = exam.network, exam.course
     looks = [course.looks[step] for step in sorted(course.looks)]
     if network.depth < 2 or network.bends == 0 or len(looks) < 6 or course.is_broken:
