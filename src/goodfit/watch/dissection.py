@@ -6,20 +6,16 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.operations import takes_statistics
-from goodfit.watch.updates import each_update
+from goodfit.watch.updates import HALVES, StepWatch, each_update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 NAN = math.nan
 UPHILL = 0.3  # cosine between the change of a parameter and its gradient from which on it goes up along it
-HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,27 +227,6 @@ def compare(
 def copy_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     """The gradients of some parameters, zeros where there is none."""
     return [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in parameters]
-
-
-class StepWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes within a `with` block in which kinds of half precision tensors are computed, and how few images a batch norm sees."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.halves: set[str] = set()
-        self.norm_images = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.dtype in HALVES:
-            self.halves.add(str(out.dtype).removeprefix("torch."))
-        if takes_statistics(func._schema.name.rpartition("::")[2], args):
-            self.norm_images = min(self.norm_images or len(args[0]), len(args[0]))
-        return out
-
-    def __enter__(self) -> StepWatch:
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
 
 
 @contextlib.contextmanager
