@@ -47,6 +47,9 @@ class Examination:
         self.source, self.max_trial_steps = source, max_trial_steps
         self.patient: Patient = source.make()
         self.sample = Sample(source)
+        self.comparison = Comparison(self.patient, self.sample)
+        self.counterparts = Counterparts(self.comparison)
+        self.copies = Copies(self.patient, self.sample)
         self.trial_steps = 0
         self.started = time.perf_counter()
         self._trials: dict[tuple[Change, int, int], Trial] = {}
@@ -64,21 +67,6 @@ class Examination:
     @cached_property
     def course(self) -> Course:
         return Course(self.source, self.sample)
-
-    @cached_property
-    def comparison(self) -> Comparison:
-        """What the images of both splits teach about each other's labels."""
-        return Comparison(self.patient, self.sample)
-
-    @cached_property
-    def copies(self) -> Copies:
-        """Copies of pictures within the training images and between the splits."""
-        return Copies(self.patient, self.sample)
-
-    @cached_property
-    def counterparts(self) -> Counterparts:
-        """What the validation images could have been."""
-        return Counterparts(self.comparison)
 
     @cached_property
     def start_model(self) -> nn.Module:

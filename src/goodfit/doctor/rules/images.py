@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from goodfit.doctor.defects import EXACT, NEARLY_EXACT, BrokenShares, find_effective_side, measure_broken, measure_fine_detail
 from goodfit.doctor.comparison import to_images
+from goodfit.doctor.defects import EXACT, NEARLY_EXACT, BrokenShares, find_effective_side, measure_broken, measure_fine_detail
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.marks import Marks, find_marks
@@ -45,8 +45,8 @@ def find_duplicates_in_train(exam: Examination) -> Finding | None:
     return Finding(
         "duplicates_in_train",
         0.95 if is_much else 0.5,
-        f"{repeated.count} of {repeated.n} training images ({100 * repeated.value:.0f} %) are byte for byte equal to an earlier one, so there"
-        f" are {repeated.n - repeated.count} pictures only.",
+        f"{repeated.count} of {repeated.n} training images ({100 * repeated.value:.0f} %) are byte for byte equal to an earlier one, so"
+        f" there are {repeated.n - repeated.count} pictures only.",
         "Drop the copies, or collect other images.",
         is_material=is_much,
     )
@@ -70,7 +70,7 @@ def find_leakage_exact(exam: Examination) -> Finding | None:
     return Finding(
         "leakage_exact",
         0.97 if count > 0.04 * n else 0.8,
-        f"{count} of {n} validation images ({100 * count / n:.0f} %) are also among the training images, {how}: their accuracy shows memory.",
+        f"{count} of {n} validation images ({100 * count / n:.0f} %) are also among the training images, {how}: that is memory.",
         "Remove them from the training images, or split again.",
     )
 
@@ -151,7 +151,12 @@ RULES = (
         find_duplicates_in_train,
         {"drawing with replacement": "there other images occur twice in the next epoch", "blank_images": "blank images are not counted"},
     ),
-    Rule("leakage_exact", Stage.DATA, find_leakage_exact, {"leakage_near": "there the bytes differ", "blank_images": "blank images are not counted"}),
+    Rule(
+        "leakage_exact",
+        Stage.DATA,
+        find_leakage_exact,
+        {"leakage_near": "there the bytes differ", "blank_images": "blank images are not counted"},
+    ),
     Rule("leakage_near", Stage.DATA, find_leakage_near, {"similar images": "there details do not agree once aligned"}),
     Rule("shortcut", Stage.DATA, find_shortcut, {"classes that are places": "there nothing is left once the places are covered"}),
     Rule(
