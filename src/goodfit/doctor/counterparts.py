@@ -65,7 +65,7 @@ class Counterparts:
         return self._train_preparation(self._aligned[1])
 
     def prepare_as_validation(self) -> View | None:
-        """Training images on disk as validation images are prepared; None if that is not known, or not done by resizing and scaling alone."""
+        """Training images on disk as validation images are prepared; None if that is not known, or more than resizing and scaling."""
         raw = self.comparison.raw
         if self._regressed is None or raw is None or self._regressed[1] < MIN_PLAIN_LIKENESS:
             return None
@@ -147,7 +147,7 @@ def make_repairs(pair: Pair) -> list[tuple[str, Callable[[Tensor], Tensor], Call
         gain = t.std((0, 2, 3), keepdim=True) / v.std((0, 2, 3), keepdim=True).clamp_min(1e-9)
         return (x - v.mean((0, 2, 3), keepdim=True)) * gain + t.mean((0, 2, 3), keepdim=True)
 
-    both = [
+    both: list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
         ("scaling them as training images", keep, match_scale),
         ("turning them upside down", keep, lambda x: x.flip(2)),
         ("turning them by 90 degrees", keep, lambda x: x.rot90(1, (2, 3))),
@@ -190,7 +190,7 @@ def _blur(images: Tensor, share: float) -> Tensor:
 
 def _measure_spacing(values: Tensor) -> float | None:
     """The least distance between numbers, if there are so few that they are levels of pixels."""
-    levels = ((values - values.min()) / values.std().clamp_min(1e-9) * 1e5).round().unique()
+    levels = ((values - values.min()) / values.std().clamp_min(1e-9) * 1e5).round().unique()  # type: ignore[no-untyped-call]
     if len(levels) > MAX_LEVELS or len(levels) < 3:
         return None
     return float(levels.diff().min()) * float(values.std())

@@ -47,11 +47,14 @@ class Trial:
 class Examination:
     """The tests of one patient. The patient's training goes on in `course`, which the doctor moves forward; trials never touch it."""
 
-    def __init__(self, source: PatientSource, max_trial_steps: float = math.inf) -> None:
+    def __init__(self, source: PatientSource, max_trial_steps: float = math.inf, sample: Sample | None = None) -> None:
         self.source, self.max_trial_steps = source, max_trial_steps
         self.trial_source = source
         self.patient: Patient = source.make()
-        self.sample = Sample(source)
+        self.sample = sample or Sample(source)
+        self.comparison = Comparison(self.patient, self.sample)
+        self.counterparts = Counterparts(self.comparison)
+        self.copies = Copies(self.patient, self.sample)
         self.trial_steps = 0
         self.started = time.perf_counter()
         self._trials: dict[tuple[Change, int, int], Trial] = {}
@@ -71,22 +74,8 @@ class Examination:
         return Course(self.source, self.sample)
 
     @cached_property
-    def comparison(self) -> Comparison:
-        """What the images of both splits teach about each other's labels."""
-        return Comparison(self.patient, self.sample)
-
-    @cached_property
-    def copies(self) -> Copies:
-        """Copies of pictures within the training images and between the splits."""
-        return Copies(self.patient, self.sample)
-
-    @cached_property
-    def counterparts(self) -> Counterparts:
-        """What the validation images could have been."""
-        return Counterparts(self.comparison)
-
-    @cached_property
     def continuation(self) -> Continuation:
+        """What becomes of the training when it goes on from where it stands."""
         return Continuation(self.source, self.sample, self.course)
 
     @cached_property

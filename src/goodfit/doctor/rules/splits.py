@@ -53,7 +53,7 @@ def find_augmentation_at_validation(exam: Examination) -> Finding | None:
 def find_label_order_differs(exam: Examination) -> Finding | None:
     """Validation labels agree with a probe of the training images once they are given other numbers."""
     for pair in (exam.comparison.fed, exam.comparison.raw):
-        if pair is None or not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.chance(pair.train)):
+        if pair is None or not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.train.chance):
             continue
         predicted, labels = pair.carried.argmax(1), pair.validation.labels
         matched, meaning = match_in_halves(predicted, labels, pair.classes)
@@ -111,12 +111,13 @@ def find_channels_differ(exam: Examination) -> Finding | None:
     gain, z = found[best]
     if z < MIN_Z_HARM or gain < 0.02 or (z < MIN_Z and order_on_disk in (None, (0, 1, 2))):
         return None
+    before = float(own.float().mean())
     on_disk = f" On disk they stand in the order {', '.join(map(str, order_on_disk))}." if order_on_disk not in (None, (0, 1, 2)) else ""
     return Finding(
         "channels_differ",
         0.96,
-        f"A probe of the training images gets {100 * float(own.float().mean()):.0f} % of the validation labels right, and"
-        f" {100 * (float(own.float().mean()) + gain):.0f} % with the validation channels in the order {', '.join(map(str, best))}.{on_disk}",
+        f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * (before + gain):.0f} % with"
+        f" the validation channels in the order {', '.join(map(str, best))}.{on_disk}",
         "Read training and validation images with the same function, so that their channels come in the same order.",
     )
 
@@ -162,7 +163,7 @@ def is_shifted_on_disk(pair: Pair | None) -> bool:
 
 
 def find_distribution_shift(exam: Examination) -> Finding | None:
-    """The images of both splits differ on disk, or differ in a way that no preparation explains, and what one teaches fails on the other."""
+    """The images of both splits differ on disk, or differ as no preparation explains, and what one teaches fails on the other."""
     raw, fed, counterparts = exam.comparison.raw, exam.comparison.fed, exam.counterparts
     pair = raw or fed
     if pair.domain_area < (APART if raw else FAR_APART) or not is_harmed(pair) or not is_far_above_chance(pair):
@@ -181,7 +182,7 @@ def find_distribution_shift(exam: Examination) -> Finding | None:
         "distribution_shift",
         confidence,
         f"A probe tells training from validation images {where} (area under the curve {pair.domain_area:.2f}). Fitted on training images,"
-        f" one gets {100 * pair.within_train.value:.0f} % of other training labels and {100 * pair.across.value:.0f} % of validation labels;"
+        f" one gets {100 * pair.within_train.value:.0f} % of their own labels and {100 * pair.across.value:.0f} % of validation labels;"
         f" on validation images, {100 * pair.within_validation.value:.0f} % of their own and {100 * pair.across_back.value:.0f} %.",
         "Train on images from where the network will be used, or add augmentation that covers the difference.",
     )
