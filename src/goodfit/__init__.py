@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from goodfit.api import evaluate, load, train
+    from goodfit.api import evaluate, load, train, watch
     from goodfit.predict.export import export
     from goodfit.recipe.recipe import Recipe
     from goodfit.recipe.source import open_images
@@ -18,9 +19,17 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "evaluate", "export", "fit", "load", "open_images", "train"]
+__all__ = ["Recipe", "evaluate", "export", "fit", "load", "open_images", "train", "watch"]
 
 _MODULES = {"Recipe": "recipe.recipe", "export": "predict.export", "fit": "training.loop", "open_images": "recipe.source"}
+
+
+class _CallableModule(types.ModuleType):
+    """The package `goodfit.watch`, which is called as the function of that name in goodfit.api."""
+
+    @property
+    def __call__(self) -> Any:
+        return importlib.import_module("goodfit.api").watch
 
 
 def __getattr__(name: str) -> Any:
@@ -28,3 +37,6 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module(f"goodfit.{_MODULES.get(name, 'api')}"), name)
     raise AttributeError(f"module goodfit has no attribute {name!r}")
+
+
+importlib.import_module("goodfit.watch").__class__ = _CallableModule  # the import makes it an attribute of this package

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from goodfit.core.errors import GoodfitError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
+from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
+from goodfit.doctor.audit.image_table import ImageTable
+from goodfit.doctor.audit.quick import remark_on_data
+from goodfit.doctor.loop_watch import Watch
+from goodfit.doctor.patient import Batches
+from goodfit.doctor.watched import LoopParts
 from goodfit.predict.predictor import Predictor, load_predictor
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
@@ -22,6 +33,7 @@ from goodfit.terminal.reporter import TerminalReporter
 from goodfit.terminal.streams import MESSAGES
 from goodfit.training.lr_range import LrRange, find_lr_range, sweep_lr
 from goodfit.training.manual_lr import request_lr_factor
+from goodfit.watch.dissection import LossFunction
 
 
 def train(
@@ -37,8 +49,9 @@ def train(
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
     """
     recipe, reporter = recipe or Recipe(), _make_reporter(quiet)
+    options = RunOptions(Path(out) if out else None, resume, reporter=reporter, remark=remark_on_data)
     try:
-        run = train_run(recipe.but(data=str(data)) if data else recipe, RunOptions(Path(out) if out else None, resume, reporter=reporter))
+        run = train_run(recipe.but(data=str(data)) if data else recipe, options)
     finally:
         reporter.clear_progress()
     assert run is not None
@@ -98,6 +111,30 @@ def evaluate(
     return result
 
 
+def audit(data: str | Path = "", run: str | Path | None = None, quick: bool = False, reporter: Reporter | None = None) -> Audit:
+    """Look for what makes training on images, or its scores, wrong: broken, blank and repeated images, leaks, wrong labels, other splits.
+
+    With a `run` or a study of folds on them (whose images they are if `data` is empty) also its accuracy without leaked images, the labels
+    that its predictions contradict, and the splits before and after its transforms. `quick` leaves out what compares images one by one.
+
+    Raises:
+        UsageError: there are neither data nor run, or the run has no predictions for these images.
+        DataError: there are no images, or they cannot be trained on.
+    """
+    found, _ = open_audit(Recipe(data=str(data)), Path(run) if run is not None else None, quick, reporter or LoggingReporter())
+    return found
+
+
+def open_audit(asked: Recipe, run: Path | None, quick: bool, reporter: Reporter) -> tuple[Audit, ImageTable]:
+    """Audit the images of a recipe, or where it names none those of a run, and return the images, too; see `audit`."""
+    recipe = asked
+    if run is not None and (run / "recipe.toml").is_file():
+        of_run = Recipe.of_run(run)
+        recipe = of_run.but(data=asked.data) if asked.data else of_run
+    found, table = audit_recipe(recipe, reporter, quick)
+    return (audit_with_run(found, table, run, recipe, reporter) if run is not None else found), table
+
+
 def lr_range(asked: Recipe, reporter: Reporter, low: float, high: float, steps: int) -> LrRange:
     """Run the learning-rate range test of a recipe: its model, data and optimizer, at rates from `low` to `high`; no run is made."""
     prepared = prepare(asked, reporter)
@@ -113,3 +150,26 @@ def steer(run: str | Path | Run, factor: float) -> Path:
         UsageError: there is no such run, or it is not running.
     """
     return request_lr_factor(Run.open(run), factor)
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: LossFunction = F.cross_entropy,
+    classes: int = 0,
+    steps: int = 0,
+    validation: Batches | None = None,
+    evaluate: Callable[[nn.Module, Batches], float] | None = None,
+    make_model: Callable[[], nn.Module] | None = None,
+) -> Watch:
+    """Watch a training loop of your own; its weights are the same, bit for bit, with the watch and without.
+
+    Iterate over `watch.epoch(loader)`, and put each step into `with watch.step(images, labels) as step:`, in which `step.loss` is set. Then
+    `watch.verdict()` says what is wrong, as the doctor does, and `watch.signals` has what was seen of each step.
+
+    `loss` takes the outputs [B, K] and the labels; `classes` is K where the network has more outputs than there are classes; `steps` is how
+    many are planned, if a verdict is wanted before they are over. With `validation`, batches that can be iterated again and again, training
+    and validation are compared, and with `evaluate`, (model, batches) -> accuracy, how that is measured is examined. `make_model` makes the
+    network anew: weights that differ each time are random, and must learn; the others are pretrained.
+    """
+    return Watch(model, optimizer, LoopParts(loss, steps, validation, evaluate, make_model), classes)

@@ -30,6 +30,8 @@ VERBS = {  # in the order of a person's work
     "export": "Write a run's classifier as one ONNX file.",
     "parts": "List every part there is.",
     "describe": "Account for a network layer by layer, or set several side by side.",
+    "audit": "Say what is wrong with images and labels before training.",
+    "doctor": "Name the cause of a bad training.",
     "gradcheck": "Check gradients against central differences.",
 }
 

@@ -1,4 +1,4 @@
-"""goodfit describe: what a network is made of and what it costs, layer by layer, or several networks side by side."""
+"""goodfit describe: what a network is made of and what it costs, layer by layer, or what flows through it; several side by side."""
 
 from __future__ import annotations
 
@@ -33,19 +33,35 @@ class OutputOptions:
     json: Annotated[bool, Parameter(help="Print everything as JSON on stdout.")] = False
 
 
+@Parameter(name="*", group="Signals")
+@dataclasses.dataclass(kw_only=True)
+class SignalOptions:
+    """What flows through a network, measured on a batch of images."""
+
+    signals: Annotated[bool, Parameter(help="How large signals and gradients are in each layer, instead of what it costs.")] = False
+    inits: Annotated[
+        list[str], Parameter(consume_multiple=True, help='Initializations to set side by side: "gaussian(0.01)" xavier he.')
+    ] = dataclasses.field(default_factory=list)
+    data: Annotated[str, Parameter(help="Images to measure on, as for train; without, for a run its own, else random numbers.")] = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.signals or self.inits or self.data)
+
+
 def describe(
     model: str = "",
     /,
     *,
     compare: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     network: InputOptions | None = None,
+    signals: SignalOptions | None = None,
     output: OutputOptions | None = None,
 ) -> None:
     """Account for a network: output shape, parameters, multiply-adds, activation memory and receptive field of every layer.
 
     Activations are the numbers in a layer's output; kept is the part of it that training keeps for the backward pass; the field is how many
     pixels of the image an output depends on, in rows and columns, along the longest path, and the stride how many lie between two
-    outputs ("-" where that is unknown, or the output has no sides any more).
+    outputs ("-" where that is unknown, or the output has no sides any more). With --signals, whether they fade or grow from layer to layer.
 
     Parameters
     ----------
@@ -55,14 +71,16 @@ def describe(
         Models to set side by side: parameters and operations, and the shares of conv and fully connected layers.
     """
     network, output = network or InputOptions(), output or OutputOptions()
-    if network.classes < 1 or network.channels < 1:
-        raise UsageError(f"Expected --classes and --channels to be 1 or more, received {network.classes} and {network.channels}.")
-    if network.batch < 1:
-        raise UsageError(f"Expected --batch to be 1 or more, received {network.batch}.")
-    if output.csv and output.json:
-        raise UsageError("Expected one of --csv and --json, received both.")
+    _refuse_misuse(network, output)
     if not model and not compare:
         raise UsageError('Expected a model, such as "resnet(18)", or several after --compare, received none.')
+    if signals:
+        if compare or output.csv:
+            raise UsageError(
+                f"Expected --signals for one model, as a table or with --json, received {'--compare' if compare else '--csv'} too."
+            )
+        _describe_signals(model, network, signals, output.json)
+        return
     from goodfit.models.anatomy.account import compare_accounts
     from goodfit.study import networks
     from goodfit.terminal.anatomy import format_account, format_account_csv, format_model_comparison, format_model_comparison_csv
@@ -85,3 +103,37 @@ def describe(
         print_exact(format_account_csv(account, output.stages))
     else:
         print_lines(*format_account(account, output.stages).split("\n"), *notes)
+
+
+def _refuse_misuse(network: InputOptions, output: OutputOptions) -> None:
+    """Refuse numbers below one, and two forms of output."""
+    if network.classes < 1 or network.channels < 1:
+        raise UsageError(f"Expected --classes and --channels to be 1 or more, received {network.classes} and {network.channels}.")
+    if network.batch < 1:
+        raise UsageError(f"Expected --batch to be 1 or more, received {network.batch}.")
+    if output.csv and output.json:
+        raise UsageError("Expected one of --csv and --json, received both.")
+
+
+def _describe_signals(model: str, network: InputOptions, signals: SignalOptions, as_json: bool) -> None:
+    """Print what flows through a model's layers."""
+    from goodfit.terminal.reporter import TerminalReporter
+
+    reporter = TerminalReporter()
+    reporter.show_activity("loading PyTorch")
+    from goodfit.study.layer_signals import account_for_signals
+    from goodfit.study.networks import NetworkOptions
+    from goodfit.terminal.layer_signals import format_signals, format_signals_comparison
+    from goodfit.terminal.streams import print_json, print_lines
+
+    made_for = NetworkOptions(network.classes, network.channels, network.size, network.batch, tuple(network.use))
+    accounts = [account.to_dict() for account in account_for_signals(model, made_for, signals.inits, signals.data, reporter)]
+    reporter.clear_progress()
+    if as_json:
+        print_json({"model": model, "networks": accounts})
+        return
+    if len(accounts) == 1:
+        print_lines(*format_signals(accounts[0]["layers"]).split("\n"), *accounts[0]["notes"])
+        return
+    print_lines(*format_signals_comparison([(account["name"], account["layers"]) for account in accounts]).split("\n"))
+    print_lines(*(f"{account['name']}: {' '.join(account['notes'])}" for account in accounts))

@@ -86,6 +86,7 @@ TrialOptions: Any = make_options("TrialOptions", FIELDS, refused=("budget", "wor
 LrOptions: Any = make_options("LrOptions", FIELDS - {*FIT_FIELDS})
 ShowOptions: Any = make_options("ShowOptions", {*DATA_FIELDS, "augment", "budget"})
 AdviseOptions: Any = make_options("AdviseOptions", {*DATA_FIELDS, *SOURCE_FIELDS, "budget"})
+AuditOptions: Any = make_options("AuditOptions", {*DATA_FIELDS} - {"size", "aspect", "mean", "std", "storage"})
 FeaturesOptions: Any = make_options("FeaturesOptions", {*DATA_FIELDS, *SOURCE_FIELDS} - {"source"})  # which has a place of its own
 
 

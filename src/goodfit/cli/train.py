@@ -36,6 +36,9 @@ class TrainOptions:
     verbose: Annotated[bool, Parameter(name=("--verbose", "-v"), help="Report every choice with its rule and evidence.")] = False
     plot_schedule: Annotated[bool, Parameter(help="Draw the learning rate over the budget; with --dry, nothing is trained.")] = False
     tensorboard: Annotated[bool, Parameter(help="Also write events for TensorBoard into the run.")] = False
+    doctor: Annotated[
+        bool, Parameter(help="Examine the data, the network and its first 50 steps before training, and stop if something is wrong.")
+    ] = False
     json: Annotated[bool, Parameter(help="Print the run's path and its scores as JSON on stdout.")] = False
 
     @property
@@ -79,6 +82,7 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     run.check()
     refuse_early(asked, run.out if run.is_single and run.resume == "never" and not run.dry else None)
     reporter = start_reporter(asked)
+    from goodfit.doctor.audit.quick import remark_on_data
     from goodfit.recipe.parts import refuse_second_lr, with_lr
     from goodfit.runs import train as runs
     from goodfit.runs.finish import describe_result
@@ -93,7 +97,11 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     recipe_folder = Path(shorts.recipe).parent if shorts.recipe and Path(shorts.recipe).is_file() else None
     switches = (run.dry, run.plot_schedule, run.tensorboard)
     wanted = runs.RunOptions(run.out, run.resume, *switches, reporter, process_started(), quiet_result=run.is_single)
-    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder)
+    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder, remark=remark_on_data)
+    if run.doctor:
+        from goodfit.doctor.run_examination import check_training
+
+        wanted = dataclasses.replace(wanted, check=lambda prepared: check_training(prepared, reporter))
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
         summary = format_seeds(result)

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import gc
 import math
-import resource
 import time
 from collections import Counter
 from typing import Any
@@ -20,10 +19,11 @@ from goodfit.doctor.replay import Change, Replay
 from goodfit.doctor.sample import Sample
 from goodfit.watch.chance import keep_chance
 from goodfit.watch.dissection import StepDissector, StepSigns, norm, untouched
+from goodfit.watch.memory import measure_memory
 from goodfit.watch.operations import BOUNDED, trace
 from goodfit.watch.updates import StateWatch
 
-EARLY = 50  # steps after which most causes are to be named
+FIRST, EARLY = 10, 50  # steps after which a training that breaks at once is to be named, and after which most causes are
 DISSECTED = (0, 1, 2, 3, 4, 8, 16, 32, 49)
 EARLY_LOOKS = (0, 5, 10, 20, 35, 50)
 LATER_LOOKS = 12  # over the whole training
@@ -33,8 +33,9 @@ TRACED_IMAGES = 64
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
     """A step in numbers: its loss as it returned it, the mean learning rate, the images, how mixed their labels are (entropy over that of
-    as many labels drawn evenly from all classes), seconds of waiting for the batch, of the step, of the processor in both, optimizer
-    tensors in use (momentum and the like), how often an optimizer updated the weights, and how often its state of before was gone.
+    as many labels drawn evenly from all classes), seconds of waiting for the batch and of the processor in it, of the step and of the
+    processor in it, optimizer tensors in use (momentum and the like), the MB in use after it (NaN where they were not counted), how often
+    an optimizer updated the weights, and how often its state of before was gone.
     """
 
     step: int
@@ -43,9 +44,11 @@ class StepRecord:
     images: int
     label_entropy: float
     wait: float
+    wait_processor: float
     seconds: float
     processor: float
     state_tensors: int
+    memory: float
     updates: int = 0
     state_losses: int = 0
 
@@ -54,7 +57,7 @@ class StepRecord:
 class Look:
     """The training at a step, on the same images of both splits: cross-entropy and accuracy in evaluation mode; the cross-entropy of the
     training images in training mode (`noisy_loss`); the norm of all weights; the largest share of dead units and of flat outputs of a
-    layer; Python's live tensors, and the process's peak memory in MB.
+    layer; Python's live tensors, and the MB that are in use.
     """
 
     step: int
@@ -112,16 +115,21 @@ class Course:
         model, (images, labels) = self.replay.model, self.sample.train_probe
         with untouched(model), keep_chance(), torch.no_grad():
             model.train()
-            noisy = float(F.cross_entropy(as_scores(model(images)), clean_labels(labels, self.replay.patient.classes)))
-            operations, _ = trace(model, images[:TRACED_IMAGES], signals=True)
+            operations, scores = trace(model, images[:TRACED_IMAGES], signals=True)
+            scores = scores if len(images) <= TRACED_IMAGES else model(images)
+            noisy = float(F.cross_entropy(as_scores(scores), clean_labels(labels, self.replay.patient.classes)))
         relus = [o.leaving.dead for o in operations.of_kind("activation") if "relu" in o.name and o.leaving]
         flats = [o.flat for o in operations.of_kind("activation") if o.name in BOUNDED]
         look = Look(
             self.taken, *train, *validation, noisy, norm([p.detach() for p in model.parameters()]), max(relus, default=0.0),
-            max(flats, default=0.0), count_tensors(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            max(flats, default=0.0), self.count_tensors(), measure_memory(),
         )  # fmt: skip
         self.looks[self.taken] = look
         return look
+
+    def count_tensors(self) -> int:
+        """How many tensors Python holds now."""
+        return count_tensors()
 
     def keep_state(self) -> None:
         """Keep the weights and the optimizer's state, to try changes from here."""
@@ -140,6 +148,7 @@ class Course:
         replay, step = self.replay, self.taken
         try:
             images, labels = replay.next_batch()
+            rates = [group["lr"] for group in replay.optimizer.param_groups if "lr" in group]
             start, processor = time.perf_counter(), time.process_time()
             updates, losses = self._states.updates, self._states.losses
             with self._states.active():
@@ -152,7 +161,6 @@ class Course:
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
             self.is_broken, self.error = True, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return
-        rates = [group["lr"] for group in replay.optimizer.param_groups if "lr" in group]
         loss = float(torch.as_tensor(result).detach())
         self.records.append(
             StepRecord(
@@ -162,9 +170,11 @@ class Course:
                 len(images),
                 measure_label_entropy(labels, replay.patient.classes),
                 replay.wait,
+                replay.wait_processor,
                 time.perf_counter() - start,
                 time.process_time() - processor,
                 sum(len(s) for s in replay.optimizer.state.values() if isinstance(s, dict)),
+                measure_memory() if step < EARLY or step in self.look_steps else math.nan,
                 self._states.updates - updates,
                 self._states.losses - losses,
             )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from goodfit.doctor.course import EARLY
+from goodfit.doctor.course import EARLY, FIRST
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage, Verdict
+from goodfit.doctor.location import locate_fault
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.rules import RULES
 
@@ -16,34 +19,50 @@ MIN_ALARM = 0.5  # below, the doctor does not stop a person
 TIE = 0.08  # two causes whose confidences differ by less are named together
 TEST_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError)  # of a patient's own code, within a test
 
+T = TypeVar("T")
+
 
 def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
     """Diagnose a patient."""
-    exam = Examination(source)
+    return examine(Examination(source), rules)
+
+
+def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stage.END) -> Verdict:
+    """Ask the rules of each stage up to the last, until one is sure. Where none speaks at the end, look for the component at fault."""
     started = time.perf_counter()
     findings: list[Finding] = []
     failed: list[str] = []
-    for stage in Stage:
-        if stage >= Stage.EARLY:
-            exam.course.follow(EARLY if stage == Stage.EARLY else exam.steps)
-        for rule in rules:
-            if rule.stage == stage:
-                try:
-                    found = rule.find(exam)
-                except TEST_ERRORS as error:
-                    failed.append(f"{rule.cause} could not be tested: {type(error).__name__}: {str(error)[:200]}")
-                    continue
-                if found is not None:
-                    findings.append(found)
+
+    def attempt(test: Callable[[Examination], T | None], what: str) -> T | None:
+        try:
+            return test(exam)
+        except TEST_ERRORS as error:
+            failed.append(f"{what} could not be tested: {type(error).__name__}: {str(error)[:200]}")
+            return None
+
+    for stage in list(Stage)[: last + 1]:
+        if stage >= Stage.FIRST:
+            exam.course.follow({Stage.FIRST: FIRST, Stage.EARLY: EARLY}.get(stage, exam.steps))
+        found = [attempt(rule.find, rule.cause) for rule in rules if rule.stage == stage]
+        findings += [finding for finding in found if finding is not None]
         if any(finding.is_material and finding.confidence >= SURE for finding in findings):
             break
+    alarming = [finding for finding in findings if finding.is_material and finding.confidence >= MIN_ALARM]
+    is_searched = last == Stage.END and not alarming and exam.max_trial_steps > 0
+    location = attempt(locate_fault, "the component at fault") if is_searched else None
     steps = exam.course.taken if "course" in vars(exam) else 0
-    return decide(findings, steps, exam.trial_steps, time.perf_counter() - started, failed)
+    trial_steps = exam.trial_steps + (exam.continuation.steps if "continuation" in vars(exam) else 0)
+    verdict = decide(findings, steps, trial_steps, time.perf_counter() - started, failed)
+    if location is None:
+        return verdict
+    ruled_out = (location.evidence, *location.ruled_out, *failed)
+    return dataclasses.replace(verdict, kind="unknown", component=location.component, alarm=True, ruled_out=ruled_out)
 
 
 def decide(findings: Sequence[Finding], steps: int, trial_steps: int, seconds: float, failed: Sequence[str] = ()) -> Verdict:
     """The verdict that some findings add up to: material ones first, then by confidence."""
-    ranked = tuple(sorted(findings, key=lambda finding: (finding.is_material, finding.confidence), reverse=True))
+    ordered = sorted(findings, key=lambda finding: (finding.is_material, finding.confidence), reverse=True)
+    ranked = tuple({finding.cause: finding for finding in reversed(ordered)}.values())[::-1]  # of each cause the surest
     alarming = [finding for finding in ranked if finding.is_material and finding.confidence >= MIN_ALARM]
     if not alarming:
         return Verdict("healthy", None, ranked, False, steps, trial_steps, seconds, tuple(failed))

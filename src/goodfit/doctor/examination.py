@@ -12,16 +12,22 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from goodfit.doctor.comparison import Comparison
+from goodfit.doctor.continuation import Continuation
+from goodfit.doctor.copies import Copies
+from goodfit.doctor.counterparts import Counterparts
 from goodfit.doctor.course import Course, measure
 from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
 from goodfit.doctor.network import Network
 from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
+from goodfit.doctor.system import ThreadCount, count_threads
 from goodfit.watch.chance import OwnChance
 from goodfit.watch.preflight import Preflight, examine_start, measure_loss_shape
 
 PREFLIGHT_IMAGES = 64
+REPEATED_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +47,8 @@ class Trial:
 class Examination:
     """The tests of one patient. The patient's training goes on in `course`, which the doctor moves forward; trials never touch it."""
 
-    def __init__(self, source: PatientSource) -> None:
-        self.source = source
+    def __init__(self, source: PatientSource, max_trial_steps: float = math.inf) -> None:
+        self.source, self.max_trial_steps = source, max_trial_steps
         self.patient: Patient = source.make()
         self.sample = Sample(source)
         self.trial_steps = 0
@@ -64,11 +70,30 @@ class Examination:
         return Course(self.source, self.sample)
 
     @cached_property
+    def comparison(self) -> Comparison:
+        """What the images of both splits teach about each other's labels."""
+        return Comparison(self.patient, self.sample)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Copies of pictures within the training images and between the splits."""
+        return Copies(self.patient, self.sample)
+
+    @cached_property
+    def counterparts(self) -> Counterparts:
+        """What the validation images could have been."""
+        return Counterparts(self.comparison)
+
+    @cached_property
+    def continuation(self) -> Continuation:
+        return Continuation(self.source, self.sample, self.course)
+
+    @cached_property
     def start_model(self) -> nn.Module:
         """A network as the training starts with it."""
-        return self.make_model(self.source.seed)
+        return self._make_model(self.source.seed)
 
-    def make_model(self, seed: int) -> nn.Module:
+    def _make_model(self, seed: int) -> nn.Module:
         """A network with the weights of a seed."""
         with OwnChance(seed).active():
             return self.patient.model()
@@ -99,15 +124,18 @@ class Examination:
     @cached_property
     def random_parameters(self) -> frozenset[str]:
         """Names of the parameters that start otherwise with another seed; the others are pretrained or constant."""
-        other = dict(self.make_model(self.source.seed + 1).named_parameters())
+        other = dict(self._make_model(self.source.seed + 1).named_parameters())
         return frozenset(name for name, p in self.start_model.named_parameters() if name in other and not torch.equal(p, other[name]))
 
     @cached_property
     def is_pretrained(self) -> bool:
-        """Whether most weights start the same with every seed, and are not constant: they were learned."""
+        """Whether most weights below the last layer start the same with every seed, and are not constant: they were learned."""
         weights = {name: p for name, p in self.start_model.named_parameters() if p.ndim >= 2}
-        learned = [p.numel() for name, p in weights.items() if name not in self.random_parameters and float(p.detach().std()) > 0]
-        return bool(weights) and sum(learned) > 0.5 * sum(p.numel() for p in weights.values())
+        below = list(weights)[: max(len(weights) - 1, 1)]
+        learned = [
+            weights[name].numel() for name in below if name not in self.random_parameters and float(weights[name].detach().std()) > 0
+        ]
+        return bool(below) and sum(learned) > 0.5 * sum(weights[name].numel() for name in below)
 
     @cached_property
     def batches_per_epoch(self) -> int:
@@ -133,6 +161,13 @@ class Examination:
                     schedule.step()
         return tuple(rates)
 
+    @cached_property
+    def repetition(self) -> tuple[Trial, ThreadCount]:
+        """The first steps once more, and the threads at work in them."""
+        with count_threads() as count:
+            trial = self.trial(steps=min(REPEATED_STEPS, self.steps))
+        return trial, count
+
     def evaluation(self) -> EvaluationSigns:
         """The patient's own evaluation of the network as it stands in the course."""
         taken = self.course.taken
@@ -141,8 +176,13 @@ class Examination:
         return self._evaluations[taken]
 
     def trial(self, change: Change = NO_CHANGE, steps: int = 30, start: int = 0) -> Trial:
-        """Train anew with a change for some steps, from the start or from a state kept by the course; NaN where it fails."""
+        """Train anew with a change for some steps, from the start or from a state kept by the course.
+
+        Its numbers are NaN where it fails, or where it is one more than may be made.
+        """
         key = (change, steps, start)
+        if key not in self._trials and self.trial_steps + steps > self.max_trial_steps:
+            return Trial(steps, (), math.nan, math.nan, math.nan, math.nan)
         if key not in self._trials:
             self._trials[key] = self._run_trial(change, steps, start)
             self.trial_steps += steps
@@ -154,6 +194,5 @@ class Examination:
             losses = replay.advance(steps)
             train, validation = (measure(replay, *probe) for probe in (self.sample.train_probe, self.sample.validation_probe))
         except (RuntimeError, ValueError, IndexError):
-            nan = float("nan")
-            return Trial(steps, (), nan, nan, nan, nan)
+            return Trial(steps, (), math.nan, math.nan, math.nan, math.nan)
         return Trial(steps, tuple(losses), *train, *validation)

@@ -42,12 +42,15 @@ class Finding:
 
 
 class Stage(IntEnum):
-    """When a rule can speak, earliest first: from the images and labels alone, before the first step, after the first 50, at the end."""
+    """When a rule can speak, earliest first: from the images and labels alone, before the first step, after the first 10, after the first
+    50, at the end.
+    """
 
     DATA = 0
     START = 1
-    EARLY = 2
-    END = 3
+    FIRST = 2
+    EARLY = 3
+    END = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Replay:
         self.patient: Patient = source.make()
         self.change = change
         self.chance = OwnChance(source.seed)
-        self.taken, self.epoch, self.wait = 0, 0, 0.0
+        self.taken, self.epoch, self.wait, self.wait_processor = 0, 0, 0.0, 0.0
         with self.chance.active():
             self.model: nn.Module = self._make_model()
             self.optimizer: torch.optim.Optimizer = self._make_optimizer()
@@ -74,11 +74,11 @@ class Replay:
         self._batches = self._iterate()
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """The next batch; `wait` is how many seconds it took."""
-        start = time.perf_counter()
+        """The next batch; `wait` is how many seconds it took, `wait_processor` how many of them the processor was at work."""
+        start, processor = time.perf_counter(), time.process_time()
         with self.chance.active():
             images, labels = next(self._batches)
-        self.wait = time.perf_counter() - start
+        self.wait, self.wait_processor = time.perf_counter() - start, time.process_time() - processor
         return images, labels
 
     def take_step(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from goodfit.doctor.patient import Batches, PatientSource
+from goodfit.doctor.patient import Batches, Patient, PatientSource
 from goodfit.watch.chance import OwnChance
 
 MAX_TRAIN_IMAGES, MAX_VALIDATION_IMAGES, MAX_AGAIN = 6144, 3072, 512
@@ -73,8 +73,13 @@ class Sample:
 
     @cached_property
     def validation_again(self) -> Pass:
-        """The start of another pass, by other random numbers of torch."""
+        """The start of another pass by the same patient, which may keep random numbers of its own, and by other random numbers of torch."""
+        assert len(self.validation)
         return self._read_validation(MAX_AGAIN, 1)
+
+    @cached_property
+    def _validating(self) -> Patient:
+        return self.source.make()
 
     @cached_property
     def train_probe(self) -> tuple[Tensor, Tensor]:
@@ -90,4 +95,4 @@ class Sample:
 
     def _read_validation(self, limit: int, again: int) -> Pass:
         with OwnChance(self.source.seed + 1000 + again).active():
-            return Pass.read(self.source.make().validation(), limit)
+            return Pass.read(self._validating.validation(), limit)

@@ -7,6 +7,7 @@ from goodfit.core.forecast import Forecast
 from goodfit.core.run_files import get
 from goodfit.report.failures import describe_broken_training, describe_constant_answer, describe_shortfalls
 from goodfit.report.gap import MODERATE_GAP, describe_gap, measure_gap
+from goodfit.report.loss_shape import describe_loss_shape
 from goodfit.report.markup import NBSP, format_number, format_percent, format_points
 from goodfit.report.record import Record, as_interval, as_rows, get_number
 
@@ -164,6 +165,7 @@ def interpret_run(record: Record) -> list[str]:
         *describe_gain(record),
         describe_gap(gap) if gap and not (broken or shortfalls) else "",
         describe_trend(record) if not broken else "",
+        describe_loss_shape(record) if not broken else "",
         describe_balance(record),
         describe_majority(record),
         describe_forecast(record),

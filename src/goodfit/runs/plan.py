@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torch import nn
 
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import spell
-from goodfit.core.reporter import Reporter
+from goodfit.core.reporter import WARNING, Reporter
 from goodfit.core.run import list_runs
 from goodfit.core.run_files import DamagedFile
 from goodfit.core.words import format_duration, list_some
+from goodfit.data.dataset import Dataset
 from goodfit.data.index import SPLITS, UNASSIGNED
 from goodfit.predict.views import Viewer
 from goodfit.recipe.auto import SMALL_SIDE
@@ -43,6 +45,13 @@ def report_plan(prepared: Prepared, reporter: Reporter, whole: bool) -> None:
     reporter.say(*(describe_plan if whole else summarize_plan)(prepared), *suggest_source(prepared))
     if not whole and prepared.choices:
         reporter.say("  What was chosen, and why: in the report, or here with -v.")
+
+
+def warn_of_data(prepared: Prepared, remark: Callable[[Dataset], list[str]], reporter: Reporter) -> Prepared:
+    """Warn of what `remark` finds wrong with the data; the run keeps it with the other notes on its data."""
+    remarks = remark(prepared.data)
+    reporter.say(*(f"{WARNING}{text}" for text in remarks))
+    return dataclasses.replace(prepared, data=dataclasses.replace(prepared.data, notes=(*prepared.data.notes, *remarks)))
 
 
 def summarize_plan(prepared: Prepared) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
@@ -14,6 +15,7 @@ from goodfit.core.forecast import Forecast
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, part_files, require_free_folder
 from goodfit.core.words import format_duration
+from goodfit.data.dataset import Dataset
 from goodfit.models.weights.saved import SavedModel
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
@@ -26,7 +28,7 @@ from goodfit.report.page import write_report
 from goodfit.report.record import read_record
 from goodfit.runs import augmentation_preview, baselines
 from goodfit.runs.finish import count_multiply_adds, describe_result, keep_model
-from goodfit.runs.plan import check_views, report_plan, sketch_schedule
+from goodfit.runs.plan import check_views, report_plan, sketch_schedule, warn_of_data
 from goodfit.runs.resume import (
     asked_recipe,
     describe_losses,
@@ -56,8 +58,8 @@ class RunOptions:
 
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
     draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan, and
-    `quiet_result` what came of it, which `describe_result` has.
-    `verbose` reports the plan with every choice. `recipe_folder` is the folder that the recipe was read from, which may be that of a run.
+    `quiet_result` what came of it, which `describe_result` has. `verbose` reports the plan with every choice. `remark` says what is wrong
+    with the data; `check` may refuse what is prepared before its first step. `recipe_folder` is where the recipe was read from.
 
     Raises:
         UsageError: `resume` is neither auto nor never.
@@ -74,6 +76,8 @@ class RunOptions:
     quiet_result: bool = False
     verbose: bool = False
     recipe_folder: Path | None = None
+    check: Callable[[Prepared], None] = lambda prepared: None
+    remark: Callable[[Dataset], list[str]] = lambda data: []
 
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never"):
@@ -121,10 +125,12 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
         require_free_folder(options.out)  # before any work
     prepared = prepare(asked, options.plan_reporter, options.started)
     _report_and_check(prepared, options)
+    prepared = warn_of_data(prepared, options.remark, options.plan_reporter)
     if note := describe_other_data(options.recipe_folder, prepared.data):
         options.plan_reporter.say(f"  {note}")
     if options.dry:
         return None
+    options.check(prepared)
     prepared = with_cached_features(prepared, options.reporter)
     lengths = prepared.training.plan.lengths
     # Under a budget in minutes they are computed before the first step: after the last they would be over the budget.

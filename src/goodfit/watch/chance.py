@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 
@@ -18,6 +20,24 @@ def keep_chance() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
+@contextlib.contextmanager
+def keep_all_chance() -> Iterator[None]:
+    """Restore every generator that a training may draw from after the block: Python's, NumPy's, torch's, and those of its accelerators."""
+    python, numpy = random.getstate(), np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        with keep_chance():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
 class OwnChance:
     """Random numbers of one training: its draws go on where they ended, whatever was drawn elsewhere in between."""
 
@@ -25,6 +45,13 @@ class OwnChance:
         with keep_chance():
             torch.manual_seed(seed)
             self._state = torch.get_rng_state()
+
+    @contextlib.contextmanager
+    def preview(self) -> Iterator[None]:
+        """Draw within the block what this training will draw next, and leave it to be drawn again."""
+        with keep_chance():
+            torch.set_rng_state(self._state)
+            yield
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -35,10 +62,3 @@ class OwnChance:
                 yield
             finally:
                 self._state = torch.get_rng_state()
-
-    @contextlib.contextmanager
-    def preview(self) -> Iterator[None]:
-        """Draw within the block what `active` would draw next, and leave it to be drawn again."""
-        with keep_chance():
-            torch.set_rng_state(self._state)
-            yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import torch
@@ -52,12 +53,14 @@ class Signal:
     def measure(cls, x: Tensor) -> Signal:
         """Measure a tensor whose first dimension is the images and whose second, if there is one, the units."""
         x = x.detach().float()
-        rms = float(x.square().mean().sqrt())
-        units = x.transpose(0, 1).flatten(1) if x.ndim > 1 else x[None]
-        dead = float((units == 0).all(1).float().mean())
-        difference = float((x - x.mean(0, keepdim=True)).square().mean().sqrt()) / rms if rms > 0 else 0.0
-        zeros = float((x == 0).float().mean())
-        return cls(rms, dead, float((x < 0).float().mean()), difference, zeros, len(units), units[0].numel() // max(len(x), 1))
+        if not 0 < float(torch.linalg.vector_norm(x)) < math.inf:  # whose squares float32 does not hold
+            x = x.double()
+        rms = float(torch.linalg.vector_norm(x)) / math.sqrt(x.numel())
+        largest = x.abs().amax([dim for dim in range(x.ndim) if dim != 1]) if x.ndim > 1 else x.abs().amax(0, keepdim=True)  # of each unit
+        difference = float(torch.linalg.vector_norm(x - x.mean(0, keepdim=True))) / math.sqrt(x.numel()) / rms if rms > 0 else 0.0
+        dead, n = float((largest == 0).float().mean()), x.numel()
+        zeros, places = int(torch.count_nonzero(x == 0)) / n, n // max(len(x) * len(largest), 1)
+        return cls(rms, dead, int(torch.count_nonzero(x < 0)) / n, difference, zeros, len(largest), places)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,7 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.signals = signals
         self.operations: list[Operation] = []
+        self._last: tuple[Tensor, int, Signal] | None = None  # what was measured last, its version and its numbers
         self._tracker = FlowTracker(model, images)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -133,8 +137,8 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 name,
                 kind,
                 weight,
-                Signal.measure(entering) if is_measured and entering is not None and entering.ndim >= 2 else None,
-                Signal.measure(result) if is_measured else None,
+                self._measure(entering) if is_measured and entering is not None and entering.ndim >= 2 else None,
+                self._measure(result) if is_measured else None,
                 _measure_flat(name, result) if is_measured else 0.0,
                 _dropout_rate(name, args, result) if kind == "dropout" else 0.0,
                 takes_statistics(name, args),
@@ -142,6 +146,13 @@ class OperationTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 flow if flow and not flow.weight else None,
             )
         )
+
+    def _measure(self, x: Tensor) -> Signal:
+        """Measure a tensor; what leaves one operation and enters the next is measured once."""
+        last = self._last
+        if last is None or last[1] != x._version or last[0].data_ptr() != x.data_ptr() or last[0].shape != x.shape:
+            last = self._last = (x, x._version, Signal.measure(x))
+        return last[2]
 
 
 def takes_statistics(name: str, args: Any) -> bool:

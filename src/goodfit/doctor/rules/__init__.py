@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 from goodfit.doctor.finding import Rule
-from goodfit.doctor.rules import capacity, depth, frozen, initial, losses, modes, structure, updates
+from goodfit.doctor.rules import (
+    augmentation,
+    capacity,
+    classes,
+    depth,
+    frozen,
+    images,
+    initial,
+    inputs,
+    labels,
+    losses,
+    modes,
+    rates,
+    regularization,
+    schedule,
+    splits,
+    structure,
+    system,
+    updates,
+)
 
-RULES: tuple[Rule, ...] = (
-    *modes.RULES, *structure.RULES, *initial.RULES, *depth.RULES, *capacity.RULES, *updates.RULES, *frozen.RULES, *losses.RULES,
+TOPICS = (
+    labels, classes, images, splits, inputs, augmentation, modes, structure, initial, depth, capacity, updates, frozen, losses, rates,
+    schedule, regularization, system,
 )  # fmt: skip
+RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in topic.RULES)

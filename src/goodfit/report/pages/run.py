@@ -14,6 +14,7 @@ from goodfit.report.sections.classes import render_classes
 from goodfit.report.sections.confusion import render_confusion
 from goodfit.report.sections.curves import render_curves
 from goodfit.report.sections.data import render_data
+from goodfit.report.sections.doctor import render_doctor
 from goodfit.report.sections.ensemble import render_ensemble
 from goodfit.report.sections.headline import render_headline
 from goodfit.report.sections.machine import render_machine, render_openings
@@ -28,6 +29,7 @@ SECTIONS = (  # in the order of the page: anchor, name in the menu, and function
     ("classes", "Classes", render_classes),
     ("calibration", "Calibration", render_calibration),
     ("worst", "Worst errors", render_worst),
+    ("doctor", "Doctor", render_doctor),
     ("augmentation", "Augmentation", render_augmentation),
     ("recipe", "Recipe", render_recipe),
     ("data", "Data", render_data),

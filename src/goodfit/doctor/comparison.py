@@ -1,0 +1,196 @@
+"""What training and validation images teach about each other's labels, as the network gets them and as they lie on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from goodfit.doctor.patient import Patient
+from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right
+from goodfit.doctor.sample import Sample
+
+MAX_TRAIN, MAX_VALIDATION = 2400, 1200  # images on which probes are fitted
+SURE_SHARE = 0.3  # of the validation images: those whose labels a probe is surest of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """Some images [N, C, H, W] of a split in one form, with whole labels [N] in range, in the order in which they came."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """Both splits in one form, and the probes fitted on each."""
+
+    train: View
+    validation: View
+    classes: int
+
+    @cached_property
+    def extract(self) -> PatchFeatures:
+        return PatchFeatures(self.train.images)
+
+    @cached_property
+    def train_features(self) -> Tensor:
+        return self.extract(self.train.images)
+
+    @cached_property
+    def validation_features(self) -> Tensor:
+        return self.extract(self.validation.images)
+
+    @cached_property
+    def train_fit(self) -> Ridge:
+        return Ridge(self.train_features, self.train.labels, self.classes)
+
+    @cached_property
+    def validation_fit(self) -> Ridge:
+        return Ridge(self.validation_features, self.validation.labels, self.classes)
+
+    @cached_property
+    def carried(self) -> Tensor:
+        """The scores of the validation images by the fit on the training images."""
+        return self.train_fit.predict(self.validation_features)
+
+    @cached_property
+    def carried_back(self) -> Tensor:
+        """The scores of the training images by the fit on the validation images."""
+        return self.validation_fit.predict(self.train_features)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The scores [N, K] of other images [N, C, H, W] by the fit on the training images."""
+        return self.train_fit.predict(self.extract(images))
+
+    @cached_property
+    def within_train(self) -> Share:
+        """Training images whose label the fit on all other training images gets right."""
+        return count_right(self.train_fit.scores, self.train.labels)
+
+    @cached_property
+    def within_validation(self) -> Share:
+        return count_right(self.validation_fit.scores, self.validation.labels)
+
+    @cached_property
+    def across(self) -> Share:
+        """Validation images whose label the fit on the training images gets right."""
+        return count_right(self.carried, self.validation.labels)
+
+    @cached_property
+    def across_back(self) -> Share:
+        return count_right(self.carried_back, self.train.labels)
+
+    def chance(self, view: View) -> float:
+        """The share of the largest class of a view."""
+        return float(torch.bincount(view.labels, minlength=self.classes).max()) / max(len(view), 1)
+
+    @cached_property
+    def sure_errors(self) -> tuple[Share, Share]:
+        """Of the images of each split that the fit on the training images is surest of, those whose label is another one."""
+        scores, labels = (self.train_fit.scores, self.carried), (self.train.labels, self.validation.labels)
+        margins = [measure_margin(x) for x in scores]
+        least = margins[1].quantile(1 - SURE_SHARE)
+        train, validation = (
+            Share(int((x.argmax(1) != y)[margin >= least].sum()), int((margin >= least).sum()))
+            for x, y, margin in zip(scores, labels, margins, strict=True)
+        )
+        return train, validation
+
+    @cached_property
+    def domain_area(self) -> float:
+        """How well the splits are told apart by their images: area under the curve of a probe, 0.5 by chance."""
+        n = min(len(self.train), len(self.validation), 600)
+        rows = [torch.linspace(0, len(view) - 1, n).long() for view in (self.train, self.validation)]
+        features = torch.cat([self.train_features[rows[0]], self.validation_features[rows[1]]])
+        sides = torch.arange(2).repeat_interleave(n)
+        scores = Ridge(features, sides, 2).scores
+        return measure_area(scores[:, 1] - scores[:, 0], sides)
+
+
+class Comparison:
+    """The splits of a patient compared: `fed`, as the network gets them, and `raw`, as they lie on disk, where that is known."""
+
+    def __init__(self, patient: Patient, sample: Sample) -> None:
+        self.patient, self.sample, self.classes = patient, sample, patient.classes
+
+    @cached_property
+    def fed(self) -> Pair:
+        passes = (self.sample.train, MAX_TRAIN), (self.sample.validation, MAX_VALIDATION)
+        return Pair(*(make_view(p.images, p.labels, self.classes, limit) for p, limit in passes), self.classes)
+
+    @cached_property
+    def raw(self) -> Pair | None:
+        if not self.patient.raw or {"train", "validation"} - set(self.patient.raw):
+            return None
+        views = []
+        for (pixels, labels), limit in ((self.patient.raw["train"], MAX_TRAIN), (self.patient.raw["validation"], MAX_VALIDATION)):
+            rows = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), 2 * limit)).round().astype(int))
+            views.append(make_view(to_images(pixels[rows]), torch.as_tensor(labels[rows]), self.classes, limit))
+        return Pair(views[0], views[1], self.classes)
+
+    @cached_property
+    def best(self) -> Pair:
+        """The images on disk, where known, for nothing blurs what they teach; else those that are fed."""
+        return self.raw or self.fed
+
+    @cached_property
+    def is_augmented(self) -> bool:
+        """Whether training images come otherwise in each epoch: many of the next epoch's are not in this one."""
+        return self.recurring < (0.6 if self.sample.train.is_whole else 0.02)
+
+    @cached_property
+    def recurring(self) -> float:
+        """The share of the next epoch's first images that are among this epoch's, number for number."""
+        known = set(hash_images(self.sample.train.images))
+        again = hash_images(self.sample.next_epoch.images)
+        return sum(image in known for image in again) / max(len(again), 1)
+
+
+def make_view(images: Tensor, labels: Tensor, classes: int, limit: int) -> View:
+    """Up to `limit` images [N, C, H, W] that differ, evenly spread, of whole labels [N] in range; of soft labels [N, K] the largest."""
+    labels = labels.argmax(1) if labels.ndim == 2 else labels
+    labels = labels.long()
+    rows = ((labels >= 0) & (labels < classes)).nonzero()[:, 0]
+    if len(rows) > 2 * limit:
+        rows = rows[torch.linspace(0, len(rows) - 1, 2 * limit).long()]
+    first: dict[bytes, int] = {}
+    rows = rows[[i for i, image in enumerate(hash_images(images[rows])) if first.setdefault(image, i) == i]]
+    if len(rows) > limit:
+        rows = rows[torch.linspace(0, len(rows) - 1, limit).long()]
+    return View(images[rows], labels[rows])
+
+
+def to_images(pixels: NDArray[np.uint8]) -> Tensor:
+    """Pixels [N, H, W, C] or [N, H, W] as images [N, C, H, W] from 0 to 1."""
+    x = torch.from_numpy(np.ascontiguousarray(pixels))
+    return (x[..., None] if x.ndim == 3 else x).permute(0, 3, 1, 2).float() / 255
+
+
+def hash_images(images: Tensor) -> list[bytes]:
+    """A hash for each image [N, ...]."""
+    pixels = np.ascontiguousarray(images.numpy())
+    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in pixels]
+
+
+def measure_margin(scores: Tensor) -> Tensor:
+    """By how much the highest score of each image [N, K] is above the second."""
+    highest = scores.topk(2, dim=1).values
+    return highest[:, 0] - highest[:, 1]
+
+
+def measure_area(scores: Tensor, is_positive: Tensor) -> float:
+    """The area under the curve of scores [N]: how often one of a positive is above one of a negative."""
+    ranks = scores.argsort().argsort().double() + 1
+    positive = is_positive.bool()
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / max(n * m, 1))

@@ -1,0 +1,102 @@
+"""Go on from where a training stands, at other rates or with one thing changed, and compare what comes of it on validation images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from goodfit.doctor.course import Course, as_scores, clean_labels
+from goodfit.doctor.patient import PatientSource
+from goodfit.doctor.replay import NO_CHANGE, Change, Replay
+from goodfit.doctor.sample import Sample
+
+MAX_COMPARED_IMAGES = 1024
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """A network on validation images in evaluation mode: the cross-entropy of each [N], and which ones are right [N]."""
+
+    losses: Tensor
+    right: Tensor
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.float().mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """How much better one network is than another on the same images: share of the loss that is gone, points of accuracy more, and how
+    many standard errors the latter is from none (McNemar's test).
+    """
+
+    loss: float
+    points: float
+    z: float
+
+
+def compare(better: Outcome, worse: Outcome) -> Gain:
+    """The gain of one outcome over another."""
+    if not math.isfinite(better.loss):
+        return Gain(-math.inf, -100.0, -math.inf)
+    won, lost = int((better.right & ~worse.right).sum()), int((worse.right & ~better.right).sum())
+    loss = 1 - better.loss / worse.loss if math.isfinite(worse.loss) and worse.loss > 0 else 1.0
+    return Gain(loss, 100 * (better.accuracy - worse.accuracy), (won - lost) / math.sqrt(max(won + lost, 1)))
+
+
+class Continuation:
+    """What becomes of a training when it goes on from where its course stands; the course stays where it is."""
+
+    def __init__(self, source: PatientSource, sample: Sample, course: Course) -> None:
+        self.source, self.course = source, course
+        self.images, self.labels = sample.validation.spread(MAX_COMPARED_IMAGES)
+        self.steps = 0  # taken in all continuations
+        self._outcomes: dict[tuple[int, tuple[float, ...], Change], Outcome] = {}
+
+    def standing(self) -> Outcome:
+        """The outcome of the course as it stands."""
+        return self._remember((), NO_CHANGE)
+
+    def go_on(self, rates: Sequence[float], change: Change = NO_CHANGE) -> Outcome:
+        """The outcome after as many more steps as there are rates: the mean learning rates of each, shared out as the optimizer does."""
+        return self._remember(tuple(rates), change)
+
+    def _remember(self, rates: tuple[float, ...], change: Change) -> Outcome:
+        key = (self.course.taken, rates, change)
+        if key not in self._outcomes:
+            self._outcomes[key] = self.measure(self._train_on(rates, change) if rates else self.course.replay)
+            self.steps += len(rates)
+        return self._outcomes[key]
+
+    def _train_on(self, rates: tuple[float, ...], change: Change) -> Replay:
+        if self.course.taken not in self.course.kept:
+            self.course.keep_state()
+        replay = self.course.branch(self.course.taken, change)
+        fresh = [group["lr"] for group in Replay(self.source).optimizer.param_groups]
+        mean = sum(fresh) / len(fresh)
+        for rate in rates:
+            for group, own in zip(replay.optimizer.param_groups, fresh, strict=True):
+                group["lr"] = rate * own / mean if mean > 0 else rate
+            replay.take_step(*replay.next_batch())
+        return replay
+
+    def measure(self, replay: Replay) -> Outcome:
+        """The outcome of a training as it stands."""
+        scores = as_scores(replay.scores(self.images))
+        labels = clean_labels(self.labels, replay.patient.classes)
+        return Outcome(F.cross_entropy(scores, labels, reduction="none"), torch.as_tensor(scores.argmax(1) == labels))
+
+
+def fall_to_zero(rate: float, steps: int) -> tuple[float, ...]:
+    """Rates that fall from one to zero along a line."""
+    return tuple(rate * (1 - i / steps) for i in range(steps))

@@ -1,0 +1,92 @@
+"""Locate a fault whose cause no rule names: put known parts in the place of the patient's, one component after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from goodfit.core.words import format_percent
+from goodfit.doctor.causes import Component
+from goodfit.doctor.examination import Examination
+from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right
+from goodfit.doctor.replay import Change
+
+SWAPS: dict[Component, Change] = {  # the least change first
+    "loop": Change(step="clean", loss="cross_entropy"),
+    "optimization": Change(optimizer="adamw"),
+    "data": Change(inputs="standardized", order="shuffled"),
+    "model": Change(model="reference", optimizer="adamw"),
+}
+MAX_REACHED, MIN_ERRORS = 0.7, 3.0  # share of the probe's accuracy, and standard errors below it, at which a training is suspected
+MAX_REACHED_BY_MODEL = 0.5  # the same for blaming the network, which may be small on purpose
+MIN_GAIN, ENOUGH = 0.1, 0.7  # accuracy that a swap gains; share of the best gain that a smaller change has to reach
+MAX_STEPS, SHARE = 60, 0.25  # of the planned steps, that one trial takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+    """The component at fault, the evidence, and what was ruled out."""
+
+    component: Component
+    evidence: str
+    ruled_out: tuple[str, ...]
+
+
+def locate_fault(exam: Examination) -> Location | None:
+    """Locate the fault of a training that has been followed to its end; None if nothing speaks for one.
+
+    Suspected is what ends clearly below a probe that is fitted to the same images within a second, and an accuracy that is not the share
+    of images which the network gets right.
+    """
+    return locate_in_evaluation(exam) or locate_in_training(exam)
+
+
+def locate_in_evaluation(exam: Examination) -> Location | None:
+    """Compare the accuracy that the patient reports with the share of the same images that its network gets right."""
+    signs = exam.evaluation()
+    error = math.sqrt(max(signs.honest * (1 - signs.honest), 0.01) / max(signs.images, 1))
+    if not abs(signs.accuracy - signs.honest) > max(0.03, MIN_ERRORS * error):
+        return None
+    evidence = (
+        f"The evaluation says {format_percent(signs.accuracy)}; of the same {signs.images} images the network in evaluation mode gets"
+        f" {format_percent(signs.honest)} right."
+    )
+    return Location("evaluation", evidence, ())
+
+
+def locate_in_training(exam: Examination) -> Location | None:
+    """Compare the end of the training with a probe, and where it falls short, look for the swap that mends it."""
+    (images, labels), validation = exam.sample.train.spread(3000), exam.sample.validation
+    features = PatchFeatures(images)
+    probe = count_right(Ridge(features(images), labels, exam.classes).predict(features(validation.images)), validation.labels)
+    last = exam.course.looks[max(exam.course.looks)]
+    reached = Share(round(last.validation_accuracy * len(exam.sample.validation_probe[1])), len(exam.sample.validation_probe[1]))
+    steps = max(1, min(MAX_STEPS, round(SHARE * exam.steps)))
+    is_suspected = reached.value < MAX_REACHED * probe.value and probe.above(reached) >= MIN_ERRORS
+    if exam.is_pretrained or not is_suspected or exam.trial_steps + steps * (1 + len(SWAPS)) > exam.max_trial_steps:
+        return None
+    own = exam.trial(steps=steps).validation_accuracy
+    gains = {component: exam.trial(change, steps).validation_accuracy - own for component, change in SWAPS.items()}
+    gains = {component: 0.0 if math.isnan(gain) else gain for component, gain in gains.items()}
+    best = max(gains.values())
+    shares = format_percent(reached.value), format_percent(probe.value)
+    shortfall = f"It ends at {shares[0]} of validation images, where a probe fitted to their pixels has {shares[1]}"
+    least = ENOUGH * max(best, MIN_GAIN)
+    ruled_out = tuple(f"{c}: {describe_swap(c)} gains {100 * gain:.0f} points" for c, gain in gains.items() if gain < least)
+    if best < MIN_GAIN:
+        return None
+    component = next(c for c, gain in gains.items() if gain >= ENOUGH * best)
+    if component == "model" and reached.value > MAX_REACHED_BY_MODEL * probe.value:
+        return None
+    evidence = f"{shortfall}; {describe_swap(component)} gains {100 * gains[component]:.0f} points after {steps} steps."
+    return Location(component, evidence, ruled_out)
+
+
+def describe_swap(component: Component) -> str:
+    """What a swap puts in the place of the patient's own."""
+    return {
+        "loop": "a plain step with cross-entropy",
+        "optimization": "AdamW at 0.001 in a plain step",
+        "data": "standardized images in shuffled order",
+        "model": "a small network that is known to learn",
+    }.get(component, component)

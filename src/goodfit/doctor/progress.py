@@ -1,0 +1,87 @@
+"""How far a training's own steps get, and whether a trial of a change gets further."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+
+from goodfit.doctor.course import EARLY
+from goodfit.doctor.examination import Examination, Trial
+from goodfit.doctor.replay import Change
+
+TRIAL_STEPS = 20
+VIOLENT_UPDATE = 0.03  # of the weights' norm in one step, after which a training may be broken
+MENDED = 0.9  # share of the loss that is left where a change mends a training
+SHRUNK = 0.85  # share of the weights' norm that is left where decay may be too strong
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnLosses:
+    """The losses of the patient's own steps, infinite where they are not finite."""
+
+    losses: tuple[float, ...]
+
+    @classmethod
+    def of(cls, exam: Examination) -> OwnLosses:
+        return cls(tuple(record.loss if math.isfinite(record.loss) else math.inf for record in exam.course.records))
+
+    def mean(self, start: int, end: int) -> float:
+        """The mean loss of some steps; infinite where the training had broken before."""
+        part = self.losses[start:end]
+        return statistics.fmean(part) if len(part) == end - start and part else math.inf
+
+    @property
+    def first(self) -> float:
+        return self.losses[0] if self.losses else math.inf
+
+
+def mean_end(trial: Trial, steps: int = 6) -> float:
+    """The mean of the last losses of a trial; infinite where it failed."""
+    losses = trial.losses[-steps:]
+    return statistics.fmean(losses) if losses and all(map(math.isfinite, losses)) else math.inf
+
+
+def is_mended(exam: Examination, trial: Trial, left: float = MENDED) -> bool:
+    """Whether a trial learns where the patient's own steps do not: its training loss is lower than theirs at the same steps and at their
+    latest, and it gets more validation images right, or loses less on them.
+    """
+    own, end = OwnLosses.of(exam), mean_end(trial)
+    taken = min(len(own.losses), EARLY) if exam.course.taken <= EARLY else len(own.losses)
+    latest = own.mean(max(taken - 10, 0), taken)
+    if not end < left * min(own.mean(trial.steps - 6, trial.steps), latest, 1.02 * own.first) or not math.isfinite(trial.validation_loss):
+        return False
+    looks = [look for step, look in exam.course.looks.items() if 0 < step <= taken and math.isfinite(look.validation_loss)]
+    best, accuracy = min((x.validation_loss for x in looks), default=math.inf), max((x.validation_accuracy for x in looks), default=0.0)
+    return trial.validation_loss < 0.97 * best or trial.validation_accuracy > accuracy + 0.04
+
+
+def is_stuck(exam: Examination) -> bool:
+    """Whether the first steps have taught nothing: the training broke, or its losses are no lower than they began."""
+    if exam.course.is_broken:
+        return not exam.course.error
+    own = OwnLosses.of(exam)
+    taken = len(own.losses)
+    return taken >= 20 and own.mean(taken - 10, taken) > 0.96 * min(own.first, 1.5 * math.log(exam.classes))
+
+
+def is_violent(exam: Examination) -> bool:
+    """Whether steps changed the weights by large shares, or the loss shot up."""
+    own = OwnLosses.of(exam)
+    updates = [s.update_ratio for s in exam.course.dissected.values() if math.isfinite(s.update_ratio)]
+    return exam.course.is_broken or max(updates, default=0.0) > VIOLENT_UPDATE or max(own.losses[1:20], default=0.0) > 1.5 * own.first
+
+
+def is_downhill(exam: Examination) -> bool:
+    """Whether the optimizer gets the gradient that is due in the first step, and steps down along it."""
+    first = exam.course.dissected.get(0)
+    return first is not None and not first.descent < 0.02 and not first.applied_cosine < 0.1
+
+
+def is_decay_the_cause(exam: Examination) -> bool:
+    """Whether the weights shrink fast, and a training without weight decay learns."""
+    looks = exam.course.looks
+    steps = [step for step in looks if 0 < step <= EARLY]
+    if 0 not in looks or not steps or looks[max(steps)].weight_norm > SHRUNK * looks[0].weight_norm:
+        return False
+    return is_mended(exam, exam.trial(Change(step="clean", weight_decay=0.0), TRIAL_STEPS))

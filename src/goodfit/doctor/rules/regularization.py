@@ -1,0 +1,228 @@
+"""Rules of what holds a training back, or fails to: weight decay, clipping, all of it together, and too little of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from goodfit.doctor.continuation import Outcome
+from goodfit.doctor.examination import Examination, Trial
+from goodfit.doctor.finding import Finding, Rule, Stage
+from goodfit.doctor.progress import SHRUNK, TRIAL_STEPS, OwnLosses, is_decay_the_cause, is_mended, is_stuck, mean_end
+from goodfit.doctor.replay import Change
+
+CLIPPED = 0.05  # share of the gradient's norm that is left by clipping that is too tight
+NO_DECAY, NO_DROPOUT = Change(step="clean", weight_decay=0.0), Change(dropout="off")
+NEITHER = Change(step="clean", weight_decay=0.0, dropout="off")
+FEW_IMAGES = 40  # for each class
+
+
+def find_clip_too_tight(exam: Examination) -> Finding | None:
+    """The optimizer gets gradients of one and the same norm, far below those that are due, and learns faster when it gets these."""
+    signs = [s for s in exam.course.dissected.values() if s.fresh_norm > 0 and math.isfinite(s.applied_norm) and s.applied_norm > 0]
+    if len(signs) < 5 or not all(s.applied_norm < CLIPPED * s.fresh_norm and s.applied_cosine > 0.2 for s in signs):
+        return None
+    applied, fresh = [s.applied_norm for s in signs], [s.fresh_norm for s in signs]
+    spread = statistics.pstdev(applied) / statistics.fmean(applied)
+    if spread > max(0.02, 0.2 * statistics.pstdev(fresh) / statistics.fmean(fresh)):
+        return None
+    trial, own = exam.trial(Change(step="clean"), TRIAL_STEPS), OwnLosses.of(exam)
+    is_better = mean_end(trial) < 0.93 * min(own.mean(TRIAL_STEPS - 6, TRIAL_STEPS), own.first)
+    if exam.course.taken == exam.steps and not is_better:
+        here = exam.continuation.standing()
+        is_better = trial.validation_loss < 0.95 * here.loss or trial.validation_accuracy > here.accuracy + 0.04
+    if not (is_better or is_mended(exam, trial)):
+        return None
+    return Finding(
+        "clip_too_tight",
+        0.97,
+        f"Every gradient is clipped to a norm of {statistics.fmean(applied):.2g}, {statistics.fmean(fresh) / statistics.fmean(applied):.0f}"
+        f" times below its own; without that the loss after {TRIAL_STEPS} steps is {mean_end(trial):.2f} instead of"
+        f" {own.mean(TRIAL_STEPS - 6, TRIAL_STEPS):.2f}.",
+        f"Clip to a norm of {max(statistics.median(fresh), 1.0):.1g} or more, so that few gradients are clipped.",
+    )
+
+
+def find_weight_decay_too_strong(exam: Examination) -> Finding | None:
+    """The weights shrink fast while the steps teach nothing, and without weight decay they learn; dropout does not matter."""
+    if not is_stuck(exam) or not is_decay_the_cause(exam):
+        return None
+    trial = exam.trial(NO_DECAY, TRIAL_STEPS)
+    if _uses_dropout(exam) and mean_end(exam.trial(NEITHER, TRIAL_STEPS)) < 0.85 * mean_end(trial):
+        return None
+    return _describe_decay(exam, trial)
+
+
+def find_weight_decay_too_strong_at_end(exam: Examination) -> Finding | None:
+    """The weights have shrunk while nothing much was learned, and a fraction of the steps without weight decay learns more."""
+    trained = _find_held_back(exam)
+    if trained is None or _norm_left(exam) > SHRUNK or _find_together(exam, trained):
+        return None
+    trial = exam.trial(NO_DECAY, _count_trial(exam))
+    return _describe_decay(exam, trial) if _is_gain(trial, trained) else None
+
+
+def _describe_decay(exam: Examination, trial: Trial) -> Finding:
+    own, decay = OwnLosses.of(exam), read_weight_decay(exam)
+    taken = len(own.losses)
+    return Finding(
+        "weight_decay_too_strong",
+        0.95,
+        f"The weights' norm has shrunk to {100 * _norm_left(exam):.0f} % of what it was, and the loss is {own.mean(max(taken - 10, 0), taken):.2f}"
+        f" after {taken} steps; without weight decay it is {mean_end(trial):.2f} after {trial.steps}.",
+        f"Use a weight decay of at most {decay / 100:.1g} instead of {decay:.2g}." if decay else "Take most of the weight penalty away.",
+        {"weight_decay": decay / 100} if decay else {},
+    )
+
+
+def read_weight_decay(exam: Examination) -> float:
+    """The highest weight decay of the optimizer's groups."""
+    return float(max((group.get("weight_decay") or 0.0 for group in exam.course.replay.optimizer.param_groups), default=0.0))
+
+
+def _norm_left(exam: Examination) -> float:
+    looks = exam.course.looks
+    return looks[max(looks)].weight_norm / looks[0].weight_norm if looks and looks[0].weight_norm > 0 else 1.0
+
+
+def _uses_dropout(exam: Examination) -> bool:
+    """Whether dropout is at work in the patient's steps: its first losses are others without it."""
+    own, off = exam.repetition[0].losses, exam.trial(NO_DROPOUT, max(len(exam.repetition[0].losses), 1)).losses
+    return any(a != b for a, b in zip(own, off, strict=False))
+
+
+def find_regularized_too_much(exam: Examination) -> Finding | None:
+    """Training and validation images are learned equally badly, and taking weight decay and dropout away together mends that, not one."""
+    if exam.course.taken < exam.steps:
+        return _find_regularized_early(exam)
+    trained = _find_held_back(exam)
+    if trained is None or not _find_together(exam, trained):
+        return None
+    return _describe_together(exam, exam.trial(NEITHER, _count_trial(exam)), trained.loss)
+
+
+def _find_regularized_early(exam: Examination) -> Finding | None:
+    if not is_stuck(exam) or _norm_left(exam) > 0.93 or not _uses_dropout(exam):
+        return None
+    together = exam.trial(NEITHER, TRIAL_STEPS)
+    if not is_mended(exam, together):
+        return None
+    own = OwnLosses.of(exam)
+    start = min(own.mean(TRIAL_STEPS - 6, TRIAL_STEPS), own.first)
+    for change in (NO_DECAY, NO_DROPOUT):
+        if start - mean_end(exam.trial(change, TRIAL_STEPS)) > 0.65 * (start - mean_end(together)):
+            return None
+    return _describe_together(exam, together, own.mean(len(own.losses) - 10, len(own.losses)))
+
+
+def _describe_together(exam: Examination, together: Trial, own: float) -> Finding:
+    no_decay, no_dropout = (mean_end(exam.trial(change, together.steps)) for change in (NO_DECAY, NO_DROPOUT))
+    return Finding(
+        "regularized_too_much",
+        0.92,
+        f"The loss stays at {own:.2f}; {together.steps} steps without weight decay and dropout bring it to {mean_end(together):.2f}, without decay"
+        f" alone to {no_decay:.2f}, without dropout alone to {no_dropout:.2f}.",
+        "Take most of the weight decay, the dropout and the augmentation away, and bring them back one at a time.",
+    )
+
+
+def _count_trial(exam: Examination) -> int:
+    return min(max(round(0.15 * exam.steps), TRIAL_STEPS), 60)
+
+
+def _find_held_back(exam: Examination) -> Outcome | None:
+    """The training's outcome if it ended with training images learned badly and no better than validation images."""
+    if exam.course.is_broken or exam.course.taken < exam.steps or exam.steps not in exam.course.looks:
+        return None
+    look = exam.course.looks[exam.steps]
+    here = exam.continuation.standing()
+    is_low = look.train_accuracy < 0.9 and look.train_accuracy < here.accuracy + 0.12
+    is_regularized = read_weight_decay(exam) > 0 or _norm_left(exam) < SHRUNK
+    return here if is_low and is_regularized and (_norm_left(exam) < SHRUNK or _uses_dropout(exam)) else None
+
+
+def _is_gain(trial: Trial, here: Outcome) -> bool:
+    return trial.validation_loss < 0.88 * here.loss and trial.validation_accuracy > here.accuracy + 0.05
+
+
+def _find_together(exam: Examination, here: Outcome) -> bool:
+    """Whether a training without weight decay and dropout gains, and without one of them much less."""
+    if not _uses_dropout(exam):
+        return False
+    steps = _count_trial(exam)
+    together = exam.trial(NEITHER, steps)
+    if not _is_gain(together, here):
+        return False
+    alone = [exam.trial(change, steps) for change in (NO_DECAY, NO_DROPOUT)]
+    return all(here.loss - trial.validation_loss < 0.65 * (here.loss - together.validation_loss) for trial in alone)
+
+
+def find_overfitting(exam: Examination) -> Finding | None:
+    """Training images are all right, validation images far from it, and their loss has risen since its minimum or stays far above."""
+    if exam.course.is_broken or exam.course.taken < exam.steps or exam.steps not in exam.course.looks:
+        return None
+    looks = [look for step, look in sorted(exam.course.looks.items()) if step > 0]
+    end, least = looks[-1], min(look.validation_loss for look in looks)
+    here = exam.continuation.standing()
+    gap, rise = end.train_accuracy - here.accuracy, end.validation_loss / max(least, 1e-9)
+    images = len(exam.sample.train) if exam.sample.train.is_whole else math.inf
+    epochs = exam.steps / max(exam.batches_per_epoch, 1)
+    if end.train_accuracy < 0.97 or gap < 0.15 or epochs < 8 or here.loss < 4 * end.train_loss:
+        return None
+    is_few = images / exam.classes < FEW_IMAGES
+    confidence = (
+        0.9 if rise > 1.5 and gap > 0.25 else 0.75 if rise > 1.25 and gap > 0.2 else 0.55 if is_few and rise > 1.08 and gap > 0.2 else 0.3
+    )
+    return Finding(
+        "overfitting",
+        confidence,
+        f"{100 * end.train_accuracy:.0f} % of the training images are right and {100 * here.accuracy:.0f} % of the validation images, whose loss"
+        f" is {rise:.2f} times its minimum ({least:.2f}); {images} images were seen {epochs:.0f} times each.",
+        "Get more images or augment them, add weight decay or dropout, or stop where the validation loss was lowest.",
+        is_material=confidence >= 0.5,
+    )
+
+
+RULES = (
+    Rule(
+        "clip_too_tight",
+        Stage.EARLY,
+        find_clip_too_tight,
+        {"lr_too_low": "there the gradient that is applied is the one that is due", "wrong_loss": "there its norm varies with what is due"},
+    ),
+    Rule(
+        "weight_decay_too_strong",
+        Stage.EARLY,
+        find_weight_decay_too_strong,
+        {"lr_too_high": "there the weights do not shrink", "regularized_too_much": "there dropout has to go, too"},
+    ),
+    Rule(
+        "regularized_too_much",
+        Stage.EARLY,
+        find_regularized_too_much,
+        {"weight_decay_too_strong": "there no decay alone mends it", "dropout_too_strong": "there no dropout alone mends it"},
+    ),
+    Rule("clip_too_tight", Stage.END, find_clip_too_tight, {"lr_too_low": "there the gradient that is applied is the one that is due"}),
+    Rule(
+        "weight_decay_too_strong",
+        Stage.END,
+        find_weight_decay_too_strong_at_end,
+        {"capacity_too_small": "there the weights grow, and no decay changes nothing"},
+    ),
+    Rule(
+        "regularized_too_much",
+        Stage.END,
+        find_regularized_too_much,
+        {"weight_decay_too_strong": "there no decay alone mends it", "dropout_too_strong": "there no dropout alone mends it"},
+    ),
+    Rule(
+        "overfitting",
+        Stage.END,
+        find_overfitting,
+        {
+            "preprocessing_differs": "there the gap is as wide from the first looks on",
+            "distribution_shift": "there the gap is as wide from the first looks on",
+            "label_noise": "there many training images are learned late, against their neighbors' labels",
+        },
+    ),
+)

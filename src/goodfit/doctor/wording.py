@@ -1,0 +1,44 @@
+"""The doctor's answer in words."""
+
+from __future__ import annotations
+
+from goodfit.core.words import count_of, format_duration
+from goodfit.doctor.causes import SENTENCES
+from goodfit.doctor.finding import Finding, Verdict
+
+MAX_SHOWN = 3
+
+
+def describe_verdict(verdict: Verdict) -> list[str]:
+    """The answer in lines: what it is, the evidence and the remedy of each cause, what else may be, and what it took."""
+    alarming = [finding for finding in verdict.findings if finding.is_material][:MAX_SHOWN]
+    notes = [finding for finding in verdict.findings if not finding.is_material][:MAX_SHOWN]
+    match verdict.kind:
+        case "healthy":
+            lines = ["Healthy: nothing was found that harms this training."]
+        case "unknown":
+            lines = [f"Something is wrong in the {verdict.component}, and the cause is not known.", *map(describe_finding, alarming)]
+        case "either":
+            lines = ["One of these:", *map(describe_finding, alarming)]
+        case _:
+            lines = [describe_finding(alarming[0])]
+            if len(alarming) > 1:
+                lines += ["Less likely:", *(f"  {describe_short(finding)}" for finding in alarming[1:])]
+    lines += [f"Note: {describe_short(finding)}" for finding in notes]
+    lines += [f"Ruled out: {line}" for line in verdict.ruled_out] if verdict.kind == "unknown" else []
+    took = f"{count_of(verdict.steps, 'step')} followed, {count_of(verdict.trial_steps, 'step')} of trials"
+    return [*lines, f"({took}, {format_duration(verdict.seconds)})"]
+
+
+def describe_finding(finding: Finding) -> str:
+    """A cause with its evidence and its remedy."""
+    fields = ", ".join(f'{name} = "{text}"' for name, text in finding.patch.items())
+    sure = f"{finding.cause} ({finding.component}, {100 * finding.confidence:.0f} % sure)"
+    return f"{sure}: {SENTENCES[finding.cause]} {finding.evidence} What to do: {finding.remedy}" + (
+        f" In the recipe: {fields}." if fields else ""
+    )
+
+
+def describe_short(finding: Finding) -> str:
+    """A cause and how sure it is."""
+    return f"{finding.cause} ({100 * finding.confidence:.0f} %): {finding.evidence}"

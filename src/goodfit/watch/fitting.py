@@ -1,0 +1,91 @@
+"""Two tests of the way from the loss to the weights: a small step does what its gradient predicts, and a few images can be learned."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from goodfit.watch.chance import keep_chance
+from goodfit.watch.dissection import LossFunction, untouched
+
+SMALL_SET, MAX_FIT_STEPS, FIT_RATE = 20, 200, 3e-3
+RELATIVE_STEP = 1e-3  # of the norm of the weights
+LOSS_SHARE = 0.02  # of the loss, that the small step is to lower it by at most, lest curvature count
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallFit:
+    """A network trained on a few images alone, without noise: how many, the accuracy it reached on them, and after how many steps."""
+
+    images: int
+    accuracy: float
+    steps: int
+    losses: tuple[float, ...]
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it got every image right."""
+        return self.accuracy == 1.0
+
+
+def fit_small_set(model: nn.Module, loss: LossFunction, images: Tensor, labels: Tensor, steps: int = MAX_FIT_STEPS) -> SmallFit:
+    """Train a copy of a network on up to 20 images [N, C, H, W] with labels [N] by Adam, until it gets all right or the steps are over.
+
+    Parameters that are frozen stay so. Dropout is off, and batch norm takes its statistics from these images.
+
+    Source: CS231n, babysitting the learning process (overfit a small portion of the training data: 20 images to 100 %).
+    """
+    model, images, labels = copy.deepcopy(model), images[:SMALL_SET], labels[:SMALL_SET]
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    losses: list[float] = []
+    accuracy = 0.0
+    with keep_chance(), torch.enable_grad():
+        optimizer = torch.optim.Adam(trained, lr=FIT_RATE) if trained else None
+        for _ in range(steps):
+            scores = model(images)
+            accuracy = float((scores.argmax(1) == labels).float().mean())
+            value = loss(scores, labels)
+            losses.append(float(value.detach()))
+            if accuracy == 1.0 or optimizer is None or not math.isfinite(losses[-1]) or not value.requires_grad:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return SmallFit(len(labels), accuracy, len(losses) - 1, tuple(losses))
+
+
+def measure_predicted_descent(model: nn.Module, loss: LossFunction, images: Tensor, labels: Tensor) -> float:
+    """How much a small step down the gradient lowers the loss of a batch, over what the gradient predicts: 1 where both agree.
+
+    The model is in training mode without dropout; it stays as it is. NaN where there is no gradient.
+    """
+    copied = copy.deepcopy(model)
+    copied.train()
+    for module in copied.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    parameters = [p for p in copied.parameters() if p.requires_grad]
+    with keep_chance(), untouched(copied), torch.enable_grad():
+        before = loss(copied(images), labels)
+        if not parameters or not before.requires_grad:
+            return math.nan
+        gradients = torch.autograd.grad(before, parameters, allow_unused=True)
+        squared = sum(float(g.double().square().sum()) for g in gradients if g is not None)
+        if not squared > 0:
+            return math.nan
+        weights = math.sqrt(sum(float(p.detach().double().square().sum()) for p in parameters))
+        step = min(RELATIVE_STEP * weights / math.sqrt(squared), LOSS_SHARE * abs(float(before.detach())) / squared)
+        with torch.no_grad():
+            for p, g in zip(parameters, gradients, strict=True):
+                if g is not None:
+                    p.sub_(g, alpha=step)
+            after = loss(copied(images), labels)
+    return float(before.detach() - after) / (step * squared)
