@@ -10,7 +10,7 @@ from goodfit.doctor.course import EARLY
 from goodfit.doctor.examination import PREFLIGHT_IMAGES, Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.gain import MIN_ACCURACY, measure_gain
-from goodfit.doctor.network import median
+from goodfit.doctor.network import Network, median
 from goodfit.doctor.replay import Change
 from goodfit.doctor.surgery import operated
 from goodfit.watch.chance import keep_chance
@@ -96,7 +96,7 @@ def measure_norm_noise(exam: Examination, size: int) -> float:
 
 def find_bottleneck(exam: Examination) -> Finding | None:
     """Everything that the scores depend on passes a few numbers, and a network of usual size learns far better."""
-    narrowest = exam.network.bottleneck
+    narrowest = measure_bottleneck(exam.network)
     if narrowest > min(NARROWEST, exam.classes / 2):
         return None
     gain = measure_gain(exam, Change(model="reference", optimizer="adamw"))
@@ -104,6 +104,16 @@ def find_bottleneck(exam: Examination) -> Finding | None:
         return None
     evidence = f"All that the {exam.classes} scores depend on passes {narrowest} numbers. With a network of usual size: {gain}."
     return Finding("capacity_too_small", 0.92, evidence, "Make the narrowest layer wider.")
+
+
+def measure_bottleneck(network: Network) -> int:
+    """The fewest numbers of an image in any place that everything passes on its way to the scores."""
+    narrowest = 10**9
+    for i, weight in enumerate(network.weights[:-1]):
+        ways = [later.flow.shortest for later in network.weights[i + 1 :] if later.flow]
+        if weight.flow and weight.leaving and all(way > weight.flow.shortest for way in ways):
+            narrowest = min(narrowest, weight.leaving.units * weight.leaving.places)
+    return narrowest
 
 
 def find_capacity_too_small(exam: Examination) -> Finding | None:
