@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -62,11 +63,19 @@ def compare(better: Outcome, worse: Outcome) -> Gain:
 class Continuation:
     """What becomes of a training when it goes on from where its course stands; the course stays where it is."""
 
-    def __init__(self, source: PatientSource, sample: Sample, course: Course) -> None:
-        self.source, self.course = source, course
-        self.images, self.labels = sample.validation.spread(MAX_COMPARED_IMAGES)
+    def __init__(self, source: PatientSource, sample: Sample, find_course: Callable[[], Course]) -> None:
+        self.source, self.sample, self.find_course = source, sample, find_course
         self.steps = 0  # taken in all continuations
         self._outcomes: dict[tuple[int, tuple[float, ...], Change], Outcome] = {}
+
+    @property
+    def course(self) -> Course:
+        return self.find_course()
+
+    @cached_property
+    def compared(self) -> tuple[Tensor, Tensor]:
+        """The validation images [N, C, H, W] that networks are compared on, with their labels [N]."""
+        return self.sample.validation.spread(MAX_COMPARED_IMAGES)
 
     def standing(self) -> Outcome:
         """The outcome of the course as it stands."""
@@ -82,7 +91,7 @@ class Continuation:
             followed = [record.loss for record in self.course.records]
             replay, losses = self._train_on(rates, change) if rates else (self.course.replay, followed)
             step_loss = statistics.fmean(losses[-LAST_LOSSES:]) if losses else math.nan
-            self._outcomes[key] = measure_outcome(replay, self.images, self.labels, step_loss)
+            self._outcomes[key] = measure_outcome(replay, *self.compared, step_loss)
             self.steps += len(rates)
         return self._outcomes[key]
 

@@ -70,7 +70,7 @@ def find_exploding_gradient(exam: Examination) -> Finding | None:
     ratio, growth = network.gradient_ratio, network.signal / max(start.input_std, 1e-6)
     largest = max([*network.gains_without_norm(), *(layer.gain for layer in network.layers[-1:])], default=0.0)
     is_growing = ratio > GROWING
-    is_loud = growth > LOUD_SIGNAL and start.loss > LOUD_LOSS * exam.loss_of_even_scores
+    is_loud = growth > LOUD_SIGNAL and start.loss > LOUD_LOSS * exam.loss_shape["undecided"]
     is_loud = is_loud and largest < LARGE_GAIN and not any(o.kind == "dropout" and 0 < o.rate < 1 for o in network.operations)
     if exam.is_pretrained or not is_input_sound(exam) or has_deep_chain(exam) or not (is_growing or is_loud):
         return None

@@ -137,7 +137,7 @@ def find_init_too_large(exam: Examination) -> Finding | None:
     if not network.weights or exam.is_pretrained or not is_input_sound(exam):
         return None
     largest = max([*network.gains_without_norm(), network.layers[-1].gain])
-    even = exam.loss_of_even_scores
+    even = exam.loss_shape["undecided"]
     is_loud = not start.output.std < STRONG_SCORES or not start.loss < LOUD * even
     if largest < LARGE_GAIN or not is_loud:
         return None
