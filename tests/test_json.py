@@ -73,6 +73,7 @@ PYTHON: list[tuple[list[str], Callable[[], Any]]] = [
     (["predict", "runs/0", "no.png", "runs/0/worst"], lambda: goodfit.load("runs/0").predict("no.png")),
     (["export", "runs/0"], lambda: export("runs/0")),
     (["lr", *DIGITS, "--steps", "20"], lambda: api.lr_range(RECIPE, SILENT, 1e-5, 10.0, 20)),
+    (["audit", "digits", "--quick"], lambda: api.audit("digits", quick=True, reporter=SILENT).plain()),
     (["advise", "digits", "--from", "runs/0", "--limit", "12"], take_advice),
     (["search", *DIGITS, *SEARCH, "--out", "searches/a"], make_search),
     (["ensemble", "runs/0", "runs/1", "--out", "runs/a-two"], make_ensemble_of_two),

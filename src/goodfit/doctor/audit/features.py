@@ -22,6 +22,8 @@ def reduce_pixels(images: NDArray[np.uint8]) -> FloatArray:
     Each component is divided by the fourth root of its variance: halfway between pixels, where the brightness of the ground outweighs what
     stands on it, and whitened ones, where noise counts as much as anything.
     """
+    if not len(images):
+        return np.zeros((0, 1), dtype=np.float32)
     small = to_tensor(images, SIDE)
     pixels = torch.cat([small[rows].float().flatten(1) for rows in blocks(len(small))]) / 255
     step = -(-len(pixels) // MAX_FITTED)

@@ -28,7 +28,7 @@ MIN_AGREEMENT, MIN_SMALL_AGREEMENT = 0.6, 0.75
 COLOR_SIDE, FREE_COLOR, COLOR_WEIGHT = 8, 4.0, 0.01
 MIN_LIKENESS = 0.95  # of whitened descriptors: less, and photos of two shirts on the same ground have it
 # How much more alike a pair must be than other images come, where these come closer than photos do (digits, drawings): on the scale of
-# Fisher's z the most alike of digits, shapes, gratings and other photos reach 1.1 to 2 times the quantile of third best partners.
+# Fisher's z the most alike of digits, shapes, gratings and photos reach 1.1 to 2 times the quantile of the images' third best partners.
 NULL_PLACE, NULL_QUANTILE, NULL_FACTOR = 2, 0.99, 1.9
 MIN_STAR = 4  # partners of an image of which no two are a pair: copies of one picture are copies of each other, too
 NULL_PIXELS = 800_000  # of the images by which that is measured
