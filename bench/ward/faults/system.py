@@ -33,7 +33,7 @@ def wait_for_data(patient: Patient, severity: int) -> Patient:
 
 def start_threads(patient: Patient, severity: int) -> Patient:
     """Compute with far more threads than there are cores."""
-    threads = (8, 16, 32)[severity] * max(1, (os.cpu_count() or 1) // 2)
+    threads = (2, 3, 4)[severity] * (os.cpu_count() or 1)
 
     def feed(batches: Batches) -> Batches:
         torch.set_num_threads(threads)

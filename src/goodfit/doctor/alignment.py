@@ -26,6 +26,9 @@ class Offset:
     here: Share
     z: float
 
+    def describe(self) -> str:
+        return f"{abs(self.rows)} row(s) {'further on' if self.rows > 0 else 'before'}"
+
 
 def find_offset(predicted: Tensor, labels: Tensor, classes: int) -> Offset | None:
     """Find by how many rows labels [N] are off against images whose classes [N] were predicted by a fit on other images.

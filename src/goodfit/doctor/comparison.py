@@ -16,7 +16,6 @@ from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right
 from goodfit.doctor.sample import Sample
 
 MAX_TRAIN, MAX_VALIDATION = 2400, 1200  # images on which probes are fitted
-SURE_SHARE = 0.3  # of the validation images: those whose labels a probe is surest of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +28,11 @@ class View:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def chance(self) -> float:
+        """The share of the largest class."""
+        return float(torch.bincount(self.labels).max()) / max(len(self), 1)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
@@ -39,16 +43,16 @@ class Pair:
     classes: int
 
     @cached_property
-    def extract(self) -> PatchFeatures:
+    def _extract(self) -> PatchFeatures:
         return PatchFeatures(self.train.images)
 
     @cached_property
     def train_features(self) -> Tensor:
-        return self.extract(self.train.images)
+        return self._extract(self.train.images)
 
     @cached_property
     def validation_features(self) -> Tensor:
-        return self.extract(self.validation.images)
+        return self._extract(self.validation.images)
 
     @cached_property
     def train_fit(self) -> Ridge:
@@ -70,7 +74,7 @@ class Pair:
 
     def predict(self, images: Tensor) -> Tensor:
         """The scores [N, K] of other images [N, C, H, W] by the fit on the training images."""
-        return self.train_fit.predict(self.extract(images))
+        return self.train_fit.predict(self._extract(images))
 
     @cached_property
     def within_train(self) -> Share:
@@ -89,22 +93,6 @@ class Pair:
     @cached_property
     def across_back(self) -> Share:
         return count_right(self.carried_back, self.train.labels)
-
-    def chance(self, view: View) -> float:
-        """The share of the largest class of a view."""
-        return float(torch.bincount(view.labels, minlength=self.classes).max()) / max(len(view), 1)
-
-    @cached_property
-    def sure_errors(self) -> tuple[Share, Share]:
-        """Of the images of each split that the fit on the training images is surest of, those whose label is another one."""
-        scores, labels = (self.train_fit.scores, self.carried), (self.train.labels, self.validation.labels)
-        margins = [measure_margin(x) for x in scores]
-        least = margins[1].quantile(1 - SURE_SHARE)
-        train, validation = (
-            Share(int((x.argmax(1) != y)[margin >= least].sum()), int((margin >= least).sum()))
-            for x, y, margin in zip(scores, labels, margins, strict=True)
-        )
-        return train, validation
 
     @cached_property
     def domain_area(self) -> float:
@@ -125,8 +113,12 @@ class Comparison:
 
     @cached_property
     def fed(self) -> Pair:
-        passes = (self.sample.train, MAX_TRAIN), (self.sample.validation, MAX_VALIDATION)
-        return Pair(*(make_view(p.images, p.labels, self.classes, limit) for p, limit in passes), self.classes)
+        train, validation = self.sample.train, self.sample.validation
+        return Pair(
+            make_view(train.images, train.labels, self.classes, MAX_TRAIN),
+            make_view(validation.images, validation.labels, self.classes, MAX_VALIDATION),
+            self.classes,
+        )
 
     @cached_property
     def raw(self) -> Pair | None:
@@ -180,12 +172,6 @@ def hash_images(images: Tensor) -> list[bytes]:
     """A hash for each image [N, ...]."""
     pixels = np.ascontiguousarray(images.numpy())
     return [hashlib.blake2b(image.data, digest_size=16).digest() for image in pixels]
-
-
-def measure_margin(scores: Tensor) -> Tensor:
-    """By how much the highest score of each image [N, K] is above the second."""
-    highest = scores.topk(2, dim=1).values
-    return highest[:, 0] - highest[:, 1]
 
 
 def measure_area(scores: Tensor, is_positive: Tensor) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,14 +18,18 @@ from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
 
 MAX_COMPARED_IMAGES = 1024
+LAST_LOSSES = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """A network on validation images in evaluation mode: the cross-entropy of each [N], and which ones are right [N]."""
+    """A network on validation images in evaluation mode: the cross-entropy of each [N], and which ones are right [N]; and the mean of the
+    last losses that its steps returned.
+    """
 
     losses: Tensor
     right: Tensor
+    step_loss: float
 
     @property
     def loss(self) -> float:
@@ -57,11 +63,19 @@ def compare(better: Outcome, worse: Outcome) -> Gain:
 class Continuation:
     """What becomes of a training when it goes on from where its course stands; the course stays where it is."""
 
-    def __init__(self, source: PatientSource, sample: Sample, course: Course) -> None:
-        self.source, self.course = source, course
-        self.images, self.labels = sample.validation.spread(MAX_COMPARED_IMAGES)
+    def __init__(self, source: PatientSource, sample: Sample, find_course: Callable[[], Course]) -> None:
+        self.source, self.sample, self.find_course = source, sample, find_course
         self.steps = 0  # taken in all continuations
         self._outcomes: dict[tuple[int, tuple[float, ...], Change], Outcome] = {}
+
+    @property
+    def course(self) -> Course:
+        return self.find_course()
+
+    @cached_property
+    def compared(self) -> tuple[Tensor, Tensor]:
+        """The validation images [N, C, H, W] that networks are compared on, with their labels [N]."""
+        return self.sample.validation.spread(MAX_COMPARED_IMAGES)
 
     def standing(self) -> Outcome:
         """The outcome of the course as it stands."""
@@ -74,27 +88,31 @@ class Continuation:
     def _remember(self, rates: tuple[float, ...], change: Change) -> Outcome:
         key = (self.course.taken, rates, change)
         if key not in self._outcomes:
-            self._outcomes[key] = self.measure(self._train_on(rates, change) if rates else self.course.replay)
+            followed = [record.loss for record in self.course.records]
+            replay, losses = self._train_on(rates, change) if rates else (self.course.replay, followed)
+            step_loss = statistics.fmean(losses[-LAST_LOSSES:]) if losses else math.nan
+            self._outcomes[key] = measure_outcome(replay, *self.compared, step_loss)
             self.steps += len(rates)
         return self._outcomes[key]
 
-    def _train_on(self, rates: tuple[float, ...], change: Change) -> Replay:
+    def _train_on(self, rates: tuple[float, ...], change: Change) -> tuple[Replay, list[float]]:
         if self.course.taken not in self.course.kept:
             self.course.keep_state()
         replay = self.course.branch(self.course.taken, change)
         fresh = [group["lr"] for group in Replay(self.source).optimizer.param_groups]
         mean = sum(fresh) / len(fresh)
+        losses = []
         for rate in rates:
             for group, own in zip(replay.optimizer.param_groups, fresh, strict=True):
                 group["lr"] = rate * own / mean if mean > 0 else rate
-            replay.take_step(*replay.next_batch())
-        return replay
+            losses += replay.advance(1)
+        return replay, losses
 
-    def measure(self, replay: Replay) -> Outcome:
-        """The outcome of a training as it stands."""
-        scores = as_scores(replay.scores(self.images))
-        labels = clean_labels(self.labels, replay.patient.classes)
-        return Outcome(F.cross_entropy(scores, labels, reduction="none"), torch.as_tensor(scores.argmax(1) == labels))
+
+def measure_outcome(replay: Replay, images: Tensor, labels: Tensor, step_loss: float = math.nan) -> Outcome:
+    """The outcome of a training as it stands on images [N, C, H, W] with labels [N]."""
+    scores, labels = as_scores(replay.scores(images)), clean_labels(labels, replay.patient.classes)
+    return Outcome(F.cross_entropy(scores, labels, reduction="none"), torch.as_tensor(scores.argmax(1) == labels), step_loss)
 
 
 def fall_to_zero(rate: float, steps: int) -> tuple[float, ...]:

@@ -75,7 +75,7 @@ class Copies:
         small = torch.cat([to_tensor(held, SIDES[-1]), to_tensor(train, SIDES[-1])])
         n = len(held)
         partners = find_partners(small, n)
-        chosen = partners.unique()
+        chosen = partners.unique()  # type: ignore[no-untyped-call]
         pairs, _ = match_images(torch.cat([small[:n], small[chosen]]))
         across = pairs[(pairs[:, 0] < n) & (pairs[:, 1] >= n)]
         rows, first = np.unique(across[:, 0], return_index=True)

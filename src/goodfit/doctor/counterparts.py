@@ -13,7 +13,7 @@ from goodfit.doctor.comparison import Comparison, Pair, View
 from goodfit.doctor.preparation import MAX_PLAIN_ERROR, MIN_LIKENESS, Preparation, resize, take_aligned
 from goodfit.doctor.probe import PatchFeatures, Ridge
 
-MAX_IMAGES, FEW_IMAGES = 600, 700
+MAX_IMAGES, FEW_IMAGES = 600, 400
 SCALE_RATIO, SCALE_OFFSET = 1.4, 0.35  # of deviations, and of means in them, between the splits' preparations
 NEIGHBORS_OF = 64  # training images of which the one on disk is looked for
 MIN_Z, MIN_GAIN = 5.0, 0.08  # that a change of the images must bring
@@ -65,7 +65,7 @@ class Counterparts:
         return self._train_preparation(self._aligned[1])
 
     def prepare_as_validation(self) -> View | None:
-        """Training images on disk as validation images are prepared; None if that is not known, or not done by resizing and scaling alone."""
+        """Training images on disk as validation images are prepared; None if that is not known, or more than resizing and scaling."""
         raw = self.comparison.raw
         if self._regressed is None or raw is None or self._regressed[1] < MIN_PLAIN_LIKENESS:
             return None
@@ -87,15 +87,14 @@ class Counterparts:
         if error > MAX_PLAIN_ERROR:
             if not is_augmented and not self._is_train_plain():
                 return None
-            return (
-                f"Validation images differ from those on disk, resized and scaled, by {error:.2f} standard deviations, training images do not"
-                if not is_augmented
-                else f"Validation images differ from those on disk, resized and scaled, by {error:.2f} standard deviations"
-            )
-        ratio = float((own.gain.abs().clamp_min(1e-12) / train.gain.abs().clamp_min(1e-12)).log().mean().exp())
-        shift = float(((own.offset - train.offset - (train.gain - own.gain) * self._aligned[1].mean()) / std).abs().max())
-        is_scaled, is_moved = max(ratio, 1 / ratio) > SCALE_RATIO, shift > SCALE_OFFSET
-        if not (is_scaled or is_moved):
+            plain = "" if is_augmented else ", training images do not"
+            return f"Validation images differ from those on disk, resized and scaled, by {error:.2f} standard deviations{plain}"
+        if bool((own.gain * train.gain < 0).any()):
+            return "Validation images are the negatives of what training images would be"
+        ratio = float((own.gain.clamp_min(1e-12) / train.gain.clamp_min(1e-12)).log().mean().exp())
+        moved = (own.gain - train.gain) * self._aligned[1].mean() + own.offset - train.offset
+        shift = float((moved / std).abs().max())
+        if max(ratio, 1 / ratio) < SCALE_RATIO and shift < SCALE_OFFSET:
             return None
         return f"Validation pixels are scaled {ratio:.2g} times as much as training pixels, and moved by {shift:.2g} standard deviations"
 
@@ -108,7 +107,8 @@ class Counterparts:
         nearest = torch.cdist(fed, made).min(1).values / fed.shape[1] ** 0.5
         return float((nearest / fed.std().clamp_min(1e-9)).quantile(0.3)) < MAX_PLAIN_ERROR
 
-    def find_repair(self) -> tuple[str, float, float] | None:
+    @cached_property
+    def repair(self) -> tuple[str, float, float] | None:
         """The change of the images of one split after which training images teach the validation labels: its name, and the accuracy of a
         probe before and after; None if none does.
         """
@@ -147,7 +147,7 @@ def make_repairs(pair: Pair) -> list[tuple[str, Callable[[Tensor], Tensor], Call
         gain = t.std((0, 2, 3), keepdim=True) / v.std((0, 2, 3), keepdim=True).clamp_min(1e-9)
         return (x - v.mean((0, 2, 3), keepdim=True)) * gain + t.mean((0, 2, 3), keepdim=True)
 
-    both = [
+    both: list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
         ("scaling them as training images", keep, match_scale),
         ("turning them upside down", keep, lambda x: x.flip(2)),
         ("turning them by 90 degrees", keep, lambda x: x.rot90(1, (2, 3))),
@@ -165,7 +165,7 @@ def make_repairs(pair: Pair) -> list[tuple[str, Callable[[Tensor], Tensor], Call
 
 def _teach(pair: Pair, change_train: Callable[[Tensor], Tensor], change_validation: Callable[[Tensor], Tensor]) -> Tensor:
     """Which validation labels a probe of some training images gets right, after changes of both."""
-    train, validation = (x.images[: FEW_IMAGES * 2 if x is pair.train else FEW_IMAGES] for x in (pair.train, pair.validation))
+    train, validation = (view.images[:FEW_IMAGES] for view in (pair.train, pair.validation))
     x, y = change_train(train), change_validation(validation)
     extract = PatchFeatures(x)
     fit = Ridge(extract(x), pair.train.labels[: len(x)], pair.classes)
@@ -190,7 +190,7 @@ def _blur(images: Tensor, share: float) -> Tensor:
 
 def _measure_spacing(values: Tensor) -> float | None:
     """The least distance between numbers, if there are so few that they are levels of pixels."""
-    levels = ((values - values.min()) / values.std().clamp_min(1e-9) * 1e5).round().unique()
+    levels = ((values - values.min()) / values.std().clamp_min(1e-9) * 1e5).round().unique()  # type: ignore[no-untyped-call]
     if len(levels) > MAX_LEVELS or len(levels) < 3:
         return None
     return float(levels.diff().min()) * float(values.std())

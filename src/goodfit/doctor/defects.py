@@ -41,7 +41,7 @@ def measure_broken(images: Tensor) -> BrokenShares:
     columns = torch.maximum(_count_equal_lines(x.transpose(2, 3)), _count_equal_lines(x.transpose(2, 3).flip(2)))
     seen = ~is_blank
     is_cut = seen & (rows >= MIN_TAIL * x.shape[2])
-    if not bool(seen.any()) or float((columns[seen & ~is_cut] >= 2).float().mean()) > MAX_PLAIN:
+    if not bool(seen.any()) or float((columns[seen] >= 2).float().mean()) > MAX_PLAIN:
         is_cut = torch.zeros_like(is_cut)
     centered = x - x.mean((2, 3), keepdim=True)
     neighbors = (centered[..., 1:] * centered[..., :-1]).mean((1, 2, 3)) / centered.square().mean((1, 2, 3)).clamp_min(1e-12)

@@ -53,7 +53,7 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
     is_searched = last == Stage.END and not alarming and exam.max_trial_steps > 0
     location = attempt(locate_fault, "the component at fault") if is_searched else None
     steps = exam.course.taken if "course" in vars(exam) else 0
-    trial_steps = exam.trial_steps + (exam.continuation.steps if "continuation" in vars(exam) else 0)
+    trial_steps = exam.trial_steps + exam.continuation.steps
     verdict = decide(findings, steps, trial_steps, time.perf_counter() - started, failed)
     if location is None and not alarming and steps and exam.course.is_broken:
         evidence = exam.course.error or f"The loss is no finite number any more after {count_of(steps, 'step')}."

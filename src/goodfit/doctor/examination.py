@@ -47,47 +47,24 @@ class Trial:
 class Examination:
     """The tests of one patient. The patient's training goes on in `course`, which the doctor moves forward; trials never touch it."""
 
-    def __init__(self, source: PatientSource, max_trial_steps: float = math.inf) -> None:
+    def __init__(self, source: PatientSource, max_trial_steps: float = math.inf, sample: Sample | None = None) -> None:
         self.source, self.max_trial_steps = source, max_trial_steps
         self.trial_source = source
         self.patient: Patient = source.make()
-        self.sample = Sample(source)
+        self.classes, self.steps = self.patient.classes, self.patient.steps
+        self.sample = sample or Sample(source)
+        self.comparison = Comparison(self.patient, self.sample)
+        self.counterparts = Counterparts(self.comparison)
+        self.copies = Copies(self.patient, self.sample)
+        self.continuation = Continuation(source, self.sample, lambda: self.course)
         self.trial_steps = 0
         self.started = time.perf_counter()
         self._trials: dict[tuple[Change, int, int], Trial] = {}
         self._evaluations: dict[int, EvaluationSigns] = {}
 
-    @property
-    def classes(self) -> int:
-        return self.patient.classes
-
-    @property
-    def steps(self) -> int:
-        """Planned steps."""
-        return self.patient.steps
-
     @cached_property
     def course(self) -> Course:
         return Course(self.source, self.sample)
-
-    @cached_property
-    def comparison(self) -> Comparison:
-        """What the images of both splits teach about each other's labels."""
-        return Comparison(self.patient, self.sample)
-
-    @cached_property
-    def copies(self) -> Copies:
-        """Copies of pictures within the training images and between the splits."""
-        return Copies(self.patient, self.sample)
-
-    @cached_property
-    def counterparts(self) -> Counterparts:
-        """What the validation images could have been."""
-        return Counterparts(self.comparison)
-
-    @cached_property
-    def continuation(self) -> Continuation:
-        return Continuation(self.source, self.sample, self.course)
 
     @cached_property
     def start_model(self) -> nn.Module:
@@ -111,16 +88,14 @@ class Examination:
 
     @cached_property
     def loss_shape(self) -> dict[str, float]:
-        """What the loss function does with made-up scores: see `measure_loss_shape`."""
-        return measure_loss_shape(self.patient.loss, self.classes, self.preflight.output.shape[-1])
-
-    @cached_property
-    def loss_of_even_scores(self) -> float:
-        """The loss where the outputs say that all classes are as likely: as scores, probabilities or their logarithms."""
+        """What the loss function does with made-up scores: see `measure_loss_shape`; `undecided`: of outputs that say, as the network's
+        do, be it as scores, probabilities or their logarithms, that all classes are as likely.
+        """
         output, width = self.preflight.output, self.preflight.output.shape[-1]
         even = -math.log(width) if output.are_log_probabilities else 1 / width if output.are_probabilities else 0.0
         with torch.no_grad():
-            return float(self.patient.loss(torch.full((self.classes, width), even), torch.arange(self.classes)))
+            undecided = float(self.patient.loss(torch.full((self.classes, width), even), torch.arange(self.classes)))
+        return measure_loss_shape(self.patient.loss, self.classes, width) | {"undecided": undecided}
 
     @cached_property
     def random_parameters(self) -> frozenset[str]:

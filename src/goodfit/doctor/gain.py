@@ -33,6 +33,16 @@ class Gain:
         return (accuracy >= MIN_ACCURACY and loss >= MIN_LOSS) or (accuracy >= LITTLE_ACCURACY and loss >= MUCH_LOSS)
 
     @property
+    def is_some(self) -> bool:
+        """Whether the change makes the training better at all."""
+        return self.accuracy > self.own_accuracy + LITTLE_ACCURACY / 2 or self.own_loss - self.loss > MIN_LOSS / 3 * math.log(self.classes)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the training as it is has learned little so far."""
+        return not self.own_loss < 0.85 * math.log(self.classes)
+
+    @property
     def is_stuck(self) -> bool:
         """Whether the training as it is has learned nothing that shows."""
         return not self.own_loss < 0.97 * math.log(self.classes) or self.own_accuracy < 1.6 / self.classes

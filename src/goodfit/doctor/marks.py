@@ -19,8 +19,8 @@ MAX_MARKED = 0.35  # of an image's pixels
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Marks:
-    """Where marks are: `places` [H, W]; the median over the classes of how telling the best place of each is; and the share of labels that a
-    probe gets right with these places covered, and by chance.
+    """Where marks are: `places` [H, W]; the median over the classes of how telling the best place of each is; and the share of labels that
+    a probe gets right with these places covered, and by chance.
     """
 
     places: Tensor

@@ -93,21 +93,6 @@ class Network:
         """Whether most activations of the hidden layers are sigmoids or hyperbolic tangents."""
         return sum(o.is_bounded for o in self.activations) > 0.5 * len(self.activations)
 
-    @property
-    def dropouts(self) -> list[float]:
-        """The rates of the dropouts at work."""
-        return [o.rate for o in self.operations if o.kind == "dropout" and 0 < o.rate < 1]
-
-    @property
-    def bottleneck(self) -> int:
-        """The fewest numbers of an image in any place that everything passes on its way to the scores."""
-        narrowest = 10**9
-        for i, weight in enumerate(self.weights[:-1]):
-            ways = [later.flow.shortest for later in self.weights[i + 1 :] if later.flow]
-            if weight.flow and weight.leaving and all(way > weight.flow.shortest for way in ways):
-                narrowest = min(narrowest, weight.leaving.units * weight.leaving.places)
-        return narrowest
-
     def _is_normed(self, place: int) -> bool:
         return any(o.kind == "norm" and o.entering is not None and o.entering.rms > MIN_NORMED for o in self.operations[place + 1 :])
 

@@ -15,6 +15,7 @@ from goodfit.doctor.comparison import to_images
 from goodfit.doctor.sample import Pass
 
 MAX_PLAIN_ERROR = 0.12  # root mean square, in standard deviations of what is fed, up to which an image counts as prepared plainly
+MAX_ORDERED = 4  # channels of which all orders are tried
 MIN_LIKENESS = 0.8  # correlation of a fed channel with the one on disk that it comes from
 
 
@@ -42,7 +43,7 @@ class Preparation:
 
     @classmethod
     def regress(cls, fed: Tensor, raw: Tensor) -> tuple[Preparation, float]:
-        """The preparation that comes nearest to what was fed [N, C, H, W] of each image on disk, and the lowest correlation of a channel."""
+        """The preparation that comes nearest to what was fed [N, C, H, W] of each image on disk, and a channel's lowest correlation."""
         x = fit_channels(raw, fed.shape[1])
         small = resize(x, (fed.shape[2], fed.shape[3])).transpose(0, 1).flatten(1)
         y = fed.transpose(0, 1).flatten(1)
@@ -50,9 +51,8 @@ class Preparation:
         norms = small_centered.norm(dim=1).clamp_min(1e-9)
         likeness = (y_centered @ small_centered.T) / (y_centered.norm(dim=1).clamp_min(1e-9)[:, None] * norms[None])
         c = fed.shape[1]
-        order = (
-            max(itertools.permutations(range(c)), key=lambda o: float(sum(likeness[i, j] for i, j in enumerate(o)))) if c <= 4 else range(c)
-        )
+        orders = list(itertools.permutations(range(c))) if c <= MAX_ORDERED else [tuple(range(c))]
+        order = max(orders, key=lambda o: float(sum(likeness[i, j] for i, j in enumerate(o))))
         gain = torch.stack([(y_centered[i] @ small_centered[j]) / norms[j] ** 2 for i, j in enumerate(order)])
         offset = torch.stack([y[i].mean() - gain[i] * small[j].mean() for i, j in enumerate(order)])
         found = cls((fed.shape[2], fed.shape[3]), tuple(order), gain, offset)
@@ -81,7 +81,7 @@ def take_aligned(fed: Pass, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
     own = fed.labels[:n]
     if own.ndim != 1 or n < 2 or (fed.is_whole and len(fed) != len(labels)):
         return None
-    if not bool((own.double() == torch.as_tensor(labels[:n]).double()).all()) or len(own.unique()) < 2 or _is_sorted(own):
+    if not bool((own.double() == torch.as_tensor(labels[:n]).double()).all()) or bool((own == own[0]).all()) or _is_sorted(own):
         return None
     rows = np.unique(np.linspace(0, n - 1, min(n, limit)).round().astype(int))
     return fed.images[rows], to_images(pixels[rows]), own[rows].long()

@@ -87,11 +87,13 @@ class Ridge:
         shrunk = self._values / (self._values + penalty * len(labels))
         leverage = (self._basis.square() @ shrunk)[:, None].clamp_max(0.9999)
         fitted = self._basis @ (shrunk[:, None] * (self._basis.T @ targets))
-        return (fitted - leverage * targets) / (1 - leverage)
+        scores: Tensor = (fitted - leverage * targets) / (1 - leverage)
+        return scores
 
     def predict(self, features: Tensor) -> Tensor:
         """The scores [N, K] for features [N, D]."""
-        return self._scale(features) @ self._weights
+        scores: Tensor = self._scale(features) @ self._weights
+        return scores
 
     def _scale(self, features: Tensor) -> Tensor:
         x = (features - self._mean) / self._std

@@ -13,7 +13,9 @@ from goodfit.doctor.replay import Change
 TRIAL_STEPS = 20
 VIOLENT_UPDATE = 0.03  # of the weights' norm in one step, after which a training may be broken
 MENDED = 0.9  # share of the loss that is left where a change mends a training
-SHRUNK = 0.85  # share of the weights' norm that is left where decay may be too strong
+SHRUNK, SHRINKING = 0.85, 0.7  # share of the weights' norm that is left where decay may be too strong, and where it is
+DECAY_STEPS = 40
+NO_DECAY = Change(step="clean", weight_decay=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +49,11 @@ def is_mended(exam: Examination, trial: Trial, left: float = MENDED) -> bool:
     latest, and it gets more validation images right, or loses less on them.
     """
     own, end = OwnLosses.of(exam), mean_end(trial)
-    taken = min(len(own.losses), EARLY) if exam.course.taken <= EARLY else len(own.losses)
-    latest = own.mean(max(taken - 10, 0), taken)
-    if not end < left * min(own.mean(trial.steps - 6, trial.steps), latest, 1.02 * own.first) or not math.isfinite(trial.validation_loss):
+    taken = len(own.losses)
+    at_same = own.mean(trial.steps - 6, trial.steps)  # infinite where the course has not come so far
+    if not end < left * min(at_same, own.mean(max(taken - 10, 0), taken), 1.02 * own.first) or not math.isfinite(trial.validation_loss):
         return False
-    looks = [look for step, look in exam.course.looks.items() if 0 < step <= taken and math.isfinite(look.validation_loss)]
+    looks = [look for step, look in exam.course.looks.items() if step >= min(trial.steps, 35) and math.isfinite(look.validation_loss)]
     best, accuracy = min((x.validation_loss for x in looks), default=math.inf), max((x.validation_accuracy for x in looks), default=0.0)
     return trial.validation_loss < 0.97 * best or trial.validation_accuracy > accuracy + 0.04
 
@@ -78,10 +80,17 @@ def is_downhill(exam: Examination) -> bool:
     return first is not None and not first.descent < 0.02 and not first.applied_cosine < 0.1
 
 
-def is_decay_the_cause(exam: Examination) -> bool:
-    """Whether the weights shrink fast, and a training without weight decay learns."""
+def measure_norm_left(exam: Examination) -> float:
+    """The share of the weights' norm at the start that is left at the last look."""
     looks = exam.course.looks
-    steps = [step for step in looks if 0 < step <= EARLY]
-    if 0 not in looks or not steps or looks[max(steps)].weight_norm > SHRUNK * looks[0].weight_norm:
+    return looks[max(looks)].weight_norm / looks[0].weight_norm if looks and looks[0].weight_norm > 0 else 1.0
+
+
+def is_decay_the_cause(exam: Examination) -> bool:
+    """Whether the weights shrink as no healthy training's do, and without weight decay the steps teach more."""
+    left = measure_norm_left(exam)
+    if left > SHRUNK or (left > SHRINKING and not is_stuck(exam)):
         return False
-    return is_mended(exam, exam.trial(Change(step="clean", weight_decay=0.0), TRIAL_STEPS))
+    own, end = OwnLosses.of(exam), mean_end(exam.trial(NO_DECAY, DECAY_STEPS))
+    taken = min(len(own.losses), EARLY)
+    return end < 0.95 * min(own.mean(DECAY_STEPS - 6, DECAY_STEPS), own.mean(max(taken - 10, 0), taken), own.first)

@@ -102,7 +102,8 @@ class Replay:
 
     def scores(self, images: Tensor) -> Tensor:
         """The outputs [N, K] for images [N, C, H, W] in evaluation mode; nothing of the training changes."""
-        with untouched(self.model), keep_chance(), torch.no_grad(), operated(self.model, self.change.structure, False):
+        change = self.change
+        with untouched(self.model), keep_chance(), torch.no_grad(), operated(self.model, change.structure, change.dropout == "off"):
             self.model.eval()
             return torch.cat([self.model(self.prepare(part)).float() for part in images.split(256)])  # type: ignore[no-untyped-call]
 

@@ -14,41 +14,15 @@ from torch.overrides import TorchFunctionMode
 Structure = Literal["own", "relu", "bent", "centered", "skips", "group_norm"]
 
 WEIGHTS = frozenset(("conv1d", "conv2d", "linear", "matmul", "mm", "__matmul__", "addmm"))
-ACTIVATIONS = frozenset(
-    [
-        "sigmoid",
-        "sigmoid_",
-        "tanh",
-        "tanh_",
-        "relu",
-        "relu_",
-        "relu6",
-        "hardtanh",
-        "hardtanh_",
-        "leaky_relu",
-        "elu",
-        "gelu",
-        "silu",
-        "softplus",
-        "hardsigmoid",
-        "softsign",
-        "logsigmoid",
-    ]
+ACTIVATION_NAMES = (
+    "sigmoid sigmoid_ tanh tanh_ relu relu_ relu6 hardtanh hardtanh_ leaky_relu elu gelu silu softplus hardsigmoid softsign logsigmoid"
 )
-DROPOUTS = frozenset(
-    [
-        "dropout",
-        "dropout_",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "feature_dropout",
-        "feature_dropout_",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "native_dropout",
-    ]
+DROPOUT_NAMES = (
+    "dropout dropout_ dropout1d dropout2d dropout3d feature_dropout feature_dropout_ alpha_dropout feature_alpha_dropout native_dropout"
 )
+
+ACTIVATIONS = frozenset(ACTIVATION_NAMES.split())
+DROPOUTS = frozenset(DROPOUT_NAMES.split())
 MIN_GROUP = 4  # units that share their statistics when group norm takes the place of batch norm
 
 
@@ -57,7 +31,8 @@ class Surgery(TorchFunctionMode):
 
     - "relu": every activation is ReLU. "centered": what enters an activation has its mean over images and places taken away.
     - "bent": what enters a weight goes through ReLU first, but for the images.
-    - "skips": a weight adds its input to its output where their shapes agree. "group_norm": batch norm takes its statistics from each image.
+    - "skips": a weight adds its input to its output where their shapes agree.
+    - "group_norm": batch norm takes its statistics from each image, by groups of channels.
     """
 
     def __init__(self, structure: Structure, without_dropout: bool) -> None:

@@ -8,7 +8,7 @@ import os
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
@@ -90,8 +90,8 @@ class ThreadCount:
 
     @property
     def usual(self) -> float:
-        """Threads at work in the busiest quarter of the moments."""
-        return statistics.quantiles(self.running, n=4)[2] if len(self.running) > 3 else float(max(self.running, default=0))
+        """Threads at work in the busiest tenth of the moments."""
+        return statistics.quantiles(self.running, n=10)[-1] if len(self.running) > 9 else float(max(self.running, default=0))
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def measure_growth(memory: Sequence[float], skip: int = 8) -> float:
     if len(used) < 16:
         return 0.0
     ends = [round(i * (len(used) - 1) / 4) for i in range(5)]
-    return min((used[b] - used[a]) / (b - a) for a, b in zip(ends, ends[1:], strict=False))
+    return min((used[b] - used[a]) / (b - a) for a, b in pairwise(ends))
 
 
 def _read_batches(source: PatientSource, epoch: int) -> list[tuple[Tensor, Tensor]]:

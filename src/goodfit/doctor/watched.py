@@ -166,9 +166,10 @@ class WatchedExamination(Unseen, Examination):
         self.live, self.recording, self.parts = live, sample.recording, sample.parts
         rates = [record.rate for record in live.records]
         strict, lenient = (LoopPatient(self.parts, self.recording, rates, live.dissected, repeats) for repeats in (False, True))
-        super().__init__(PatientSource(NAME, 0, strict.make), max_trial_steps)
-        self.trial_source = PatientSource(NAME, 0, lenient.make)
-        self.sample = WatchedSample(self.trial_source, self.recording, self.parts, torch.empty(0))
+        repeated = PatientSource(NAME, 0, lenient.make)
+        shown = WatchedSample(repeated, self.recording, self.parts, torch.empty(0))
+        super().__init__(PatientSource(NAME, 0, strict.make), max_trial_steps, shown)
+        self.trial_source = repeated
 
     @cached_property
     def course(self) -> Course:

@@ -6,20 +6,16 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.operations import takes_statistics
-from goodfit.watch.updates import each_update
+from goodfit.watch.updates import HALVES, StepWatch, each_update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 NAN = math.nan
 UPHILL = 0.3  # cosine between the change of a parameter and its gradient from which on it goes up along it
-HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +24,7 @@ class StepSigns:
 
     - `loss`: what the step returned; `fresh_loss`: of the same images, recomputed before the step.
     - `updates`: how often an optimizer stepped; 0 with `applied_norm` where weights were changed by other means.
-    - `fresh_norm`, `applied_norm`: of the gradient recomputed on these images, and of the one the optimizer got.
+    - `fresh_norm`, `applied_norm`: of the gradient recomputed on these images, and of the one the optimizer got for its parameters.
     - `applied_cosine`: between these two. `carried_cosine`: of the second with the sum of the fresh one and what the optimizer got before.
     - `descent`: cosine between the change of the weights and the direction down the fresh gradient.
     - `uphill`: share of the fresh gradient's norms that lies on parameters which moved up along it.
@@ -115,6 +111,7 @@ class Dissection:
         self.last: list[Tensor] = []  # that of the last one
         self.seen: list[list[Tensor] | None] = []  # what each update got; None where a closure had it for several states of the weights
         self.steppers: set[int] = set()  # the optimizers that made an update
+        self.held: set[int] = set()  # their parameters
         self.versions: set[int] = set()  # of the weights, for which a closure ran the network
 
     def add(self, images: Tensor, labels: Tensor) -> None:
@@ -135,6 +132,7 @@ class Dissection:
 
     def _see(self, optimizer: torch.optim.Optimizer) -> None:
         self.steppers.add(id(optimizer))
+        self.held.update(id(p) for group in optimizer.param_groups for p in group["params"])
         self.seen.append(copy_gradients(self.parameters.values()))
         self.versions = set()
 
@@ -151,12 +149,17 @@ class Dissection:
         carried, changes = self.dissector.applied, [p.detach() - b for p, b in zip(self.parameters.values(), self.before, strict=True)]
         if not self.seen and norm(changes) > 0 and any(p.grad is not None for p in self.parameters.values()):
             self.seen = [copy_gradients(self.parameters.values())]  # whoever moved the weights, it was no optimizer
-        self.dissector.applied = self.seen[-1] if self.seen else None
-        applied = self.seen[-1] if self.seen and len(self.seen) <= max(len(self.steppers), 1) else None
+            self.held = set(map(id, self.parameters.values()))
+        is_plain = len(self.seen) in range(1, max(len(self.steppers), 1) + 1) and not self.held.isdisjoint(
+            map(id, self.parameters.values())
+        )
+        applied = self._of_held(self.seen[-1]) if is_plain and self.seen[-1] is not None else None
+        self.dissector.applied = applied
         fresh = self._choose_fresh(applied)
-        carried_sum = None if carried is None else [a + b for a, b in zip(carried, fresh, strict=True)]
+        due = self._of_held(fresh) if applied is not None else fresh
+        carried_sum = None if carried is None else [a + b for a, b in zip(carried, due, strict=True)]
         value = torch.as_tensor(result).detach()
-        signs = compare(self.parameters, self.before, fresh, applied)
+        signs = compare(self.parameters, self.before, (fresh, due), applied)
         return dataclasses.replace(
             signs,
             loss=float(value),
@@ -168,6 +171,10 @@ class Dissection:
             norm_images=watched.norm_images if watched else 0,
         )
 
+    def _of_held(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients of the parameters that the optimizers hold, zeros for the others."""
+        return [g if id(p) in self.held else torch.zeros_like(g) for g, p in zip(gradients, self.parameters.values(), strict=True)]
+
     def _choose_fresh(self, applied: list[Tensor] | None) -> list[Tensor]:
         """The mean gradient of the batches; that of the last one where the optimizer got it alone, as after an update that was skipped."""
         n = len(self.losses)
@@ -178,9 +185,15 @@ class Dissection:
 
 
 def compare(
-    parameters: Mapping[str, Tensor], before: Sequence[Tensor], fresh: Sequence[Tensor], applied: Sequence[Tensor] | None
+    parameters: Mapping[str, Tensor],
+    before: Sequence[Tensor],
+    gradients: tuple[Sequence[Tensor], Sequence[Tensor]],
+    applied: Sequence[Tensor] | None,
 ) -> StepSigns:
-    """What became of parameters by name since `before`, against the fresh gradient and the one that was applied, if that was seen."""
+    """What became of parameters by name since `before`, against the fresh gradient, what of it an optimizer should have got, and what it
+    got, if that was seen.
+    """
+    fresh, due = gradients
     now = [p.detach() for p in parameters.values()]
     changes = [p - old for p, old in zip(now, before, strict=True)]
     moved = [bool((change != 0).any()) for change in changes]
@@ -194,7 +207,7 @@ def compare(
         updates=0,
         fresh_norm=norm(fresh),
         applied_norm=NAN if applied is None else norm(applied),
-        applied_cosine=NAN if applied is None else cosine(applied, fresh),
+        applied_cosine=NAN if applied is None else cosine(applied, due),
         carried_cosine=NAN,
         descent=-cosine(changes, fresh),
         uphill=measure_uphill(changes, fresh),
@@ -207,34 +220,13 @@ def compare(
         gradient_ratio=norm(fresh) / max(norm(before), 1e-30),
         gradient_spread=max(ratios) / min(ratios) if ratios else NAN,
         coarse=measure_coarse([p for p, has_moved in zip(now, moved, strict=True) if has_moved]),
-        underflow=NAN if applied is None else measure_underflow(fresh, applied),
+        underflow=NAN if applied is None else measure_underflow(due, applied),
     )
 
 
 def copy_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     """The gradients of some parameters, zeros where there is none."""
     return [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in parameters]
-
-
-class StepWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes within a `with` block in which kinds of half precision tensors are computed, and how few images a batch norm sees."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.halves: set[str] = set()
-        self.norm_images = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.dtype in HALVES:
-            self.halves.add(str(out.dtype).removeprefix("torch."))
-        if takes_statistics(func._schema.name.rpartition("::")[2], args):
-            self.norm_images = min(self.norm_images or len(args[0]), len(args[0]))
-        return out
-
-    def __enter__(self) -> StepWatch:
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
 
 
 @contextlib.contextmanager

@@ -9,85 +9,23 @@ from typing import Any
 from torch import Tensor, nn
 
 # Operations that are affine in the one tensor that comes from the images; whatever is not listed counts as a nonlinearity.
-AFFINE = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "_reshape_alias",
-        "permute",
-        "transpose",
-        "t",
-        "expand",
-        "squeeze",
-        "unsqueeze",
-        "flatten",
-        "unflatten",
-        "clone",
-        "contiguous",
-        "copy",
-        "copy_",
-        "_to_copy",
-        "alias",
-        "detach",
-        "slice",
-        "select",
-        "narrow",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "unbind",
-        "index",
-        "index_select",
-        "gather",
-        "flip",
-        "roll",
-        "as_strided",
-        "repeat",
-        "pad",
-        "constant_pad_nd",
-        "reflection_pad2d",
-        "replication_pad2d",
-        "cat",
-        "stack",
-        "sum",
-        "mean",
-        "mul",
-        "mul_",
-        "div",
-        "div_",
-        "neg",
-        "avg_pool2d",
-        "_adaptive_avg_pool2d",
-        "adaptive_avg_pool2d",
-        "upsample_nearest2d",
-        "upsample_bilinear2d",
-        "pixel_shuffle",
-        "im2col",
-        "col2im",
-        "lift_fresh",
-        "view_as",
-        "unfold",
-        "add",
-        "add_",
-        "sub",
-        "sub_",
-        "rsub",
-        "_conj",
-        "movedim",
-        "unsafe_split",
-        "channel_shuffle",
-        "native_dropout",
-        "dropout",
-        "slice_scatter",
-    ]
+AFFINE_NAMES = (
+    "view _unsafe_view reshape _reshape_alias permute transpose t expand squeeze unsqueeze flatten unflatten clone contiguous"
+    " copy copy_ _to_copy alias detach slice select narrow split split_with_sizes chunk unbind index index_select gather flip"
+    " roll as_strided repeat pad constant_pad_nd reflection_pad2d replication_pad2d cat stack sum mean mul mul_ div div_ neg"
+    " avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d pixel_shuffle im2col col2im"
+    " lift_fresh view_as unfold add add_ sub sub_ rsub _conj movedim unsafe_split channel_shuffle native_dropout dropout"
+    " slice_scatter"
 )
-JOINS = frozenset(["cat", "stack", "add", "add_", "sub", "sub_", "rsub", "copy_"])  # of two tensors from the images: still affine
-FRESH = frozenset(
-    ["empty_like", "zeros_like", "ones_like", "rand_like", "randn_like", "full_like", "new_empty", "new_zeros", "new_ones", "new_full"]
-)
+JOIN_NAMES = "cat stack add add_ sub sub_ rsub copy_"
+FRESH_NAMES = "empty_like zeros_like ones_like rand_like randn_like full_like new_empty new_zeros new_ones new_full"
 LINEAR_KINDS = frozenset(("weights", "norm", "sum", "dropout"))
-MAX_POOLS = frozenset(["max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "amax", "max"])
+MAX_POOL_NAMES = "max_pool2d max_pool2d_with_indices adaptive_max_pool2d amax max"
+
+AFFINE = frozenset(AFFINE_NAMES.split())
+JOINS = frozenset(JOIN_NAMES.split())  # affine in two tensors from the images, too
+FRESH = frozenset(FRESH_NAMES.split())
+MAX_POOLS = frozenset(MAX_POOL_NAMES.split())
 
 
 @dataclasses.dataclass(frozen=True)

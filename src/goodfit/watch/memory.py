@@ -14,19 +14,8 @@ class _HeapCounts(ctypes.Structure):
     """What glibc says of its heaps: `struct mallinfo2` of malloc.h."""
 
     _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]  # the names of malloc.h
+        (name, ctypes.c_size_t)  # the names of malloc.h
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
     )
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from goodfit.watch.operations import takes_statistics
 
 MAX_MEASURED = 8  # state tensors of an optimizer whose norms are taken
 MAX_REMEMBERED = 4  # optimizers
 LOST_SHARE = 0.5  # of the norm of a state, or of its tensors, below which it was lost
+HALVES = (torch.float16, torch.bfloat16)
 OnUpdate = Callable[[torch.optim.Optimizer], None]
 
 
@@ -93,3 +98,24 @@ def each_update(before: OnUpdate, after: OnUpdate | None = None) -> Iterator[Non
 
 def _parameters_of(optimizer: torch.optim.Optimizer) -> frozenset[int]:
     return frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+
+
+class StepWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes within a `with` block in which kinds of half precision tensors are computed, and how few images a batch norm sees."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.halves: set[str] = set()
+        self.norm_images = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.dtype in HALVES:
+            self.halves.add(str(out.dtype).removeprefix("torch."))
+        if takes_statistics(func._schema.name.rpartition("::")[2], args):
+            self.norm_images = min(self.norm_images or len(args[0]), len(args[0]))
+        return out
+
+    def __enter__(self) -> StepWatch:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from goodfit.doctor.audit.alignment import Pairs
+
 SIDE = 32  # pixels a side from which descriptors are made
 GRID, DIMENSIONS = 8, 48  # cells of a descriptor's side, and what is kept of them: finer ones find fewer crops, for they misalign
 MIN_VARIANCE = 1e-4  # of a direction that is kept, as a share of the largest
@@ -45,6 +47,12 @@ class Candidates:
     partners: Tensor
     likeness: Tensor
     affine: Tensor
+
+    def pairs(self, rows: Tensor | None = None) -> Pairs:
+        """The pairs of all images, or of those at some rows [n], and their partners: n times k of them, image by image."""
+        rows = torch.arange(len(self.partners)) if rows is None else rows
+        first = rows[:, None].expand(-1, self.partners.shape[1]).flatten()
+        return Pairs(first, self.partners[rows].flatten(), self.affine[rows].flatten(0, 1))
 
 
 def choose_crops(n: int) -> list[View]:

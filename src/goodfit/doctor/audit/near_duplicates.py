@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from goodfit.data.index import IntArray
 from goodfit.doctor.audit.alignment import Pairs, align, compare_colors, compare_details, to_luma
-from goodfit.doctor.audit.candidates import Candidates, Gallery, View, blocks, choose_crops, shrink, to_tensor
+from goodfit.doctor.audit.candidates import Gallery, View, blocks, choose_crops, shrink, to_tensor
 
 SIDES = (16, 32, 64)  # pixels at which pairs are aligned, coarse to fine
 STEPS, LAST_STEPS = 5, 2  # of alignment at each; what is aligned at 32 pixels needs few at 64
@@ -27,8 +28,10 @@ MIN_AGREEMENT, MIN_SMALL_AGREEMENT = 0.6, 0.75
 COLOR_SIDE, FREE_COLOR, COLOR_WEIGHT = 8, 4.0, 0.01
 MIN_LIKENESS = 0.95  # of whitened descriptors: less, and photos of two shirts on the same ground have it
 # How much more alike a pair must be than other images come, where these come closer than photos do (digits, drawings): on the scale of
-# Fisher's z the most alike of all pairs of digits, shapes and textures reach 1.7 times the quantile of the images' fourth best partners.
-NULL_QUANTILE, NULL_FACTOR = 0.99, 1.8
+# Fisher's z the most alike of digits, shapes, gratings and other photos reach 1.1 to 2 times the quantile of third best partners.
+NULL_PLACE, NULL_QUANTILE, NULL_FACTOR = 2, 0.99, 1.9
+MIN_STAR = 4  # partners of an image of which no two are a pair: copies of one picture are copies of each other, too
+NULL_PIXELS = 800_000  # of the images by which that is measured
 BLANK_STD = 2.0  # levels: an image with less has no picture that could occur again
 MIN_IMAGES = 8  # fewer say nothing on how alike different images come
 
@@ -96,14 +99,21 @@ def match_images(images: Tensor) -> tuple[IntArray, NDArray[np.float32]]:
     """The pairs [P, 2] of images [N, 1 or 3, H, W] that show the same picture, the most alike first, and how well they agree [P]."""
     gallery = Gallery(images)
     whole = gallery.find([View(1.0, 0.0, 0.0, False), View(1.0, 0.0, 0.0, True)])
-    likeness = keep_outliers(whole.likeness, MIN_LIKENESS)
     candidates = gallery.find(choose_crops(len(images)), whole)
-    agreement = keep_outliers(verify(images, candidates), choose_threshold(min(images.shape[2:])))
+    n, pixels = len(images), images.shape[2] * images.shape[3]
+    sample = torch.linspace(0, n - 1, min(n, NULL_PIXELS // pixels)).long()
+    usual = verify(images, candidates.pairs(sample), is_thorough=True).view(len(sample), -1)
+    least = exceed(usual, choose_threshold(min(images.shape[2:])))
+    agreement = verify(images, candidates.pairs()).view(n, -1)
     best: dict[tuple[int, int], float] = {}
-    for partners, values in ((whole.partners, likeness), (candidates.partners, agreement)):
-        for row, place in values.nonzero().tolist():
+    for partners, values, threshold in (
+        (whole.partners, whole.likeness, exceed(whole.likeness, MIN_LIKENESS)),
+        (candidates.partners, agreement, least),
+    ):
+        for row, place in (values > threshold).nonzero().tolist():
             pair = min(row, int(partners[row, place])), max(row, int(partners[row, place]))
             best[pair] = max(best.get(pair, 0.0), float(values[row, place]))
+    best = drop_stars(best)
     ordered = sorted(best, key=lambda pair: (-best[pair], pair))
     return np.array(ordered, dtype=np.int64).reshape(-1, 2), np.array([best[pair] for pair in ordered], dtype=np.float32)
 
@@ -114,32 +124,43 @@ def choose_threshold(side: int) -> float:
     return MIN_AGREEMENT + missing * (MIN_SMALL_AGREEMENT - MIN_AGREEMENT)
 
 
-def keep_outliers(values: Tensor, least: float) -> Tensor:
-    """Of correlations [N, k] with each image's best k partners those that stand out from what the last of them reach; 0 for the others."""
-    last = torch.atanh(values.min(dim=1).values.clamp(0, 0.9999)).numpy()
-    z = max(math.atanh(least), NULL_FACTOR * float(np.quantile(last, NULL_QUANTILE)))
-    return values * (values > math.tanh(z))
+def exceed(usual: Tensor, least: float) -> float:
+    """The correlation that stands out from those [N, k] which images have with their best k partners, and is `least` or more."""
+    ordered = usual.sort(dim=1, descending=True).values
+    others = torch.atanh(ordered[:, min(NULL_PLACE, ordered.shape[1] - 1)].clamp(0, 0.9999)).numpy()
+    return math.tanh(max(math.atanh(least), NULL_FACTOR * float(np.quantile(others, NULL_QUANTILE))))
 
 
-def verify(images: Tensor, candidates: Candidates) -> Tensor:
-    """How well the details of images [N, 1 or 3, H, W] agree with those of their candidates [N, k] once aligned; 0 if a coarse look tells
-    them apart.
+def drop_stars(best: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    """The pairs without those of images that are paired with several others of which no two are a pair, as plain patterns are."""
+    partners: dict[int, set[int]] = defaultdict(set)
+    for a, b in best:
+        partners[a].add(b)
+        partners[b].add(a)
+    stars = {row for row, near in partners.items() if len(near) >= MIN_STAR and not any(partners[other] & near for other in near)}
+    return {pair: value for pair, value in best.items() if not stars & set(pair)}
+
+
+def verify(images: Tensor, pairs: Pairs, is_thorough: bool = False) -> Tensor:
+    """How well the details of pairs [P] of images [N, 1 or 3, H, W] agree once aligned; 0 if a coarse look tells them apart.
+
+    A `thorough` one looks at all of them closely.
     """
-    n, k = candidates.partners.shape
-    pairs = Pairs(torch.arange(n)[:, None].expand(n, k).flatten(), candidates.partners.flatten(), candidates.affine.flatten(0, 1).clone())
-    agreement, rows = torch.zeros(n * k), torch.arange(n * k)
+    affine, agreement, rows = pairs.affine.clone(), torch.zeros(len(pairs.first)), torch.arange(len(pairs.first))
     colors = shrink(images, COLOR_SIDE)
     sides = sorted({min(side, *images.shape[2:]) for side in SIDES})
     for side in sides:
-        luma = torch.cat([to_luma(block, side) for block in map(images.__getitem__, blocks(n))])
+        luma = torch.cat([to_luma(block, side) for block in map(images.__getitem__, blocks(len(images)))])
         kernel = side // (2 if side <= SIDES[0] else 4) | 1
-        pairs.affine[rows], correlation = align(luma, pairs.take(rows), kernel, LAST_STEPS if side == SIDES[-1] else STEPS)
+        looked_at = Pairs(pairs.first[rows], pairs.second[rows], affine[rows])
+        affine[rows], correlation = align(luma, looked_at, kernel, LAST_STEPS if side == SIDES[-1] else STEPS)
+        looked_at = Pairs(looked_at.first, looked_at.second, affine[rows])
         is_coarse = side == SIDES[0] != sides[-1]
-        agreement[rows] = correlation if is_coarse else compare_details(luma, pairs.take(rows))
+        agreement[rows] = correlation if is_coarse else compare_details(luma, looked_at)
         if side == sides[-1]:
-            agreement[rows] -= COLOR_WEIGHT * (compare_colors(colors, pairs.take(rows)) - FREE_COLOR).clamp(min=0)
-        if side != sides[-1]:
+            agreement[rows] -= COLOR_WEIGHT * (compare_colors(colors, looked_at) - FREE_COLOR).clamp(min=0)
+        elif not is_thorough:
             refuted = rows[agreement[rows] < (MIN_CORRELATION if is_coarse else MIN_AGREEMENT)]
             agreement[refuted] = 0
             rows = rows[agreement[rows] > 0]
-    return agreement.view(n, k)
+    return agreement

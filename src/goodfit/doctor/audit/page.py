@@ -36,7 +36,7 @@ def render_audit(audit: Audit, data: Dataset) -> str:
     verdict = f"{counted[:1].upper()}{counted[1:]}." if counted else "Nothing was found that speaks against training on this data."
     header = tag("header", tag("p.eyebrow", "Goodfit data audit"), tag("h1", format_title(audit.data)), tag("p.verdict", verdict))
     summary = table(
-        [Column("Severity"), Column("Check"), Column("Finding", "wide")],
+        [Column("Severity"), Column("Check"), Column("Finding")],
         [[finding.severity, TITLES.get(finding.check, finding.check), finding.sentence] for finding in audit.findings],
     )
     parts = [("findings", "Findings", section("findings", "Findings", summary if audit.findings else None))]
@@ -64,7 +64,7 @@ def _render_groups(finding: DataFinding, data: Dataset, rows: dict[str, int], po
     listed = finding.groups[:MAX_LISTED]
     more = f", the first {MAX_LISTED}" if len(finding.groups) > MAX_LISTED else ""
     body = [[", ".join(group[:50]), "" if len(group) <= 50 else f"and {len(group) - 50:,} more"] for group in listed]
-    names_table = details(f"All {len(finding.groups):,} by name{more}", table([Column("Images", "wide"), Column("")], body))
+    names_table = details(f"All {len(finding.groups):,} by name{more}", table([Column("Images"), Column("")], body))
     return [paragraph(finding.sentence), *pictures, names_table]
 
 

@@ -15,6 +15,7 @@ from goodfit.doctor.audit.features import FloatArray, reduce_pixels, standardize
 from goodfit.recipe.transfer.probe import deal_folds
 
 MAX_IMAGES = 2000  # of each set: with so many the error of the AUC is below 0.01
+MIN_IMAGES = 50  # of each set: with fewer, folds differ by more than the interval says
 FOLDS, SHRINKAGE = 5, 0.1  # of the covariance toward that of features that have nothing to do with each other
 
 
@@ -42,7 +43,7 @@ def compare_sets(
     measured = [_measure_channels(x) for x in images]
     means, stds = (measured[0][0], measured[1][0]), (measured[0][1], measured[1][1])
     n = [len(x) for x in images]
-    if min(n) < FOLDS:
+    if min(n) < MIN_IMAGES:
         return TwoSamples(0.5, (0.0, 1.0), means, stds)
     side = [min(x.shape[axis] for x in images) for axis in (1, 2)]
     pixels = np.concatenate([x if list(x.shape[1:3]) == side else _resize(x, side) for x in images])

@@ -8,6 +8,7 @@ from goodfit.doctor.rules import (
     capacity,
     classes,
     depth,
+    frozen,
     images,
     initial,
     inputs,
@@ -24,7 +25,7 @@ from goodfit.doctor.rules import (
 )
 
 TOPICS = (
-    labels, classes, images, splits, inputs, augmentation, modes, structure, initial, depth, capacity, updates, losses, rates, schedule, regularization,
-    system,
+    labels, classes, images, splits, inputs, augmentation, modes, structure, initial, depth, capacity, updates, frozen, losses, system,
+    regularization, schedule, rates,
 )  # fmt: skip
 RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in topic.RULES)

@@ -23,8 +23,8 @@ MIN_Z = 3.5
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """What augmented training images teach a probe, as shares of what clean images do beyond chance: of each other's labels (`kept`), and of
-    the validation labels (`carried`); the accuracies are `augmented` and `clean`.
+    """What augmented training images teach a probe, as shares of what clean images do beyond chance: of each other's labels (`kept`), and
+    of the validation labels (`carried`); the accuracies are `augmented` and `clean`.
     """
 
     kept: float
@@ -41,7 +41,7 @@ def measure_retention(exam: Examination) -> Retention | None:
     """Measure what augmentation leaves; None if training images come alike in each epoch, or if clean ones teach nothing, either."""
     raw, fed = exam.comparison.raw, exam.comparison.fed
     clean = raw.within_train if raw else fed.within_validation
-    chance = fed.chance(fed.train)
+    chance = fed.train.chance
     if not exam.comparison.is_augmented or clean.above_value(chance) < 8 or fed.within_validation.above_value(chance) < 8:
         return None
     kept = (fed.within_train.value - chance) / (clean.value - chance)
@@ -90,8 +90,8 @@ def find_augmentation_too_strong(exam: Examination) -> Finding | None:
 
 
 def take_clean_images(exam: Examination) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Clean images with labels to train on, and others to validate on: training images on disk prepared as validation images, or else half of
-    the validation images.
+    """Clean images with labels to train on, and others to validate on: training images on disk prepared as validation images, or else half
+    of the validation images.
     """
     validation = exam.comparison.fed.validation
     prepared = exam.counterparts.prepare_as_validation()

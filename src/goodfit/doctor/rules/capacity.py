@@ -10,7 +10,7 @@ from goodfit.doctor.course import EARLY
 from goodfit.doctor.examination import PREFLIGHT_IMAGES, Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.gain import MIN_ACCURACY, measure_gain
-from goodfit.doctor.network import median
+from goodfit.doctor.network import Network, median
 from goodfit.doctor.replay import Change
 from goodfit.doctor.surgery import operated
 from goodfit.watch.chance import keep_chance
@@ -43,8 +43,8 @@ def find_dropout_too_strong(exam: Examination) -> Finding | None:
     gain = measure_gain(exam, Change(dropout="off"))
     if not gain.is_clear:
         return None
-    evidence = f"Dropout of {' and '.join(sorted({f'{rate:.2f}' for rate in rates}))} lets {100 * kept:.2g} % of all ways through. Without it: {gain}."
-    return Finding("dropout_too_strong", 0.95, evidence, LOWER)
+    said = " and ".join(sorted({f"{rate:.2f}" for rate in rates}))
+    return Finding("dropout_too_strong", 0.95, f"Dropout of {said} lets {100 * kept:.2g} % of all ways through. Without it: {gain}.", LOWER)
 
 
 def measure_dropout(exam: Examination) -> list[float]:
@@ -79,8 +79,8 @@ def find_batch_too_small_for_norm(exam: Examination) -> Finding | None:
     noise = measure_norm_noise(exam, max(int(size), 2))
     if noise < MIN_NOISE:
         return None
-    evidence = f"Batch norm takes its statistics from {size:g} images at a time: which these are changes scores by {100 * noise:.0f} % of how far they"
-    return Finding("batch_too_small_for_norm", 0.93, f"{evidence} differ between images.", remedy)
+    evidence = f"Batch norm takes its statistics from {size:g} images at a time: which these are changes scores by {100 * noise:.0f} % of"
+    return Finding("batch_too_small_for_norm", 0.93, f"{evidence} how far they differ between images.", remedy)
 
 
 def measure_norm_noise(exam: Examination, size: int) -> float:
@@ -90,13 +90,13 @@ def measure_norm_noise(exam: Examination, size: int) -> float:
         model.train()
         whole = model(images).float()
         model.train()
-        parts = torch.cat([model(part).float() for part in images.split(size) if len(part) > 1])
+        parts = torch.cat([model(part).float() for part in torch.split(images, size) if len(part) > 1])
     return float((parts - whole[: len(parts)]).norm() / (whole - whole.mean(0)).norm())
 
 
 def find_bottleneck(exam: Examination) -> Finding | None:
     """Everything that the scores depend on passes a few numbers, and a network of usual size learns far better."""
-    narrowest = exam.network.bottleneck
+    narrowest = measure_bottleneck(exam.network)
     if narrowest > min(NARROWEST, exam.classes / 2):
         return None
     gain = measure_gain(exam, Change(model="reference", optimizer="adamw"))
@@ -106,8 +106,18 @@ def find_bottleneck(exam: Examination) -> Finding | None:
     return Finding("capacity_too_small", 0.92, evidence, "Make the narrowest layer wider.")
 
 
+def measure_bottleneck(network: Network) -> int:
+    """The fewest numbers of an image in any place that everything passes on its way to the scores."""
+    narrowest = 10**9
+    for i, weight in enumerate(network.weights[:-1]):
+        ways = [later.flow.shortest for later in network.weights[i + 1 :] if later.flow]
+        if weight.flow and weight.leaving and all(way > weight.flow.shortest for way in ways):
+            narrowest = min(narrowest, weight.leaving.units * weight.leaving.places)
+    return narrowest
+
+
 def find_capacity_too_small(exam: Examination) -> Finding | None:
-    """A narrow network has stopped learning, does no better on training images, and a network of usual size passes it in a part of the steps."""
+    """A narrow network does no better on training images than on others, and one of usual size passes it in a part of the steps."""
     network, course = exam.network, exam.course
     looks = [course.looks[step] for step in sorted(course.looks)]
     if network.depth < 2 or network.bends == 0 or len(looks) < 6 or course.is_broken:

@@ -18,7 +18,7 @@ from goodfit.watch.chance import OwnChance
 MAX_COUNTED = 200_000  # images of a split, beyond which classes that were not seen may still come
 MAX_ODDS = 1e-5  # that a class as frequent as in the other split is missing by chance
 RARE, FEW_HOLD = 0.35, 0.65  # counts below this share of the mean are rare; the share that a quarter of the classes must hold
-LOST_RECALL = 0.6  # of the recall of frequent classes, below which that of rare ones counts as lost
+LOST_RECALL = 0.85  # of the recall of frequent classes, below which that of rare ones counts as lost
 SORTED, PARTLY_SORTED = 0.5, 0.8  # entropy of a batch's labels over that of a shuffled one
 WINDOW = 32  # images in a row of which the order is looked at, where batches are smaller
 MIN_GAIN = 0.08  # of the accuracy of the validation probe, in a trial
@@ -42,9 +42,8 @@ def count_classes(exam: Examination, split: str) -> Tensor | None:
         return counts
     patient = exam.source.make()
     with OwnChance(exam.source.seed).active():
-        passes = [
-            count_labels(b, exam.classes) for b in ([patient.train(0), patient.train(1)] if split == "train" else [patient.validation()])
-        ]
+        batches = [patient.train(0), patient.train(1)] if split == "train" else [patient.validation()]
+        passes = [count_labels(part, exam.classes) for part in batches]
     known = [x for x in passes if x is not None]
     return sum(known[1:], known[0]) if len(known) == len(passes) else None
 
@@ -121,8 +120,13 @@ def measure_mixing_of_classes(labels: Tensor, lengths: tuple[int, ...], classes:
     """The mean entropy of the labels of batches over that of batches of the same labels [N] in a new order: 1 if shuffled, 0 if sorted."""
     chance = torch.Generator().manual_seed(0)
     mixed = labels[torch.randperm(len(labels), generator=chance)]
-    own, expected = (sum(_entropy(part, classes) for part in x.split(list(lengths))) for x in (labels, mixed))  # type: ignore[no-untyped-call]
+    own, expected = (sum(_entropy(part, classes) for part in torch.split(x, list(lengths))) for x in (labels, mixed))
     return own / expected if expected > 0 else 1.0
+
+
+def count_present(labels: Tensor, classes: int) -> int:
+    """How many classes are among some labels [N]."""
+    return int((torch.bincount(labels, minlength=classes) > 0).sum())
 
 
 def _entropy(labels: Tensor, classes: int) -> float:
@@ -134,7 +138,7 @@ def find_not_shuffled(exam: Examination) -> Finding | None:
     """The labels of a batch, or of as many batches as have some images of each class, are far less mixed than those of the epoch."""
     train = exam.sample.train
     labels = clean_labels(train.labels, exam.classes)
-    if len(train.lengths) < 3 or len(labels.unique()) < 2:
+    if len(train.lengths) < 3 or count_present(labels, exam.classes) < 2:
         return None
     windows = [WINDOW] * (len(labels) // WINDOW) + ([len(labels) % WINDOW] if len(labels) % WINDOW else [])
     mixing = measure_mixing_of_classes(labels, train.lengths, exam.classes)
@@ -145,8 +149,8 @@ def find_not_shuffled(exam: Examination) -> Finding | None:
     evidence = f"The entropy of the labels within a batch is {100 * mixing:.0f} % of that of shuffled batches of the same images"
     remedy = "Shuffle the training images anew in every epoch."
     if mixing < SORTED:
-        in_batch = sum(len(x.unique()) for x in labels.split(list(train.lengths))) / len(train.lengths)  # type: ignore[no-untyped-call]
-        text = f"{evidence}: a batch holds {in_batch:.1f} of {len(labels.unique())} classes."
+        in_batch = sum(count_present(part, exam.classes) for part in torch.split(labels, list(train.lengths))) / len(train.lengths)
+        text = f"{evidence}: a batch holds {in_batch:.1f} of {count_present(labels, exam.classes)} classes."
         return Finding("not_shuffled", 0.96, text, remedy)
     own, shuffled = (exam.trial(change, 40) for change in (Change(), Change(order="shuffled")))
     gain = shuffled.validation_accuracy - own.validation_accuracy

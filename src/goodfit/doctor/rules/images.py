@@ -45,8 +45,8 @@ def find_duplicates_in_train(exam: Examination) -> Finding | None:
     return Finding(
         "duplicates_in_train",
         0.95 if is_much else 0.5,
-        f"{repeated.count} of {repeated.n} training images ({100 * repeated.value:.0f} %) are byte for byte equal to an earlier one, so there"
-        f" are {repeated.n - repeated.count} pictures only.",
+        f"{repeated.count} of {repeated.n} training images ({100 * repeated.value:.0f} %) are byte for byte equal to an earlier one, so"
+        f" there are {repeated.n - repeated.count} pictures only.",
         "Drop the copies, or collect other images.",
         is_material=is_much,
     )
@@ -70,7 +70,7 @@ def find_leakage_exact(exam: Examination) -> Finding | None:
     return Finding(
         "leakage_exact",
         0.97 if count > 0.04 * n else 0.8,
-        f"{count} of {n} validation images ({100 * count / n:.0f} %) are also among the training images, {how}: their accuracy shows memory.",
+        f"{count} of {n} validation images ({100 * count / n:.0f} %) are also among the training images, {how}: that is memory.",
         "Remove them from the training images, or split again.",
     )
 

@@ -118,7 +118,10 @@ def find_init_too_small(exam: Examination) -> Finding | None:
     small = min((geometric_mean(x) for x in (gains, norms) if x), default=math.inf)
     if not small < SMALL_GAIN:
         return None
-    evidence = f"Weights start {small / HE_GAIN:.3f} times as large as He's: what enters the last layer differs by {network.signal:.1g} between images."
+    evidence = (
+        f"Weights start {small / HE_GAIN:.3f} times as large as He's: what enters the last layer differs by {network.signal:.1g} between"
+    )
+    evidence += " images."
     own = measure_gain(exam)
     if small < TINY_GAIN and network.signal < NO_SIGNAL and (own.is_stuck or own.is_diverged):
         return Finding("init_too_small", 0.95, f"{evidence} After {own.steps} steps nothing is learned.", INITIALIZE)
@@ -134,12 +137,14 @@ def find_init_too_large(exam: Examination) -> Finding | None:
     if not network.weights or exam.is_pretrained or not is_input_sound(exam):
         return None
     largest = max([*network.gains_without_norm(), network.layers[-1].gain])
-    even = exam.loss_of_even_scores
+    even = exam.loss_shape["undecided"]
     is_loud = not start.output.std < STRONG_SCORES or not start.loss < LOUD * even
     if largest < LARGE_GAIN or not is_loud:
         return None
-    evidence = f"Weights start up to {largest / HE_GAIN:.1f} times as large as He's: scores have a standard deviation of {start.output.std:.3g}, and the"
-    evidence += f" loss is {start.loss:.3g}; {even:.2f} for equal scores."
+    evidence = (
+        f"Weights start up to {largest / HE_GAIN:.1f} times as large as He's: scores have a standard deviation of {start.output.std:.3g},"
+    )
+    evidence += f" and the loss is {start.loss:.3g}; {even:.2f} for equal scores."
     if largest > HUGE_GAIN and not start.loss < DEAFENING * even:
         return Finding("init_too_large", 0.95, evidence, INITIALIZE)
     gain = measure_gain(exam, Change(init="he"))

@@ -86,8 +86,8 @@ def find_inputs_scaled_twice(exam: Examination) -> Finding | None:
 
 
 class FeatureTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within a `with` block: what enters the last matrix product of a network, `features` [B, D], and how far the batch is from the statistics
-    of its first batch norm: the mean absolute logarithm of the ratios of the variances, `distance`.
+    """Within a `with` block: what enters the last matrix product of a network, `features` [B, D], and how far the batch is from the
+    statistics of its first batch norm: the mean absolute logarithm of the ratios of the variances, `distance`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -109,8 +109,8 @@ class FeatureTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OrderedChannels:
-    """What a network makes of images whose channels come in some order: which labels [N] a probe of its features gets right, and how far the
-    batch is from the statistics of its first batch norm.
+    """What a network makes of images whose channels come in some order: which labels [N] a probe of its features gets right, and how far
+    the batch is from the statistics of its first batch norm.
     """
 
     order: tuple[int, ...]

@@ -18,6 +18,7 @@ MIN_Z_NOISE, MIN_Z_CELL = 4.0, 5.0  # standard errors; the second is of K (K - 1
 DOMINANT = 0.6  # share of all surplus mistakes that are in three cells
 MIN_Z_LOST, MIN_Z_FOUND = 4.0, 3.5  # standard errors by which a class is rarer in training, and its images are found under another label
 MIN_TOLD_APART = 15  # images of a class that can be told from another
+SURE_SHARE = 0.3  # of the validation images: those whose labels a probe is surest of
 MIN_SURE = 25  # images of a split on which a probe is sure
 SAME_PLACE = 0.85  # area under the curve of a probe that tells the splits apart, below which images look alike in both
 
@@ -57,12 +58,12 @@ def find_labels_shifted(exam: Examination) -> Finding | None:
                 return Finding(
                     "labels_shifted",
                     0.97,
-                    f"A probe's predictions agree with {100 * offset.here.value:.0f} % of the {name} labels beside the images and with"
-                    f" {100 * offset.found.value:.0f} % of those {abs(offset.rows)} row(s) {'further on' if offset.rows > 0 else 'before'}.",
+                    f"A probe's predictions agree with {100 * offset.here.value:.0f} % of the {name} labels beside the images, and with"
+                    f" {100 * offset.found.value:.0f} % of those {offset.describe()}.",
                     "Pair each image with its own label again: one list has a row too many or too few, or was sorted otherwise.",
                 )
     pair = exam.comparison.best
-    if is_at_chance(pair.within_train, pair.chance(pair.train)) and is_far_above_chance(pair) and pair.domain_area < SAME_PLACE:
+    if is_at_chance(pair.within_train, pair.train.chance) and is_far_above_chance(pair) and pair.domain_area < SAME_PLACE:
         return Finding(
             "labels_shifted",
             0.92,
@@ -77,12 +78,12 @@ def find_train_offset(pair: Pair) -> Offset | None:
     """The offset of the training labels, by the fit on the validation images, or by themselves if they teach nothing as they are."""
     if is_far_above_chance(pair):
         return find_offset(pair.carried_back.argmax(1), pair.train.labels, pair.classes)
-    return search_offset(pair.train_fit) if is_at_chance(pair.within_train, pair.chance(pair.train)) else None
+    return search_offset(pair.train_fit) if is_at_chance(pair.within_train, pair.train.chance) else None
 
 
 def find_validation_offset(pair: Pair) -> Offset | None:
     """The offset of the validation labels, by the fit on the training images."""
-    if len(pair.validation) < 100 or is_at_chance(pair.within_train, pair.chance(pair.train)):
+    if len(pair.validation) < 100 or is_at_chance(pair.within_train, pair.train.chance):
         return None
     return find_offset(pair.carried.argmax(1), pair.validation.labels, pair.classes)
 
@@ -93,7 +94,7 @@ def is_at_chance(share: Share, chance: float) -> bool:
 
 def is_far_above_chance(pair: Pair) -> bool:
     """Whether validation labels agree with what other validation images teach, far beyond chance."""
-    return pair.within_validation.above_value(pair.chance(pair.validation)) > 8
+    return pair.within_validation.above_value(pair.validation.chance) > 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +134,7 @@ def find_confused_cell(predicted: tuple[Tensor, Tensor], labels: tuple[Tensor, T
 def find_label_confusion(exam: Examination) -> Finding | None:
     """Training labels of one class are another's, for a share that validation labels do not have."""
     pair = exam.comparison.best
-    if not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.chance(pair.train)):
+    if not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.train.chance):
         return None
     cell = find_confusion(exam, pair)
     if cell is None:
@@ -183,12 +184,25 @@ def find_vanished_class(pair: Pair) -> Cell | None:
     return max(cells, key=lambda cell: cell.z, default=None)
 
 
+def measure_sure_errors(pair: Pair) -> tuple[Share, Share]:
+    """Of the images of each split that the fit on the training images is surest of, those whose label is another one."""
+    scores, labels = (pair.train_fit.scores, pair.carried), (pair.train.labels, pair.validation.labels)
+    highest = [x.topk(2, dim=1).values for x in scores]
+    margins = [x[:, 0] - x[:, 1] for x in highest]
+    least = margins[1].quantile(1 - SURE_SHARE)
+    train, validation = (
+        Share(int((x.argmax(1) != y)[margin >= least].sum()), int((margin >= least).sum()))
+        for x, y, margin in zip(scores, labels, margins, strict=True)
+    )
+    return train, validation
+
+
 def find_label_noise(exam: Examination) -> Finding | None:
     """Training labels are wrong for a share of the images of which a probe is surest, where validation labels are right."""
     pair = exam.comparison.best
-    if not is_far_above_chance(pair) or is_at_chance(pair.across, pair.chance(pair.validation)):
+    if not is_far_above_chance(pair) or is_at_chance(pair.across, pair.validation.chance):
         return None
-    train, validation = pair.sure_errors
+    train, validation = measure_sure_errors(pair)
     if min(train.n, validation.n) < MIN_SURE:
         return None
     z, k = train.above(validation), exam.classes

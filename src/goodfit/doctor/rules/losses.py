@@ -32,17 +32,15 @@ def find_loss_that_misleads(exam: Examination) -> Finding | None:
     if output.are_log_probabilities or not all(map(math.isfinite, (even, right, wrong))):
         return None
     if right < 0 and abs(shape["shifted"]) > 1e-3:
-        evidence = f"The loss of scores that are 20 higher for the right class is {right:.2f}, and falls without end: it expects log-probabilities,"
-        return Finding("wrong_loss", 0.95, f"{evidence} and the outputs are none.", REMEDY)
+        evidence = f"The loss of scores that are 20 higher for the right class is {right:.2f}, and falls without end: it expects"
+        return Finding("wrong_loss", 0.95, f"{evidence} log-probabilities, and the outputs are none.", REMEDY)
     if right >= even and min(measure_loss(exam, height, 0) for height in HEIGHTS) >= even - 1e-3 * abs(even):
-        evidence = (
-            f"The loss is {right:.3g} where all scores are right, {even:.3g} where they are equal, and {wrong:.3g} where they are wrong:"
-        )
+        evidence = f"The loss is {right:.3g} where all scores are right, {even:.3g} where they are equal, {wrong:.3g} where they are wrong:"
         return Finding("wrong_loss", 0.95, f"{evidence} it does not lead to the right class.", REMEDY)
     far = measure_loss(exam, 40.0, 1)
     if wrong > 0 and far < SATURATED * wrong and right < 0.1 * even:
-        evidence = f"The loss of an answer that is wrong and sure of itself levels off ({wrong:.3g} at scores 20 too high, {far:.3g} at 40), where its"
-        evidence += f" gradient vanishes; at equal scores its gradient is {shape['slope']:.2g} times cross-entropy's."
+        evidence = f"The loss of a wrong answer that is sure of itself levels off ({wrong:.3g} at scores 20 too high, {far:.3g} at 40): its"
+        evidence += f" gradient vanishes there, and at equal scores is {shape['slope']:.2g} times cross-entropy's."
         return Finding("wrong_loss", 0.92, evidence, REMEDY)
     return None
 
@@ -110,10 +108,11 @@ def find_worse_loss(exam: Examination) -> Finding | None:
     gain = Gain(steps, exam.classes, look.validation_accuracy, look.validation_loss, trial.validation_accuracy, trial.validation_loss)
     if gain.accuracy - gain.own_accuracy < MIN_ACCURACY / 2:
         return None
-    evidence = f"The loss is not cross-entropy's: {' and '.join(doubts)}. With cross-entropy, {steps} steps get {100 * gain.accuracy:.0f} % of validation"
-    return Finding(
-        "wrong_loss", 0.9, f"{evidence} images right, and all {exam.course.taken} without it {100 * gain.own_accuracy:.0f} %.", REMEDY
+    evidence = f"The loss is not cross-entropy's: {' and '.join(doubts)}. With cross-entropy, {steps} steps get"
+    evidence += (
+        f" {100 * gain.accuracy:.0f} % of validation images right; without it, all {exam.course.taken} get {100 * gain.own_accuracy:.0f} %."
     )
+    return Finding("wrong_loss", 0.9, evidence, REMEDY)
 
 
 RULES = (

@@ -8,13 +8,27 @@ import statistics
 from goodfit.doctor.course import EARLY, FIRST
 from goodfit.doctor.examination import Examination, Trial
 from goodfit.doctor.finding import Finding, Rule, Stage
-from goodfit.doctor.progress import TRIAL_STEPS, OwnLosses, is_decay_the_cause, is_downhill, is_mended, is_stuck, is_violent, mean_end
+from goodfit.doctor.progress import (
+    SHRUNK,
+    TRIAL_STEPS,
+    OwnLosses,
+    is_decay_the_cause,
+    is_downhill,
+    is_mended,
+    is_stuck,
+    is_violent,
+    mean_end,
+    measure_norm_left,
+)
 from goodfit.doctor.replay import Change
 from goodfit.doctor.rules.schedule import list_rates
 
-WARMUP, WARM_STEPS = 15, 40
+WARMUP, WARM_STEPS = 40, 80
+LONGER_STEPS = 45
+MOMENTUM_STEPS = 35
+SMALL_UPDATE = 0.002  # of the weights' norm in a step, below which a rate may be too low
 HIGH_MOMENTUM = 0.965
-LOWER = (0.1, 0.01)
+LOWER = (0.1, 0.01, 0.001)
 
 
 def find_pretrained_destroyed(exam: Examination) -> Finding | None:
@@ -41,50 +55,55 @@ def find_pretrained_destroyed(exam: Examination) -> Finding | None:
 
 def find_lr_too_high(exam: Examination) -> Finding | None:
     """The first steps change the weights violently and teach nothing, and a lower rate mends them, while a warm-up does not."""
-    found = _find_rate_that_mends(exam)
-    if found is None:
+    if not _is_broken_by_steps(exam) or (found := _find_rate_that_mends(exam)) is None:
         return None
     factor, trial = found
-    if _is_mended_by_warmup(exam, trial):
-        return _describe_high(exam, factor, trial, 0.6)
-    return _describe_high(exam, factor, trial, 0.95)
+    return _describe_high(exam, factor, trial, 0.6 if _is_mended_by_warmup(exam) else 0.95)
 
 
 def find_no_warmup(exam: Examination) -> Finding | None:
     """The first steps break the training, and the same rate mends it if it rises over some steps."""
-    found = _find_rate_that_mends(exam)
-    if found is None or not _is_mended_by_warmup(exam, found[1]):
+    if not _is_broken_by_steps(exam) or not _is_mended_by_warmup(exam):
         return None
-    trial = exam.trial(Change(warmup=WARMUP), WARM_STEPS)
-    own = OwnLosses.of(exam)
+    trial, own = exam.trial(Change(warmup=WARMUP), WARM_STEPS), OwnLosses.of(exam)
     return Finding(
         "no_warmup",
         0.92,
         f"The loss goes from {own.first:.2f} to {max(own.losses[1:20], default=math.inf):.3g} in the first steps and is"
-        f" {own.mean(max(len(own.losses) - 10, 0), len(own.losses)):.3g} after {len(own.losses)}; if the same rate rises over {WARMUP} steps"
-        f" it is {mean_end(trial):.2f} after {WARM_STEPS}.",
+        f" {own.mean(max(len(own.losses) - 10, 0), len(own.losses)):.3g} after {len(own.losses)}; if the same rate rises over"
+        f" {WARMUP} steps it is {mean_end(trial):.2f} after {WARM_STEPS}.",
         "Let the learning rate rise from near zero over the first 5 to 10 % of the steps.",
     )
 
 
+def _is_broken_by_steps(exam: Examination) -> bool:
+    """Whether the first steps are violent and teach nothing, and neither momentum nor weight decay explains it."""
+    if not is_violent(exam) or not is_stuck(exam) or not is_downhill(exam):
+        return False
+    return not _is_momentum_the_cause(exam) and not is_decay_the_cause(exam)
+
+
 def _find_rate_that_mends(exam: Examination) -> tuple[float, Trial] | None:
-    """The factor of the rate, below one, at which the first steps learn, where they do not by themselves and nothing else explains it."""
-    if not is_violent(exam) or not is_stuck(exam) or not is_downhill(exam) or _is_momentum_the_cause(exam) or is_decay_the_cause(exam):
-        return None
-    for factor in LOWER:
-        trial = exam.trial(Change(rate=factor), TRIAL_STEPS)
-        if is_mended(exam, trial):
-            return factor, trial
+    """The factor of the rate, below one, at which the first steps learn."""
+    for steps in (TRIAL_STEPS, LONGER_STEPS):  # some networks learn nothing in the first twenty steps at any rate
+        for factor in LOWER:
+            trial = exam.trial(Change(rate=factor), steps)
+            if is_mended(exam, trial):
+                return factor, trial
     return None
 
 
-def _is_mended_by_warmup(exam: Examination, lower: Trial) -> bool:
-    """Whether the patient's own rate learns as well as a lower one if it rises over the first steps."""
+def _is_mended_by_warmup(exam: Examination) -> bool:
+    """Whether the patient's own rate learns nearly as much as a lower one if it rises over the first steps."""
     rates = list_rates(exam)[:EARLY]
-    if rates[0] < 0.3 * max(rates):
-        return False  # it has a warm-up
-    trial = exam.trial(Change(warmup=WARMUP), WARM_STEPS)
-    return is_mended(exam, trial) and mean_end(trial) < 1.05 * mean_end(lower) and max(trial.losses) < 2 * trial.losses[0]
+    if rates[0] < 0.3 * max(rates) or exam.steps < WARM_STEPS:
+        return False  # it has a warm-up, or no time for one
+    trial, own = exam.trial(Change(warmup=WARMUP), WARM_STEPS), OwnLosses.of(exam)
+    if not is_mended(exam, trial):
+        return False
+    start = min(own.mean(max(len(own.losses) - 10, 0), len(own.losses)), own.first)
+    lower = _find_rate_that_mends(exam)
+    return lower is None or start - mean_end(trial) > 0.8 * (start - mean_end(lower[1]))
 
 
 def _describe_high(exam: Examination, factor: float, trial: Trial, confidence: float) -> Finding:
@@ -114,27 +133,53 @@ def _is_momentum_the_cause(exam: Examination) -> bool:
 
 
 def find_momentum_too_high(exam: Examination) -> Finding | None:
-    """Momentum is far above the usual 0.9, and the first steps learn faster, or the whole training did no better, at 0.9."""
+    """Momentum averages over a large part of the training, and the first steps learn more at 0.9."""
     momentum = read_momentum(exam)
     if momentum <= HIGH_MOMENTUM or not is_downhill(exam):
         return None
-    trial, own = exam.trial(Change(momentum=0.9), 35), OwnLosses.of(exam)
-    look = exam.course.looks.get(35)
+    trial, own, look = exam.trial(Change(momentum=0.9), MOMENTUM_STEPS), OwnLosses.of(exam), exam.course.looks.get(MOMENTUM_STEPS)
     at_same = look.validation_loss if look else math.inf
-    descents = [s.descent for step, s in exam.course.dissected.items() if step >= 16 and math.isfinite(s.descent)]
     gain = 1 - trial.validation_loss / at_same if math.isfinite(at_same) else 1.0
-    is_lower = mean_end(trial) < 0.95 * own.mean(29, 35)
-    if not math.isfinite(trial.validation_loss) or not (is_lower and gain > 0.05):
+    descents = [s.descent for step, s in exam.course.dissected.items() if step >= 16 and math.isfinite(s.descent)]
+    memory = 1 / max(1 - momentum, 1e-6)
+    is_lag = memory > 0.2 * exam.steps and memory > 60 and min(descents, default=0.0) < 0.12
+    if not math.isfinite(trial.validation_loss) or mean_end(trial) > 1.1 * own.mean(MOMENTUM_STEPS - 6, MOMENTUM_STEPS):
         return None
-    is_sure = is_mended(exam, trial) or gain > 0.25 or (is_stuck(exam) and gain > 0.1)
+    if gain < 0.05 and not is_lag:
+        return None
     return Finding(
         "momentum_too_high",
-        0.95 if is_sure else 0.75,
-        f"With a momentum of {momentum:.4g}, steps follow the mean of some {1 / max(1 - momentum, 1e-6):.0f} gradients (cosine with the present"
-        f" one {min(descents, default=math.nan):.2f}); at 0.9 the validation loss after 35 steps is {trial.validation_loss:.2f} instead of"
-        f" {at_same:.2f}.",
+        0.95 if is_mended(exam, trial) or gain > 0.2 else 0.75,
+        f"With a momentum of {momentum:.4g}, steps follow the mean of the last {memory:.0f} gradients (cosine with the present one"
+        f" {min(descents, default=math.nan):.2f}); at 0.9 the validation loss after {MOMENTUM_STEPS} steps is {trial.validation_loss:.2f}"
+        f" instead of {at_same:.2f}.",
         "Use a momentum (or first beta) of 0.9, or lower the learning rate with it.",
         {"momentum": 0.9},
+    )
+
+
+def find_lr_too_high_at_end(exam: Examination) -> Finding | None:
+    """The first steps were violent, the training ended badly, and a third of its rate gets further in half of the steps."""
+    if exam.course.is_broken or exam.course.taken < exam.steps or not is_downhill(exam) or read_momentum(exam) > HIGH_MOMENTUM:
+        return None
+    own, half = OwnLosses.of(exam), round(exam.steps * 6 / 12)
+    updates = [s.update_ratio for step, s in exam.course.dissected.items() if step <= 8]
+    is_rough = max(own.losses[1:10], default=0.0) > 1.15 * own.first and max(updates, default=0.0) > 0.05
+    end, at_half = exam.course.looks.get(exam.steps), exam.course.looks.get(half)
+    if end is None or at_half is None or not is_rough or end.train_accuracy > 0.65 or measure_norm_left(exam) < SHRUNK:
+        return None
+    trial = exam.trial(Change(rate=0.3), half)
+    gain, points = 1 - trial.validation_loss / at_half.validation_loss, trial.validation_accuracy - at_half.validation_accuracy
+    if gain < 0.1 or points < 0.05:
+        return None
+    return Finding(
+        "lr_too_high",
+        0.8,
+        f"In the first steps the loss rose from {own.first:.2f} to {max(own.losses[1:10]):.2f}; after {half} steps the validation loss was"
+        f" {at_half.validation_loss:.2f} ({100 * at_half.validation_accuracy:.0f} %), and at 0.3 times the rate it is"
+        f" {trial.validation_loss:.2f} ({100 * trial.validation_accuracy:.0f} %).",
+        f"Use a learning rate of about {0.3 * max(list_rates(exam)):.1g}, or let it rise over the first 10 % of the steps.",
+        {"lr": 0.3 * max(list_rates(exam))},
     )
 
 
@@ -143,15 +188,20 @@ def find_lr_too_low(exam: Examination) -> Finding | None:
     if exam.course.is_broken or exam.course.taken < exam.steps:
         return None
     own = OwnLosses.of(exam)
-    updates = statistics.median(s.update_ratio for step, s in exam.course.dissected.items() if step > 0) if own.losses else math.nan
-    here = exam.continuation.standing()
-    if not updates < 0.004 or here.accuracy > 0.97 or not is_downhill(exam):
+    moving = [s.update_ratio for s in exam.course.dissected.values() if s.update_ratio > 0]
+    if not moving or (updates := statistics.median(moving)) > SMALL_UPDATE or not own.losses or not is_downhill(exam):
         return None
+    here = exam.continuation.standing()
+    if here.accuracy > 0.97:
+        return None
+    least_gain, least_points = (0.2, 10) if exam.is_pretrained else (0.1, 4)
     steps = min(max(round(0.15 * exam.steps), TRIAL_STEPS), 60)
     for factor in (10.0, 40.0, 200.0):
         trial = exam.trial(Change(rate=factor), steps)
         gain, points = 1 - trial.validation_loss / here.loss, 100 * (trial.validation_accuracy - here.accuracy)
-        if gain > 0.1 and points > 4:
+        if gain < -0.05:
+            return None  # so many steps at a rate so much higher are as good as all at a rate that is too low
+        if gain > least_gain and points > least_points:
             return _describe_low(exam, updates, trial, factor, 0.95 if gain > 0.15 and points > 8 else 0.8)
     return None
 
@@ -161,8 +211,8 @@ def _describe_low(exam: Examination, updates: float, trial: Trial, factor: float
     return Finding(
         "lr_too_low",
         confidence,
-        f"A step changes the weights by {100 * updates:.2g} %; {trial.steps} steps at {factor:g} times the rate bring the validation loss to"
-        f" {trial.validation_loss:.2f} ({100 * trial.validation_accuracy:.0f} %), all {exam.steps} steps at the own rate to"
+        f"A step changes the weights by {100 * updates:.2g} %; {trial.steps} steps at {factor:g} times the rate bring the validation loss"
+        f" to {trial.validation_loss:.2f} ({100 * trial.validation_accuracy:.0f} %), all {exam.steps} steps at the own rate to"
         f" {here.loss:.2f} ({100 * here.accuracy:.0f} %).",
         f"Use a learning rate of about {factor * rate:.1g} instead of {rate:.2g}.",
         {"lr": factor * rate},
@@ -199,6 +249,12 @@ RULES = (
             "init_too_large": "there the loss is high before the first step",
             "wrong_sign": "there the step goes up the gradient",
         },
+    ),
+    Rule(
+        "lr_too_high",
+        Stage.END,
+        find_lr_too_high_at_end,
+        {"capacity_too_small": "there the loss does not rise in the first steps", "no_decay": "there the first steps learn"},
     ),
     Rule(
         "lr_too_low",

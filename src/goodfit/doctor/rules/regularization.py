@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
+from collections.abc import Iterator
 
-from goodfit.doctor.continuation import Outcome
+import torch
+from torch import Tensor
+
+from goodfit.doctor.continuation import Outcome, measure_outcome
 from goodfit.doctor.examination import Examination, Trial
 from goodfit.doctor.finding import Finding, Rule, Stage
-from goodfit.doctor.progress import SHRUNK, TRIAL_STEPS, OwnLosses, is_decay_the_cause, is_mended, is_stuck, mean_end
-from goodfit.doctor.replay import Change
+from goodfit.doctor.patient import Patient, PatientSource
+from goodfit.doctor.progress import (
+    DECAY_STEPS,
+    NO_DECAY,
+    SHRUNK,
+    TRIAL_STEPS,
+    OwnLosses,
+    is_decay_the_cause,
+    is_mended,
+    mean_end,
+    measure_norm_left,
+)
+from goodfit.doctor.replay import Change, Replay
 
 CLIPPED = 0.05  # share of the gradient's norm that is left by clipping that is too tight
-NO_DECAY, NO_DROPOUT = Change(step="clean", weight_decay=0.0), Change(dropout="off")
+NO_DROPOUT = Change(dropout="off")
 NEITHER = Change(step="clean", weight_decay=0.0, dropout="off")
 FEW_IMAGES = 40  # for each class
+HELD_BACK = 0.93  # share of the weights' norm that is left where decay is at work
+FREE_STEPS = 30
 
 
 def find_clip_too_tight(exam: Examination) -> Finding | None:
@@ -44,31 +62,26 @@ def find_clip_too_tight(exam: Examination) -> Finding | None:
 
 
 def find_weight_decay_too_strong(exam: Examination) -> Finding | None:
-    """The weights shrink fast while the steps teach nothing, and without weight decay they learn; dropout does not matter."""
-    if not is_stuck(exam) or not is_decay_the_cause(exam):
-        return None
-    trial = exam.trial(NO_DECAY, TRIAL_STEPS)
-    if _uses_dropout(exam) and mean_end(exam.trial(NEITHER, TRIAL_STEPS)) < 0.85 * mean_end(trial):
-        return None
-    return _describe_decay(exam, trial)
+    """The weights shrink fast while the steps teach little, and without weight decay they teach more."""
+    return _describe_decay(exam, exam.trial(NO_DECAY, DECAY_STEPS)) if is_decay_the_cause(exam) else None
 
 
 def find_weight_decay_too_strong_at_end(exam: Examination) -> Finding | None:
     """The weights have shrunk while nothing much was learned, and a fraction of the steps without weight decay learns more."""
     trained = _find_held_back(exam)
-    if trained is None or _norm_left(exam) > SHRUNK or _find_together(exam, trained):
+    if trained is None or measure_norm_left(exam) > SHRUNK:
         return None
     trial = exam.trial(NO_DECAY, _count_trial(exam))
     return _describe_decay(exam, trial) if _is_gain(trial, trained) else None
 
 
 def _describe_decay(exam: Examination, trial: Trial) -> Finding:
-    own, decay = OwnLosses.of(exam), read_weight_decay(exam)
+    own, decay, left = OwnLosses.of(exam), read_weight_decay(exam), measure_norm_left(exam)
     taken = len(own.losses)
     return Finding(
         "weight_decay_too_strong",
         0.95,
-        f"The weights' norm has shrunk to {100 * _norm_left(exam):.0f} % of what it was, and the loss is {own.mean(max(taken - 10, 0), taken):.2f}"
+        f"The weights' norm has shrunk to {100 * left:.0f} % of what it was, and the loss is {own.mean(max(taken - 10, 0), taken):.2f}"
         f" after {taken} steps; without weight decay it is {mean_end(trial):.2f} after {trial.steps}.",
         f"Use a weight decay of at most {decay / 100:.1g} instead of {decay:.2g}." if decay else "Take most of the weight penalty away.",
         {"weight_decay": decay / 100} if decay else {},
@@ -80,11 +93,6 @@ def read_weight_decay(exam: Examination) -> float:
     return float(max((group.get("weight_decay") or 0.0 for group in exam.course.replay.optimizer.param_groups), default=0.0))
 
 
-def _norm_left(exam: Examination) -> float:
-    looks = exam.course.looks
-    return looks[max(looks)].weight_norm / looks[0].weight_norm if looks and looks[0].weight_norm > 0 else 1.0
-
-
 def _uses_dropout(exam: Examination) -> bool:
     """Whether dropout is at work in the patient's steps: its first losses are others without it."""
     own, off = exam.repetition[0].losses, exam.trial(NO_DROPOUT, max(len(exam.repetition[0].losses), 1)).losses
@@ -92,38 +100,51 @@ def _uses_dropout(exam: Examination) -> bool:
 
 
 def find_regularized_too_much(exam: Examination) -> Finding | None:
-    """Training and validation images are learned equally badly, and taking weight decay and dropout away together mends that, not one."""
-    if exam.course.taken < exam.steps:
-        return _find_regularized_early(exam)
-    trained = _find_held_back(exam)
-    if trained is None or not _find_together(exam, trained):
-        return None
-    return _describe_together(exam, exam.trial(NEITHER, _count_trial(exam)), trained.loss)
+    """Weights shrink, dropout is at work, little is learned, and neither alone explains it; without both, on plain images, it learns.
 
-
-def _find_regularized_early(exam: Examination) -> Finding | None:
-    if not is_stuck(exam) or _norm_left(exam) > 0.93 or not _uses_dropout(exam):
-        return None
-    together = exam.trial(NEITHER, TRIAL_STEPS)
-    if not is_mended(exam, together):
-        return None
+    Validation images stand in for training images without augmentation: half of them to learn from, half to measure.
+    """
     own = OwnLosses.of(exam)
-    start = min(own.mean(TRIAL_STEPS - 6, TRIAL_STEPS), own.first)
-    for change in (NO_DECAY, NO_DROPOUT):
-        if start - mean_end(exam.trial(change, TRIAL_STEPS)) > 0.65 * (start - mean_end(together)):
-            return None
-    return _describe_together(exam, together, own.mean(len(own.losses) - 10, len(own.losses)))
-
-
-def _describe_together(exam: Examination, together: Trial, own: float) -> Finding:
-    no_decay, no_dropout = (mean_end(exam.trial(change, together.steps)) for change in (NO_DECAY, NO_DROPOUT))
+    taken = len(own.losses)
+    latest = own.mean(max(taken - 10, 0), taken)
+    is_poor = latest > (0.92 if taken < exam.steps else 0.75) * min(own.first, math.log(exam.classes))
+    if exam.course.is_broken or taken < 30 or not is_poor or measure_norm_left(exam) > HELD_BACK or not _uses_dropout(exam):
+        return None
+    if is_decay_the_cause(exam) or is_mended(exam, exam.trial(NO_DROPOUT, TRIAL_STEPS)):
+        return None
+    free = train_on_validation(exam, NEITHER, FREE_STEPS)
+    here = exam.continuation.standing()
+    if free is None or free.loss > 0.93 * here.loss or free.accuracy < here.accuracy + 0.04:
+        return None
+    no_decay, no_dropout = mean_end(exam.trial(NO_DECAY, DECAY_STEPS)), mean_end(exam.trial(NO_DROPOUT, TRIAL_STEPS))
     return Finding(
         "regularized_too_much",
         0.92,
-        f"The loss stays at {own:.2f}; {together.steps} steps without weight decay and dropout bring it to {mean_end(together):.2f}, without decay"
-        f" alone to {no_decay:.2f}, without dropout alone to {no_dropout:.2f}.",
+        f"After {taken} steps the loss is {latest:.2f}; without decay alone it is {no_decay:.2f}, without dropout alone {no_dropout:.2f}."
+        f" {FREE_STEPS} steps without both and without augmentation reach a validation loss of {free.loss:.2f} instead of {here.loss:.2f}.",
         "Take most of the weight decay, the dropout and the augmentation away, and bring them back one at a time.",
     )
+
+
+def train_on_validation(exam: Examination, change: Change, steps: int) -> Outcome | None:
+    """The outcome on half of the validation images of a training of a new network on the other half; None where there are too few."""
+    images, labels = exam.sample.validation.images, exam.sample.validation.labels
+    size = min(exam.sample.train.lengths[0], len(labels) // 4)
+    if len(labels) < 8 * exam.classes or size < 2:
+        return None
+
+    def make() -> Patient:
+        def train(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for rows in (2 * torch.randperm(len(labels) // 2)).split(size):  # type: ignore[no-untyped-call]
+                if len(rows) == size:
+                    yield images[rows], labels[rows]
+
+        return dataclasses.replace(exam.source.make(), train=train)
+
+    replay = Replay(PatientSource(exam.source.name, exam.source.seed, make), change)
+    losses = replay.advance(steps)
+    exam.trial_steps += steps
+    return measure_outcome(replay, images[1::2], labels[1::2], statistics.fmean(losses[-6:]))
 
 
 def _count_trial(exam: Examination) -> int:
@@ -137,24 +158,12 @@ def _find_held_back(exam: Examination) -> Outcome | None:
     look = exam.course.looks[exam.steps]
     here = exam.continuation.standing()
     is_low = look.train_accuracy < 0.9 and look.train_accuracy < here.accuracy + 0.12
-    is_regularized = read_weight_decay(exam) > 0 or _norm_left(exam) < SHRUNK
-    return here if is_low and is_regularized and (_norm_left(exam) < SHRUNK or _uses_dropout(exam)) else None
+    is_regularized = read_weight_decay(exam) > 0 or measure_norm_left(exam) < SHRUNK
+    return here if is_low and is_regularized and (measure_norm_left(exam) < SHRUNK or _uses_dropout(exam)) else None
 
 
 def _is_gain(trial: Trial, here: Outcome) -> bool:
     return trial.validation_loss < 0.88 * here.loss and trial.validation_accuracy > here.accuracy + 0.05
-
-
-def _find_together(exam: Examination, here: Outcome) -> bool:
-    """Whether a training without weight decay and dropout gains, and without one of them much less."""
-    if not _uses_dropout(exam):
-        return False
-    steps = _count_trial(exam)
-    together = exam.trial(NEITHER, steps)
-    if not _is_gain(together, here):
-        return False
-    alone = [exam.trial(change, steps) for change in (NO_DECAY, NO_DROPOUT)]
-    return all(here.loss - trial.validation_loss < 0.65 * (here.loss - together.validation_loss) for trial in alone)
 
 
 def find_overfitting(exam: Examination) -> Finding | None:
@@ -170,14 +179,14 @@ def find_overfitting(exam: Examination) -> Finding | None:
     if end.train_accuracy < 0.97 or gap < 0.15 or epochs < 8 or here.loss < 4 * end.train_loss:
         return None
     is_few = images / exam.classes < FEW_IMAGES
-    confidence = (
-        0.9 if rise > 1.5 and gap > 0.25 else 0.75 if rise > 1.25 and gap > 0.2 else 0.55 if is_few and rise > 1.08 and gap > 0.2 else 0.3
-    )
+    confidence = 0.9 if rise > 1.5 and gap > 0.25 else 0.75 if rise > 1.25 and gap > 0.2 else 0.3
+    if is_few and rise > 1.08 and gap > 0.2:
+        confidence = max(confidence, 0.55)
     return Finding(
         "overfitting",
         confidence,
-        f"{100 * end.train_accuracy:.0f} % of the training images are right and {100 * here.accuracy:.0f} % of the validation images, whose loss"
-        f" is {rise:.2f} times its minimum ({least:.2f}); {images} images were seen {epochs:.0f} times each.",
+        f"{100 * end.train_accuracy:.0f} % of the training images are right and {100 * here.accuracy:.0f} % of the validation images, whose"
+        f" loss is {rise:.2f} times its minimum ({least:.2f}); {images} images were seen {epochs:.0f} times each.",
         "Get more images or augment them, add weight decay or dropout, or stop where the validation loss was lowest.",
         is_material=confidence >= 0.5,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from goodfit.doctor.continuation import Gain, compare, fall_to_zero
 from goodfit.doctor.examination import Examination
@@ -13,6 +14,7 @@ SPENT = 0.9  # share of the area under the rate by which it counts as spent
 EARLY_END, LATE_END = 0.2, 0.3  # share of the steps in which no sensible schedule spends that much: certain, and likely
 FEW_EPOCHS = 3.0
 MIN_STANDSTILL = 30  # steps in which no weight moves
+STANDSTILL_STEPS = 30  # to go on for where none moves
 SOLVED = 0.985  # accuracy from which on there is little to gain
 
 
@@ -63,8 +65,8 @@ def find_decay_too_early(exam: Examination) -> Finding | None:
     return Finding(
         "decay_too_early",
         (0.95 if is_sure else 0.8) if gain.loss > 0.05 or gain.points > 2 else 0.75,
-        f"{100 * SPENT:.0f} % of the area under the learning rate is spent after {100 * spent:.0f} % of the {exam.steps} steps; {steps} steps"
-        f" more at half the peak of {peak:.2g} take {describe_gain(gain)}.",
+        f"{100 * SPENT:.0f} % of the area under the learning rate is spent after {100 * spent:.0f} % of the {exam.steps} steps; {steps}"
+        f" steps more from half the peak of {peak:.2g} take {describe_gain(gain)}.",
         "Let the rate fall over the whole training: step the schedule once per epoch if it counts epochs, and give it all steps.",
     )
 
@@ -85,25 +87,24 @@ def find_stopped_too_early(exam: Examination) -> Finding | None:
     """No weight moves any more, although the plan goes on and going on gains."""
     if not is_followed(exam) or len(exam.course.looks) < 3:
         return None
-    rates, taken = list_rates(exam), exam.course.taken
-    start = _find_standstill(exam, rates)
-    signs = [s for step, s in exam.course.dissected.items() if step > start]
-    if not start or any(s.fresh_norm == 0 for s in signs):
+    start = _find_standstill(exam, list_rates(exam))
+    if not start or any(s.fresh_norm == 0 for step, s in exam.course.dissected.items() if step > start):
         return None
-    here = exam.continuation.standing()
-    planned = exam.planned_rates[start:]
-    steps = min(count_more(exam, 0.15), len(planned))
-    gain = compare(exam.continuation.go_on(planned[:steps], Change(step="clean")), here)
-    if gain.loss < 0.03 and gain.points < 2:
-        return None
-    is_plain = gain.loss > 0.1 or (gain.points >= 2 and gain.z > 1.5)
-    return Finding(
-        "stopped_too_early",
-        0.96 if is_plain else 0.85,
-        f"No weight has moved since about step {start} of {exam.steps} ({taken} taken); {steps} steps more as planned take"
-        f" {describe_gain(gain)}.",
-        "Let the training go on: give early stopping more patience, count it in epochs, and watch a smoothed validation loss.",
-    )
+    here, planned = exam.continuation.standing(), exam.planned_rates[start:]
+    for steps in (min(STANDSTILL_STEPS, len(planned)), min(2 * STANDSTILL_STEPS, len(planned))):
+        later = exam.continuation.go_on(planned[:steps], Change(step="clean"))
+        gain = compare(later, here)
+        is_learning = here.step_loss > 0.4 * math.log(exam.classes) and later.step_loss < 0.85 * here.step_loss
+        if gain.loss > 0.03 or gain.points >= 2 or is_learning:
+            is_plain = gain.loss > 0.1 or (gain.points >= 2 and gain.z > 1.5) or is_learning
+            return Finding(
+                "stopped_too_early",
+                0.96 if is_plain else 0.85,
+                f"No weight has moved since about step {start} of {exam.steps}, for {exam.course.taken - start} steps; {steps} more as"
+                f" planned bring the training loss from {here.step_loss:.2f} to {later.step_loss:.2f}, and take {describe_gain(gain)}.",
+                "Let the training go on: give early stopping more patience, count it in epochs, and watch a smoothed validation loss.",
+            )
+    return None
 
 
 def find_trained_too_short(exam: Examination) -> Finding | None:

@@ -12,11 +12,13 @@ from goodfit.doctor.comparison import Pair, hash_images
 from goodfit.doctor.counterparts import compare_right
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
+from goodfit.doctor.rules.images import find_shortcut
 from goodfit.doctor.rules.labels import is_at_chance, is_far_above_chance
 
 MIN_RECURRING, SAME = 0.9, 0.02  # share of validation images that must come again; difference in standard deviations that counts as none
 MIN_CHANGED = 0.1  # share of the images whose difference is more
 MIN_Z, MIN_GAIN = 5.0, 0.05  # standard errors, and accuracy, that a probe gains by what puts a split right
+RESTORED = 0.8  # of what probes get right within a split, that one across must reach once the splits are put right
 APART, FAR_APART = 0.7, 0.85  # area under the curve of a probe that tells the splits apart
 MIN_Z_HARM = 3.5
 SMALL_VALIDATION, MIN_PER_CLASS = 43, 2  # images below which the 95 % interval of an accuracy of one half is wider than 15 points
@@ -51,19 +53,22 @@ def find_augmentation_at_validation(exam: Examination) -> Finding | None:
 def find_label_order_differs(exam: Examination) -> Finding | None:
     """Validation labels agree with a probe of the training images once they are given other numbers."""
     for pair in (exam.comparison.fed, exam.comparison.raw):
-        if pair is None or not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.chance(pair.train)):
+        if pair is None or not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.train.chance):
             continue
         predicted, labels = pair.carried.argmax(1), pair.validation.labels
         matched, meaning = match_in_halves(predicted, labels, pair.classes)
         gain, z = compare_right(matched == labels, predicted == labels)
         moved = [k for k in range(pair.classes) if meaning[k] != k]
-        if z > MIN_Z and gain > MIN_GAIN and len(moved) > 1:
+        after = float((matched == labels).float().mean())
+        is_put_right = after > RESTORED * min(pair.within_validation.value, pair.within_train.value)
+        looks_alike = pair.domain_area < APART or exam.comparison.is_augmented  # else other images may be taken for other classes
+        if z > MIN_Z and gain > MIN_GAIN and len(moved) > 1 and is_put_right and looks_alike:
             example = ", ".join(f"{k} means {meaning[k]}" for k in moved[:4])
             return Finding(
                 "label_order_differs",
                 0.96,
                 f"A probe of the training images gets {100 * float((predicted == labels).float().mean()):.0f} % of the validation labels"
-                f" right, and {100 * float((matched == labels).float().mean()):.0f} % once {len(moved)} classes are renumbered ({example}).",
+                f" right, and {100 * after:.0f} % once {len(moved)} classes are renumbered ({example}).",
                 "Number the classes of both splits by one list, not by the order in which folders or names are found in each.",
             )
     return None
@@ -106,12 +111,13 @@ def find_channels_differ(exam: Examination) -> Finding | None:
     gain, z = found[best]
     if z < MIN_Z_HARM or gain < 0.02 or (z < MIN_Z and order_on_disk in (None, (0, 1, 2))):
         return None
+    before = float(own.float().mean())
     on_disk = f" On disk they stand in the order {', '.join(map(str, order_on_disk))}." if order_on_disk not in (None, (0, 1, 2)) else ""
     return Finding(
         "channels_differ",
         0.96,
-        f"A probe of the training images gets {100 * float(own.float().mean()):.0f} % of the validation labels right, and"
-        f" {100 * (float(own.float().mean()) + gain):.0f} % with the validation channels in the order {', '.join(map(str, best))}.{on_disk}",
+        f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * (before + gain):.0f} % with"
+        f" the validation channels in the order {', '.join(map(str, best))}.{on_disk}",
         "Read training and validation images with the same function, so that their channels come in the same order.",
     )
 
@@ -119,7 +125,7 @@ def find_channels_differ(exam: Examination) -> Finding | None:
 def find_preprocessing_differs(exam: Examination) -> Finding | None:
     """Validation images are made from those on disk otherwise than training images, and a probe of the training images suffers from it."""
     pair, counterparts = exam.comparison.fed, exam.counterparts
-    if find_augmentation_at_validation(exam) is not None or find_channels_differ(exam) is not None:
+    if any(find(exam) is not None for find in (find_augmentation_at_validation, find_label_order_differs, find_channels_differ)):
         return None
     remedy = "Prepare validation images as training images, but for the random transforms: the same size, scale, mean and deviation."
     if counterparts.is_known:
@@ -138,8 +144,8 @@ def find_preprocessing_differs(exam: Examination) -> Finding | None:
             f"{difference}. A probe of the training images gets {shares[1]:.0f} % of the validation labels right, and {shares[0]:.0f} % of"
         )
         return Finding("preprocessing_differs", 0.96 if z > 3 else 0.85, f"{text} the same images prepared as training images are.", remedy)
-    found = counterparts.find_repair() if not exam.comparison.is_augmented and is_harmed(pair) else None
-    if found is None:
+    found = counterparts.repair if not exam.comparison.is_augmented and is_harmed(pair) else None
+    if found is None or found[2] < RESTORED * pair.within_validation.value:
         return None
     name, before, after = found
     text = f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * after:.0f} % after {name}"
@@ -157,10 +163,12 @@ def is_shifted_on_disk(pair: Pair | None) -> bool:
 
 
 def find_distribution_shift(exam: Examination) -> Finding | None:
-    """The images of both splits differ on disk, or differ in a way that no preparation explains, and what one teaches fails on the other."""
+    """The images of both splits differ on disk, or differ as no preparation explains, and what one teaches fails on the other."""
     raw, fed, counterparts = exam.comparison.raw, exam.comparison.fed, exam.counterparts
     pair = raw or fed
     if pair.domain_area < (APART if raw else FAR_APART) or not is_harmed(pair) or not is_far_above_chance(pair):
+        return None
+    if find_shortcut(exam) is not None:
         return None
     confidence = 0.96
     if raw is None:
@@ -174,7 +182,7 @@ def find_distribution_shift(exam: Examination) -> Finding | None:
         "distribution_shift",
         confidence,
         f"A probe tells training from validation images {where} (area under the curve {pair.domain_area:.2f}). Fitted on training images,"
-        f" one gets {100 * pair.within_train.value:.0f} % of other training labels and {100 * pair.across.value:.0f} % of validation labels;"
+        f" one gets {100 * pair.within_train.value:.0f} % of their own labels and {100 * pair.across.value:.0f} % of validation labels;"
         f" on validation images, {100 * pair.within_validation.value:.0f} % of their own and {100 * pair.across_back.value:.0f} %.",
         "Train on images from where the network will be used, or add augmentation that covers the difference.",
     )

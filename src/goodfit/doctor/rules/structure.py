@@ -19,7 +19,8 @@ from goodfit.watch.preflight import measure_affine_error, measure_mixing
 
 MIN_FLOOR = 0.1  # of the loss of equal scores, that is left at one-hot probabilities which are all right
 MIN_SPREAD = 1e-3  # standard deviation of outputs, below which they do not show whether they are confined
-MIN_MIXING = 0.01  # of an output's gradient that falls on another image
+MIN_MIXING = 1e-4  # of an output's gradient that falls on another image; without mixing it is exactly zero
+SMALL_FACTOR = 0.1  # in the place of factors and biases at zero
 EXACTLY_AFFINE = 1e-4
 LONG_RUN = 4  # weights in a row without a nonlinearity; none of the usual blocks has so many
 BEND = "Put an activation, such as ReLU, behind every hidden layer."
@@ -118,12 +119,12 @@ def find_images_mixed(exam: Examination) -> Finding | None:
 
 
 def measure_mixing_of_any_weights(model: nn.Module, images: Tensor, seed: int) -> float:
-    """How far images mix in a network some of whose weights start at zero, with random numbers in the place of these."""
+    """How far images mix in a network some of whose weights start at zero, with other numbers in the place of these."""
     other = copy.deepcopy(model)
     with OwnChance(seed).active(), torch.no_grad():
         for p in other.parameters():
             if p.numel() and not p.any():
-                p.normal_(0, max(p[0].numel(), 1) ** -0.5)
+                p.normal_(0, max(p[0].numel(), 1) ** -0.5) if p.ndim >= 2 else p.fill_(SMALL_FACTOR)
     other.eval()
     return measure_mixing(other, images)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 
@@ -48,23 +49,16 @@ def _describe_difference(difference: Difference | None) -> Finding | None:
     return Finding(
         "nondeterministic",
         0.97,
-        f"Made twice from the same seed, the {difference.part} of {difference.place} differ by {100 * difference.size:.2g} % of their size.",
+        f"Made twice from the same seed, the {difference.part} of {difference.place} differ by {100 * difference.size:.2g} %.",
         "Draw every random number from a generator that the seed of the training sets.",
     )
 
 
 def find_threads_oversubscribed(exam: Examination) -> Finding | None:
-    """torch has been told to use far more threads than this process has cores."""
-    exam.start_model  # noqa: B018  # what makes the network and the images may set it
-    exam.sample.train  # noqa: B018
-    return _describe_threads(torch.get_num_threads(), "torch uses")
-
-
-def find_threads_at_work(exam: Examination) -> Finding | None:
-    """Within steps, far more threads are at work than this process has cores."""
-    if (found := _describe_threads(torch.get_num_threads(), "torch uses")) is not None:
-        return found
-    return _describe_threads(round(exam.repetition[1].usual), "at the same time there are at work")
+    """torch has been told to use far more threads than this process has cores, or as many are at work in the first steps."""
+    at_work = round(exam.repetition[1].usual)
+    found = _describe_threads(torch.get_num_threads(), "torch uses")
+    return found or _describe_threads(at_work, "in steps there are at work")
 
 
 def _describe_threads(threads: int, what: str) -> Finding | None:
@@ -155,7 +149,7 @@ def find_memory_leak_at_end(exam: Examination) -> Finding | None:
     looks = [look for step, look in sorted(exam.course.looks.items()) if step >= max(EARLY, exam.batches_per_epoch)]
     if len(looks) < 4:
         return None
-    growth = min((b.memory - a.memory) / max(b.step - a.step, 1) for a, b in zip(looks, looks[1:], strict=False))
+    growth = min((b.memory - a.memory) / max(b.step - a.step, 1) for a, b in itertools.pairwise(looks))
     return _describe_leak(exam, growth)
 
 
@@ -168,8 +162,8 @@ def _describe_leak(exam: Examination, growth: float) -> Finding | None:
     return Finding(
         "memory_leak",
         0.97 if growth >= SURE_LEAK else 0.6,
-        f"With every step {1024 * growth:.0f} KB{kept} more stay allocated: {growth * exam.steps:.0f} MB over the {exam.steps} planned steps.",
-        "Keep numbers, not tensors: use loss.item() for a history, detach what is kept, and keep no batch, output or state of every step.",
+        f"With every step {1024 * growth:.0f} KB{kept} more stay allocated: {growth * exam.steps:.0f} MB over the {exam.steps} steps.",
+        "Keep numbers, not tensors: loss.item() for a history, detached copies, and no batch, output or state of every step.",
     )
 
 
@@ -190,12 +184,6 @@ RULES = (
         "threads_oversubscribed",
         Stage.START,
         find_threads_oversubscribed,
-        {"data_starved": "a machine that others use is slow as well, but this process's own threads are few"},
-    ),
-    Rule(
-        "threads_oversubscribed",
-        Stage.EARLY,
-        find_threads_at_work,
         {"data_starved": "a machine that others use is slow as well, but this process's own threads are few"},
     ),
     Rule(
