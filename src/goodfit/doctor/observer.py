@@ -27,7 +27,7 @@ from goodfit.watch.memory import MB, measure_memory
 from goodfit.watch.updates import StepWatch, each_update
 
 INTERVAL = 50  # steps between two dear looks after the first so many
-MAX_SHARE = 0.015  # of the time since then that dear looks may take
+MAX_SHARE = 0.015  # of the time of the steps since then that dear looks may take
 T = TypeVar("T")
 
 
@@ -102,7 +102,7 @@ class LoopObserver:
         self._had_state = False  # that the last update has left in its optimizer
         self._left: Spent | None = None  # when the last step ended
         self._costs: deque[float] = deque(maxlen=2)  # seconds of tests of the last steps that had some: a look and a step taken apart
-        self._spent, self._since = 0.0, math.nan  # seconds of tests since the first INTERVAL steps, and when those had been taken
+        self._spent, self._stepped = 0.0, 0.0  # seconds of tests and of steps, since the first INTERVAL steps
 
     def start(self, images: Tensor, labels: Tensor) -> WatchedCourse:
         """Look at what there is before the first step."""
@@ -117,13 +117,12 @@ class LoopObserver:
 
     def enter(self, images: Tensor, labels: Tensor, waited: Spent | None) -> None:
         """See what there is to see before a batch is used, for which was `waited`; None: since the last step."""
-        now = time.perf_counter()
         wait = waited or (Spent.since(self._left) if self._left else Spent(0.0, 0.0))
         course = self.course or self.start(images, labels)
         self.recording.add(images, labels, wait.clock, course.taken)
         if self._open is None:
             step = course.taken
-            is_due = self._is_due(step, now)
+            is_due = self._is_due(step)
             self._open = Update(step, is_dissected=step in DISSECTED or is_due)
             if step in EARLY_LOOKS[1:] or is_due:
                 self._read_pending()
@@ -168,6 +167,7 @@ class LoopObserver:
         update.losses.append(loss.detach().float().mean().clone() if isinstance(loss, Tensor) else torch.tensor(float(loss)))
         update.labels.append(labels.detach().clone())
         update.seconds += spent.clock
+        self._stepped += spent.clock
         update.processor += spent.processor
         if update.updates:
             if (dissection := update.dissection) is not None:
@@ -223,13 +223,12 @@ class LoopObserver:
         dissection.add(images, labels)
         return dissection
 
-    def _is_due(self, step: int, now: float) -> bool:
-        """Whether a step after the early ones is to be looked at and taken apart: every INTERVAL of them, if there is time."""
-        if step == INTERVAL and not math.isfinite(self._since):
-            self._since, self._spent = now, 0.0
-        if step <= max(EARLY, INTERVAL) or step % INTERVAL:
+    def _is_due(self, step: int) -> bool:
+        """Whether a step after the early ones is looked at and taken apart: every INTERVAL of them, if the steps leave time for it."""
+        if step <= max(EARLY, INTERVAL):
+            self._spent, self._stepped = 0.0, 0.0
             return False
-        return self._spent + sum(self._costs) <= MAX_SHARE * (now - self._since)
+        return step % INTERVAL == 0 and self._spent + sum(self._costs) <= MAX_SHARE * self._stepped
 
     def _read_pending(self) -> None:
         """Read the numbers of the last steps from the device."""
