@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -62,11 +62,14 @@ def compare(better: Outcome, worse: Outcome) -> Gain:
 class Continuation:
     """What becomes of a training when it goes on from where its course stands; the course stays where it is."""
 
-    def __init__(self, source: PatientSource, sample: Sample, course: Course) -> None:
-        self.source, self.course = source, course
-        self.images, self.labels = sample.validation.spread(MAX_COMPARED_IMAGES)
+    def __init__(self, source: PatientSource, sample: Sample, find_course: Callable[[], Course]) -> None:
+        self.source, self.sample, self._find_course = source, sample, find_course
         self.steps = 0  # taken in all continuations
         self._outcomes: dict[tuple[int, tuple[float, ...], Change], Outcome] = {}
+
+    @property
+    def course(self) -> Course:
+        return self._find_course()
 
     def standing(self) -> Outcome:
         """The outcome of the course as it stands."""
@@ -82,7 +85,7 @@ class Continuation:
             followed = [record.loss for record in self.course.records]
             replay, losses = self._train_on(rates, change) if rates else (self.course.replay, followed)
             step_loss = statistics.fmean(losses[-LAST_LOSSES:]) if losses else math.nan
-            self._outcomes[key] = measure_outcome(replay, self.images, self.labels, step_loss)
+            self._outcomes[key] = measure_outcome(replay, *self.sample.validation.spread(MAX_COMPARED_IMAGES), step_loss)
             self.steps += len(rates)
         return self._outcomes[key]
 

@@ -38,8 +38,7 @@ def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
         if any(finding.is_material and finding.confidence >= SURE for finding in findings):
             break
     steps = exam.course.taken if "course" in vars(exam) else 0
-    trial_steps = exam.trial_steps + (exam.continuation.steps if "continuation" in vars(exam) else 0)
-    return decide(findings, steps, trial_steps, time.perf_counter() - started, failed)
+    return decide(findings, steps, exam.trial_steps + exam.continuation.steps, time.perf_counter() - started, failed)
 
 
 def decide(findings: Sequence[Finding], steps: int, trial_steps: int, seconds: float, failed: Sequence[str] = ()) -> Verdict:

@@ -17,12 +17,11 @@ from goodfit.doctor.evaluation import EvaluationSigns, examine_evaluation
 from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
-from goodfit.doctor.system import ThreadCount, count_threads
+from goodfit.doctor.system import ThreadCount
 from goodfit.watch.chance import OwnChance
 from goodfit.watch.preflight import Preflight, examine_start, measure_loss_shape
 
 PREFLIGHT_IMAGES = 64
-REPEATED_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,28 +44,18 @@ class Examination:
     def __init__(self, source: PatientSource) -> None:
         self.source = source
         self.patient: Patient = source.make()
+        self.classes, self.steps = self.patient.classes, self.patient.steps  # planned steps
         self.sample = Sample(source)
+        self.continuation = Continuation(source, self.sample, lambda: self.course)
+        self.repetition: tuple[Trial, ThreadCount] | None = None  # see `repeat_steps`
         self.trial_steps = 0
         self.started = time.perf_counter()
         self._trials: dict[tuple[Change, int, int], Trial] = {}
         self._evaluations: dict[int, EvaluationSigns] = {}
 
-    @property
-    def classes(self) -> int:
-        return self.patient.classes
-
-    @property
-    def steps(self) -> int:
-        """Planned steps."""
-        return self.patient.steps
-
     @cached_property
     def course(self) -> Course:
         return Course(self.source, self.sample)
-
-    @cached_property
-    def continuation(self) -> Continuation:
-        return Continuation(self.source, self.sample, self.course)
 
     @cached_property
     def start_model(self) -> nn.Module:
@@ -124,13 +113,6 @@ class Examination:
                 if schedule and (patient.schedule_every == "step" or (step + 1) % self.batches_per_epoch == 0):
                     schedule.step()
         return tuple(rates)
-
-    @cached_property
-    def repetition(self) -> tuple[Trial, ThreadCount]:
-        """The first steps once more, and the threads at work in them."""
-        with count_threads() as count:
-            trial = self.trial(steps=min(REPEATED_STEPS, self.steps))
-        return trial, count
 
     def evaluation(self) -> EvaluationSigns:
         """The patient's own evaluation of the network as it stands in the course."""
