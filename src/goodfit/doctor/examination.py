@@ -22,12 +22,11 @@ from goodfit.doctor.network import Network
 from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
-from goodfit.doctor.system import ThreadCount, count_threads
+from goodfit.doctor.system import ThreadCount
 from goodfit.watch.chance import OwnChance
 from goodfit.watch.preflight import Preflight, examine_start, measure_loss_shape
 
 PREFLIGHT_IMAGES = 64
-REPEATED_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +56,7 @@ class Examination:
         self.counterparts = Counterparts(self.comparison)
         self.copies = Copies(self.patient, self.sample)
         self.continuation = Continuation(source, self.sample, lambda: self.course)
+        self.repetition: tuple[Trial, ThreadCount] | None = None  # see `progress.repeat_steps`
         self.trial_steps = 0
         self.started = time.perf_counter()
         self._trials: dict[tuple[Change, int, int], Trial] = {}
@@ -136,13 +136,6 @@ class Examination:
                 if schedule and (patient.schedule_every == "step" or (step + 1) % self.batches_per_epoch == 0):
                     schedule.step()
         return tuple(rates)
-
-    @cached_property
-    def repetition(self) -> tuple[Trial, ThreadCount]:
-        """The first steps once more, and the threads at work in them."""
-        with count_threads() as count:
-            trial = self.trial(steps=min(REPEATED_STEPS, self.steps))
-        return trial, count
 
     def evaluation(self) -> EvaluationSigns:
         """The patient's own evaluation of the network as it stands in the course."""

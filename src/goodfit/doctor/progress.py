@@ -9,12 +9,14 @@ import statistics
 from goodfit.doctor.course import EARLY
 from goodfit.doctor.examination import Examination, Trial
 from goodfit.doctor.replay import Change
+from goodfit.doctor.system import ThreadCount, count_threads
 
 TRIAL_STEPS = 20
 VIOLENT_UPDATE = 0.03  # of the weights' norm in one step, after which a training may be broken
 MENDED = 0.9  # share of the loss that is left where a change mends a training
 SHRUNK, SHRINKING = 0.85, 0.7  # share of the weights' norm that is left where decay may be too strong, and where it is
 DECAY_STEPS = 40
+REPEATED_STEPS = 4
 NO_DECAY = Change(step="clean", weight_decay=0.0)
 
 
@@ -94,3 +96,12 @@ def is_decay_the_cause(exam: Examination) -> bool:
     own, end = OwnLosses.of(exam), mean_end(exam.trial(NO_DECAY, DECAY_STEPS))
     taken = min(len(own.losses), EARLY)
     return end < 0.95 * min(own.mean(DECAY_STEPS - 6, DECAY_STEPS), own.mean(max(taken - 10, 0), taken), own.first)
+
+
+def repeat_steps(exam: Examination) -> tuple[Trial, ThreadCount]:
+    """The first steps once more, and the threads at work in them; they are taken when this is first asked for."""
+    if exam.repetition is None:
+        with count_threads() as count:
+            trial = exam.trial(steps=min(REPEATED_STEPS, exam.steps))
+        exam.repetition = trial, count
+    return exam.repetition

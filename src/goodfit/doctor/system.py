@@ -7,6 +7,7 @@ import dataclasses
 import os
 import statistics
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from goodfit.doctor.replay import Replay
 from goodfit.watch.chance import OwnChance
 
 REPEATED_BATCHES = 3  # of each of the first epochs
+NAP = 0.001  # seconds
 WATCH_EVERY = 0.002  # seconds between two counts of the threads at work
 TASKS = Path("/proc/self/task")
 
@@ -118,6 +120,21 @@ def count_threads() -> Iterator[ThreadCount]:
             watcher.join()
 
 
+def measure_wake_up(times: int = 25) -> float:
+    """Seconds by which this machine is late to go on with a process that slept, in all but the worst tenth of some naps."""
+    late = []
+    for _ in range(times):
+        time.sleep(NAP)
+        start = time.perf_counter()
+        x = 0
+        while time.perf_counter() - start < NAP:  # as a step computes between two waits
+            x += 1
+        start = time.perf_counter()
+        time.sleep(NAP)
+        late.append(time.perf_counter() - start - NAP)
+    return statistics.quantiles(late, n=10)[-1]
+
+
 def measure_growth(memory: Sequence[float], skip: int = 8) -> float:
     """MB by which memory grows with each step, if it does so all along: the least of the mean growths in four parts of the steps.
 
@@ -144,5 +161,5 @@ def _read_states(own: str) -> list[str]:
         if task == own:
             continue
         with contextlib.suppress(OSError, IndexError):  # a thread may end while it is read
-            states.append((TASKS / task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0])
+            states.append((TASKS / task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0])
     return states

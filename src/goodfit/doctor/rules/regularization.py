@@ -24,6 +24,7 @@ from goodfit.doctor.progress import (
     is_mended,
     mean_end,
     measure_norm_left,
+    repeat_steps,
 )
 from goodfit.doctor.replay import Change, Replay
 
@@ -95,7 +96,7 @@ def read_weight_decay(exam: Examination) -> float:
 
 def _uses_dropout(exam: Examination) -> bool:
     """Whether dropout is at work in the patient's steps: its first losses are others without it."""
-    own, off = exam.repetition[0].losses, exam.trial(NO_DROPOUT, max(len(exam.repetition[0].losses), 1)).losses
+    own, off = repeat_steps(exam)[0].losses, exam.trial(NO_DROPOUT, max(len(repeat_steps(exam)[0].losses), 1)).losses
     return any(a != b for a, b in zip(own, off, strict=False))
 
 

@@ -11,6 +11,7 @@ import torch
 from goodfit.doctor.course import DISSECTED, EARLY, StepRecord
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
+from goodfit.doctor.progress import repeat_steps
 from goodfit.doctor.system import (
     Difference,
     compare_batches,
@@ -18,6 +19,7 @@ from goodfit.doctor.system import (
     compare_weights,
     count_cores,
     measure_growth,
+    measure_wake_up,
 )
 from goodfit.watch.memory import MB, is_memory_exact
 
@@ -35,7 +37,7 @@ def find_nondeterministic(exam: Examination) -> Finding | None:
 
 def find_nondeterministic_steps(exam: Examination) -> Finding | None:
     """The same first steps, from the same weights on the same images, return other losses."""
-    again = exam.repetition[0].losses
+    again = repeat_steps(exam)[0].losses
     pairs = list(zip((record.loss for record in exam.course.records), again, strict=False))
     if not any(abs(a - b) > ROUNDING * max(abs(a), abs(b)) for a, b in pairs):
         return None
@@ -56,7 +58,7 @@ def _describe_difference(difference: Difference | None) -> Finding | None:
 
 def find_threads_oversubscribed(exam: Examination) -> Finding | None:
     """torch has been told to use far more threads than this process has cores, or as many are at work in the first steps."""
-    at_work = round(exam.repetition[1].usual)
+    at_work = round(repeat_steps(exam)[1].usual)
     found = _describe_threads(torch.get_num_threads(), "torch uses")
     return found or _describe_threads(at_work, "in steps there are at work")
 
@@ -82,6 +84,8 @@ def find_data_starved(exam: Examination) -> Finding | None:
     idle = statistics.quantiles([max(r.wait - r.wait_processor, 0.0) for r in records], n=10)[2]  # another process may have had the core
     busy, step = statistics.median(r.wait_processor for r in records), statistics.median(min(r.processor, r.seconds) for r in records)
     crowding = max(statistics.median(r.seconds for r in records) / max(step, 1e-9), 1.0)  # how much slower others make the steps
+    if idle > MIN_IDLE:
+        idle -= measure_wake_up()  # a crowded machine is late to wake whatever sleeps, and every short wait is long there
     share = idle / max(idle + busy + step, 1e-9)
     if idle > max(MIN_IDLE, 4 * busy * crowding) and share > 0.2:
         return Finding(
