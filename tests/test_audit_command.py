@@ -107,7 +107,9 @@ def test_with_a_run_the_accuracy_without_leaked_images_is_told(spoiled: Path, tm
 def test_a_run_on_other_images_is_refused(spoiled: Path, tmp_path: Path) -> None:
     train("digits", tmp_path / "run", "--limit", "12")
     refused(goodfit("audit", spoiled, "--run", tmp_path / "run"), 2, "for other images")
-    refused(goodfit("audit", spoiled, "--run", tmp_path / "none"), 2, "no predictions.npz")
+    refused(goodfit("audit", spoiled, "--run", tmp_path / "none"), 2, "found no folder")
+    (tmp_path / "empty").mkdir()
+    refused(goodfit("audit", spoiled, "--run", tmp_path / "empty"), 2, "no predictions.npz")
     refused(goodfit("audit"), 2, "received neither")
 
 

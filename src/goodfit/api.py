@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from goodfit.core.errors import GoodfitError
+from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
 from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
@@ -128,6 +128,8 @@ def audit(data: str | Path = "", run: str | Path | None = None, quick: bool = Fa
 def open_audit(asked: Recipe, run: Path | None, quick: bool, reporter: Reporter) -> tuple[Audit, ImageTable]:
     """Audit the images of a recipe, or where it names none those of a run, and return the images, too; see `audit`."""
     recipe = asked
+    if run is not None and not run.is_dir():
+        raise UsageError(f'Expected a run or a study of folds to audit the images of, found no folder "{run}".')
     if run is not None and (run / "recipe.toml").is_file():
         of_run = Recipe.of_run(run)
         recipe = of_run.but(data=asked.data) if asked.data else of_run

@@ -9,8 +9,9 @@ from goodfit.doctor.audit.image_table import make_table
 
 # What the plan of a training does not say already: it names broken files, and classes and files in several splits.
 ALARMING = ("blank", "leak", "labels_shifted", "class_order")
-# So many images and values of pixels take a second at most, 2 % of a training of a minute; of more only what an audit has kept is said.
-MAX_IMAGES, MAX_VALUES = 8000, 100_000_000
+# So many images and values of pixels take half a core-second on a busy machine, 1 % of a training of a minute; of more only what an audit
+# has kept is said.
+MAX_IMAGES, MAX_VALUES = 5000, 20_000_000
 
 
 def remark_on_data(data: Dataset) -> list[str]:
