@@ -85,8 +85,9 @@ def compare_baselines(ward: Ward, doctor: list[dict[str, object]]) -> None:
     """Print the figures of the published rules, the forest and random repair, and of the doctor if it was run."""
     signals = record_all(ward, ward.beside("_signals.jsonl"))
     found = judge_by_rules(signals)
-    found["forest, other architectures"] = judge_by_trees(ward, signals, "architecture")
-    found["forest, other data sets"] = judge_by_trees(ward, signals, "data")
+    for by in ("architecture", "data"):
+        if len({answer[by] for answer in ward.answers.values()}) > 1:
+            found[f"forest, leaving out the {by}"] = judge_by_trees(ward, signals, by)
     tables: dict[str, list[Verdict]] = {}
     for name, lines in found.items():
         tables[name] = ward.verdicts(lines, ward.fixes(lines, ward.beside("_fixes.jsonl")))

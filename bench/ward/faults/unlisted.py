@@ -45,9 +45,11 @@ def raise_epsilon(patient: Patient, severity: int) -> Patient:
 def disturb_gradients(patient: Patient, severity: int) -> Patient:
     """Add noise far larger than the gradient."""
     factor = (10.0, 25.0, 60.0)[severity]
+    counts: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
     def change(model: nn.Module, _: Optimizer) -> None:
-        g = torch.Generator().manual_seed(int(1e6 * abs(float(next(model.parameters()).sum()))) % 2**31)
+        number = counts[model] = counts.get(model, 0) + 1
+        g = torch.Generator().manual_seed(number)
         for parameter in model.parameters():
             if parameter.grad is not None:
                 noise = torch.randn(parameter.shape, generator=g)
