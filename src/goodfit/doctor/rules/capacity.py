@@ -20,7 +20,8 @@ from goodfit.watch.operations import trace
 LOWER = "Lower the dropout to 0.5 or less."
 EXTREME_DROPOUT, STRONG_DROPOUT, MAX_KEPT = 0.9, 0.7, 0.12  # rates of one dropout; share that passes all of them
 MIN_EXTRA_ZEROS = 0.6  # in training mode, of what is not zero in evaluation mode, that only a dropout makes
-SMALL_BATCH, MIN_NOISE = 4, 0.2  # images of a batch; change of the scores by its statistics, over how far they differ between images
+SMALL_BATCH = 4  # images
+MIN_NOISE, STRONG_NOISE = 0.2, 0.4  # change of the scores by a batch's statistics, over how far they differ between images
 NARROW_UNITS, FEW_WEIGHTS, NARROWEST = 4, 2000, 4
 TRIAL_SHARE = 0.15  # of the planned steps
 
@@ -80,7 +81,8 @@ def find_batch_too_small_for_norm(exam: Examination) -> Finding | None:
     if noise < MIN_NOISE:
         return None
     evidence = f"Batch norm takes its statistics from {size:g} images at a time: which these are changes scores by {100 * noise:.0f} % of"
-    return Finding("batch_too_small_for_norm", 0.93, f"{evidence} how far they differ between images.", remedy)
+    confidence = 0.96 if noise > STRONG_NOISE else 0.9
+    return Finding("batch_too_small_for_norm", confidence, f"{evidence} how far they differ between images.", remedy)
 
 
 def measure_norm_noise(exam: Examination, size: int) -> float:
