@@ -14,9 +14,10 @@ import goodfit
 from goodfit import api
 from goodfit.cli import VERBS
 from goodfit.core.reporter import SilentReporter
-from goodfit.core.run import ENSEMBLE_FILE
+from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.doctor.gradcheck import check_gradients
 from goodfit.doctor.gradcheck_parts import find_part, part_subject
+from goodfit.doctor.run_examination import diagnose_run
 from goodfit.models.anatomy.account import compare_accounts
 from goodfit.predict.export import export
 from goodfit.recipe.parts import load_catalog
@@ -74,6 +75,7 @@ PYTHON: list[tuple[list[str], Callable[[], Any]]] = [
     (["export", "runs/0"], lambda: export("runs/0")),
     (["lr", *DIGITS, "--steps", "20"], lambda: api.lr_range(RECIPE, SILENT, 1e-5, 10.0, 20)),
     (["audit", "digits", "--quick"], lambda: api.audit("digits", quick=True, reporter=SILENT).plain()),
+    (["doctor", "runs/0"], lambda: diagnose_run(Run.open("runs/0"), SILENT).to_json(Run.open("runs/0"))),
     (["advise", "digits", "--from", "runs/0", "--limit", "12"], take_advice),
     (["search", *DIGITS, *SEARCH, "--out", "searches/a"], make_search),
     (["ensemble", "runs/0", "runs/1", "--out", "runs/a-two"], make_ensemble_of_two),
