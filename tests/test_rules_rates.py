@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.finding import Verdict
 from goodfit.doctor.rules import rates
 from tests.patients import STEPS, convnet, iterate, patient, step
+
+pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
 
 
 def sgd(lr: float, momentum: float = 0.9) -> Callable[[nn.Module], torch.optim.Optimizer]:

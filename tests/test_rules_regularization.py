@@ -15,6 +15,8 @@ from goodfit.doctor.finding import Verdict
 from goodfit.doctor.rules import regularization
 from tests.patients import convnet, iterate, patient
 
+pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
+
 
 def examine(**changes: Any) -> Verdict:
     return diagnose(patient(**changes), regularization.RULES)

@@ -18,6 +18,8 @@ from goodfit.doctor.finding import Verdict
 from goodfit.doctor.rules import schedule
 from tests.patients import STEPS, convnet, iterate, patient, step
 
+pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
+
 
 def examine(**changes: Any) -> Verdict:
     return diagnose(patient(**changes), schedule.RULES)

@@ -19,6 +19,8 @@ from goodfit.doctor.system import count_cores, count_threads, measure_growth
 from goodfit.watch.memory import is_memory_exact, measure_memory
 from tests.patients import BATCH, convnet, iterate, patient, step
 
+pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
+
 STEPS = 60
 
 

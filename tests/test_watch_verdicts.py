@@ -21,6 +21,8 @@ from goodfit.recipe.parts import load_catalog
 from goodfit.watch.randomness import looks_learned
 from tests import patients
 
+pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
+
 
 def sgd(net: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(net.parameters(), 0.05, 0.9, weight_decay=1e-4)

@@ -25,6 +25,7 @@ from goodfit.runs.resume import restore_last
 from goodfit.training.checkpoint import Checkpoints
 
 FINDINGS_FILE = "findings.json"
+HARMLESS_TO_TRAINING = ("validation_too_small",)  # which is to be known, but no reason not to train
 UNKNOWN_STEPS = 1000  # that a training is taken to have whose budget is in minutes
 SPLITS = ("clean_train", "validation")  # as evaluations in the log call them
 MAX_EARLY_SHARE = 0.15  # of the run's steps, that are taken again
@@ -77,8 +78,12 @@ def check_training(prepared: Prepared, reporter: Reporter) -> None:
     lengths = prepared.training.plan.lengths
     source = make_run_source(prepared, prepared.data.name, UNKNOWN_STEPS if lengths.timed else lengths.total_steps)
     verdict = examine(Examination(source), last=Stage.EARLY)
+    stopping = [finding for finding in verdict.findings if finding.is_material and finding.cause not in HARMLESS_TO_TRAINING]
     if not verdict.alarm:
         reporter.say("The doctor found nothing that harms this training in its images, its network and its first steps.")
+        return
+    if not stopping:
+        reporter.say(*describe_verdict(verdict))
         return
     trained = Trained(prepared.recipe, prepared.parts)
     findings = tuple(with_patch(finding, trained) for finding in verdict.findings)

@@ -85,7 +85,7 @@ def find_exploding_gradient(exam: Examination) -> Finding | None:
         f"; the loss starts at {start.loss:.2f}, and {own.steps} steps bring {100 * own.own_accuracy:.0f} % of validation images right."
     )
     remedy = "Initialize by He's rule, add norms, clip the gradient, and look for what scales signals or gradients up."
-    return Finding("exploding_gradient", 0.95 if is_growing else 0.92, evidence, remedy)
+    return Finding("exploding_gradient", 0.96, evidence, remedy)
 
 
 def measure_lag(exam: Examination) -> float:
