@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from goodfit.doctor.comparison import Comparison, Pair, View
+from goodfit.doctor.comparison import Comparison, Pair, View, to_images
 from goodfit.doctor.preparation import MAX_PLAIN_ERROR, MIN_LIKENESS, Preparation, resize, take_aligned
 from goodfit.doctor.probe import PatchFeatures, Ridge
 
-MAX_IMAGES, FEW_IMAGES = 600, 400
+MAX_IMAGES, FEW_IMAGES, MAX_MATCHED = 600, 400, 3000
 SCALE_RATIO, SCALE_OFFSET = 1.4, 0.35  # of deviations, and of means in them, between the splits' preparations
 NEIGHBORS_OF = 64  # training images of which the one on disk is looked for
 MIN_Z, MIN_GAIN = 5.0, 0.08  # that a change of the images must bring
@@ -40,8 +41,12 @@ class Counterparts:
 
     @cached_property
     def _train_preparation(self) -> Preparation | None:
-        raw = self.comparison.raw
-        return Preparation.match(self.comparison.sample.train.images, raw.train.images) if raw else None
+        raw = self.comparison.patient.raw
+        if self.comparison.raw is None or not raw:
+            return None
+        pixels = raw["train"][0]  # all of them, for copies and blank images are fed, too
+        rows = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_MATCHED)).round().astype(int))
+        return Preparation.match(self.comparison.sample.train.images, to_images(pixels[rows]))
 
     @property
     def is_known(self) -> bool:

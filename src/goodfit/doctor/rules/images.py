@@ -17,7 +17,7 @@ TINY_SIDE, SMALL_SIDE = 5, 10  # pixels a side in which next to nothing, and lit
 MUCH_SHRUNK = 2.5  # times fewer pixels a side than on disk
 MIN_Z = 3.5
 SAME_DETAIL = 3.0  # times as much fine detail in one split as in the other
-LOOKED_AT = 100
+LOOKED_AT = 40
 
 
 def find_blank_images(exam: Examination) -> Finding | None:

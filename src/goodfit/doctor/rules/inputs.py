@@ -36,11 +36,15 @@ class Scale:
     offset: float
 
 
-def measure_scale(images: Tensor) -> Scale:
-    """Measure images [N, C, H, W]."""
-    mean, std = images.double().mean((0, 2, 3)), images.double().std((0, 2, 3))
-    typical = float(std.mean())
-    return Scale(typical, float(mean.abs().max()) / max(typical, 1e-12))
+def measure_scale(exam: Examination) -> Scale:
+    """Measure the images of both splits; what only one shows has another cause."""
+    deviations, offsets = [], []
+    for split in (exam.sample.train, exam.sample.validation):
+        mean, std = split.images.double().mean((0, 2, 3)), split.images.double().std((0, 2, 3))
+        deviations.append(float(std.mean()))
+        offsets.append(float(mean.abs().max()) / max(deviations[-1], 1e-12))
+    nearest = min(deviations, key=lambda std: abs(math.log(max(std, 1e-12))))
+    return Scale(nearest, min(offsets))
 
 
 def reaches_weights(exam: Examination) -> bool:
@@ -59,7 +63,7 @@ def learns_better_standardized(exam: Examination) -> tuple[bool, str]:
 
 def find_inputs_not_scaled(exam: Examination) -> Finding | None:
     """Inputs have a standard deviation far above 1, and the network does not divide them itself."""
-    scale = measure_scale(exam.sample.train.images)
+    scale = measure_scale(exam)
     if scale.std < ABOVE or not reaches_weights(exam):
         return None
     evidence = f"Inputs run from {float(exam.sample.train.images.min()):.0f} to {float(exam.sample.train.images.max()):.0f} with a"
@@ -73,7 +77,7 @@ def find_inputs_not_scaled(exam: Examination) -> Finding | None:
 
 def find_inputs_scaled_twice(exam: Examination) -> Finding | None:
     """Inputs hardly vary, or vary little around a number far from zero, and the network does not put that right itself."""
-    scale = measure_scale(exam.sample.train.images)
+    scale = measure_scale(exam)
     is_small, is_off = scale.std < BELOW, scale.offset > OFF and scale.std < ABOVE
     if not (is_small or is_off) or not reaches_weights(exam):
         return None
