@@ -18,9 +18,10 @@ from goodfit.doctor.causes import BY_COMPONENT, COMPONENT_OF
 from goodfit.doctor.finding import Finding, Verdict
 from goodfit.doctor.remedy import choose_patch, next_free_folder, patched_recipe, try_remedy
 from goodfit.doctor.rules import RULES
-from goodfit.doctor.run_examination import FINDINGS_FILE, RunDiagnosis, diagnose_run
+from goodfit.doctor.run_examination import RunDiagnosis, diagnose_run
 from goodfit.doctor.wording import describe_verdict
 from goodfit.report.page import render_report
+from goodfit.report.sections.doctor import FINDINGS_FILE
 from tests.support.command import goodfit, refused, train
 
 KEYS = {"case", "seed", "verdict", "component", "causes", "alarm", "steps", "trial_steps", "seconds"}

@@ -41,7 +41,7 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gain:
+class Advantage:
     """How much better one network is than another on the same images: share of the loss that is gone, points of accuracy more, and how
     many standard errors the latter is from none (McNemar's test).
     """
@@ -51,13 +51,13 @@ class Gain:
     z: float
 
 
-def compare(better: Outcome, worse: Outcome) -> Gain:
-    """The gain of one outcome over another."""
+def compare(better: Outcome, worse: Outcome) -> Advantage:
+    """The advantage of one outcome over another."""
     if not math.isfinite(better.loss):
-        return Gain(-math.inf, -100.0, -math.inf)
+        return Advantage(-math.inf, -100.0, -math.inf)
     won, lost = int((better.right & ~worse.right).sum()), int((worse.right & ~better.right).sum())
     loss = 1 - better.loss / worse.loss if math.isfinite(worse.loss) and worse.loss > 0 else 1.0
-    return Gain(loss, 100 * (better.accuracy - worse.accuracy), (won - lost) / math.sqrt(max(won + lost, 1)))
+    return Advantage(loss, 100 * (better.accuracy - worse.accuracy), (won - lost) / math.sqrt(max(won + lost, 1)))
 
 
 class Continuation:

@@ -47,9 +47,9 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
             exam.course.follow({Stage.FIRST: FIRST, Stage.EARLY: EARLY}.get(stage, exam.steps))
         found = [attempt(rule.find, rule.cause) for rule in rules if rule.stage == stage]
         findings += [finding for finding in found if finding is not None]
-        if any(finding.is_material and finding.confidence >= SURE for finding in findings):
+        if select_alarming(findings, SURE):
             break
-    alarming = [finding for finding in findings if finding.is_material and finding.confidence >= MIN_ALARM]
+    alarming = select_alarming(findings)
     is_searched = last == Stage.END and not alarming and exam.max_trial_steps > 0
     location = attempt(locate_fault, "the component at fault") if is_searched else None
     steps = exam.course.taken if "course" in vars(exam) else 0
@@ -65,11 +65,16 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
     return dataclasses.replace(verdict, kind="unknown", component=location.component, alarm=True, ruled_out=ruled_out)
 
 
+def select_alarming(findings: Sequence[Finding], least: float = MIN_ALARM) -> list[Finding]:
+    """The material findings that are sure enough to stop a person, or as sure as `least`."""
+    return [finding for finding in findings if finding.is_material and finding.confidence >= least]
+
+
 def decide(findings: Sequence[Finding], steps: int, trial_steps: int, seconds: float, failed: Sequence[str] = ()) -> Verdict:
     """The verdict that some findings add up to: material ones first, then by confidence."""
     ordered = sorted(findings, key=lambda finding: (finding.is_material, finding.confidence), reverse=True)
     ranked = tuple({finding.cause: finding for finding in reversed(ordered)}.values())[::-1]  # of each cause the surest
-    alarming = [finding for finding in ranked if finding.is_material and finding.confidence >= MIN_ALARM]
+    alarming = select_alarming(ranked)
     if not alarming:
         return Verdict("healthy", None, ranked, False, steps, trial_steps, seconds, tuple(failed))
     is_tie = len(alarming) > 1 and alarming[0].confidence - alarming[1].confidence < TIE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 import warnings
 from collections.abc import Sized
 from functools import cached_property
@@ -58,7 +57,6 @@ class Examination:
         self.continuation = Continuation(source, self.sample, lambda: self.course)
         self.repetition: tuple[Trial, ThreadCount] | None = None  # see `progress.repeat_steps`
         self.trial_steps = 0
-        self.started = time.perf_counter()
         self._trials: dict[tuple[Change, int, int], Trial] = {}
         self._evaluations: dict[int, EvaluationSigns] = {}
 

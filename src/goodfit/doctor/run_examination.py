@@ -21,10 +21,10 @@ from goodfit.doctor.run_patient import make_run_source, prepare_run
 from goodfit.doctor.sample import Sample
 from goodfit.doctor.wording import describe_verdict
 from goodfit.recipe.prepare import Prepared
+from goodfit.report.sections.doctor import FINDINGS_FILE
 from goodfit.runs.resume import restore_last
 from goodfit.training.checkpoint import Checkpoints
 
-FINDINGS_FILE = "findings.json"
 HARMLESS_TO_TRAINING = ("validation_too_small",)  # which is to be known, but no reason not to train
 UNKNOWN_STEPS = 1000  # that a training is taken to have whose budget is in minutes
 SPLITS = ("clean_train", "validation")  # as evaluations in the log call them

@@ -15,7 +15,6 @@ from goodfit.watch.dissection import LossFunction, untouched
 from goodfit.watch.operations import Operation, OperationTrace, trace
 
 EQUAL_ROWS = 1e-6  # relative difference up to which the rows of a weight count as equal
-MIXING_TOLERANCE = 1e-5  # of the largest gradient: how much of an output's gradient may fall on another image
 
 
 @dataclasses.dataclass(frozen=True)

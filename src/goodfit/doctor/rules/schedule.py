@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from goodfit.doctor.continuation import Gain, compare, fall_to_zero
+from goodfit.doctor.continuation import Advantage, compare, fall_to_zero
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.replay import Change
@@ -35,7 +35,7 @@ def count_more(exam: Examination, share: float = 0.12) -> int:
     return min(max(round(share * exam.steps), 16), 120)
 
 
-def describe_gain(gain: Gain) -> str:
+def describe_gain(gain: Advantage) -> str:
     """What a continuation gains, in words."""
     return f"{100 * gain.loss:.0f} % off the validation loss and {gain.points:+.1f} points"
 
