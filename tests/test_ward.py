@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from bench.ward.loop import lr_factor
 from bench.ward.nets import build_net, trunk_state
 from bench.ward.patient import Patient, train
 from bench.ward.score import Verdict, calibration_error, macro_mean, risk_at, score, share
-from bench.ward.settings import SETTINGS, admit
+from bench.ward.settings import HELD_OUT_SETTINGS, SETTINGS, admit
+from bench.ward.ward import Ward
 from bench.ward.write import plan_cases, write_cases
 
 HOSTS = [
@@ -187,6 +190,22 @@ def test_a_plan_has_all_causes_and_half_of_its_controls_odd(data: Path) -> None:
     assert len(set(specs)) == len(specs)
 
 
+def test_held_out_settings_share_no_family_and_data_with_the_others(data: Path) -> None:
+    known = {(setting.net.family, setting.data) for setting in SETTINGS.values()}
+    assert all((setting.net.family, setting.data) not in known for setting in HELD_OUT_SETTINGS.values())
+    specs = plan_cases(["digits", "letters", "grains", "gratings"], data, 1, 10, 5, held_out=True)
+    assert {spec.setting for spec in specs} <= set(HELD_OUT_SETTINGS)
+    assert {*CAUSES} - {spec.cause for spec in specs} == {"no_warmup", "vanishing_gradient", "missing_skip"}, "whose nets it has not"
+
+
+@pytest.mark.parametrize("name", ["digits-transformer", "digits-mixer", "letters-dense", "grains-dense"])
+def test_a_held_out_setting_learns(name: str, data: Path) -> None:
+    patient = admit(HELD_OUT_SETTINGS[name], 0, data).but(steps=40)
+    _, losses = train(patient.dictionary(), 0)
+    assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:3])
+    assert patient.but_net(act="tanh", skip=False).dictionary()["model"]().training
+
+
 # ---- harm and fixes ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +239,22 @@ def test_nine_tenths_of_the_gap_are_a_fix() -> None:
     assert recovers(Outcome(0.87, 0.87, 0, 0), case, twin, "accuracy")
     assert not recovers(Outcome(0.85, 0.85, 0, 0), case, twin, "accuracy")
     assert recovers(Outcome(0.8, 0.81, 0, 0), Outcome(0.8, 0.99, 0, 0), Outcome(0.8, 0.8, 0, 0), "report")
+
+
+def test_a_control_that_ends_far_below_its_other_seeds_has_failed(tmp_path: Path) -> None:
+    ward = Ward(tmp_path / "cases")
+    specs = [Spec("digits-mlp", "plain", 0, draw) for draw in (1, 2)]
+    ward.beside("_answers.json").write_text(json.dumps({str(spec.draw): spec.answer() for spec in specs}))
+    rows = [(1, 0, 0.3), (1, 1, 0.9), (2, 0, 0.88), (2, 1, 0.9)]
+    log = [
+        {"spec": dataclasses.asdict(specs[draw - 1]), "seed": seed, "outcome": dataclasses.asdict(Outcome(honest, honest, 0.01, 0.0))}
+        for draw, seed, honest in rows
+    ]
+    ward.beside("_harm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    assert ward.find_failed() == {"1"}
+    failed = dataclasses.replace(verdict("plain", None, ["lr_too_high"]), has_failed=True)
+    found = score([failed, verdict("plain", None, [], says="healthy")])
+    assert (found["false alarms, plain"].mean, found["alarms, controls that failed"].mean) == (0, 1)
 
 
 # ---- scores by hand ----------------------------------------------------------------------------------------------------------------------

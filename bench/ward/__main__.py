@@ -38,6 +38,7 @@ def main() -> None:
             run_doctor(ward.folder, _lines(ward, options), options.doctor.split() if options.doctor else DOCTOR)
         elif command == "score":
             lines = read_lines(_lines(ward, options))
+            ward.measure_alarmed(lines)
             print_scores(ward.verdicts(lines, ward.fixes(lines, ward.beside("_fixes.jsonl"))))
         elif command == "calibrate":
             print(calibrate(ward, read_lines(_lines(ward, options))))

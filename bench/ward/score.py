@@ -26,6 +26,7 @@ class Verdict:
         harm: the kind of harm, "" for none; None if it was not measured, and then it is taken to be there.
         is_fixed: whether the remedy recovered 90 % of the gap; None if it was not measured.
         planned: steps of the training.
+        has_failed: whether a healthy case ends far below what it reaches with another seed: it is no healthy training.
     """
 
     name: str
@@ -34,11 +35,14 @@ class Verdict:
     harm: str | None = None
     is_fixed: bool | None = None
     planned: int = 0
+    has_failed: bool = False
 
     @property
     def kind(self) -> str:
-        """plain, odd, benign, fault or unlisted."""
+        """plain, odd, failed, benign, fault or unlisted."""
         kind = str(self.answer["kind"])
+        if self.has_failed:
+            return "failed"
         return "benign" if kind in ("fault", "unlisted") and self.harm == "" else kind
 
     @property
@@ -140,7 +144,7 @@ def score(verdicts: list[Verdict]) -> dict[str, Any]:
     """All figures of a doctor, with their intervals where they have one."""
     faults = [v for v in verdicts if v.kind == "fault"]
     unlisted = [v for v in verdicts if v.kind == "unlisted"]
-    healthy = {kind: [v for v in verdicts if v.kind == kind] for kind in ("plain", "odd", "benign")}
+    healthy = {kind: [v for v in verdicts if v.kind == kind] for kind in ("plain", "odd", "benign", "failed")}
     alarms = {kind: share([bool(v.line["alarm"]) for v in group]) for kind, group in healthy.items()}
     spoken = [v for v in verdicts if v.line["verdict"] != "healthy" and v.named]
     confidences, rights = [v.confidence for v in spoken], [v.is_among(1) and v.kind == "fault" for v in spoken]
@@ -159,6 +163,7 @@ def score(verdicts: list[Verdict]) -> dict[str, Any]:
         "false alarms, odd": alarms["odd"],
         "false alarms, all healthy": share([bool(v.line["alarm"]) for v in healthy["plain"] + healthy["odd"]]),
         "alarms, benign faults": alarms["benign"],
+        "alarms, controls that failed": alarms["failed"],
         "calibration error": calibration_error(confidences, rights),
         **{f"risk at coverage {c:.2f}": risk_at(confidences, rights, c) for c in (0.5, 0.8, 1.0)},
         "steps to the verdict, median": float(np.median(steps)) if steps else float("nan"),

@@ -16,6 +16,7 @@ from bench.ward.images import store_images
 from bench.ward.score import Verdict
 from bench.ward.write import plan_cases, write_cases
 
+FAILED = 0.1  # accuracy by which a healthy training falls short of the same with another seed
 SMALL_STRIDE, SMALL_COUNT = 4, 8  # of a small ward: every fourth cause, and so many controls
 
 
@@ -108,10 +109,28 @@ class Ward:
             found[name] = known[name, cause]
         return found
 
+    def measure_alarmed(self, lines: list[dict[str, Any]]) -> None:
+        """Train the healthy cases with an alarm, and their twins, with two seeds, from which `find_failed` tells whether they failed."""
+        specs = self.specs
+        alarmed = [specs[name] for line in lines if line["alarm"] and (name := Path(line["case"]).name) in specs]
+        measure_all([spec for spec in alarmed if not spec.is_fault], self.log, self.data, seeds=2)
+
+    def find_failed(self) -> set[str]:
+        """The healthy cases that were trained and ended far below what they, or their twins, reach with this seed or another."""
+        log, failed = self.log, set()
+        for name, spec in self.specs.items():
+            if not spec.is_fault and (pairs := log.pairs(spec)):
+                best = max(outcome.honest for pair in pairs for outcome in pair)
+                failed |= {name} if pairs[0][0].honest < best - FAILED else set()
+        return failed
+
     def verdicts(self, lines: list[dict[str, Any]], fixes: dict[str, bool]) -> list[Verdict]:
         """The lines beside what the cases are; the last line of a case counts."""
         answers, planned = self.answers, self.planned_steps()
         harms = {name: harm.kind for name, harm in self.harms().items()}
         named = {Path(line["case"]).name: line for line in lines}
+        failed = self.find_failed()
         known = [name for name in named if name in answers]
-        return [Verdict(name, answers[name], named[name], harms.get(name), fixes.get(name), planned[name]) for name in known]
+        return [
+            Verdict(name, answers[name], named[name], harms.get(name), fixes.get(name), planned[name], name in failed) for name in known
+        ]
