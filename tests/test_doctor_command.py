@@ -28,7 +28,7 @@ KEYS = {"case", "seed", "verdict", "component", "causes", "alarm", "steps", "tri
 CASE = """
 import sys
 sys.path.insert(0, {root!r})
-from tests.patients import parts, evaluate
+from tests.support.patients import parts, evaluate
 
 def case(seed):
     print("a case may print")

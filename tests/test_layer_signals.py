@@ -19,7 +19,7 @@ from goodfit.recipe.parts import load_catalog
 from goodfit.study.layer_signals import account_for_signals, draw_images, make_started
 from goodfit.study.networks import NetworkOptions
 from goodfit.watch.layer_spread import measure_spread
-from tests import patients
+from tests.support import patients
 from tests.support.command import goodfit, refused, train
 
 SLIDES = "100, " * 9 + "100"  # ten hidden layers, as in the lecture

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from goodfit.watch.fitting import fit_small_set, measure_predicted_descent
 from goodfit.watch.preflight import examine_start
-from tests.patients import convnet, digits, prepare
+from tests.support.patients import convnet, digits, prepare
 
 IMAGES = prepare(digits()["train"][0][:40])
 LABELS = torch.from_numpy(digits()["train"][1][:40])

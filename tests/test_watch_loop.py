@@ -27,7 +27,7 @@ from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.replay import Change
 from goodfit.doctor.signals import remove_pauses
-from tests import patients
+from tests.support import patients
 
 Batch = tuple[Tensor, Tensor]
 

@@ -55,11 +55,14 @@ def find_offset(predicted: Tensor, labels: Tensor, classes: int) -> Offset | Non
     return Offset(rows if rows <= n // 2 else rows - n, found, here, float(excess[rows]))
 
 
-def search_offset(fit: Ridge) -> Offset | None:
-    """Find by how many rows labels are off against their images by themselves: the offset at which they teach each other best."""
-    labels, n = fit.labels, len(fit.labels)
+def search_offset(fit: Ridge, labels: Tensor, rows: Tensor) -> Offset | None:
+    """Find by how many rows labels [N] are off against their images by themselves: the offset at which they teach each other best.
+
+    The images are those at some rows [n], of which `fit` is a fit.
+    """
+    n = len(rows)
     offsets = [k for k in range(-MAX_SEARCHED, MAX_SEARCHED + 1) if abs(k) < n // 4]
-    right = {k: int((fit.leave_one_out(rolled := labels.roll(-k), fit.penalty).argmax(1) == rolled).sum()) for k in offsets}
+    right = {k: int((fit.leave_one_out(rolled := labels.roll(-k)[rows], fit.penalty).argmax(1) == rolled).sum()) for k in offsets}
     best = max(right, key=lambda k: right[k])
     found, here = Share(right[best], n), Share(right[0], n)
     z = found.above(here)
