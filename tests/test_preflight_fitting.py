@@ -20,7 +20,7 @@ def test_twenty_images_are_learned() -> None:
     model = convnet()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     fit = fit_small_set(model, F.cross_entropy, IMAGES, LABELS)
-    assert (fit.images, fit.is_learned) == (20, True) and fit.steps < 60
+    assert (fit.images, fit.right, fit.is_learned) == (20, 20, True) and fit.steps < 60
     assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
 
 
