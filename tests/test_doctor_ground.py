@@ -19,10 +19,10 @@ from goodfit.doctor.examination import Examination
 from goodfit.doctor.patient import PatientSource, make_patient, read_case_file
 from goodfit.doctor.replay import Change, Replay
 from goodfit.doctor.sample import Sample
-from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.dissection import StepDissector
-from goodfit.watch.operations import trace
-from goodfit.watch.preflight import examine_start, measure_affine_error, measure_loss_shape, measure_mixing
+from goodfit.inspection.chance import OwnChance, keep_chance
+from goodfit.inspection.dissection import StepDissector
+from goodfit.inspection.operations import trace
+from goodfit.inspection.preflight import examine_start, measure_affine_error, measure_loss_shape, measure_mixing
 from tests.support.patients import STEPS, convnet, parts, patient, step
 
 # ---- it watches without touching -----------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodfit.core.reporter import SilentReporter
+from goodfit.inspection.layer_spread import measure_spread
 from goodfit.layers.init import Gaussian
 from goodfit.recipe.parts import load_catalog
 from goodfit.study.layer_signals import account_for_signals, draw_images, make_started
 from goodfit.study.networks import NetworkOptions
-from goodfit.watch.layer_spread import measure_spread
 from tests.support import patients
 from tests.support.command import goodfit, refused, train
 

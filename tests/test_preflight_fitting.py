@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.watch.fitting import fit_small_set, measure_predicted_descent
-from goodfit.watch.preflight import examine_start
+from goodfit.inspection.fitting import fit_small_set, measure_predicted_descent
+from goodfit.inspection.preflight import examine_start
 from tests.support.patients import convnet, digits, prepare
 
 IMAGES = prepare(digits()["train"][0][:40])

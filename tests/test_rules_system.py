@@ -16,7 +16,7 @@ from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.finding import Verdict
 from goodfit.doctor.rules import system
 from goodfit.doctor.system import count_cores, count_threads, measure_growth
-from goodfit.watch.memory import is_memory_exact, measure_memory
+from goodfit.inspection.memory import is_memory_exact, measure_memory
 from tests.support.patients import BATCH, convnet, iterate, names, patient, step
 
 pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them

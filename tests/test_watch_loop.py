@@ -492,8 +492,5 @@ def test_a_test_that_fails_is_told_and_the_loop_goes_on() -> None:
     assert any("no evaluation here" in line for line in watch.verdict().ruled_out)
 
 
-def test_the_package_of_the_same_name_stays_a_package() -> None:
-    import goodfit.watch.dissection as module
-
-    assert callable(goodfit.watch) and module.norm([torch.tensor([3.0, 4.0])]) == 5
+def test_watch_is_the_function_of_that_name() -> None:
     assert isinstance(goodfit.watch(nn.Flatten(), torch.optim.SGD([torch.zeros(1)])), Watch)

@@ -18,8 +18,8 @@ from goodfit.doctor.loop_patient import RecordedSchedule
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.replay import NO_CHANGE, Change
 from goodfit.doctor.wording import describe_verdict
+from goodfit.inspection.randomness import looks_drawn
 from goodfit.recipe.parts import load_catalog
-from goodfit.watch.randomness import looks_drawn
 from tests.support import patients
 
 pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them

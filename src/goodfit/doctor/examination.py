@@ -22,8 +22,8 @@ from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
 from goodfit.doctor.system import ThreadCount
-from goodfit.watch.chance import OwnChance
-from goodfit.watch.preflight import Preflight, examine_start, measure_loss_shape
+from goodfit.inspection.chance import OwnChance
+from goodfit.inspection.preflight import Preflight, examine_start, measure_loss_shape
 
 PREFLIGHT_IMAGES = 64
 MIN_LEARNED = 0.5  # of the numbers in weights below the last layer, for a network to be pretrained

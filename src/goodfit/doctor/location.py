@@ -12,7 +12,7 @@ from goodfit.doctor.examination import Examination
 from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right
 from goodfit.doctor.recording import NotSeen
 from goodfit.doctor.replay import Change
-from goodfit.watch.fitting import SMALL_SET, fit_small_set
+from goodfit.inspection.fitting import SMALL_SET, fit_small_set
 
 SWAPS: dict[Component, Change] = {  # the least change first
     "loop": Change(step="clean", loss="cross_entropy"),

@@ -18,10 +18,10 @@ from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.recording import MAX_VALIDATION_IMAGES, Probe, Recording, read_validation
 from goodfit.doctor.replay import NO_CHANGE, Replay
 from goodfit.doctor.sample import MAX_AGAIN, Pass, Sample
-from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.dissection import StepSigns, untouched
-from goodfit.watch.preflight import Preflight, examine_start
-from goodfit.watch.randomness import looks_drawn
+from goodfit.inspection.chance import OwnChance, keep_chance
+from goodfit.inspection.dissection import StepSigns, untouched
+from goodfit.inspection.preflight import Preflight, examine_start
+from goodfit.inspection.randomness import looks_drawn
 
 NAME = "watched loop"
 COUNTING_FACTOR = 3  # how many times as far a training must have gone before its tensors are counted again

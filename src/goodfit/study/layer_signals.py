@@ -18,6 +18,9 @@ from goodfit.core.errors import UsageError, first_line
 from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
+from goodfit.inspection.chance import OwnChance
+from goodfit.inspection.fitting import SmallFit, fit_small_set, measure_predicted_descent
+from goodfit.inspection.layer_spread import LayerSpread, NetworkSpread, measure_spread
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.scores import split_outputs
 from goodfit.predict.images import ImagesFor
@@ -26,9 +29,6 @@ from goodfit.recipe.parts import MODEL_ERRORS, load_catalog, make_model
 from goodfit.recipe.recipe import Recipe, parse_size
 from goodfit.recipe.source import open_images
 from goodfit.study.networks import NetworkOptions
-from goodfit.watch.chance import OwnChance
-from goodfit.watch.fitting import SmallFit, fit_small_set, measure_predicted_descent
-from goodfit.watch.layer_spread import LayerSpread, NetworkSpread, measure_spread
 
 SEED = 0
 MIN_IMAGES, MAX_IMAGES, MAX_PIXELS = 16, 64, 1 << 20  # of a batch

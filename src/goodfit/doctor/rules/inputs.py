@@ -16,8 +16,8 @@ from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.probe import Ridge, compare_right
 from goodfit.doctor.replay import NO_CHANGE, Change
-from goodfit.watch.dissection import untouched
-from goodfit.watch.operations import BATCH_NORMS
+from goodfit.inspection.dissection import untouched
+from goodfit.inspection.operations import BATCH_NORMS
 
 FAR_ABOVE, FAR_BELOW, FAR_OFF = 10.0, 0.02, 10.0  # of the standard deviation, and of the mean in units of it: certain
 ABOVE, BELOW, OFF = 3.0, 0.1, 3.5  # worth a trial

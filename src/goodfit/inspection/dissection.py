@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.updates import HALVES, StepWatch, each_update
+from goodfit.inspection.chance import OwnChance, keep_chance
+from goodfit.inspection.updates import HALVES, StepWatch, each_update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 NAN = math.nan

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodfit.watch.flow import Flow, FlowTracker, tensors_in
+from goodfit.inspection.flow import Flow, FlowTracker, tensors_in
 
 Kind = Literal["weights", "activation", "norm", "dropout", "pool", "softmax", "sum", "join", "other"]
 

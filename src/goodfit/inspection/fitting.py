@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.words import count_of
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import LossFunction
 from goodfit.losses.scores import split_outputs
-from goodfit.watch.chance import keep_chance
-from goodfit.watch.dissection import LossFunction
 
 SMALL_SET, MAX_FIT_STEPS, FIT_RATE = 20, 200, 3e-3
 RELATIVE_STEP = 1e-3  # of the norm of the weights

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.watch.chance import keep_chance
-from goodfit.watch.dissection import LossFunction, untouched
-from goodfit.watch.operations import Operation, OperationTrace, trace
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import LossFunction, untouched
+from goodfit.inspection.operations import Operation, OperationTrace, trace
 
 
 @dataclasses.dataclass(frozen=True)
