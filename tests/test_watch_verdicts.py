@@ -12,13 +12,12 @@ from torch.nn import functional as F
 
 import goodfit
 from goodfit.doctor.diagnose import diagnose
-from goodfit.doctor.examination import MIN_LEARNED
 from goodfit.doctor.finding import Rule, Stage, Verdict
 from goodfit.doctor.loop_patient import RecordedSchedule
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.replay import NO_CHANGE, Change
 from goodfit.doctor.wording import describe_verdict
-from goodfit.inspection.randomness import looks_drawn
+from goodfit.inspection.randomness import is_pretrained, looks_drawn
 from goodfit.recipe.parts import load_catalog
 from tests.support import patients
 
@@ -199,19 +198,16 @@ def test_recorded_rates_keep_the_proportions_of_groups() -> None:
     assert rates == [pytest.approx([0.1, 0.3]), pytest.approx([0.05, 0.15]), pytest.approx([0.05, 0.15])]
 
 
-def below_head(net: nn.Module) -> list[torch.Tensor]:
-    return [p.detach() for p in net.parameters() if p.ndim >= 2][:-1]
-
-
 @pytest.mark.parametrize("init", ["he", "xavier", "orthogonal", "gaussian(0.01)", "none"])
 def test_weights_that_were_drawn_and_those_that_learned_are_told_apart(init: str) -> None:
     part: Any = load_catalog().make(f"convnet(16, init={init})", "model")
     for seed in range(4):
         torch.manual_seed(seed)
         net = part(10, 1, (8, 8))
-        assert all(map(looks_drawn, below_head(net)))
+        assert not is_pretrained(net, lambda name, weight: looks_drawn(weight))
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     for images, labels in [*patients.iterate("train", 32)] * 2:
         patients.step(net, optimizer, F.cross_entropy, images, labels)
-    weights = below_head(net)
-    assert sum(w.numel() for w in weights if not looks_drawn(w)) > MIN_LEARNED * sum(w.numel() for w in weights)
+    assert is_pretrained(net, lambda name, weight: looks_drawn(weight))
+    assert is_pretrained(net, lambda name, weight: name.startswith("head")), "a new head does not count"
+    assert not is_pretrained(net, lambda name, weight: not name.startswith("head"))

@@ -24,9 +24,9 @@ from goodfit.doctor.sample import Sample
 from goodfit.doctor.system import ThreadCount
 from goodfit.inspection.chance import OwnChance
 from goodfit.inspection.preflight import Preflight, examine_start, measure_loss_shape
+from goodfit.inspection.randomness import is_pretrained
 
 PREFLIGHT_IMAGES = 64
-MIN_LEARNED = 0.5  # of the numbers in weights below the last layer, for a network to be pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +104,8 @@ class Examination:
 
     @cached_property
     def is_pretrained(self) -> bool:
-        """Whether most weights below the last layer are not drawn at random, and not constant: they were learned."""
-        weights = {name: p.detach() for name, p in self.start_model.named_parameters() if p.ndim >= 2}
-        below = list(weights)[: max(len(weights) - 1, 1)]
-        learned = [weights[name].numel() for name in below if not self.is_random(name, weights[name]) and float(weights[name].std()) > 0]
-        return bool(below) and sum(learned) > MIN_LEARNED * sum(weights[name].numel() for name in below)
+        """Whether a good part of the weights of the start was learned."""
+        return is_pretrained(self.start_model, self.is_random)
 
     def is_random(self, name: str, weight: Tensor) -> bool:
         """Whether a weight of the start is drawn at random: it is another one with another seed."""
