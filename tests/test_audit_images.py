@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from goodfit.doctor.audit.counts import count_classes, find_odd_sizes, is_too_small
@@ -13,9 +12,9 @@ from goodfit.doctor.audit.shift import compare_sets
 from goodfit.doctor.audit.shortcuts import border_colors, find_pixel_shortcut, find_property_shortcuts
 from goodfit.doctor.defects import find_blank_images
 from goodfit.doctor.probe import area_under_curve
+from tests.support.digits import read_digits
 
-DIGITS = load_digits()
-IMAGES, LABELS = (DIGITS.images[:900] * 255 / 16).astype(np.uint8)[..., None], DIGITS.target[:900].astype(np.int64)
+IMAGES, LABELS = read_digits(900)
 
 
 def test_area_under_curve_is_that_of_scikit_learn() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
 from goodfit.doctor.audit.features import find_neighbors, reduce_pixels
@@ -17,9 +16,9 @@ from goodfit.doctor.audit.labels import (
 from goodfit.doctor.class_order import match_class_order
 from goodfit.doctor.label_offset import search_offset
 from goodfit.doctor.probe import Ridge
+from tests.support.digits import read_digits
 
-DIGITS = load_digits()
-IMAGES, LABELS = (DIGITS.images[:900] * 255 / 16).astype(np.uint8)[..., None], DIGITS.target[:900].astype(np.int64)
+IMAGES, LABELS = read_digits(900)
 FEATURES = reduce_pixels(IMAGES)
 
 
