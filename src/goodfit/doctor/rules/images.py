@@ -7,6 +7,7 @@ from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.marks import Marks, find_marks
 from goodfit.doctor.pixels import to_images
+from goodfit.doctor.probe import Share
 
 MIN_BROKEN = 0.03  # share of the images
 MIN_REPEATED, FEW_REPEATED = 0.08, 0.03  # shares of the training images
@@ -64,7 +65,7 @@ def find_leakage_exact(exam: Examination) -> Finding | None:
         count, n, how = leaked.count, leaked.n, "byte for byte"
     else:
         near, moved = exam.copies.nearly_leaked
-        if exam.comparison.raw is not None or near.count < MIN_NEAR_IMAGES or near.value < MIN_NEAR or moved.value < 0.5:
+        if exam.comparison.raw is not None or not are_many_near(near) or moved.value < 0.5:
             return None
         count, n, how = near.count, near.n, "moved or mirrored by augmentation"
     return Finding(
@@ -75,12 +76,17 @@ def find_leakage_exact(exam: Examination) -> Finding | None:
     )
 
 
+def are_many_near(near: Share) -> bool:
+    """Whether so many validation images show a training image's picture that it is no chance."""
+    return near.count >= MIN_NEAR_IMAGES and near.value >= MIN_NEAR
+
+
 def find_leakage_near(exam: Examination) -> Finding | None:
     """Validation images show the same pictures as training images, changed."""
     if find_leakage_exact(exam) is not None:
         return None
     near, _ = exam.copies.nearly_leaked
-    if near.count < MIN_NEAR_IMAGES or near.value < MIN_NEAR:
+    if not are_many_near(near):
         return None
     return Finding(
         "leakage_near",

@@ -62,8 +62,7 @@ def find_label_order_differs(exam: Examination) -> Finding | None:
             return Finding(
                 "label_order_differs",
                 0.96,
-                f"A probe of the training images gets {100 * order.before:.0f} % of the validation labels right,"
-                f" and {100 * order.after:.0f} % once {len(order.moved)} classes are renumbered ({example}).",
+                f"{describe_probe(order.before, order.after)} once {len(order.moved)} classes are renumbered ({example}).",
                 "Number the classes of both splits by one list, not by the order in which folders or names are found in each.",
             )
     return None
@@ -75,8 +74,9 @@ def find_channels_differ(exam: Examination) -> Finding | None:
     is_color = pair.train.images.shape[1] == 3 and not bool((pair.validation.images[:, 0] == pair.validation.images[:, 1]).all())
     if not is_color or pair.validation.images.shape[1] != 3 or not is_far_above_chance(pair):
         return None
-    order_on_disk = counterparts.validation_order
-    if pair.domain_area < APART and order_on_disk in (None, (0, 1, 2)):
+    order_on_disk = counterparts.validation_order or (0, 1, 2)
+    is_changed = order_on_disk != (0, 1, 2)
+    if pair.domain_area < APART and not is_changed:
         return None
     own = pair.validation_scores.argmax(1) == pair.validation.labels
     found = {}
@@ -85,15 +85,14 @@ def find_channels_differ(exam: Examination) -> Finding | None:
         found[order] = compare_right(right, own)
     best = max(found, key=lambda order: found[order][0])
     gain, z = found[best]
-    if z < MIN_Z_HARM or gain < 0.02 or (z < MIN_Z and order_on_disk in (None, (0, 1, 2))):
+    if z < MIN_Z_HARM or gain < 0.02 or (z < MIN_Z and not is_changed):
         return None
     before = float(own.float().mean())
-    on_disk = f" On disk they stand in the order {', '.join(map(str, order_on_disk))}." if order_on_disk not in (None, (0, 1, 2)) else ""
+    on_disk = f" On disk they stand in the order {', '.join(map(str, order_on_disk))}." if is_changed else ""
     return Finding(
         "channels_differ",
         0.96,
-        f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * (before + gain):.0f} % with"
-        f" the validation channels in the order {', '.join(map(str, best))}.{on_disk}",
+        f"{describe_probe(before, before + gain)} with the validation channels in the order {', '.join(map(str, best))}.{on_disk}",
         "Read training and validation images with the same function, so that their channels come in the same order.",
     )
 
@@ -113,20 +112,23 @@ def find_preprocessing_differs(exam: Examination) -> Finding | None:
         remade = counterparts.remade
         right = [pair.predict(images).argmax(1) == counterparts.labels for images in (remade, counterparts.inputs)]
         gain, z = compare_right(*right)
-        shares = [100 * float(x.float().mean()) for x in right]
-        is_put_right = z > MIN_Z and gain > MIN_GAIN and shares[0] > 100 * RESTORED * pair.within_validation.value
+        after, before = (float(x.float().mean()) for x in right)
+        is_put_right = z > MIN_Z and gain > MIN_GAIN and after > RESTORED * pair.within_validation.value
         if exam.comparison.is_augmented and not is_put_right:
             return None  # then it may be augmentation that makes the difference
-        text = (
-            f"{difference}. A probe of the training images gets {shares[1]:.0f} % of the validation labels right, and {shares[0]:.0f} % of"
-        )
-        return Finding("preprocessing_differs", 0.96 if z > 3 else 0.85, f"{text} the same images prepared as training images are.", remedy)
+        text = f"{difference}. {describe_probe(before, after)} of those of the same images prepared as training images are."
+        return Finding("preprocessing_differs", 0.96 if z > 3 else 0.85, text, remedy)
     found = counterparts.repair if not exam.comparison.is_augmented and is_harmed(pair) else None
     if found is None or found[2] < RESTORED * pair.within_validation.value:
         return None
     name, before, after = found
-    text = f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * after:.0f} % after {name}"
-    return Finding("preprocessing_differs", 0.93, f"{text}; training images tell their own labels apart.", remedy)
+    text = f"{describe_probe(before, after)} after {name}; training images tell their own labels apart."
+    return Finding("preprocessing_differs", 0.93, text, remedy)
+
+
+def describe_probe(before: float, after: float) -> str:
+    """The accuracy on validation images of a probe of the training images, before and after a change that the sentence goes on to name."""
+    return f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * after:.0f} %"
 
 
 def is_harmed(pair: Pair) -> bool:
