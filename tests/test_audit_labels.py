@@ -70,7 +70,7 @@ def test_shifted_labels_are_found_with_their_offset(rows: int) -> None:
     if rows == 0:
         assert shift is None
     else:
-        assert shift is not None and shift.rows == rows and shift.found.value > 0.85 and shift.z > 20
+        assert shift is not None and shift.rows == rows and shift.after.value > 0.85 and shift.z > 20
 
 
 def test_renamed_classes_are_matched_and_errors_alone_are_not() -> None:

@@ -64,7 +64,7 @@ class Counterparts:
         return self._aligned[2]
 
     @cached_property
-    def remade(self) -> Tensor:
+    def as_training(self) -> Tensor:
         """The validation images on disk prepared as training images are, without their random transforms."""
         assert self._aligned is not None and self._train_preparation is not None
         return self._train_preparation(self._aligned[1])
@@ -118,10 +118,10 @@ class Counterparts:
         probe before and after; None if none does.
         """
         pair = self.comparison.inputs
-        before = _teach(pair, lambda x: x, lambda x: x)
+        before = _find_right(pair, lambda x: x, lambda x: x)
         best: tuple[str, float, float] | None = None
         for name, change_train, change_validation in make_repairs(pair):
-            right = _teach(pair, change_train, change_validation)
+            right = _find_right(pair, change_train, change_validation)
             gain, z = compare_right(right, before)
             after = float(right.float().mean())
             if gain > MIN_GAIN and z > MIN_Z and (best is None or after > best[2]):
@@ -163,7 +163,7 @@ def make_repairs(pair: Pair) -> list[tuple[str, Callable[[Tensor], Tensor], Call
     return both
 
 
-def _teach(pair: Pair, change_train: Callable[[Tensor], Tensor], change_validation: Callable[[Tensor], Tensor]) -> Tensor:
+def _find_right(pair: Pair, change_train: Callable[[Tensor], Tensor], change_validation: Callable[[Tensor], Tensor]) -> Tensor:
     """Which validation labels a probe of some training images gets right, after changes of both."""
     train, validation = (view.images[:FEW_IMAGES] for view in (pair.train, pair.validation))
     x, y = change_train(train), change_validation(validation)

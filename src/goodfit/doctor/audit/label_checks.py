@@ -75,13 +75,13 @@ def find_label_shift(table: ImageTable, features: FloatArray) -> list[DataFindin
         return []
     labels, chosen = torch.from_numpy(table.labels[rows]), torch.from_numpy(spread(len(rows), MAX_SHIFT_IMAGES))
     shift = search_offset(Ridge(torch.from_numpy(features[rows])[chosen], labels[chosen], len(table.classes)), labels, chosen)
-    if shift is None or shift.found.value - shift.here.value < MIN_SHIFT_GAIN:
+    if shift is None or shift.after.value - shift.before.value < MIN_SHIFT_GAIN:
         return []
     sentence = (
         f"Labels are shifted against the images: of the labels {shift.describe()}, a probe of the other images predicts "
-        f"{format_percent(shift.found.value, 0)}, of those beside them {format_percent(shift.here.value, 0)}. Align labels and images."
+        f"{format_percent(shift.after.value, 0)}, of those beside them {format_percent(shift.before.value, 0)}. Align labels and images."
     )
-    numbers = {"offset": shift.rows, "agreement": shift.found.value, "agreement_now": shift.here.value, "z": shift.z}
+    numbers = {"offset": shift.rows, "agreement": shift.after.value, "agreement_now": shift.before.value, "z": shift.z}
     return [DataFinding("labels_shifted", "error", sentence, numbers)]
 
 

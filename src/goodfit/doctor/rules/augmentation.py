@@ -13,8 +13,8 @@ from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.probe import Share, count_right
 from goodfit.doctor.replay import Replay
 
-MAX_KEPT, MAX_TRANSFERRED = 0.55, 0.4  # of what clean images teach: shares that augmented ones keep, beyond which nothing is suspected
-NOTHING_KEPT = 0.2  # of both, below which no trial is needed
+MAX_WITHIN, MAX_ACROSS = 0.55, 0.4  # of what clean images teach: shares that augmented ones do, beyond which nothing is suspected
+NEXT_TO_NOTHING = 0.2  # of both, below which no trial is needed
 MAX_LEARNED = 0.35  # of what the network learns from as many clean images in as many steps
 MIN_LEARNED_CLEAN = 0.06  # accuracy above chance that clean images must teach for a trial to say something
 TRIAL_STEPS, LONG_TRIAL_STEPS = 50, 125  # early, and at the end
@@ -23,18 +23,18 @@ MIN_Z = 3.5
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """What augmented training images teach a probe, as shares of what clean images do beyond chance: of each other's labels (`kept`), and
-    of the validation labels (`transferred`); the accuracies are `augmented` and `clean`.
+    """What augmented training images teach a probe, as shares of what clean images do beyond chance: of each other's labels (`within`),
+    and of the validation labels (`across`); the accuracies are `augmented` and `clean`.
     """
 
-    kept: float
-    transferred: float
+    within: float
+    across: float
     augmented: Share
     clean: Share
 
     @property
     def is_suspicious(self) -> bool:
-        return self.kept < MAX_KEPT or self.transferred < MAX_TRANSFERRED
+        return self.within < MAX_WITHIN or self.across < MAX_ACROSS
 
 
 def measure_retention(exam: Examination) -> Retention | None:
@@ -44,9 +44,9 @@ def measure_retention(exam: Examination) -> Retention | None:
     chance = inputs.train.chance
     if not exam.comparison.is_augmented or clean.above_value(chance) < 8 or inputs.within_validation.above_value(chance) < 8:
         return None
-    kept = (inputs.within_train.value - chance) / (clean.value - chance)
-    transferred = (inputs.across.value - chance) / (inputs.within_validation.value - chance)
-    return Retention(kept, transferred, inputs.within_train, clean)
+    within = (inputs.within_train.value - chance) / (clean.value - chance)
+    across = (inputs.across.value - chance) / (inputs.within_validation.value - chance)
+    return Retention(within, across, inputs.within_train, clean)
 
 
 def describe(retention: Retention) -> str:
@@ -62,7 +62,7 @@ REMEDY = "Augment less: keep most of each image in view, and leave out what chan
 def find_destroying_augmentation(exam: Examination) -> Finding | None:
     """Augmented training images teach a probe next to nothing, where clean images teach it much."""
     retention = measure_retention(exam)
-    if retention is None or max(retention.kept, retention.transferred) > NOTHING_KEPT:
+    if retention is None or max(retention.within, retention.across) > NEXT_TO_NOTHING:
         return None
     text = f"{describe(retention)}; fitted on augmented ones it fails on validation images."
     return Finding("augmentation_too_strong", 0.93, text, REMEDY)

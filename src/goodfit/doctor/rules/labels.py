@@ -58,8 +58,8 @@ def find_labels_shifted(exam: Examination) -> Finding | None:
                 return Finding(
                     "labels_shifted",
                     0.97,
-                    f"A probe's predictions agree with {100 * offset.here.value:.0f} % of the {name} labels beside the images, and with"
-                    f" {100 * offset.found.value:.0f} % of those {offset.describe()}.",
+                    f"A probe's predictions agree with {100 * offset.before.value:.0f} % of the {name} labels beside the images, and with"
+                    f" {100 * offset.after.value:.0f} % of those {offset.describe()}.",
                     "Pair each image with its own label again: one list has a row too many or too few, or was sorted otherwise.",
                 )
     pair = exam.comparison.best

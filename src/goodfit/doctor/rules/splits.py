@@ -109,8 +109,7 @@ def find_preprocessing_differs(exam: Examination) -> Finding | None:
         difference = counterparts.find_difference(exam.comparison.is_augmented)
         if difference is None:
             return None
-        remade = counterparts.remade
-        right = [pair.predict(images).argmax(1) == counterparts.labels for images in (remade, counterparts.inputs)]
+        right = [pair.predict(images).argmax(1) == counterparts.labels for images in (counterparts.as_training, counterparts.inputs)]
         gain, z = compare_right(*right)
         after, before = (float(x.float().mean()) for x in right)
         is_put_right = z > MIN_Z and gain > MIN_GAIN and after > RESTORED * pair.within_validation.value
