@@ -63,12 +63,11 @@ def test_a_class_of_which_images_were_taken_away_is_no_confusion() -> None:
     assert named(examine((images[kept], labels[kept]))) == {}
 
 
-@pytest.mark.parametrize("rows", [1, -3])
-def test_shifted_labels_are_named_with_the_rows(rows: int) -> None:
+@pytest.mark.parametrize(("rows", "words"), [(1, "those 1 row further on"), (-3, "those 3 rows before")])
+def test_shifted_labels_are_named_with_the_rows(rows: int, words: str) -> None:
     images, labels = digits()["train"]
     found = named(examine((images, np.roll(labels, rows))))
-    assert list(found) == ["labels_shifted"]
-    assert f"those {abs(rows)} row(s) {'further on' if rows > 0 else 'before'}" in found["labels_shifted"].evidence
+    assert list(found) == ["labels_shifted"] and words in found["labels_shifted"].evidence
 
 
 def test_labels_in_another_order_than_the_images_are_shifted() -> None:
@@ -84,7 +83,7 @@ def test_labels_shifted_within_each_batch_are_found_without_the_disk() -> None:
         return [(x, y.roll(1)) for x, y in source.make().train(epoch)]
 
     found = named(Examination(patient(raw=None, train=shifted)))
-    assert "1 row(s) further on" in found["labels_shifted"].evidence
+    assert "1 row further on" in found["labels_shifted"].evidence
 
 
 def test_sorted_labels_are_not_taken_for_shifted_ones() -> None:
