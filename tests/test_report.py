@@ -200,7 +200,7 @@ def test_seconds_are_shown_as_given(run: Run) -> None:
 @pytest.mark.parametrize(
     ("train", "validation", "noise", "said"),
     [
-        (0.99, 0.80, 0.02, "19 points: overfitting; stronger augmentation"),
+        (0.99, 0.80, 0.02, "19 points: overfitting. Stronger augmentation"),
         (0.90, 0.83, 0.02, "7.0 points: some overfitting"),
         (0.90, 0.87, 0.01, "3.0 points: little overfitting."),
         (0.90, 0.885, 0.0, "no clear sign of overfitting. The errors are made on training images too"),
@@ -210,8 +210,8 @@ def test_seconds_are_shown_as_given(run: Run) -> None:
     ],
 )
 def test_gap_is_said_with_care(train: float, validation: float, noise: float, said: str) -> None:
-    assert said in describe_gap(Gap(train, validation, noise)).replace(NBSP, " ")
-    assert ("larger model" in describe_gap(Gap(train, validation, noise))) == (train == 0.90 and validation == 0.885)
+    assert said in str(describe_gap(Gap(train, validation, noise))).replace(NBSP, " ")
+    assert ("larger model" in str(describe_gap(Gap(train, validation, noise)))) == (train == 0.90 and validation == 0.885)
 
 
 def test_trend_tells_overconfidence_from_decline_and_from_growth(run: Run) -> None:

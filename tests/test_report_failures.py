@@ -15,7 +15,7 @@ from scipy import stats
 import goodfit
 from goodfit.core.interval import is_clearly_below
 from goodfit.core.run import Run
-from goodfit.report.failures import describe_broken_training, describe_lower_than_baselines, describe_shortfalls
+from goodfit.report.failures import compare_with_baselines, find_broken_training, find_shortfalls
 from goodfit.report.interpretation import describe_kept, interpret_run
 from goodfit.report.markup import plain_text
 from goodfit.report.pages.run import render_run
@@ -86,7 +86,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_training_is_not_called_broken(run: Run, name: str) -> None:
     replace_log(run, trained(*SOUND[name]))
-    assert describe_broken_training(read_record(run)) == []
+    assert find_broken_training(read_record(run)) == []
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -105,7 +105,7 @@ def test_growth_is_measured_from_the_loss_of_knowing_nothing(run: Run) -> None:
     """Ten classes: from 23.03 on, though the first loss was far below."""
     for loss, is_broken in ((23.0, False), (23.1, True)):
         replace_log(run, trained([0.1, *[loss] * 20]))
-        assert bool(describe_broken_training(read_record(run))) == is_broken
+        assert bool(find_broken_training(read_record(run))) == is_broken
     assert 10 * math.log(10) == pytest.approx(23.03, abs=0.01)
 
 
@@ -125,7 +125,7 @@ def test_a_start_that_became_worse_is_said(run: Run) -> None:
     assert first.startswith("Validation accuracy fell from 90.0 % at the pretrained start to 70.0 %.")
     assert "--trainable head" in first
     replace_log(run, evaluated([0.9, 0.8, 0.89], first=0))
-    assert not describe_broken_training(read_record(run)), "of 1,000 images one point is noise"
+    assert not find_broken_training(read_record(run)), "of 1,000 images one point is noise"
 
 
 # ---- real runs -------------------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_a_start_that_became_worse_is_said(run: Run) -> None:
     ids=str,
 )
 def test_no_sound_run_on_digits_is_called_broken(tmp_path: Path, changes: dict[str, str]) -> None:
-    assert describe_broken_training(read_record(digits(tmp_path, **changes))) == []
+    assert find_broken_training(read_record(digits(tmp_path, **changes))) == []
 
 
 def test_a_wrecked_run_on_digits_hears_what_went_wrong(tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_the_terminal_ends_with_the_warnings_and_what_was_kept(tmp_path: Path) -
     options = [word for key, value in DIGITS.items() if key not in ("data", "optimizer") for word in (f"--{key.replace('_', '-')}", value)]
     done = command("train", "digits", "--out", tmp_path / "run", "--optimizer", "sgd(100, momentum=0.9)", *options)
     assert done.code == 0, done.err
-    for sentence in describe_shortfalls(read_record(Run(tmp_path / "run")), is_broken=True):
-        assert f"Warning: {plain_text(sentence, read_record(Run(tmp_path / 'run')).shell_path)}" in done.err
+    for failure in find_shortfalls(read_record(Run(tmp_path / "run")), is_broken=True):
+        assert f"Warning: {plain_text(str(failure), read_record(Run(tmp_path / 'run')).shell_path)}" in done.err
     assert "Warning: The training loss rose from 2." in done.err
     assert "\nKept: the weights of " in done.err
     assert "`" not in done.err
@@ -212,11 +212,11 @@ def test_an_ensemble_below_a_baseline_hears_so(run: Run) -> None:
 def test_the_noise_of_both_counts(best: float, is_below: bool) -> None:
     """Half widths 0.03 and 0.04 make 0.05; the difference is 0.12 less 0.085, then 0.1."""
     rows = [("Nearest training image", best, best - 0.04, best + 0.04), ("Linear softmax on pixels", 0.2, 0.1, 0.3)]
-    sentence = describe_lower_than_baselines(best - 0.045 - 0.01 * is_below, (0.47, 0.53), rows)
-    assert "below a baseline" in sentence and ("which may be noise" not in sentence) == is_below
-    assert not describe_lower_than_baselines(best, (0.47, 0.53), rows)
-    assert not describe_lower_than_baselines(None, (None, None), rows)
-    assert not describe_lower_than_baselines(0.1, (None, None), [("Always answering the most common class", 0.9, None, None)])
+    sentence = compare_with_baselines(best - 0.045 - 0.01 * is_below, (0.47, 0.53), rows)
+    assert "below a baseline" in str(sentence) and ("which may be noise" not in str(sentence)) == is_below
+    assert not compare_with_baselines(best, (0.47, 0.53), rows)
+    assert not compare_with_baselines(None, (None, None), rows)
+    assert not compare_with_baselines(0.1, (None, None), [("Always answering the most common class", 0.9, None, None)])
 
 
 def test_a_search_below_a_baseline_hears_so(tmp_path: Path) -> None:
@@ -236,10 +236,10 @@ def test_a_search_below_a_baseline_hears_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("clean", "expected"),
     [
-        ([0.9, 0.95, 0.6], ", and on training images too: a lower learning rate, or one that anneals, may keep what was learned."),
+        ([0.9, 0.95, 0.6], ", and on training images too. A lower learning rate, or one that anneals, may keep what was learned."),
         (
             [0.9, 0.95, 1.0],
-            ': stopping there (--stop "patience(10)"), stronger augmentation or more weight decay may keep what was learned.',
+            '. Stopping there (--stop "patience(10)"), stronger augmentation or more weight decay may keep what was learned.',
         ),
     ],
 )

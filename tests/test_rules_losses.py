@@ -61,6 +61,25 @@ def test_what_is_healthy_is_not_named(case: str) -> None:
     assert [found for rule in losses.RULES if (found := rule.find(exam)) is not None] == []
 
 
+def mix(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: Tensor, labels: Tensor) -> Tensor:
+    """A step with mixup so timid that fifty of them teach little."""
+    order = torch.randperm(len(images))
+    optimizer.zero_grad()
+    scores = model(0.5 * images + 0.5 * images[order])
+    value = 0.5 * loss(scores, labels) + 0.5 * loss(scores, labels[order])
+    (0.0003 * value).backward()
+    optimizer.step()
+    return value.detach()
+
+
+def test_steps_that_mix_images_are_not_judged_by_their_first() -> None:
+    exam = Examination(patient(step=mix, optimizer=lambda model: torch.optim.SGD(model.parameters(), 0.3)))
+    exam.course.follow(50)
+    assert losses.find_doubts(exam) and not losses.find_shape_doubts(exam)
+    assert losses.measure_gain(exam).is_stuck and losses.measure_gain(exam, Change(loss="cross_entropy")).is_clear
+    assert losses.find_wrong_loss(exam) is None
+
+
 def test_cross_entropy_of_probabilities_is_that_of_their_logarithms() -> None:
     """A trial of cross-entropy takes outputs for what they are: with probabilities it learns as a network without its softmax does."""
     own = Examination(patient())

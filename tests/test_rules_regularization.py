@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.doctor.diagnose import diagnose
+from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Verdict
+from goodfit.doctor.progress import is_decay_the_cause, is_stuck, measure_norm_left
 from goodfit.doctor.rules import regularization
 from tests.support.patients import iterate, names, patient, plain_net
 
@@ -74,6 +76,23 @@ def test_a_penalty_within_the_step_is_weight_decay() -> None:
         return value.detach()
 
     assert names(examine(step=take, model=plain_net))[0] == "weight_decay_too_strong"
+
+
+def test_weights_that_are_set_to_zero_are_not_decayed() -> None:
+    def forget(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: Tensor, labels: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        value = loss(model(images), labels)
+        value.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(torch.rand_like(p) > 0.3)
+        return value.detach()
+
+    exam = Examination(patient(step=forget, model=plain_net))
+    exam.course.follow(50)
+    assert measure_norm_left(exam) < 0.7 and is_stuck(exam), "as if they were"
+    assert not is_decay_the_cause(exam)
 
 
 def test_usual_weight_decay_is_silent() -> None:

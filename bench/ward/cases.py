@@ -9,9 +9,9 @@ from pathlib import Path
 from bench.ward.controls import CONTROLS, ODD_SETTINGS
 from bench.ward.faults import FAULTS, UNLISTED, component_of
 from bench.ward.patient import Patient
-from bench.ward.settings import SETTINGS, admit
+from bench.ward.settings import HELD_OUT_SETTINGS, SETTINGS, admit
 
-ALL_SETTINGS = {**SETTINGS, **ODD_SETTINGS}
+ALL_SETTINGS = {**SETTINGS, **HELD_OUT_SETTINGS, **ODD_SETTINGS}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,10 @@ SPLITS = {  # images for training, validation, and the honest test that no case 
     "shapes100": (4000, 1000, 2000),
     "gratings": (1200, 500, 1500),
     "blurred": (1500, 600, 1500),
+    "letters": (1600, 600, 1500),
+    "grains": (1400, 500, 1500),
 }
+LETTERS = "ABEFHKLMRSTX"
 LOBES = (0, 2, 3, 4, 5)  # how many lobes a shape has
 
 
@@ -88,6 +91,10 @@ def _draw(name: str, count: int, rng: np.random.Generator) -> Split:
         return draw_gratings(count, rng)
     if name == "blurred":
         return draw_gratings(count, rng, contrast=0.17)
+    if name == "letters":
+        return draw_letters(count, rng)
+    if name == "grains":
+        return draw_grains(count, rng)
     return draw_shapes(count, rng, hues=10 if name == "shapes100" else 2)
 
 
@@ -123,6 +130,39 @@ def draw_gratings(count: int, rng: np.random.Generator, contrast: float = 0.35, 
     across = grid[None, None, :] * np.cos(angle)[:, None, None] + grid[None, :, None] * np.sin(angle)[:, None, None]
     phase, frequency = rng.uniform(0, 2 * np.pi, (count, 1, 1)), rng.uniform(0.7, 1.3, (count, 1, 1))
     images = 0.5 + contrast * np.sin(across * frequency + phase) + rng.normal(0, 0.2, (count, side, side))
+    return Split((np.clip(images, 0, 1) * 255).astype(np.uint8)[..., None], labels.astype(np.int64))
+
+
+def draw_letters(count: int, rng: np.random.Generator, side: int = 24) -> Split:
+    """Draw one of twelve capitals, slanted, in a color on a ground of another, with clutter."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    labels = rng.integers(0, len(LETTERS), count)
+    images = np.empty((count, side, side, 3), np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        dark, light = rng.integers(0, 110, 3), rng.integers(140, 256, 3)
+        ground, ink = (dark, light) if rng.random() < 0.5 else (light, dark)
+        picture = Image.new("RGB", (side, side), tuple(map(int, ground)))
+        pen = ImageDraw.Draw(picture)
+        for _ in range(3):
+            pen.line(list(map(float, rng.uniform(0, side, 4))), fill=tuple(map(int, (ground.astype(int) + ink) // 2)))
+        font = ImageFont.load_default(float(rng.uniform(14, 19)))
+        pen.text(tuple(map(float, rng.uniform(3, 8, 2))), LETTERS[label], fill=tuple(map(int, ink)), font=font)
+        image[...] = np.asarray(picture.rotate(float(rng.uniform(-12, 12)), fillcolor=tuple(map(int, ground))))
+    noisy = images + rng.normal(0, 12, images.shape)
+    return Split(np.clip(noisy, 0, 255).astype(np.uint8), labels.astype(np.int64))
+
+
+def draw_grains(count: int, rng: np.random.Generator, side: int = 20) -> Split:
+    """Draw gray noise of three sizes of grain, each round, long or tall: nine classes."""
+    from scipy.ndimage import gaussian_filter
+
+    labels = rng.integers(0, 9, count)
+    images = np.empty((count, side, side), np.float64)
+    for image, label in zip(images, labels, strict=True):
+        size, stretch = (0.6, 1.1, 2.0)[label % 3] * rng.uniform(0.9, 1.1), (1.0, 2.2, 1 / 2.2)[label // 3]
+        grain = gaussian_filter(rng.normal(size=(side, side)), (size * stretch**0.5, size / stretch**0.5))
+        image[...] = 0.5 + 0.2 * grain / grain.std() + rng.normal(0, 0.05, grain.shape)
     return Split((np.clip(images, 0, 1) * 255).astype(np.uint8)[..., None], labels.astype(np.int64))
 
 

@@ -1,4 +1,6 @@
-"""The networks of the ward from one specification: linear, MLP, CNN, VGG, ResNet, depthwise, with any activation and norm."""
+"""The networks of the ward from one specification: linear, MLP, CNN, VGG, ResNet, depthwise, dense, transformer, mixer, with any activation
+and norm.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bench.ward.tokens import Dense, build_tokens
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "elu": nn.ELU, "sigmoid": nn.Sigmoid, "none": nn.Identity,
 }  # fmt: skip
 GROUPS = 4  # of group norm
+TOKENS = ("transformer", "mixer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Net:
     """What a network is made of.
 
     Attributes:
-        family: linear, mlp, cnn, vgg, resnet or depthwise.
+        family: linear, mlp, cnn, vgg, resnet, depthwise, dense, transformer or mixer.
         width: channels of the first stage, or units of a hidden layer.
         depth: hidden layers of an MLP, or blocks per stage.
         act: a key of `ACTIVATIONS`.
@@ -40,7 +45,7 @@ class Net:
 
     @property
     def is_convolutional(self) -> bool:
-        return self.family not in ("linear", "mlp")
+        return self.family not in ("linear", "mlp", *TOKENS)
 
 
 class Block(nn.Module):
@@ -67,7 +72,12 @@ def build_net(net: Net, shape: tuple[int, int, int], classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, outputs))
     if net.family == "mlp":
         return nn.Sequential(nn.Flatten(), *_hidden(net, channels * height * width), *_drop(net), nn.Linear(net.width, outputs))
-    stages, features = {"cnn": _plain, "vgg": _plain, "resnet": _residual, "depthwise": _depthwise}[net.family](net, channels)
+    if net.family in TOKENS:
+        layers, features = build_tokens(net.family, shape, net.width, net.depth, net.skip, net.norm != "none", ACTIVATIONS[net.act])
+        return nn.Sequential(*layers, *_drop(net), nn.Linear(features, outputs))
+    stages, features = {"cnn": _plain, "vgg": _plain, "resnet": _residual, "depthwise": _depthwise, "dense": _dense}[net.family](
+        net, channels
+    )
     model = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(2), nn.Flatten(), *_drop(net), nn.Linear(4 * features, outputs))
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and net.act in ("relu", "gelu", "elu"):
@@ -128,6 +138,16 @@ def _depthwise(net: Net, channels: int) -> tuple[list[nn.Module], int]:
             layers += _conv(net, inputs, inputs, 1 if k or not stage else 2, groups=inputs)
             layers += [nn.Conv2d(inputs, width, 1), *_norm(net, width), ACTIVATIONS[net.act]()]
             inputs = width
+        layers.append(nn.AvgPool2d(2))
+    return layers[:-1], inputs
+
+
+def _dense(net: Net, channels: int) -> tuple[list[nn.Module], int]:
+    layers, inputs = _conv(net, channels, net.width), net.width
+    for _ in range(2):
+        for _ in range(net.depth):
+            layers.append(Dense(nn.Sequential(*_conv(net, inputs, net.width))))
+            inputs += net.width
         layers.append(nn.AvgPool2d(2))
     return layers[:-1], inputs
 

@@ -84,6 +84,22 @@ SETTINGS = {
     "clothing-tanh": Setting("clothing", TANH, Rule("sgd", 0.05), COSINE, steps=250),
 }
 
+TRANSFORMER, MIXER = Net("transformer", 32, 2, act="gelu", norm="layer"), Net("mixer", 32, 2, norm="layer")
+DENSE, DENSE_PLAIN = Net("dense", 8, 1, norm="batch"), Net("dense", 8, 2)
+HELD_OUT_SETTINGS = {  # on which no rule was developed: each has a family, a data set or both that no other setting has
+    "digits-transformer": Setting("digits", TRANSFORMER, Rule("adamw", 3e-3, weight_decay=0.05), Schedule("warmup"), steps=300),
+    "digits-mixer": Setting("digits", MIXER, Rule("sgd", 0.1), Schedule("cosine", "epoch"), shows_raw=False),
+    "letters-dense": Setting("letters", DENSE, Rule("sgd", 0.1, weight_decay=5e-4), COSINE, augment=SHIFT, batch=48),
+    "letters-vgg": Setting("letters", Net("vgg", 6, 1, norm="batch"), Rule("nesterov", 0.05, weight_decay=5e-4), STEPS),
+    "letters-tuned": Setting("letters", DENSE, Rule("adam", 1e-3), COSINE, batch=32, size=40, steps=150, pretrained=True),
+    "grains-dense": Setting("grains", DENSE_PLAIN, Rule("adam", 3e-3), CONSTANT, batch=48),
+    "grains-transformer": Setting("grains", TRANSFORMER, Rule("adam", 1e-3), Schedule("warmup"), batch=48, steps=300),
+    "grains-cnn": Setting("grains", CNN_GN, Rule("rmsprop", 1e-3), COSINE, augment=Warp(flip=True), shows_raw=False),
+    "gratings-mixer": Setting("gratings", MIXER, Rule("nesterov", 0.1), COSINE, batch=48, steps=300),
+    "shapes-dense": Setting("shapes", DENSE, Rule("adamw", 5e-3, weight_decay=0.05), Schedule("restarts"), augment=MOVES),
+    "clothing-dense": Setting("clothing", DENSE, Rule("nesterov", 0.1, weight_decay=5e-4), Schedule("warmup"), batch=32),
+}
+
 
 def admit(setting: Setting, seed: int, folder: Path) -> Patient:
     """Make the healthy patient of a setting.

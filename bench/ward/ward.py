@@ -53,10 +53,10 @@ class Ward:
 
     # ---- verbs ------------------------------------------------------------------------------------------------------------------
 
-    def write(self, cifar10: Path | None, clothing: Path | None, per_cause: int, controls: int, draw: int) -> int:
-        """Write the cases, on as many data sets as there are, and return how many they are."""
-        names = store_images(self.data, cifar10, clothing)
-        return self._write(plan_cases(names, self.data, per_cause, controls, draw))
+    def write(self, photos: tuple[Path | None, Path | None], per_cause: int, controls: int, draw: int, held_out: bool) -> int:
+        """Write the cases, on as many data sets as there are (`photos`: folders of CIFAR-10 and clothing), and return how many they are."""
+        names = store_images(self.data, *photos)
+        return self._write(plan_cases(names, self.data, per_cause, controls, draw, held_out))
 
     def write_small(self, draw: int) -> int:
         """Write a few cases on digits, one fault of every fourth cause, and return how many they are."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from bench.ward.cases import Spec, fitting
 from bench.ward.controls import CONTROLS, ODD_SETTINGS
 from bench.ward.faults import FAULTS
-from bench.ward.settings import SETTINGS
+from bench.ward.settings import HELD_OUT_SETTINGS, SETTINGS, Setting
 
 SOURCE = Path(__file__).parent
 CASE = '''"""A case."""
@@ -33,7 +34,7 @@ def case(seed):
 '''
 
 
-def plan_cases(data: list[str], folder: Path, per_cause: int, controls: int, draw: int) -> list[Spec]:
+def plan_cases(data: list[str], folder: Path, per_cause: int, controls: int, draw: int, held_out: bool = False) -> list[Spec]:
     """Choose the cases: faults over settings and severities in turn, controls half plain and half odd.
 
     Args:
@@ -42,9 +43,10 @@ def plan_cases(data: list[str], folder: Path, per_cause: int, controls: int, dra
         per_cause: cases of each cause.
         controls: healthy cases.
         draw: of the choice; another one gives other settings, severities and images.
+        held_out: whether from settings on which no rule was developed.
     """
     rng = np.random.default_rng(draw)
-    settings = [name for name, setting in SETTINGS.items() if setting.data in data]
+    settings = select_settings(HELD_OUT_SETTINGS if held_out else SETTINGS, data)
     specs: list[Spec] = []
     for cause in dict.fromkeys(fault.cause for fault in FAULTS.values()):
         names = [fault.name for fault in FAULTS.values() if fault.cause == cause]
@@ -57,14 +59,18 @@ def plan_cases(data: list[str], folder: Path, per_cause: int, controls: int, dra
                 taken = {spec.setting for spec in specs[len(specs) - k :]}
                 fresh = [choice for choice in choices if choice not in taken] or choices
                 specs.append(Spec(str(rng.choice(fresh)), name, (first + k) % 3, draw * 100 + k))
-    return specs + plan_controls(data, folder, controls, draw)
+    odd_settings = [] if held_out else select_settings(ODD_SETTINGS, data)
+    return specs + plan_controls(settings, odd_settings, folder, controls, draw)
 
 
-def plan_controls(data: list[str], folder: Path, count: int, draw: int) -> list[Spec]:
+def select_settings(settings: Mapping[str, Setting], data: list[str]) -> list[str]:
+    """The names of the settings whose data set there is."""
+    return [name for name, setting in settings.items() if setting.data in data]
+
+
+def plan_controls(settings: list[str], odd_settings: list[str], folder: Path, count: int, draw: int) -> list[Spec]:
     """Choose healthy cases, half of them odd."""
     rng = np.random.default_rng(draw + 1)
-    settings = [name for name, setting in SETTINGS.items() if setting.data in data]
-    odd_settings = [name for name, setting in ODD_SETTINGS.items() if setting.data in data]
     plain = [Spec(settings[k % len(settings)], "plain", 0, draw * 100 + 50 + k // len(settings)) for k in range(count - count // 2)]
     odd: list[Spec] = [Spec(name, "plain", 0, draw * 100 + 50) for name in odd_settings]
     variations = [name for name in CONTROLS if name != "plain"]

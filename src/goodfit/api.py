@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
+from goodfit.doctor.advice import DoctorAdvice
 from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
 from goodfit.doctor.audit.image_table import ImageTable
-from goodfit.doctor.audit.quick import remark_on_data
 from goodfit.doctor.loop_patient import LoopParts
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.patient import Batches
@@ -49,7 +49,7 @@ def train(
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
     """
     recipe, reporter = recipe or Recipe(), _make_reporter(quiet)
-    options = RunOptions(Path(out) if out else None, resume, reporter=reporter, remark=remark_on_data)
+    options = RunOptions(Path(out) if out else None, resume, reporter=reporter, advice=DoctorAdvice(reporter))
     try:
         run = train_run(recipe.but(data=str(data)) if data else recipe, options)
     finally:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from goodfit.core.words import count_of
+from goodfit.doctor.calibration import read_calibration
 from goodfit.doctor.causes import Component
 from goodfit.doctor.course import EARLY, FIRST
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.finding import Finding, Rule, Stage, Verdict
+from goodfit.doctor.finding import Finding, Rule, Stage, Verdict, VerdictKind
 from goodfit.doctor.location import locate_fault
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.rules import RULES
 
 SURE = 0.9  # a material finding this sure ends the examination
-MIN_ALARM = 0.5  # below, the doctor does not stop a person
 TIE = 0.08  # two causes whose confidences differ by less are named together
 TEST_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError)  # of a patient's own code, within a test
 
@@ -65,9 +65,10 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
     return dataclasses.replace(verdict, kind="unknown", component=location.component, alarm=True, ruled_out=ruled_out)
 
 
-def select_alarming(findings: Sequence[Finding], least: float = MIN_ALARM) -> list[Finding]:
+def select_alarming(findings: Sequence[Finding], least: float | None = None) -> list[Finding]:
     """The material findings that are sure enough to stop a person, or as sure as `least`."""
-    return [finding for finding in findings if finding.is_material and finding.confidence >= least]
+    level = read_calibration().alarm_level if least is None else least
+    return [finding for finding in findings if finding.is_material and finding.confidence >= level]
 
 
 def decide(findings: Sequence[Finding], steps: int, trial_steps: int, seconds: float, failed: Sequence[str] = ()) -> Verdict:
@@ -75,7 +76,9 @@ def decide(findings: Sequence[Finding], steps: int, trial_steps: int, seconds: f
     ordered = sorted(findings, key=lambda finding: (finding.is_material, finding.confidence), reverse=True)
     ranked = tuple({finding.cause: finding for finding in reversed(ordered)}.values())[::-1]  # of each cause the surest
     alarming = select_alarming(ranked)
+    p = read_calibration().p_value(max((finding.confidence for finding in ranked if finding.is_material), default=0.0))
     if not alarming:
-        return Verdict("healthy", None, ranked, False, steps, trial_steps, seconds, tuple(failed))
+        return Verdict("healthy", None, ranked, False, steps, trial_steps, seconds, tuple(failed), p)
     is_tie = len(alarming) > 1 and alarming[0].confidence - alarming[1].confidence < TIE
-    return Verdict("either" if is_tie else "fault", alarming[0].component, ranked, True, steps, trial_steps, seconds, tuple(failed))
+    kind: VerdictKind = "either" if is_tie else "fault"
+    return Verdict(kind, alarming[0].component, ranked, True, steps, trial_steps, seconds, tuple(failed), p)

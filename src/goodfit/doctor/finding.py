@@ -65,7 +65,9 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The doctor's answer: the kind, the causes, most likely first, whether to stop a person, and what it took."""
+    """The doctor's answer: the kind, the causes, most likely first, whether to stop a person, what it took, and the share of healthy
+    trainings in which a finding is as sure (`p`, see `calibration`).
+    """
 
     kind: VerdictKind
     component: Component | None
@@ -75,11 +77,12 @@ class Verdict:
     trial_steps: int
     seconds: float
     ruled_out: tuple[str, ...] = ()
+    p: float = 1.0
 
     def to_json(self, case: str, seed: int) -> dict[str, Any]:
         """The object of the protocol of case files."""
         return {
             "case": case, "seed": seed, "verdict": self.kind, "component": self.component,
             "causes": [finding.to_json() for finding in self.findings[:MAX_CAUSES]], "alarm": self.alarm, "steps": self.steps,
-            "trial_steps": self.trial_steps, "seconds": round(self.seconds, 2), "ruled_out": list(self.ruled_out),
+            "trial_steps": self.trial_steps, "seconds": round(self.seconds, 2), "ruled_out": list(self.ruled_out), "p": round(self.p, 4),
         }  # fmt: skip

@@ -16,6 +16,7 @@ VIOLENT_UPDATE = 0.03  # of the weights' norm in one step, after which a trainin
 MENDED = 0.9  # share of the loss that is left where a change mends a training
 SHRUNK, SHRINKING = 0.85, 0.7  # share of the weights' norm that is left where decay may be too strong, and where it is
 DECAY_STEPS = 40
+MAX_ZEROED = 0.02  # share of the weights
 REPEATED_STEPS = 4
 NO_DECAY = Change(step="clean", weight_decay=0.0)
 
@@ -88,10 +89,18 @@ def measure_norm_left(exam: Examination) -> float:
     return looks[max(looks)].weight_norm / looks[0].weight_norm if looks and looks[0].weight_norm > 0 else 1.0
 
 
+def measure_zeroed(exam: Examination) -> float:
+    """The share of the weights that have become exactly zero since the start: decay makes weights small, and never zero."""
+    now = dict(exam.course.replay.model.named_parameters())
+    pairs = [(p.detach(), now[name].detach()) for name, p in exam.start_model.named_parameters() if p.ndim >= 2 and name in now]
+    zeroed = sum(int(((after == 0) & (before != 0)).sum()) for before, after in pairs)
+    return zeroed / max(sum(before.numel() for before, _ in pairs), 1)
+
+
 def is_decay_the_cause(exam: Examination) -> bool:
     """Whether the weights shrink as no healthy training's do, and without weight decay the steps teach more."""
     left = measure_norm_left(exam)
-    if left > SHRUNK or (left > SHRINKING and not is_stuck(exam)):
+    if left > SHRUNK or (left > SHRINKING and not is_stuck(exam)) or measure_zeroed(exam) > MAX_ZEROED:
         return False
     own, end = OwnLosses.of(exam), mean_end(exam.trial(NO_DECAY, DECAY_STEPS))
     taken = min(len(own.losses), EARLY)

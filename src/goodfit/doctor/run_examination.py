@@ -59,10 +59,7 @@ def diagnose_run(run: Run, reporter: Reporter, trial_share: float = 0.0) -> RunD
     source = make_run_source(prepared, str(run.path), steps)
     reporter.show_activity("examining the run")
     exam = RunExamination(source, run, prepared, trial_share * steps)
-    verdict = examine(exam)
-    trained = Trained(prepared.recipe, prepared.parts)
-    findings = tuple(with_patch(finding, trained) for finding in verdict.findings)
-    diagnosis = RunDiagnosis(dataclasses.replace(verdict, findings=findings), prepared, steps)
+    diagnosis = RunDiagnosis(with_patches(examine(exam), prepared), prepared, steps)
     with contextlib.suppress(OSError, GoodfitError):  # a folder that can only be read is examined all the same
         run.write(FINDINGS_FILE, diagnosis.to_json(run))
     return diagnosis
@@ -85,9 +82,13 @@ def check_training(prepared: Prepared, reporter: Reporter) -> None:
     if not stopping:
         reporter.say(*describe_verdict(verdict))
         return
+    raise GoodfitError(" ".join(["Nothing was trained.", *describe_verdict(with_patches(verdict, prepared))]))
+
+
+def with_patches(verdict: Verdict, prepared: Prepared) -> Verdict:
+    """A verdict whose findings have the fields of the recipe to change."""
     trained = Trained(prepared.recipe, prepared.parts)
-    findings = tuple(with_patch(finding, trained) for finding in verdict.findings)
-    raise GoodfitError(" ".join(["Nothing was trained.", *describe_verdict(dataclasses.replace(verdict, findings=findings))]))
+    return dataclasses.replace(verdict, findings=tuple(with_patch(finding, trained) for finding in verdict.findings))
 
 
 def with_patch(finding: Finding, trained: Trained) -> Finding:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from goodfit.core.words import count_of, format_duration
+from goodfit.doctor.calibration import read_calibration
 from goodfit.doctor.causes import SENTENCES
 from goodfit.doctor.finding import Finding, Verdict
 from goodfit.doctor.rules import LOOK_ALIKES
@@ -30,17 +31,39 @@ def describe_verdict(verdict: Verdict) -> list[str]:
                 lines += ["Less likely:", *(f"  {describe_short(finding)}" for finding in alarming[1:])]
     lines += [f"Note: {describe_short(finding)}" for finding in notes]
     lines += [f"Ruled out: {line}" for line in verdict.ruled_out] if verdict.kind == "unknown" else []
+    if verdict.kind in ("fault", "either"):
+        lines.append(f"Of {read_calibration().trainings} healthy trainings, {count_as_sure(verdict)} had a finding as sure.")
     took = f"{count_of(verdict.steps, 'step')} followed, {count_of(verdict.trial_steps, 'step')} of trials"
     return [*lines, f"({took}, {format_duration(verdict.seconds)})"]
 
 
+def count_as_sure(verdict: Verdict) -> str:
+    """How many of the healthy trainings that the doctor was calibrated on had a finding as sure."""
+    return str(round(verdict.p * (read_calibration().trainings + 1)) - 1 or "none")
+
+
+def describe_log_verdict(verdict: Verdict, path: str) -> str:
+    """The verdict on a run by its log in a sentence, and the command that examines more; its evidence stands in the warnings."""
+    match verdict.kind:
+        case "healthy":
+            return f"Doctor: the log shows nothing that harms this training; goodfit doctor {path} --try looks deeper."
+        case "unknown":
+            return f"Doctor: something is wrong, and the log does not tell its cause; goodfit doctor {path} --try looks for it."
+    first = verdict.findings[0]
+    named = f"{first.cause} ({100 * first.confidence:.0f} % sure by the log)"
+    return f"Doctor: {named}; goodfit doctor {path} --try confirms it by trials.{describe_patch(first)}"
+
+
+def describe_patch(finding: Finding) -> str:
+    """The fields of the recipe to change, if there are any."""
+    fields = ", ".join(f'{name} = "{text}"' for name, text in finding.patch.items())
+    return f" In the recipe: {fields}." if fields else ""
+
+
 def describe_finding(finding: Finding) -> str:
     """A cause with its evidence and its remedy."""
-    fields = ", ".join(f'{name} = "{text}"' for name, text in finding.patch.items())
     sure = f"{finding.cause} ({finding.component}, {100 * finding.confidence:.0f} % sure)"
-    return f"{sure}: {SENTENCES[finding.cause]} {finding.evidence} What to do: {finding.remedy}" + (
-        f" In the recipe: {fields}." if fields else ""
-    )
+    return f"{sure}: {SENTENCES[finding.cause]} {finding.evidence} What to do: {finding.remedy}{describe_patch(finding)}"
 
 
 def describe_differences(findings: Sequence[Finding]) -> list[str]:

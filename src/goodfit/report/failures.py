@@ -10,7 +10,8 @@ from goodfit.core.reporter import WARNING
 from goodfit.core.run_files import get
 from goodfit.report.gap import measure_gap
 from goodfit.report.markup import format_number, format_percent, format_points, plain_text
-from goodfit.report.record import Record, as_interval, as_items, as_number, as_texts, get_number, half_width
+from goodfit.report.record import Record, as_interval, as_items, as_number, as_texts, get_number, half_width, has_annealed
+from goodfit.report.remark import Remark
 from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, BaselineScore, read_baselines
 
 # Times its first value from which the training loss, or the norm of the gradient, has grown out of hand. What is compared are medians of
@@ -23,27 +24,27 @@ OTHER_TRAINING = "Train at another learning rate (`goodfit lr` measures some), l
 LOWER_RATE = 'a tenth of it (`--lr`), a warmup (`--schedule "warmup(0.05) | cosine"`) or clipping (`--clip 1`)'
 
 
-def describe_failures(record: Record) -> list[str]:
-    """Say everything that went wrong, the most urgent first."""
-    broken = describe_broken_training(record)
-    return [*broken, *describe_shortfalls(record, bool(broken))]
+def find_failures(record: Record) -> list[Remark]:
+    """Everything that went wrong, the most urgent first."""
+    broken = find_broken_training(record)
+    return [*broken, *find_shortfalls(record, bool(broken))]
 
 
 def format_warnings(record: Record) -> list[str]:
     """The failures as lines for a terminal."""
-    return [f"{WARNING}{plain_text(failure, record.shell_path)}" for failure in describe_failures(record)]
+    return [f"{WARNING}{plain_text(str(failure), record.shell_path)}" for failure in find_failures(record)]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------------------
 
 
-def describe_broken_training(record: Record) -> list[str]:
-    """Say in a sentence what shows that training itself went wrong, so that its result says nothing of how well the model fits."""
+def find_broken_training(record: Record) -> list[Remark]:
+    """What shows that training itself went wrong, so that its result says nothing of how well the model fits; at most one failure."""
     signs = [describe_divergence(record), describe_loss_growth(record), describe_gradient_growth(record), describe_worse_start(record)]
     text = "; ".join(sign for sign in signs if sign)
     pretrained = ", or train the head alone (`--trainable head`)" if 0 in record.validation_accuracies else ""
-    what_to_do = f"The learning rate is likely too high: train again with {LOWER_RATE}{pretrained}."
-    return [f"{text[0].upper()}{text[1:]}. {what_to_do}"] if text else []
+    remedy = f"The learning rate is likely too high: train again with {LOWER_RATE}{pretrained}."
+    return [Remark(f"{text[0].upper()}{text[1:]}.", remedy, "lr_too_high")] if text else []
 
 
 def describe_divergence(record: Record) -> str:
@@ -94,20 +95,22 @@ def describe_worse_start(record: Record) -> str:
 # ---- the result ------------------------------------------------------------------------------------------------------------------
 
 
-def describe_shortfalls(record: Record, is_broken: bool = False) -> list[str]:
-    """Say what the result falls short of: the best on the way, a constant answer, the baselines, probabilities that are of use.
+def find_shortfalls(record: Record, is_broken: bool = False) -> list[Remark]:
+    """What the result falls short of: the best on the way, a constant answer, the baselines, probabilities that are of use.
 
     Where training `is_broken`, or ended below its best, that has said what to do.
     """
     scores, data = get(record.scores, record.headline_split), get(record.about, "data")
     accuracy, interval = get_number(record.scores, "validation", "accuracy"), as_interval(get(record.scores, "validation", "interval"))
     baselines = read_baselines(record.files.read_json(BASELINES_FILE), get_number(data, "splits", "train"))
-    fall = describe_lower_than_best(record)
-    low = [describe_constant_answer(scores, data), describe_lower_than_baselines(accuracy, interval, baselines)]
-    if any(low) and not fall and not is_broken:
-        low.append(advise_better_fit(record, max(share for _, share, *_ in baselines) if baselines else 1.0))
-    sentences = [fall, " ".join(sentence for sentence in low if sentence), describe_useless_probabilities(scores, data)]
-    return [sentence for sentence in sentences if sentence]
+    found = find_lower_than_best(record)
+    constant, lower = describe_constant_answer(scores, data), compare_with_baselines(accuracy, interval, baselines)
+    if constant or lower:
+        aim = max((share for _, share, *_ in baselines), default=1.0)
+        remedy = "" if found or is_broken else advise_better_fit(record, aim)
+        is_noise = not constant and lower is not None and lower.may_be_noise
+        found.append(Remark(f"{constant} {lower or ''}".strip(), remedy, may_be_noise=is_noise))
+    return [*found, *find_useless_probabilities(scores, data)]
 
 
 def advise_better_fit(record: Record, aim: float) -> str:
@@ -138,40 +141,41 @@ def describe_constant_answer(scores: object, data: object) -> str:
     return f'This classifier is {better} than always answering "{name}" ({format_percent(majority)}).'
 
 
-def describe_lower_than_baselines(
+def compare_with_baselines(
     accuracy: float | None, interval: tuple[float, float] | tuple[None, None], baselines: Sequence[BaselineScore]
-) -> str:
+) -> Remark | None:
     """Say that an accuracy on validation lies below the best baseline, and whether by noise; the majority has its own sentence."""
     rows = [(share, name, low, high) for name, share, low, high in baselines if name != MAJORITY_LABEL]
     if accuracy is None or not rows:
-        return ""
+        return None
     best, name, *ends = max(rows, key=lambda row: row[0])
     if best <= accuracy:
-        return ""
+        return None
     is_noise = best - accuracy <= math.hypot(half_width(*interval), half_width(*ends))
     comparison = f"{format_percent(accuracy)} on validation is {format_points(best - accuracy)} below a baseline"
     luck = ", which may be noise" if is_noise else ""
-    return f"{comparison}: {name[0].lower()}{name[1:]}, {format_percent(best)}{luck}."
+    return Remark(f"{comparison}: {name[0].lower()}{name[1:]}, {format_percent(best)}{luck}.", may_be_noise=is_noise)
 
 
-def describe_lower_than_best(record: Record) -> str:
-    """Say that training ended below its best evaluation by more than noise, and whether it was unstable or overfitted."""
+def find_lower_than_best(record: Record) -> list[Remark]:
+    """That training ended below its best evaluation by more than noise: it overfitted, or was unstable."""
     accuracies, best = record.validation_accuracies, record.best_step
     if not best or not record.falls_clearly(best, last := max(accuracies)):
-        return ""
+        return []
     clean = {get_number(line, "step"): get_number(line, "clean_train", "accuracy") for line in record.evaluations}
     before, after = clean.get(best), clean.get(last)
     fall = f"Training ended {format_points(accuracies[best] - accuracies[last])} below its best validation accuracy"
     where = f"{format_percent(accuracies[best])} at {record.describe_step(best)}"
     if before is not None and after is not None and after >= before and after > accuracies[best]:
-        less_overfitting = 'stopping there (`--stop "patience(10)"`), stronger augmentation or more weight decay'
-        return f"{fall}, {where}: {less_overfitting} may keep what was learned."
+        less = 'Stopping there (`--stop "patience(10)"`), stronger augmentation or more weight decay may keep what was learned.'
+        return [Remark(f"{fall}, {where}.", less, "overfitting")]
     too = ", and on training images too" if before is not None and after is not None and after < before else ""
-    return f"{fall}, {where}{too}: a lower learning rate, or one that anneals, may keep what was learned."
+    cause = "lr_too_high" if has_annealed(record) else "no_decay"
+    return [Remark(f"{fall}, {where}{too}.", "A lower learning rate, or one that anneals, may keep what was learned.", cause)]
 
 
-def describe_useless_probabilities(scores: object, data: object) -> str:
-    """Say that the loss on a split is far above that of answering every class with the same probability."""
+def find_useless_probabilities(scores: object, data: object) -> list[Remark]:
+    """That the loss on a split is far above that of answering every class with the same probability."""
     classes = len(as_items(get(data, "counts")))
     chance = log_loss_of_knowing_nothing(classes)
     for name, loss, factor in (
@@ -180,9 +184,9 @@ def describe_useless_probabilities(scores: object, data: object) -> str:
     ):
         if classes and loss is not None and loss > factor * chance:
             even = f"the same probability for every class has a log loss of {chance:.3g}"
-            what_to_do = "`goodfit evaluate RUN --calibrate` softens them"
-            return f"The probabilities of this classifier are of no use: its {name} is {loss:.3g}, and {even}; {what_to_do}."
-    return ""
+            evidence = f"The probabilities of this classifier are of no use: its {name} is {loss:.3g}, and {even}."
+            return [Remark(evidence, "`goodfit evaluate RUN --calibrate` softens them.")]
+    return []
 
 
 def log_loss_of_knowing_nothing(classes: int) -> float:

@@ -7,6 +7,7 @@ import dataclasses
 from goodfit.core.run_files import get
 from goodfit.report.markup import format_percent, format_points
 from goodfit.report.record import Record, as_interval, get_number, half_width
+from goodfit.report.remark import Remark
 
 SMALL_GAP, MODERATE_GAP, LARGE_GAP = 0.02, 0.05, 0.10  # between training and validation accuracy
 MIN_TRAIN_ERROR = 0.05  # from which a better fit of the training images has something to gain
@@ -50,23 +51,22 @@ def measure_gap(record: Record) -> Gap | None:
     return Gap(train, validation, half_width(*as_interval(get(record.scores, "validation", "interval"))))
 
 
-def describe_gap(gap: Gap) -> str:
-    """Describe the gap in a sentence, with what may help as far as the two accuracies tell."""
+def describe_gap(gap: Gap) -> Remark:
+    """Describe the gap, with what may help as far as the two accuracies tell."""
     accuracies = f"Clean training accuracy ({format_percent(gap.train)}) and validation accuracy ({format_percent(gap.validation)})"
     if not gap.is_clear:
         apart = f"are {format_points(gap.size)} apart"
         if abs(gap.size) > SMALL_GAP:
-            return f"{accuracies} {apart}, which so few validation images cannot tell from no difference."
-        room = " The errors are made on training images too: a longer budget or a larger model may help, more regularization will not."
-        return f"{accuracies} {apart}: no clear sign of overfitting.{room if 1 - gap.train >= MIN_TRAIN_ERROR else ''}"
+            return Remark(f"{accuracies} {apart}, which so few validation images cannot tell from no difference.")
+        room = "The errors are made on training images too: a longer budget or a larger model may help, more regularization will not."
+        return Remark(f"{accuracies} {apart}: no clear sign of overfitting.", room if 1 - gap.train >= MIN_TRAIN_ERROR else "")
     if gap.size < 0:
-        return (
+        return Remark(
             f"Validation accuracy is {format_points(gap.size)} above clean training accuracy, which is unusual: "
             "the validation images may be easier than the training images, or their labels cleaner."
         )
     start = f"The gap between clean training accuracy and validation is {format_points(gap.size)}"
     if gap.size < MODERATE_GAP:
-        return f"{start}: little overfitting."
-    if gap.size < LARGE_GAP:
-        return f"{start}: some overfitting; stronger augmentation, more weight decay or more images may narrow it."
-    return f"{start}: overfitting; stronger augmentation, more weight decay or more images may narrow it."
+        return Remark(f"{start}: little overfitting.")
+    degree = "some overfitting" if gap.size < LARGE_GAP else "overfitting"
+    return Remark(f"{start}: {degree}.", "Stronger augmentation, more weight decay or more images may narrow it.", "overfitting")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from goodfit.core import words
 from goodfit.core.forecast import Forecast
 from goodfit.core.run_files import get
-from goodfit.report.failures import describe_broken_training, describe_constant_answer, describe_shortfalls
+from goodfit.report.failures import describe_constant_answer, find_broken_training, find_shortfalls
 from goodfit.report.gap import MODERATE_GAP, describe_gap, measure_gap
 from goodfit.report.loss_shape import describe_loss_shape
 from goodfit.report.markup import NBSP, format_number, format_percent, format_points
-from goodfit.report.record import Record, as_interval, as_rows, get_number
+from goodfit.report.record import Record, as_interval, as_rows, get_number, has_annealed
+from goodfit.report.remark import Remark
 
 MIN_EVALUATIONS_FOR_TREND = 5
 MIN_RISE = 0.01  # over the last fifth of the evaluations, that a longer budget might continue
-ANNEALED = 0.1  # share of its peak at or below which the learning rate has annealed: it is the rule that accuracy rises till then
 
 
 def describe_end(record: Record) -> str:
@@ -85,7 +85,7 @@ def describe_balance(record: Record) -> str:
     return f"Averaged over classes it is right {format_percent(balanced)} of the time{weakest}: rare classes do worse than common ones."
 
 
-def describe_trend(record: Record) -> str:
+def describe_trend(record: Record) -> Remark | None:
     """Describe how validation developed towards the end."""
     evaluations = [
         (step, loss, accuracy)
@@ -95,25 +95,19 @@ def describe_trend(record: Record) -> str:
         and (accuracy := get_number(e, "validation", "accuracy")) is not None
     ]
     if len(evaluations) < MIN_EVALUATIONS_FOR_TREND:
-        return ""
+        return None
     low_step, low, _ = min(evaluations, key=lambda e: e[1])
     last_step, last, now = evaluations[-1]
     if last > 1.1 * low and low_step < 0.9 * last_step:
         if record.falls_clearly(low_step, last_step):
-            return ""  # `describe_lower_than_best` says so
+            return None  # `find_lower_than_best` says so
         lowest = f"Validation loss was lowest at {record.describe_step(low_step)} ({format_number(low)}) and ended at {format_number(last)}"
-        confident = "the model grew overconfident rather than worse; label smoothing or mixup may help"
-        return f"{lowest}, while accuracy did not clearly fall: {confident}."
+        confident = "the model grew overconfident rather than worse"
+        return Remark(f"{lowest}, while accuracy did not clearly fall: {confident}.", "Label smoothing or mixup may help.", "overfitting")
     before = evaluations[int(0.8 * (len(evaluations) - 1))][2]
     if now == max(accuracy for *_, accuracy in evaluations) and now - before > MIN_RISE and not has_annealed(record):
-        return "Validation accuracy was still rising at the end: a longer budget may help."
-    return ""
-
-
-def has_annealed(record: Record) -> bool:
-    """Whether the learning rate has fallen to a small share of its peak."""
-    rates = [rate for line in record.train if (rate := get_number(line, "lr")) is not None]
-    return bool(rates) and rates[-1] <= ANNEALED * max(rates)
+        return Remark("Validation accuracy was still rising at the end.", "A longer budget may help.", "trained_too_short")
+    return None
 
 
 def describe_test_use(record: Record) -> str:
@@ -153,19 +147,24 @@ def describe_gain(record: Record) -> list[str]:
     return sentences
 
 
+def find_notes(record: Record, is_sound: bool = True) -> list[Remark]:
+    """What the trend and the shape of the loss tell of a training, and the gap, if nothing went wrong with it."""
+    gap = measure_gap(record) if is_sound else None
+    notes = [describe_gap(gap) if gap else None, describe_trend(record), describe_loss_shape(record)]
+    return [note for note in notes if note]
+
+
 def interpret_run(record: Record) -> list[str]:
     """Interpret a run in sentences: first what went wrong; only where nothing did, or training itself did not, the gap and the trend."""
-    broken, gap = describe_broken_training(record), measure_gap(record)
-    shortfalls = describe_shortfalls(record, bool(broken))
+    broken = find_broken_training(record)
+    shortfalls = find_shortfalls(record, bool(broken))
+    notes = [] if broken else find_notes(record, not shortfalls)
     sentences = [
-        *broken,
-        *shortfalls,
+        *map(str, [*broken, *shortfalls]),
         describe_end(record),
         describe_kept(record),
         *describe_gain(record),
-        describe_gap(gap) if gap and not (broken or shortfalls) else "",
-        describe_trend(record) if not broken else "",
-        describe_loss_shape(record) if not broken else "",
+        *map(str, notes),
         describe_balance(record),
         describe_majority(record),
         describe_forecast(record),

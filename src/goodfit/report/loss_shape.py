@@ -8,6 +8,7 @@ from statistics import fmean, median
 from typing import Literal
 
 from goodfit.report.record import Record, get_number
+from goodfit.report.remark import Remark
 
 Shape = Literal["very high", "high", "good", "low"]
 MIN_LOSSES = 50  # that have a shape
@@ -47,14 +48,16 @@ def smooth_losses(losses: Sequence[float]) -> list[float]:
     return [median(losses[i : i + WINDOW]) for i in range(len(losses) - WINDOW + 1)]
 
 
-def describe_loss_shape(record: Record) -> str:
+def describe_loss_shape(record: Record) -> Remark | None:
     """Say of a training whose loss has the shape of a rate that is too high or too low that it does."""
     losses = [loss for row in record.train if (loss := get_number(row, "loss")) is not None]
     match classify_loss_shape(losses):
         case "high":
-            return "The training loss rose above its start before it fell: the shape of a learning rate that is too high, or of no warm-up."
+            rose = "The training loss rose above its start before it fell: the shape of a learning rate that is too high, or of no warm-up."
+            return Remark(rose, "", "lr_too_high")
         case "low":
-            return (
+            slow = (
                 "The training loss fell slowly to the end: the shape of a learning rate that is too low, or of a budget that is too short."
             )
-    return ""
+            return Remark(slow, "", "lr_too_low")
+    return None

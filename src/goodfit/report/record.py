@@ -13,6 +13,8 @@ from goodfit.core.interval import is_clearly_below
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, get, read_json
 
+ANNEALED = 0.1  # share of its peak at or below which the learning rate has annealed
+
 
 def as_number(value: object) -> float | None:
     """Return a finite number as float, and None for anything else (NaN, infinity, text)."""
@@ -210,3 +212,9 @@ def read_record(run: Run) -> Record:
         run, recipe, recipe_text, files.read_json("about.json"), files.read_json("scores.json"), files.read_json("config.json"), ensemble,
         as_rows(files.read_json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files,
     )  # fmt: skip
+
+
+def has_annealed(record: Record) -> bool:
+    """Whether the learning rate has fallen to a small share of its peak, till when accuracy rises as a rule."""
+    rates = [rate for line in record.train if (rate := get_number(line, "lr")) is not None]
+    return bool(rates) and rates[-1] <= ANNEALED * max(rates)

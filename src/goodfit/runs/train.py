@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
@@ -15,19 +14,18 @@ from goodfit.core.forecast import Forecast
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, part_files, require_free_folder
 from goodfit.core.words import format_duration
-from goodfit.data.dataset import Dataset
 from goodfit.inspection.tensorboard import EventWriter, import_summary_writer
 from goodfit.models.weights.saved import SavedModel
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe, trained_recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
-from goodfit.report.failures import format_warnings
 from goodfit.report.interpretation import describe_kept
 from goodfit.report.markup import plain_text
 from goodfit.report.page import write_report
 from goodfit.report.record import read_record
 from goodfit.runs import augmentation_preview, baselines
+from goodfit.runs.advice import Advice
 from goodfit.runs.finish import count_multiply_adds, describe_result, keep_model
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule, warn_of_data
 from goodfit.runs.resume import (
@@ -58,8 +56,8 @@ class RunOptions:
 
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
     draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan, and
-    `quiet_result` what came of it, which `describe_result` has. `verbose` reports the plan with every choice. `remark` says what is wrong
-    with the data; `check` may refuse what is prepared before its first step. `recipe_folder` is where the recipe was read from.
+    `quiet_result` what came of it, which `describe_result` has. `verbose` reports the plan with every choice. `recipe_folder` is where the
+    recipe was read from. `advice` says what is wrong with the data and, at the end, with the training.
 
     Raises:
         UsageError: `resume` is neither auto nor never.
@@ -76,8 +74,7 @@ class RunOptions:
     quiet_result: bool = False
     verbose: bool = False
     recipe_folder: Path | None = None
-    check: Callable[[Prepared], None] = lambda prepared: None
-    remark: Callable[[Dataset], list[str]] = lambda data: []
+    advice: Advice = dataclasses.field(default_factory=Advice)
 
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never"):
@@ -125,12 +122,12 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
         require_free_folder(options.out)  # before any work
     prepared = prepare(asked, options.plan_reporter, options.started)
     _report_and_check(prepared, options)
-    prepared = warn_of_data(prepared, options.remark, options.plan_reporter)
+    prepared = warn_of_data(prepared, options.advice, options.plan_reporter)
     if note := describe_other_data(options.recipe_folder, prepared.data):
         options.plan_reporter.say(f"  {note}")
     if options.dry:
         return None
-    options.check(prepared)
+    options.advice.check(prepared)
     prepared = with_cached_features(prepared, options.reporter)
     lengths = prepared.training.plan.lengths
     # Under a budget in minutes they are computed before the first step: after the last they would be over the budget.
@@ -227,7 +224,7 @@ def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None
         prepared.training.state.elapsed += seconds
         prepared.training.state.startup += seconds
         _fit_run(run, prepared, options, startup)
-        _finish(run, prepared, options.reporter)
+        _finish(run, prepared, options)
 
 
 def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[str, float]) -> None:
@@ -267,9 +264,9 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     mark("running")  # finished only once its model is written
 
 
-def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
-    """Score the run, keep its model, compute the baselines and write the report."""
-    began = time.time()
+def _finish(run: Run, prepared: Prepared, options: RunOptions) -> None:
+    """Score the run, keep its model, compute the baselines, conclude and write the report."""
+    reporter, began = options.reporter, time.time()
     reporter.show_activity("scoring the model")
     scores = keep_model(run, prepared, reporter)
     seconds = run.read("about.json").get("seconds", {})
@@ -296,5 +293,6 @@ def _finish(run: Run, prepared: Prepared, reporter: Reporter) -> None:
     except (GoodfitError, OSError) as error:  # such as images that are gone: the run is finished all the same
         reporter.say(f"Warning: the baselines could not be computed: {error}")
     finally:
+        conclusions = options.advice.conclude(run, prepared)
         write_report(run.path)
-    reporter.say(*format_warnings(read_record(run)))
+    reporter.say(*conclusions)

@@ -69,26 +69,34 @@ def measure_loss(exam: Examination, height: float, shift: int) -> float:
     return float(exam.patient.loss(height * hot, labels))
 
 
-def find_doubts(exam: Examination) -> list[str]:
+def find_shape_doubts(exam: Examination) -> list[str]:
     """In what the loss is another than cross-entropy; smoothing, class weights and focal terms are none of it."""
     shape = exam.loss_shape
-    first = exam.course.dissected.get(0)
     doubts = {
         f"its gradient at equal scores has a cosine of {shape['alignment']:.2f} with cross-entropy's": shape["alignment"] < ODD_ALIGNMENT,
         f"its gradient at equal scores is {shape['slope']:.3g} times cross-entropy's": not FLAT_SLOPE < shape["slope"] < STEEP_SLOPE,
         "it grows with the size of the batch": shape["batch"] > 1.5,
-        "steps do not follow the gradient of the loss that they are given": first is not None and first.applied_cosine < ODD_ALIGNMENT,
     }
     return [doubt for doubt, is_so in doubts.items() if is_so]
 
 
+def find_doubts(exam: Examination) -> list[str]:
+    """In what the loss, or what the steps make of it, is another than cross-entropy."""
+    first = exam.course.dissected.get(0)
+    is_unfollowed = first is not None and first.applied_cosine < ODD_ALIGNMENT
+    return [*find_shape_doubts(exam), *(["steps do not follow the gradient of the loss that they are given"] if is_unfollowed else [])]
+
+
 def find_wrong_loss(exam: Examination) -> Finding | None:
-    """The loss is of another shape than cross-entropy, the network is stuck or diverges, and with cross-entropy it learns."""
+    """The loss is of another shape than cross-entropy, the network is stuck or diverges, and with cross-entropy it learns.
+
+    Steps that do not follow it may mix images, which slows the first of them and is right: they are judged by their end.
+    """
     first = exam.course.dissected.get(0)
     if exam.preflight.output.are_log_probabilities or (first is not None and first.descent < 0):
         return None
     own = measure_gain(exam)
-    doubts = find_doubts(exam)
+    doubts = find_shape_doubts(exam)
     if not doubts or not (own.is_stuck or own.is_diverged):
         return None
     gain = measure_gain(exam, Change(loss="cross_entropy"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from goodfit.core import words
 from goodfit.core.run_files import get
-from goodfit.report.failures import OTHER_TRAINING, describe_lower_than_baselines
+from goodfit.report.failures import OTHER_TRAINING, compare_with_baselines
 from goodfit.report.frame import link_to_run, render_page
 from goodfit.report.markup import (
     EMPTY,
@@ -77,7 +77,7 @@ def describe_low_result(summary: dict[str, Any], files: FolderReader) -> list[st
     """Say that all folds together are below a baseline, of the first fold's validation images."""
     overall = get(summary, "out_of_fold")
     _, baselines, _ = find_baselines(files, ["fold-1"])
-    low = describe_lower_than_baselines(get_number(overall, "accuracy"), as_interval(get(overall, "interval")), baselines)
+    low = compare_with_baselines(get_number(overall, "accuracy"), as_interval(get(overall, "interval")), baselines)
     return [f"{low} {OTHER_TRAINING}"] if low else []
 
 

@@ -11,7 +11,7 @@ from goodfit.core import words
 from goodfit.core.interval import wilson_interval
 from goodfit.core.run import SEARCH_FILE
 from goodfit.core.run_files import get
-from goodfit.report.failures import describe_lower_than_baselines
+from goodfit.report.failures import compare_with_baselines
 from goodfit.report.frame import render_page
 from goodfit.report.markup import EMPTY, NBSP, Column, Html, definition_list, details, format_points, paragraph, section, table, tag
 from goodfit.report.record import FolderReader, as_items, as_rows, as_texts, get_number, get_share
@@ -90,7 +90,7 @@ def describe_low_result(trials: Trials, results: dict[str, Any], files: FolderRe
     best = next((y for y in (*finalists, *(get_share(row, "value") for row in trials.ranked)) if y is not None), None)
     _, baselines, images = find_baselines(files, trained)
     interval = wilson_interval(round(best * images), int(images)) if best is not None and images else (None, None)
-    low = describe_lower_than_baselines(best, interval, baselines)
+    low = compare_with_baselines(best, interval, baselines)
     return [f"{low} Search wider ranges or other models, or give each trial a longer budget (`--each`)."] if low else []
 
 

@@ -1,4 +1,4 @@
-"""Doctor: what `goodfit doctor` found when it last examined the run."""
+"""Doctor: the verdict by the log, or what `goodfit doctor` found when it last examined the run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from goodfit.report.markup import EMPTY, Column, Html, format_percent, inline_co
 from goodfit.report.record import Record, as_items, as_rows, get_number
 
 FINDINGS_FILE = "findings.json"
+BY_LOG = "log"  # what a verdict rests on that `train` ends with
 COLUMNS = (Column("Cause"), Column("Sure", "number"), Column("Evidence"), Column("What to do"))
-HEALTHY, UNKNOWN = "The doctor found nothing that harms this training.", "Something is wrong, and the doctor does not know what."
+SENTENCES = {
+    "healthy": "The doctor found nothing that harms this training.",
+    "unknown": "Something is wrong, and the doctor does not know what.",
+}
+LOG_SENTENCES = {
+    "healthy": "The log shows nothing that harms this training.",
+    "unknown": "Something went wrong, and the log does not tell its cause.",
+}
 
 
 def render_doctor(record: Record) -> Html:
-    """Render the verdict of the last examination with its causes; nothing for a run that was never examined."""
+    """Render the last verdict with its causes; nothing for a run that has none."""
     findings = record.files.read_json(FINDINGS_FILE)
     if not get(findings, "verdict"):
         return EMPTY
@@ -26,8 +34,10 @@ def render_doctor(record: Record) -> Html:
         )
         for cause in causes
     ]
-    sentence = {"healthy": HEALTHY, "unknown": UNKNOWN}.get(str(findings["verdict"]), "")
-    command = "`goodfit doctor RUN --try` confirms by short trainings with one thing changed, and tries the remedy."
+    is_by_log = get(findings, "by") == BY_LOG
+    sentence = (LOG_SENTENCES if is_by_log else SENTENCES).get(str(findings["verdict"]), "By the log alone:" if is_by_log else "")
+    more = "examines images, network and first steps, confirms" if is_by_log else "confirms"
+    command = f"`goodfit doctor RUN --try` {more} by short trainings with one thing changed, and tries the remedy."
     return section(
         "doctor",
         "Doctor",

@@ -1,0 +1,34 @@
+"""The verdict on a run by its log and its scores alone, in no time: what `goodfit train` ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from goodfit.doctor.diagnose import decide
+from goodfit.doctor.finding import Finding, Verdict
+from goodfit.report.failures import find_failures
+from goodfit.report.interpretation import find_notes
+from goodfit.report.record import Record
+from goodfit.report.remark import Remark
+
+CONFIDENCE, NOTE_CONFIDENCE = 0.6, 0.3  # a log shows what went wrong; its cause is likely, and no trial has confirmed it
+
+
+def read_verdict(record: Record) -> Verdict:
+    """Judge a run by what its log and scores tell: a fault where something went wrong, unknown where no cause is known for it.
+
+    What is odd about a run in which nothing went wrong is a note.
+    """
+    failures = [failure for failure in find_failures(record) if not failure.may_be_noise]
+    findings = [make_finding(remark, True) for remark in failures if remark.cause]
+    if not failures:
+        findings = [make_finding(remark, False) for remark in find_notes(record) if remark.cause]
+    verdict = decide(findings, int(record.last_step or 0), 0, 0.0)
+    if not failures or findings:
+        return verdict
+    return dataclasses.replace(verdict, kind="unknown", alarm=True, ruled_out=tuple(map(str, failures)))
+
+
+def make_finding(remark: Remark, is_material: bool) -> Finding:
+    """A remark that has a cause as a finding."""
+    return Finding(remark.cause, CONFIDENCE if is_material else NOTE_CONFIDENCE, remark.evidence, remark.remedy, {}, is_material)
