@@ -38,6 +38,12 @@ def test_loss_at_the_start_is_ln_k_and_regularization_raises_it() -> None:
     assert examine_start(model, penalized, IMAGES, LABELS).loss > 2.302585 + 1e-3
 
 
+def test_time_that_is_over_is_said() -> None:
+    fit = fit_small_set(convnet(), F.cross_entropy, IMAGES, LABELS, seconds=0.0)
+    assert fit.ran_out_of_time and fit.steps == 0 and fit.describe().endswith("after 0 steps on them alone, when its time was over")
+    assert not fit_small_set(convnet(), F.cross_entropy, IMAGES, LABELS, steps=2).ran_out_of_time
+
+
 def test_a_network_that_cannot_learn() -> None:
     frozen = convnet()
     frozen.requires_grad_(False)

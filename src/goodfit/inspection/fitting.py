@@ -23,13 +23,14 @@ LOSS_SHARE = 0.02  # of the loss, that the small step is to lower it by at most,
 @dataclasses.dataclass(frozen=True)
 class SmallFit:
     """A network trained on a few images alone, without noise: how many `images`, how many it got `right` in the end, after how many
-    `steps`, and the loss before each step and in the end.
+    `steps`, the loss before each step and in the end, and whether it `ran_out_of_time`.
     """
 
     images: int
     right: int
     steps: int
     losses: tuple[float, ...]
+    ran_out_of_time: bool = False
 
     @property
     def is_learned(self) -> bool:
@@ -37,7 +38,8 @@ class SmallFit:
         return self.right == self.images
 
     def describe(self) -> str:
-        return f"fits {self.right} of {count_of(self.images, 'image')} after {count_of(self.steps, 'step')} on them alone"
+        when = ", when its time was over" if self.ran_out_of_time else ""
+        return f"fits {self.right} of {count_of(self.images, 'image')} after {count_of(self.steps, 'step')} on them alone{when}"
 
 
 def fit_small_set(
@@ -62,8 +64,9 @@ def fit_small_set(
             value = loss(outputs, labels)
             losses.append(float(value.detach()))
             is_stuck = optimizer is None or not math.isfinite(losses[-1]) or not value.requires_grad
-            if right == len(labels) or is_stuck or len(losses) > steps or time.monotonic() - start > seconds:
-                return SmallFit(len(labels), right, len(losses) - 1, tuple(losses))
+            is_over = right == len(labels) or is_stuck or len(losses) > steps
+            if is_over or time.monotonic() - start > seconds:
+                return SmallFit(len(labels), right, len(losses) - 1, tuple(losses), not is_over)
             assert optimizer is not None
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]

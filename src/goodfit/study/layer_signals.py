@@ -59,7 +59,7 @@ class SignalAccount:
         """What --json prints; a number that does not exist is null."""
         rows = [dataclasses.asdict(layer) for layer in self.spread.layers]
         plain = [{key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in row.items()} for row in rows]
-        fit = {"images": self.fit.images, "right": self.fit.right, "steps": self.fit.steps}
+        fit = {name: getattr(self.fit, name) for name in ("images", "right", "steps", "ran_out_of_time")}
         descent = self.descent if math.isfinite(self.descent) else None
         return {"name": self.name, "norms": self.spread.norms, "layers": plain, "fit": fit, "descent": descent, "notes": self.notes}
 
