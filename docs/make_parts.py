@@ -1,4 +1,4 @@
-"""Writes docs/parts.md and the file of cards from the parts' own cards, docs/recipe.md from the recipe's own sentences: `make docs`."""
+"""Writes what comes from the code: docs/parts.md, the file of cards, docs/recipe.md, the causes in docs/doctor.md: `make docs`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 from goodfit.core import contracts
 from goodfit.core.settings import settings_of, type_phrase
+from goodfit.doctor.causes import BY_COMPONENT
+from goodfit.doctor.rules import LOOK_ALIKES
 from goodfit.recipe.cards import FILE, format_cards
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe, presets
@@ -19,6 +21,7 @@ from goodfit.study.search.defaults import make_cards
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by docs/make_parts.py from the code: change the sentence there, then run `make docs`. -->\n"
+MADE_CAUSES = "<!-- The table is made by docs/make_parts.py from the doctor's causes and rules: run `make docs`. -->\n"
 LINES = ("Helps", "Hurts", "Cost", "Source")  # of a card, after what the part does
 
 
@@ -53,6 +56,17 @@ def recipe_page() -> str:
     return text
 
 
+def doctor_page() -> str:
+    """The page of the doctor with its causes, and what each may be taken for."""
+    text = (HERE / "doctor.md").read_text(encoding="utf-8").partition(MADE_CAUSES)[0] + MADE_CAUSES
+    text += "\n| cause | component | what it is | not to be taken for |\n|---|---|---|---|\n"
+    for component, causes in BY_COMPONENT.items():
+        for cause, sentence in causes.items():
+            others = "; ".join(f"{other}: {test}" for other, test in LOOK_ALIKES[cause].items())
+            text += f"| {cause} | {component} | {sentence} | {_plain(others)} |\n"
+    return text
+
+
 def _seat(kind: str) -> str:
     """What a kind of part takes and gives, from its contract."""
     found = [cls for cls in vars(contracts).values() if isinstance(cls, type) and cls.__dict__.get("kind") == kind]
@@ -78,8 +92,9 @@ def _plain(text: str) -> str:
 
 
 def main() -> None:
-    """Write both pages, and the cards as `goodfit parts` reads them."""
-    for path, text in ((HERE / "parts.md", parts_page()), (HERE / "recipe.md", recipe_page()), (FILE, format_cards(make_cards()))):
+    """Write the pages, and the cards as `goodfit parts` reads them."""
+    made = {"parts.md": parts_page(), "recipe.md": recipe_page(), "doctor.md": doctor_page()}
+    for path, text in (*((HERE / name, text) for name, text in made.items()), (FILE, format_cards(make_cards()))):
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(HERE.parent))
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from goodfit import api
 from goodfit.core.predictions import Predictions
@@ -18,16 +17,16 @@ from goodfit.doctor.audit.audit import audit_table
 from goodfit.doctor.audit.image_checks import group_by_name
 from goodfit.doctor.audit.image_table import ImageTable
 from tests.support.command import Said, goodfit, refused, train
+from tests.support.digits import read_digits
 from tests.support.photos import COLORS, picture
 
-DIGITS = load_digits()
-IMAGES, LABELS = (DIGITS.images * 255 / 16).astype(np.uint8), DIGITS.target.astype(np.int64)
+IMAGES, LABELS = read_digits()
 ORDER = np.random.default_rng(0).permutation(len(LABELS))
 
 
 def write_digits(path: Path, train_labels: np.ndarray, test_labels: np.ndarray) -> Path:
     """The digits in an order that has nothing to do with their writers, in two splits, with some labels."""
-    images = IMAGES[ORDER]
+    images = IMAGES[ORDER, ..., 0]
     np.savez(path, x_train=images[:1300], y_train=train_labels, x_test=images[1300:], y_test=test_labels)
     return path
 

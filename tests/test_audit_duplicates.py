@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from goodfit.doctor.audit.near_duplicates import find_exact_pairs, find_near_duplicates
+from tests.support.digits import read_digits
 
 Images = NDArray[np.uint8]
 
@@ -72,7 +72,7 @@ def test_equal_bytes_are_found_first_and_blank_images_are_no_picture() -> None:
 
 
 def test_noise_on_tiny_images_is_found_by_its_distance_to_what_others_have() -> None:
-    digits = (load_digits().images[:600] * 255 / 16).astype(np.uint8)[..., None]
+    digits, _ = read_digits(600)
     assert len(find_near_duplicates(digits).pairs) <= 1, "digits of one class are not duplicates"
     noisy = np.clip(digits[:40] + np.random.default_rng(0).normal(0, 4, digits[:40].shape), 0, 255).astype(np.uint8)
     pairs = set(map(tuple, find_near_duplicates(np.concatenate([digits, noisy])).pairs.tolist()))

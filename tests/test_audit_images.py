@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+import torch
 from sklearn.metrics import roc_auc_score
 
-from goodfit.doctor.audit.defects import count_classes, find_blank_images, find_odd_sizes, is_too_small
-from goodfit.doctor.audit.shift import area_under_curve, compare_sets
+from goodfit.doctor.audit.counts import count_classes, find_odd_sizes, is_too_small
+from goodfit.doctor.audit.shift import compare_sets
 from goodfit.doctor.audit.shortcuts import border_colors, find_pixel_shortcut, find_property_shortcuts
+from goodfit.doctor.defects import find_blank_images
+from goodfit.doctor.probe import area_under_curve
+from tests.support.digits import read_digits
 
-DIGITS = load_digits()
-IMAGES, LABELS = (DIGITS.images[:900] * 255 / 16).astype(np.uint8)[..., None], DIGITS.target[:900].astype(np.int64)
+IMAGES, LABELS = read_digits(900)
 
 
 def test_area_under_curve_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     scores, group = rng.integers(0, 20, 200).astype(np.float32), rng.integers(0, 2, 200)
-    assert area_under_curve(scores, group) == pytest.approx(roc_auc_score(group, scores))
+    assert area_under_curve(torch.from_numpy(scores), torch.from_numpy(group)) == pytest.approx(roc_auc_score(group, scores))
 
 
 def test_two_samples_of_one_kind_are_not_told_apart_and_darker_ones_are() -> None:
@@ -71,10 +73,10 @@ def test_border_colors_are_the_mean_of_the_outermost_pixels() -> None:
 
 def test_blank_and_plain_images_are_found() -> None:
     images = np.repeat(IMAGES[:10, ..., :1], 3, axis=3).repeat(3, axis=1).repeat(3, axis=2)
-    images[2], images[5] = 17, 255
+    images[2], images[5], images[7] = 17, 255, (200, 30, 0)
     images[5, 0, 0] = 0
     found = find_blank_images(images)
-    assert found.blank.tolist() == [2] and found.plain.tolist() == [5]
+    assert found.blank.tolist() == [2, 7] and found.plain.tolist() == [5]
 
 
 def test_counts_name_what_is_missing_and_how_even_the_classes_are() -> None:

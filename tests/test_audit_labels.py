@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+import torch
 from sklearn.neighbors import NearestNeighbors
 
 from goodfit.doctor.audit.features import find_neighbors, reduce_pixels
 from goodfit.doctor.audit.labels import (
     estimate_label_noise,
-    match_class_order,
     measure_agreement,
-    measure_label_shift,
     predict_out_of_fold,
 )
+from goodfit.doctor.class_order import match_class_order
+from goodfit.doctor.label_offset import search_offset
+from goodfit.doctor.probe import Ridge
+from tests.support.digits import read_digits
 
-DIGITS = load_digits()
-IMAGES, LABELS = (DIGITS.images[:900] * 255 / 16).astype(np.uint8)[..., None], DIGITS.target[:900].astype(np.int64)
+IMAGES, LABELS = read_digits(900)
 FEATURES = reduce_pixels(IMAGES)
 
 
@@ -64,21 +65,23 @@ def test_poor_features_say_nothing_of_labels() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, -3])
 def test_shifted_labels_are_found_with_their_offset(rows: int) -> None:
-    shift = measure_label_shift(FEATURES, np.roll(LABELS, rows))
-    assert shift.offset == rows and shift.agreements[rows] > 0.85
-    assert (shift.z > 20) == (rows != 0)
-    by_trusted = measure_label_shift(FEATURES[:500], np.roll(LABELS[:500], rows), (FEATURES[500:], LABELS[500:]))
-    assert by_trusted.offset == rows
+    labels = torch.from_numpy(np.roll(LABELS, rows))
+    shift = search_offset(Ridge(torch.from_numpy(FEATURES), labels, 10), labels, torch.arange(len(labels)))
+    if rows == 0:
+        assert shift is None
+    else:
+        assert shift is not None and shift.rows == rows and shift.after.value > 0.85 and shift.z > 20
 
 
 def test_renamed_classes_are_matched_and_errors_alone_are_not() -> None:
     rng, labels = np.random.default_rng(0), LABELS[:300]
     errs = rng.random(300) < 0.2
-    predicted = np.where(errs, rng.integers(0, 10, 300), labels)
-    healthy = match_class_order(predicted, labels, 10)
-    assert not healthy.differs and healthy.after == pytest.approx(healthy.before)
+    predicted = torch.from_numpy(np.where(errs, rng.integers(0, 10, 300), labels))
+    healthy = match_class_order(predicted, torch.from_numpy(labels), 10)
+    assert healthy.moved == [] and healthy.z == 0 and healthy.after == healthy.before
     renamed = np.array([1, 0, 2, 3, 4, 5, 6, 7, 9, 8])[labels]
-    order = match_class_order(predicted, renamed, 10)
-    assert order.differs and order.meaning == (1, 0, 2, 3, 4, 5, 6, 7, 9, 8)
-    assert order.before < 0.6 and order.after > 0.8
-    assert not match_class_order(rng.integers(0, 10, 300), labels, 10).differs, "guesses match no order"
+    order = match_class_order(predicted, torch.from_numpy(renamed), 10)
+    assert order.meaning == (1, 0, 2, 3, 4, 5, 6, 7, 9, 8) and order.z > 5
+    assert order.before < 0.6 and order.after == pytest.approx((predicted.numpy() == labels).mean())
+    guesses = match_class_order(torch.from_numpy(rng.integers(0, 10, 300)), torch.from_numpy(labels), 10)
+    assert abs(guesses.z) < 2.5, "guesses match no order"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from goodfit.doctor.audit.leakage import find_leak, measure_excess_likeness
 from goodfit.doctor.audit.near_duplicates import NearDuplicates, find_near_duplicates
+from tests.support.digits import read_digits
 
-IMAGES = (load_digits().images * 255 / 16).astype(np.uint8)[..., None]
+IMAGES, _ = read_digits()
 ORDER = np.random.default_rng(0).permutation(len(IMAGES))
 SPLITS = np.where(np.arange(len(IMAGES)) < 1300, 0, 1)
 

@@ -199,7 +199,9 @@ def test_the_page_of_benchmarks_is_as_made_from_its_figures() -> None:
     assert page.count("\n## ") > 1 and read("docs/benchmarks.md") == page, "run `make docs`"
 
 
-@pytest.mark.parametrize(("page", "make"), [("docs/parts.md", "parts_page"), ("docs/recipe.md", "recipe_page")])
+@pytest.mark.parametrize(
+    ("page", "make"), [("docs/parts.md", "parts_page"), ("docs/recipe.md", "recipe_page"), ("docs/doctor.md", "doctor_page")]
+)
 def test_made_pages_are_as_made_now(maker: ModuleType, page: str, make: str) -> None:
     assert read(page) == getattr(maker, make)(), f"{page} is not what the code says now: run `make docs` and look at the difference."
 

@@ -28,7 +28,7 @@ KEYS = {"case", "seed", "verdict", "component", "causes", "alarm", "steps", "tri
 CASE = """
 import sys
 sys.path.insert(0, {root!r})
-from tests.patients import parts, evaluate
+from tests.support.patients import parts, evaluate
 
 def case(seed):
     print("a case may print")
@@ -155,7 +155,9 @@ def test_words_of_a_verdict() -> None:
     fault = describe_verdict(Verdict("fault", "optimization", (sure, maybe, note), True, 50, 30, 2.0))
     assert fault[0].startswith("lr_too_high (optimization, 95 % sure)") and 'optimizer = "sgd(0.01)"' in fault[0]
     assert any(line.startswith("Note: validation_too_small") for line in fault)
-    assert describe_verdict(Verdict("either", "optimization", (sure, maybe), True, 50, 0, 2.0))[0] == "One of these:"
+    either = describe_verdict(Verdict("either", "optimization", (sure, maybe), True, 50, 0, 2.0))
+    assert either[0] == "One of these:"
+    assert "To tell lr_too_high from no_warmup: with no_warmup, the same rate learns if it rises over some steps." in either
     assert describe_verdict(Verdict("healthy", None, (note,), False, 50, 0, 2.0))[0].startswith("Healthy")
     unknown = describe_verdict(Verdict("unknown", "loop", (), True, 50, 0, 2.0, ("the data",)))
     assert "loop" in unknown[0] and "Ruled out: the data" in unknown

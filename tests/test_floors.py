@@ -17,7 +17,7 @@ FLOORS = (
     {"data", "augment", "layers", "losses", "optim", "schedules"},
     {"models"},
     {"training"},
-    {"watch", "terminal"},
+    {"inspection", "terminal"},
     {"recipe"},
     {"predict", "report"},
     {"runs"},
@@ -188,7 +188,7 @@ def test_nothing_breaks(rule: Callable[[Modules], Iterator[str]]) -> None:
     ("rule", "name", "source", "says"),
     [
         (upward_or_sideways, "goodfit.core.x", "from goodfit.data import y", "core imports up from goodfit.data.y"),
-        (upward_or_sideways, "goodfit.watch.x", "import goodfit.terminal.y", "watch imports sideways from goodfit.terminal.y"),
+        (upward_or_sideways, "goodfit.inspection.x", "import goodfit.terminal.y", "inspection imports sideways from goodfit.terminal.y"),
         (upward_or_sideways, "goodfit.report.x", "from goodfit.predict.y import z", "report imports sideways from goodfit.predict.y"),
         (inside_functions, "goodfit.core.x", "def f():\n    from goodfit.core import y", "f imports goodfit.core"),
         (circles, "goodfit.core.x", "from goodfit.core.y import a", "goodfit.core.y -> goodfit.core.x -> goodfit.core.y"),

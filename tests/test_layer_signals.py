@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodfit.core.reporter import SilentReporter
+from goodfit.inspection.layer_spread import measure_spread
 from goodfit.layers.init import Gaussian
 from goodfit.recipe.parts import load_catalog
 from goodfit.study.layer_signals import account_for_signals, draw_images, make_started
 from goodfit.study.networks import NetworkOptions
-from goodfit.watch.layer_spread import measure_spread
-from tests import patients
+from tests.support import patients
 from tests.support.command import goodfit, refused, train
 
 SLIDES = "100, " * 9 + "100"  # ten hidden layers, as in the lecture
@@ -100,7 +100,7 @@ def test_he_keeps_the_signals_of_a_relu_net_and_xavier_halves_their_power() -> N
     assert 0.5 < share_left(he) < 2 and he.notes[0].startswith("Signals keep their size")
     assert share_left(xavier) ** (1 / 9) == pytest.approx(math.sqrt(0.5), rel=0.1) and "Signals fade" in xavier.notes[0]
     assert share_left(large) > 1e3 and "Signals grow" in large.notes[0]
-    assert len(zero.notes) == 1 and zero.notes[0].startswith("Nothing passes layer1.linear.weight, whose weights are zero")
+    assert len(zero.notes) == 2 and zero.notes[0].startswith("Nothing passes layer1.linear.weight, whose weights are zero")
     assert all(0.99 < layer.leaves < 1.3 for layer in lsuv.spread.layers[:-1])  # it makes the variance 1, to which the mean's square comes
 
 
@@ -185,11 +185,22 @@ def test_initializations_side_by_side() -> None:
     assert lines[-2].startswith("gaussian(0.01): Signals fade") and lines[-1].startswith("he: Signals keep their size")
 
 
+@pytest.mark.item("S132")
+def test_the_command_says_whether_twenty_images_are_learned() -> None:
+    words = ("describe", "mlp((32,))", "--data", "digits", "--size", "8", "--inits", "he", "zero", "--json")
+    he, zero = json.loads(goodfit(*words).out)["networks"]
+    assert he["fit"]["right"] == he["fit"]["images"] == 20 and 0 < he["fit"]["steps"] < 100
+    assert he["descent"] == pytest.approx(1.0, abs=0.1)
+    assert f"It fits 20 of 20 images after {he['fit']['steps']} steps" in he["notes"][-1]
+    assert zero["fit"]["right"] < 10 and zero["fit"]["steps"] == 200, "nothing but the bias of the head learns"
+
+
 def test_a_runs_network_on_its_own_images(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train(photos, run, model="mlp((8, 8))").code == 0
     (network,) = json.loads(goodfit("describe", run, "--signals", "--json").out)["networks"]
     assert [layer["name"] for layer in network["layers"]] == ["layer1.linear.weight", "layer2.linear.weight", "head.weight"]
+    assert network["fit"]["right"] == network["fit"]["images"]
     said = goodfit("describe", "mlp((8, 8))", "--data", photos, "--size", "16", "--json")
     assert said.code == 0, said
     (fresh,) = json.loads(said.out)["networks"]

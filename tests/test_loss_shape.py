@@ -8,7 +8,7 @@ import torch
 
 from goodfit.doctor.replay import Replay
 from goodfit.report.loss_shape import classify_loss_shape
-from tests.patients import patient
+from tests.support.patients import patient
 
 
 def descend(rate: float, steps: int = 300, noise: float = 0.02) -> list[float]:

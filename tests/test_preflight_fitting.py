@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.watch.fitting import fit_small_set, measure_predicted_descent
-from goodfit.watch.preflight import examine_start
-from tests.patients import convnet, digits, prepare
+from goodfit.inspection.fitting import fit_small_set, measure_predicted_descent
+from goodfit.inspection.preflight import examine_start
+from tests.support.patients import convnet, digits, prepare
 
 IMAGES = prepare(digits()["train"][0][:40])
 LABELS = torch.from_numpy(digits()["train"][1][:40])
@@ -20,7 +20,7 @@ def test_twenty_images_are_learned() -> None:
     model = convnet()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     fit = fit_small_set(model, F.cross_entropy, IMAGES, LABELS)
-    assert (fit.images, fit.is_learned) == (20, True) and fit.steps < 60
+    assert (fit.images, fit.right, fit.is_learned) == (20, 20, True) and fit.steps < 60
     assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
 
 
@@ -36,6 +36,12 @@ def test_loss_at_the_start_is_ln_k_and_regularization_raises_it() -> None:
 
     assert examine_start(model, F.cross_entropy, IMAGES, LABELS).loss == pytest.approx(2.302585, abs=1e-2)
     assert examine_start(model, penalized, IMAGES, LABELS).loss > 2.302585 + 1e-3
+
+
+def test_time_that_is_over_is_said() -> None:
+    fit = fit_small_set(convnet(), F.cross_entropy, IMAGES, LABELS, seconds=0.0)
+    assert fit.ran_out_of_time and fit.steps == 0 and fit.describe().endswith("after 0 steps on them alone, when its time was over")
+    assert not fit_small_set(convnet(), F.cross_entropy, IMAGES, LABELS, steps=2).ran_out_of_time
 
 
 def test_a_network_that_cannot_learn() -> None:

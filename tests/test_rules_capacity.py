@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.rules import RULES, capacity
+from goodfit.doctor.rules import capacity
 from goodfit.doctor.rules.capacity import measure_dropout, measure_norm_noise
-from tests.patients import convnet, iterate, patient
-from tests.test_rules_structure import Apply, mlp
+from tests.support.patients import Apply, convnet, find_causes, first_cause, iterate, mlp, patient
 
 
 class HandDropout(nn.Module):
@@ -88,15 +86,13 @@ HEALTHY: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", FAULTS)
 def test_faults_are_named_first(case: str) -> None:
     cause, changes = FAULTS[case]
-    verdict = diagnose(patient(**changes), RULES)
-    assert verdict.alarm
-    assert verdict.findings[0].cause == cause, verdict.findings
+    assert first_cause(**changes) == cause
 
 
 @pytest.mark.parametrize("case", HEALTHY)
 def test_what_is_healthy_is_not_named(case: str) -> None:
     exam = Examination(patient(**HEALTHY[case]))
-    assert [found for rule in capacity.RULES if (found := rule.find(exam)) is not None] == []
+    assert find_causes(exam, capacity.RULES) == {}
     assert exam.trial_steps == 0, "nothing is suspicious"
 
 

@@ -13,15 +13,14 @@ from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding
 from goodfit.doctor.rules import classes as rules
-from tests.data_patients import Split, data_patient, examine
-from tests.patients import BATCH, digits, iterate, patient
+from tests.support.data_patients import Split, data_patient, examine
+from tests.support.patients import BATCH, digits, find_causes, iterate, patient
 
 
 def named(exam: Examination, steps: int = 0) -> dict[str, Finding]:
     """What the rules of classes find once a training has been followed for some steps."""
     exam.course.follow(steps)
-    found = [rule.find(exam) for rule in (rules.RULES[2:3] if steps else rules.RULES[:2])]
-    return {finding.cause: finding for finding in found if finding is not None}
+    return find_causes(exam, rules.RULES[2:3] if steps else rules.RULES[:2])
 
 
 def thinned(split: str, kept: dict[int, int], usual: int) -> Split:

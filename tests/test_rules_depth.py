@@ -8,12 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.network import median
-from goodfit.doctor.rules import RULES, depth
-from tests.patients import convnet, patient
-from tests.test_rules_structure import Apply, mlp
+from goodfit.doctor.rules import depth
+from tests.support.patients import Apply, convnet, find_causes, first_cause, mlp, patient
 
 
 class Scaled(torch.autograd.Function):
@@ -76,15 +74,13 @@ HEALTHY: dict[str, Any] = {
 @pytest.mark.parametrize("case", FAULTS)
 def test_faults_are_named_first(case: str) -> None:
     cause, changes = FAULTS[case]
-    verdict = diagnose(patient(**changes), RULES)
-    assert verdict.alarm
-    assert verdict.findings[0].cause == cause, verdict.findings
+    assert first_cause(**changes) == cause
 
 
 @pytest.mark.parametrize("case", HEALTHY)
 def test_what_is_healthy_is_not_named(case: str) -> None:
     exam = Examination(patient(model=HEALTHY[case]))
-    assert [found for rule in depth.RULES if (found := rule.find(exam)) is not None] == []
+    assert find_causes(exam, depth.RULES) == {}
 
 
 @pytest.mark.parametrize("factor", [1e-3, 20.0])

@@ -12,14 +12,13 @@ from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding
 from goodfit.doctor.rules import images as rules
-from tests.data_patients import Split, colored, data_patient, examine, prepare
-from tests.patients import BATCH, digits, iterate, patient
+from tests.support.data_patients import Split, colored, data_patient, examine
+from tests.support.patients import BATCH, digits, find_causes, iterate, patient, prepare
 
 
 def named(exam: Examination) -> dict[str, Finding]:
     """What the rules of images find."""
-    found = [rule.find(exam) for rule in rules.RULES]
-    return {finding.cause: finding for finding in found if finding is not None}
+    return find_causes(exam, rules.RULES)
 
 
 def split(name: str) -> Split:

@@ -12,14 +12,13 @@ from torch.nn import functional as F
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding
 from goodfit.doctor.rules import augmentation, inputs
-from tests.data_patients import colored, examine, prepare
-from tests.patients import convnet, patient
+from tests.support.data_patients import colored, examine
+from tests.support.patients import convnet, find_causes, patient, prepare
 
 
 def named(exam: Examination) -> dict[str, Finding]:
     """What the rules of inputs find."""
-    found = [rule.find(exam) for rule in inputs.RULES]
-    return {finding.cause: finding for finding in found if finding is not None and finding.is_material}
+    return {cause: finding for cause, finding in find_causes(exam, inputs.RULES).items() if finding.is_material}
 
 
 def scaled(change: Callable[[Tensor], Tensor], model: Callable[[], nn.Module] = convnet) -> Examination:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from goodfit.doctor.alignment import find_offset, search_offset
 from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding
+from goodfit.doctor.label_offset import find_offset, search_offset
 from goodfit.doctor.probe import PatchFeatures, Ridge
 from goodfit.doctor.rules import labels as rules
-from tests.data_patients import data_patient, examine
-from tests.patients import digits, patient
+from tests.support.data_patients import data_patient, examine
+from tests.support.patients import digits, find_causes, patient
 
 
 def relabeled(share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -26,8 +26,7 @@ def relabeled(share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def named(exam: Examination) -> dict[str, Finding]:
     """What the rules of labels find."""
-    found = [rule.find(exam) for rule in rules.RULES]
-    return {finding.cause: finding for finding in found if finding is not None}
+    return find_causes(exam, rules.RULES)
 
 
 @pytest.mark.parametrize("has_raw", [True, False])
@@ -64,12 +63,11 @@ def test_a_class_of_which_images_were_taken_away_is_no_confusion() -> None:
     assert named(examine((images[kept], labels[kept]))) == {}
 
 
-@pytest.mark.parametrize("rows", [1, -3])
-def test_shifted_labels_are_named_with_the_rows(rows: int) -> None:
+@pytest.mark.parametrize(("rows", "words"), [(1, "those 1 row further on"), (-3, "those 3 rows before")])
+def test_shifted_labels_are_named_with_the_rows(rows: int, words: str) -> None:
     images, labels = digits()["train"]
     found = named(examine((images, np.roll(labels, rows))))
-    assert list(found) == ["labels_shifted"]
-    assert f"those {abs(rows)} row(s) {'further on' if rows > 0 else 'before'}" in found["labels_shifted"].evidence
+    assert list(found) == ["labels_shifted"] and words in found["labels_shifted"].evidence
 
 
 def test_labels_in_another_order_than_the_images_are_shifted() -> None:
@@ -85,7 +83,7 @@ def test_labels_shifted_within_each_batch_are_found_without_the_disk() -> None:
         return [(x, y.roll(1)) for x, y in source.make().train(epoch)]
 
     found = named(Examination(patient(raw=None, train=shifted)))
-    assert "1 row(s) further on" in found["labels_shifted"].evidence
+    assert "1 row further on" in found["labels_shifted"].evidence
 
 
 def test_sorted_labels_are_not_taken_for_shifted_ones() -> None:
@@ -150,6 +148,9 @@ def test_offsets_are_found_from_predictions_and_from_labels_alone() -> None:
     assert find_offset(noisy, labels, 5) is None
     assert find_offset(torch.randint(5, (600,), generator=chance), labels, 5) is None
     features = torch.nn.functional.one_hot(labels, 5).float() + 0.5 * torch.randn(600, 5, generator=chance)
-    searched = search_offset(Ridge(features, labels.roll(4), 5))
+    searched = search_offset(Ridge(features, labels.roll(4), 5), labels.roll(4), torch.arange(600))
     assert searched is not None and searched.rows == 4
-    assert search_offset(Ridge(features, labels, 5)) is None
+    some = torch.arange(0, 600, 2)
+    searched = search_offset(Ridge(features[some], labels.roll(3)[some], 5), labels.roll(3), some)
+    assert searched is not None and searched.rows == 3, "rows are those of the whole list"
+    assert search_offset(Ridge(features, labels, 5), labels, torch.arange(600)) is None

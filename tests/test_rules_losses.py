@@ -13,7 +13,7 @@ from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.replay import Change
 from goodfit.doctor.rules import RULES, losses
-from tests.patients import CLASSES, convnet, patient
+from tests.support.patients import CLASSES, convnet, patient
 
 
 def hot(labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.finding import Verdict
 from goodfit.doctor.rules import rates
-from tests.patients import STEPS, convnet, iterate, patient, step
+from tests.support.patients import STEPS, convnet, iterate, names, patient, plain_net, step
 
 pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
 
@@ -27,20 +27,12 @@ def adam(lr: float, beta: float = 0.9) -> Callable[[nn.Module], torch.optim.Opti
     return lambda model: torch.optim.Adam(model.parameters(), lr=lr, betas=(beta, 0.999))
 
 
-def plain_net() -> nn.Sequential:
-    return convnet(norm=False)
-
-
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def examine(**changes: Any) -> Verdict:
     return diagnose(patient(**changes), rates.RULES)
-
-
-def names(verdict: Verdict) -> list[str]:
-    return [finding.cause for finding in verdict.findings if finding.is_material]
 
 
 def test_lr_too_high_is_named_after_50_steps() -> None:

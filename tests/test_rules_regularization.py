@@ -15,21 +15,13 @@ from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Verdict
 from goodfit.doctor.progress import is_decay_the_cause, is_stuck, measure_norm_left
 from goodfit.doctor.rules import regularization
-from tests.patients import convnet, iterate, patient
+from tests.support.patients import iterate, names, patient, plain_net
 
 pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
 
 
 def examine(**changes: Any) -> Verdict:
     return diagnose(patient(**changes), regularization.RULES)
-
-
-def names(verdict: Verdict) -> list[str]:
-    return [finding.cause for finding in verdict.findings if finding.is_material]
-
-
-def plain_net() -> nn.Sequential:
-    return convnet(norm=False)
 
 
 def clip(norm: float, by_value: bool = False) -> Callable[..., Tensor]:

@@ -16,17 +16,13 @@ from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Verdict
 from goodfit.doctor.rules import schedule
-from tests.patients import STEPS, convnet, iterate, patient, step
+from tests.support.patients import STEPS, iterate, names, patient, plain_net, step
 
 pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
 
 
 def examine(**changes: Any) -> Verdict:
     return diagnose(patient(**changes), schedule.RULES)
-
-
-def names(verdict: Verdict) -> list[str]:
-    return [finding.cause for finding in verdict.findings if finding.is_material]
 
 
 def stop_after(steps: int) -> Callable[..., Tensor]:
@@ -45,10 +41,6 @@ def stop_after(steps: int) -> Callable[..., Tensor]:
 
 def slow(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-
-
-def plain_net() -> nn.Sequential:
-    return convnet(norm=False)
 
 
 @pytest.mark.parametrize("every", [0.8, 0.9])

@@ -16,14 +16,13 @@ from goodfit.doctor.finding import Finding
 from goodfit.doctor.patient import Patient, PatientSource, make_patient
 from goodfit.doctor.preparation import Preparation, take_aligned
 from goodfit.doctor.rules import splits as rules
-from tests.data_patients import Split, colored, data_patient, examine, prepare
-from tests.patients import digits, iterate, parts, patient
+from tests.support.data_patients import Split, colored, data_patient, examine
+from tests.support.patients import digits, find_causes, iterate, parts, patient, prepare
 
 
 def named(exam: Examination) -> dict[str, Finding]:
     """What the rules of splits find."""
-    found = [rule.find(exam) for rule in rules.RULES]
-    return {finding.cause: finding for finding in found if finding is not None}
+    return find_causes(exam, rules.RULES)
 
 
 def shift(images: np.ndarray) -> np.ndarray:
@@ -124,8 +123,8 @@ def test_healthy_cases_stay_silent(has_raw: bool) -> None:
 
 def test_a_preparation_is_found_from_pairs() -> None:
     images: Split = colored("validation")
-    fed = prepare(images[0])[:, [2, 0, 1]] * 3 - 1
-    found, likeness = Preparation.regress(fed, torch.from_numpy(images[0]).permute(0, 3, 1, 2).float() / 255)
+    inputs = prepare(images[0])[:, [2, 0, 1]] * 3 - 1
+    found, likeness = Preparation.regress(inputs, torch.from_numpy(images[0]).permute(0, 3, 1, 2).float() / 255)
     assert found.order == (2, 0, 1) and likeness == pytest.approx(1, abs=1e-3)
     assert torch.allclose(found.gain, torch.full((3,), 3 / 0.37), rtol=1e-3)
     sample = Examination(data_patient()).sample.validation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,43 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.rules import RULES, structure
-from tests.patients import convnet, patient
-
-
-class Apply(nn.Module):
-    """A function as a layer."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-def mlp(*between: nn.Module, width: int = 32) -> nn.Sequential:
-    """Linear layers with something between them."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    enter = 64
-    for module in between:
-        layers += [nn.Linear(enter, width), module]
-        enter = width
-    return nn.Sequential(*layers, nn.Linear(enter, 10))
-
-
-def first(**changes: Any) -> str | None:
-    """The cause that the doctor names first, by all rules."""
-    verdict = diagnose(patient(**changes), RULES)
-    return verdict.findings[0].cause if verdict.alarm else None
+from goodfit.doctor.finding import Stage
+from goodfit.doctor.rules import structure
+from tests.support.patients import Apply, convnet, find_causes, first_cause, mlp, patient
 
 
 def named(**changes: Any) -> set[str]:
     """The causes that the rules of this file name before the first step."""
-    exam = Examination(patient(**changes))
-    return {found.cause for rule in structure.RULES if rule.stage == 1 and (found := rule.find(exam)) is not None}
+    return set(find_causes(Examination(patient(**changes)), [rule for rule in structure.RULES if rule.stage == Stage.START]))
 
 
 def soft_loss(scores: Tensor, labels: Tensor) -> Tensor:
@@ -114,7 +85,7 @@ HEALTHY: dict[str, dict[str, Any]] = {
 def test_faults_are_named_first(case: str) -> None:
     cause, changes = FAULTS[case]
     torch.manual_seed(0)
-    assert first(**changes) == cause
+    assert first_cause(**changes) == cause
 
 
 @pytest.mark.parametrize("case", HEALTHY)

@@ -16,8 +16,8 @@ from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.finding import Verdict
 from goodfit.doctor.rules import system
 from goodfit.doctor.system import count_cores, count_threads, measure_growth
-from goodfit.watch.memory import is_memory_exact, measure_memory
-from tests.patients import BATCH, convnet, iterate, patient, step
+from goodfit.inspection.memory import is_memory_exact, measure_memory
+from tests.support.patients import BATCH, convnet, iterate, names, patient, step
 
 pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
 
@@ -26,10 +26,6 @@ STEPS = 60
 
 def examine(**changes: Any) -> Verdict:
     return diagnose(patient(**{"steps": STEPS} | changes), system.RULES)
-
-
-def names(verdict: Verdict) -> list[str]:
-    return [finding.cause for finding in verdict.findings if finding.is_material]
 
 
 def shuffled(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.doctor.diagnose import diagnose
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.rules import RULES, frozen, updates
-from tests.patients import convnet, patient, step
+from goodfit.doctor.rules import frozen, updates
+from tests.support.patients import convnet, find_causes, first_cause, patient, step
 
 Step = Callable[..., Tensor]
 
@@ -179,14 +178,11 @@ HEALTHY: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", FAULTS)
 def test_faults_are_named_first(case: str) -> None:
     cause, changes = FAULTS[case]
-    verdict = diagnose(patient(**changes), RULES)
-    assert verdict.alarm
-    assert verdict.findings[0].cause == cause, verdict.findings
+    assert first_cause(**changes) == cause
 
 
 @pytest.mark.parametrize("case", HEALTHY)
 def test_what_is_healthy_is_not_named(case: str) -> None:
     exam = Examination(patient(**HEALTHY[case]))
     exam.course.follow(50)
-    rules = (*updates.RULES, *frozen.RULES)
-    assert [found for rule in rules if (found := rule.find(exam)) is not None] == []
+    assert find_causes(exam, (*updates.RULES, *frozen.RULES)) == {}

@@ -20,13 +20,13 @@ from goodfit.core.chance import Chance
 from goodfit.core.contracts import Probe
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.reporter import SilentReporter
+from goodfit.inspection.probes.update_ratio import UpdateRatio
+from goodfit.inspection.telemetry import StepView, Telemetry
+from goodfit.inspection.tensorboard import EventWriter, named_numbers
 from goodfit.losses.softmax import Softmax
 from goodfit.terminal.reporter import EVALUATION_HEADER, TerminalReporter, format_evaluation, format_steps
 from goodfit.training.state import Plan, State
 from goodfit.training.step import Objective
-from goodfit.watch.probes.update_ratio import UpdateRatio
-from goodfit.watch.telemetry import StepView, Telemetry
-from goodfit.watch.tensorboard import EventWriter, named_numbers
 
 PLAN = Plan(Softmax(), Lengths(4, 8, Length.read("4 epochs")), lambda batch, chance, t: batch, lambda images: images, lambda t: 1.0)
 

@@ -27,7 +27,7 @@ from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.replay import Change
 from goodfit.doctor.signals import remove_pauses
-from tests import patients
+from tests.support import patients
 
 Batch = tuple[Tensor, Tensor]
 
@@ -492,8 +492,5 @@ def test_a_test_that_fails_is_told_and_the_loop_goes_on() -> None:
     assert any("no evaluation here" in line for line in watch.verdict().ruled_out)
 
 
-def test_the_package_of_the_same_name_stays_a_package() -> None:
-    import goodfit.watch.dissection as module
-
-    assert callable(goodfit.watch) and module.norm([torch.tensor([3.0, 4.0])]) == 5
+def test_watch_is_the_function_of_that_name() -> None:
     assert isinstance(goodfit.watch(nn.Flatten(), torch.optim.SGD([torch.zeros(1)])), Watch)

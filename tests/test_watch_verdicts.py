@@ -17,9 +17,9 @@ from goodfit.doctor.loop_patient import RecordedSchedule
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.replay import NO_CHANGE, Change
 from goodfit.doctor.wording import describe_verdict
+from goodfit.inspection.randomness import is_pretrained, looks_drawn
 from goodfit.recipe.parts import load_catalog
-from goodfit.watch.randomness import looks_learned
-from tests import patients
+from tests.support import patients
 
 pytestmark = pytest.mark.slow  # a training or several each; make test-slow runs them
 
@@ -73,7 +73,7 @@ def clipped_step(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, im
 
 HEALTHY: dict[str, dict[str, Any]] = {
     "sgd with batch norm": {},
-    "adam without norm": {"make": lambda: patients.convnet(norm=False), "make_optimizer": lambda m: torch.optim.Adam(m.parameters(), 1e-3)},
+    "adam without norm": {"make": patients.plain_net, "make_optimizer": lambda m: torch.optim.Adam(m.parameters(), 1e-3)},
     "dropout": {"make": dropout_net},
     "smoothed and clipped": {"step": clipped_step},
     "tanh": {"make": lambda: patients.convnet(nn.Tanh, norm=False)},
@@ -89,22 +89,19 @@ def test_healthy_loops_get_no_alarm(name: str) -> None:
     assert str(verdict).startswith("Healthy")
 
 
-def bare() -> nn.Module:
-    return patients.convnet(norm=False)
-
-
 def test_a_rate_that_is_too_high_is_named_by_the_same_numbers_as_for_a_case() -> None:
     def make_optimizer(net: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(net.parameters(), 50.0, 0.9)
 
-    verdict = watch_loop(160, bare, make_optimizer, validation=held_out()).verdict()
-    case = diagnose(patients.patient(model=bare, optimizer=make_optimizer))
+    verdict = watch_loop(160, patients.plain_net, make_optimizer, validation=held_out()).verdict()
+    case = diagnose(patients.patient(model=patients.plain_net, optimizer=make_optimizer))
     assert (verdict.kind, verdict.findings[0].cause, verdict.steps) == ("fault", "lr_too_high", case.steps)
     assert verdict.findings[0].evidence == case.findings[0].evidence  # so its trials are the same, bit for bit
     assert str(verdict).splitlines()[0] == describe_verdict(case)[0]
 
 
 def not_zeroed(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A step that adds its gradient to those of the steps before."""
     value: torch.Tensor = loss(net(images), labels)
     value.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -162,7 +159,9 @@ def test_a_loop_that_broke_is_not_healthy_though_nothing_can_be_tried() -> None:
     def break_down(net: nn.Module, optimizer: Any, loss: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return patients.step(net, optimizer, loss, images * (1 if optimizer.param_groups[0]["lr"] > 0.02 else 1e30), labels)
 
-    verdict = watch_loop(60, bare, step=break_down, has_epochs=False).verdict([Rule("lr_too_high", Stage.END, lambda exam: None, {})])
+    verdict = watch_loop(60, patients.plain_net, step=break_down, has_epochs=False).verdict(
+        [Rule("lr_too_high", Stage.END, lambda exam: None, {})]
+    )
     assert (verdict.kind, verdict.alarm) == ("unknown", True)
     assert "no finite number" in str(verdict)
 
@@ -204,8 +203,10 @@ def test_weights_that_were_drawn_and_those_that_learned_are_told_apart(init: str
     for seed in range(4):
         torch.manual_seed(seed)
         net = part(10, 1, (8, 8))
-        assert not looks_learned(net)
+        assert not is_pretrained(net, lambda name, weight: looks_drawn(weight))
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     for images, labels in [*patients.iterate("train", 32)] * 2:
         patients.step(net, optimizer, F.cross_entropy, images, labels)
-    assert looks_learned(net)
+    assert is_pretrained(net, lambda name, weight: looks_drawn(weight))
+    assert is_pretrained(net, lambda name, weight: name.startswith("head")), "a new head does not count"
+    assert not is_pretrained(net, lambda name, weight: not name.startswith("head"))

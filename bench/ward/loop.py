@@ -104,11 +104,19 @@ def take_step(model: nn.Module, optimizer: Optimizer, loss: Loss, images: Tensor
 
 def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The share of images whose highest score is that of their label, in evaluation mode."""
-    model.eval()
+    return share_right(model.eval(), batches)
+
+
+def share_right(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    is_right: Callable[[Tensor, Tensor], Tensor] = lambda scores, labels: scores.argmax(1) == labels,
+) -> float:
+    """The share of images that are right by their scores [B, K] and labels [B], in the mode that the model is in."""
     right, count = 0, 0
     with torch.no_grad():
         for images, labels in batches:
-            right += int((model(images).argmax(1) == labels).sum())
+            right += int(is_right(model(images), labels).sum())
             count += len(labels)
     return right / max(1, count)
 

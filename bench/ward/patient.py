@@ -27,7 +27,7 @@ from bench.ward.loop import (
     take_step,
 )
 from bench.ward.nets import Net, build_net
-from bench.ward.transforms import Transform, keep, to_float
+from bench.ward.transforms import Transform, chain, keep, to_float
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 EVALUATION_BATCH = 256
@@ -93,11 +93,27 @@ class Patient:
 
     def but_train(self, images: np.ndarray | None = None, labels: np.ndarray | None = None) -> Patient:
         """This patient with other training images or labels on disk."""
-        return self.but(splits=dataclasses.replace(self.splits, train=self.splits.train.but(images, labels)))
+        return self.but_splits(train=self.splits.train.but(images, labels))
 
     def but_validation(self, images: np.ndarray | None = None, labels: np.ndarray | None = None) -> Patient:
         """This patient with other validation images or labels on disk."""
-        return self.but(splits=dataclasses.replace(self.splits, validation=self.splits.validation.but(images, labels)))
+        return self.but_splits(validation=self.splits.validation.but(images, labels))
+
+    def but_splits(self, **changes: Split) -> Patient:
+        """This patient with other splits on disk."""
+        return self.but(splits=dataclasses.replace(self.splits, **changes))
+
+    def but_both(self, change: Callable[[Split], Split]) -> Patient:
+        """This patient with its training and validation images or labels on disk changed."""
+        return self.but_splits(train=change(self.splits.train), validation=change(self.splits.validation))
+
+    def but_shown(self, change: Transform) -> Patient:
+        """This patient with something done to all images before they are prepared."""
+        return self.but(prepare=chain(change, self.prepare))
+
+    def but_shown_validation(self, change: Transform) -> Patient:
+        """This patient with something done to validation images before they are prepared as training images are."""
+        return self.but(prepare_validation=chain(change, self.prepare))
 
     def operate(self, surgery: Callable[[nn.Module], nn.Module]) -> Patient:
         """This patient with something more done to its model after it is built."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
+from bench.ward.images import Split
 from bench.ward.loop import Rule, Schedule, cross_entropy, make_optimizer, measure_accuracy, shuffle, take_step
 from bench.ward.patient import Patient
 from bench.ward.transforms import Warp, keep, standardize
@@ -171,7 +171,7 @@ def remove_leaks(patient: Patient) -> Patient:
     known, asked = _thumbnails(train.images), _thumbnails(validation.images)
     distance = torch.cdist(known, asked).pow(2).min(1).values / known.shape[1]
     kept = np.flatnonzero((distance > NEAR * known.var()).numpy())
-    return patient.but(splits=dataclasses.replace(patient.splits, train=train.rows(kept if len(kept) else np.arange(len(train)))))
+    return patient.but_splits(train=train.rows(kept if len(kept) else np.arange(len(train))))
 
 
 def _thumbnails(images: np.ndarray) -> torch.Tensor:
@@ -182,13 +182,11 @@ def _thumbnails(images: np.ndarray) -> torch.Tensor:
 def remove_blanks(patient: Patient) -> Patient:
     """Images most of whose rows are constant are removed from both splits."""
 
-    def rows(images: np.ndarray) -> np.ndarray:
-        constant = (images == images[:, -1:, -1:]).all((2, 3)).mean(1)
-        return np.flatnonzero(constant < 0.5)
+    def without_blanks(split: Split) -> Split:
+        constant = (split.images == split.images[:, -1:, -1:]).all((2, 3)).mean(1)
+        return split.rows(np.flatnonzero(constant < 0.5))
 
-    splits = patient.splits
-    train, validation = splits.train.rows(rows(splits.train.images)), splits.validation.rows(rows(splits.validation.images))
-    return patient.but(splits=dataclasses.replace(splits, train=train, validation=validation))
+    return patient.but_both(without_blanks)
 
 
 def balance_classes(patient: Patient) -> Patient:
@@ -211,8 +209,7 @@ def clean_labels(patient: Patient) -> Patient:
 
 def swap_channels_back(patient: Patient) -> Patient:
     """The first and last color change places."""
-    prepare = patient.prepare
-    return patient.but(prepare=lambda x, g: prepare(x[:, [2, 1, 0]] if x.shape[1] == 3 else x, g))
+    return patient.but_shown(lambda x, g: x[:, [2, 1, 0]] if x.shape[1] == 3 else x)
 
 
 REMEDIES: dict[str, Remedy] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,19 +23,8 @@ __all__ = ["Recipe", "evaluate", "export", "fit", "load", "open_images", "train"
 _MODULES = {"Recipe": "recipe.recipe", "export": "predict.export", "fit": "training.loop", "open_images": "recipe.source"}
 
 
-class _CallableModule(types.ModuleType):
-    """The package `goodfit.watch`, which is called as the function of that name in goodfit.api."""
-
-    @property
-    def __call__(self) -> Any:
-        return importlib.import_module("goodfit.api").watch
-
-
 def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for, so that importing goodfit imports no torch."""
     if name in __all__:
         return getattr(importlib.import_module(f"goodfit.{_MODULES.get(name, 'api')}"), name)
     raise AttributeError(f"module goodfit has no attribute {name!r}")
-
-
-importlib.import_module("goodfit.watch").__class__ = _CallableModule  # the import makes it an attribute of this package

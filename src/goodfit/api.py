@@ -20,6 +20,7 @@ from goodfit.doctor.audit.image_table import ImageTable
 from goodfit.doctor.loop_patient import LoopParts
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.patient import Batches
+from goodfit.inspection.dissection import LossFunction
 from goodfit.predict.predictor import Predictor, load_predictor
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
@@ -33,7 +34,6 @@ from goodfit.terminal.reporter import TerminalReporter
 from goodfit.terminal.streams import MESSAGES
 from goodfit.training.lr_range import LrRange, find_lr_range, sweep_lr
 from goodfit.training.manual_lr import request_lr_factor
-from goodfit.watch.dissection import LossFunction
 
 
 def train(

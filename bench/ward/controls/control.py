@@ -5,17 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from bench.ward.fits import any_patient
 from bench.ward.patient import Patient
-
-
-def any_patient(patient: Patient) -> bool:
-    """Whether a patient can be varied so: all can."""
-    return True
-
-
-def is_pretrained(patient: Patient) -> bool:
-    """Whether the model of a healthy patient starts from pretrained weights."""
-    return patient.surgery is not Patient.surgery
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 from torch.nn import functional
 
-from bench.ward.controls.control import Control, is_pretrained
+from bench.ward.controls.control import Control
+from bench.ward.fits import has_large_split, is_color, is_pretrained
 from bench.ward.images import Split
 from bench.ward.patient import Patient
 from bench.ward.transforms import Warp, add_noise, chain, jitter, to_float, to_uint8
@@ -31,7 +30,7 @@ def take_away_color(patient: Patient) -> Patient:
         return split.but(split.images.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8))
 
     s = patient.splits
-    return patient.but(splits=dataclasses.replace(s, train=gray(s.train), validation=gray(s.validation), test=gray(s.test)))
+    return patient.but_splits(train=gray(s.train), validation=gray(s.validation), test=gray(s.test))
 
 
 def weight_classes(patient: Patient) -> Patient:
@@ -42,27 +41,27 @@ def weight_classes(patient: Patient) -> Patient:
     train = train.rows(rows)
     counts = np.bincount(train.labels, minlength=classes)
     weights = torch.from_numpy(len(train) / (classes * np.maximum(counts, 1))).float()
-    thinned = patient.but(splits=dataclasses.replace(patient.splits, train=train))
+    thinned = patient.but_splits(train=train)
     return thinned.but(loss=lambda outputs, labels: functional.cross_entropy(outputs, labels, weights))
 
 
 def validate_on_hundred(patient: Patient) -> Patient:
     """A validation split of 150 images."""
-    return patient.but(splits=dataclasses.replace(patient.splits, validation=patient.splits.validation.rows(np.arange(150))))
+    return patient.but_splits(validation=patient.splits.validation.rows(np.arange(150)))
 
 
 def sort_validation(patient: Patient) -> Patient:
     """Validation images sorted by class, rightly evaluated."""
     validation = patient.splits.validation
     order = np.argsort(validation.labels, kind="stable")
-    return patient.but(splits=dataclasses.replace(patient.splits, validation=validation.rows(order)))
+    return patient.but_splits(validation=validation.rows(order))
 
 
 def repeat_few_images(patient: Patient) -> Patient:
     """Half a percent of the training images twice."""
     train = patient.splits.train
     rows = np.concatenate([np.arange(len(train)), np.arange(max(1, len(train) // 200))])
-    return patient.but(splits=dataclasses.replace(patient.splits, train=train.rows(patient.rng(63).permutation(rows))))
+    return patient.but_splits(train=train.rows(patient.rng(63).permutation(rows)))
 
 
 def make_task_hard(patient: Patient) -> Patient:
@@ -71,24 +70,16 @@ def make_task_hard(patient: Patient) -> Patient:
     noise = add_noise(0.45)
     s = patient.splits
     train, validation, test = (x.but(to_uint8(noise(0.6 * to_float(x.images) + 0.2, g))) for x in (s.train, s.validation, s.test))
-    return patient.but(splits=dataclasses.replace(s, train=train, validation=validation, test=test))
-
-
-def _color(patient: Patient) -> bool:
-    return patient.is_color
-
-
-def _large(patient: Patient) -> bool:
-    return len(patient.splits.train) > 60 * patient.splits.classes
+    return patient.but_splits(train=train, validation=validation, test=test)
 
 
 CONTROLS = (
-    Control("augment-strongly", augment_strongly, _large, is_comparable=False),
+    Control("augment-strongly", augment_strongly, has_large_split, is_comparable=False),
     Control("keep-pixels-to-one", keep_pixels_to_one, lambda patient: not is_pretrained(patient)),
-    Control("take-away-color", take_away_color, _color, is_comparable=False),
-    Control("weight-classes", weight_classes, _large, is_comparable=False),
+    Control("take-away-color", take_away_color, is_color, is_comparable=False),
+    Control("weight-classes", weight_classes, has_large_split, is_comparable=False),
     Control("validate-on-hundred", validate_on_hundred),
     Control("sort-validation", sort_validation),
-    Control("repeat-few-images", repeat_few_images, _large),
+    Control("repeat-few-images", repeat_few_images, has_large_split),
     Control("make-task-hard", make_task_hard, lambda p: not is_pretrained(p), is_comparable=False),
 )

@@ -11,8 +11,9 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from bench.ward.controls.control import Control
-from bench.ward.loop import Loss, measure_accuracy
-from bench.ward.patient import Batches, Patient
+from bench.ward.loop import Loss
+from bench.ward.patient import Patient
+from bench.ward.steps import clip_gradients, evaluate_average
 
 
 def smooth_labels(patient: Patient) -> Patient:
@@ -37,16 +38,7 @@ def mix_images(patient: Patient) -> Patient:
 
 def clip_at_one(patient: Patient) -> Patient:
     """Gradients clipped at a norm of 1."""
-
-    def step(model: nn.Module, optimizer: Optimizer, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        value = loss(model(images), labels)
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return value.detach()
-
-    return patient.but(step=step)
+    return clip_gradients(patient, 1.0)
 
 
 def accumulate_parts(patient: Patient) -> Patient:
@@ -97,31 +89,9 @@ def compute_in_bfloat16(patient: Patient) -> Patient:
     return patient.but(step=step)
 
 
-def evaluate_average(patient: Patient) -> Patient:
+def average_weights(patient: Patient) -> Patient:
     """Evaluation of an average of the weights over the last steps."""
-    averages: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
-
-    def step(model: nn.Module, optimizer: Optimizer, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-        value = before(model, optimizer, loss, images, labels)
-        with torch.no_grad():
-            for mean, parameter in zip(
-                averages.setdefault(model, [p.clone() for p in model.parameters()]), model.parameters(), strict=True
-            ):
-                mean.lerp_(parameter, 0.2)
-        return value
-
-    def evaluate(model: nn.Module, batches: Batches) -> float:
-        held = [p.detach().clone() for p in model.parameters()]
-        with torch.no_grad():
-            for parameter, mean in zip(model.parameters(), averages.get(model, held), strict=True):
-                parameter.copy_(mean)
-            accuracy = measure_accuracy(model, batches)
-            for parameter, value in zip(model.parameters(), held, strict=True):
-                parameter.copy_(value)
-        return accuracy
-
-    before = patient.step
-    return patient.but(step=step, evaluate=evaluate)
+    return evaluate_average(patient, 0.2)
 
 
 def end_in_log_softmax(patient: Patient) -> Patient:
@@ -137,6 +107,6 @@ CONTROLS = (
     Control("accumulate-parts", accumulate_parts),
     Control("accumulate-steps", accumulate_steps),
     Control("compute-in-bfloat16", compute_in_bfloat16),
-    Control("evaluate-average", evaluate_average),
+    Control("evaluate-average", average_weights),
     Control("end-in-log-softmax", end_in_log_softmax),
 )

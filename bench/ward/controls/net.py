@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import Optimizer
 
-from bench.ward.controls.control import Control, is_pretrained
+from bench.ward.controls.control import Control
+from bench.ward.fits import has_batch_norm, has_hidden_layers, has_large_split, has_relu, is_pretrained
 from bench.ward.loop import Schedule, make_optimizer
 from bench.ward.nets import last_linear
 from bench.ward.patient import Patient
@@ -86,30 +87,22 @@ def leave_out_momentum(patient: Patient) -> Patient:
     return patient.but(rule=patient.rule.but(name="sgd", momentum=0.0, lr=5 * patient.rule.lr))
 
 
-def _hidden(patient: Patient) -> bool:
-    return patient.net.family != "linear"
-
-
-def _large(patient: Patient) -> bool:
-    return len(patient.splits.train) > 60 * patient.splits.classes
-
-
 def _sgd(patient: Patient) -> bool:
     return not patient.rule.is_adaptive and not is_pretrained(patient)
 
 
 def _relu(patient: Patient) -> bool:
-    return _hidden(patient) and patient.net.act == "relu" and not is_pretrained(patient)
+    return has_relu(patient) and not is_pretrained(patient)
 
 
 CONTROLS = (
-    Control("drop-half", drop_half, _hidden),
+    Control("drop-half", drop_half, has_hidden_layers),
     Control("start-head-at-zero", start_head_at_zero),
     Control("use-elu", use_elu, _relu),
     Control("freeze-trunk", freeze_trunk, is_pretrained),
     Control("tune-gently", tune_gently, is_pretrained),
-    Control("use-small-batches", use_small_batches, lambda p: p.net.norm != "batch" and p.batch >= 32),
-    Control("use-large-batches", use_large_batches, _large),
+    Control("use-small-batches", use_small_batches, lambda p: not has_batch_norm(p) and p.batch >= 32),
+    Control("use-large-batches", use_large_batches, has_large_split),
     Control("restart", restart, lambda p: p.schedule.name != "restarts"),
     Control("warm-up", warm_up, lambda p: p.schedule.name != "warmup"),
     Control("leave-out-momentum", leave_out_momentum, _sgd),

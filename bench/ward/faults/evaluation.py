@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from bench.ward.faults.fault import Fault
+from bench.ward.fits import has_batch_norm, has_hidden_layers, is_color
+from bench.ward.loop import share_right
 from bench.ward.nets import Function, last_linear, replace_layers
-from bench.ward.patient import Patient
+from bench.ward.patient import Batches, Patient
 from bench.ward.transforms import Warp, add_noise, center_crop, chain, erase, jitter, resize
 
 
 def swap_validation_channels(patient: Patient, severity: int) -> Patient:
     """Hand out validation images with their colors in another order."""
-    prepare, order = patient.prepare, ([2, 1, 0], [1, 2, 0], [1, 0, 2])[severity]
-    return patient.but(prepare_validation=lambda x, g: prepare(x[:, order], g))
+    order = ([2, 1, 0], [1, 2, 0], [1, 0, 2])[severity]
+    return patient.but_shown_validation(lambda x, g: x[:, order])
 
 
 def forget_to_standardize(patient: Patient, severity: int) -> Patient:
@@ -31,21 +30,18 @@ def forget_to_standardize(patient: Patient, severity: int) -> Patient:
 
 def crop_validation(patient: Patient, severity: int) -> Patient:
     """Cut the middle out of validation images."""
-    crop, prepare = center_crop((0.7, 0.6, 0.45)[severity]), patient.prepare
-    return patient.but(prepare_validation=lambda x, g: prepare(crop(x, g), g))
+    return patient.but_shown_validation(center_crop((0.7, 0.6, 0.45)[severity]))
 
 
 def shrink_validation(patient: Patient, severity: int) -> Patient:
     """Resize validation images by another way, which loses their detail."""
-    shrink, prepare = resize(max(2, round(patient.shape[1] * (0.4, 0.3, 0.2)[severity]))), patient.prepare
-    return patient.but(prepare_validation=lambda x, g: prepare(shrink(x, g), g))
+    return patient.but_shown_validation(resize(max(2, round(patient.shape[1] * (0.4, 0.3, 0.2)[severity]))))
 
 
 def flip_validation(patient: Patient, severity: int) -> Patient:
     """Turn validation images by a quarter, upside down, or to their negatives."""
-    prepare = patient.prepare
-    turns = (lambda x: x.rot90(1, (2, 3)), lambda x: x.transpose(2, 3).flip(2), lambda x: 1 - x)
-    return patient.but(prepare_validation=lambda x, g: prepare(turns[severity](x), g))
+    turns = (lambda x, g: x.rot90(1, (2, 3)), lambda x, g: x.transpose(2, 3).flip(2), lambda x, g: 1 - x)
+    return patient.but_shown_validation(turns[severity])
 
 
 def rename_validation_classes(patient: Patient, severity: int) -> Patient:
@@ -76,8 +72,7 @@ def erase_validation(patient: Patient, severity: int) -> Patient:
 
 def validate_on_few(patient: Patient, severity: int) -> Patient:
     """Keep few validation images."""
-    rows = np.arange((20, 14, 10)[severity])
-    return patient.but(splits=dataclasses.replace(patient.splits, validation=patient.splits.validation.rows(rows)))
+    return patient.but_splits(validation=patient.splits.validation.rows(np.arange((20, 14, 10)[severity])))
 
 
 def evaluate_in_train_mode(patient: Patient, severity: int) -> Patient:
@@ -87,25 +82,18 @@ def evaluate_in_train_mode(patient: Patient, severity: int) -> Patient:
 
 def _measure_in_train_mode(patient: Patient, size: int) -> Patient:
 
-    def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-        model.train()
-        right, count = 0, 0
-        with torch.no_grad():
-            for images, labels in batches:
-                for part, targets in zip(images.split(size), labels.split(size), strict=True):
-                    if len(part) > 1:
-                        right += int((model(part).argmax(1) == targets).sum())
-                        count += len(part)
-        return right / max(1, count)
+    def evaluate(model: nn.Module, batches: Batches) -> float:
+        parts = (pair for images, labels in batches for pair in zip(images.split(size), labels.split(size), strict=True))
+        return share_right(model.train(), (part for part in parts if len(part[1]) > 1))
 
     return patient.but(evaluate=evaluate)
 
 
-def evaluate_sorted_in_train_mode(patient: Patient, severity: int) -> Patient:
+def evaluate_by_classin_train_mode(patient: Patient, severity: int) -> Patient:
     """Measure the accuracy in training mode on validation images that are sorted by class."""
     split = patient.splits.validation
-    split = split.rows(np.argsort(split.labels, kind="stable"))
-    return _measure_in_train_mode(patient.but(splits=dataclasses.replace(patient.splits, validation=split)), (64, 32, 8)[severity])
+    by_class = patient.but_splits(validation=split.rows(np.argsort(split.labels, kind="stable")))
+    return _measure_in_train_mode(by_class, (64, 32, 8)[severity])
 
 
 def keep_dropout_on(patient: Patient, severity: int) -> Patient:
@@ -125,39 +113,18 @@ def evaluate_with_dropout(patient: Patient, severity: int) -> Patient:
     """Train with dropout, and put every layer but those of dropout into evaluation mode."""
     patient = patient.but_net(dropout=(0.5, 0.65, 0.8)[severity])
 
-    def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    def evaluate(model: nn.Module, batches: Batches) -> float:
         model.eval()
         for layer in model.modules():
             if isinstance(layer, nn.Dropout):
                 layer.train()
-        right, count = 0, 0
-        with torch.no_grad():
-            for images, labels in batches:
-                right += int((model(images).argmax(1) == labels).sum())
-                count += len(labels)
-        return right / max(1, count)
+        return share_right(model, batches)
 
     return patient.but(evaluate=evaluate)
 
 
-def _is_color(patient: Patient) -> bool:
-    return patient.is_color
-
-
-def _has_batch_norm(patient: Patient) -> bool:
-    return patient.net.norm == "batch"
-
-
-def _has_batch_norm_and_color(patient: Patient) -> bool:
-    return _has_batch_norm(patient) and patient.is_color
-
-
-def _has_hidden_layers(patient: Patient) -> bool:
-    return patient.net.family != "linear"
-
-
 FAULTS = (
-    Fault("swap-validation-channels", "channels_differ", swap_validation_channels, _is_color),
+    Fault("swap-validation-channels", "channels_differ", swap_validation_channels, is_color),
     Fault("forget-to-standardize", "preprocessing_differs", forget_to_standardize),
     Fault("crop-validation", "preprocessing_differs", crop_validation),
     Fault("shrink-validation", "preprocessing_differs", shrink_validation),
@@ -165,9 +132,9 @@ FAULTS = (
     Fault("rename-validation-classes", "label_order_differs", rename_validation_classes),
     Fault("augment-validation", "augmentation_at_validation", augment_validation),
     Fault("erase-validation", "augmentation_at_validation", erase_validation),
-    Fault("validate-on-few", "validation_too_small", validate_on_few, _is_color),
-    Fault("evaluate-in-train-mode", "evaluated_in_train_mode", evaluate_in_train_mode, _has_batch_norm_and_color),
-    Fault("evaluate-sorted-in-train-mode", "evaluated_in_train_mode", evaluate_sorted_in_train_mode, _has_batch_norm),
-    Fault("keep-dropout-on", "dropout_at_test", keep_dropout_on, _has_hidden_layers),
-    Fault("evaluate-with-dropout", "dropout_at_test", evaluate_with_dropout, _has_hidden_layers),
+    Fault("validate-on-few", "validation_too_small", validate_on_few, is_color),
+    Fault("evaluate-in-train-mode", "evaluated_in_train_mode", evaluate_in_train_mode, lambda p: has_batch_norm(p) and is_color(p)),
+    Fault("evaluate-sorted-in-train-mode", "evaluated_in_train_mode", evaluate_by_classin_train_mode, has_batch_norm),
+    Fault("keep-dropout-on", "dropout_at_test", keep_dropout_on, has_hidden_layers),
+    Fault("evaluate-with-dropout", "dropout_at_test", evaluate_with_dropout, has_hidden_layers),
 )

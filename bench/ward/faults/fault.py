@@ -5,15 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from bench.ward.fits import any_patient
 from bench.ward.patient import Patient
 
 SEVERITIES = 3
 UNLISTED = "unlisted"  # the cause of faults that the doctor has no name for
-
-
-def any_patient(patient: Patient) -> bool:
-    """Whether a patient can have the fault: all can."""
-    return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 
 from bench.ward.faults.fault import Fault
+from bench.ward.fits import has_large_split, is_color
 from bench.ward.images import Split
 from bench.ward.patient import Patient
 from bench.ward.transforms import Warp, add_noise, chain, jitter, to_float, to_uint8
@@ -66,13 +65,12 @@ def repeat_images(patient: Patient, severity: int) -> Patient:
     train, rng = patient.splits.train, patient.rng(25)
     unique = max(10, round(len(train) * (0.15, 0.08, 0.04)[severity]))
     rows = np.concatenate([np.arange(unique), rng.integers(0, unique, len(train) - unique)])
-    return patient.but(splits=dataclasses.replace(patient.splits, train=train.rows(rng.permutation(rows))))
+    return patient.but_splits(train=train.rows(rng.permutation(rows)))
 
 
 def _leak(patient: Patient, images: np.ndarray, rows: np.ndarray, salt: int) -> Patient:
-    splits = patient.splits
-    train = splits.train.join(Split(images, splits.validation.labels[rows]))
-    return patient.but(splits=dataclasses.replace(splits, train=train.rows(patient.rng(salt).permutation(len(train)))))
+    train = patient.splits.train.join(Split(images, patient.splits.validation.labels[rows]))
+    return patient.but_splits(train=train.rows(patient.rng(salt).permutation(len(train))))
 
 
 def leak_exact(patient: Patient, severity: int) -> Patient:
@@ -90,21 +88,21 @@ def leak_near(patient: Patient, severity: int) -> Patient:
     return _leak(patient, to_uint8(change(to_float(validation.images[rows]), g)), rows, 27)
 
 
+def _without_classes(split: Split, lost: np.ndarray) -> Split:
+    return split.rows(np.flatnonzero(~np.isin(split.labels, lost)))
+
+
 def lose_training_class(patient: Patient, severity: int) -> Patient:
     """Remove one, two or three classes from the training split."""
     lost = patient.rng(28).permutation(patient.splits.classes)[: severity + 1]
-    train = patient.splits.train
-    keep = np.flatnonzero(~np.isin(train.labels, lost))
-    return patient.but(splits=dataclasses.replace(patient.splits, train=train.rows(keep)))
+    return patient.but_splits(train=_without_classes(patient.splits.train, lost))
 
 
 def lose_validation_classes(patient: Patient, severity: int) -> Patient:
     """Remove half of the classes or more from the validation split."""
     classes = patient.splits.classes
     lost = patient.rng(29).permutation(classes)[: round(classes * (0.5, 0.65, 0.8)[severity])]
-    validation = patient.splits.validation
-    keep = np.flatnonzero(~np.isin(validation.labels, lost))
-    return patient.but(splits=dataclasses.replace(patient.splits, validation=validation.rows(keep)))
+    return patient.but_splits(validation=_without_classes(patient.splits.validation, lost))
 
 
 def thin_classes(patient: Patient, severity: int) -> Patient:
@@ -118,14 +116,14 @@ def thin_classes(patient: Patient, severity: int) -> Patient:
         return split.rows(np.union1d(np.flatnonzero(chosen), firsts))
 
     splits = patient.splits
-    return patient.but(splits=dataclasses.replace(splits, train=thin(splits.train, 31), validation=thin(splits.validation, 32)))
+    return patient.but_splits(train=thin(splits.train, 31), validation=thin(splits.validation, 32))
 
 
 def keep_few_images(patient: Patient, severity: int) -> Patient:
     """Train on few images per class, without augmentation."""
     rows = [np.flatnonzero(patient.splits.train.labels == k)[: (8, 5, 3)[severity]] for k in range(patient.splits.classes)]
     train = patient.splits.train.rows(patient.rng(33).permutation(np.concatenate(rows)))
-    return patient.but(splits=dataclasses.replace(patient.splits, train=train), batch=min(patient.batch, len(train) // 2))
+    return patient.but_splits(train=train).but(batch=min(patient.batch, len(train) // 2))
 
 
 def start_labels_at_one(patient: Patient, severity: int) -> Patient:
@@ -135,8 +133,7 @@ def start_labels_at_one(patient: Patient, severity: int) -> Patient:
     def rename(labels: np.ndarray) -> np.ndarray:
         return labels + 1 if number is None else np.where(labels == last, number, labels)
 
-    splits = patient.splits
-    return patient.but_train(labels=rename(splits.train.labels)).but_validation(labels=rename(splits.validation.labels))
+    return patient.but_both(lambda split: split.but(labels=rename(split.labels)))
 
 
 def mark_labels_unknown(patient: Patient, severity: int) -> Patient:
@@ -144,14 +141,6 @@ def mark_labels_unknown(patient: Patient, severity: int) -> Patient:
     labels, rng = patient.splits.train.labels.copy(), patient.rng(34)
     labels[rng.random(len(labels)) < (0.85, 0.92, 0.96)[severity]] = -100
     return patient.but_train(labels=labels)
-
-
-def _has_full_split(patient: Patient) -> bool:
-    return len(patient.splits.train) > 60 * patient.splits.classes
-
-
-def _is_color(patient: Patient) -> bool:  # on the easy gray tasks there is little to gain by a leak
-    return patient.is_color
 
 
 def _shows_rows(patient: Patient) -> bool:
@@ -165,13 +154,13 @@ FAULTS = (
     Fault("confuse-two-pairs", "label_confusion", confuse_two_pairs),
     Fault("shift-labels", "labels_shifted", shift_labels, _shows_rows),
     Fault("shift-last-labels", "labels_shifted", shift_last_labels, _shows_rows),
-    Fault("repeat-images", "duplicates_in_train", repeat_images, _has_full_split),
-    Fault("leak-exact", "leakage_exact", leak_exact, _is_color),
-    Fault("leak-near", "leakage_near", leak_near, _is_color),
+    Fault("repeat-images", "duplicates_in_train", repeat_images, has_large_split),
+    Fault("leak-exact", "leakage_exact", leak_exact, is_color),
+    Fault("leak-near", "leakage_near", leak_near, is_color),
     Fault("lose-training-class", "class_missing", lose_training_class),
-    Fault("lose-validation-classes", "class_missing", lose_validation_classes, _is_color),
-    Fault("thin-classes", "class_imbalance", thin_classes, _has_full_split),
-    Fault("keep-few-images", "overfitting", keep_few_images, _has_full_split),
+    Fault("lose-validation-classes", "class_missing", lose_validation_classes, is_color),
+    Fault("thin-classes", "class_imbalance", thin_classes, has_large_split),
+    Fault("keep-few-images", "overfitting", keep_few_images, has_large_split),
     Fault("start-labels-at-one", "labels_out_of_range", start_labels_at_one),
-    Fault("mark-labels-unknown", "labels_out_of_range", mark_labels_unknown, _has_full_split),
+    Fault("mark-labels-unknown", "labels_out_of_range", mark_labels_unknown, has_large_split),
 )

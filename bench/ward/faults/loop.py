@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from weakref import WeakKeyDictionary
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
 from bench.ward.faults.fault import Fault
-from bench.ward.loop import Loss, make_optimizer
+from bench.ward.fits import is_color
+from bench.ward.loop import make_optimizer
 from bench.ward.nets import weighted_layers
 from bench.ward.patient import Patient
-
-
-def change_step(
-    patient: Patient, prepare: Callable[[int, Optimizer], None] | None, change: Callable[[nn.Module, Optimizer], None] | None = None
-) -> Patient:
-    """A step with other ways to prepare (given the count of steps) and to change gradients before the optimizer uses them."""
-    counts: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-
-    def step(model: nn.Module, optimizer: Optimizer, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-        number = counts[model] = counts.get(model, -1) + 1
-        if prepare:
-            prepare(number, optimizer)
-        else:
-            optimizer.zero_grad()
-        value = loss(model(images), labels)
-        value.backward()
-        if change:
-            with torch.no_grad():
-                change(model, optimizer)
-        optimizer.step()
-        return value.detach()
-
-    return patient.but(step=step)
+from bench.ward.steps import change_step
 
 
 def keep_gradients(patient: Patient, severity: int) -> Patient:
@@ -57,7 +33,7 @@ def go_uphill(patient: Patient, severity: int) -> Patient:
 
         return patient.but(optimizer=optimizer)
 
-    def turn(model: nn.Module, _: Optimizer) -> None:
+    def turn(number: int, model: nn.Module) -> None:
         layers = weighted_layers(model)
         chosen = layers if severity == 2 or len(layers) == 1 else layers[:-1]
         for layer in chosen:
@@ -65,7 +41,7 @@ def go_uphill(patient: Patient, severity: int) -> Patient:
                 if parameter.grad is not None:
                     parameter.grad.neg_()
 
-    return change_step(patient, None, turn)
+    return change_step(patient, change=turn)
 
 
 def round_weights(patient: Patient, severity: int) -> Patient:
@@ -76,27 +52,23 @@ def round_weights(patient: Patient, severity: int) -> Patient:
         mantissa, exponent = torch.frexp(x)
         return torch.ldexp((mantissa * 2**bits).round() / 2**bits, exponent)
 
-    def step(model: nn.Module, optimizer: Optimizer, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-        value = before(model, optimizer, loss, images, labels)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(cut(parameter))
-        return value
+    def cut_all(number: int, model: nn.Module) -> None:
+        for parameter in model.parameters():
+            parameter.copy_(cut(parameter))
 
-    before = patient.step
-    return patient.but(step=step)
+    return change_step(patient, after=cut_all)
 
 
 def underflow(patient: Patient, severity: int) -> Patient:
     """Compute gradients in half precision after a division that sends most of them below its smallest number."""
     scale = (3e-6, 3e-7, 1e-7)[severity]
 
-    def change(model: nn.Module, _: Optimizer) -> None:
+    def change(number: int, model: nn.Module) -> None:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad.copy_((parameter.grad * scale).half().float() / scale)
 
-    return change_step(patient, None, change)
+    return change_step(patient, change=change)
 
 
 def use_wrong_loss(patient: Patient, severity: int) -> Patient:
@@ -117,16 +89,12 @@ def lose_state(patient: Patient, severity: int) -> Patient:
     """Make the optimizer forget its state every few steps, and with it the way its rate had fallen."""
     every = (5, 2, 1)[severity]
 
-    def prepare(number: int, optimizer: Optimizer) -> None:
+    def zero(number: int, optimizer: Optimizer) -> None:
         optimizer.zero_grad()
         if number and number % every == 0:
             optimizer.state.clear()
 
-    return change_step(patient, prepare)
-
-
-def _is_color(patient: Patient) -> bool:  # the gray tasks are learned without momentum as well
-    return patient.is_color
+    return change_step(patient, zero)
 
 
 FAULTS = (
@@ -135,5 +103,5 @@ FAULTS = (
     Fault("round-weights", "low_precision", round_weights),
     Fault("underflow", "low_precision", underflow),
     Fault("use-wrong-loss", "wrong_loss", use_wrong_loss),
-    Fault("lose-state", "optimizer_state_lost", lose_state, _is_color),
+    Fault("lose-state", "optimizer_state_lost", lose_state, is_color),
 )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.ward.faults.fault import Fault
+from bench.ward.fits import has_batch_norm, has_hidden_layers, has_no_norm
 from bench.ward.nets import ACTIVATIONS, Function, last_linear, replace_layers
 from bench.ward.patient import Patient
 
@@ -132,20 +133,8 @@ def reshape_wrongly(patient: Patient, severity: int) -> Patient:
     return patient.operate(surgery)
 
 
-def _hidden(patient: Patient) -> bool:
-    return patient.net.family != "linear"
-
-
 def _hidden_not_digits(patient: Patient) -> bool:  # digits are nearly linear
-    return _hidden(patient) and patient.shape[1] > 8
-
-
-def _without_norm(patient: Patient) -> bool:
-    return patient.net.family != "linear" and patient.net.norm == "none"
-
-
-def _batch_norm(patient: Patient) -> bool:
-    return patient.net.norm == "batch"
+    return has_hidden_layers(patient) and patient.shape[1] > 8
 
 
 def _deep_residual(patient: Patient) -> bool:
@@ -157,27 +146,27 @@ def _mlp(patient: Patient) -> bool:
 
 
 def _without_norm_not_adaptive(patient: Patient) -> bool:
-    return _without_norm(patient) and not patient.rule.is_adaptive
+    return has_no_norm(patient) and not patient.rule.is_adaptive
 
 
 def _not_adaptive(patient: Patient) -> bool:
-    return _hidden(patient) and not patient.rule.is_adaptive
+    return has_hidden_layers(patient) and not patient.rule.is_adaptive
 
 
 FAULTS = (
     Fault("end-in-softmax", "softmax_twice", end_in_softmax),
     Fault("softmax-in-loss", "softmax_twice", softmax_in_loss),
     Fault("drop-activations", "missing_nonlinearity", drop_activations, _hidden_not_digits),
-    Fault("narrow", "capacity_too_small", narrow, _hidden),
-    Fault("squeeze", "capacity_too_small", squeeze, _hidden),
+    Fault("narrow", "capacity_too_small", narrow, has_hidden_layers),
+    Fault("squeeze", "capacity_too_small", squeeze, has_hidden_layers),
     Fault("add-outputs", "wrong_outputs", add_outputs),
-    Fault("norm-few", "batch_too_small_for_norm", norm_few, _batch_norm),
-    Fault("drop-too-much", "dropout_too_strong", drop_too_much, _hidden),
+    Fault("norm-few", "batch_too_small_for_norm", norm_few, has_batch_norm),
+    Fault("drop-too-much", "dropout_too_strong", drop_too_much, has_hidden_layers),
     Fault("remove-shortcuts", "missing_skip", remove_shortcuts, _deep_residual, accept=("vanishing_gradient",)),
     Fault("squash-layers", "vanishing_gradient", squash_layers, _mlp),
     Fault("damp-gradients", "vanishing_gradient", damp_gradients, _not_adaptive),
     Fault("amplify-gradients", "exploding_gradient", amplify_gradients, _not_adaptive),
     Fault("amplify-layers", "exploding_gradient", amplify_layers, _without_norm_not_adaptive),
     Fault("softmax-over-batch", "images_mixed", softmax_over_batch),
-    Fault("reshape-wrongly", "images_mixed", reshape_wrongly, _hidden),
+    Fault("reshape-wrongly", "images_mixed", reshape_wrongly, has_hidden_layers),
 )

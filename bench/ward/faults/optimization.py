@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.ward.faults.fault import Fault
+from bench.ward.fits import has_batch_norm, has_hidden_layers
 from bench.ward.loop import Loss, Schedule, make_optimizer
 from bench.ward.nets import last_linear, weighted_layers
 from bench.ward.patient import Patient
+from bench.ward.steps import clip_gradients
 from bench.ward.transforms import Warp, chain, erase, jitter, keep
 
 
@@ -62,17 +64,7 @@ def decay_weights(patient: Patient, severity: int) -> Patient:
 
 def clip_tightly(patient: Patient, severity: int) -> Patient:
     """Clip the norm of the gradient to nearly nothing."""
-    norm = (1e-2, 1e-3, 1e-4)[severity]
-
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        value = loss(model(images), labels)
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), norm)
-        optimizer.step()
-        return value.detach()
-
-    return patient.but(step=step)
+    return clip_gradients(patient, (1e-2, 1e-3, 1e-4)[severity])
 
 
 def freeze_layers(patient: Patient, severity: int) -> Patient:
@@ -145,11 +137,11 @@ def drop_regularization(patient: Patient, severity: int) -> Patient:
 
 
 def _warms_up(patient: Patient) -> bool:
-    return patient.schedule.name == "warmup" and not patient.rule.is_adaptive and patient.net.norm != "batch"
+    return patient.schedule.name == "warmup" and not patient.rule.is_adaptive and not has_batch_norm(patient)
 
 
 def _decays(patient: Patient) -> bool:
-    return patient.schedule.name != "constant" and patient.net.family != "linear"
+    return patient.schedule.name != "constant" and has_hidden_layers(patient)
 
 
 def _has_momentum(patient: Patient) -> bool:
@@ -158,10 +150,6 @@ def _has_momentum(patient: Patient) -> bool:
 
 def _feels_clipping(patient: Patient) -> bool:
     return not patient.rule.is_adaptive
-
-
-def _hidden(patient: Patient) -> bool:
-    return patient.net.family != "linear"
 
 
 def _is_small_and_augmented(patient: Patient) -> bool:
@@ -178,10 +166,10 @@ FAULTS = (
     Fault("raise-momentum", "momentum_too_high", raise_momentum, _has_momentum),
     Fault("decay-weights", "weight_decay_too_strong", decay_weights),
     Fault("clip-tightly", "clip_too_tight", clip_tightly, _feels_clipping),
-    Fault("freeze-layers", "frozen_by_mistake", freeze_layers, _hidden),
-    Fault("forget-parameters", "frozen_by_mistake", forget_parameters, _hidden),
+    Fault("freeze-layers", "frozen_by_mistake", freeze_layers, has_hidden_layers),
+    Fault("forget-parameters", "frozen_by_mistake", forget_parameters, has_hidden_layers),
     Fault("train-too-short", "trained_too_short", train_too_short),
     Fault("stop-early", "stopped_too_early", stop_early),
-    Fault("regularize-too-much", "regularized_too_much", regularize_too_much, _hidden),
+    Fault("regularize-too-much", "regularized_too_much", regularize_too_much, has_hidden_layers),
     Fault("drop-regularization", "overfitting", drop_regularization, _is_small_and_augmented),
 )

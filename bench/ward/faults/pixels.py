@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.ward.faults.fault import Fault
+from bench.ward.fits import is_color, is_pretrained
 from bench.ward.images import Split
 from bench.ward.patient import Patient
 from bench.ward.transforms import Transform, Warp, add_noise, blur, chain, erase, jitter, resize, to_float, to_uint8
@@ -44,8 +45,8 @@ def subtract_wrong_mean(patient: Patient, severity: int) -> Patient:
 
 def swap_channels(patient: Patient, severity: int) -> Patient:
     """Hand out the colors in another order, in training and validation."""
-    prepare, order = patient.prepare, ([2, 1, 0], [1, 2, 0], [2, 0, 1])[severity]
-    return patient.but(prepare=lambda x, g: prepare(x[:, order], g))
+    order = ([2, 1, 0], [1, 2, 0], [2, 0, 1])[severity]
+    return patient.but_shown(lambda x, g: x[:, order])
 
 
 def sort_by_class(patient: Patient, severity: int) -> Patient:
@@ -78,15 +79,15 @@ def break_images(patient: Patient, severity: int) -> Patient:
     return _break_images(patient, (0.4, 0.6, 0.8)[severity], cut)
 
 
-def _break_images(patient: Patient, share: float, change: object) -> Patient:
+def _break_images(patient: Patient, share: float, change: Callable[[np.ndarray], np.ndarray]) -> Patient:
     def spoil(split: Split, salt: int) -> Split:
         images = split.images.copy()
         for row in np.flatnonzero(patient.rng(salt).random(len(split)) < share):
-            images[row] = change(images[row])  # type: ignore[operator]
+            images[row] = change(images[row])
         return split.but(images)
 
     splits = patient.splits
-    return patient.but(splits=dataclasses.replace(splits, train=spoil(splits.train, 41), validation=spoil(splits.validation, 42)))
+    return patient.but_splits(train=spoil(splits.train, 41), validation=spoil(splits.validation, 42))
 
 
 def crop_too_small(patient: Patient, severity: int) -> Patient:
@@ -107,9 +108,7 @@ def drown_in_noise(patient: Patient, severity: int) -> Patient:
 
 def lower_resolution(patient: Patient, severity: int) -> Patient:
     """Shrink all images to a few pixels."""
-    side = max(2, round(patient.shape[1] * (0.25, 0.19, 0.125)[severity]))
-    shrink, prepare = resize(side), patient.prepare
-    return patient.but(prepare=lambda x, g: prepare(shrink(x, g), g))
+    return patient.but_shown(resize(max(2, round(patient.shape[1] * (0.25, 0.19, 0.125)[severity]))))
 
 
 def mark_classes(patient: Patient, severity: int) -> Patient:
@@ -125,8 +124,7 @@ def mark_classes(patient: Patient, severity: int) -> Patient:
             images[row, top : top + size, left : left + size] = value
         return split.but(images)
 
-    splits = patient.splits
-    return patient.but(splits=dataclasses.replace(splits, train=mark(splits.train), validation=mark(splits.validation)))
+    return patient.but_both(mark)
 
 
 def tint_classes(patient: Patient, severity: int) -> Patient:
@@ -141,8 +139,7 @@ def tint_classes(patient: Patient, severity: int) -> Patient:
         images[:, frame] = (1 - strength) * images[:, frame] + strength * value[:, None, None]
         return split.but(images.astype(np.uint8))
 
-    splits = patient.splits
-    return patient.but(splits=dataclasses.replace(splits, train=tint(splits.train), validation=tint(splits.validation)))
+    return patient.but_both(tint)
 
 
 def shift_domain(patient: Patient, severity: int) -> Patient:
@@ -163,20 +160,12 @@ def _change_train(patient: Patient, change: Transform) -> Patient:
     return patient.but_train(images=to_uint8(change(to_float(patient.splits.train.images), g)))
 
 
-def _is_color(patient: Patient) -> bool:  # the gray tasks are easy without a shortcut
-    return patient.is_color
-
-
-def _is_pretrained_color(patient: Patient) -> bool:
-    return patient.is_color and patient.surgery is not Patient.surgery
-
-
 FAULTS = (
     Fault("skip-scaling", "inputs_not_scaled", skip_scaling),
     Fault("divide-by-tiny-deviation", "inputs_not_scaled", divide_by_tiny_deviation),
     Fault("divide-twice", "inputs_scaled_twice", divide_twice),
     Fault("subtract-wrong-mean", "inputs_scaled_twice", subtract_wrong_mean),
-    Fault("swap-channels", "channels_swapped", swap_channels, _is_pretrained_color),
+    Fault("swap-channels", "channels_swapped", swap_channels, lambda p: is_color(p) and is_pretrained(p)),
     Fault("sort-by-class", "not_shuffled", sort_by_class),
     Fault("blank-images", "blank_images", blank_images),
     Fault("break-images", "blank_images", break_images),
@@ -184,7 +173,7 @@ FAULTS = (
     Fault("rotate-and-erase", "augmentation_too_strong", rotate_and_erase),
     Fault("drown-in-noise", "augmentation_too_strong", drown_in_noise),
     Fault("lower-resolution", "resolution_too_low", lower_resolution),
-    Fault("mark-classes", "shortcut", mark_classes, _is_color),
+    Fault("mark-classes", "shortcut", mark_classes, is_color),
     Fault("tint-classes", "shortcut", tint_classes),
     Fault("shift-domain", "distribution_shift", shift_domain),
     Fault("invert-domain", "distribution_shift", invert_domain),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.ward.faults.fault import UNLISTED, Fault
-from bench.ward.faults.loop import change_step
-from bench.ward.loop import Loss, Step, make_optimizer, measure_accuracy
-from bench.ward.patient import Batches, Patient
+from bench.ward.fits import has_batch_norm, is_color
+from bench.ward.loop import make_optimizer, share_right
+from bench.ward.patient import Patient
+from bench.ward.steps import change_step, evaluate_average
 
 
 def stop_statistics(patient: Patient, severity: int) -> Patient:
@@ -45,17 +44,15 @@ def raise_epsilon(patient: Patient, severity: int) -> Patient:
 def disturb_gradients(patient: Patient, severity: int) -> Patient:
     """Add noise far larger than the gradient."""
     factor = (10.0, 25.0, 60.0)[severity]
-    counts: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
-    def change(model: nn.Module, _: Optimizer) -> None:
-        number = counts[model] = counts.get(model, 0) + 1
-        g = torch.Generator().manual_seed(number)
+    def change(number: int, model: nn.Module) -> None:
+        g = torch.Generator().manual_seed(number + 1)
         for parameter in model.parameters():
             if parameter.grad is not None:
                 noise = torch.randn(parameter.shape, generator=g)
                 parameter.grad.add_(noise * factor * parameter.grad.norm() / parameter.numel() ** 0.5)
 
-    return change_step(patient, None, change)
+    return change_step(patient, change=change)
 
 
 def repeat_first_batches(patient: Patient, severity: int) -> Patient:
@@ -71,86 +68,40 @@ def repeat_first_batches(patient: Patient, severity: int) -> Patient:
 def count_wrongly(patient: Patient, severity: int) -> Patient:
     """Count an image as right if its class is among the best two, three or four."""
 
-    def evaluate(model: nn.Module, batches: Batches) -> float:
-        def tops() -> Iterator[tuple[Tensor, Tensor]]:
-            yield from batches
+    def is_right(scores: Tensor, labels: Tensor) -> Tensor:
+        return (scores.topk(severity + 2, 1).indices == labels[:, None]).any(1)
 
-        model.eval()
-        right, count = 0, 0
-        with torch.no_grad():
-            for images, labels in tops():
-                best = model(images).topk(severity + 2, 1).indices
-                right += int((best == labels[:, None]).any(1).sum())
-                count += len(labels)
-        return right / max(1, count)
-
-    return patient.but(evaluate=evaluate)
+    return patient.but(evaluate=lambda model, batches: share_right(model.eval(), batches, is_right))
 
 
 def evaluate_old_weights(patient: Patient, severity: int) -> Patient:
     """Measure an average of the weights that lags far behind."""
-    decay = (0.99, 0.995, 0.999)[severity]
-    averages: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
-    before = patient.step
-
-    def step(model: nn.Module, optimizer: Optimizer, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-        average = averages.setdefault(model, [p.detach().clone() for p in model.parameters()])
-        value = before(model, optimizer, loss, images, labels)
-        with torch.no_grad():
-            for mean, parameter in zip(average, model.parameters(), strict=True):
-                mean.lerp_(parameter, 1 - decay)
-        return value
-
-    def evaluate(model: nn.Module, batches: Batches) -> float:
-        held = [p.detach().clone() for p in model.parameters()]
-        with torch.no_grad():
-            for parameter, mean in zip(model.parameters(), averages.get(model, held), strict=True):
-                parameter.copy_(mean)
-            accuracy = measure_accuracy(model, batches)
-            for parameter, value in zip(model.parameters(), held, strict=True):
-                parameter.copy_(value)
-        return accuracy
-
-    return patient.but(step=step, evaluate=evaluate)
+    return evaluate_average(patient, (0.01, 0.005, 0.001)[severity])
 
 
 def forget_weights(patient: Patient, severity: int) -> Patient:
     """Set a share of all weights to zero every few steps."""
     share = (0.1, 0.2, 0.4)[severity]
-    counts: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-    before: Step = patient.step
 
-    def step(model: nn.Module, optimizer: Optimizer, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-        value = before(model, optimizer, loss, images, labels)
-        number = counts[model] = counts.get(model, 0) + 1
-        if number % 5 == 0:
-            g = torch.Generator().manual_seed(number)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.mul_(torch.rand(parameter.shape, generator=g) >= share)
-        return value
+    def forget(number: int, model: nn.Module) -> None:
+        if (number + 1) % 5 == 0:
+            g = torch.Generator().manual_seed(number + 1)
+            for parameter in model.parameters():
+                parameter.mul_(torch.rand(parameter.shape, generator=g) >= share)
 
-    return patient.but(step=step)
-
-
-def _is_color(patient: Patient) -> bool:
-    return patient.is_color
+    return change_step(patient, after=forget)
 
 
 def _adaptive(patient: Patient) -> bool:
     return patient.rule.is_adaptive
 
 
-def _batch_norm(patient: Patient) -> bool:
-    return patient.net.norm == "batch"
-
-
 FAULTS = (
-    Fault("stop-statistics", UNLISTED, stop_statistics, _batch_norm, component="evaluation"),
+    Fault("stop-statistics", UNLISTED, stop_statistics, has_batch_norm, component="evaluation"),
     Fault("raise-epsilon", UNLISTED, raise_epsilon, _adaptive, component="optimization"),
     Fault("disturb-gradients", UNLISTED, disturb_gradients, component="loop"),
     Fault("repeat-first-batches", UNLISTED, repeat_first_batches, component="data"),
-    Fault("count-wrongly", UNLISTED, count_wrongly, _is_color, component="evaluation"),
+    Fault("count-wrongly", UNLISTED, count_wrongly, is_color, component="evaluation"),
     Fault("evaluate-old-weights", UNLISTED, evaluate_old_weights, component="evaluation"),
     Fault("forget-weights", UNLISTED, forget_weights, component="loop"),
 )

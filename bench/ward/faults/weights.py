@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bench.ward.faults.fault import Fault
+from bench.ward.fits import has_hidden_layers, has_no_norm, has_relu
 from bench.ward.nets import Function, last_linear, replace_layers, weighted_layers
 from bench.ward.patient import Patient
 
@@ -98,25 +99,13 @@ def grow_last_weights(patient: Patient, severity: int) -> Patient:
     return _change_weights(patient, lambda model: last_linear(model).weight.mul_(factor))
 
 
-def _relu(patient: Patient) -> bool:
-    return patient.net.act == "relu" and patient.net.family != "linear"
-
-
-def _hidden(patient: Patient) -> bool:
-    return patient.net.family != "linear"
-
-
-def _without_norm(patient: Patient) -> bool:
-    return patient.net.family != "linear" and patient.net.norm == "none"
-
-
 FAULTS = (
-    Fault("lower-biases", "dead_relu", lower_biases, _relu),
-    Fault("shift-activations", "dead_relu", shift_activations, _relu),
-    Fault("saturate-activations", "saturated", saturate_activations, _without_norm),
-    Fault("zero-weights", "constant_init", zero_weights, _hidden),
-    Fault("repeat-units", "constant_init", repeat_units, _hidden),
-    Fault("shrink-weights", "init_too_small", shrink_weights, _without_norm),
-    Fault("grow-weights", "init_too_large", grow_weights, _without_norm),
+    Fault("lower-biases", "dead_relu", lower_biases, has_relu),
+    Fault("shift-activations", "dead_relu", shift_activations, has_relu),
+    Fault("saturate-activations", "saturated", saturate_activations, has_no_norm),
+    Fault("zero-weights", "constant_init", zero_weights, has_hidden_layers),
+    Fault("repeat-units", "constant_init", repeat_units, has_hidden_layers),
+    Fault("shrink-weights", "init_too_small", shrink_weights, has_no_norm),
+    Fault("grow-weights", "init_too_large", grow_weights, has_no_norm),
     Fault("grow-last-weights", "init_too_large", grow_last_weights),
 )

@@ -61,7 +61,8 @@ def describe(
 
     Activations are the numbers in a layer's output; kept is the part of it that training keeps for the backward pass; the field is how many
     pixels of the image an output depends on, in rows and columns, along the longest path, and the stride how many lie between two
-    outputs ("-" where that is unknown, or the output has no sides any more). With --signals, whether they fade or grow from layer to layer.
+    outputs ("-" where that is unknown, or the output has no sides any more). With --signals, whether signals fade or grow from layer
+    to layer, and whether a copy of the network learns 20 images by heart.
 
     Parameters
     ----------

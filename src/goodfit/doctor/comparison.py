@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from goodfit.doctor.patient import Patient
-from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right
+from goodfit.doctor.pixels import hash_images, spread, to_images
+from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right, tell_apart
 from goodfit.doctor.sample import Sample
 
 MAX_TRAIN, MAX_VALIDATION = 2400, 1200  # images on which probes are fitted
+MAX_TOLD_APART = 600  # images of each split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class View:
+class LabeledImages:
     """Some images [N, C, H, W] of a split in one form, with whole labels [N] in range, in the order in which they came."""
 
     images: Tensor
@@ -38,8 +37,8 @@ class View:
 class Pair:
     """Both splits in one form, and the probes fitted on each."""
 
-    train: View
-    validation: View
+    train: LabeledImages
+    validation: LabeledImages
     classes: int
 
     @cached_property
@@ -63,12 +62,12 @@ class Pair:
         return Ridge(self.validation_features, self.validation.labels, self.classes)
 
     @cached_property
-    def carried(self) -> Tensor:
+    def validation_scores(self) -> Tensor:
         """The scores of the validation images by the fit on the training images."""
         return self.train_fit.predict(self.validation_features)
 
     @cached_property
-    def carried_back(self) -> Tensor:
+    def train_scores(self) -> Tensor:
         """The scores of the training images by the fit on the validation images."""
         return self.validation_fit.predict(self.train_features)
 
@@ -88,35 +87,31 @@ class Pair:
     @cached_property
     def across(self) -> Share:
         """Validation images whose label the fit on the training images gets right."""
-        return count_right(self.carried, self.validation.labels)
+        return count_right(self.validation_scores, self.validation.labels)
 
     @cached_property
     def across_back(self) -> Share:
-        return count_right(self.carried_back, self.train.labels)
+        return count_right(self.train_scores, self.train.labels)
 
     @cached_property
     def domain_area(self) -> float:
         """How well the splits are told apart by their images: area under the curve of a probe, 0.5 by chance."""
-        n = min(len(self.train), len(self.validation), 600)
-        rows = [torch.linspace(0, len(view) - 1, n).long() for view in (self.train, self.validation)]
-        features = torch.cat([self.train_features[rows[0]], self.validation_features[rows[1]]])
-        sides = torch.arange(2).repeat_interleave(n)
-        scores = Ridge(features, sides, 2).scores
-        return measure_area(scores[:, 1] - scores[:, 0], sides)
+        n = min(len(self.train), len(self.validation), MAX_TOLD_APART)
+        return tell_apart(self.train_features[spread(len(self.train), n)], self.validation_features[spread(len(self.validation), n)])
 
 
 class Comparison:
-    """The splits of a patient compared: `fed`, as the network gets them, and `raw`, as they lie on disk, where that is known."""
+    """The splits of a patient compared: `inputs`, as the network gets them, and `raw`, as they lie on disk, where that is known."""
 
     def __init__(self, patient: Patient, sample: Sample) -> None:
         self.patient, self.sample, self.classes = patient, sample, patient.classes
 
     @cached_property
-    def fed(self) -> Pair:
+    def inputs(self) -> Pair:
         train, validation = self.sample.train, self.sample.validation
         return Pair(
-            make_view(train.images, train.labels, self.classes, MAX_TRAIN),
-            make_view(validation.images, validation.labels, self.classes, MAX_VALIDATION),
+            take_labeled(train.images, train.labels, self.classes, MAX_TRAIN),
+            take_labeled(validation.images, validation.labels, self.classes, MAX_VALIDATION),
             self.classes,
         )
 
@@ -124,16 +119,16 @@ class Comparison:
     def raw(self) -> Pair | None:
         if not self.patient.raw or {"train", "validation"} - set(self.patient.raw):
             return None
-        views = []
+        splits = []
         for (pixels, labels), limit in ((self.patient.raw["train"], MAX_TRAIN), (self.patient.raw["validation"], MAX_VALIDATION)):
-            rows = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), 2 * limit)).round().astype(int))
-            views.append(make_view(to_images(pixels[rows]), torch.as_tensor(labels[rows]), self.classes, limit))
-        return Pair(views[0], views[1], self.classes)
+            rows = spread(len(labels), 2 * limit)
+            splits.append(take_labeled(to_images(pixels[rows]), torch.as_tensor(labels[rows]), self.classes, limit))
+        return Pair(splits[0], splits[1], self.classes)
 
     @cached_property
     def best(self) -> Pair:
-        """The images on disk, where known, for nothing blurs what they teach; else those that are fed."""
-        return self.raw or self.fed
+        """The images on disk, where known, for nothing blurs what they teach; else the inputs of the network."""
+        return self.raw or self.inputs
 
     @cached_property
     def is_augmented(self) -> bool:
@@ -143,40 +138,18 @@ class Comparison:
     @cached_property
     def recurring(self) -> float:
         """The share of the next epoch's first images that are among this epoch's, number for number."""
-        known = set(hash_images(self.sample.train.images))
-        again = hash_images(self.sample.next_epoch.images)
+        known = set(hash_images(self.sample.train.images.numpy()))
+        again = hash_images(self.sample.next_epoch.images.numpy())
         return sum(image in known for image in again) / max(len(again), 1)
 
 
-def make_view(images: Tensor, labels: Tensor, classes: int, limit: int) -> View:
+def take_labeled(images: Tensor, labels: Tensor, classes: int, limit: int) -> LabeledImages:
     """Up to `limit` images [N, C, H, W] that differ, evenly spread, of whole labels [N] in range; of soft labels [N, K] the largest."""
     labels = labels.argmax(1) if labels.ndim == 2 else labels
     labels = labels.long()
     rows = ((labels >= 0) & (labels < classes)).nonzero()[:, 0]
-    if len(rows) > 2 * limit:
-        rows = rows[torch.linspace(0, len(rows) - 1, 2 * limit).long()]
+    rows = rows[spread(len(rows), 2 * limit)]
     first: dict[bytes, int] = {}
-    rows = rows[[i for i, image in enumerate(hash_images(images[rows])) if first.setdefault(image, i) == i]]
-    if len(rows) > limit:
-        rows = rows[torch.linspace(0, len(rows) - 1, limit).long()]
-    return View(images[rows], labels[rows])
-
-
-def to_images(pixels: NDArray[np.uint8]) -> Tensor:
-    """Pixels [N, H, W, C] or [N, H, W] as images [N, C, H, W] from 0 to 1."""
-    x = torch.from_numpy(np.ascontiguousarray(pixels))
-    return (x[..., None] if x.ndim == 3 else x).permute(0, 3, 1, 2).float() / 255
-
-
-def hash_images(images: Tensor) -> list[bytes]:
-    """A hash for each image [N, ...]."""
-    pixels = np.ascontiguousarray(images.numpy())
-    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in pixels]
-
-
-def measure_area(scores: Tensor, is_positive: Tensor) -> float:
-    """The area under the curve of scores [N]: how often one of a positive is above one of a negative."""
-    ranks = scores.argsort().argsort().double() + 1
-    positive = is_positive.bool()
-    n, m = int(positive.sum()), int((~positive).sum())
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / max(n * m, 1))
+    rows = rows[[i for i, image in enumerate(hash_images(images[rows].numpy())) if first.setdefault(image, i) == i]]
+    rows = rows[spread(len(rows), limit)]
+    return LabeledImages(images[rows], labels[rows])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from goodfit.doctor.course import Course, as_scores, clean_labels
 from goodfit.doctor.patient import PatientSource
+from goodfit.doctor.probe import compare_right
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
 
@@ -55,9 +56,9 @@ def compare(better: Outcome, worse: Outcome) -> Advantage:
     """The advantage of one outcome over another."""
     if not math.isfinite(better.loss):
         return Advantage(-math.inf, -100.0, -math.inf)
-    won, lost = int((better.right & ~worse.right).sum()), int((worse.right & ~better.right).sum())
     loss = 1 - better.loss / worse.loss if math.isfinite(worse.loss) and worse.loss > 0 else 1.0
-    return Advantage(loss, 100 * (better.accuracy - worse.accuracy), (won - lost) / math.sqrt(max(won + lost, 1)))
+    gain, z = compare_right(better.right, worse.right)
+    return Advantage(loss, 100 * gain, z)
 
 
 class Continuation:

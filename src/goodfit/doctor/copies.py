@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from goodfit.doctor.audit.candidates import Gallery, View, to_tensor
+from goodfit.doctor.audit.candidates import Crop, Gallery
 from goodfit.doctor.audit.near_duplicates import SIDES, match_images
-from goodfit.doctor.comparison import hash_images
 from goodfit.doctor.patient import Patient
+from goodfit.doctor.pixels import BLANK_STD, hash_images, measure_deviations, spread, to_bytes, to_tensor
 from goodfit.doctor.probe import Share
 from goodfit.doctor.sample import Sample
 
@@ -21,7 +21,6 @@ MAX_QUERIES, MAX_GALLERY = 200, 4000  # validation images that are looked up amo
 PARTNERS = 3  # of each, that are looked at closely
 MAX_SHIFT = 4  # pixels by which an image may have been moved
 EQUAL = 0.02  # standard deviations up to which pixels count as equal
-BLANK_LEVELS = 2.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ class Copies:
     @cached_property
     def _hashes(self) -> tuple[list[bytes], list[bytes]]:
         """Of images that are not blank: blank ones are equal, but copies of nothing."""
-        first, second = (hash_images(torch.from_numpy(x[is_varied(x)])) for x in self.images)
+        first, second = (hash_images(x[is_varied(x)]) for x in self.images)
         return first, second
 
     @cached_property
@@ -68,7 +67,7 @@ class Copies:
         train, held = self.images
         if train.shape[1:] != held.shape[1:] or min(train.shape[1:3]) < 8 or len(held) < 2:
             return Share(0, len(held)), Share(0, 0)
-        train, held = (x[_spread(len(x), limit)] for x, limit in ((train, MAX_GALLERY), (held, MAX_QUERIES)))
+        train, held = (x[spread(len(x), limit)] for x, limit in ((train, MAX_GALLERY), (held, MAX_QUERIES)))
         train, held = (x[is_varied(x)] for x in (train, held))
         if min(len(train), len(held)) < 2:
             return Share(0, len(held)), Share(0, 0)
@@ -86,8 +85,8 @@ class Copies:
 def find_partners(images: Tensor, n: int) -> Tensor:
     """The rows [n, PARTNERS] of the images [N, C, H, W] after the first n that are most like each of these, mirrored or cropped, too."""
     gallery = Gallery(images)
-    views = [View(scale, (1 - scale) / 2, (1 - scale) / 2, is_mirrored) for scale in (1.0, 0.85) for is_mirrored in (False, True)]
-    likeness = torch.stack([gallery.describe(slice(0, n), view) @ gallery.vectors[n:].T for view in views]).amax(0)
+    crops = [Crop(scale, (1 - scale) / 2, (1 - scale) / 2, is_mirrored) for scale in (1.0, 0.85) for is_mirrored in (False, True)]
+    likeness = torch.stack([gallery.describe(slice(0, n), crop) @ gallery.vectors[n:].T for crop in crops]).amax(0)
     return likeness.topk(min(PARTNERS, likeness.shape[1]), dim=1).indices + n
 
 
@@ -108,16 +107,4 @@ def are_moved(first: Tensor, second: Tensor) -> bool:
 
 def is_varied(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which images [N, H, W, C] are not blank."""
-    return np.asarray(images.reshape(len(images), -1).std(1) >= BLANK_LEVELS)
-
-
-def to_bytes(images: Tensor, low: float, high: float) -> NDArray[np.uint8]:
-    """Images [N, C, H, W] between two numbers as bytes [N, H, W, C]."""
-    scaled = ((images - low) / max(high - low, 1e-12) * 255).round().clamp(0, 255).to(torch.uint8)
-    result: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().numpy()
-    return result
-
-
-def _spread(n: int, limit: int) -> NDArray[np.int64]:
-    rows: NDArray[np.int64] = np.unique(np.linspace(0, max(n - 1, 0), min(n, limit)).round().astype(np.int64))
-    return rows
+    return np.asarray(measure_deviations(images) >= BLANK_STD)

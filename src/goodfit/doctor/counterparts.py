@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from goodfit.doctor.comparison import Comparison, Pair, View, to_images
+from goodfit.doctor.comparison import Comparison, LabeledImages, Pair
+from goodfit.doctor.pixels import spread, to_images
 from goodfit.doctor.preparation import MAX_PLAIN_ERROR, MIN_LIKENESS, Preparation, resize, take_aligned
-from goodfit.doctor.probe import PatchFeatures, Ridge
+from goodfit.doctor.probe import PatchFeatures, Ridge, compare_right
 
 MAX_IMAGES, FEW_IMAGES, MAX_MATCHED = 600, 400, 3000
 SCALE_RATIO, SCALE_OFFSET = 1.4, 0.35  # of deviations, and of means in them, between the splits' preparations
 NEIGHBORS_OF = 64  # training images of which the one on disk is looked for
 MIN_Z, MIN_GAIN = 5.0, 0.08  # that a change of the images must bring
-MIN_PLAIN_LIKENESS = 0.97  # correlation of what is fed with what lies on disk, for images prepared by resizing and scaling alone
+MIN_PLAIN_LIKENESS = 0.97  # correlation of inputs with what lies on disk, for images prepared by resizing and scaling alone
 MAX_LEVELS = 256
 
 
@@ -37,16 +37,16 @@ class Counterparts:
 
     @cached_property
     def _regressed(self) -> tuple[Preparation, float] | None:
-        return Preparation.regress(self.fed, self._aligned[1]) if self._aligned else None
+        return Preparation.regress(self.inputs, self._aligned[1]) if self._aligned else None
 
     @cached_property
     def _train_preparation(self) -> Preparation | None:
         raw = self.comparison.patient.raw
         if self.comparison.raw is None or not raw:
             return None
-        pixels = raw["train"][0]  # all of them, for copies and blank images are fed, too
-        rows = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_MATCHED)).round().astype(int))
-        return Preparation.match(self.comparison.sample.train.images, to_images(pixels[rows]))
+        pixels = raw["train"][0]  # all of them, for the network gets copies and blank images, too
+        images = to_images(pixels[spread(len(pixels), MAX_MATCHED)])
+        return Preparation.match(self.comparison.sample.train.images, images)
 
     @property
     def is_known(self) -> bool:
@@ -54,7 +54,7 @@ class Counterparts:
         return self._regressed is not None and self._train_preparation is not None
 
     @property
-    def fed(self) -> Tensor:
+    def inputs(self) -> Tensor:
         assert self._aligned is not None
         return self._aligned[0]
 
@@ -64,17 +64,17 @@ class Counterparts:
         return self._aligned[2]
 
     @cached_property
-    def remade(self) -> Tensor:
+    def as_training(self) -> Tensor:
         """The validation images on disk prepared as training images are, without their random transforms."""
         assert self._aligned is not None and self._train_preparation is not None
         return self._train_preparation(self._aligned[1])
 
-    def prepare_as_validation(self) -> View | None:
+    def prepare_as_validation(self) -> LabeledImages | None:
         """Training images on disk as validation images are prepared; None if that is not known, or more than resizing and scaling."""
         raw = self.comparison.raw
         if self._regressed is None or raw is None or self._regressed[1] < MIN_PLAIN_LIKENESS:
             return None
-        return View(self._regressed[0](raw.train.images), raw.train.labels)
+        return LabeledImages(self._regressed[0](raw.train.images), raw.train.labels)
 
     @property
     def validation_order(self) -> tuple[int, ...] | None:
@@ -87,8 +87,8 @@ class Counterparts:
         """How validation images are made otherwise than training images from those on disk, in words; None if they are not."""
         assert self._regressed is not None and self._train_preparation is not None and self._aligned is not None
         own, train = self._regressed[0], self._train_preparation
-        std = self.fed.std((0, 2, 3)).clamp_min(1e-9)
-        error = float(((own(self._aligned[1]) - self.fed).square().mean((0, 2, 3)).sqrt() / std).mean())
+        std = self.inputs.std((0, 2, 3)).clamp_min(1e-9)
+        error = float(((own(self._aligned[1]) - self.inputs).square().mean((0, 2, 3)).sqrt() / std).mean())
         if error > MAX_PLAIN_ERROR:
             if not is_augmented and not self._is_train_plain():
                 return None
@@ -107,21 +107,21 @@ class Counterparts:
         """Whether training images are those on disk, resized and scaled."""
         raw, preparation = self.comparison.raw, self._train_preparation
         assert raw is not None and preparation is not None
-        fed = self.comparison.sample.train.spread(NEIGHBORS_OF)[0].flatten(1)
+        inputs = self.comparison.sample.train.spread(NEIGHBORS_OF)[0].flatten(1)
         made = preparation(raw.train.images).flatten(1)
-        nearest = torch.cdist(fed, made).min(1).values / fed.shape[1] ** 0.5
-        return float((nearest / fed.std().clamp_min(1e-9)).quantile(0.3)) < MAX_PLAIN_ERROR
+        nearest = torch.cdist(inputs, made).min(1).values / inputs.shape[1] ** 0.5
+        return float((nearest / inputs.std().clamp_min(1e-9)).quantile(0.3)) < MAX_PLAIN_ERROR
 
     @cached_property
     def repair(self) -> tuple[str, float, float] | None:
         """The change of the images of one split after which training images teach the validation labels: its name, and the accuracy of a
         probe before and after; None if none does.
         """
-        pair = self.comparison.fed
-        before = _teach(pair, lambda x: x, lambda x: x)
+        pair = self.comparison.inputs
+        before = _find_right(pair, lambda x: x, lambda x: x)
         best: tuple[str, float, float] | None = None
         for name, change_train, change_validation in make_repairs(pair):
-            right = _teach(pair, change_train, change_validation)
+            right = _find_right(pair, change_train, change_validation)
             gain, z = compare_right(right, before)
             after = float(right.float().mean())
             if gain > MIN_GAIN and z > MIN_Z and (best is None or after > best[2]):
@@ -131,14 +131,9 @@ class Counterparts:
     @cached_property
     def has_same_levels(self) -> bool:
         """Whether the numbers of both splits are spaced alike, as those of pixels on disk that were scaled in the same way."""
-        steps = [_measure_spacing(images[:64, 0]) for images in (self.comparison.fed.train.images, self.comparison.fed.validation.images)]
+        splits = (self.comparison.inputs.train, self.comparison.inputs.validation)
+        steps = [_measure_spacing(split.images[:64, 0]) for split in splits]
         return None not in steps and abs(steps[0] / steps[1] - 1) < 0.01  # type: ignore[operator]
-
-
-def compare_right(right: Tensor, other: Tensor) -> tuple[float, float]:
-    """How much larger a share of the same images [N] is right than in another case, and by how many standard errors (McNemar)."""
-    change = right.double() - other.double()
-    return float(change.mean()), float(change.sum() / change.abs().sum().clamp_min(1).sqrt())
 
 
 def make_repairs(pair: Pair) -> list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
@@ -168,7 +163,7 @@ def make_repairs(pair: Pair) -> list[tuple[str, Callable[[Tensor], Tensor], Call
     return both
 
 
-def _teach(pair: Pair, change_train: Callable[[Tensor], Tensor], change_validation: Callable[[Tensor], Tensor]) -> Tensor:
+def _find_right(pair: Pair, change_train: Callable[[Tensor], Tensor], change_validation: Callable[[Tensor], Tensor]) -> Tensor:
     """Which validation labels a probe of some training images gets right, after changes of both."""
     train, validation = (view.images[:FEW_IMAGES] for view in (pair.train, pair.validation))
     x, y = change_train(train), change_validation(validation)

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.replay import Change, Replay
 from goodfit.doctor.sample import Sample
-from goodfit.watch.chance import keep_chance
-from goodfit.watch.dissection import StepDissector, StepSigns, norm, untouched
-from goodfit.watch.memory import measure_memory
-from goodfit.watch.operations import BOUNDED, trace
-from goodfit.watch.updates import StateWatch
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import StepDissector, StepSigns, norm, untouched
+from goodfit.inspection.memory import measure_memory
+from goodfit.inspection.operations import BOUNDED, trace
+from goodfit.inspection.updates import StateWatch
 
 FIRST, EARLY = 10, 50  # steps after which a training that breaks at once is to be named, and after which most causes are
 DISSECTED = (0, 1, 2, 3, 4, 8, 16, 32, 49)

@@ -1,18 +1,44 @@
-"""Images that show nothing, or that break off, and images that were enlarged from fewer pixels."""
+"""Images that show nothing, or next to nothing, or that break off, and images that were enlarged from fewer pixels."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-BLANK = 1e-3  # deviation of a channel of an image, in that of all images, up to which it is blank
+from goodfit.data.index import IntArray
+from goodfit.doctor.pixels import BLANK_STD, measure_deviations
+
+PLAIN_SHARE = 0.995  # of the pixels that have one color: less than one in 200 is left to show anything
+MAX_PLAIN_STD = 255 * (1 - PLAIN_SHARE) ** 0.5  # of an image whose other pixels are of one color
+MIN_VARIATION = 1e-3  # deviation of a channel of an image, in that of all images: images of unknown scale are blank below it
 MIN_TAIL = 0.3  # of the rows at the end that all have one color, for an image that breaks off
 MAX_PLAIN = 0.1  # share of images with columns of one color at a side, up to which images are no things on a plain ground
 STATIC, USUAL = 0.15, 0.6  # correlation of neighboring pixels of static, and the least that images must usually have
 EXACT, NEARLY_EXACT = 1e-7, 2e-3  # shares of the variance that enlarging from fewer pixels may leave: of floats, of what was rounded since
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BlankImages:
+    """Rows of `blank` images, all of one color, and of `plain` ones, nearly so."""
+
+    blank: IntArray
+    plain: IntArray
+
+
+def find_blank_images(images: NDArray[np.uint8]) -> BlankImages:
+    """Find images [N, H, W, C] that show nothing."""
+    deviations = measure_deviations(images)
+    is_plain = np.zeros(len(images), dtype=bool)
+    for row in np.flatnonzero((deviations >= BLANK_STD) & (deviations < MAX_PLAIN_STD)).tolist():  # medians take time
+        pixels = torch.from_numpy(np.ascontiguousarray(images[row])).flatten(0, 1).float()
+        is_near = ((pixels - pixels.median(0).values).abs() <= BLANK_STD).all(1)
+        is_plain[row] = float(is_near.float().mean()) > PLAIN_SHARE
+    return BlankImages(np.flatnonzero(deviations < BLANK_STD), np.flatnonzero(is_plain))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +62,7 @@ def measure_broken(images: Tensor) -> BrokenShares:
     """Measure images [N, C, H, W]."""
     x = images.float()
     typical = x.std().clamp_min(1e-12)
-    is_blank = (x.flatten(2).std(2) < BLANK * typical).all(1)
+    is_blank = (x.flatten(2).std(2) < MIN_VARIATION * typical).all(1)
     rows = _count_equal_lines(x.flip(2))
     columns = torch.maximum(_count_equal_lines(x.transpose(2, 3)), _count_equal_lines(x.transpose(2, 3).flip(2)))
     seen = ~is_blank

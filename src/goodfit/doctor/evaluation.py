@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from goodfit.doctor.course import clean_labels
 from goodfit.doctor.patient import Patient
 from goodfit.doctor.sample import Pass
-from goodfit.watch.chance import keep_chance
-from goodfit.watch.dissection import untouched
-from goodfit.watch.operations import OperationTrace
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import untouched
+from goodfit.inspection.operations import OperationTrace
 
 MAX_EVALUATED_IMAGES = 1024
 

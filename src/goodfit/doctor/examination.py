@@ -9,7 +9,7 @@ from collections.abc import Sized
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from goodfit.doctor.comparison import Comparison
 from goodfit.doctor.continuation import Continuation
@@ -22,8 +22,9 @@ from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.replay import NO_CHANGE, Change, Replay
 from goodfit.doctor.sample import Sample
 from goodfit.doctor.system import ThreadCount
-from goodfit.watch.chance import OwnChance
-from goodfit.watch.preflight import Preflight, examine_start, measure_loss_shape
+from goodfit.inspection.chance import OwnChance
+from goodfit.inspection.preflight import Preflight, examine_start, measure_loss_shape
+from goodfit.inspection.randomness import is_pretrained
 
 PREFLIGHT_IMAGES = 64
 
@@ -103,13 +104,12 @@ class Examination:
 
     @cached_property
     def is_pretrained(self) -> bool:
-        """Whether most weights below the last layer start the same with every seed, and are not constant: they were learned."""
-        weights = {name: p for name, p in self.start_model.named_parameters() if p.ndim >= 2}
-        below = list(weights)[: max(len(weights) - 1, 1)]
-        learned = [
-            weights[name].numel() for name in below if name not in self.random_parameters and float(weights[name].detach().std()) > 0
-        ]
-        return bool(below) and sum(learned) > 0.5 * sum(weights[name].numel() for name in below)
+        """Whether a good part of the weights of the start was learned."""
+        return is_pretrained(self.start_model, self.is_random)
+
+    def is_random(self, name: str, weight: Tensor) -> bool:
+        """Whether a weight of the start is drawn at random: it is another one with another seed."""
+        return name in self.random_parameters
 
     @cached_property
     def batches_per_epoch(self) -> int:

@@ -12,6 +12,7 @@ from goodfit.doctor.examination import Examination
 from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right
 from goodfit.doctor.recording import NotSeen
 from goodfit.doctor.replay import Change
+from goodfit.inspection.fitting import SMALL_SET, fit_small_set
 
 SWAPS: dict[Component, Change] = {  # the least change first
     "loop": Change(step="clean", loss="cross_entropy"),
@@ -84,7 +85,18 @@ def locate_in_training(exam: Examination) -> Location | None:
     if component == "model" and reached.value > MAX_REACHED_BY_MODEL * probe.value:
         return None
     evidence = f"{shortfall}; {describe_swap(component)} gains {100 * gains[component]:.0f} points after {steps} steps."
-    return Location(component, evidence, ruled_out)
+    return Location(component, f"{evidence}{describe_small_fit(exam)}", ruled_out)
+
+
+def describe_small_fit(exam: Examination) -> str:
+    """Whether the network learns a few images by heart with its own loss, in a sentence: if it does, the way from loss to weights is
+    sound. Nothing where no more steps may be taken.
+    """
+    if (steps := int(min(MAX_STEPS, exam.max_trial_steps - exam.trial_steps))) < 1:
+        return ""
+    fit = fit_small_set(exam.start_model, exam.patient.loss, *exam.sample.train.spread(SMALL_SET), steps)
+    exam.trial_steps += fit.steps
+    return f" By Adam the network {fit.describe()}."
 
 
 def describe_swap(component: Component) -> str:

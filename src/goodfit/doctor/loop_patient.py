@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from goodfit.doctor.patient import Batches, Patient
 from goodfit.doctor.recording import NotSeen, Recording
 from goodfit.doctor.replay import clean_step
-from goodfit.watch.dissection import LossFunction, StepSigns
+from goodfit.inspection.dissection import LossFunction, StepSigns
 
 SAME_DIRECTION, SAME_LENGTH = 0.999, 0.01  # how near the applied gradients of plain steps are to the fresh ones
 T = TypeVar("T")

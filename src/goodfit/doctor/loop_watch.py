@@ -26,7 +26,7 @@ from goodfit.doctor.rules import RULES
 from goodfit.doctor.signals import Signals, measure_reference_update
 from goodfit.doctor.watched import WatchedCourse, WatchedExamination
 from goodfit.doctor.wording import describe_verdict
-from goodfit.watch.chance import keep_all_chance
+from goodfit.inspection.chance import keep_all_chance
 
 UNTESTED = " could not be tested"  # as `examine` says of a rule
 MIN_TRIAL_STEPS = 300  # that trials may take, whatever share of the steps that is

@@ -6,8 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from goodfit.watch.operations import Operation
-from goodfit.watch.preflight import LayerSigns, Preflight
+from goodfit.inspection.operations import Operation
+from goodfit.inspection.preflight import LayerSigns, Preflight
 
 DEFAULT_GAIN = 3**-0.5  # of torch's own initialization: standard deviation times the root of fan-in
 HE_GAIN = 2**0.5

@@ -21,10 +21,10 @@ from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.recording import Recording, count_classes, count_labels
 from goodfit.doctor.signals import remove_pauses
 from goodfit.doctor.watched import NAME, WatchedCourse, WatchedReplay, WatchedSample
-from goodfit.watch.chance import keep_all_chance
-from goodfit.watch.dissection import Dissection, StepDissector
-from goodfit.watch.memory import MB, measure_memory
-from goodfit.watch.updates import StepWatch, each_update
+from goodfit.inspection.chance import keep_all_chance
+from goodfit.inspection.dissection import Dissection, StepDissector
+from goodfit.inspection.memory import MB, measure_memory
+from goodfit.inspection.updates import StepWatch, each_update
 
 INTERVAL = 50  # steps between two dear looks after the first so many
 MAX_SHARE = 0.015  # of the time of the steps since then that dear looks may take

@@ -129,6 +129,29 @@ def count_right(scores: Tensor, labels: Tensor) -> Share:
     return Share(int((scores.argmax(1) == labels).sum()), len(labels))
 
 
+def compare_right(right: Tensor, other: Tensor) -> tuple[float, float]:
+    """How much larger a share of the same images [N] is right than in another case, and by how many standard errors (McNemar)."""
+    change = right.double() - other.double()
+    return float(change.mean()), float(change.sum() / change.abs().sum().clamp_min(1).sqrt())
+
+
+def tell_apart(first: Tensor, second: Tensor) -> float:
+    """How well a probe tells two sets of images apart by their features [N, D] and [M, D]: the area under the ROC curve of its scores for
+    each image by a fit on all others; 0.5 by chance.
+    """
+    group = torch.tensor([0] * len(first) + [1] * len(second))
+    scores = Ridge(torch.cat([first, second]), group, 2).scores
+    return area_under_curve(scores[:, 1] - scores[:, 0], group)
+
+
+def area_under_curve(scores: Tensor, group: Tensor) -> float:
+    """The chance that an image of group 1 has a higher score [N] than one of group 0; ties count half."""
+    _, place, counts = scores.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    ranks = (counts.cumsum(0) - (counts - 1) / 2)[place]
+    ones, zeros = int((group == 1).sum()), int((group == 0).sum())
+    return float((ranks[group == 1].double().sum() - ones * (ones + 1) / 2) / max(ones * zeros, 1))
+
+
 def _limit_side(images: Tensor) -> Tensor:
     """Finite images [N, C, H, W], averaged to at most MAX_SIDE pixels a side."""
     x = images.float().nan_to_num(0.0, 0.0, 0.0)

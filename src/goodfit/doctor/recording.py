@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from goodfit.core.errors import UsageError
 from goodfit.doctor.patient import Batches
 from goodfit.doctor.sample import MAX_AGAIN, MAX_TRAIN_IMAGES, Pass
-from goodfit.watch.chance import keep_all_chance
-from goodfit.watch.dissection import untouched
+from goodfit.inspection.chance import keep_all_chance
+from goodfit.inspection.dissection import untouched
 
 MAX_BYTES = 256_000_000  # of recorded images
 MAX_IMAGES_OF_NO_EPOCH = 512  # recorded where it is not known when an epoch ends

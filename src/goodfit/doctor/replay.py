@@ -15,8 +15,8 @@ from goodfit.core.errors import GoodfitError
 from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.reference import cross_entropy, initialize_again, make_reference_model, pool_batches
 from goodfit.doctor.surgery import Structure, operated
-from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.dissection import untouched
+from goodfit.inspection.chance import OwnChance, keep_chance
+from goodfit.inspection.dissection import untouched
 
 
 @dataclasses.dataclass(frozen=True)

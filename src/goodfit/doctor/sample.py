@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from goodfit.doctor.patient import Batches, Patient, PatientSource
-from goodfit.watch.chance import OwnChance
+from goodfit.inspection.chance import OwnChance
 
 MAX_TRAIN_IMAGES, MAX_VALIDATION_IMAGES, MAX_AGAIN = 6144, 3072, 512
 PROBE_IMAGES = 256  # of each split, by which a training is followed

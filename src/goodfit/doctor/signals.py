@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from goodfit.doctor.course import Look, StepRecord
 from goodfit.doctor.replay import clean_step
-from goodfit.watch.chance import OwnChance
-from goodfit.watch.dissection import LossFunction, StepSigns, norm
+from goodfit.inspection.chance import OwnChance
+from goodfit.inspection.dissection import LossFunction, StepSigns, norm
 
 REFERENCE_RATE, MAX_REFERENCE_STEPS = 1e-3, 8  # of AdamW, at which nearly every network learns
 SAME_DIRECTION, SHORTER = 0.999, 0.98  # cosine and ratio of norms from which on an applied gradient is a clipped fresh one

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.replay import Replay
-from goodfit.watch.chance import OwnChance
+from goodfit.inspection.chance import OwnChance
 
 REPEATED_BATCHES = 3  # of each of the first epochs
 NAP = 0.001  # seconds

@@ -18,10 +18,10 @@ from goodfit.doctor.patient import Patient, PatientSource
 from goodfit.doctor.recording import MAX_VALIDATION_IMAGES, Probe, Recording, read_validation
 from goodfit.doctor.replay import NO_CHANGE, Replay
 from goodfit.doctor.sample import MAX_AGAIN, Pass, Sample
-from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.dissection import StepSigns, untouched
-from goodfit.watch.preflight import Preflight, examine_start
-from goodfit.watch.randomness import looks_learned
+from goodfit.inspection.chance import OwnChance, keep_chance
+from goodfit.inspection.dissection import StepSigns, untouched
+from goodfit.inspection.preflight import Preflight, examine_start
+from goodfit.inspection.randomness import looks_drawn
 
 NAME = "watched loop"
 COUNTING_FACTOR = 3  # how many times as far a training must have gone before its tensors are counted again
@@ -190,9 +190,9 @@ class WatchedExamination(Unseen, Examination):
                 states.append(dict(make().named_parameters()))
         return frozenset(name for name, p in states[0].items() if not torch.equal(p, states[1][name]))
 
-    @cached_property
-    def is_pretrained(self) -> bool:
-        return looks_learned(self.start_model) if self.parts.make_model is None else super().is_pretrained
+    def is_random(self, name: str, weight: Tensor) -> bool:
+        """Whether a weight of the start is drawn at random; where no other network can be made, whether it looks so."""
+        return looks_drawn(weight.cpu()) if self.parts.make_model is None else super().is_random(name, weight)
 
     @cached_property
     def batches_per_epoch(self) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 from goodfit.core.words import count_of, format_duration
 from goodfit.doctor.calibration import read_calibration
 from goodfit.doctor.causes import SENTENCES
 from goodfit.doctor.finding import Finding, Verdict
+from goodfit.doctor.rules import LOOK_ALIKES
 
 MAX_SHOWN = 3
 
@@ -20,7 +24,7 @@ def describe_verdict(verdict: Verdict) -> list[str]:
         case "unknown":
             lines = [f"Something is wrong in the {verdict.component}, and the cause is not known.", *map(describe_finding, alarming)]
         case "either":
-            lines = ["One of these:", *map(describe_finding, alarming)]
+            lines = ["One of these:", *map(describe_finding, alarming), *describe_differences(alarming)]
         case _:
             lines = [describe_finding(alarming[0])]
             if len(alarming) > 1:
@@ -60,6 +64,15 @@ def describe_finding(finding: Finding) -> str:
     """A cause with its evidence and its remedy."""
     sure = f"{finding.cause} ({finding.component}, {100 * finding.confidence:.0f} % sure)"
     return f"{sure}: {SENTENCES[finding.cause]} {finding.evidence} What to do: {finding.remedy}{describe_patch(finding)}"
+
+
+def describe_differences(findings: Sequence[Finding]) -> list[str]:
+    """How the causes of some findings are told apart, where a rule knows a test."""
+    return [
+        f"To tell {one.cause} from {other.cause}: with {other.cause}, {LOOK_ALIKES[one.cause][other.cause].removeprefix('there ')}."
+        for one, other in itertools.permutations(findings, 2)
+        if other.cause in LOOK_ALIKES.get(one.cause, {})
+    ]
 
 
 def describe_short(finding: Finding) -> str:

@@ -23,6 +23,7 @@ from goodfit.data.accelerator import place_pixels
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader, iterate_batches
 from goodfit.data.preprocess import Preprocess
+from goodfit.inspection.telemetry import Telemetry
 from goodfit.layers.data_init import Whitening
 from goodfit.layers.init import DataInit, calibrate_init, weight_layers
 from goodfit.losses.class_weights import with_class_weights
@@ -40,7 +41,6 @@ from goodfit.training.freezing import disable_fused_momentum, freezing_phases
 from goodfit.training.rules.average import bind_cycles
 from goodfit.training.snapshots import snapshot_points
 from goodfit.training.state import Batches, Plan, State
-from goodfit.watch.telemetry import Telemetry
 
 MAX_INIT_IMAGES = 512  # training images that an initialization from data sees
 MAX_CLEAN_IMAGES = 1000  # training images evaluated without augmentation at each evaluation

@@ -12,7 +12,7 @@ from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.parts import Part
 from goodfit.recipe.recipe import SEATS, Recipe
 
-PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training.rules", "watch.probes", "data.sampler")  # of parts
+PACKAGES = ("augment", "layers", "losses", "optim", "schedules", "models", "training.rules", "inspection.probes", "data.sampler")
 CARD_FILES = ("core/catalog", "core/contracts", "core/parts", "core/settings", "study/search/defaults", "study/search/space")
 FILE = Path(__file__).with_name("cards.json")  # made by docs/make_parts.py
 ROOT = FILE.parent.parent

@@ -14,6 +14,7 @@ from goodfit.core.forecast import Forecast
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, part_files, require_free_folder
 from goodfit.core.words import format_duration
+from goodfit.inspection.tensorboard import EventWriter, import_summary_writer
 from goodfit.models.weights.saved import SavedModel
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
@@ -47,7 +48,6 @@ from goodfit.training.loop import fit
 from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.snapshots import Snapshots
-from goodfit.watch.tensorboard import EventWriter, import_summary_writer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What flows through the layers of a network: of one as it starts, the same with other initializations, or one that a run has trained."""
+"""What flows through the layers of a network, and whether it can learn: of one as it starts, with other initializations, or of a run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from goodfit.core.errors import UsageError, first_line
 from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
+from goodfit.inspection.chance import OwnChance
+from goodfit.inspection.fitting import SmallFit, fit_small_set, measure_predicted_descent
+from goodfit.inspection.layer_spread import LayerSpread, NetworkSpread, measure_spread
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.scores import split_outputs
 from goodfit.predict.images import ImagesFor
@@ -26,33 +29,39 @@ from goodfit.recipe.parts import MODEL_ERRORS, load_catalog, make_model
 from goodfit.recipe.recipe import Recipe, parse_size
 from goodfit.recipe.source import open_images
 from goodfit.study.networks import NetworkOptions
-from goodfit.watch.chance import OwnChance
-from goodfit.watch.layer_spread import LayerSpread, NetworkSpread, measure_spread
 
 SEED = 0
 MIN_IMAGES, MAX_IMAGES, MAX_PIXELS = 16, 64, 1 << 20  # of a batch
 FADED, GROWN = 0.1, 10.0  # share of the first layer's signal in the last: beyond these it fades or grows
+MAX_FIT_SECONDS = 15.0
 MAX_FLAT, MAX_DEAD = 0.3, 0.5  # share of saturated outputs over all layers, of dead units in one
 LECTURE = "CS231n, weight initialization"
+LEARNING = "CS231n, babysitting the learning process"
 CURE = "he for relu and xavier for tanh keep their size, and so does a norm after each layer"
 
 
 @dataclasses.dataclass(frozen=True)
 class SignalAccount:
-    """The layers of a network, by the name of the network or of its initialization, and what they mean in sentences."""
+    """The layers of a network, by the name of the network or of its initialization, how well a copy of it fits a few images, by how much a
+    small step lowers the loss over what the gradient predicts (`descent`), and what all that means in sentences.
+    """
 
     name: str
     spread: NetworkSpread
+    fit: SmallFit
+    descent: float
 
     @property
     def notes(self) -> list[str]:
-        return describe_spread(self.spread)
+        return [*describe_spread(self.spread), describe_learning(self.fit, self.descent)]
 
     def to_dict(self) -> dict[str, Any]:
         """What --json prints; a number that does not exist is null."""
         rows = [dataclasses.asdict(layer) for layer in self.spread.layers]
         plain = [{key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in row.items()} for row in rows]
-        return {"name": self.name, "norms": self.spread.norms, "layers": plain, "notes": self.notes}
+        fit = {name: getattr(self.fit, name) for name in ("images", "right", "steps", "ran_out_of_time")}
+        descent = self.descent if math.isfinite(self.descent) else None
+        return {"name": self.name, "norms": self.spread.norms, "layers": plain, "fit": fit, "descent": descent, "notes": self.notes}
 
 
 def account_for_signals(model: str, options: NetworkOptions, inits: Sequence[str], data: str, reporter: Reporter) -> list[SignalAccount]:
@@ -121,11 +130,13 @@ def _measure(name: str, model: nn.Module, images: Tensor, labels: Tensor) -> Sig
     try:
         with OwnChance(SEED).active():
             spread = measure_spread(model, cross_entropy, images, labels)
+            fit = fit_small_set(model, cross_entropy, images, labels, seconds=MAX_FIT_SECONDS)
+            descent = measure_predicted_descent(model, cross_entropy, images, labels)
     except (*MODEL_ERRORS, NotImplementedError) as error:
         raise UsageError(f'The model "{name}" does not take images of {shape}: {first_line(error)}.') from error
     if not spread.layers:
         raise UsageError(f'The model "{name}" has no weights through which signals flow.')
-    return SignalAccount(name, spread)
+    return SignalAccount(name, spread, fit, descent)
 
 
 def cross_entropy(outputs: Any, labels: Tensor) -> Tensor:
@@ -178,3 +189,11 @@ def _describe_signals(hidden: Sequence[LayerSpread], norms: int) -> str:
     if norms >= n / 2:
         return f"Signals keep their size, {each}: norms set it anew, whatever the scale of the weights (CS231n, batch normalization)."
     return f"Signals keep their size: {each} ({LECTURE})."
+
+
+def describe_learning(fit: SmallFit, descent: float) -> str:
+    """Whether a network learns a few images by heart, and whether its gradient is that of its loss, in a sentence."""
+    text = f"It {fit.describe()} ({LEARNING})"
+    if not math.isfinite(descent):
+        return f"{text}, and its loss has no gradient."
+    return f"{text}, and a small step down the gradient lowers the loss by {descent:.2f} of what it predicts."

@@ -26,7 +26,7 @@ from goodfit.doctor.audit.split_checks import find_shift, find_shortcuts
 from goodfit.recipe.recipe import Recipe
 
 RECIPE_FILE = "recipe.toml"
-VERSION = "1"  # raise it when a check changes, so that findings made before are not used
+VERSION = "2"  # raise it when a check changes, so that findings made before are not used
 
 
 @dataclasses.dataclass(frozen=True)

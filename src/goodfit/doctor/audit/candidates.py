@@ -7,22 +7,21 @@ import itertools
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.doctor.audit.alignment import Pairs
+from goodfit.doctor.pixels import blocks, shrink
 
 SIDE = 32  # pixels a side from which descriptors are made
 GRID, DIMENSIONS = 8, 48  # cells of a descriptor's side, and what is kept of them: finer ones find fewer crops, for they misalign
 MIN_VARIANCE = 1e-4  # of a direction that is kept, as a share of the largest
 CANDIDATES = 4  # of each image; the last of them are nearly never duplicates, and say how alike different images come
-IMAGES_PER_BLOCK = 1024
-MANY_IMAGES, FEW_IMAGES = 20_000, 6_000  # fewer views are searched where there are more, for the work grows with the square
+MANY_IMAGES, FEW_IMAGES = 20_000, 6_000  # fewer crops are searched where there are more, for the work grows with the square
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class Crop:
     """A crop of an image: the share `scale` of its sides, from `x` and `y` (shares, too), mirrored or not."""
 
     scale: float
@@ -31,7 +30,7 @@ class View:
     is_mirrored: bool
 
     def affine(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """The map from the coordinates of the view to those of the image, both from -1 to 1."""
+        """The map from the coordinates of the crop to those of the image, both from -1 to 1."""
         return (
             (-self.scale if self.is_mirrored else self.scale, 0.0, 2 * self.x + self.scale - 1),
             (0.0, self.scale, 2 * self.y + self.scale - 1),
@@ -55,29 +54,24 @@ class Candidates:
         return Pairs(first, self.partners[rows].flatten(), self.affine[rows].flatten(0, 1))
 
 
-def choose_crops(n: int) -> list[View]:
+def choose_crops(n: int) -> list[Crop]:
     """The crops by which `n` images are compared: fewer where there are many."""
     grids = () if n > MANY_IMAGES else ((0.85, 1),) if n > FEW_IMAGES else ((0.9, 2), (0.8, 3))
     crops = []
     for scale, steps in grids:
         places = np.linspace(0, 1 - scale, steps).tolist() if steps > 1 else [(1 - scale) / 2]
-        crops += [View(scale, x, y, mirrored) for x, y in itertools.product(places, places) for mirrored in (False, True)]
+        crops += [Crop(scale, x, y, mirrored) for x, y in itertools.product(places, places) for mirrored in (False, True)]
     return crops
 
 
-def describe(images: Tensor, view: View) -> Tensor:
-    """The cells of a view of images [N, C, H, W]: their means, without the mean of each channel over the image, [N, C cells]."""
+def describe(images: Tensor, crop: Crop) -> Tensor:
+    """The cells of a crop of images [N, C, H, W]: their means, without the mean of each channel over the image, [N, C cells]."""
     height, width = images.shape[2:]
-    top, left = round(view.y * height), round(view.x * width)
-    bottom, right = max(top + 1, round((view.y + view.scale) * height)), max(left + 1, round((view.x + view.scale) * width))
+    top, left = round(crop.y * height), round(crop.x * width)
+    bottom, right = max(top + 1, round((crop.y + crop.scale) * height)), max(left + 1, round((crop.x + crop.scale) * width))
     cells = F.interpolate(images[:, :, top:bottom, left:right].float(), size=(GRID, GRID), mode="area")
     cells = cells - cells.mean((2, 3), keepdim=True)
-    return (cells.flip(3) if view.is_mirrored else cells).flatten(1)
-
-
-def blocks(n: int) -> list[slice]:
-    """The rows of n images in blocks that fit into memory; one empty block where there are none."""
-    return [slice(start, min(start + IMAGES_PER_BLOCK, n)) for start in range(0, max(n, 1), IMAGES_PER_BLOCK)]
+    return (cells.flip(3) if crop.is_mirrored else cells).flatten(1)
 
 
 class Gallery:
@@ -86,7 +80,7 @@ class Gallery:
     def __init__(self, images: Tensor) -> None:
         self.images = shrink(images, SIDE)
         images = self.images
-        whole = View(1.0, 0.0, 0.0, False)
+        whole = Crop(1.0, 0.0, 0.0, False)
         plain = torch.cat([describe(images[rows], whole) for rows in blocks(len(images))])
         self.mean = plain.mean(0)
         plain -= self.mean
@@ -96,21 +90,21 @@ class Gallery:
         self.basis = vectors[:, kept] / values[kept].sqrt()
         self.vectors = F.normalize(plain @ self.basis, dim=1)
 
-    def describe(self, rows: slice, view: View) -> Tensor:
-        """The whitened descriptors of a view of some images [n, D], of length 1."""
-        return F.normalize((describe(self.images[rows], view) - self.mean) @ self.basis, dim=1)
+    def describe(self, rows: slice, crop: Crop) -> Tensor:
+        """The whitened descriptors of a crop of some images [n, D], of length 1."""
+        return F.normalize((describe(self.images[rows], crop) - self.mean) @ self.basis, dim=1)
 
-    def find(self, views: list[View], known: Candidates | None = None) -> Candidates:
-        """Find for each image the CANDIDATES others most like one of its views, beside those that are known."""
+    def find(self, crops: list[Crop], known: Candidates | None = None) -> Candidates:
+        """Find for each image the CANDIDATES others most like one of its crops, beside those that are known."""
         n = len(self.images)
-        k, affine = min(CANDIDATES, n - 1), torch.tensor([view.affine() for view in views]).view(-1, 2, 3)
+        k, affine = min(CANDIDATES, n - 1), torch.tensor([crop.affine() for crop in crops]).view(-1, 2, 3)
         known = known or Candidates(torch.zeros(n, k, dtype=torch.long), torch.full((n, k), -2.0), torch.zeros(n, k, 2, 3))
         found = []
         for rows in blocks(n):
             own = torch.arange(rows.start, rows.stop)
             best = Candidates(known.partners[rows], known.likeness[rows], known.affine[rows])
-            for view, maps in zip(views, affine, strict=True):
-                cosines = self.describe(rows, view) @ self.vectors.T
+            for crop, maps in zip(crops, affine, strict=True):
+                cosines = self.describe(rows, crop) @ self.vectors.T
                 cosines[own - rows.start, own] = -2.0
                 likeness, partners = cosines.topk(k, dim=1)
                 best = _merge(best, Candidates(partners, likeness, maps.expand(*partners.shape, 2, 3)))
@@ -129,25 +123,3 @@ def _merge(old: Candidates, new: Candidates) -> Candidates:
     likeness, best = likeness.topk(k, dim=1)
     affine = torch.cat([old.affine, new.affine], dim=1).take_along_dim(order.gather(1, best)[:, :, None, None], dim=1)
     return Candidates(partners.gather(1, best), likeness, affine)
-
-
-def shrink(images: Tensor, side: int) -> Tensor:
-    """Average images [N, C, H, W] to at most `side` pixels a side: uint8 [N, C, h, w]."""
-    size = [min(side, length) for length in images.shape[2:]]
-    if size == list(images.shape[2:]):
-        return images
-    parts = [F.interpolate(images[rows].float(), size=size, mode="area").round_().to(torch.uint8) for rows in blocks(len(images))]
-    return torch.cat(parts)
-
-
-def to_tensor(images: NDArray[np.uint8], side: int) -> Tensor:
-    """Images [N, H, W, C] averaged to at most `side` pixels a side, without alpha: uint8 [N, 1 or 3, h, w]."""
-    n, height, width, channels = images.shape
-    size, channels = (min(side, height), min(side, width)), 3 if channels >= 3 else 1
-    if size == (height, width):
-        return torch.from_numpy(np.ascontiguousarray(images[..., :channels])).permute(0, 3, 1, 2)
-    out = torch.empty(n, channels, *size, dtype=torch.uint8)
-    for rows in blocks(n):
-        block = torch.from_numpy(np.ascontiguousarray(images[rows, ..., :channels])).permute(0, 3, 1, 2)
-        out[rows] = F.interpolate(block.float(), size=size, mode="area").round_().to(torch.uint8)
-    return out

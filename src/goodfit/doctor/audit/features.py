@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from goodfit.data.index import IntArray
-from goodfit.doctor.audit.candidates import blocks, to_tensor
+from goodfit.doctor.pixels import blocks, to_tensor
 
 SIDE, COMPONENTS = 16, 64  # pixels a side that are looked at, and components kept: more make neighbors of photos no better
 MAX_FITTED = 20_000  # images to which the components are fitted

@@ -10,13 +10,14 @@ import numpy as np
 
 from goodfit.core.words import count_of, format_percent, list_some
 from goodfit.data.index import SPLITS, TRAIN, IntArray
+from goodfit.doctor.audit.counts import find_odd_sizes
 from goodfit.doctor.audit.data_finding import DataFinding, Severity
-from goodfit.doctor.audit.defects import find_blank_images, find_odd_sizes
 from goodfit.doctor.audit.features import FloatArray
 from goodfit.doctor.audit.image_table import ImageTable
 from goodfit.doctor.audit.labels import find_some_neighbors
 from goodfit.doctor.audit.leakage import Leak, find_leak, measure_excess_likeness
 from goodfit.doctor.audit.near_duplicates import NearDuplicates
+from goodfit.doctor.defects import find_blank_images
 
 MANY_BROKEN = 0.01  # of the images that cannot be read, or are blank: more is an accident, such as a copy that was cut short
 BAD_LEAK, SMALL_LEAK = 0.05, 0.005  # of a held-out split: its score is wrong by points, or may be by a fraction of one

@@ -14,7 +14,7 @@ from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import ImageHeaders
 from goodfit.data.index import SPLITS, UNASSIGNED, IntArray
 from goodfit.data.splits import SplitRule
-from goodfit.doctor.audit.candidates import blocks, to_tensor
+from goodfit.doctor.pixels import blocks, spread, to_tensor
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import read_image_headers
 
@@ -83,7 +83,7 @@ def make_table(data: Dataset, headers: ImageHeaders | None = None) -> ImageTable
         splits[getattr(data.splits, split)] = number
     rows = np.flatnonzero(splits != UNASSIGNED)
     if len(rows) > MAX_IMAGES:
-        rows = rows[np.linspace(0, len(rows) - 1, MAX_IMAGES).astype(np.int64)]
+        rows = rows[spread(len(rows), MAX_IMAGES)]
     properties = {"width": headers.widths[rows], "height": headers.heights[rows], "channels": headers.channels[rows]} if headers else {}
     parts = [to_tensor(data.pixels.read(rows[block]).numpy(), SIDE).permute(0, 2, 3, 1) for block in blocks(len(rows))]
     return ImageTable(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 
 from goodfit.core.words import count_of, format_percent, list_some
 from goodfit.data.index import SPLITS, TRAIN, VALIDATION, IntArray
+from goodfit.doctor.audit.counts import MAX_IMBALANCE, count_classes, half_width, is_too_small
 from goodfit.doctor.audit.data_finding import DataFinding
-from goodfit.doctor.audit.defects import MAX_IMBALANCE, count_classes, half_width, is_too_small
 from goodfit.doctor.audit.features import FloatArray
 from goodfit.doctor.audit.image_table import ImageTable
 from goodfit.doctor.audit.labels import (
@@ -15,20 +18,21 @@ from goodfit.doctor.audit.labels import (
     MAX_QUERIES,
     LabelNoise,
     estimate_label_noise,
-    match_class_order,
     measure_agreement,
-    measure_label_shift,
     predict_from_neighbors,
     predict_out_of_fold,
-    spread,
 )
+from goodfit.doctor.class_order import ClassOrder, match_class_order
+from goodfit.doctor.label_offset import search_offset
+from goodfit.doctor.pixels import spread
+from goodfit.doctor.probe import Ridge
 
 MIN_IMAGES, MIN_PER_CLASS = 100, 10  # of the training images: fewer say nothing of labels
 MIN_NOISE, MUCH_NOISE = 0.03, 0.15  # the lower end of the interval of the share of wrong labels
 MIN_CONSISTENCY = 0.75  # of the agreement of neighbors, against what it would be were wrong labels all that disagrees
 MIN_CONFUSION, MIN_CONCENTRATION = 0.1, 0.2  # of one class that carries the label of another, and its part of all wrong labels
-MIN_SHIFT_Z, MIN_SHIFT_GAIN = 6.0, 0.05  # standard errors, and points, by which labels agree better in other rows
-MIN_ORDER_GAIN = 0.1  # of accuracy, if labels are read in another order
+MAX_SHIFT_IMAGES, MIN_SHIFT_GAIN = 12_000, 0.05  # whose labels are tried in other rows, and points by which they must agree better
+MIN_ORDER_Z, MIN_ORDER_GAIN = 2.5, 0.1  # standard errors, and accuracy, that are gained if labels are read in another order
 
 
 def find_counts(table: ImageTable) -> list[DataFinding]:
@@ -69,16 +73,15 @@ def find_label_shift(table: ImageTable, features: FloatArray) -> list[DataFindin
     rows = table.of_split(TRAIN)
     if len(rows) < MIN_IMAGES or len(table.classes) < 2:
         return []
-    shift = measure_label_shift(features[rows], table.labels[rows])
-    best, now = shift.agreements[shift.offset], shift.agreements[0]
-    if shift.offset == 0 or shift.z < MIN_SHIFT_Z or best - now < MIN_SHIFT_GAIN:
+    labels, chosen = torch.from_numpy(table.labels[rows]), torch.from_numpy(spread(len(rows), MAX_SHIFT_IMAGES))
+    shift = search_offset(Ridge(torch.from_numpy(features[rows])[chosen], labels[chosen], len(table.classes)), labels, chosen)
+    if shift is None or shift.after.value - shift.before.value < MIN_SHIFT_GAIN:
         return []
-    rows_text = f"{abs(shift.offset)} row{'s' if abs(shift.offset) > 1 else ''} {'later' if shift.offset > 0 else 'earlier'}"
     sentence = (
-        f"Labels are shifted against the images: with the label {rows_text}, {format_percent(best, 0)} of an image's neighbors have it, "
-        f"with the present one {format_percent(now, 0)} (by chance {format_percent(shift.chance, 0)}). Align labels and images."
+        f"Labels are shifted against the images: of the labels {shift.describe()}, a probe of the other images predicts "
+        f"{format_percent(shift.after.value, 0)}, of those beside them {format_percent(shift.before.value, 0)}. Align labels and images."
     )
-    numbers = {"offset": shift.offset, "agreement": best, "agreement_now": now, "chance": shift.chance, "z": shift.z}
+    numbers = {"offset": shift.rows, "agreement": shift.after.value, "agreement_now": shift.before.value, "z": shift.z}
     return [DataFinding("labels_shifted", "error", sentence, numbers)]
 
 
@@ -135,11 +138,10 @@ def find_class_order(table: ImageTable, features: FloatArray) -> list[DataFindin
         if number == TRAIN or len(held) < 2 * len(table.classes):
             continue
         predicted = predict_from_neighbors(features[near], table.labels[near], features[held], len(table.classes))
-        order = match_class_order(predicted, table.labels[held], len(table.classes))
-        if order.differs and order.after - order.before > MIN_ORDER_GAIN:
-            moved = [f"{table.classes[k]} means {table.classes[m]}" for k, m in enumerate(order.meaning) if k != m]
+        if (order := find_order(predicted, table.labels[held], len(table.classes))) is not None:
+            meanings = describe_order(order, table.classes)
             sentence = (
-                f"The classes of the {split} images are in another order than those of training: {list_some(moved, 3)}. Neighbors among "
+                f"The classes of the {split} images are in another order than those of training: {meanings}. Neighbors among "
                 "the training "
                 f"images give {format_percent(order.before, 0)} of them their class, in the other order {format_percent(order.after, 0)}. "
                 "Make both from one list of classes."
@@ -147,3 +149,14 @@ def find_class_order(table: ImageTable, features: FloatArray) -> list[DataFindin
             numbers = {"split": split, "before": order.before, "after": order.after, "meaning": list(order.meaning)}
             findings.append(DataFinding("class_order", "error", sentence, numbers))
     return findings
+
+
+def find_order(predicted: IntArray, labels: IntArray, classes: int) -> ClassOrder | None:
+    """The order of the classes in which labels [N] agree with predictions [N] far better; None if there is none."""
+    order = match_class_order(torch.from_numpy(predicted), torch.from_numpy(labels), classes)
+    return order if order.z > MIN_ORDER_Z and order.after - order.before > MIN_ORDER_GAIN else None
+
+
+def describe_order(order: ClassOrder, classes: Sequence[str]) -> str:
+    """Which classes some labels mean."""
+    return list_some([f"{classes[label]} means {classes[order.meaning[label]]}" for label in order.moved], 3)

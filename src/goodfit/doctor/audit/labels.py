@@ -1,4 +1,4 @@
-"""Labels against images: do neighbors agree, which labels contradict what the others teach, and are labels shifted or classes renamed."""
+"""Labels against images: do neighbors agree, and which labels contradict what the others teach."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import dataclasses
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment, minimize
+from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.core.interval import Z_95, wilson_interval
 from goodfit.data.index import IntArray
 from goodfit.doctor.audit.features import FloatArray, find_neighbors, standardize
+from goodfit.doctor.pixels import spread
 from goodfit.recipe.transfer.probe import SoftmaxRegression, deal_folds
 
 NEIGHBORS = 5
@@ -26,7 +27,6 @@ SUREST, MIDDLING = 0.2, 0.6  # shares of the images, by how sure their out-of-fo
 # The middling ones may be contradicted this much more often, and the surest at most so often: with pixels of photos as features it is 2.2
 # times as often, or a share of 0.45.
 MAX_RISE, MAX_SHARE = 1.2, 0.4
-OFFSETS = tuple(range(-5, 6))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +61,6 @@ def find_some_neighbors(features: FloatArray, k: int) -> tuple[IntArray, IntArra
     is_other = near != places[:, None]
     is_other[is_other.all(axis=1), -1] = False  # where equal images hide the image itself
     return gallery[places], gallery[near[is_other].reshape(len(places), -1)]
-
-
-def spread(n: int, most: int) -> IntArray:
-    """At most so many of n rows, evenly spread."""
-    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
 
 
 def predict_out_of_fold(features: FloatArray, labels: IntArray, classes: int, seed: int = 0) -> FloatArray:
@@ -188,91 +183,3 @@ def count_confident_joint(probabilities: FloatArray, labels: IntArray) -> NDArra
     rows = joint.sum(axis=1, keepdims=True)
     estimate: NDArray[np.float64] = np.where(rows > 0, joint / np.maximum(rows, 1), np.eye(classes)) * counts[:, None] / max(n, 1)
     return estimate
-
-
-# ---- labels in another place or of another name ------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelShift:
-    """How well labels agree with those of neighbors if they are moved by some rows: `agreements` by offset, the best `offset`, and `z`: by
-    how many standard errors it agrees better than the labels as they are.
-    """
-
-    offset: int
-    agreements: dict[int, float]
-    chance: float
-    z: float
-
-
-def measure_label_shift(
-    features: FloatArray, labels: IntArray, trusted: tuple[FloatArray, IntArray] | None = None, k: int = NEIGHBORS
-) -> LabelShift:
-    """Move labels [N] by -5 to 5 rows against `features` [N, D]; an offset of 1 gives each image the label of the next row.
-
-    Their neighbors are images of `trusted` features and labels, or without these the images themselves, whose labels move, too.
-    """
-    if trusted is None:
-        rows, neighbors = find_some_neighbors(features, k)
-    else:
-        rows, chosen = spread(len(features), MAX_QUERIES), spread(len(trusted[1]), MAX_GALLERY)
-        neighbors = chosen[find_neighbors(features[rows], k, trusted[0][chosen])]
-    scores = {}
-    for offset in OFFSETS:
-        moved = np.roll(labels, -offset)
-        scores[offset] = ((moved if trusted is None else trusted[1])[neighbors] == moved[rows, None]).mean(axis=1)
-    agreements = {offset: float(values.mean()) for offset, values in scores.items()}
-    best = max(OFFSETS, key=lambda offset: (agreements[offset], -abs(offset)))
-    gain = scores[best] - scores[0]
-    error = float(gain.std() / max(len(gain), 1) ** 0.5)
-    return LabelShift(
-        best, agreements, float(((np.bincount(labels) / len(labels)) ** 2).sum()), float(gain.mean() / error) if error else 0.0
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassOrder:
-    """Which class each label of held-out images means: `meaning` [K] by label, the accuracy `before` and `after` labels are read so, and
-    whether the order `differs` beyond chance.
-    """
-
-    meaning: tuple[int, ...]
-    before: float
-    after: float
-    differs: bool
-
-
-def match_class_order(predicted: IntArray, labels: IntArray, classes: int) -> ClassOrder:
-    """Match the labels [n] of held-out images with the classes [n] that a model of the training images predicts for them.
-
-    The match is the assignment of the most agreements (Kuhn 1955). The order differs if labels that mean another class by every other
-    image mean it by the images between, too: there predictions are that class more often than the label's own, by intervals that do not
-    touch.
-    """
-    parts = [count_answers(predicted[start::2], labels[start::2], classes) for start in (0, 1)]
-    counts = parts[0] + parts[1]
-    meaning, total = assign_classes(counts), max(len(labels), 1)
-    own = other = n = 0
-    for here, there in (parts, parts[::-1]):
-        moved = np.flatnonzero((assign_classes(here) != np.arange(classes)) & (here.sum(axis=1) > 0))
-        own += int(there[moved, moved].sum())
-        other += int(there[moved, assign_classes(here)[moved]].sum())
-        n += int(there[moved].sum())
-    differs = n > 0 and wilson_interval(other, n)[0] > wilson_interval(own, n)[1]
-    right = float(counts[np.arange(classes), meaning].sum() / total)
-    return ClassOrder(tuple(meaning.tolist()), float(np.trace(counts) / total), right, differs)
-
-
-def count_answers(predicted: IntArray, labels: IntArray, classes: int) -> IntArray:
-    """Images [K, K] by label (row) and predicted class (column)."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    return counts
-
-
-def assign_classes(counts: IntArray) -> IntArray:
-    """The class [K] that each label is most often predicted as, each class once."""
-    rows, columns = linear_sum_assignment(counts + np.eye(len(counts)) / 2, maximize=True)  # of equals the label's own
-    meaning = np.empty(len(counts), dtype=np.int64)
-    meaning[rows] = columns
-    return meaning

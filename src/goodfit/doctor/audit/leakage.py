@@ -12,8 +12,9 @@ from torch import Tensor
 from goodfit.core.chance import Chance
 from goodfit.core.interval import wilson_interval
 from goodfit.data.index import TRAIN, UNASSIGNED, IntArray
-from goodfit.doctor.audit.candidates import Gallery, to_tensor
+from goodfit.doctor.audit.candidates import Gallery
 from goodfit.doctor.audit.near_duplicates import SIDES, NearDuplicates
+from goodfit.doctor.pixels import to_tensor
 
 MAX_IMAGES = 2000  # of each split that are looked up among all training images
 QUANTILE = 0.99  # of the training images, which held-out ones exceed by chance as often

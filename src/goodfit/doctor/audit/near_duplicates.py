@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections import defaultdict
 
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from goodfit.data.index import IntArray
 from goodfit.doctor.audit.alignment import Pairs, align, compare_colors, compare_details, to_luma
-from goodfit.doctor.audit.candidates import Gallery, View, blocks, choose_crops, shrink, to_tensor
+from goodfit.doctor.audit.candidates import Crop, Gallery, choose_crops
+from goodfit.doctor.pixels import BLANK_STD, blocks, hash_images, measure_deviations, shrink, to_tensor
 
 SIDES = (16, 32, 64)  # pixels at which pairs are aligned, coarse to fine
 STEPS, LAST_STEPS = 5, 2  # of alignment at each; what is aligned at 32 pixels needs few at 64
@@ -32,7 +32,6 @@ MIN_LIKENESS = 0.95  # of whitened descriptors: less, and photos of two shirts o
 NULL_PLACE, NULL_QUANTILE, NULL_FACTOR = 2, 0.99, 1.9
 MIN_STAR = 4  # partners of an image of which no two are a pair: copies of one picture are copies of each other, too
 NULL_PIXELS = 800_000  # of the images by which that is measured
-BLANK_STD = 2.0  # levels: an image with less has no picture that could occur again
 MIN_IMAGES = 8  # fewer say nothing on how alike different images come
 
 
@@ -60,8 +59,7 @@ def find_exact_pairs(images: NDArray[np.uint8]) -> IntArray:
     """The first image with the same bytes and each further one, of images [N, H, W, C]: [P, 2]."""
     first: dict[bytes, int] = {}
     pairs = []
-    for row, image in enumerate(images):
-        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+    for row, digest in enumerate(hash_images(images)):
         if (original := first.setdefault(digest, row)) != row:
             pairs.append((original, row))
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
@@ -70,22 +68,14 @@ def find_exact_pairs(images: NDArray[np.uint8]) -> IntArray:
 def find_exact_duplicates(images: NDArray[np.uint8]) -> NearDuplicates:
     """Find the pairs of images [N, H, W, C] with the same bytes that are not blank."""
     exact = find_exact_pairs(images)
-    exact = exact[_measure_deviations(images[exact[:, 1]]) >= BLANK_STD]
+    exact = exact[measure_deviations(images[exact[:, 1]]) >= BLANK_STD]
     return NearDuplicates(exact, np.ones(len(exact), dtype=np.float32), np.ones(len(exact), dtype=bool), len(images))
-
-
-def _measure_deviations(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The standard deviation of all values of each image [N]."""
-    if not len(images):
-        return np.zeros(0, dtype=np.float32)
-    parts = [torch.from_numpy(np.ascontiguousarray(images[rows])).flatten(1).float().std(1, correction=0) for rows in blocks(len(images))]
-    return torch.cat(parts).numpy()
 
 
 def find_near_duplicates(images: NDArray[np.uint8]) -> NearDuplicates:
     """Find the pairs of images [N, H, W, C], of 8 x 8 pixels or more, that show the same picture."""
     exact = find_exact_duplicates(images)
-    is_looked_at = _measure_deviations(images) >= BLANK_STD
+    is_looked_at = measure_deviations(images) >= BLANK_STD
     is_looked_at[exact.pairs[:, 1]] = False  # the first with the same bytes stands for them all
     rows = np.flatnonzero(is_looked_at)
     if len(rows) < MIN_IMAGES:
@@ -98,7 +88,7 @@ def find_near_duplicates(images: NDArray[np.uint8]) -> NearDuplicates:
 def match_images(images: Tensor) -> tuple[IntArray, NDArray[np.float32]]:
     """The pairs [P, 2] of images [N, 1 or 3, H, W] that show the same picture, the most alike first, and how well they agree [P]."""
     gallery = Gallery(images)
-    whole = gallery.find([View(1.0, 0.0, 0.0, False), View(1.0, 0.0, 0.0, True)])
+    whole = gallery.find([Crop(1.0, 0.0, 0.0, False), Crop(1.0, 0.0, 0.0, True)])
     candidates = gallery.find(choose_crops(len(images)), whole)
     n, pixels = len(images), images.shape[2] * images.shape[3]
     sample = torch.linspace(0, n - 1, min(n, NULL_PIXELS // pixels)).long()

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch
@@ -19,15 +18,16 @@ from goodfit.core.parts import pipe_parts, spell
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.reporter import Reporter
-from goodfit.core.words import count_of, format_percent, list_some
+from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import IntArray, SplitName
 from goodfit.data.loader import iterate_batches
 from goodfit.doctor.audit.data_finding import DataFinding, Severity
 from goodfit.doctor.audit.image_table import ImageTable
-from goodfit.doctor.audit.label_checks import MIN_ORDER_GAIN, describe_label_noise
-from goodfit.doctor.audit.labels import estimate_label_noise, match_class_order
+from goodfit.doctor.audit.label_checks import describe_label_noise, describe_order, find_order
+from goodfit.doctor.audit.labels import estimate_label_noise
 from goodfit.doctor.audit.shift import TwoSamples, compare_sets
+from goodfit.doctor.pixels import to_bytes
 from goodfit.recipe.prepare import open_recipe
 from goodfit.recipe.recipe import Recipe
 
@@ -79,11 +79,9 @@ def _check_labels(table: ImageTable, predictions: Predictions, rows: IntArray) -
     if len(rows) < MIN_IMAGES:
         return []
     classes, findings = len(table.classes), []
-    order = match_class_order(predictions.predicted, predictions.labels, classes)
-    if order.differs and order.after - order.before > MIN_ORDER_GAIN:
-        moved = [f"{table.classes[k]} means {table.classes[m]}" for k, m in enumerate(order.meaning) if k != m]
+    if (order := find_order(predictions.predicted, predictions.labels, classes)) is not None:
         sentence = (
-            f"The run finds the classes of the held-out images in another order: {list_some(moved, 3)}. Its accuracy is "
+            f"The run finds the classes of the held-out images in another order: {describe_order(order, table.classes)}. Its accuracy is "
             f"{format_percent(order.before)}, in the other order {format_percent(order.after)}. Make both from one list of classes."
         )
         findings.append(DataFinding("class_order", "error", sentence, {"before": order.before, "after": order.after}))
@@ -99,14 +97,14 @@ def check_transforms(recipe: Recipe, reporter: Reporter) -> list[DataFinding]:
     opened = open_recipe(recipe.but(source=""), reporter)
     data, augment = opened.data, opened.chooser.part("augment")
     train, validation = (_read_batch(data, split) for split in ("train", "validation"))
-    plain = [_to_numpy(data.preprocess.center_crop(batch.images)) for batch in (train, validation)]
+    plain = [to_bytes(data.preprocess.center_crop(batch.images)) for batch in (train, validation)]
     labels = (data.labels[train.ids].numpy(), data.labels[validation.ids].numpy())
     before = compare_sets(plain[0], plain[1], labels)
     lengths = Lengths(max(1, len(data.splits.train) // 128), min(128, len(data.splits.train)), Length.read("1 epoch"))
     parts: tuple[Any, ...] = pipe_parts(augment.bind(data.facts(lengths))) if augment is not None else ()
     places = torch.arange(len(train))
     augmented = Pipeline(parts, data.preprocess.size)(train, Chance.for_epoch(recipe.seed, "augment", 0, places, train.ids), 0.5)
-    after = compare_sets(_to_numpy(augmented.images), plain[1], labels)
+    after = compare_sets(to_bytes(augmented.images), plain[1], labels)
     return [_describe_transforms(before, after, spell(augment) if augment is not None else "none")]
 
 
@@ -114,12 +112,6 @@ def _read_batch(data: Dataset, split: SplitName) -> Batch:
     """Some images of a split, drawn at random."""
     rows = data.sample_rows(split, TRANSFORMED_IMAGES)
     return next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), len(rows)))
-
-
-def _to_numpy(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Images [B, C, H, W], uint8 or float 0..1, as uint8 [B, H, W, C]."""
-    pixels = images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _describe_transforms(before: TwoSamples, after: TwoSamples, augment: str) -> DataFinding:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from goodfit.core.chance import Chance
 from goodfit.core.interval import Z_95
 from goodfit.data.index import IntArray
-from goodfit.doctor.audit.features import FloatArray, reduce_pixels, standardize
-from goodfit.recipe.transfer.probe import deal_folds
+from goodfit.doctor.audit.features import FloatArray, reduce_pixels
+from goodfit.doctor.probe import tell_apart
 
 MAX_IMAGES = 2000  # of each set: with so many the error of the AUC is below 0.01
-MIN_IMAGES = 50  # of each set: with fewer, folds differ by more than the interval says
-FOLDS, SHRINKAGE = 5, 0.1  # of the covariance toward that of features that have nothing to do with each other
+MIN_IMAGES = 50  # of each set: fewer do not say how well a classifier of so many features tells others apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,8 @@ def compare_sets(
     side = [min(x.shape[axis] for x in images) for axis in (1, 2)]
     pixels = np.concatenate([x if list(x.shape[1:3]) == side else _resize(x, side) for x in images])
     simple = np.concatenate([describe_simply(x) for x in images])
-    auc = cross_validate_auc(np.concatenate([simple, reduce_pixels(pixels)], axis=1), np.repeat([0, 1], n), seed)
+    features = torch.from_numpy(np.concatenate([simple, reduce_pixels(pixels)], axis=1))
+    auc = tell_apart(features[: n[0]], features[n[0] :])
     error = auc_error(auc, n[0], n[1])
     return TwoSamples(auc, (max(0.0, auc - Z_95 * error), min(1.0, auc + Z_95 * error)), means, stds)
 
@@ -103,32 +103,6 @@ def describe_simply(images: NDArray[np.uint8]) -> FloatArray:
         extremes = [(flat <= 0).float().mean(2), (flat >= 255).float().mean(2)]
         parts.append(torch.cat([flat.mean(2), flat.std(2), flat.amin(2), flat.amax(2), *extremes, *edges], dim=1).numpy())
     return np.concatenate(parts)
-
-
-def cross_validate_auc(features: FloatArray, group: IntArray, seed: int = 0) -> float:
-    """The area under the ROC curve of a linear discriminant on features [N, D] for images of its held-out folds, of two groups [N]."""
-    x, y = standardize(features).astype(np.float64), np.asarray(group, dtype=np.int64)
-    fold = deal_folds(torch.from_numpy(y), FOLDS, seed).numpy()
-    aucs = []
-    for k in range(FOLDS):
-        inside, outside = fold != k, fold == k
-        means = [x[inside & (y == side)].mean(axis=0) for side in (0, 1)]
-        spread = np.cov(x[inside] - np.stack(means)[y[inside]], rowvar=False)
-        ridge = SHRINKAGE * max(float(np.trace(spread)) / len(spread), 1e-9) * np.eye(len(spread))
-        scores = x[outside] @ np.linalg.solve(spread + ridge, means[1] - means[0])
-        aucs.append(area_under_curve(scores.astype(np.float32), y[outside]))
-    return float(np.mean(aucs))
-
-
-def area_under_curve(scores: FloatArray, group: IntArray) -> float:
-    """The chance that an image of group 1 has a higher score [N] than one of group 0; ties count half."""
-    order = np.argsort(scores, kind="stable")
-    _, first, inverse, counts = np.unique(scores[order], return_index=True, return_inverse=True, return_counts=True)
-    ranks = np.empty(len(scores))
-    ranks[order] = (first + (counts + 1) / 2)[inverse]
-    ones = int((group == 1).sum())
-    zeros = len(group) - ones
-    return float((ranks[group == 1].sum() - ones * (ones + 1) / 2) / max(ones * zeros, 1))
 
 
 def auc_error(auc: float, zeros: int, ones: int) -> float:

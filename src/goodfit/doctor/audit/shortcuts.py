@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from goodfit.core.chance import Chance
 from goodfit.core.interval import wilson_interval
 from goodfit.data.index import IntArray
-from goodfit.doctor.audit.candidates import blocks, to_tensor
+from goodfit.doctor.pixels import blocks, to_tensor
 
 MAX_IMAGES = 1500  # with so many, the share of right answers is known to 0.025
 NEIGHBORS = 5

@@ -29,3 +29,14 @@ TOPICS = (
     regularization, schedule, rates,
 )  # fmt: skip
 RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in topic.RULES)
+
+
+def read_look_alikes() -> dict[str, dict[str, str]]:
+    """What each cause may be taken for, and the test that tells the two apart, by all of its rules."""
+    found: dict[str, dict[str, str]] = {}
+    for rule in RULES:
+        found.setdefault(rule.cause, {}).update(rule.look_alikes)
+    return found
+
+
+LOOK_ALIKES = read_look_alikes()

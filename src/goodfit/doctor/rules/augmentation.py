@@ -13,8 +13,8 @@ from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.probe import Share, count_right
 from goodfit.doctor.replay import Replay
 
-MAX_KEPT, MAX_CARRIED = 0.55, 0.4  # of what clean images teach: shares that augmented ones keep, beyond which nothing is suspected
-NOTHING_KEPT = 0.2  # of both, below which no trial is needed
+MAX_WITHIN, MAX_ACROSS = 0.55, 0.4  # of what clean images teach: shares that augmented ones do, beyond which nothing is suspected
+NEXT_TO_NOTHING = 0.2  # of both, below which no trial is needed
 MAX_LEARNED = 0.35  # of what the network learns from as many clean images in as many steps
 MIN_LEARNED_CLEAN = 0.06  # accuracy above chance that clean images must teach for a trial to say something
 TRIAL_STEPS, LONG_TRIAL_STEPS = 50, 125  # early, and at the end
@@ -23,30 +23,30 @@ MIN_Z = 3.5
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """What augmented training images teach a probe, as shares of what clean images do beyond chance: of each other's labels (`kept`), and
-    of the validation labels (`carried`); the accuracies are `augmented` and `clean`.
+    """What augmented training images teach a probe, as shares of what clean images do beyond chance: of each other's labels (`within`),
+    and of the validation labels (`across`); the accuracies are `augmented` and `clean`.
     """
 
-    kept: float
-    carried: float
+    within: float
+    across: float
     augmented: Share
     clean: Share
 
     @property
     def is_suspicious(self) -> bool:
-        return self.kept < MAX_KEPT or self.carried < MAX_CARRIED
+        return self.within < MAX_WITHIN or self.across < MAX_ACROSS
 
 
 def measure_retention(exam: Examination) -> Retention | None:
     """Measure what augmentation leaves; None if training images come alike in each epoch, or if clean ones teach nothing, either."""
-    raw, fed = exam.comparison.raw, exam.comparison.fed
-    clean = raw.within_train if raw else fed.within_validation
-    chance = fed.train.chance
-    if not exam.comparison.is_augmented or clean.above_value(chance) < 8 or fed.within_validation.above_value(chance) < 8:
+    raw, inputs = exam.comparison.raw, exam.comparison.inputs
+    clean = raw.within_train if raw else inputs.within_validation
+    chance = inputs.train.chance
+    if not exam.comparison.is_augmented or clean.above_value(chance) < 8 or inputs.within_validation.above_value(chance) < 8:
         return None
-    kept = (fed.within_train.value - chance) / (clean.value - chance)
-    carried = (fed.across.value - chance) / (fed.within_validation.value - chance)
-    return Retention(kept, carried, fed.within_train, clean)
+    within = (inputs.within_train.value - chance) / (clean.value - chance)
+    across = (inputs.across.value - chance) / (inputs.within_validation.value - chance)
+    return Retention(within, across, inputs.within_train, clean)
 
 
 def describe(retention: Retention) -> str:
@@ -62,7 +62,7 @@ REMEDY = "Augment less: keep most of each image in view, and leave out what chan
 def find_destroying_augmentation(exam: Examination) -> Finding | None:
     """Augmented training images teach a probe next to nothing, where clean images teach it much."""
     retention = measure_retention(exam)
-    if retention is None or max(retention.kept, retention.carried) > NOTHING_KEPT:
+    if retention is None or max(retention.within, retention.across) > NEXT_TO_NOTHING:
         return None
     text = f"{describe(retention)}; fitted on augmented ones it fails on validation images."
     return Finding("augmentation_too_strong", 0.93, text, REMEDY)
@@ -93,7 +93,7 @@ def take_clean_images(exam: Examination) -> tuple[Tensor, Tensor, Tensor, Tensor
     """Clean images with labels to train on, and others to validate on: training images on disk prepared as validation images, or else half
     of the validation images.
     """
-    validation = exam.comparison.fed.validation
+    validation = exam.comparison.inputs.validation
     prepared = exam.counterparts.prepare_as_validation()
     if prepared is not None:
         return prepared.images, prepared.labels, validation.images, validation.labels

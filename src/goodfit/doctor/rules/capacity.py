@@ -13,9 +13,9 @@ from goodfit.doctor.gain import MIN_ACCURACY, measure_gain
 from goodfit.doctor.network import Network, median
 from goodfit.doctor.replay import Change
 from goodfit.doctor.surgery import operated
-from goodfit.watch.chance import keep_chance
-from goodfit.watch.dissection import untouched
-from goodfit.watch.operations import trace
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import untouched
+from goodfit.inspection.operations import trace
 
 LOWER = "Lower the dropout to 0.5 or less."
 EXTREME_DROPOUT, STRONG_DROPOUT, MAX_KEPT = 0.9, 0.7, 0.12  # rates of one dropout; share that passes all of them

@@ -13,7 +13,7 @@ from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.patient import Batches
 from goodfit.doctor.probe import Share
 from goodfit.doctor.replay import Change
-from goodfit.watch.chance import OwnChance
+from goodfit.inspection.chance import OwnChance
 
 MAX_COUNTED = 200_000  # images of a split, beyond which classes that were not seen may still come
 MAX_ODDS = 1e-5  # that a class as frequent as in the other split is missing by chance

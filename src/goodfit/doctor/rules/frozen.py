@@ -9,8 +9,8 @@ from torch import Tensor
 
 from goodfit.doctor.examination import PREFLIGHT_IMAGES, Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
-from goodfit.watch.chance import keep_chance
-from goodfit.watch.dissection import untouched
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import untouched
 
 FROZEN_SHARE = 0.15  # of the numbers of random weights, or of their layers
 PERTURBATION = 0.1  # of each number of a weight, to see whether the scores depend on it

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from goodfit.doctor.comparison import to_images
 from goodfit.doctor.defects import EXACT, NEARLY_EXACT, BrokenShares, find_effective_side, measure_broken, measure_fine_detail
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.marks import Marks, find_marks
+from goodfit.doctor.pixels import to_images
+from goodfit.doctor.probe import Share
 
 MIN_BROKEN = 0.03  # share of the images
 MIN_REPEATED, FEW_REPEATED = 0.08, 0.03  # shares of the training images
@@ -21,8 +22,8 @@ LOOKED_AT = 40
 
 
 def find_blank_images(exam: Examination) -> Finding | None:
-    """Many images are blank, break off, or are static, as fed or on disk."""
-    found: list[tuple[str, BrokenShares]] = [("fed", measure_broken(exam.sample.train.images))]
+    """Many images are blank, break off, or are static, as the network gets them or on disk."""
+    found: list[tuple[str, BrokenShares]] = [("as the network gets them", measure_broken(exam.sample.train.images))]
     if exam.patient.raw and "train" in exam.patient.raw:
         found.append(("on disk", measure_broken(to_images(exam.patient.raw["train"][0][:4096]))))
     where, broken = max(found, key=lambda item: item[1].total)
@@ -64,7 +65,7 @@ def find_leakage_exact(exam: Examination) -> Finding | None:
         count, n, how = leaked.count, leaked.n, "byte for byte"
     else:
         near, moved = exam.copies.nearly_leaked
-        if exam.comparison.raw is not None or near.count < MIN_NEAR_IMAGES or near.value < MIN_NEAR or moved.value < 0.5:
+        if exam.comparison.raw is not None or not are_many_near(near) or moved.value < 0.5:
             return None
         count, n, how = near.count, near.n, "moved or mirrored by augmentation"
     return Finding(
@@ -75,12 +76,17 @@ def find_leakage_exact(exam: Examination) -> Finding | None:
     )
 
 
+def are_many_near(near: Share) -> bool:
+    """Whether so many validation images show a training image's picture that it is no chance."""
+    return near.count >= MIN_NEAR_IMAGES and near.value >= MIN_NEAR
+
+
 def find_leakage_near(exam: Examination) -> Finding | None:
     """Validation images show the same pictures as training images, changed."""
     if find_leakage_exact(exam) is not None:
         return None
     near, _ = exam.copies.nearly_leaked
-    if near.count < MIN_NEAR_IMAGES or near.value < MIN_NEAR:
+    if not are_many_near(near):
         return None
     return Finding(
         "leakage_near",
@@ -108,10 +114,10 @@ def find_shortcut(exam: Examination) -> Finding | None:
 
 
 def look_for_marks(exam: Examination) -> Marks | None:
-    """Marks in the training images on disk, as fed, or in the validation images as fed."""
-    raw, fed = exam.comparison.raw, exam.comparison.fed
-    views = [view for view in (raw.train if raw else None, fed.train, fed.validation) if view is not None]
-    return next((marks for view in views if (marks := find_marks(view, exam.classes)) is not None), None)
+    """Marks in the training images on disk, in those that the network gets, or in its validation images."""
+    raw, inputs = exam.comparison.raw, exam.comparison.inputs
+    splits = [*([raw.train] if raw else []), inputs.train, inputs.validation]
+    return next((marks for split in splits if (marks := find_marks(split, exam.classes)) is not None), None)
 
 
 def find_resolution_too_low(exam: Examination) -> Finding | None:
@@ -120,19 +126,19 @@ def find_resolution_too_low(exam: Examination) -> Finding | None:
     detail = [measure_fine_detail(x) for x in (train, images)]
     if max(detail) > SAME_DETAIL * max(min(detail), 1e-3):
         return None  # only one split: preprocessing differs
-    raw, fed = exam.comparison.raw, exam.comparison.fed
+    raw, inputs = exam.comparison.raw, exam.comparison.inputs
     side = min(images.shape[2:])
     effective = find_effective_side(images, NEARLY_EXACT if raw else EXACT)
     had = find_effective_side(raw.validation.images[:LOOKED_AT], NEARLY_EXACT) if raw else side
     if effective > ENLARGED * had:
         return None
-    z = raw.within_validation.above(fed.within_validation) if raw else 0.0
+    z = raw.within_validation.above(inputs.within_validation) if raw else 0.0
     is_tiny, is_small = effective <= TINY_SIDE, effective <= SMALL_SIDE and had >= MUCH_SHRUNK * effective
     if not (is_tiny or z > MIN_Z or is_small):
         return None
     lost = ""
     if raw:
-        shares = [100 * pair.within_validation.value for pair in (raw, fed)]
+        shares = [100 * pair.within_validation.value for pair in (raw, inputs)]
         lost = f" A probe gets {shares[0]:.0f} % of the labels right from the images on disk, {shares[1]:.0f} % from these."
     return Finding(
         "resolution_too_low",

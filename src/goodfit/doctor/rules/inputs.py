@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from goodfit.doctor.course import clean_labels
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
-from goodfit.doctor.probe import Ridge
+from goodfit.doctor.probe import Ridge, compare_right
 from goodfit.doctor.replay import NO_CHANGE, Change
-from goodfit.watch.dissection import untouched
-from goodfit.watch.operations import BATCH_NORMS
+from goodfit.inspection.dissection import untouched
+from goodfit.inspection.operations import BATCH_NORMS
 
 FAR_ABOVE, FAR_BELOW, FAR_OFF = 10.0, 0.02, 10.0  # of the standard deviation, and of the mean in units of it: certain
 ABOVE, BELOW, OFF = 3.0, 0.1, 3.5  # worth a trial
@@ -123,8 +123,7 @@ class OrderedChannels:
 
     def above(self, other: OrderedChannels) -> float:
         """By how many standard errors more labels are right than with another order (McNemar)."""
-        change = self.right - other.right
-        return float(change.sum() / change.abs().sum().clamp_min(1).sqrt())
+        return compare_right(self.right, other.right)[1]
 
 
 def try_channels(model: nn.Module, images: Tensor, labels: Tensor, classes: int, order: tuple[int, ...]) -> OrderedChannels:

@@ -7,10 +7,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from goodfit.doctor.alignment import Offset, find_offset, search_offset
 from goodfit.doctor.comparison import Pair
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
+from goodfit.doctor.label_offset import Offset, find_offset, search_offset
 from goodfit.doctor.probe import Ridge, Share
 
 MIN_CONFUSED, MIN_NOISE = 0.1, 0.08  # shares of labels below which nothing is said
@@ -51,15 +51,15 @@ def find_labels_out_of_range(exam: Examination) -> Finding | None:
 
 def find_labels_shifted(exam: Examination) -> Finding | None:
     """Labels agree with other images than those beside them, or, in one split, with none."""
-    pairs = [pair for pair in (exam.comparison.raw, exam.comparison.fed) if pair is not None]
+    pairs = [pair for pair in (exam.comparison.raw, exam.comparison.inputs) if pair is not None]
     for pair in pairs:
         for name, offset in (("training", find_train_offset(pair)), ("validation", find_validation_offset(pair))):
             if offset is not None:
                 return Finding(
                     "labels_shifted",
                     0.97,
-                    f"A probe's predictions agree with {100 * offset.here.value:.0f} % of the {name} labels beside the images, and with"
-                    f" {100 * offset.found.value:.0f} % of those {offset.describe()}.",
+                    f"A probe's predictions agree with {100 * offset.before.value:.0f} % of the {name} labels beside the images, and with"
+                    f" {100 * offset.after.value:.0f} % of those {offset.describe()}.",
                     "Pair each image with its own label again: one list has a row too many or too few, or was sorted otherwise.",
                 )
     pair = exam.comparison.best
@@ -77,15 +77,17 @@ def find_labels_shifted(exam: Examination) -> Finding | None:
 def find_train_offset(pair: Pair) -> Offset | None:
     """The offset of the training labels, by the fit on the validation images, or by themselves if they teach nothing as they are."""
     if is_far_above_chance(pair):
-        return find_offset(pair.carried_back.argmax(1), pair.train.labels, pair.classes)
-    return search_offset(pair.train_fit) if is_at_chance(pair.within_train, pair.train.chance) else None
+        return find_offset(pair.train_scores.argmax(1), pair.train.labels, pair.classes)
+    if not is_at_chance(pair.within_train, pair.train.chance):
+        return None
+    return search_offset(pair.train_fit, pair.train.labels, torch.arange(len(pair.train)))
 
 
 def find_validation_offset(pair: Pair) -> Offset | None:
     """The offset of the validation labels, by the fit on the training images."""
     if len(pair.validation) < 100 or is_at_chance(pair.within_train, pair.train.chance):
         return None
-    return find_offset(pair.carried.argmax(1), pair.validation.labels, pair.classes)
+    return find_offset(pair.validation_scores.argmax(1), pair.validation.labels, pair.classes)
 
 
 def is_at_chance(share: Share, chance: float) -> bool:
@@ -151,12 +153,12 @@ def find_label_confusion(exam: Examination) -> Finding | None:
 def find_confusion(exam: Examination, pair: Pair) -> Cell | None:
     """The confused pair of classes, if the mistakes are between few, by the fit on either split."""
     labels = (pair.train.labels, pair.validation.labels)
-    cells = [find_confused_cell((pair.train_fit.scores.argmax(1), pair.carried.argmax(1)), labels, pair.classes)]
+    cells = [find_confused_cell((pair.train_fit.scores.argmax(1), pair.validation_scores.argmax(1)), labels, pair.classes)]
     if pair is exam.comparison.raw or not exam.comparison.is_augmented:
-        predicted = (pair.carried_back.argmax(1), pair.validation_fit.scores.argmax(1))
+        predicted = (pair.train_scores.argmax(1), pair.validation_fit.scores.argmax(1))
         cells.append(find_confused_cell(predicted, labels, pair.classes))
     sure = [c for c in cells if c.z > MIN_Z_CELL and c.surplus > MIN_CONFUSED and c.dominance >= DOMINANT]
-    vanished = None if exam.comparison.is_augmented and pair is exam.comparison.fed else find_vanished_class(pair)
+    vanished = None if exam.comparison.is_augmented and pair is exam.comparison.inputs else find_vanished_class(pair)
     sure += [c for c in [vanished] if c is not None and c.z > MIN_Z_FOUND and c.surplus > MIN_CONFUSED]
     return max(sure, key=lambda cell: cell.z, default=None)
 
@@ -186,7 +188,7 @@ def find_vanished_class(pair: Pair) -> Cell | None:
 
 def measure_sure_errors(pair: Pair) -> tuple[Share, Share]:
     """Of the images of each split that the fit on the training images is surest of, those whose label is another one."""
-    scores, labels = (pair.train_fit.scores, pair.carried), (pair.train.labels, pair.validation.labels)
+    scores, labels = (pair.train_fit.scores, pair.validation_scores), (pair.train.labels, pair.validation.labels)
     highest = [x.topk(2, dim=1).values for x in scores]
     margins = [x[:, 0] - x[:, 1] for x in highest]
     least = margins[1].quantile(1 - SURE_SHARE)

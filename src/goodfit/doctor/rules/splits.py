@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-import torch
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor
-
-from goodfit.doctor.comparison import Pair, hash_images
-from goodfit.doctor.counterparts import compare_right
+from goodfit.doctor.class_order import match_class_order
+from goodfit.doctor.comparison import Pair
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
+from goodfit.doctor.pixels import hash_images
+from goodfit.doctor.probe import compare_right
 from goodfit.doctor.rules.images import find_shortcut
 from goodfit.doctor.rules.labels import is_at_chance, is_far_above_chance
 
@@ -36,8 +34,8 @@ def find_augmentation_at_validation(exam: Examination) -> Finding | None:
         difference = (first.images[:n] - again.images[:n]).square().flatten(1).mean(1).sqrt() / std
         changed = float((difference > SAME).float().mean())
     else:
-        known = set(hash_images((first.images / std * 100).round()))
-        found = sum(image in known for image in hash_images((again.images / std * 100).round())) / max(len(again), 1)
+        known = set(hash_images((first.images / std * 100).round().numpy()))
+        found = sum(image in known for image in hash_images((again.images / std * 100).round().numpy())) / max(len(again), 1)
         changed = 1 - found if first.is_whole else float(found < 0.01)
     if changed <= (MIN_CHANGED if is_aligned else 1 - MIN_RECURRING):
         return None
@@ -52,79 +50,56 @@ def find_augmentation_at_validation(exam: Examination) -> Finding | None:
 
 def find_label_order_differs(exam: Examination) -> Finding | None:
     """Validation labels agree with a probe of the training images once they are given other numbers."""
-    for pair in (exam.comparison.fed, exam.comparison.raw):
+    for pair in (exam.comparison.inputs, exam.comparison.raw):
         if pair is None or not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.train.chance):
             continue
-        predicted, labels = pair.carried.argmax(1), pair.validation.labels
-        matched, meaning = match_in_halves(predicted, labels, pair.classes)
-        gain, z = compare_right(matched == labels, predicted == labels)
-        moved = [k for k in range(pair.classes) if meaning[k] != k]
-        after = float((matched == labels).float().mean())
-        is_put_right = after > RESTORED * min(pair.within_validation.value, pair.within_train.value)
+        order = match_class_order(pair.validation_scores.argmax(1), pair.validation.labels, pair.classes)
+        is_better = order.z > MIN_Z and order.after - order.before > MIN_GAIN and len(order.moved) > 1
+        is_put_right = order.after > RESTORED * min(pair.within_validation.value, pair.within_train.value)
         looks_alike = pair.domain_area < APART or exam.comparison.is_augmented  # else other images may be taken for other classes
-        if z > MIN_Z and gain > MIN_GAIN and len(moved) > 1 and is_put_right and looks_alike:
-            example = ", ".join(f"{k} means {meaning[k]}" for k in moved[:4])
+        if is_better and is_put_right and looks_alike:
+            example = ", ".join(f"{k} means {order.meaning[k]}" for k in order.moved[:4])
             return Finding(
                 "label_order_differs",
                 0.96,
-                f"A probe of the training images gets {100 * float((predicted == labels).float().mean()):.0f} % of the validation labels"
-                f" right, and {100 * after:.0f} % once {len(moved)} classes are renumbered ({example}).",
+                f"{describe_probe(order.before, order.after)} once {len(order.moved)} classes are renumbered ({example}).",
                 "Number the classes of both splits by one list, not by the order in which folders or names are found in each.",
             )
     return None
 
 
-def match_in_halves(predicted: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, list[int]]:
-    """The predictions [N] in the numbers of the labels [N], each half by the match of the other; and the training class of each label [K].
-
-    The match is the assignment with the most agreements. Source: H. W. Kuhn, The Hungarian method, 1955.
-    """
-    side = torch.arange(len(labels)) % 2
-
-    def match(rows: Tensor) -> list[int]:
-        counts = torch.bincount(predicted[rows] * classes + labels[rows], minlength=classes**2).view(classes, classes).double()
-        counts += 0.5 * torch.eye(classes)  # classes that are not there keep their number
-        return [int(k) for k in linear_sum_assignment(-counts.numpy())[1]]
-
-    matched = predicted.clone()
-    for half in (0, 1):
-        matched[side == half] = torch.tensor(match(side != half))[predicted[side == half]]
-    label_of = match(torch.ones_like(side, dtype=torch.bool))
-    return matched, [label_of.index(k) for k in range(classes)]
-
-
 def find_channels_differ(exam: Examination) -> Finding | None:
     """A probe of the training images gets far more validation labels right if the channels of the validation images change places."""
-    pair, counterparts = exam.comparison.fed, exam.counterparts
+    pair, counterparts = exam.comparison.inputs, exam.counterparts
     is_color = pair.train.images.shape[1] == 3 and not bool((pair.validation.images[:, 0] == pair.validation.images[:, 1]).all())
     if not is_color or pair.validation.images.shape[1] != 3 or not is_far_above_chance(pair):
         return None
-    order_on_disk = counterparts.validation_order
-    if pair.domain_area < APART and order_on_disk in (None, (0, 1, 2)):
+    order_on_disk = counterparts.validation_order or (0, 1, 2)
+    is_changed = order_on_disk != (0, 1, 2)
+    if pair.domain_area < APART and not is_changed:
         return None
-    own = pair.carried.argmax(1) == pair.validation.labels
+    own = pair.validation_scores.argmax(1) == pair.validation.labels
     found = {}
     for order in list(itertools.permutations(range(3)))[1:]:
         right = pair.predict(pair.validation.images[:, list(order)]).argmax(1) == pair.validation.labels
         found[order] = compare_right(right, own)
     best = max(found, key=lambda order: found[order][0])
     gain, z = found[best]
-    if z < MIN_Z_HARM or gain < 0.02 or (z < MIN_Z and order_on_disk in (None, (0, 1, 2))):
+    if z < MIN_Z_HARM or gain < 0.02 or (z < MIN_Z and not is_changed):
         return None
     before = float(own.float().mean())
-    on_disk = f" On disk they stand in the order {', '.join(map(str, order_on_disk))}." if order_on_disk not in (None, (0, 1, 2)) else ""
+    on_disk = f" On disk they stand in the order {', '.join(map(str, order_on_disk))}." if is_changed else ""
     return Finding(
         "channels_differ",
         0.96,
-        f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * (before + gain):.0f} % with"
-        f" the validation channels in the order {', '.join(map(str, best))}.{on_disk}",
+        f"{describe_probe(before, before + gain)} with the validation channels in the order {', '.join(map(str, best))}.{on_disk}",
         "Read training and validation images with the same function, so that their channels come in the same order.",
     )
 
 
 def find_preprocessing_differs(exam: Examination) -> Finding | None:
     """Validation images are made from those on disk otherwise than training images, and a probe of the training images suffers from it."""
-    pair, counterparts = exam.comparison.fed, exam.counterparts
+    pair, counterparts = exam.comparison.inputs, exam.counterparts
     if any(find(exam) is not None for find in (find_augmentation_at_validation, find_label_order_differs, find_channels_differ)):
         return None
     remedy = "Prepare validation images as training images, but for the random transforms: the same size, scale, mean and deviation."
@@ -134,23 +109,25 @@ def find_preprocessing_differs(exam: Examination) -> Finding | None:
         difference = counterparts.find_difference(exam.comparison.is_augmented)
         if difference is None:
             return None
-        remade = counterparts.remade
-        right = [pair.predict(images).argmax(1) == counterparts.labels for images in (remade, counterparts.fed)]
+        right = [pair.predict(images).argmax(1) == counterparts.labels for images in (counterparts.as_training, counterparts.inputs)]
         gain, z = compare_right(*right)
-        shares = [100 * float(x.float().mean()) for x in right]
-        is_put_right = z > MIN_Z and gain > MIN_GAIN and shares[0] > 100 * RESTORED * pair.within_validation.value
+        after, before = (float(x.float().mean()) for x in right)
+        is_put_right = z > MIN_Z and gain > MIN_GAIN and after > RESTORED * pair.within_validation.value
         if exam.comparison.is_augmented and not is_put_right:
             return None  # then it may be augmentation that makes the difference
-        text = (
-            f"{difference}. A probe of the training images gets {shares[1]:.0f} % of the validation labels right, and {shares[0]:.0f} % of"
-        )
-        return Finding("preprocessing_differs", 0.96 if z > 3 else 0.85, f"{text} the same images prepared as training images are.", remedy)
+        text = f"{difference}. {describe_probe(before, after)} of those of the same images prepared as training images are."
+        return Finding("preprocessing_differs", 0.96 if z > 3 else 0.85, text, remedy)
     found = counterparts.repair if not exam.comparison.is_augmented and is_harmed(pair) else None
     if found is None or found[2] < RESTORED * pair.within_validation.value:
         return None
     name, before, after = found
-    text = f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * after:.0f} % after {name}"
-    return Finding("preprocessing_differs", 0.93, f"{text}; training images tell their own labels apart.", remedy)
+    text = f"{describe_probe(before, after)} after {name}; training images tell their own labels apart."
+    return Finding("preprocessing_differs", 0.93, text, remedy)
+
+
+def describe_probe(before: float, after: float) -> str:
+    """The accuracy on validation images of a probe of the training images, before and after a change that the sentence goes on to name."""
+    return f"A probe of the training images gets {100 * before:.0f} % of the validation labels right, and {100 * after:.0f} %"
 
 
 def is_harmed(pair: Pair) -> bool:
@@ -165,8 +142,8 @@ def is_shifted_on_disk(pair: Pair | None) -> bool:
 
 def find_distribution_shift(exam: Examination) -> Finding | None:
     """The images of both splits differ on disk, or differ as no preparation explains, and what one teaches fails on the other."""
-    raw, fed, counterparts = exam.comparison.raw, exam.comparison.fed, exam.counterparts
-    pair = raw or fed
+    raw, counterparts = exam.comparison.raw, exam.counterparts
+    pair = exam.comparison.best
     if pair.domain_area < (APART if raw else FAR_APART) or not is_harmed(pair) or not is_far_above_chance(pair):
         return None
     if find_shortcut(exam) is not None:

@@ -12,10 +12,10 @@ from goodfit.doctor.examination import PREFLIGHT_IMAGES, Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.gain import measure_gain
 from goodfit.doctor.replay import Change
-from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.dissection import untouched
-from goodfit.watch.operations import trace
-from goodfit.watch.preflight import measure_affine_error, measure_mixing
+from goodfit.inspection.chance import OwnChance, keep_chance
+from goodfit.inspection.dissection import untouched
+from goodfit.inspection.operations import trace
+from goodfit.inspection.preflight import measure_affine_error, measure_mixing
 
 MIN_FLOOR = 0.1  # of the loss of equal scores, that is left at one-hot probabilities which are all right
 MIN_SPREAD = 1e-3  # standard deviation of outputs, below which they do not show whether they are confined

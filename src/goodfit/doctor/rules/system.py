@@ -21,7 +21,7 @@ from goodfit.doctor.system import (
     measure_growth,
     measure_wake_up,
 )
-from goodfit.watch.memory import MB, is_memory_exact
+from goodfit.inspection.memory import MB, is_memory_exact
 
 ROUNDING = 1e-5  # relative difference up to which sums in another order may explain it
 MIN_IDLE = 0.003  # seconds of sleep for a batch that matter

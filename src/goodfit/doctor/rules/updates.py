@@ -47,13 +47,13 @@ def find_wrong_sign(exam: Examination) -> Finding | None:
 def find_gradients_not_zeroed(exam: Examination) -> Finding | None:
     """What the optimizer gets is the batch's gradient plus what it got at the step before."""
     dissected = exam.course.dissected
-    seen = [s for i, s in dissected.items() if i in CONSECUTIVE and not math.isnan(s.carried_cosine + s.applied_cosine)]
-    carried = [s for s in seen if 1 - s.carried_cosine < LEFT_OVER * (1 - s.applied_cosine) and 1 - s.applied_cosine > 1e-3]
+    seen = [s for i, s in dissected.items() if i in CONSECUTIVE and not math.isnan(s.accumulated_cosine + s.applied_cosine)]
+    sums = [s for s in seen if 1 - s.accumulated_cosine < LEFT_OVER * (1 - s.applied_cosine) and 1 - s.applied_cosine > 1e-3]
     ratios = [s.applied_norm / s.fresh_norm for s in dissected.values() if s.fresh_norm > 0 and not math.isnan(s.applied_norm)]
-    if len(carried) >= max(2, 0.6 * len(seen)):
-        evidence = f"In {len(carried)} of {len(seen)} steps the optimizer got the batch's gradient plus that of the steps before (cosine"
+    if len(sums) >= max(2, 0.6 * len(seen)):
+        evidence = f"In {len(sums)} of {len(seen)} steps the optimizer got the batch's gradient plus that of the steps before (cosine"
         evidence += (
-            f" {carried[-1].carried_cosine:.4f}; {carried[-1].applied_cosine:.2f} with the batch's alone), up to {max(ratios):.0f} times"
+            f" {sums[-1].accumulated_cosine:.4f}; {sums[-1].applied_cosine:.2f} with the batch's alone), up to {max(ratios):.0f} times"
         )
         evidence += " as large."
     elif len(ratios) > 6 and min(ratios[-2:]) > GROWTH * max(ratios[:2]) and dissected[max(dissected)].applied_cosine < 0.7:

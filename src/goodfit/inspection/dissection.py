@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from goodfit.watch.chance import OwnChance, keep_chance
-from goodfit.watch.updates import HALVES, StepWatch, each_update
+from goodfit.inspection.chance import OwnChance, keep_chance
+from goodfit.inspection.updates import HALVES, StepWatch, each_update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 NAN = math.nan
@@ -25,11 +25,10 @@ class StepSigns:
     - `loss`: what the step returned; `fresh_loss`: of the same images, recomputed before the step.
     - `updates`: how often an optimizer stepped; 0 with `applied_norm` where weights were changed by other means.
     - `fresh_norm`, `applied_norm`: of the gradient recomputed on these images, and of the one the optimizer got for its parameters.
-    - `applied_cosine`: between these two. `carried_cosine`: of the second with the sum of the fresh one and what the optimizer got before.
+    - `applied_cosine`: between these two. `accumulated_cosine`: of the second with the sum of the fresh one and that of the step before.
     - `descent`: cosine between the change of the weights and the direction down the fresh gradient.
     - `uphill`: share of the fresh gradient's norms that lies on parameters which moved up along it.
     - `update_ratio`: norm of the change over that of the weights.
-    - `unmoved`: names of the parameters that did not change; `without_gradient`: of those that got none, or only zeros.
     - `lost`: share of the numbers with a gradient that did not change, though their parameter did or has a gradient.
     - `half`: share of the parameters stored in half precision; `is_finite`: whether loss and weights are.
     - `gradient_ratio`: norm of the fresh gradient over that of the weights; `gradient_spread`: the largest over the smallest such ratio of
@@ -45,11 +44,9 @@ class StepSigns:
     fresh_norm: float
     applied_norm: float
     applied_cosine: float
-    carried_cosine: float
+    accumulated_cosine: float
     descent: float
     update_ratio: float
-    unmoved: tuple[str, ...]
-    without_gradient: tuple[str, ...]
     lost: float
     half: float
     is_finite: bool
@@ -146,7 +143,7 @@ class Dissection:
 
     def describe(self, result: Tensor | float, watched: StepWatch | None = None) -> StepSigns:
         """What the step did that returned `result`, its loss."""
-        carried, changes = self.dissector.applied, [p.detach() - b for p, b in zip(self.parameters.values(), self.before, strict=True)]
+        previous, changes = self.dissector.applied, [p.detach() - b for p, b in zip(self.parameters.values(), self.before, strict=True)]
         if not self.seen and norm(changes) > 0 and any(p.grad is not None for p in self.parameters.values()):
             self.seen = [copy_gradients(self.parameters.values())]  # whoever moved the weights, it was no optimizer
             self.held = set(map(id, self.parameters.values()))
@@ -157,7 +154,7 @@ class Dissection:
         self.dissector.applied = applied
         fresh = self._choose_fresh(applied)
         due = self._of_held(fresh) if applied is not None else fresh
-        carried_sum = None if carried is None else [a + b for a, b in zip(carried, due, strict=True)]
+        accumulated = None if previous is None else [a + b for a, b in zip(previous, due, strict=True)]
         value = torch.as_tensor(result).detach()
         signs = compare(self.parameters, self.before, (fresh, due), applied)
         return dataclasses.replace(
@@ -165,7 +162,7 @@ class Dissection:
             loss=float(value),
             fresh_loss=sum(self.losses) / len(self.losses),
             updates=len(self.seen) if self.steppers else 0,
-            carried_cosine=NAN if applied is None or carried_sum is None else cosine(applied, carried_sum),
+            accumulated_cosine=NAN if applied is None or accumulated is None else cosine(applied, accumulated),
             is_finite=signs.is_finite and bool(torch.isfinite(value).all()),
             halves=tuple(sorted(watched.halves)) if watched else (),
             norm_images=watched.norm_images if watched else 0,
@@ -208,12 +205,10 @@ def compare(
         fresh_norm=norm(fresh),
         applied_norm=NAN if applied is None else norm(applied),
         applied_cosine=NAN if applied is None else cosine(applied, due),
-        carried_cosine=NAN,
+        accumulated_cosine=NAN,
         descent=-cosine(changes, fresh),
         uphill=measure_uphill(changes, fresh),
         update_ratio=norm(changes) / max(norm(before), 1e-30),
-        unmoved=tuple(name for name, has_moved in zip(parameters, moved, strict=True) if not has_moved),
-        without_gradient=tuple(name for name, mask in zip(parameters, with_gradient, strict=True) if not mask.any()),
         lost=sum(int(m.sum()) for m in kept) / max(sum(int(m.sum()) for m in with_gradient), 1),
         half=sum(p.numel() for p in now if p.dtype in HALVES) / max(numbers, 1),
         is_finite=all(bool(torch.isfinite(p).all()) for p in now),

@@ -7,10 +7,10 @@ import math
 
 from torch import Tensor, nn
 
-from goodfit.watch.chance import keep_chance
-from goodfit.watch.dissection import LossFunction, untouched
-from goodfit.watch.operations import Operation, trace
-from goodfit.watch.preflight import examine_layers
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import LossFunction, untouched
+from goodfit.inspection.operations import Operation, trace
+from goodfit.inspection.preflight import examine_layers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from goodfit.core.words import count_of
 from goodfit.doctor.probe import Ridge, Share
 
 MAX_SEARCHED = 24  # rows to each side, where the labels must teach by themselves
@@ -17,17 +18,17 @@ MIN_STEPS_OFF = 6.5  # standard errors that the best offset is above what chance
 
 @dataclasses.dataclass(frozen=True)
 class Offset:
-    """The labels `rows` further on agree with `found` of the images, those beside them with `here`; `z` is how far the first is above
-    what the agreement here explains, in standard errors.
+    """Predictions for images agree with a share of the labels beside them, `before`, and with another of those `rows` further on, `after`;
+    `z` is how far the second is above what the first explains, in standard errors.
     """
 
     rows: int
-    found: Share
-    here: Share
+    before: Share
+    after: Share
     z: float
 
     def describe(self) -> str:
-        return f"{abs(self.rows)} row(s) {'further on' if self.rows > 0 else 'before'}"
+        return f"{count_of(abs(self.rows), 'row')} {'further on' if self.rows > 0 else 'before'}"
 
 
 def find_offset(predicted: Tensor, labels: Tensor, classes: int) -> Offset | None:
@@ -48,21 +49,24 @@ def find_offset(predicted: Tensor, labels: Tensor, classes: int) -> Offset | Non
     excess = (together - expected) / max(noise, 1e-9)
     excess[0] = 0
     rows = int(excess.argmax())
-    found, here = (Share(int((predicted == labels.roll(-k)).sum()), n) for k in (rows, 0))
+    before, after = (Share(int((predicted == labels.roll(-k)).sum()), n) for k in (0, rows))
     is_regular = float(regular[1:].max() / regular[0]) > MAX_REGULARITY  # then mistaking one class for another shows as an offset, too
-    if float(excess[rows]) < MIN_STEPS_OFF or (is_regular and found.above(here) < MIN_STEPS_OFF):
+    if float(excess[rows]) < MIN_STEPS_OFF or (is_regular and after.above(before) < MIN_STEPS_OFF):
         return None
-    return Offset(rows if rows <= n // 2 else rows - n, found, here, float(excess[rows]))
+    return Offset(rows if rows <= n // 2 else rows - n, before, after, float(excess[rows]))
 
 
-def search_offset(fit: Ridge) -> Offset | None:
-    """Find by how many rows labels are off against their images by themselves: the offset at which they teach each other best."""
-    labels, n = fit.labels, len(fit.labels)
+def search_offset(fit: Ridge, labels: Tensor, rows: Tensor) -> Offset | None:
+    """Find by how many rows labels [N] are off against their images by themselves: the offset at which they teach each other best.
+
+    The images are those at some rows [n], of which `fit` is a fit.
+    """
+    n = len(rows)
     offsets = [k for k in range(-MAX_SEARCHED, MAX_SEARCHED + 1) if abs(k) < n // 4]
-    right = {k: int((fit.leave_one_out(rolled := labels.roll(-k), fit.penalty).argmax(1) == rolled).sum()) for k in offsets}
+    right = {k: int((fit.leave_one_out(rolled := labels.roll(-k)[rows], fit.penalty).argmax(1) == rolled).sum()) for k in offsets}
     best = max(right, key=lambda k: right[k])
-    found, here = Share(right[best], n), Share(right[0], n)
-    z = found.above(here)
+    before, after = Share(right[0], n), Share(right[best], n)
+    z = after.above(before)
     if best == 0 or z < MIN_STEPS_OFF:
         return None
-    return Offset(best, found, here, z)
+    return Offset(best, before, after, z)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodfit.watch.flow import Flow, FlowTracker, tensors_in
+from goodfit.inspection.flow import Flow, FlowTracker, tensors_in
 
 Kind = Literal["weights", "activation", "norm", "dropout", "pool", "softmax", "sum", "join", "other"]
 
@@ -37,13 +37,12 @@ FLAT_SHARE = 0.015  # of the range of a bounded activation, at each end, that co
 @dataclasses.dataclass(frozen=True)
 class Signal:
     """A tensor [B, ...] in numbers: its root mean square; the share of its units (channels of images, or features) that are zero for every
-    image and place (`dead`); the share of numbers below zero; how far it differs between images, in its root mean square; the share of
+    image and place (`dead`); the how far it differs between images, in its root mean square; the share of
     numbers that are zero; how many units it has, and how many numbers of an image each of them.
     """
 
     rms: float
     dead: float
-    negative: float
     difference: float
     zeros: float = 0.0
     units: int = 1
@@ -60,7 +59,7 @@ class Signal:
         difference = float(torch.linalg.vector_norm(x - x.mean(0, keepdim=True))) / math.sqrt(x.numel()) / rms if rms > 0 else 0.0
         dead, n = float((largest == 0).float().mean()), x.numel()
         zeros, places = int(torch.count_nonzero(x == 0)) / n, n // max(len(x) * len(largest), 1)
-        return cls(rms, dead, int(torch.count_nonzero(x < 0)) / n, difference, zeros, len(largest), places)
+        return cls(rms, dead, difference, zeros, len(largest), places)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,33 +1,38 @@
-"""Whether weights look drawn at random, or learned."""
+"""Whether the weights of a network were drawn at random, or learned."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-MIN_NUMBERS = 256  # of a weight that can be judged
+MIN_NUMBERS = 256  # of a weight: fewer always look drawn
+MIN_LEARNED = 0.3  # of the numbers in weights, for a network to be pretrained: some that have learned still look drawn
 MAX_DISTANCE = 2.2  # of Kolmogorov and Smirnov, times the root of n; of 100,000 drawn weights one exceeds it
 MAX_NORM = 1.08  # largest singular value in units of that of drawn weights
-MIN_LEARNED = 0.2  # share of the numbers in weights that do not look drawn, from which on a network has learned
 
 
-def looks_learned(model: nn.Module) -> bool:
-    """Whether a network has been trained before: some of its weights look like no draw from a normal or uniform distribution.
+def is_pretrained(model: nn.Module, is_random: Callable[[str, Tensor], bool]) -> bool:
+    """Whether a good part of the weights of a network was learned: they are not random, by name and value, and not constant.
 
-    Weights that are all the same, and small ones, are not counted; unusual initializations look learned.
+    A random last weight does not count: pretrained networks get a new head.
     """
-    weights = [p.detach().cpu() for p in model.parameters() if p.ndim >= 2 and p.numel() >= MIN_NUMBERS and float(p.detach().std()) > 0]
-    learned = sum(w.numel() for w in weights if not looks_drawn(w))
-    return learned > MIN_LEARNED * sum(w.numel() for w in weights)
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.ndim >= 2}
+    learned = [name for name, w in weights.items() if float(w.std()) > 0 and not is_random(name, w)]
+    counted = list(weights)[: None if list(weights)[-1:] == learned[-1:] else -1]
+    return sum(weights[name].numel() for name in learned) > MIN_LEARNED * sum(weights[name].numel() for name in counted)
 
 
 def looks_drawn(weight: Tensor) -> bool:
     """Whether the numbers of a weight [n, ...] could be independent draws from a uniform or normal distribution around zero.
 
-    Training leaves heavy tails and a few directions in which a weight is longer than chance makes it (Martin & Mahoney 2021).
+    Training leaves heavy tails and a few directions in which a weight is longer than chance makes it (Martin & Mahoney 2021). Unusual
+    initializations look learned.
     """
+    if weight.numel() < MIN_NUMBERS:
+        return True
     x = weight.double().flatten(1)
     rms = float(x.square().mean().sqrt())
     if rms == 0:

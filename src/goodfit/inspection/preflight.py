@@ -1,33 +1,28 @@
-"""Preflight: what ten passes over one batch tell of a network and its loss before the first step."""
+"""Preflight: what some passes over one batch tell of a network and its loss before the first step."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodfit.watch.chance import keep_chance
-from goodfit.watch.dissection import LossFunction, untouched
-from goodfit.watch.operations import Operation, OperationTrace, trace
-
-EQUAL_ROWS = 1e-6  # relative difference up to which the rows of a weight count as equal
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import LossFunction, untouched
+from goodfit.inspection.operations import Operation, OperationTrace, trace
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerSigns:
-    """A weight of the network as it starts: its name, fan-in, gain (standard deviation times the root of fan-in; He's is 1.41), whether its
-    rows are equal, the root mean square of what enters and leaves it, how far that differs between images in units of it, the norm
-    of its gradient over its own norm, and its own norm.
+    """A weight of the network as it starts: its name, gain (standard deviation times the root of fan-in; He's is 1.41), the root mean
+    square of what enters and leaves it, how far that differs between images in units of it, the norm of its gradient over its own norm,
+    and its own norm.
     """
 
     name: str
-    fan_in: int
     gain: float
-    has_equal_rows: bool
     entering: float
     leaving: float
     difference: float
@@ -43,33 +38,27 @@ class OutputSigns:
     std: float
     are_probabilities: bool
     are_log_probabilities: bool
-    are_finite: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
     """What is seen before the first step. Losses are of the user's own loss function, in nats for cross-entropy.
 
-    - `loss`: of the batch in training mode; `loss_of_half`, `loss_of_twice`: of the batch with its images times one half and two.
+    - `loss`: of the batch in training mode.
     - `operations`: in training mode, with what flows.
     - `affine_error`: how far the network is from an affine function of its images, 0 for one without a nonlinearity.
     - `mixing`: share of the gradient of an image's output that falls on other images, in evaluation mode.
-    - `is_repeatable`: whether two evaluations agree; `batch_error`: how far one image's output alone is from that within the batch.
+    - `input_mean`, `input_std`: of all numbers of the images.
     """
 
     output: OutputSigns
     loss: float
-    loss_of_half: float
-    loss_of_twice: float
     layers: tuple[LayerSigns, ...]
     operations: tuple[Operation, ...]
     affine_error: float
     mixing: float
-    is_repeatable: bool
-    batch_error: float
     input_mean: float
     input_std: float
-    input_max: float
 
 
 def examine_start(model: nn.Module, loss: LossFunction, images: Tensor, labels: Tensor) -> Preflight:
@@ -77,28 +66,19 @@ def examine_start(model: nn.Module, loss: LossFunction, images: Tensor, labels: 
     with untouched(model), keep_chance():
         model.train()
         traced, scores = trace(model, images, signals=True)
-        # A loss in training mode whose random numbers are the same for every size of the images
-        losses = [_loss_of(model, loss, images * factor, labels) for factor in (1.0, 0.5, 2.0)]
+        with keep_chance(), torch.no_grad():
+            value = float(loss(model(images), labels))
         layers = examine_layers(model, loss, images, labels, traced)
         model.eval()
-        with torch.no_grad():
-            first, second = model(images), model(images)
-            alone = torch.cat([model(image[None]) for image in images[:4]])
-        scale = float(first.float().abs().max()) + 1e-12
         return Preflight(
             examine_output(scores),
-            losses[0],
-            losses[1],
-            losses[2],
+            value,
             layers,
             tuple(traced.operations),
             measure_affine_error(model, images),
             measure_mixing(model, images),
-            bool(torch.equal(first, second)),
-            float((alone.float() - first[:4].float()).abs().max()) / scale,
             float(images.mean()),
             float(images.std()),
-            float(images.abs().max()),
         )
 
 
@@ -113,7 +93,6 @@ def examine_output(scores: Tensor) -> OutputSigns:
         float(x.std(0, correction=0).mean()) if x.ndim > 1 else 0.0,
         sums_to_one and bool((x >= 0).all()),
         logs_sum_to_one and bool((x <= 0).all()),
-        bool(torch.isfinite(x).all()),
     )
 
 
@@ -138,14 +117,11 @@ def examine_layers(model: nn.Module, loss: LossFunction, images: Tensor, labels:
     for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
         w = weight.detach().float().flatten(1)
         operation = ran[name]
-        spread = float((w - w[:1]).abs().max())
         size = float(w.norm())
         rows.append(
             LayerSigns(
                 name,
-                w.shape[1],
                 float(w.std()) * math.sqrt(w.shape[1]) if w.numel() > 1 else 0.0,
-                w.shape[0] > 1 and spread <= EQUAL_ROWS * max(float(w.abs().max()), 1e-12),
                 operation.entering.rms if operation.entering else math.nan,
                 operation.leaving.rms if operation.leaving else math.nan,
                 operation.leaving.difference if operation.leaving else math.nan,
@@ -225,9 +201,3 @@ def measure_loss_shape(loss: LossFunction, classes: int, width: int) -> dict[str
         "alignment": float(F.cosine_similarity(own.flatten(), reference.flatten(), dim=0)),
         "rare": float(own[classes - 1].norm() / own[0].norm()) if float(own[0].norm()) > 0 else math.nan,
     }
-
-
-def _loss_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
-    """The loss of a batch in the mode the model is in, by the random numbers that the next pass would draw."""
-    with keep_chance(), torch.no_grad():
-        return float(loss(model(images), labels))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.patient import PatientSource, make_patient
-from tests import patients
+from tests.support import patients
+from tests.support.patients import prepare
 
 Split = tuple[np.ndarray, np.ndarray]
 Transform = Callable[[Tensor], Tensor]
@@ -24,11 +25,6 @@ def colored(split: str) -> Split:
     tints = np.array([[1.0, 0.5, 0.1], [0.5, 0.5, 0.5], [0.1, 0.5, 1.0]])[labels % 3]
     tints = np.clip(tints + chance.normal(0, 0.15, tints.shape), 0, 1)
     return (images * tints[:, None, None]).astype(np.uint8), labels
-
-
-def prepare(images: np.ndarray) -> Tensor:
-    """Images as a network gets them: [N, C, H, W], mean about 0, standard deviation about 1."""
-    return (torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255 - 0.3) / 0.37
 
 
 def data_patient(

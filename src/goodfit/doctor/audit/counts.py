@@ -1,4 +1,4 @@
-"""Defects that need no labels or only their counts: blank and plain images, missing and rare classes, odd sizes."""
+"""Counts of images: missing and rare classes, splits that are too small, odd sizes."""
 
 from __future__ import annotations
 
@@ -6,44 +6,15 @@ import dataclasses
 from collections import Counter
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from goodfit.core.interval import wilson_interval
 from goodfit.data.index import SPLITS, IntArray
-from goodfit.doctor.audit.candidates import IMAGES_PER_BLOCK
 
-BLANK_STD = 2.0  # levels: noise of a camera alone has more; no photo, digit or drawing has less
-PLAIN_SHARE = 0.995  # of the pixels that have one color: less than one in 200 is left to show anything
-MAX_PLAIN_STD = 255 * (1 - PLAIN_SHARE) ** 0.5  # of an image whose other pixels are of one color
 MAX_IMBALANCE = 20.0  # the most frequent class against the rarest: beyond it the rare ones have a visible part in few batches
 WIDE_INTERVAL = 0.05  # half the width of the interval of an accuracy of 0.9 that says too little to compare by
 ODD_SIZE = 4.0  # times smaller or larger than the median, by the shorter side
 ODD_ASPECT = 3.0  # the longer against the shorter side
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class BlankImages:
-    """Rows of `blank` images, all of one color, and of `plain` ones, nearly so."""
-
-    blank: IntArray
-    plain: IntArray
-
-
-def find_blank_images(images: NDArray[np.uint8]) -> BlankImages:
-    """Find images [N, H, W, C] that show nothing."""
-    blank, plain = [], []
-    for start in range(0, len(images), IMAGES_PER_BLOCK):
-        flat = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_PER_BLOCK])).flatten(1, 2).float()
-        deviations = flat.std(1, correction=0).amax(1)
-        is_blank, is_plain = deviations < BLANK_STD, torch.zeros(len(flat), dtype=torch.bool)
-        for place in ((deviations < MAX_PLAIN_STD) & ~is_blank).nonzero().flatten().tolist():  # medians take time
-            near = (flat[place] - flat[place].median(0).values).abs() <= BLANK_STD
-            is_plain[place] = near.all(1).float().mean() > PLAIN_SHARE
-        blank.append(is_blank.numpy())
-        plain.append(is_plain.numpy())
-    none = np.zeros(0, dtype=bool)
-    return BlankImages(np.flatnonzero(np.concatenate([none, *blank])), np.flatnonzero(np.concatenate([none, *plain])))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

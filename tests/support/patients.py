@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from goodfit.doctor.diagnose import diagnose
+from goodfit.doctor.examination import Examination
+from goodfit.doctor.finding import Finding, Rule, Verdict
 from goodfit.doctor.patient import PatientSource, make_patient
 
 BATCH, STEPS, CLASSES = 32, 160, 10
@@ -28,7 +31,7 @@ def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def prepare(images: np.ndarray) -> Tensor:
-    """Images as a network gets them: [N, 1, 8, 8], mean about 0, standard deviation about 1."""
+    """Images [N, H, W, C] as a network gets them: [N, C, H, W], mean about 0, standard deviation about 1."""
     return (torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255 - 0.3) / 0.37
 
 
@@ -47,6 +50,32 @@ def convnet(act: type[nn.Module] = nn.ReLU, width: int = 16, classes: int = CLAS
         return [nn.Conv2d(enter, leave, 3, stride, 1), *([nn.BatchNorm2d(leave)] if norm else []), act()]
 
     return nn.Sequential(*block(1, width, 1), *block(width, 2 * width, 2), nn.Flatten(), nn.Linear(2 * width * 16, classes))
+
+
+def plain_net() -> nn.Sequential:
+    """The same without norms."""
+    return convnet(norm=False)
+
+
+class Apply(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def mlp(*between: nn.Module, width: int = 32) -> nn.Sequential:
+    """Linear layers with something between them."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    enter = 64
+    for module in between:
+        layers += [nn.Linear(enter, width), module]
+        enter = width
+    return nn.Sequential(*layers, nn.Linear(enter, 10))
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: Tensor, labels: Tensor) -> Tensor:
@@ -84,3 +113,23 @@ def parts(seed: int = 0, **changes: Any) -> dict[str, Any]:
 def patient(seed: int = 0, **changes: Any) -> PatientSource:
     """A healthy patient, with some parts changed."""
     return PatientSource("digits", seed, lambda: make_patient(parts(seed, **changes), "digits"))
+
+
+# ---- what the doctor says of them ----------------------------------------------------------------------------------------------------
+
+
+def find_causes(exam: Examination, rules: Sequence[Rule]) -> dict[str, Finding]:
+    """What some rules find in a patient as far as it has been followed, by cause."""
+    found = [rule.find(exam) for rule in rules]
+    return {finding.cause: finding for finding in found if finding is not None}
+
+
+def first_cause(**changes: Any) -> str | None:
+    """The cause that the doctor names first by all rules, of a patient with some parts changed; None without an alarm."""
+    verdict = diagnose(patient(**changes))
+    return verdict.findings[0].cause if verdict.alarm else None
+
+
+def names(verdict: Verdict) -> list[str]:
+    """The material causes of a verdict, most likely first."""
+    return [finding.cause for finding in verdict.findings if finding.is_material]

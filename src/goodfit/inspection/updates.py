@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goodfit.watch.operations import takes_statistics
+from goodfit.inspection.operations import takes_statistics
 
 MAX_MEASURED = 8  # state tensors of an optimizer whose norms are taken
 MAX_REMEMBERED = 4  # optimizers

@@ -1,0 +1,1 @@
+"""What looks at networks and at training, and cannot touch them."""

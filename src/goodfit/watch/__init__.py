@@ -1,1 +1,0 @@
-"""What looks at training and cannot touch it."""
