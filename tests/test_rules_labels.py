@@ -36,6 +36,11 @@ def test_label_noise_is_named_with_its_share(has_raw: bool) -> None:
     assert "about 3" in found["label_noise"].evidence or "about 2" in found["label_noise"].evidence
 
 
+def test_where_validation_is_easy_because_it_leaked_labels_are_not_blamed() -> None:
+    images, labels = digits()["train"]
+    assert named(examine(relabeled(0.3), (images[:300], labels[:300]))) == {}
+
+
 def test_noise_ends_the_examination_at_the_data() -> None:
     verdict = diagnose(data_patient(relabeled(0.4)))
     assert verdict.findings[0].cause == "label_noise" and verdict.steps == 0 and verdict.alarm

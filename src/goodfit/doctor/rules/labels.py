@@ -12,6 +12,7 @@ from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.label_offset import Offset, find_offset, search_offset
 from goodfit.doctor.probe import Ridge, Share
+from goodfit.doctor.rules.images import find_leakage_exact, find_leakage_near
 
 MIN_CONFUSED, MIN_NOISE = 0.1, 0.08  # shares of labels below which nothing is said
 MIN_Z_NOISE, MIN_Z_CELL = 4.0, 5.0  # standard errors; the second is of K (K - 1) cells
@@ -211,8 +212,8 @@ def find_label_noise(exam: Examination) -> Finding | None:
     noise = min((train.value - validation.value) / max(1 - validation.value, 0.05) * k / (k - 1), 1.0)
     if z < MIN_Z_NOISE or noise < MIN_NOISE:
         return None
-    if find_confusion(exam, pair) is not None:
-        return None
+    if find_confusion(exam, pair) is not None or find_leakage_exact(exam) is not None or find_leakage_near(exam) is not None:
+        return None  # copies of training images make validation easier than training is
     is_sure = noise > 0.12 and z > 5
     return Finding(
         "label_noise",
@@ -242,6 +243,7 @@ RULES = (
         {
             "label_confusion": "there the mistakes are between two classes",
             "augmentation_too_strong": "there a probe is not sure of the images it gets wrong",
+            "leakage_near": "there validation images are easier only because training images show the same pictures",
             "hard task": "there validation labels are as hard",
         },
     ),
