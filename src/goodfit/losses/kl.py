@@ -19,7 +19,8 @@ class Kl(Loss):
     Helps: smoothed and mixed targets: its minimum is 0 whatever the target, so losses can be compared.
     Hurts: nothing against softmax, whose gradient it has; the two are equal for hard targets.
     Cost: next to nothing.
-    Source: Kullback & Leibler 1951; CS231n, loss functions.
+    Source: Kullback & Leibler 1951; CS231n, loss functions (a deck says that it is above 0 and equals the cross-entropy: it is 0 where both
+    agree, and less by the entropy of the targets, which is 0 for hard ones).
     """
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ class Adam(Optimizer):
     Helps: works over a wide range of learning rates; sparse or badly scaled gradients.
     Hurts: often a little behind tuned sgd on conv nets.
     Cost: two numbers per weight.
-    Source: Kingma & Ba 2014; CS231n, Adam (the slide's eps is 1e-7; here torch's 1e-8).
+    Source: Kingma & Ba 2014; CS231n, Adam (the slide's eps is 1e-7, and its last bracket opens nowhere; here torch's
+    1e-8).
     """
 
     lr: Positive = 0.001

@@ -65,7 +65,7 @@ class Sgdr(SpannedSchedule):
     Helps: a good model at the end of every cycle, to stop at or to average; restarts leave poor regions.
     Hurts: one long cosine is usually a little better at the end of a known budget.
     Cost: none.
-    Source: Loshchilov & Hutter 2016; CS231n, SGDR.
+    Source: Loshchilov & Hutter 2016; CS231n, SGDR (a slide dates it 2018).
     """
 
     cycles: Count = 3

@@ -13,6 +13,9 @@ PUBLISHED_ERRORS = {
 
 # Where the lecture's counts differ from those of the nets it names, and why.
 LECTURE_ERRATA = {
+    "alexnet2012": "CS231n's counts, 61M parameters and 725M operations, are those of this net with two groups; its list of layers shows"
+    " none: without, they are 62.4M and 1135M.",
+    "alexnet2012(groups=1)": "CS231n lists these layers, and counts them with two groups: 61M parameters and 725M operations.",
     "vgg(16)": "CS231n says 24M activations, 93 MB: its own rows add up to 15.2M, and with ReLUs that keep their own output 28.8M.",
     "vgg_f": "CS231n says 99M parameters and 762M operations: those of a net whose first fully connected layer sees 6x6x512 numbers,"
     " not the 6x6x256 that conv5 puts out.",
