@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from goodfit.core.run import Run
+from goodfit.core.checkpoint_files import last_good_step
+from goodfit.core.run import Run, list_runs
 from goodfit.recipe.parts import load_catalog
 from tests.support.command import goodfit
 from tests.support.runs import BASE, assert_equal_weights, train
@@ -59,6 +60,13 @@ def assert_same_story(whole: Path, other: Path) -> None:
     assert (other / "report.html").is_file() and not list(other.rglob("*.partial"))
 
 
+def prune(folder: Path) -> None:
+    """Prune the runs of a folder; those that have a good checkpoint stay."""
+    good = {run.path for run in list_runs(folder) if last_good_step(run.checkpoints) is not None}
+    assert goodfit("runs", folder, "--prune", "--yes").code == 0
+    assert good <= {run.path for run in list_runs(folder)}
+
+
 @pytest.mark.parametrize("kind", [kind if kind in OFTEN else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
 def test_killed_in_the_middle_of_a_write(kind: str, source: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each training is killed three times on its way, at writes drawn by its name."""
@@ -73,6 +81,7 @@ def test_killed_in_the_middle_of_a_write(kind: str, source: Path, photos: Path, 
     for n in (rng.randrange(1, 6), rng.randrange(6, len(writes) // 2), rng.randrange(1, len(writes) // 2)):
         kills += (code := command_killed_at_write(n, tmp_path / f"kill {n}", *words)) == -9
         assert code in (-9, 0), (tmp_path / f"kill {n}" / "stderr.txt").read_text()
+        prune(tmp_path)
     said = goodfit(*words)
     assert said.code == 0 and "Traceback" not in said.err, said.err
     assert_same_story(tmp_path / "whole", tmp_path / "killed")
@@ -124,6 +133,8 @@ def fill_the_disk(n: int, whole: Path, photos: Path, folder: Path) -> str:
         assert_equal_weights(whole, folder / "run")
     else:
         assert said.code == 1 and ("No space" in said.sentence), said
+    if said.code:
+        prune(folder)
     assert goodfit(*words).code == 0
     assert_same_story(whole, folder / "run")
     return writes.names[n - 1]

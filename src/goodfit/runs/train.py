@@ -13,13 +13,13 @@ from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import write_atomic
 from goodfit.core.forecast import Forecast
 from goodfit.core.reporter import Reporter, SilentReporter
-from goodfit.core.run import Run, part_files, require_free_folder
+from goodfit.core.run import Run, require_free_folder
 from goodfit.core.words import format_duration
 from goodfit.data.dataset import Dataset
 from goodfit.models.weights.saved import SavedModel
-from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
-from goodfit.recipe.recipe import Recipe, trained_recipe
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.run_recipe import load_run_catalog, trained_recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.report.failures import format_warnings
 from goodfit.report.interpretation import describe_kept
@@ -159,7 +159,7 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
         resumed_recipe(before, run, asked),
         options.plan_reporter,
         options.started,
-        catalog=load_catalog(part_files(run)),
+        catalog=load_run_catalog(run, before),
         start=read_start(run) or ({} if checkpoints.steps() else None),
         check_data=lambda data: require_same_data(run, data),
     )

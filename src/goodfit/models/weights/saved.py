@@ -20,6 +20,7 @@ from goodfit.core.files import write_atomic
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.core.run_files import check_hash, explain_damage
+from goodfit.core.trust import dotted_names, require_trust
 from goodfit.data.preprocess import Preprocess
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -54,6 +55,7 @@ class SavedModel:
 
         Raises:
             UsageError: the run has no finished model yet, or is an ensemble of several.
+            UntrustedCode: its parts name code that may not run here.
             DamagedFile: a file of the model is not what was written.
         """
         if not (run.path / CONFIG_FILE).exists():
@@ -68,15 +70,18 @@ class SavedModel:
             check_hash(run.path / file, hashes[file])
         with explain_damage(run.path / CONFIG_FILE):
             preprocess = Preprocess.from_dict(config["preprocess"])
+        use_files = tuple(run.path / "use" / name for name in config["use"])
+        texts = (config["model"], config["loss"], config.get("views", "center"))  # runs of earlier versions have no views, no temperature
+        require_trust(f'"{run.path}"', [name for text in texts for name in dotted_names(text)], use_files)
         return SavedModel(
             run,
             model=config["model"],
             loss=config["loss"],
-            views=config.get("views", "center"),  # runs of earlier versions have no views and no temperature
+            views=texts[-1],
             classes=tuple(config["label_names"]),
             preprocess=preprocess,
             temperature=float(config.get("temperature", 1.0)),
-            use_files=tuple(run.path / "use" / name for name in config["use"]),
+            use_files=use_files,
             tensors=read_weights(run.path / WEIGHTS_FILE, hashes.get(WEIGHTS_FILE)),
         )
 
