@@ -401,7 +401,7 @@ def test_a_saved_model_reads_as_it_was_written(saved_run: Run) -> None:
     saved_run.update("config.json", {"temperature": 1.5})
     assert SavedModel.read(saved_run).temperature == 1.5
     saved_run.write("scores.json", {"validation": {"accuracy": 0.875}})
-    weights = from_run(saved_run)
+    weights = from_run(saved_run, print)
     assert (weights.classes, weights.size, weights.mean) == (("cat", "dog"), (4, 5), (0.1, 0.2, 0.3))
     assert weights.accuracy == "87.5 % on its own validation images"
 

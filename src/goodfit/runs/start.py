@@ -117,7 +117,7 @@ def read_start(run: Run) -> dict[str, Tensor] | None:
         DamagedFile: they do not read.
     """
     path = run.path / START_FILE
-    return read_weights(path) if path.exists() else None
+    return read_weights(path, run.read("about.json").get("files", {}).get(START_FILE)) if path.exists() else None
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -43,6 +43,13 @@ class SavedModel:
     temperature: float
     use_files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
+    has_checksum: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the model: that damage to it would go unnoticed, where it has no checksum."""
+        text = f'Note: the model of "{self.run.path}" has no checksum, as of runs of version 0.1: damage to it would go unnoticed.'
+        return [] if self.has_checksum else [text]
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -83,11 +90,12 @@ class SavedModel:
             temperature=float(config.get("temperature", 1.0)),
             use_files=use_files,
             tensors=read_weights(run.path / WEIGHTS_FILE, hashes.get(WEIGHTS_FILE)),
+            has_checksum=WEIGHTS_FILE in hashes,
         )
 
 
-def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file of a run, which is the one with that SHA-256 where it is known.
+def read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file of a run, which must be the one with that SHA-256; None where none was recorded.
 
     Raises:
         DamagedFile: it is not, or does not read.

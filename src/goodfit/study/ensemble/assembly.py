@@ -138,9 +138,9 @@ class SoupBuilder:
 
     def _soup_probabilities(self, chosen: list[int]) -> np.ndarray[Any, Any]:
         """The probabilities of the soup of some models; its weights stay in `classifier`."""
-        model, files = self.classifier.model, [self.candidates[place].file for place in chosen]
-        model.load_state_dict(average_weights(read_weights(file) for file in files))
-        if len({hash_file(file) for file in files}) > 1:  # the statistics of a single model are right
+        model, candidates = self.classifier.model, [self.candidates[place] for place in chosen]
+        model.load_state_dict(average_weights(read_weights(candidate.file, candidate.sha256) for candidate in candidates))
+        if len({hash_file(candidate.file) for candidate in candidates}) > 1:  # the statistics of a single model are right
             self.recalibrator.recalibrate(model)
         return (
             self.images.probabilities(self.classifier, self.rows).numpy() if len(self.rows) else np.zeros((0, len(self.classifier.classes)))
