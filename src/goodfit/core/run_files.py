@@ -72,6 +72,7 @@ SHAPES: dict[str, dict[str, Callable[[object], bool]]] = {
     "about.json": {
         "state": _is_text, "asked": _is_object, "recipe": _is_object, "seconds": _are_numbers, "openings": _are_objects, "data": _is_object,
         "data.digest": _is_text, "data.split_digest": _is_text, "data.splits": _are_numbers, "forecast": _is_object, "files": _is_object,
+        "recipe_sha256": _are_texts,
     },
     "scores.json": {
         "validation": _is_object, "validation.accuracy": is_number, "validation.interval": _are_numbers, "validation.images": is_number,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 from torch import nn
 
 from goodfit.core.errors import GoodfitError
+from goodfit.core.forecast import Forecast
 from goodfit.core.interval import is_clearly_below
 from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.reporter import Reporter
@@ -22,12 +24,52 @@ from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.scoring import predictions_of, score_views
 from goodfit.recipe.build import Training
 from goodfit.recipe.prepare import Prepared
+from goodfit.report.failures import format_warnings
 from goodfit.report.frame import REPORT_FILE
+from goodfit.report.interpretation import describe_kept
+from goodfit.report.markup import plain_text
+from goodfit.report.page import write_report
+from goodfit.report.record import read_record
+from goodfit.runs import baselines
 from goodfit.runs.pictures import write_pictures
+from goodfit.runs.start import timestamp
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.rules import stop
 from goodfit.training.snapshots import FOLDER, Snapshots, snapshot_hash
 from goodfit.training.state import Plan, State
+
+
+def finish_run(run: Run, prepared: Prepared, reporter: Reporter) -> None:
+    """Score the run, keep its model, compute the baselines and write the report."""
+    began = time.time()
+    reporter.show_activity("scoring the model")
+    scores = keep_model(run, prepared, reporter)
+    seconds = run.read("about.json").get("seconds", {})
+    seconds = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
+    model = prepared.training.state.model
+    run.update(
+        "about.json",
+        {
+            "state": "stopped early" if prepared.training.state.stopped else "finished",
+            "finished": timestamp(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "multiply_adds": count_multiply_adds(model, prepared.data.preprocess),
+            "seconds": seconds,
+        },
+    )
+    if kept := describe_kept(read_record(run)):
+        reporter.say(plain_text(kept))
+    if forecast := run.read("about.json").get("forecast"):
+        reporter.say(Forecast(**forecast).compare(scores["accuracy"]))
+    reporter.show_activity("writing the report")
+    try:
+        if not prepared.training.plan.lengths.timed:
+            run.write(baselines.FILE, baselines.compute_baselines(prepared.data, baselines.time_limit(seconds["training"])))
+    except (GoodfitError, OSError) as error:  # such as images that are gone: the run is finished all the same
+        reporter.say(f"Warning: the baselines could not be computed: {error}")
+    finally:
+        write_report(run.path)
+    reporter.say(*format_warnings(read_record(run)))
 
 
 def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from goodfit.data.splits import write_splits
 from goodfit.models.weights.saved import read_weights
 from goodfit.recipe.prepare import Prepared
 from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.run_recipe import RECIPE_HASHES, hash_recipe
 
 SPLITS_FILE = "splits.csv"
 
@@ -79,6 +80,7 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
         "state": "running",
         "asked": asked.plain(),
         "recipe": recipe.plain(),
+        RECIPE_HASHES: [hash_recipe(recipe)],
         "choices": [vars(choice) for choice in prepared.choices],
         "use": {Path(file).name: hash_file(Path(file)) for file in recipe.use},
         "files": {file.relative_to(run.path).as_posix(): hash_file(file) for file in kept_files(run)},
