@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from goodfit.core.commit import write_together
 from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.fetch import fetch
 from goodfit.core.parts import spell
@@ -35,7 +36,7 @@ from goodfit.models.weights.published import (
     PublishedWeights,
     resolve_published,
 )
-from goodfit.models.weights.saved import SavedModel, save_model
+from goodfit.models.weights.saved import SavedModel, format_model
 from goodfit.models.weights.tensor_file import read_tensors
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.transfer.pretrained import _load_weights
@@ -387,7 +388,7 @@ def saved_run(tmp_path: Path) -> Run:
     (run.path / "use" / "parts.py").write_text("")
     parts = {seat: KNOWN.make(text, seat) for seat, text in (("model", "linear"), ("loss", "softmax"), ("views", "center"))}
     preprocess = Preprocess((4, 5), (6, 7), 3, "pad", 65535, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    save_model(run, nn.Linear(60, 2), parts, ["cat", "dog"], preprocess)
+    write_together(run.path, format_model(run, nn.Linear(60, 2), parts, ["cat", "dog"], preprocess))
     return run
 
 

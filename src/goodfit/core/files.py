@@ -67,6 +67,18 @@ def measure_folder(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
 
 
+def sync_file(path: Path) -> None:
+    """Make what was appended to a file survive a power cut, if there is one.
+
+    Raises:
+        GoodfitError: no space is left, or it cannot be written.
+    """
+    if path.exists():
+        with explain_write_errors(path), path.open("ab") as file:
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut, where the system can."""
     with contextlib.suppress(OSError):

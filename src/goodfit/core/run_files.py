@@ -132,7 +132,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object with its checksum to a JSON file, whole or not at all."""
-    write_atomic(path, json.dumps({**content, CHECKSUM_KEY: hash_values(path.name, content)}, indent=1) + "\n")
+    write_atomic(path, format_json(path.name, content))
+
+
+def format_json(name: str, content: Mapping[str, Any]) -> bytes:
+    """The content of the JSON file of that name with an object and its checksum."""
+    return (json.dumps({**content, CHECKSUM_KEY: hash_values(name, content)}, indent=1) + "\n").encode()
 
 
 def check_hash(path: Path, sha256: str | None) -> None:

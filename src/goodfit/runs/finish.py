@@ -8,18 +8,19 @@ from typing import Any
 
 from torch import nn
 
+from goodfit.core.commit import write_together
 from goodfit.core.errors import GoodfitError
 from goodfit.core.forecast import Forecast
 from goodfit.core.interval import is_clearly_below
 from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
-from goodfit.core.run_files import DamagedFile
+from goodfit.core.run_files import DamagedFile, format_json
 from goodfit.core.words import format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account_for
-from goodfit.models.weights.saved import read_weights, save_model
+from goodfit.models.weights.saved import format_model, read_weights
 from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.scoring import predictions_of, score_views
 from goodfit.recipe.build import Training
@@ -93,11 +94,14 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
     views, center = prepared.parts["views"], training.last_outputs if kept == state.step else None
     scored = score_views(training.evaluator, state.eval_model, data.rows("validation"), views, center)
     scored.scores["calibration"] = measure_calibration(scored.probabilities, scored.center.labels)
-    run.write("scores.json", {"validation": scored.scores, "best": state.best, "kept": kept})  # a test score was of other weights
+    scores = {"validation": scored.scores, "best": state.best, "kept": kept}  # a test score was of other weights
     if state.snapshots:
-        run.update("scores.json", {"snapshots": score_snapshots(run, training, data, views, reporter)})
-    predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
-    save_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
+        scores["snapshots"] = score_snapshots(run, training, data, views, reporter)
+    predictions = predictions_of(scored.probabilities, scored.center.ids, data)
+    contents = format_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
+    contents["scores.json"] = format_json("scores.json", scores)
+    contents[PREDICTIONS_FILE] = predictions.to_npz(PREDICTIONS_FILE)
+    write_together(run.path, contents)
     try:
         write_pictures(run, scored, data)
     except (GoodfitError, OSError, MemoryError) as error:  # the model is kept all the same

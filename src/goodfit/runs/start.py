@@ -20,7 +20,7 @@ from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import hash_file
 from goodfit.core.files import write_atomic
-from goodfit.core.run import START_FILE, Run, part_files
+from goodfit.core.run import START_FILE, Run, part_files, remove_unfinished_start
 from goodfit.core.run_files import DamagedFile, check_hash
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
@@ -67,6 +67,7 @@ def describe_other_data(folder: Path | None, data: Dataset) -> str:
 def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
     """Write what the run is, before its first step: copies of the user's files, splits.csv, about.json, and recipe.toml last."""
     recipe, data = prepared.recipe, prepared.data
+    remove_unfinished_start(run)
     for index, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
         (run.path / "use").mkdir(exist_ok=True)
         shutil.copyfile(file, run.path / "use" / f"{index:02d}-{Path(file).name}")

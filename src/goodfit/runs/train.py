@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
-from goodfit.core.files import write_atomic
+from goodfit.core.files import sync_file, write_atomic
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, require_free_folder
 from goodfit.core.words import format_duration
@@ -44,6 +44,7 @@ from goodfit.training.loop import fit
 from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.snapshots import Snapshots
+from goodfit.training.state import State
 from goodfit.watch.tensorboard import EventWriter, import_summary_writer
 
 
@@ -241,6 +242,10 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     began, evaluated = time.time(), state.evaluation_seconds
     before = run.read("about.json").get("seconds", {})
 
+    def save(state: State) -> None:
+        sync_file(run.path / "log.jsonl")  # a checkpoint stands on the rows before it
+        saver.save(state)
+
     def mark(state_name: str) -> None:
         options.reporter.clear_progress()
         evaluation = state.evaluation_seconds - evaluated
@@ -251,7 +256,7 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     with halt_on_signals() as halt:
         try:
             manual_factor = ManualLrFactor(run.path / manual_lr.FOLDER)
-            fit(state, training.loader, plan, training.watch, log, saver.save, halt, manual_factor)
+            fit(state, training.loader, plan, training.watch, log, save, halt, manual_factor)
         except BaseException as error:
             log.flush()
             mark("diverged" if isinstance(error, Diverged) else "failed")

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
-from goodfit.core.files import write_atomic
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
-from goodfit.core.run_files import check_hash, explain_damage
+from goodfit.core.run_files import check_hash, explain_damage, format_json
 from goodfit.core.trust import dotted_names, require_trust
 from goodfit.data.preprocess import Preprocess
 
@@ -121,8 +120,8 @@ def explain_misfit(run: Run) -> Iterator[None]:
         raise GoodfitError(f'The model in "{run.path}" does not read ({reason}): train it again, or restore a copy of the run.') from error
 
 
-def save_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess) -> None:
-    """Write model.safetensors and config.json, from which `SavedModel.read` reads; `parts` are the recipe's by seat."""
+def format_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess) -> dict[str, bytes]:
+    """The contents of model.safetensors and config.json, from which `SavedModel.read` reads; `parts` are the recipe's by seat."""
     config = {
         **{seat: spell(parts[seat], full=True) for seat in ("model", "loss", "views")},
         "num_classes": len(classes),
@@ -130,14 +129,19 @@ def save_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: S
         "preprocess": preprocess.to_dict(),
         "use": [path.name for path in part_files(run)],
     }
-    write_atomic(run.path / WEIGHTS_FILE, to_safetensors(model))
-    write_config(run, config)
+    weights = to_safetensors(model)
+    return {WEIGHTS_FILE: weights, CONFIG_FILE: format_json(CONFIG_FILE, with_hashes(run, config, hashlib.sha256(weights).hexdigest()))}
 
 
 def write_config(run: Run, config: Mapping[str, Any]) -> None:
-    """Write config.json with the SHA-256 of each file that the model is made of, which are there already."""
-    files = [WEIGHTS_FILE, *(f"use/{name}" for name in config["use"])]
-    run.write(CONFIG_FILE, {**config, "files": {file: hash_file(run.path / file) for file in files}})
+    """Write config.json beside the weights that it is of, which are there already."""
+    run.write(CONFIG_FILE, with_hashes(run, config, hash_file(run.path / WEIGHTS_FILE)))
+
+
+def with_hashes(run: Run, config: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+    """The content of config.json with the SHA-256 of each file that the model is made of: its weights and the user's parts."""
+    files = {f"use/{name}": hash_file(run.path / "use" / name) for name in config["use"]}
+    return {**config, "files": {WEIGHTS_FILE: sha256, **files}}
 
 
 def to_safetensors(model: nn.Module) -> bytes:
