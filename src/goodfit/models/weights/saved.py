@@ -18,7 +18,7 @@ from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
-from goodfit.core.run_files import check_hash, explain_damage, format_json
+from goodfit.core.run_files import DamagedFile, check_hash, explain_damage, format_json
 from goodfit.core.trust import dotted_names, require_trust
 from goodfit.data.preprocess import Preprocess
 
@@ -74,8 +74,10 @@ class SavedModel:
         hashes: Mapping[str, str] = config.get("files", {})
         for file in (name for name in hashes if name != WEIGHTS_FILE):
             check_hash(run.path / file, hashes[file])
-        with explain_damage(run.path / CONFIG_FILE):
+        try:
             preprocess = Preprocess.from_dict(config["preprocess"])
+        except UsageError as error:
+            raise DamagedFile(run.path / CONFIG_FILE, first_line(error)) from error
         use_files = tuple(run.path / "use" / name for name in config["use"])
         texts = (config["model"], config["loss"], config.get("views", "center"))  # runs of earlier versions have no views, no temperature
         require_trust(f'"{run.path}"', [name for text in texts for name in dotted_names(text)], use_files)
