@@ -63,6 +63,7 @@ def assert_same_story(whole: Path, other: Path) -> None:
 def prune(folder: Path) -> None:
     """Prune the runs of a folder; those that have a good checkpoint stay."""
     good = {run.path for run in list_runs(folder) if last_good_step(run.checkpoints) is not None}
+    folder.mkdir(exist_ok=True)
     assert goodfit("runs", folder, "--prune", "--yes").code == 0
     assert good <= {run.path for run in list_runs(folder)}
 

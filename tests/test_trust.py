@@ -107,11 +107,10 @@ def plant(run: Path, place: Path, text: str, use: str = "") -> Path:
         files = {"use": ["00-mine.py"]}
     config = copy.read("config.json")
     copy.write("config.json", {**{key: value for key, value in config.items() if key != "files"}, "model": text, **files})
-    about = copy.read("about.json")
-    recipe = {**about["recipe"], "model": text}
-    copy.write("about.json", {**{key: value for key, value in about.items() if key != "files"}, "recipe": recipe, "state": "interrupted"})
-    changed = Recipe.of_run(run).but(model=text, use=tuple(map(str, (copy.path / "use").glob("*.py"))))
-    (copy.path / "recipe.toml").write_text(changed.to_toml())
+    recipe = Recipe.of_run(run).but(model=text, use=tuple(map(str, (copy.path / "use").glob("*.py"))))
+    (copy.path / "recipe.toml").write_text(recipe.to_toml())
+    about = {key: value for key, value in copy.read("about.json").items() if key not in ("files", "recipe_sha256")}
+    copy.write("about.json", {**about, "recipe": recipe.plain(), "state": "interrupted"})
     return copy.path
 
 

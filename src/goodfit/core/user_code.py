@@ -33,7 +33,9 @@ def import_dotted(path: str) -> Any:
         raise UsageError(f'Expected a dotted name such as torch.optim.Adadelta, received "{path}".')
     if package in sys.stdlib_module_names:
         raise UsageError(f'"{path}" is of Python\'s own library, of which nothing is taken as a part.')
-    require_trust("The recipe", [path])
+    is_of_file = package.startswith(USER_MODULE_PREFIX) and package in sys.modules  # a file that was allowed to run
+    if not is_of_file:
+        require_trust("The recipe", [path])
     module, _, name = path.rpartition(".")
     try:
         target = getattr(importlib.import_module(module), name)
@@ -46,9 +48,10 @@ def import_dotted(path: str) -> Any:
         raise UsageError(f'Expected "{path}" to be a class or function, received a {type(target).__name__}.')
     elif (home := str(target.__module__).partition(".")[0]) != package:
         raise UsageError(f'Expected "{path}" to be a function of {package}, received one of {home}.')
-    else:
+    elif not is_of_file:
         require_named_package(path)
-    remember_name(path)
+    if not is_of_file:
+        remember_name(path)
     return target
 
 

@@ -23,8 +23,9 @@ from goodfit.doctor.sample import MAX_TRAIN_IMAGES, MAX_VALIDATION_IMAGES
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.scores import split_outputs
 from goodfit.recipe.build import build_optimizer, init_images, make_initial_model
+from goodfit.recipe.parts import load_run_catalog
 from goodfit.recipe.prepare import Prepared, prepare
-from goodfit.recipe.run_recipe import load_run_catalog, trained_recipe
+from goodfit.recipe.run_recipe import trained_recipe
 from goodfit.runs.start import read_start, require_same_data
 from goodfit.training.freezing import set_trainable
 from goodfit.training.gradient import gradient

@@ -1,15 +1,13 @@
-"""The recipe that a run is trained by, and the catalog of its parts, as its folder has them."""
+"""The recipe that a run is trained by, as its folder has it, and whether its recipe.toml is what was written."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError, first_line
-from goodfit.core.run import Run, part_files
+from goodfit.core.run import Run
 from goodfit.core.words import list_some
-from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe, recorded_recipe
 
 RECIPE_HASHES = "recipe_sha256"  # in about.json: of each recipe.toml that a run has written
@@ -58,14 +56,3 @@ def check_recipe_file(run: Run) -> list[str]:
             f' restore it, or remove it to have it written anew, or train what it says by --recipe "{path}" with another --out.'
         )
     return []
-
-
-def load_run_catalog(run: Run, recipe: Recipe) -> Catalog:
-    """All our parts, and those of the run's copies of the user's files.
-
-    Raises:
-        UntrustedCode: there are such files, or dotted names in the recipe, that may not run here; the sentence lists them all.
-    """
-    files = part_files(run)
-    recipe.require_trust(f'"{run.path}"', files)
-    return load_catalog(files)

@@ -16,9 +16,10 @@ from goodfit.core.run import Run, require_free_folder
 from goodfit.core.words import format_duration
 from goodfit.data.dataset import Dataset
 from goodfit.models.weights.saved import SavedModel
+from goodfit.recipe.parts import load_run_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.run_recipe import RECIPE_HASHES, check_recipe_file, hash_recipe, load_run_catalog, trained_recipe
+from goodfit.recipe.run_recipe import RECIPE_HASHES, check_recipe_file, hash_recipe, trained_recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.report.page import write_report
 from goodfit.runs import augmentation_preview, baselines

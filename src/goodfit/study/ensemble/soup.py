@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build
-from goodfit.recipe.parts import make_parts
+from goodfit.recipe.parts import load_run_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.run_recipe import load_run_catalog
 from goodfit.training.batch_statistics import recompute_statistics, statistics_images
 from goodfit.training.freezing import phase_at
 
