@@ -14,7 +14,7 @@ from goodfit.core.run import Run, list_runs
 from goodfit.recipe.parts import load_catalog
 from tests.support.command import goodfit
 from tests.support.runs import BASE, assert_equal_weights, train
-from tests.support.writes import command_killed_at_write, fault_at_write, fill
+from tests.support.writes import command_cut_at_operation, command_killed_at_write, fault_at_operation, fault_at_write, fill
 
 WHOLE_BATCH = {"batch_size": "all", "augment": "none", "model": "linear", "average": "none"}
 ONLY = {"newton": {**WHOLE_BATCH, "limit": "8"}, "bfgs": {**WHOLE_BATCH, "limit": "8"}, "lbfgs": WHOLE_BATCH}  # what these optimizers need
@@ -88,6 +88,41 @@ def test_killed_in_the_middle_of_a_write(kind: str, source: Path, photos: Path, 
     assert_same_story(tmp_path / "whole", tmp_path / "killed")
     assert kills
     print(f"{kind}: {kills} kills, {len(writes)} writes")
+
+
+MINE = """
+import dataclasses
+from goodfit.core.contracts import Augment
+
+@dataclasses.dataclass(frozen=True)
+class Darker(Augment):
+    '''Darkens.'''
+
+    def __call__(self, batch, chance, t):
+        return batch.but(images=batch.images // 2)
+"""
+CUTS = 3  # by default
+
+
+@pytest.mark.parametrize("every", [0, pytest.param(4, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))])
+def test_the_power_is_cut_at_a_file_operation(photos: Path, tmp_path: Path, every: int) -> None:
+    """Of each file is left what was synced: the same command ends with the weights and the log of the whole run."""
+    (tmp_path / "mine.py").write_text(MINE)
+    changes = {"augment": "flip | darker", "schedule": "sgdr(2, growth=1)", "snapshots": "2", "use": str(tmp_path / "mine.py")}
+    with fault_at_operation(0, fill) as operations:
+        assert goodfit(*words_of(photos, tmp_path / "whole", changes)).code == 0
+    places = range(1, len(operations), every) if every else random.Random(2).sample(range(1, len(operations)), CUTS)
+    lost = 0
+    for n in places:
+        out = tmp_path / f"cut {n}"
+        words = words_of(photos, out, changes)
+        assert command_cut_at_operation(n, tmp_path / f"log {n}", out, *words) in (-9, 0), n
+        said = goodfit(*words)
+        assert said.code == 0 and "Traceback" not in said.err, (n, said)
+        lost += "it lacks" in said.err
+        assert_same_story(tmp_path / "whole", out)
+    print(f"{len(places)} power cuts at {len(operations)} file operations: all went on to the same weights, {lost} lost rows")
+    assert not lost
 
 
 @pytest.mark.slow

@@ -150,6 +150,29 @@ def command_killed_at_operation(n: int, folder: pathlib.Path, *words: str | path
     return Forked(folder, _run_killed, n, tuple(map(str, words)), fault_at_operation).wait()
 
 
+def _run_cut(n: int, words: tuple[str, ...], folder: pathlib.Path) -> None:
+    from tests.support.command import goodfit
+
+    synced = SyncedSizes()
+    os.fsync = synced.sync
+
+    def cut_power() -> None:
+        synced.cut(folder)
+        kill()
+
+    with fault_at_operation(n, cut_power):
+        said = goodfit(*words)
+    sys.stderr.write(said.err)
+    sys.exit(said.code)
+
+
+def command_cut_at_operation(n: int, log: pathlib.Path, folder: pathlib.Path, *words: str | pathlib.Path) -> int:
+    """The exit code of `goodfit WORDS` in a process that ends before its n-th file operation as by a power cut: of each file in `folder`
+    that is there what it has synced; -9 if it got that far.
+    """
+    return Forked(log, _run_cut, n, tuple(map(str, words)), folder).wait()
+
+
 def _call_killed(n: int, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     with fault_at_operation(n, kill):
         function(*arguments)

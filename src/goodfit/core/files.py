@@ -54,6 +54,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file, whole or not at all.
+
+    Raises:
+        GoodfitError: no space is left, or the folder cannot be written.
+    """
+    with atomic_writer(path) as file, source.open("rb") as opened:
+        shutil.copyfileobj(opened, file)
+
+
 def remove(path: Path) -> None:
     """Delete a file, or a folder with all that it holds, if there is one."""
     if path.is_dir() and not path.is_symlink():

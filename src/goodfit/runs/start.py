@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shlex
-import shutil
 import sys
 import time
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from torch import Tensor
 from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import hash_file
-from goodfit.core.files import write_atomic
+from goodfit.core.files import copy_file, write_atomic
 from goodfit.core.run import START_FILE, Run, part_files, remove_unfinished_start
 from goodfit.core.run_files import DamagedFile, check_hash
 from goodfit.core.words import count_of
@@ -69,8 +68,7 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
     recipe, data = prepared.recipe, prepared.data
     remove_unfinished_start(run)
     for index, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
-        (run.path / "use").mkdir(exist_ok=True)
-        shutil.copyfile(file, run.path / "use" / f"{index:02d}-{Path(file).name}")
+        copy_file(Path(file), run.path / "use" / f"{index:02d}-{Path(file).name}")
     write_splits(run.path / SPLITS_FILE, prepared.index, data.splits)
     if (start := prepared.training.plan.start) is not None:
         tensors = {name: x.cpu().contiguous() for name, x in start.items()}
