@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +13,7 @@ os.environ["NO_COLOR"] = "1"
 import pytest
 import torch
 
+from goodfit.core.trust import trust_code
 from tests.support.photos import make_photos
 
 torch.set_num_threads(1)
@@ -26,9 +28,16 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Caches of this run's own, which go with its other files."""
-    for name in ("GOODFIT_CACHE", "TORCHINDUCTOR_CACHE_DIR"):
+    """Caches and settings of this run's own, which go with its other files."""
+    for name in ("GOODFIT_CACHE", "TORCHINDUCTOR_CACHE_DIR", "XDG_CONFIG_HOME"):
         os.environ[name] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trust() -> Iterator[None]:
+    """Tests are programs that trust what they make; a command decides by its own words (`tests/test_trust.py`)."""
+    with trust_code():
+        yield
 
 
 @pytest.fixture(scope="session")

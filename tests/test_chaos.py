@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from goodfit.core.run import Run
+from goodfit.core.checkpoint_files import last_good_step
+from goodfit.core.run import Run, list_runs
 from goodfit.recipe.parts import load_catalog
 from tests.support.command import goodfit
 from tests.support.runs import BASE, assert_equal_weights, train
-from tests.support.writes import command_killed_at_write, fault_at_write, fill
+from tests.support.writes import command_cut_at_operation, command_killed_at_write, fault_at_operation, fault_at_write, fill
 
 WHOLE_BATCH = {"batch_size": "all", "augment": "none", "model": "linear", "average": "none"}
 ONLY = {"newton": {**WHOLE_BATCH, "limit": "8"}, "bfgs": {**WHOLE_BATCH, "limit": "8"}, "lbfgs": WHOLE_BATCH}  # what these optimizers need
@@ -59,6 +60,14 @@ def assert_same_story(whole: Path, other: Path) -> None:
     assert (other / "report.html").is_file() and not list(other.rglob("*.partial"))
 
 
+def prune(folder: Path) -> None:
+    """Prune the runs of a folder; those that have a good checkpoint stay."""
+    good = {run.path for run in list_runs(folder) if last_good_step(run.checkpoints) is not None}
+    folder.mkdir(exist_ok=True)
+    assert goodfit("runs", folder, "--prune", "--yes").code == 0
+    assert good <= {run.path for run in list_runs(folder)}
+
+
 @pytest.mark.parametrize("kind", [kind if kind in OFTEN else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
 def test_killed_in_the_middle_of_a_write(kind: str, source: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each training is killed three times on its way, at writes drawn by its name."""
@@ -73,11 +82,47 @@ def test_killed_in_the_middle_of_a_write(kind: str, source: Path, photos: Path, 
     for n in (rng.randrange(1, 6), rng.randrange(6, len(writes) // 2), rng.randrange(1, len(writes) // 2)):
         kills += (code := command_killed_at_write(n, tmp_path / f"kill {n}", *words)) == -9
         assert code in (-9, 0), (tmp_path / f"kill {n}" / "stderr.txt").read_text()
+        prune(tmp_path)
     said = goodfit(*words)
     assert said.code == 0 and "Traceback" not in said.err, said.err
     assert_same_story(tmp_path / "whole", tmp_path / "killed")
     assert kills
     print(f"{kind}: {kills} kills, {len(writes)} writes")
+
+
+MINE = """
+import dataclasses
+from goodfit.core.contracts import Augment
+
+@dataclasses.dataclass(frozen=True)
+class Darker(Augment):
+    '''Darkens.'''
+
+    def __call__(self, batch, chance, t):
+        return batch.but(images=batch.images // 2)
+"""
+CUTS = 3  # by default
+
+
+@pytest.mark.parametrize("every", [0, pytest.param(4, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))])
+def test_the_power_is_cut_at_a_file_operation(photos: Path, tmp_path: Path, every: int) -> None:
+    """Of each file is left what was synced: the same command ends with the weights and the log of the whole run."""
+    (tmp_path / "mine.py").write_text(MINE)
+    changes = {"augment": "flip | darker", "schedule": "sgdr(2, growth=1)", "snapshots": "2", "use": str(tmp_path / "mine.py")}
+    with fault_at_operation(0, fill) as operations:
+        assert goodfit(*words_of(photos, tmp_path / "whole", changes)).code == 0
+    places = range(1, len(operations), every) if every else random.Random(2).sample(range(1, len(operations)), CUTS)
+    lost = 0
+    for n in places:
+        out = tmp_path / f"cut {n}"
+        words = words_of(photos, out, changes)
+        assert command_cut_at_operation(n, tmp_path / f"log {n}", out, *words) in (-9, 0), n
+        said = goodfit(*words)
+        assert said.code == 0 and "Traceback" not in said.err, (n, said)
+        lost += "it lacks" in said.err
+        assert_same_story(tmp_path / "whole", out)
+    print(f"{len(places)} power cuts at {len(operations)} file operations: all went on to the same weights, {lost} lost rows")
+    assert not lost
 
 
 @pytest.mark.slow
@@ -124,6 +169,8 @@ def fill_the_disk(n: int, whole: Path, photos: Path, folder: Path) -> str:
         assert_equal_weights(whole, folder / "run")
     else:
         assert said.code == 1 and ("No space" in said.sentence), said
+    if said.code:
+        prune(folder)
     assert goodfit(*words).code == 0
     assert_same_story(whole, folder / "run")
     return writes.names[n - 1]

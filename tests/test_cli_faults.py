@@ -271,8 +271,7 @@ def test_scores_that_cannot_be_stored_are_said(finished: Path, tmp_path: Path, f
             raise GoodfitError(f'"{path}" cannot be written (Read-only file system); choose another folder.')
         return writer(path)
 
-    for place in ("goodfit.core.files", "goodfit.core.predictions"):
-        monkeypatch.setattr(f"{place}.atomic_writer", deny)
+    monkeypatch.setattr("goodfit.core.files.atomic_writer", deny)
     said = goodfit("evaluate", run, "--json")
     assert (said.code, json.loads(said.out)) == (0, expected)
     what = "report could not be written" if file == "report.html" else "scores could not be stored"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from goodfit.core.files import lock
 from goodfit.core.run import Run
 from goodfit.runs.resume import LOCK_FILE
 from tests.support.command import FAST, copied, goodfit, refused, train
+from tests.support.runs import assert_equal_weights
 
 LENGTH = 'like "30 epochs"'
 
@@ -52,9 +55,10 @@ LENGTH = 'like "30 epochs"'
         ("model", "none", "Expected one model"),
         ("model", "linear | linear", "Expected one model"),
         ("model", "nowhere.Net()", '"nowhere.Net" does not import'),
-        ("model", "math.pi", "cannot be called"),
-        ("model", "json.dumps", "cannot be called"),
-        ("model", "os.getcwd", "Expected"),
+        ("model", "math.pi", "is of Python's own library"),
+        ("model", "os.getcwd", "is of Python's own library"),
+        ("model", "numpy.pi", 'Expected "numpy.pi" to be a class or function, received a float'),
+        ("model", "numpy.ndarray", "to be an nn.Module, an Optimizer, a Part or a function, received another class"),
         ("model", "torch.nn.Flatten()", "to return scores of shape [1, 3] for one image, received [1, 768]"),
         ("model", "torch.nn.Linear(5, 3)", "does not take images of 3x16x16"),
         ("loss", "softmax | mse", "Expected one loss"),
@@ -62,7 +66,7 @@ LENGTH = 'like "30 epochs"'
         ("optimizer", "none", "Expected one optimizer"),
         ("optimizer", "sgd(lr=fast)", "expected lr to be a number above 0"),
         ("optimizer", "torch.optim.SGD(lrr=1)", "cannot be called: got an unexpected keyword argument 'lrr'"),
-        ("optimizer", "os.getcwd()", "cannot be called"),
+        ("optimizer", "torch.optim.sgd.sgd()", "cannot be called"),
         ("augment", "flip |", "does not read as a"),
         ("augment", "flip(p=2)", "expected p to be a number from 0 to 1, received 2"),
         ("augment", "flip(*x)", "not by * or **"),
@@ -223,6 +227,49 @@ def test_resume_with_other_images_is_refused(photos: Path, tmp_path: Path) -> No
     before = contents(tmp_path / "run")
     refused(train(data, tmp_path / "run", "--resume", "auto", budget="3 epochs"), 3, "have changed", "another --out")
     assert contents(tmp_path / "run") == before
+
+
+CHANGED = {"seed": "1", "clip": "2.5", "batch_size": "4", "augment": "flip", "loss": "svm", "optimizer": "sgd(0.5)", "budget": "9 epochs"}
+
+
+def edited(run: Path, key: str, value: str) -> None:
+    """Change a key of a run's recipe.toml by hand."""
+    text = value if value.replace(".", "").isdigit() else json.dumps(value)
+    recipe = re.sub(rf"(?m)^{key} = .*$", lambda found: f"{key} = {text}", (run / "recipe.toml").read_text())
+    (run / "recipe.toml").write_text(recipe)
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_a_recipe_that_was_edited_is_refused_on_a_resume(photos: Path, finished: Path, tmp_path: Path, key: str) -> None:
+    run = copied(finished, tmp_path / "run")
+    edited(run, key, CHANGED[key])
+    before = contents(run)
+    refused(train(photos, run, "--resume", "auto", budget="3 epochs"), 2, f"was changed since its run was started ({key})", "--recipe")
+    assert contents(run).keys() == before.keys() and contents(run) == before
+    assert goodfit("train", "--recipe", run / "recipe.toml", "--dry").code == 0, "it may be trained as a new run"
+
+
+def test_a_recipe_that_is_damaged_is_written_anew_on_a_resume(photos: Path, finished: Path, tmp_path: Path) -> None:
+    """Cut at any line end, or no TOML: it is said, and the weights are those of the undamaged run."""
+    whole = copied(finished, tmp_path / "whole")
+    assert train(photos, whole, "--resume", "auto", budget="3 epochs").code == 0
+    lines = (finished / "recipe.toml").read_text().splitlines(keepends=True)
+    for number, text in enumerate(["", *("".join(lines[:n]) for n in (1, 7, 30, len(lines) - 1)), "seed = -1\n", "\0"]):
+        run = copied(finished, tmp_path / f"run {number}")
+        (run / "recipe.toml").write_text(text)
+        said = train(photos, run, "--resume", "auto", budget="3 epochs")
+        assert said.code == 0 and 'recipe.toml" is damaged (' in said.err and "written anew from about.json" in said.err, (text, said)
+        assert_equal_weights(whole, run)
+        assert contents(run)["recipe.toml"] == contents(whole)["recipe.toml"].replace(b"whole", f"run {number}".encode())
+
+
+def test_the_recipe_of_before_that_a_kill_leaves_is_no_edit(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    before = (run / "recipe.toml").read_bytes()
+    assert train(photos, run, "--resume", "auto", budget="3 epochs").code == 0
+    (run / "recipe.toml").write_bytes(before)
+    said = train(photos, run, "--resume", "auto", budget="4 epochs")
+    assert said.code == 0 and "damaged" not in said.err, said
 
 
 def test_resume_of_a_pruned_run_is_refused(photos: Path, finished: Path, tmp_path: Path) -> None:

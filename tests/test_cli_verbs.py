@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import resource
 import select
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from goodfit.cli import VERBS, main
+from goodfit.core.files import lock
 from goodfit.core.run import Run
 from goodfit.recipe.recipe import Recipe
 from tests.support.command import FAST, copied, goodfit, refused, train
@@ -161,22 +165,73 @@ def test_runs_lists_states_and_sizes(house: Path) -> None:
 
 
 def test_prune_says_then_deletes(house: Path, photos: Path) -> None:
+    """Only what cannot go on goes: a run that was killed before its first checkpoint, and the checkpoints of a finished one."""
+    Run(copied(house / "done", house / "failed")).update("about.json", {"state": "failed"})
+    begun = Run(copied(house / "killed", house / "begun"))
+    shutil.rmtree(begun.checkpoints)
     before = {file for file in house.rglob("*") if file.is_file()}
     said = goodfit("runs", house, "--prune")
     assert said.code == 0
-    assert f"kept {house / 'stopped'}: it can be continued with --resume auto" in said.out
+    for name in ("stopped", "killed", "failed", "now"):
+        assert f"kept {house / name}: it can be continued with --resume auto" in said.out
     assert f"would delete {house / 'done' / 'checkpoints'} (" in said.out
     assert "run again with --yes" in said.out
     assert {file for file in house.rglob("*") if file.is_file()} == before
     said = goodfit("runs", house, "--prune", "--yes")
     assert "freed" in said.out
-    assert {path.name for path in house.iterdir()} == {"done", "now", "odd", "stopped", "latest"}
-    assert f"kept {house / 'now'}: it may still be running" in said.out
+    assert {path.name for path in house.iterdir()} == {"done", "now", "odd", "stopped", "killed", "failed", "latest"}
     assert f"kept {house / 'odd'}" in said.out
     assert not (house / "done" / "checkpoints").exists()
-    assert {f for f in before if "odd" in f.parts or "now" in f.parts} <= {file for file in house.rglob("*") if file.is_file()}
+    assert {f for f in before if "done" not in f.parts and "begun" not in f.parts} <= {file for file in house.rglob("*") if file.is_file()}
     assert goodfit("predict", house / "latest", photos / "red" / "000.png").code == 0, "the model stays"
     assert goodfit("runs", house, "--prune", "--yes").out.startswith("kept"), "nothing more to free"
+
+
+def test_a_run_that_could_go_on_is_pruned_by_its_name_alone(house: Path) -> None:
+    said = goodfit("runs", house / "killed", "--prune")
+    assert f"would delete {house / 'killed'} (" in said.out and (house / "killed").is_dir()
+    assert f"deleted {house / 'killed'} (" in goodfit("runs", house / "killed", "--prune", "--yes").out
+    assert {path.name for path in house.iterdir()} == {"done", "stopped", "now", "odd", "latest"}
+    (house / "latest").unlink()
+    (house / "latest").symlink_to("stopped")
+    assert "deleted" in goodfit("runs", house / "latest", "--prune", "--yes").out
+    assert {path.name for path in house.iterdir()} == {"done", "now", "odd"}, "the run goes, and the link to it"
+
+
+def test_a_busy_run_is_never_pruned(house: Path) -> None:
+    """Whatever its about.json says, and though it has been still for days, as a stopped process is."""
+    for name in ("done", "killed"):
+        with lock(house / name / ".lock", wait=False) as held:
+            assert held
+            for place in (house, house / name):
+                said = goodfit("runs", place, "--prune", "--yes")
+                assert said.code == 0 and f"{name}: it is being trained" in said.out.replace("/checkpoints", ""), said
+            assert (house / name / "checkpoints").is_dir()
+
+
+def test_without_locks_what_may_be_running_is_kept(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def no_lock(path: Path, wait: bool = True) -> Iterator[None]:
+        yield None
+
+    monkeypatch.setattr("goodfit.runs.listing.lock", no_lock)
+    shutil.rmtree(house / "now" / "checkpoints")
+    assert f"kept {house / 'now'}: it may still be running" in goodfit("runs", house, "--prune", "--yes").out
+
+
+def test_links_do_not_break_pruning(house: Path, tmp_path: Path) -> None:
+    """A folder of checkpoints on another disk, runs that are links, and a file in place of the checkpoints."""
+    (house / "done" / "checkpoints").rename(tmp_path / "disk")
+    (house / "done" / "checkpoints").symlink_to(tmp_path / "disk")
+    (house / "far").symlink_to(tmp_path / "nowhere")
+    (house / "near").symlink_to("stopped")
+    shutil.rmtree(house / "stopped" / "checkpoints")
+    (house / "stopped" / "checkpoints").write_text("x")
+    files = set((tmp_path / "disk").iterdir())
+    said = goodfit("runs", house, "--prune", "--yes")
+    assert said.code == 0 and f'its checkpoints are a link to "{tmp_path / "disk"}"' in said.out, said
+    assert set((tmp_path / "disk").iterdir()) == files and not (house / "stopped").exists()
+    assert goodfit("runs", tmp_path / "runs", "--prune").code == 0
 
 
 def test_runs_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,19 @@ import dataclasses
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import pytest
 
+from goodfit.core import trust
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import ExternalPart, Part, Pipe, part_name, pipe_parts, snake_case, spell
 from goodfit.core.settings import settings_of, takes_many
+from goodfit.core.trust import trust_code
 from goodfit.recipe.parts import load_catalog
 from tests.support.laws import holds_for
 
@@ -373,7 +376,7 @@ def test_a_users_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name = f"theirs_{tmp_path.name.replace('-', '_')}"
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("")
@@ -386,7 +389,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / name / "broken.py").write_text("def half(:\n")
     (tmp_path / name / "failing.py").write_text("raise RuntimeError('no license')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    return name
+    with trust_code(name):
+        yield name
 
 
 def test_a_function_of_keywords_is_told_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +406,9 @@ def test_a_function_of_keywords_is_told_the_classes(monkeypatch: pytest.MonkeyPa
     for package, told in (("timm", {"num_classes": 10, "in_chans": 1}), ("theirs", {"num_classes": 10})):
         module = ModuleType(package)
         module.create_model, module.named = create_model, named  # type: ignore[attr-defined]
+        create_model.__module__ = named.__module__ = package
         monkeypatch.setitem(sys.modules, package, module)
+        monkeypatch.setattr(trust, "_known_now", {(f"{package}.{name}", "") for name in ("create_model", "named")})
         part = KNOWN.make(f"{package}.create_model('a', depth=2)", "model")
         assert isinstance(part, ExternalPart)
         assert part.with_facts(facts)() == ("a", 2, told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.facts import Facts
 from goodfit.core.parts import ExternalPart
 from goodfit.core.progress import Length, Lengths
+from goodfit.core.trust import trust_code
 from goodfit.schedules.compose import ComposedSchedule, compose
 from goodfit.schedules.cycles import Sgdr
 from goodfit.schedules.decays import Exponential, Inverse, MultiStep, Polynomial
@@ -97,9 +99,12 @@ def test_three_parts_and_a_part_of_no_length() -> None:
     assert made("warmup(0)")(0) == 1
 
 
-def test_a_function_of_the_users_own() -> None:
-    assert made("math.sqrt")(0.25) == 0.5
-    assert compose(Warmup(0.5) | ExternalPart("math.sqrt"))(0.5 + 0.125) == 0.5
+def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shapes_of_mine.py").write_text("def root(t): return t**0.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with trust_code("shapes_of_mine"):
+        assert made("shapes_of_mine.root")(0.25) == 0.5
+        assert compose(Warmup(0.5) | ExternalPart("shapes_of_mine.root"))(0.5 + 0.125) == 0.5
 
 
 @pytest.mark.parametrize("text", ["cosine | warmup(0.1)", "warmup(0.5) | constant(0.5) | cosine"])

@@ -30,10 +30,10 @@ BEFORE = [  # where packing and what comes before the run is made are stopped
     "goodfit.recipe.prepare.build",
 ]
 AFTER = [  # the same of what comes after the last step
-    "goodfit.runs.train.keep_model",
+    "goodfit.runs.finish.keep_model",
     "goodfit.runs.finish.write_pictures",
     "goodfit.runs.baselines.compute_baselines",
-    "goodfit.runs.train.write_report",
+    "goodfit.runs.finish.write_report",
 ]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -127,7 +127,7 @@ def test_a_signal_that_turned_into_another_error(finished: Path, monkeypatch: py
 def test_what_a_process_was_started_to_ignore_stays_ignored(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As SIGINT is by what a script runs in the background."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for place in ("goodfit.data.splits._hold_out", "goodfit.runs.train.fit", "goodfit.runs.train.keep_model"):
+    for place in ("goodfit.data.splits._hold_out", "goodfit.runs.train.fit", "goodfit.runs.finish.keep_model"):
         send_within(monkeypatch, place, signal.SIGINT)
     assert train(photos, tmp_path / "run").code == 0
 

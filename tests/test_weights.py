@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from goodfit.core.commit import write_together
 from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.fetch import fetch
 from goodfit.core.parts import spell
@@ -35,7 +36,7 @@ from goodfit.models.weights.published import (
     PublishedWeights,
     resolve_published,
 )
-from goodfit.models.weights.saved import SavedModel, save_model
+from goodfit.models.weights.saved import SavedModel, format_model
 from goodfit.models.weights.tensor_file import read_tensors
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.transfer.pretrained import _load_weights
@@ -387,7 +388,7 @@ def saved_run(tmp_path: Path) -> Run:
     (run.path / "use" / "parts.py").write_text("")
     parts = {seat: KNOWN.make(text, seat) for seat, text in (("model", "linear"), ("loss", "softmax"), ("views", "center"))}
     preprocess = Preprocess((4, 5), (6, 7), 3, "pad", 65535, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    save_model(run, nn.Linear(60, 2), parts, ["cat", "dog"], preprocess)
+    write_together(run.path, format_model(run, nn.Linear(60, 2), parts, ["cat", "dog"], preprocess))
     return run
 
 
@@ -401,7 +402,7 @@ def test_a_saved_model_reads_as_it_was_written(saved_run: Run) -> None:
     saved_run.update("config.json", {"temperature": 1.5})
     assert SavedModel.read(saved_run).temperature == 1.5
     saved_run.write("scores.json", {"validation": {"accuracy": 0.875}})
-    weights = from_run(saved_run)
+    weights = from_run(saved_run, print)
     assert (weights.classes, weights.size, weights.mean) == (("cat", "dog"), (4, 5), (0.1, 0.2, 0.3))
     assert weights.accuracy == "87.5 % on its own validation images"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goodfit.api import evaluate, load, train, watch
+    from goodfit.core.trust import trust_code
     from goodfit.predict.export import export
     from goodfit.recipe.recipe import Recipe
     from goodfit.recipe.source import open_images
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "evaluate", "export", "fit", "load", "open_images", "train", "watch"]
+__all__ = ["Recipe", "evaluate", "export", "fit", "load", "open_images", "train", "trust_code", "watch"]
 
-_MODULES = {"Recipe": "recipe.recipe", "export": "predict.export", "fit": "training.loop", "open_images": "recipe.source"}
+_MODULES = {
+    "Recipe": "recipe.recipe",
+    "export": "predict.export",
+    "fit": "training.loop",
+    "open_images": "recipe.source",
+    "trust_code": "core.trust",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
+from goodfit.core.trust import trust_words
 from goodfit.doctor.advice import DoctorAdvice
 from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
 from goodfit.doctor.audit.image_table import ImageTable
@@ -51,7 +52,8 @@ def train(
     recipe, reporter = recipe or Recipe(), _make_reporter(quiet)
     options = RunOptions(Path(out) if out else None, resume, reporter=reporter, advice=DoctorAdvice(reporter))
     try:
-        run = train_run(recipe.but(data=str(data)) if data else recipe, options)
+        with trust_words(recipe.own_words):
+            run = train_run(recipe.but(data=str(data)) if data else recipe, options)
     finally:
         reporter.clear_progress()
     assert run is not None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import cyclopts
 
     from goodfit.core.errors import GoodfitError
+    from goodfit.core.trust import Trust
 
 VERBS = {  # in the order of a person's work
     "train": "Train a classifier on images.",
@@ -45,7 +46,11 @@ EXAMPLES = {
 
 Every option: goodfit train --help --all. Every part: goodfit parts.""",
 }
-HELP_EPILOGUE = "With every command: --quiet (-q) leaves only warnings, errors and results."
+TRUST = "--trust"
+HELP_EPILOGUE = (
+    "With every command: --quiet (-q) leaves only warnings, errors and results. --trust lets the files and classes run that a recipe or run"
+    " from elsewhere names, --trust=PACKAGE also the functions of a package."
+)
 
 
 def application() -> cyclopts.App:
@@ -82,9 +87,13 @@ def main() -> None:
 
         receive_stops()
         sys.path.append("")  # the user's own packages, for dotted names; last, so that no file of theirs hides a library
+        from goodfit.core.trust import use_trust
+
         words = [*sys.argv[2:], "--help"] if sys.argv[1:2] == ["help"] else sys.argv[1:]
+        trust, words = read_trust(words)
         show_first_sign(words)
-        run_verb([word for word in words if word not in (*QUIET, *(["--all"] if "--help" in words else []))])  # cli.options sees it
+        with use_trust(trust):
+            run_verb([word for word in words if word not in (*QUIET, *(["--all"] if "--help" in words else []))])  # cli.options sees it
     except (KeyboardInterrupt, Exception) as error:
         explained = explain_error(error)
         if explained is None:
@@ -94,6 +103,17 @@ def main() -> None:
         from goodfit.terminal.streams import SPINNER
 
         SPINNER.stop()
+
+
+def read_trust(words: list[str]) -> tuple[Trust, list[str]]:
+    """What a command line lets run, which is what stands in it and what --trust says, and its words without --trust."""
+    from goodfit.core.trust import Trust
+
+    is_trust = [word.partition("=")[0] == TRUST for word in words]
+    given = [word for word, found in zip(words, is_trust, strict=True) if found]
+    others = tuple(word for word, found in zip(words, is_trust, strict=True) if not found)
+    packages = {package for word in given for package in word.partition("=")[2].split(",") if package}
+    return Trust(others, bool(given), frozenset(packages)), list(others)
 
 
 def show_first_sign(words: list[str]) -> None:

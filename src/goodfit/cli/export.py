@@ -36,9 +36,10 @@ def export(
     Run.open(run)  # refused before torch is imported
     from goodfit.core.words import format_bytes
     from goodfit.predict.export import export as write
+    from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.streams import print_json, print_lines
 
-    made = write(run, onnx, views)
+    made = write(run, onnx, views, TerminalReporter())
     if json:
         print_json({**asdict(made), "path": str(made.path)})
         return

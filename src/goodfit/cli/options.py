@@ -108,6 +108,7 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
 
     Raises:
         UsageError: a key, value or form is wrong, or a key is given twice.
+        UntrustedCode: the file names code that is not known here, and neither is it named on the command line.
     """
     shorts = shorts or Shorts()
     recipe = Recipe.from_toml(shorts.recipe) if shorts.recipe else Recipe()
@@ -127,7 +128,9 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
             raise UsageError(f'Expected {key} once, received it twice, once by "--set {setting}".')
         texts[key] = value.strip()
     recipe = recipe.but_text(texts)
-    return recipe.but(use=tuple(shorts.use)) if shorts.use else recipe
+    recipe = recipe.but(use=tuple(shorts.use)) if shorts.use else recipe
+    recipe.require_trust(f'The recipe "{shorts.recipe}"', [path for file in recipe.use if (path := Path(file)).is_file()])
+    return recipe
 
 
 def refuse_early(recipe: Recipe, out: Path | None = None) -> None:

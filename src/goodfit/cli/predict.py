@@ -60,9 +60,10 @@ def predict(
     files = find_images(images)
     from goodfit.predict.predictor import load_predictor
     from goodfit.terminal.predictions import format_predictions, format_predictions_csv, is_rejected
+    from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.streams import print_exact, print_json, print_lines
 
-    predictions = list(load_predictor(run, device, views).stream(files, top))
+    predictions = list(load_predictor(run, device, views, TerminalReporter()).stream(files, top))
     if json:
         print_json([p.plain() | ({"rejected": is_rejected(p, reject_below)} if reject_below else {}) for p in predictions])
     elif csv:

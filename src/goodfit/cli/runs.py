@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
-from goodfit.core.run import Run, is_busy
+from goodfit.core.run import Run, is_busy, is_run
 from goodfit.core.words import format_bytes, format_percent
 from goodfit.runs.listing import prune_runs, summarize_runs
 from goodfit.terminal.streams import print_json, print_lines
@@ -29,9 +29,10 @@ def runs(
     Parameters
     ----------
     folder
-        The folder that holds the runs.
+        The folder that holds the runs, or one run.
     prune
-        Say what could go: runs that failed, and the checkpoints of finished ones (their models stay, but they cannot be extended).
+        Say what could go: unfinished runs without a good checkpoint, and the checkpoints of finished ones (their models stay, but they
+        cannot be extended). An unfinished run that could go on goes only where it is named in place of the folder.
     yes
         With --prune: delete it.
     json
@@ -45,7 +46,7 @@ def runs(
     if json:
         print_json(rows)
     elif prune:
-        print_lines(*prune_runs(rows, yes))
+        print_lines(*prune_runs(rows, yes, is_named=is_run(folder)))
     elif rows:
         print_lines(*format_table([format_row(row) for row in rows], "<<<<<>>", HEADER).split("\n"))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from traceback import walk_tb
 
 from goodfit.core.errors import GoodfitError
-from goodfit.core.parts import USER_MODULE_PREFIX, Part, part_name
+from goodfit.core.parts import Part, part_name
+from goodfit.core.user_code import USER_MODULE_PREFIX
 
 
 def explain_user_code_error(error: Exception) -> GoodfitError | None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from goodfit.core.errors import UsageError, unknown_name
-from goodfit.core.parts import USER_MODULE_PREFIX, ExternalPart, Part, Pipe, import_dotted, part_name, pipe_parts, spell
+from goodfit.core.parts import ExternalPart, Part, Pipe, part_name, pipe_parts, spell
 from goodfit.core.settings import settings_of, takes_many, type_phrase
+from goodfit.core.user_code import import_dotted, import_file
 from goodfit.core.words import with_article
 
 
@@ -42,23 +40,12 @@ class Catalog:
         """Add the parts of a user's Python file; they replace ours of the same name.
 
         Raises:
+            UntrustedCode: its content is not known here and comes from elsewhere.
             UsageError: there is no such file, or it does not import.
         """
-        path = Path(file)
-        if not path.is_file():
-            raise UsageError(f'Expected a Python file with your parts at "{path}", found none.')
-        module_name = f"{USER_MODULE_PREFIX}{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
-        if module_name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(module_name, path)
-            assert spec is not None and spec.loader is not None
-            sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
-            try:
-                spec.loader.exec_module(module)
-            except Exception as error:
-                del sys.modules[module_name]
-                raise UsageError(f'Your parts in "{path}" do not import: {type(error).__name__}: {error}.') from error
-        self.add(sys.modules[module_name])
-        self.user_modules.append(module_name)
+        module = import_file(file)
+        self.add(module)
+        self.user_modules.append(module.__name__)
 
     def make(self, text: str | Part, kind: str) -> Part:
         """Make the part (or pipe) of `kind` that `text` spells; a part is returned as it is.

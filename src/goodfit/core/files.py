@@ -54,6 +54,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file, whole or not at all.
+
+    Raises:
+        GoodfitError: no space is left, or the folder cannot be written.
+    """
+    with atomic_writer(path) as file, source.open("rb") as opened:
+        shutil.copyfileobj(opened, file)
+
+
 def remove(path: Path) -> None:
     """Delete a file, or a folder with all that it holds, if there is one."""
     if path.is_dir() and not path.is_symlink():
@@ -65,6 +75,18 @@ def remove(path: Path) -> None:
 def measure_folder(folder: Path) -> int:
     """The size on disk of what a folder holds, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def sync_file(path: Path) -> None:
+    """Make what was appended to a file survive a power cut, if there is one.
+
+    Raises:
+        GoodfitError: no space is left, or it cannot be written.
+    """
+    if path.exists():
+        with explain_write_errors(path), path.open("ab") as file:
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 from abc import ABC
@@ -12,8 +11,7 @@ from typing import Any, ClassVar, Self
 
 from goodfit.core.errors import UsageError
 from goodfit.core.settings import check_settings, settings_of
-
-USER_MODULE_PREFIX = "goodfit_use_"  # modules made from the files given with --use
+from goodfit.core.user_code import USER_MODULE_PREFIX, import_dotted
 
 
 class Part(ABC):  # noqa: B024  each kind adds its own abstract __call__
@@ -130,16 +128,3 @@ def _spell_part(part: Part, full: bool) -> str:
             text = spell(value, full)
             arguments.append(text if position == 0 else f"{setting.name}={text}")
     return f"{part_name(part)}({', '.join(arguments)})" if arguments else part_name(part)
-
-
-def import_dotted(path: str) -> Any:
-    """The object that a dotted name such as `torch.optim.Adadelta` stands for.
-
-    Raises:
-        UsageError: it does not import.
-    """
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except Exception as error:  # the user's own module may fail in any way
-        raise UsageError(f'"{path}" does not import: {type(error).__name__}: {error}.') from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodfit.core.files import atomic_writer
+from goodfit.core.files import write_atomic
 from goodfit.core.run_files import explain_damage
 
 PREDICTIONS_FILE = "predictions.npz"  # of a run: its predictions for the validation images
@@ -42,16 +43,21 @@ class Predictions:
         Raises:
             GoodfitError: the file cannot be written.
         """
+        write_atomic(path, self.to_npz(path.name))
+
+    def to_npz(self, name: str) -> bytes:
+        """The content of the .npz file of that name; see `save`."""
         dtype = np.float16 if self.probabilities.size > MAX_FULL_PRECISION_VALUES else np.float32
-        with atomic_writer(path) as file:
-            np.savez_compressed(
-                file,
-                names=self.names,
-                labels=self.labels,
-                probabilities=self.probabilities.astype(dtype),
-                classes=np.array(self.classes, dtype=np.str_),
-                own_name=np.array(path.name),
-            )
+        file = io.BytesIO()
+        np.savez_compressed(
+            file,
+            names=self.names,
+            labels=self.labels,
+            probabilities=self.probabilities.astype(dtype),
+            classes=np.array(self.classes, dtype=np.str_),
+            own_name=np.array(name),
+        )
+        return file.getvalue()
 
     @staticmethod
     def read(path: Path) -> Predictions | None:

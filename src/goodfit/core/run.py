@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from goodfit.core.commit import finish_commit
 from goodfit.core.errors import UsageError
 from goodfit.core.escapes import plain_name
-from goodfit.core.files import PARTIAL, explain_write_errors, lock, write_atomic
+from goodfit.core.files import PARTIAL, explain_write_errors, lock, remove, write_atomic
 from goodfit.core.run_files import DamagedFile, check_shape, explain_damage, is_row, read_json, write_json
 
 LOCK_FILE = ".lock"  # held by the process that trains
@@ -24,6 +25,8 @@ SEARCH_FILE = "search.json"  # of a search: its plan
 FINISHED_STATES = ("finished", "stopped early")
 STOPPED_STATES = ("interrupted", "terminated")
 UNFINISHED_STATES = ("running", *STOPPED_STATES, "diverged", "failed")
+# What is there of a run that was killed while it was begun: its recipe.toml comes last.
+UNFINISHED_START = {"checkpoints", "splits.csv", "about.json", START_FILE, "use", LOCK_FILE}
 RUN_FILES = ("log.jsonl", "config.json", "model.safetensors")  # by which a run is known whose recipe.toml is gone
 
 
@@ -58,6 +61,7 @@ class Run:
             UsageError: the folder is not there or is no run; the sentence lists the runs nearby.
         """
         folder = path.path if isinstance(path, Run) else Path(path)
+        finish_commit(folder)
         if (folder / "recipe.toml").is_file():
             return Run(folder)
         if is_run(folder):
@@ -167,11 +171,16 @@ def require_free_folder(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
-    unfinished_start = {"checkpoints", "splits.csv", "about.json", START_FILE, "use", LOCK_FILE}  # the recipe comes last
-    others = [file for file in path.glob("*") if file.name not in unfinished_start and file.suffix != PARTIAL]
+    others = [file for file in path.glob("*") if file.name not in UNFINISHED_START and file.suffix != PARTIAL]
     if others or any(path.glob("checkpoints/*")):
         there = ", or continue that run with --resume auto" if (path / "recipe.toml").is_file() else ""
         raise UsageError(f'"{path}" is not empty: choose another --out{there}.')
+
+
+def remove_unfinished_start(run: Run) -> None:
+    """Remove what a process that was killed while it began this run has left, which may be of another recipe; the lock must be held."""
+    for name in UNFINISHED_START - {"checkpoints", LOCK_FILE}:
+        remove(run.path / name)
 
 
 def not_found(what: str, folder: Path) -> UsageError:

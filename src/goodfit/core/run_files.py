@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -63,6 +64,22 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
+def _are_file_names(value: object) -> bool:
+    return _are_texts(value) and all(Path(name).name == name for name in value)  # type: ignore[attr-defined]
+
+
+def _are_texts_by_name(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _is_positive(value: object) -> bool:
+    return is_number(value) and 0 < value < math.inf
+
+
+def _is_interval(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _are_numbers(value)
+
+
 def _are_objects(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_object, value))
 
@@ -71,15 +88,17 @@ def _are_objects(value: object) -> bool:
 SHAPES: dict[str, dict[str, Callable[[object], bool]]] = {
     "about.json": {
         "state": _is_text, "asked": _is_object, "recipe": _is_object, "seconds": _are_numbers, "openings": _are_objects, "data": _is_object,
-        "data.digest": _is_text, "data.split_digest": _is_text, "data.splits": _are_numbers, "forecast": _is_object, "files": _is_object,
+        "data.digest": _is_text, "data.split_digest": _is_text, "data.splits": _are_numbers, "forecast": _is_object,
+        "files": _are_texts_by_name, "recipe_sha256": _are_texts,
     },
     "scores.json": {
-        "validation": _is_object, "validation.accuracy": is_number, "validation.interval": _are_numbers, "validation.images": is_number,
-        "validation.calibration": _is_object, "validation.calibration.temperature": is_number, "snapshots": _are_objects,
+        "validation": _is_object, "validation.accuracy": is_number, "validation.interval": _is_interval, "validation.images": is_number,
+        "validation.calibration": _is_object, "validation.calibration.temperature": _is_positive,
+        "snapshots": _are_objects,
     },
     "config.json": {
-        "model": _is_text, "loss": _is_text, "views": _is_text, "label_names": _are_texts, "preprocess": _is_object, "use": _are_texts,
-        "temperature": is_number, "files": _is_object,
+        "model": _is_text, "loss": _is_text, "views": _is_text, "label_names": _are_texts, "preprocess": _is_object, "use": _are_file_names,
+        "temperature": _is_positive, "files": _are_texts_by_name,
     },
     "ensemble.json": {
         "classes": _are_texts, "members": _are_objects, "candidates": _are_objects, "single": _is_object, "single.path": _is_text,
@@ -131,7 +150,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object with its checksum to a JSON file, whole or not at all."""
-    write_atomic(path, json.dumps({**content, CHECKSUM_KEY: hash_values(path.name, content)}, indent=1) + "\n")
+    write_atomic(path, format_json(path.name, content))
+
+
+def format_json(name: str, content: Mapping[str, Any]) -> bytes:
+    """The content of the JSON file of that name with an object and its checksum."""
+    return (json.dumps({**content, CHECKSUM_KEY: hash_values(name, content)}, indent=1) + "\n").encode()
 
 
 def check_hash(path: Path, sha256: str | None) -> None:
@@ -154,10 +178,12 @@ def check_shape(path: Path, content: Mapping[str, Any], required: Sequence[str] 
     """
     shapes = SHAPES.get(path.name, {})
     for key in dict.fromkeys((*shapes, *required)):
-        value = get(content, *key.split("."))
-        if value is None and key in required:
+        *outer, last = key.split(".")
+        owner = get(content, *outer)
+        is_there = isinstance(owner, Mapping) and last in owner
+        if not is_there and key in required:
             raise DamagedFile(path, f"it has no {key}")
-        if value is not None and key in shapes and not shapes[key](value):
+        if is_there and key in shapes and not shapes[key](owner[last]):
             raise DamagedFile(path, f"its {key} is not what was written")
 
 

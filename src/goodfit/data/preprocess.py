@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from goodfit.core.errors import DataError, UsageError
+from goodfit.core.settings import INVALID, Count, Positive, convert
 from goodfit.data.decode import ExactSize, convert_channels, convert_image, decode_jpeg, decode_with_pillow, to_8_bit, to_pillow
 from goodfit.data.levels import MAX_16_BIT, infer_scale, to_channels_last, to_pixels
 from goodfit.data.opening import BrokenImage, ImageSource, quote_path, read_contents, read_header, read_jpeg_layout
@@ -22,6 +23,11 @@ Aspect = Literal["crop", "pad", "stretch"]
 TIMM_CROP_MODES: dict[Aspect, str] = {"crop": "center", "pad": "border", "stretch": "squash"}
 INTERPOLATION = "hamming"  # of Pillow's filters, the one that shrinks images
 BOX_RATIO = 8 / 7  # the box's side over the model's: 256 for 224, as is usual
+CHANNELS = (1, 3, 4)  # that an image may have: gray, RGB, and with alpha
+DICT_HINTS: dict[str, Any] = {  # of the values of `to_dict`
+    "input_size": tuple[Count, Count, Count], "box_size": tuple[Count, Count], "white": Count, "mean": tuple[float, ...],
+    "std": tuple[Positive, ...],
+}  # fmt: skip
 PAD_VALUE = 0  # black: a constant, so that packing need not wait for the mean
 
 
@@ -182,14 +188,17 @@ class Preprocess:
         """Restore what `to_dict` returned.
 
         Raises:
-            UsageError: a key is missing.
+            UsageError: a key is missing, or its value is not what is written there.
         """
         try:
-            channels, height, width = content["input_size"]
             aspect = next(aspect for aspect, word in TIMM_CROP_MODES.items() if word == content["crop_mode"])
-            box = cast(tuple[int, int], tuple(content["box_size"]))
-            mean, std = tuple(content["mean"]), tuple(content["std"])
-            return Preprocess((height, width), box, channels, aspect, content["white"], mean, std)
+            values = {key: convert(content[key], hint) for key, hint in DICT_HINTS.items()}
+            if wrong := [key for key, value in values.items() if value is INVALID]:
+                raise ValueError(", ".join(wrong))
+            channels, *size = values["input_size"]
+            if channels not in CHANNELS or not len(values["mean"]) == len(values["std"]) == channels:
+                raise ValueError("the number of channels")
+            return Preprocess((size[0], size[1]), values["box_size"], channels, aspect, values["white"], values["mean"], values["std"])
         except (KeyError, StopIteration, TypeError, ValueError) as error:
             raise UsageError(
                 f"Expected the preprocessing of a model (input_size, box_size, mean, std ...), but it is wrong at: {error}."

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.reporter import Reporter
-from goodfit.core.run import Run, part_files
+from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SplitName
 from goodfit.data.loader import iterate_batches
@@ -23,9 +23,9 @@ from goodfit.doctor.sample import MAX_TRAIN_IMAGES, MAX_VALIDATION_IMAGES
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.scores import split_outputs
 from goodfit.recipe.build import build_optimizer, init_images, make_initial_model
-from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.parts import load_run_catalog
 from goodfit.recipe.prepare import Prepared, prepare
-from goodfit.recipe.recipe import trained_recipe
+from goodfit.recipe.run_recipe import trained_recipe
 from goodfit.runs.start import read_start, require_same_data
 from goodfit.training.freezing import set_trainable
 from goodfit.training.gradient import gradient
@@ -42,10 +42,11 @@ def prepare_run(run: Run, reporter: Reporter) -> Prepared:
         DataError: its images are gone, or are not those it was trained on.
         UsageError: its recipe does not read.
     """
+    recipe = trained_recipe(run.path)
     return prepare(
-        trained_recipe(run.path),
+        recipe,
         reporter,
-        catalog=load_catalog(part_files(run)),
+        catalog=load_run_catalog(run, recipe),
         start=read_start(run),
         check_data=lambda data: require_same_data(run, data),
     )

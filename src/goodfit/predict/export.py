@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from goodfit.core.chance import Chance
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write_atomic
+from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.words import format_bytes
 from goodfit.data.decode import JPEG_COLORSPACES
@@ -50,7 +51,7 @@ class Exported:
     difference: float
 
 
-def export(run: str | Path | Run, path: str | Path | None = None, views: str = "") -> Exported:
+def export(run: str | Path | Run, path: str | Path | None = None, views: str = "", reporter: Reporter | None = None) -> Exported:
     """Write the classifier of a run or an ensemble as one ONNX file (default: model.onnx in its folder), after comparing its answers with
     the classifier's own; with other `views` than its own, if given.
 
@@ -62,7 +63,7 @@ def export(run: str | Path | Run, path: str | Path | None = None, views: str = "
     out = Path(path) if path else Run.open(folder).path / ONNX_FILE
     if out.suffix != ".onnx":
         raise UsageError(f'Expected the file to end in .onnx, received "{out}".')
-    predictor = load_predictor(folder, "cpu", views)
+    predictor = load_predictor(folder, "cpu", views, reporter)
     graph = Graph(predictor).eval()
     weight_bytes = sum(x.nbytes for x in graph.state_dict().values())
     if weight_bytes > MAX_WEIGHT_BYTES:

@@ -22,6 +22,7 @@ from goodfit.core.device import physical_cores, select_device
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.fetch import hash_file
 from goodfit.core.parts import Part
+from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, explain_damage
 from goodfit.data.multiscale import decode_scaled
@@ -31,6 +32,7 @@ from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, 
 from goodfit.predict.calibration import apply_temperature
 from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog, make_model
+from goodfit.terminal.log import LoggingReporter
 
 IMAGES_AT_ONCE = 64
 IMAGE_TYPES = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
@@ -221,7 +223,7 @@ def _read_if_open(image: Any) -> Any:
 # ---- loading -----------------------------------------------------------------------------------------------------------------------
 
 
-def load_classifier(path: str | Path | Run, device: str = "auto", views: str | Part = "") -> Classifier:
+def load_classifier(path: str | Path | Run, device: str = "auto", views: str | Part = "", reporter: Reporter | None = None) -> Classifier:
     """Load the one model of a run folder, wherever it lies; with other `views` than the run's own, if given.
 
     Raises:
@@ -230,6 +232,7 @@ def load_classifier(path: str | Path | Run, device: str = "auto", views: str | P
     """
     run = Run.open(path)
     saved = SavedModel.read(run)
+    (reporter or LoggingReporter()).say(*saved.notes)
     with explain_misfit(run):
         catalog = load_catalog(saved.use_files)
         size, channels = saved.preprocess.size, saved.preprocess.channels
@@ -243,7 +246,7 @@ def load_classifier(path: str | Path | Run, device: str = "auto", views: str | P
     return classifier
 
 
-def load_predictor(path: str | Path | Run, device: str = "auto", views: str = "") -> Predictor:
+def load_predictor(path: str | Path | Run, device: str = "auto", views: str = "", reporter: Reporter | None = None) -> Predictor:
     """Load the predictor of a run or of an ensemble, wherever its folder lies; with other `views` than its own, if given.
 
     Raises:
@@ -253,7 +256,7 @@ def load_predictor(path: str | Path | Run, device: str = "auto", views: str = ""
     run = Run.open(path)
     if (run.path / ENSEMBLE_FILE).exists() and not (run.path / CONFIG_FILE).exists():  # a soup is one model, as a run is
         return load_ensemble(run, device, views)
-    classifier = load_classifier(run, device, views)
+    classifier = load_classifier(run, device, views, reporter)
     return Predictor((classifier,), (1.0,), classifier.classes)
 
 
@@ -271,7 +274,7 @@ def load_ensemble(run: Run, device: str = "auto", views: str = "") -> Predictor:
         file = folder / WEIGHTS_FILE
         if file.is_file() and hash_file(file) != sha256:
             raise GoodfitError(f'The model "{file}" is not the one that the ensemble was made of (its SHA-256 differs): make it again.')
-    classifiers = tuple(load_classifier(folder, device, views) for folder, _, _ in members)
+    classifiers = tuple(load_classifier(folder, device, views, SilentReporter()) for folder, _, _ in members)  # ensemble.json has hashes
     if not classifiers or any(set(classifier.classes) != set(classes) for classifier in classifiers):
         raise DamagedFile(run.path / ENSEMBLE_FILE, "it is not of its members")
     return Predictor(classifiers, tuple(weight for _, weight, _ in members), classes)

@@ -14,6 +14,7 @@ from goodfit.core.batch import one_hot
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError, first_line
 from goodfit.core.parts import ExternalPart, Part, spell
+from goodfit.core.run import Run, part_files
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.scores import split_outputs
@@ -30,6 +31,17 @@ def load_catalog(use: Iterable[str | Path] = ()) -> Catalog:
     for file in use:
         catalog.use(file)
     return catalog
+
+
+def load_run_catalog(run: Run, recipe: Recipe) -> Catalog:
+    """All our parts, and those of the run's copies of the user's files.
+
+    Raises:
+        UntrustedCode: there are such files, or dotted names in the recipe, that may not run here; the sentence lists them all.
+    """
+    files = part_files(run)
+    recipe.require_trust(f'"{run.path}"', files)
+    return load_catalog(files)
 
 
 def make_parts(recipe: Recipe, catalog: Catalog) -> dict[str, Part]:

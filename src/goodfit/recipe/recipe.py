@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.escapes import escape_name, restore_name
@@ -28,6 +28,7 @@ from goodfit.core.settings import (
     settings_of,
     type_phrase,
 )
+from goodfit.core.trust import dotted_names, require_trust
 
 AUTO: Any = "auto"
 
@@ -136,6 +137,7 @@ class Recipe:
     threads: Count | Literal["auto"] = option("Compute threads.", AUTO)
     workers: Natural = option("Threads that read batches ahead; the batches are the same for any number.", 1)
     use: tuple[str, ...] = option("Python files with your own parts.", ())
+    read_keys: ClassVar[frozenset[str]] = frozenset()  # of each recipe: the fields that were read from a file, not set by the program
 
     def __post_init__(self) -> None:
         check_settings(self, "recipe")
@@ -154,10 +156,11 @@ class Recipe:
         """
         keys = [s.name for s in settings_of(Recipe)]
         changes = with_current_keys(changes)
-        for key in changes:
-            if key not in keys:
-                raise UsageError(unknown_name("recipe key", key, keys))
-        return dataclasses.replace(self, **changes)
+        if (unknown := next((key for key in changes if key not in keys), None)) is not None:
+            raise UsageError(unknown_name("recipe key", unknown, keys))
+        changed = dataclasses.replace(self, **changes)
+        object.__setattr__(changed, "read_keys", self.read_keys - changes.keys())
+        return changed
 
     def but_text(self, texts: Mapping[str, str]) -> Recipe:
         """The same recipe with some fields changed, their values given as on a command line."""
@@ -167,6 +170,15 @@ class Recipe:
             if value is INVALID:
                 raise UsageError(f'recipe: expected {key} to be {type_phrase(hints[key])}, received "{texts[key]}".')
         return self.but(**values)
+
+    def require_trust(self, where: str, files: Iterable[Path]) -> None:
+        """Refuse code in the parts, or in the `files` that define some, that may not run here (see `core.trust`); `where` names it."""
+        require_trust(where, [name for key in SEATS for name in dotted_names(str(getattr(self, key)))], files)
+
+    @property
+    def own_words(self) -> list[str]:
+        """The texts of parts and the files with parts that were not read from a file."""
+        return [str(getattr(self, key)) for key in SEATS if key not in self.read_keys] + list(() if "use" in self.read_keys else self.use)
 
     def images_per_step(self, images: int) -> int:
         """The images of a step when there are `images` to train on; batch_size must not be "auto"."""
@@ -219,7 +231,9 @@ class Recipe:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise UsageError(f'The recipe "{source}" is not TOML: {error}.') from error
         values = {key: _change_texts(restore_name, value) for key, value in values.items()}
-        return Recipe().but(**(unnamed or {})).but(**values)
+        recipe = Recipe().but(**(unnamed or {})).but(**values)
+        object.__setattr__(recipe, "read_keys", frozenset(values))
+        return recipe
 
 
 _PART_FIELDS = {setting.name for setting in settings_of(Recipe) if setting.kind}
@@ -236,16 +250,6 @@ def recorded_recipe(folder: Path) -> dict[str, Any]:
         return with_current_keys(Run(folder).read("about.json").get("recipe", {}))
     except DamagedFile:
         return {}
-
-
-def trained_recipe(folder: Path) -> Recipe:
-    """The recipe that a run is trained by, from its about.json where that has it: recipe.toml may have been edited since.
-
-    Raises:
-        UsageError: it does not read.
-    """
-    recorded = recorded_recipe(folder)
-    return Recipe().but(**recorded) if recorded else Recipe.of_run(folder)
 
 
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def evaluate_run(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict
 
 def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     recipe = Recipe.of_run(run.path)
-    classifier = load_classifier(run.path, options.device, options.views)
+    classifier = load_classifier(run.path, options.device, options.views, reporter)
     require_noise(classifier.model, options.marginalize)
     data = _open_images(run, recipe, reporter).prepare(classifier.preprocess)
     rows = data.rows(options.split)

@@ -3,31 +3,75 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 from torch import nn
 
+from goodfit.core.commit import write_together
 from goodfit.core.errors import GoodfitError
+from goodfit.core.forecast import Forecast
 from goodfit.core.interval import is_clearly_below
 from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
-from goodfit.core.run_files import DamagedFile
+from goodfit.core.run_files import DamagedFile, format_json
 from goodfit.core.words import format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account_for
-from goodfit.models.weights.saved import read_weights, save_model
+from goodfit.models.weights.saved import format_model, read_weights
 from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.scoring import predictions_of, score_views
 from goodfit.recipe.build import Training
 from goodfit.recipe.prepare import Prepared
 from goodfit.report.frame import REPORT_FILE
+from goodfit.report.interpretation import describe_kept
+from goodfit.report.markup import plain_text
+from goodfit.report.page import write_report
+from goodfit.report.record import read_record
+from goodfit.runs import baselines
+from goodfit.runs.advice import Advice
 from goodfit.runs.pictures import write_pictures
+from goodfit.runs.start import timestamp
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.rules import stop
 from goodfit.training.snapshots import FOLDER, Snapshots, snapshot_hash
 from goodfit.training.state import Plan, State
+
+
+def finish_run(run: Run, prepared: Prepared, reporter: Reporter, advice: Advice) -> None:
+    """Score the run, keep its model, compute the baselines, conclude and write the report."""
+    began = time.time()
+    reporter.show_activity("scoring the model")
+    scores = keep_model(run, prepared, reporter)
+    seconds = run.read("about.json").get("seconds", {})
+    seconds = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
+    model = prepared.training.state.model
+    run.update(
+        "about.json",
+        {
+            "state": "stopped early" if prepared.training.state.stopped else "finished",
+            "finished": timestamp(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "multiply_adds": count_multiply_adds(model, prepared.data.preprocess),
+            "seconds": seconds,
+        },
+    )
+    if kept := describe_kept(read_record(run)):
+        reporter.say(plain_text(kept))
+    if forecast := run.read("about.json").get("forecast"):
+        reporter.say(Forecast(**forecast).compare(scores["accuracy"]))
+    reporter.show_activity("writing the report")
+    try:
+        if not prepared.training.plan.lengths.timed:
+            run.write(baselines.FILE, baselines.compute_baselines(prepared.data, baselines.time_limit(seconds["training"])))
+    except (GoodfitError, OSError) as error:  # such as images that are gone: the run is finished all the same
+        reporter.say(f"Warning: the baselines could not be computed: {error}")
+    finally:
+        conclusions = advice.conclude(run, prepared)
+        write_report(run.path)
+    reporter.say(*conclusions)
 
 
 def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
@@ -51,11 +95,14 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
     views, center = prepared.parts["views"], training.last_outputs if kept == state.step else None
     scored = score_views(training.evaluator, state.eval_model, data.rows("validation"), views, center)
     scored.scores["calibration"] = measure_calibration(scored.probabilities, scored.center.labels)
-    run.write("scores.json", {"validation": scored.scores, "best": state.best, "kept": kept})  # a test score was of other weights
+    scores = {"validation": scored.scores, "best": state.best, "kept": kept}  # a test score was of other weights
     if state.snapshots:
-        run.update("scores.json", {"snapshots": score_snapshots(run, training, data, views, reporter)})
-    predictions_of(scored.probabilities, scored.center.ids, data).save(run.path / PREDICTIONS_FILE)
-    save_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
+        scores["snapshots"] = score_snapshots(run, training, data, views, reporter)
+    predictions = predictions_of(scored.probabilities, scored.center.ids, data)
+    contents = format_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
+    contents["scores.json"] = format_json("scores.json", scores)
+    contents[PREDICTIONS_FILE] = predictions.to_npz(PREDICTIONS_FILE)
+    write_together(run.path, contents)
     try:
         write_pictures(run, scored, data)
     except (GoodfitError, OSError, MemoryError) as error:  # the model is kept all the same

@@ -10,24 +10,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from goodfit.core.checkpoint_files import last_good_step
 from goodfit.core.errors import DataError, GoodfitError
-from goodfit.core.files import measure_folder
-from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, SEARCH_FILE, STOPPED_STATES, UNFINISHED_STATES, Run, is_run, list_runs
+from goodfit.core.files import explain_write_errors, lock, measure_folder
+from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, LOCK_FILE, SEARCH_FILE, UNFINISHED_STATES, Run, is_run, list_runs
 from goodfit.core.run_files import DamagedFile, check_hash, get
 from goodfit.core.words import format_bytes
 from goodfit.recipe.recipe import Recipe
 
-SECONDS_UNTIL_KILLED = 3600  # without a change, after which a run that says it is running was killed
+SECONDS_UNTIL_KILLED = 3600  # without a change, after which a run that says it is running was killed, where no lock tells it
 
 
 def summarize_runs(folder: Path) -> list[dict[str, Any]]:
     """A row for each run in a folder, and one for each folder of runs in it, as of folds, seeds or a search; the oldest first.
+
+    Of a run there is its own row alone.
 
     Raises:
         DataError: there is no such folder.
     """
     if not folder.is_dir():
         raise DataError(f'Expected a folder of runs at "{folder}", found none.')
+    if is_run(folder):
+        return [summarize_run(Run(folder))]
     rows = [summarize_run(run) for run in list_runs(folder)]
     studies = [path for path in folder.glob("*/") if path.is_dir() and not path.is_symlink() and not is_run(path)]
     rows += [summarize_study(path, members) for path in studies if (members := list_members(path))]
@@ -64,31 +69,59 @@ def summarize_study(folder: Path, members: Sequence[Run]) -> dict[str, Any]:
     return {"path": str(folder), "started": started, **common, "runs": len(rows), "accuracy": mean, "bytes": measure_folder(folder)}
 
 
-def prune_runs(rows: Sequence[dict[str, Any]], delete: bool) -> list[str]:
-    """Delete failed runs and the checkpoints of finished ones, or only say what would be deleted; returns a line for each.
+def prune_runs(rows: Sequence[dict[str, Any]], delete: bool, is_named: bool = False) -> list[str]:
+    """Delete unfinished runs that cannot go on and the checkpoints of finished ones, or only say what would go; returns a line for each.
 
-    Kept are runs that may still be running, that can be resumed, or whose files do not read, and the checkpoints where the model does not.
+    Kept are runs that are being trained, that have a good checkpoint, or whose files do not read, and what lies behind a link. A run that
+    the user named alone (`is_named`) goes though it has a good checkpoint.
     """
     lines, freed = [], 0
     for row in rows:
-        run, state = Run(Path(row["path"])), row["state"]
+        named = Path(row["path"])
+        run = Run(named.resolve() if named.is_symlink() else named)
         if not is_run(run.path):
             continue  # a study, which needs its runs
-        is_finished = state in FINISHED_STATES
-        path = run.checkpoints if is_finished else run.path
-        if state not in (*FINISHED_STATES, *UNFINISHED_STATES) or (is_finished and not has_model(run)):
-            lines.append(f"kept {path}: files of the run cannot be read; look at it yourself")
-        elif state == "running" and time.time() - _last_change(run) < SECONDS_UNTIL_KILLED:
-            lines.append(f"kept {path}: it may still be running")
-        elif state in STOPPED_STATES:
-            lines.append(f"kept {path}: it can be continued with --resume auto")
-        elif path.exists() and not (is_finished and not any(path.iterdir())):
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            freed += size
-            lines.append(f"{'deleted' if delete else 'would delete'} {path} ({format_bytes(size)})")
-            if delete:
-                shutil.rmtree(path)
+        path = run.checkpoints if row["state"] in FINISHED_STATES else run.path
+        with lock(run.path / LOCK_FILE, wait=False) as held:
+            reason = _why_kept(run, row["state"], held, is_named)
+            if not reason and not (path == run.checkpoints and not _is_filled(path)):
+                size = measure_folder(path)
+                freed += size
+                lines.append(f"{'deleted' if delete else 'would delete'} {path} ({format_bytes(size)})")
+                if delete:
+                    _delete(run, path)
+        if reason:
+            lines.append(f"kept {path}: {reason}")
     return [*lines, f"{format_bytes(freed)} {'freed' if delete else 'to free: run again with --yes'}"]
+
+
+def _why_kept(run: Run, state: str, is_lock_held: bool | None, is_named: bool) -> str:
+    """Why a run, or the checkpoints of a finished one, are not deleted; empty if they are. `is_lock_held` is None without locks."""
+    is_finished = state in FINISHED_STATES
+    if state not in (*FINISHED_STATES, *UNFINISHED_STATES) or (is_finished and not has_model(run)):
+        return "files of the run cannot be read; look at it yourself"
+    if is_lock_held is False:
+        return "it is being trained by another process"
+    if is_lock_held is None and state == "running" and time.time() - _last_change(run) < SECONDS_UNTIL_KILLED:
+        return "it may still be running"
+    if run.checkpoints.is_symlink():
+        return f'its checkpoints are a link to "{run.checkpoints.resolve()}"; delete them yourself'
+    if not is_finished and not is_named and last_good_step(run.checkpoints) is not None:
+        return f'it can be continued with --resume auto; "goodfit runs {run.path} --prune" deletes it all the same'
+    return ""
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
+
+
+def _delete(run: Run, path: Path) -> None:
+    """Delete a run or its checkpoints, and the link `latest` where it points to nothing then."""
+    with explain_write_errors(path):
+        shutil.rmtree(path)
+        latest = run.path.parent / "latest"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
 
 
 def has_model(run: Run) -> bool:

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from goodfit.core.commit import finish_commit, remove_staged
 from goodfit.core.errors import UsageError
 from goodfit.core.files import lock, remove_partials
 from goodfit.core.progress import Lengths
@@ -92,6 +93,8 @@ def lock_run(run: Run) -> Iterator[None]:
     with lock(run.path / LOCK_FILE, wait=False) as held:
         if held is False:
             raise UsageError(f'The run "{run.path}" is being trained by another process: wait for it, or choose another --out.')
+        finish_commit(run.path)
+        remove_staged(run.path)
         remove_partials(run.path)
         yield
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shlex
-import shutil
 import sys
 import time
 from importlib.metadata import version
@@ -19,8 +18,8 @@ from torch import Tensor
 from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import hash_file
-from goodfit.core.files import write_atomic
-from goodfit.core.run import START_FILE, Run, part_files
+from goodfit.core.files import copy_file, write_atomic
+from goodfit.core.run import START_FILE, Run, part_files, remove_unfinished_start
 from goodfit.core.run_files import DamagedFile, check_hash
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
@@ -29,6 +28,7 @@ from goodfit.data.splits import write_splits
 from goodfit.models.weights.saved import read_weights
 from goodfit.recipe.prepare import Prepared
 from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.run_recipe import RECIPE_HASHES, hash_recipe
 
 SPLITS_FILE = "splits.csv"
 
@@ -66,9 +66,9 @@ def describe_other_data(folder: Path | None, data: Dataset) -> str:
 def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
     """Write what the run is, before its first step: copies of the user's files, splits.csv, about.json, and recipe.toml last."""
     recipe, data = prepared.recipe, prepared.data
+    remove_unfinished_start(run)
     for index, file in enumerate(recipe.use):  # numbered, so that they are read back in this order
-        (run.path / "use").mkdir(exist_ok=True)
-        shutil.copyfile(file, run.path / "use" / f"{index:02d}-{Path(file).name}")
+        copy_file(Path(file), run.path / "use" / f"{index:02d}-{Path(file).name}")
     write_splits(run.path / SPLITS_FILE, prepared.index, data.splits)
     if (start := prepared.training.plan.start) is not None:
         tensors = {name: x.cpu().contiguous() for name, x in start.items()}
@@ -79,6 +79,7 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
         "state": "running",
         "asked": asked.plain(),
         "recipe": recipe.plain(),
+        RECIPE_HASHES: [hash_recipe(recipe)],
         "choices": [vars(choice) for choice in prepared.choices],
         "use": {Path(file).name: hash_file(Path(file)) for file in recipe.use},
         "files": {file.relative_to(run.path).as_posix(): hash_file(file) for file in kept_files(run)},
@@ -117,7 +118,7 @@ def read_start(run: Run) -> dict[str, Tensor] | None:
         DamagedFile: they do not read.
     """
     path = run.path / START_FILE
-    return read_weights(path) if path.exists() else None
+    return read_weights(path, run.read("about.json").get("files", {}).get(START_FILE)) if path.exists() else None
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

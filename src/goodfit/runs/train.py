@@ -9,24 +9,21 @@ import time
 from pathlib import Path
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
-from goodfit.core.files import write_atomic
-from goodfit.core.forecast import Forecast
+from goodfit.core.files import sync_file, write_atomic
 from goodfit.core.reporter import Reporter, SilentReporter
-from goodfit.core.run import Run, part_files, require_free_folder
+from goodfit.core.run import Run, require_free_folder
 from goodfit.core.words import format_duration
 from goodfit.inspection.tensorboard import EventWriter, import_summary_writer
 from goodfit.models.weights.saved import SavedModel
-from goodfit.recipe.parts import load_catalog
+from goodfit.recipe.parts import load_run_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
-from goodfit.recipe.recipe import Recipe, trained_recipe
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.run_recipe import RECIPE_HASHES, check_recipe_file, hash_recipe, trained_recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
-from goodfit.report.interpretation import describe_kept
-from goodfit.report.markup import plain_text
 from goodfit.report.page import write_report
-from goodfit.report.record import read_record
 from goodfit.runs import augmentation_preview, baselines
 from goodfit.runs.advice import Advice
-from goodfit.runs.finish import count_multiply_adds, describe_result, keep_model
+from goodfit.runs.finish import describe_result, finish_run
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule, warn_of_data
 from goodfit.runs.resume import (
     asked_recipe,
@@ -48,6 +45,7 @@ from goodfit.training.loop import fit
 from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.snapshots import Snapshots
+from goodfit.training.state import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,13 +148,14 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
 
 def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
+    options.reporter.say(*check_recipe_file(run))
     before, checkpoints = trained_recipe(run.path), Checkpoints(run.checkpoints)
     check_kept_files(run, bool(checkpoints.steps()))
     prepared = prepare(
         resumed_recipe(before, run, asked),
         options.plan_reporter,
         options.started,
-        catalog=load_catalog(part_files(run)),
+        catalog=load_run_catalog(run, before),
         start=read_start(run) or ({} if checkpoints.steps() else None),
         check_data=lambda data: require_same_data(run, data),
     )
@@ -189,7 +188,8 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     run.cut_log(state.step)
     run.append([{"kind": "event", "step": state.step, "text": text} for text in losses])
     run.point_latest()
-    run.update("about.json", {"state": "running", "asked": asked.plain(), "recipe": recipe.plain()})
+    hashes = list(dict.fromkeys([*run.read("about.json").get(RECIPE_HASHES, ()), hash_recipe(recipe)]))
+    run.update("about.json", {"state": "running", "asked": asked.plain(), "recipe": recipe.plain(), RECIPE_HASHES: hashes})
     write_atomic(run.path / "recipe.toml", recipe.to_toml())
     options.reporter.say(*losses, f"Continuing {run.path} at step {state.step:,}.")
     _train_and_finish(run, prepared, options)
@@ -224,7 +224,7 @@ def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None
         prepared.training.state.elapsed += seconds
         prepared.training.state.startup += seconds
         _fit_run(run, prepared, options, startup)
-        _finish(run, prepared, options)
+        finish_run(run, prepared, options.reporter, options.advice)
 
 
 def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[str, float]) -> None:
@@ -241,6 +241,10 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     began, evaluated = time.time(), state.evaluation_seconds
     before = run.read("about.json").get("seconds", {})
 
+    def save(state: State) -> None:
+        sync_file(run.path / "log.jsonl")  # a checkpoint stands on the rows before it
+        saver.save(state)
+
     def mark(state_name: str) -> None:
         options.reporter.clear_progress()
         evaluation = state.evaluation_seconds - evaluated
@@ -251,7 +255,7 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     with halt_on_signals() as halt:
         try:
             manual_factor = ManualLrFactor(run.path / manual_lr.FOLDER)
-            fit(state, training.loader, plan, training.watch, log, saver.save, halt, manual_factor)
+            fit(state, training.loader, plan, training.watch, log, save, halt, manual_factor)
         except BaseException as error:
             log.flush()
             mark("diverged" if isinstance(error, Diverged) else "failed")
@@ -262,37 +266,3 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
         mark("interrupted" if halt.signal == "SIGINT" else "terminated")
         raise halt_error(halt, run, state.step)
     mark("running")  # finished only once its model is written
-
-
-def _finish(run: Run, prepared: Prepared, options: RunOptions) -> None:
-    """Score the run, keep its model, compute the baselines, conclude and write the report."""
-    reporter, began = options.reporter, time.time()
-    reporter.show_activity("scoring the model")
-    scores = keep_model(run, prepared, reporter)
-    seconds = run.read("about.json").get("seconds", {})
-    seconds = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
-    model = prepared.training.state.model
-    run.update(
-        "about.json",
-        {
-            "state": "stopped early" if prepared.training.state.stopped else "finished",
-            "finished": timestamp(),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "multiply_adds": count_multiply_adds(model, prepared.data.preprocess),
-            "seconds": seconds,
-        },
-    )
-    if kept := describe_kept(read_record(run)):
-        reporter.say(plain_text(kept))
-    if forecast := run.read("about.json").get("forecast"):
-        reporter.say(Forecast(**forecast).compare(scores["accuracy"]))
-    reporter.show_activity("writing the report")
-    try:
-        if not prepared.training.plan.lengths.timed:
-            run.write(baselines.FILE, baselines.compute_baselines(prepared.data, baselines.time_limit(seconds["training"])))
-    except (GoodfitError, OSError) as error:  # such as images that are gone: the run is finished all the same
-        reporter.say(f"Warning: the baselines could not be computed: {error}")
-    finally:
-        conclusions = options.advice.conclude(run, prepared)
-        write_report(run.path)
-    reporter.say(*conclusions)

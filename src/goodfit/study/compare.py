@@ -16,7 +16,7 @@ from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.core.run_files import get, is_number
 from goodfit.predict.paired import compare_paired, on_shared_images
-from goodfit.recipe.recipe import trained_recipe
+from goodfit.recipe.run_recipe import trained_recipe
 from goodfit.study.differences import find_differences, name_runs
 from goodfit.study.folds import FOLDS_FILE
 from goodfit.study.verdict import judge

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from goodfit.core import checkpoint_files
+from goodfit.core.checkpoint_files import checksum, read_checkpoint, saved_steps
 from goodfit.core.errors import Diverged, GoodfitError, first_line
 from goodfit.core.files import explain_write_errors, remove, write_atomic
 from goodfit.training.state import Plan, State
 
 RECENT_CHECKPOINTS_KEPT = 2
 DAMAGED_FOLDER = "damaged"  # of the checkpoints, to which those that do not read are moved
-DAMAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)  # what reading a damaged one raises
+DAMAGE_ERRORS = (*checkpoint_files.DAMAGE_ERRORS, SafetensorError)
 GONE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # of a disk that works: reading again does not help
 # Names that fields of the state had in checkpoints of version 0.1.
 FORMER_FIELDS = {
@@ -41,7 +42,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, oldest first."""
-        return sorted(int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdigit())
+        return saved_steps(self.folder)
 
     def save(self, state: State) -> None:
         """Write the state, then delete all checkpoints but the last two and the best.
@@ -114,10 +115,7 @@ class Checkpoints:
         return model
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        about = json.loads(self._about(step).read_text(encoding="utf-8"))
-        content = self._tensors(step).read_bytes()
-        if checksum(about, content) != about["sha256"]:
-            raise ValueError("its checksum differs")
+        about, content = read_checkpoint(self.folder, step)
         return about, load(content)
 
     def _set_aside(self, step: int) -> None:
@@ -131,10 +129,10 @@ class Checkpoints:
                     path.replace(aside / path.name)
 
     def _tensors(self, step: int) -> Path:
-        return self.folder / f"{step:08d}.safetensors"
+        return checkpoint_files.tensors_file(self.folder, step)
 
     def _about(self, step: int) -> Path:
-        return self.folder / f"{step:08d}.json"
+        return checkpoint_files.values_file(self.folder, step)
 
 
 def best_weights(plan: Plan, checkpoints: Checkpoints, state: State) -> Mapping[str, Tensor]:
@@ -143,12 +141,6 @@ def best_weights(plan: Plan, checkpoints: Checkpoints, state: State) -> Mapping[
     with contextlib.suppress(*DAMAGE_ERRORS):
         return checkpoints.weights(state.best["step"])
     return plan.start
-
-
-def checksum(about: dict[str, Any], content: bytes) -> str:
-    """SHA-256 of a checkpoint's plain values and tensors."""
-    plain = json.dumps([about["state"], about["tree"]])
-    return hashlib.sha256(plain.encode() + content).hexdigest()
 
 
 def to_json_tree(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:

@@ -109,7 +109,7 @@ def from_bare_file(name: str, path: Path, sha256: str) -> Weights:
     return Weights(name, sha256, tensors, keys=keys, other_keys=others, is_sorted=is_sorted)
 
 
-def from_run(run: Run) -> Weights:
+def from_run(run: Run, say: Say) -> Weights:
     """Load the saved weights of a run, with its model, classes and preprocessing.
 
     Raises:
@@ -117,6 +117,8 @@ def from_run(run: Run) -> Weights:
         GoodfitError: its model is damaged.
     """
     saved = SavedModel.read(run)
+    for note in saved.notes:
+        say(note)
     accuracy, pre = run.read("scores.json").get("validation", {}).get("accuracy"), saved.preprocess
     return Weights(
         str(run.path.resolve()), saved.sha256, saved.tensors, saved.model, saved.classes, pre.size, pre.mean, pre.std, pre.aspect,

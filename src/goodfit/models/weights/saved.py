@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
-from goodfit.core.files import write_atomic
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
-from goodfit.core.run_files import check_hash, explain_damage
+from goodfit.core.run_files import DamagedFile, check_hash, explain_damage, format_json
+from goodfit.core.trust import dotted_names, require_trust
 from goodfit.data.preprocess import Preprocess
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -42,6 +42,13 @@ class SavedModel:
     temperature: float
     use_files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
+    has_checksum: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the model: that damage to it would go unnoticed, where it has no checksum."""
+        text = f'Note: the model of "{self.run.path}" has no checksum, as of runs of version 0.1: damage to it would go unnoticed.'
+        return [] if self.has_checksum else [text]
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -54,6 +61,7 @@ class SavedModel:
 
         Raises:
             UsageError: the run has no finished model yet, or is an ensemble of several.
+            UntrustedCode: its parts name code that may not run here.
             DamagedFile: a file of the model is not what was written.
         """
         if not (run.path / CONFIG_FILE).exists():
@@ -66,23 +74,29 @@ class SavedModel:
         hashes: Mapping[str, str] = config.get("files", {})
         for file in (name for name in hashes if name != WEIGHTS_FILE):
             check_hash(run.path / file, hashes[file])
-        with explain_damage(run.path / CONFIG_FILE):
+        try:
             preprocess = Preprocess.from_dict(config["preprocess"])
+        except UsageError as error:
+            raise DamagedFile(run.path / CONFIG_FILE, first_line(error)) from error
+        use_files = tuple(run.path / "use" / name for name in config["use"])
+        texts = (config["model"], config["loss"], config.get("views", "center"))  # runs of earlier versions have no views, no temperature
+        require_trust(f'"{run.path}"', [name for text in texts for name in dotted_names(text)], use_files)
         return SavedModel(
             run,
             model=config["model"],
             loss=config["loss"],
-            views=config.get("views", "center"),  # runs of earlier versions have no views and no temperature
+            views=texts[-1],
             classes=tuple(config["label_names"]),
             preprocess=preprocess,
             temperature=float(config.get("temperature", 1.0)),
-            use_files=tuple(run.path / "use" / name for name in config["use"]),
+            use_files=use_files,
             tensors=read_weights(run.path / WEIGHTS_FILE, hashes.get(WEIGHTS_FILE)),
+            has_checksum=WEIGHTS_FILE in hashes,
         )
 
 
-def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file of a run, which is the one with that SHA-256 where it is known.
+def read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file of a run, which must be the one with that SHA-256; None where none was recorded.
 
     Raises:
         DamagedFile: it is not, or does not read.
@@ -108,8 +122,8 @@ def explain_misfit(run: Run) -> Iterator[None]:
         raise GoodfitError(f'The model in "{run.path}" does not read ({reason}): train it again, or restore a copy of the run.') from error
 
 
-def save_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess) -> None:
-    """Write model.safetensors and config.json, from which `SavedModel.read` reads; `parts` are the recipe's by seat."""
+def format_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess) -> dict[str, bytes]:
+    """The contents of model.safetensors and config.json, from which `SavedModel.read` reads; `parts` are the recipe's by seat."""
     config = {
         **{seat: spell(parts[seat], full=True) for seat in ("model", "loss", "views")},
         "num_classes": len(classes),
@@ -117,14 +131,19 @@ def save_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: S
         "preprocess": preprocess.to_dict(),
         "use": [path.name for path in part_files(run)],
     }
-    write_atomic(run.path / WEIGHTS_FILE, to_safetensors(model))
-    write_config(run, config)
+    weights = to_safetensors(model)
+    return {WEIGHTS_FILE: weights, CONFIG_FILE: format_json(CONFIG_FILE, with_hashes(run, config, hashlib.sha256(weights).hexdigest()))}
 
 
 def write_config(run: Run, config: Mapping[str, Any]) -> None:
-    """Write config.json with the SHA-256 of each file that the model is made of, which are there already."""
-    files = [WEIGHTS_FILE, *(f"use/{name}" for name in config["use"])]
-    run.write(CONFIG_FILE, {**config, "files": {file: hash_file(run.path / file) for file in files}})
+    """Write config.json beside the weights that it is of, which are there already."""
+    run.write(CONFIG_FILE, with_hashes(run, config, hash_file(run.path / WEIGHTS_FILE)))
+
+
+def with_hashes(run: Run, config: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+    """The content of config.json with the SHA-256 of each file that the model is made of: its weights and the user's parts."""
+    files = {f"use/{name}": hash_file(run.path / "use" / name) for name in config["use"]}
+    return {**config, "files": {WEIGHTS_FILE: sha256, **files}}
 
 
 def to_safetensors(model: nn.Module) -> bytes:

@@ -67,10 +67,10 @@ def find_weights(source: str, reporter: Reporter, by: Literal["name", "order"] =
 def _load_weights(place: str, reporter: Reporter) -> Weights:
     path = Path(place).expanduser()
     if path.is_dir():
-        return from_run(Run.open(path))
+        return from_run(Run.open(path), reporter.say)
     if path.is_file():
         is_kept_model = path.name == WEIGHTS_FILE and (path.parent / "recipe.toml").is_file()
-        return from_run(Run(path.parent)) if is_kept_model else from_file(path)
+        return from_run(Run(path.parent), reporter.say) if is_kept_model else from_file(path)
     if place.startswith(TIMM):
         return from_timm(place.removeprefix(TIMM), reporter.say)
     if place.startswith(HUB):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import torch
 from goodfit.core.device import select_device
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.fetch import hash_file
-from goodfit.core.files import explain_write_errors, write_atomic
+from goodfit.core.files import copy_file, write_atomic
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
@@ -138,9 +137,9 @@ class SoupBuilder:
 
     def _soup_probabilities(self, chosen: list[int]) -> np.ndarray[Any, Any]:
         """The probabilities of the soup of some models; its weights stay in `classifier`."""
-        model, files = self.classifier.model, [self.candidates[place].file for place in chosen]
-        model.load_state_dict(average_weights(read_weights(file) for file in files))
-        if len({hash_file(file) for file in files}) > 1:  # the statistics of a single model are right
+        model, candidates = self.classifier.model, [self.candidates[place] for place in chosen]
+        model.load_state_dict(average_weights(read_weights(candidate.file, candidate.sha256) for candidate in candidates))
+        if len({hash_file(candidate.file) for candidate in candidates}) > 1:  # the statistics of a single model are right
             self.recalibrator.recalibrate(model)
         return (
             self.images.probabilities(self.classifier, self.rows).numpy() if len(self.rows) else np.zeros((0, len(self.classifier.classes)))
@@ -184,10 +183,8 @@ def write_soup(run: Run, soup_builder: SoupBuilder, best: int) -> dict[str, Any]
 def copy_model(run: Run, candidate: Candidate, place: str) -> dict[str, Any]:
     """Copy a model with everything that loading it needs."""
     member = Run(run.path / place)
-    with explain_write_errors(member.path):
-        member.path.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(candidate.file, member.path / WEIGHTS_FILE)
-        shutil.copyfile(candidate.run.path / "recipe.toml", member.path / "recipe.toml")
+    copy_file(candidate.file, member.path / WEIGHTS_FILE)
+    copy_file(candidate.run.path / "recipe.toml", member.path / "recipe.toml")
     copy_part_files(member, candidate)
     write_config(member, candidate.config)
     return {"path": place, "sha256": hash_file(member.path / WEIGHTS_FILE)}
@@ -196,8 +193,7 @@ def copy_model(run: Run, candidate: Candidate, place: str) -> dict[str, Any]:
 def copy_part_files(run: Run, candidate: Candidate) -> None:
     """Copy the user's own parts of a candidate's run."""
     for file in part_files(candidate.run):
-        (run.path / "use").mkdir(exist_ok=True)
-        shutil.copyfile(file, run.path / "use" / file.name)
+        copy_file(file, run.path / "use" / file.name)
 
 
 def describe_candidates(
@@ -226,8 +222,7 @@ def copy_baselines(run: Run, first: Candidate, result: Predictions) -> None:
     """Copy the baselines of the first model's run where the ensemble is scored on the same images, which runs of other splits prevent."""
     file = first.run.path / baselines.FILE
     if file.is_file() and len(result.names) == len(first.predictions.names):
-        with explain_write_errors(run.path):
-            shutil.copyfile(file, run.path / file.name)
+        copy_file(file, run.path / file.name)
 
 
 def write_results(run: Run, first: Candidate, content: dict[str, Any], scores: dict[str, Any], result: Predictions) -> None:
@@ -250,5 +245,5 @@ def write_results(run: Run, first: Candidate, content: dict[str, Any], scores: d
     if scores:
         result.save(run.path / PREDICTIONS_FILE)
         copy_baselines(run, first, result)
-    shutil.copyfile(first.run.path / "recipe.toml", run.path / "recipe.toml")
+    copy_file(first.run.path / "recipe.toml", run.path / "recipe.toml")
     run.point_latest()

@@ -24,10 +24,13 @@ from goodfit.training.snapshots import FOLDER, snapshot_hash
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model: its run, the file of its weights, the run's config.json and its predictions for the run's validation images."""
+    """A model: its run, the file of its weights with its SHA-256 as it was recorded, the run's config.json and its predictions for the
+    run's validation images.
+    """
 
     run: Run
     file: Path
+    sha256: str | None
     config: dict[str, Any]
     predictions: Predictions
 
@@ -97,7 +100,7 @@ def _candidate(run: Run, file: Path) -> Candidate:
     predictions = Predictions.read(run.path / PREDICTIONS_FILE if file.name == WEIGHTS_FILE else file.with_suffix(".npz"))
     if predictions is None:
         raise UsageError(f'The predictions of "{file}" for its validation images are not kept: run goodfit evaluate "{run.path}" first.')
-    return Candidate(run, file, config, predictions)
+    return Candidate(run, file, hashes.get(WEIGHTS_FILE), config, predictions)
 
 
 def align_predictions(candidates: Sequence[Candidate]) -> list[Predictions]:

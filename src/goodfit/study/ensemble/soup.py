@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from goodfit.core.run import Run, part_files
+from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.build import build
-from goodfit.recipe.parts import load_catalog, make_parts
+from goodfit.recipe.parts import load_run_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.training.batch_statistics import recompute_statistics, statistics_images
 from goodfit.training.freezing import phase_at
@@ -38,7 +38,7 @@ class NormRecalibrator:
 
     def __init__(self, run: Run, recipe: Recipe, data: Dataset, device: torch.device) -> None:
         recipe = recipe.but(device=str(device), snapshots=0, average="none", penalty="none")
-        self.training = build(recipe, make_parts(recipe, load_catalog(part_files(run))), data)
+        self.training = build(recipe, make_parts(recipe, load_run_catalog(run, recipe)), data)
 
     def recalibrate(self, model: nn.Module) -> None:
         """Replace the running statistics of the model's batch norms, if it has any (see `recompute_statistics`)."""

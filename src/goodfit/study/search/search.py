@@ -10,7 +10,7 @@ from pathlib import Path
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write_atomic
-from goodfit.core.run import make_dated_folder
+from goodfit.core.run import SEARCH_FILE, make_dated_folder
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import (
@@ -247,7 +247,7 @@ def begin_search(folder: Path | None, plan: SearchPlan, base: Recipe) -> Search:
     Raises:
         UsageError: the folder is taken, or the space or method does not go with the recipe.
     """
-    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder and folder.exists() and (not folder.is_dir() or any(file.name != SEARCH_FILE for file in folder.iterdir())):
         raise UsageError(f'"{folder}" is not empty: choose another --out, or continue that search by --resume.')
     catalog = load_catalog(base.use)
     space = Space.read(plan.space, catalog)

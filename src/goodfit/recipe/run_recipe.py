@@ -1,0 +1,58 @@
+"""The recipe that a run is trained by, as its folder has it, and whether its recipe.toml is what was written."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from goodfit.core.errors import UsageError, first_line
+from goodfit.core.run import Run
+from goodfit.core.words import list_some
+from goodfit.recipe.recipe import Recipe, recorded_recipe
+
+RECIPE_HASHES = "recipe_sha256"  # in about.json: of each recipe.toml that a run has written
+
+
+def trained_recipe(folder: Path) -> Recipe:
+    """The recipe that a run is trained by, from its about.json where that has it.
+
+    Raises:
+        UsageError: it does not read.
+    """
+    recorded = recorded_recipe(folder)
+    return Recipe().but(**recorded) if recorded else Recipe.of_run(folder)
+
+
+def hash_recipe(recipe: Recipe) -> str:
+    """The SHA-256 of a recipe as recipe.toml holds it."""
+    return hashlib.sha256(recipe.to_toml().encode(errors="backslashreplace")).hexdigest()
+
+
+def check_recipe_file(run: Run) -> list[str]:
+    """Check that a run's recipe.toml is one that it has written, before it goes on; returns a warning where it is damaged.
+
+    About.json has the recipe, and the hash of each that the run was trained by: a kill may leave the one from before.
+
+    Raises:
+        UsageError: it was edited; the sentence says in which fields.
+    """
+    path, about = run.path / "recipe.toml", run.read("about.json")
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in about.get(RECIPE_HASHES, ()):
+        return []
+    if not (recorded := recorded_recipe(run.path)):
+        return []  # of an earlier version, which has the recipe in recipe.toml alone
+    before = Recipe().but(**recorded).plain()
+    try:
+        found = Recipe.from_toml(path)
+        missing = [key for key in recorded if key not in found.read_keys]
+        reason = f"it has no {list_some(missing)}" if missing else ""
+    except UsageError as error:
+        reason = first_line(error)
+    if reason:
+        return [f'Warning: "{path}" is damaged ({reason}) and written anew from about.json.']
+    if changed := [key for key, value in found.plain().items() if key in found.read_keys and value != before[key]]:
+        raise UsageError(
+            f'"{path}" was changed since its run was started ({list_some(changed)}), but a run goes on by the recipe it was started with:'
+            f' restore it, or remove it to have it written anew, or train what it says by --recipe "{path}" with another --out.'
+        )
+    return []

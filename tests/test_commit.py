@@ -1,0 +1,186 @@
+"""What a kill or a power cut leaves: files that go together are replaced together, a log is on the disk, a start is begun anew."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goodfit.core import files
+from goodfit.core.commit import finish_commit, remove_staged, write_together
+from goodfit.core.errors import GoodfitError
+from goodfit.core.run import Run
+from goodfit.training.checkpoint import Checkpoints
+from tests.support.command import Said, copied, goodfit, train
+from tests.support.runs import assert_equal_weights
+from tests.support.writes import (
+    SyncedSizes,
+    call_killed_at_operation,
+    command_killed_at_operation,
+    fault_at_operation,
+    fault_at_write,
+    fill,
+)
+
+OLD, NEW = {"a": b"1", "b": b"1", "c": b"1"}, {"a": b"2", "b": b"22", "c": b"222"}
+SLOW = pytest.param(True, marks=pytest.mark.slow, id="all")  # of what is tried at a few file operations by default
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".")}
+
+
+def test_all_or_none_whenever_it_is_killed(tmp_path: Path) -> None:
+    """At every file operation; whoever opens the folder next moves what is left to be moved, and removes what is not whole."""
+    ends = []
+    for n in itertools.count(1):
+        folder = tmp_path / f"{n}"
+        write_together(folder, OLD)
+        code = call_killed_at_operation(n, tmp_path / f"log {n}", write_together, folder, NEW)
+        finish_commit(folder)
+        ends.append(content(folder) == NEW)
+        assert content(folder) in (OLD, NEW), (n, content(folder))
+        remove_staged(folder)
+        files.remove_partials(folder)
+        assert not [file for file in folder.iterdir() if file.name.startswith(".")]
+        if code == 0:
+            break
+    print(f"{len(ends)} kills: {ends.count(False)} before, {ends.count(True)} after")
+    assert ends == sorted(ends) and ends[0] is False and ends.count(True) > 3
+
+
+def test_a_full_disk_replaces_nothing(tmp_path: Path) -> None:
+    write_together(tmp_path / "run", OLD)
+    for n in (1, 2, 3):
+        with fault_at_write(n, fill), pytest.raises(GoodfitError, match="No space"):
+            write_together(tmp_path / "run", NEW)
+        assert content(tmp_path / "run") == OLD and len(list((tmp_path / "run").iterdir())) == 3
+
+
+def test_two_processes_may_finish_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def replace_as_another_does(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        finish_commit(tmp_path)
+        return replace(path, target)
+
+    monkeypatch.setattr("goodfit.core.commit.finish_commit", lambda folder: None)
+    write_together(tmp_path, NEW)
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "replace", replace_as_another_does)
+    finish_commit(tmp_path)
+    assert content(tmp_path) == NEW
+
+
+@pytest.mark.parametrize("is_whole", [False, SLOW])
+def test_the_end_of_an_extension_is_all_or_none(photos: Path, tmp_path: Path, is_whole: bool) -> None:
+    """Killed at file operations of its end: model, scores and predictions are those of before or those of after."""
+    run = tmp_path / "run"
+    assert train(photos, run).code == 0
+    whole = copied(run, tmp_path / "whole" / "run")
+    words = ("--resume", "auto")
+    with fault_at_operation(0, fill) as operations:
+        assert train(photos, whole, *words, budget="4 epochs").code == 0
+    names = operations.names
+    first = min(place for place, name in enumerate(names) if "staged" in name)
+    last = max(place for place, name in enumerate(names) if "staged" in name) + 3
+    places = range(first, last) if is_whole else (first + 4, last - 4)
+    expected = {state(path): path for path in (run, whole)}
+    seen = set()
+    for n in places:
+        copy = copied(run, tmp_path / f"killed {n}" / "run")
+        options = train_words(photos, copy, budget="4 epochs")
+        assert command_killed_at_operation(n + 1, tmp_path / f"log {n}", *options) == -9
+        assert goodfit("predict", copy, photos / "red" / "000.png").code == 0
+        assert state(copy) in expected, n
+        seen.add(expected[state(copy)].parent.name)
+        assert goodfit(*options).code == 0 and state(copy) == state(whole)
+        assert_equal_weights(whole, copy)
+    print(f"{len(places)} kills among {last - first} file operations: {seen}")
+    assert len(seen) == 2
+
+
+def train_words(photos: Path, out: Path, **changes: str) -> list[str]:
+    from tests.support.command import FAST
+
+    options = [word for key, value in {**FAST, **changes}.items() for word in (f"--{key.replace('_', '-')}", value)]
+    return ["train", str(photos), "--out", str(out), "--resume", "auto", *options]
+
+
+def state(run: Path) -> tuple[Any, ...]:
+    """What a run says of its model: the hash of the weights, the scores and the predictions."""
+    config = json.loads((run / "config.json").read_text())
+    return config["files"]["model.safetensors"], (run / "scores.json").read_bytes(), (run / "predictions.npz").read_bytes()[:200]
+
+
+def test_the_log_is_on_the_disk_before_the_checkpoint_that_stands_on_it(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power is cut right after each checkpoint: no row is lost, and the run goes on to the weights of the whole one."""
+    assert train(photos, tmp_path / "whole", save_every="3 steps", budget="3 epochs").code == 0
+    synced, cuts, save = SyncedSizes(), list[Path](), Checkpoints.save
+
+    def save_and_cut(self: Checkpoints, state: Any) -> None:
+        save(self, state)
+        run = self.folder.parent
+        if not (tmp_path / f"cut {state.step}").exists():
+            shutil.copytree(run, copy := tmp_path / f"cut {state.step}" / "run")
+            status = (run / "log.jsonl").stat()
+            os.truncate(copy / "log.jsonl", synced.sizes.get((status.st_dev, status.st_ino), 0))
+            cuts.append(copy)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced.sync)
+        patch.setattr(Checkpoints, "save", save_and_cut)
+        assert train(photos, tmp_path / "run", save_every="3 steps", budget="3 epochs").code == 0
+    assert len(cuts) > 5
+    for copy in cuts[:: max(1, len(cuts) // 4)]:
+        said = goodfit(*train_words(photos, copy, save_every="3 steps", budget="3 epochs"))
+        assert said.code == 0 and "it lacks" not in said.err, said
+        assert_equal_weights(tmp_path / "whole", copy)
+        steps = [row["step"] for row in Run(copy).log("train")]
+        assert steps == list(range(1, len(steps) + 1)) == [row["step"] for row in Run(tmp_path / "whole").log("train")]
+
+
+def begin(photos: Path, out: Path, n: int, folder: Path) -> int:
+    return command_killed_at_operation(n, folder, *train_words(photos, out))
+
+
+@pytest.mark.parametrize("is_whole", [False, SLOW])
+def test_a_run_that_was_killed_while_it_was_begun_is_begun_anew(photos: Path, tmp_path: Path, is_whole: bool) -> None:
+    """By the same command, at file operations until its recipe.toml is there."""
+    assert train(photos, tmp_path / "whole").code == 0
+    begun = 0
+    for n in itertools.count(1, 1 if is_whole else 7):
+        out = tmp_path / f"run {n}"
+        assert begin(photos, out, n, tmp_path / f"log {n}") == -9
+        if (out / "recipe.toml").exists():
+            break
+        begun += out.exists()
+        said: Said = train(photos, out)
+        assert said.code == 0, (n, said)
+        assert_equal_weights(tmp_path / "whole", out)
+        assert not list(out.glob(".*.partial"))
+    print(f"killed at up to {n} operations, {begun} times in a folder that was begun")
+    assert begun
+
+
+def test_what_another_start_has_left_is_not_used(photos: Path, tmp_path: Path) -> None:
+    """Weights and parts of a start that was killed are not those of the run that is begun in its folder."""
+    run = tmp_path / "run"
+    assert train(photos, tmp_path / "whole").code == 0
+    (run / "use").mkdir(parents=True)
+    (run / "use" / "00-mine.py").write_text("raise RuntimeError('not of this run')")
+    (run / "start.safetensors").write_bytes(b"x" * 100)
+    (run / "about.json").write_text("{")
+    (run / ".recipe.toml.99999999.partial").write_text("size = ")
+    assert train(photos, run).code == 0
+    assert not (run / "use").exists() and not (run / "start.safetensors").exists() and not list(run.glob(".*.partial"))
+    assert goodfit("predict", run, photos / "red" / "000.png").code == 0
+    assert_equal_weights(tmp_path / "whole", run)
