@@ -70,7 +70,7 @@ def pack_images(
     home = cache_folder() / "packed"
     with explain_write_errors(home):
         home.mkdir(parents=True, exist_ok=True)
-        storage, needed, notes = _choose_storage(headers, preprocess, cache, home / f"{key}.sample")
+        storage, needed, notes = _choose_storage(headers, preprocess, cache, home / f"{key}.sample", reporter)
         folder = home / f"{key}-{storage}"
         pack = open_pack(folder, reporter)
         if pack is None:
@@ -92,7 +92,9 @@ def _pixel_settings(preprocess: Preprocess) -> list[object]:
 # ---- choosing the storage --------------------------------------------------------------------------------------------------------
 
 
-def _choose_storage(headers: ImageHeaders, preprocess: Preprocess, cache: CacheLimit, sample: Path) -> tuple[Storage, int, tuple[str, ...]]:
+def _choose_storage(
+    headers: ImageHeaders, preprocess: Preprocess, cache: CacheLimit, sample: Path, reporter: Reporter
+) -> tuple[Storage, int, tuple[str, ...]]:
     """Choose how to store the images, and say how many bytes that takes; a note explains anything but raw pixels that was not asked for."""
     n = len(headers.index)
     raw = n * _box_bytes(preprocess)
@@ -100,7 +102,7 @@ def _choose_storage(headers: ImageHeaders, preprocess: Preprocess, cache: CacheL
         return "raw", raw, ()
     if cache.storage == "files":
         return "files", 0, ()
-    jpeg = int(n * _measure_jpeg_bytes(headers, preprocess, sample))
+    jpeg = int(n * _measure_jpeg_bytes(headers, preprocess, sample, reporter))
     if cache.storage == "jpeg":
         return "jpeg", jpeg, ()
     excess = f"The prepared images need {format_bytes(raw)}, more than the cache limit of {format_bytes(cache.n_bytes)}"
@@ -114,9 +116,9 @@ def _box_bytes(preprocess: Preprocess) -> int:
     return preprocess.box[0] * preprocess.box[1] * preprocess.channels
 
 
-def _measure_jpeg_bytes(headers: ImageHeaders, preprocess: Preprocess, path: Path) -> float:
+def _measure_jpeg_bytes(headers: ImageHeaders, preprocess: Preprocess, path: Path, reporter: Reporter) -> float:
     """Measure the mean bytes of a re-encoded image on a sample; the result is kept at `path`."""
-    if (known := read_cached(path)) is not None:
+    if (known := read_cached(path, reporter)) is not None:
         return float(known)
     usable = np.flatnonzero(headers.usable)
     sizes = []

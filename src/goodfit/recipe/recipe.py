@@ -61,7 +61,7 @@ class Recipe:
     validation: Share | str = option(
         "Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15
     )
-    cache: Positive = option("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
+    cache: Positive = option("Most gigabytes of all packed pixels together; above it they are JPEG, or decoded on the fly.", 8.0)
     storage: Literal["auto", "raw", "jpeg", "files"] = option(
         "How prepared images are kept: raw pixels, jpeg, or files (not at all: crops are cut from the originals); auto goes by cache.",
         "auto",
