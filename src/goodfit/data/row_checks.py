@@ -40,7 +40,7 @@ class RowChecks:
             DataError: they are damaged, and the source of the image is no longer what it was.
         """
         if not self._is_checked[row]:
-            if zlib.crc32(content) != self._checksums[row]:
+            if zlib.crc32(content.data) != self._checksums[row]:
                 content = self._repair(row)
             self._is_checked[row] = True
         return content
