@@ -172,8 +172,11 @@ def require_free_folder(path: Path) -> None:
 
     Raises:
         UsageError: there is a file, or a folder that is not empty.
+        GoodfitError: there can be no such folder.
     """
-    if path.exists() and not path.is_dir():
+    with explain_write_errors(path):
+        is_file = path.exists() and not path.is_dir()
+    if is_file:
         raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
     unfinished_start = {"checkpoints", "splits.csv", "about.json", START_FILE, "use", LOCK_FILE}  # the recipe comes last
     others = [file for file in path.glob("*") if file.name not in unfinished_start and file.suffix != PARTIAL]

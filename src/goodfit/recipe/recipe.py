@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.errors import UsageError, first_line, unknown_name
 from goodfit.core.escapes import escape_name, restore_name
 from goodfit.core.parts import Part, spell
 from goodfit.core.progress import Length
@@ -22,14 +21,17 @@ from goodfit.core.settings import (
     Natural,
     NonNegative,
     Positive,
+    Range,
     Share,
     check_settings,
     parse_setting,
     settings_of,
     type_phrase,
 )
+from goodfit.core.toml import parse_toml
 
 AUTO: Any = "auto"
+MAX_WORKERS, MAX_THREADS, MAX_SNAPSHOTS = 256, 1024, 10_000  # more than help anywhere
 
 
 def option(sentence: str, default: Any, kind: str = "") -> Any:
@@ -92,7 +94,7 @@ class Recipe:
     schedule: str | Part = option("The learning rate over the budget, as a factor of the peak.", AUTO)
     plateau: str | Part = option("What lowers the rate further when validation stops improving: none or plateau.", "none")
     average: str | Part = option("Running average of the weights: none, ema, polyak, swa, or wise beside --from.", "none")
-    snapshots: Natural | Literal["all"] = option(
+    snapshots: Annotated[int, Range(0, MAX_SNAPSHOTS)] | Literal["all"] = option(
         "Keep the weights at the lowest rate of so many of the schedule's last cycles, or of all, for goodfit ensemble.", 0
     )
     trainable: str | Part = option(
@@ -133,8 +135,8 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16"] = option("fp32, or bf16 autocast.", AUTO)
     layout: Literal["auto", "channels_last", "contiguous"] = option("Memory layout of images and weights.", AUTO)
     device: str = option("auto, cpu, cuda, cuda:1, mps, ...", AUTO)
-    threads: Count | Literal["auto"] = option("Compute threads.", AUTO)
-    workers: Natural = option("Threads that read batches ahead; the batches are the same for any number.", 1)
+    threads: Annotated[int, Range(1, MAX_THREADS)] | Literal["auto"] = option("Compute threads.", AUTO)
+    workers: Annotated[int, Range(0, MAX_WORKERS)] = option("Threads that read batches ahead; the batches are the same for any number.", 1)
     use: tuple[str, ...] = option("Python files with your own parts.", ())
 
     def __post_init__(self) -> None:
@@ -215,9 +217,9 @@ class Recipe:
         if not path.is_file():
             raise UsageError(f'Expected a recipe file or preset, found none at "{source}". Presets: {", ".join(presets())}.')
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise UsageError(f'The recipe "{source}" is not TOML: {error}.') from error
+            values = parse_toml(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise UsageError(f'The recipe "{source}" is not TOML: {first_line(error)}.') from error
         values = {key: _change_texts(restore_name, value) for key, value in values.items()}
         return Recipe().but(**(unnamed or {})).but(**values)
 
