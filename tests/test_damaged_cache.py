@@ -208,7 +208,7 @@ def test_all_packs_together_keep_within_the_limit(home: Path, tmp_path: Path) ->
     sets = [make_photos(tmp_path / name, each=8) for name in "abcd"]
     packs = []
     for data in sets[:3]:
-        packed, lines = pack(data)
+        _, lines = pack(data)
         packs += [next(path for path in (home / "packed").glob("*-raw") if path not in packs)]
         assert not lines
     size = sum(file.stat().st_size for file in packs[0].iterdir())
