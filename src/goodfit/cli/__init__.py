@@ -188,7 +188,9 @@ def exit_with(error: GoodfitError) -> NoReturn:
 
 
 def process_started() -> float:
-    """The clock time at which this process started; a budget in minutes counts from there."""
+    """When this process started, by the steady clock; a budget in minutes counts from there."""
     import psutil
 
-    return min(float(psutil.Process().create_time()), time.time())
+    from goodfit.core.progress import steady_time
+
+    return steady_time() - max(0.0, time.time() - float(psutil.Process().create_time()))
