@@ -28,7 +28,7 @@ from goodfit.data.dataset import load_dataset
 from goodfit.data.headers import ImageHeaders, read_headers
 from goodfit.data.opening import DECODER_VERSIONS
 from goodfit.data.pack import CacheLimit, pack_images
-from goodfit.data.packed import PackedImages
+from goodfit.data.packed import FACTS, ROWS, PackedImages
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
@@ -280,6 +280,28 @@ def test_a_constant_channel_does_not_divide_by_zero(own_cache: Path) -> None:
     assert data.preprocess.channels == 4 and data.preprocess.std[3] == 1.0
     images = data.pixels.read(data.splits.train).permute(0, 3, 1, 2)
     assert torch.isfinite(data.preprocess.normalize(images)).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the names of open files are asked of Linux")
+def test_all_of_a_pack_is_on_the_disk_before_it_takes_its_place(own_cache: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blob, its rows, its pack.json and its folder are synced, so that a power cut leaves all of it or none."""
+    synced: list[str] = []
+    rename = Path.rename
+
+    def rename_and_note(path: Path, target: Path) -> Path:
+        if path.name.endswith("partial"):
+            synced.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink().name))
+    monkeypatch.setattr(Path, "rename", rename_and_note)
+    pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
+    before, after = synced[: synced.index("renamed")], synced[synced.index("renamed") + 1 :]
+    (folder,) = folders()
+    for name in (BLOB, ROWS, FACTS):
+        assert any(name in file for file in before), (name, before)
+    assert before.index(BLOB) < next(k for k, file in enumerate(before) if FACTS in file), "what is counted on comes first"
+    assert f"{folder.name}.partial" in before and "packed" in after
 
 
 # ---- what a pack is known by -----------------------------------------------------------------------------------------------------

@@ -90,9 +90,9 @@ def test_as_many_evaluations_at_once_are_counted(runs: Path, tmp_path: Path) -> 
 def test_other_runs_on_the_same_split_count_too(runs: Path) -> None:
     assert opened(runs / "a") == []
     (line,) = opened(runs / "b")
-    assert line.startswith("Warning: the test split of this run was opened 1 time before, by 1 other run too, first ")
+    assert line.startswith("Warning: the test split of this run was opened 1 time before, by other runs, first ")
     assert opened(runs / "c") == [], "which has another split"
-    assert "opened 2 times before" in opened(runs / "a")[0]
+    assert "opened 2 times before, 1 of them by other runs, first" in opened(runs / "a")[0]
     assert [len(openings(runs / name)) for name in "abc"] == [2, 1, 1]
     (runs / "b" / "about.json").write_text("null")
     assert "opened 2 times before" in opened(runs / "a")[0] and len(openings(runs / "a")) == 3
@@ -115,7 +115,7 @@ def test_an_ensemble_made_again_knows_what_was_opened(runs: Path, tmp_path: Path
     shutil.rmtree(made)
     again = ensemble(runs, tmp_path / "elsewhere" / "two", *more)
     assert len(openings(again)) == 1
-    assert "was opened 1 time before, by 1 other run too" in goodfit("evaluate", again, "--test").err
+    assert "was opened 1 time before, by other runs" in goodfit("evaluate", again, "--test").err
     assert len(openings(again)) == len(openings(runs / "b")) == 2
     assert "was opened 2 times before" in goodfit("evaluate", runs / "a", "--test").err
     assert "Opened 2 times." in (Path(again) / "report.html").read_text()
@@ -136,4 +136,4 @@ def test_records_of_earlier_versions_count(runs: Path) -> None:
         Run(runs / name).update("about.json", {"openings": [old]})
     split = Run(runs / "a").read("about.json")["data"]["split_digest"]
     assert len(find_openings([Run(runs / "a"), Run(runs / "a"), Run(runs / "b"), Run(runs / "c")], split)) == 2
-    assert f"opened 2 times before, by 1 other run too, first {old['time']};" in opened(runs / "a")[0]
+    assert f"opened 2 times before, 1 of them by other runs, first {old['time']};" in opened(runs / "a")[0]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.cached import read_cached, read_cached_json, write_cached, write_cached_json
-from goodfit.core.errors import DataError
+from goodfit.core.errors import DataError, GoodfitError
 from goodfit.core.files import measure_folder, write_atomic
 from goodfit.core.reporter import WARNING, Reporter
 from goodfit.core.words import count_of, format_bytes
@@ -200,5 +200,6 @@ def _hash_dataset(index: Index, pack: Pack, usable: NDArray[np.bool_], reporter:
     for row, (name, label, content) in enumerate(zip(index.names, index.labels.tolist(), contents, strict=True)):
         if usable[row]:
             total.update(f"\0{name}\0{label}\0".encode(errors="surrogatepass") + content.tobytes())
-    write_cached(path, total.hexdigest().encode())
+    with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
+        write_cached(path, total.hexdigest().encode())
     return total.hexdigest()

@@ -49,8 +49,8 @@ def open_test_split(run: Run, reporter: Reporter) -> None:
             except GoodfitError as error:
                 reporter.say(f"{WARNING}that the test split was opened is written into the ensemble alone: {error}")
     if before:
-        others = len({row.get("run", run.name) for row in before} - {run.name})
-        by = f", by {count_of(others, 'other run')} too" if others else ""
+        others = sum(row["run"] != run.name for row in before)
+        by = "" if not others else ", by other runs" if others == len(before) else f", {others} of them by other runs"
         reporter.say(
             f"{WARNING}the test split of this run was opened {count_of(len(before), 'time')} before{by},"
             f" first {before[0].get('time')}; choosing by it makes it a second validation split."
