@@ -84,6 +84,18 @@ def test_all_options(photos: Path, pipe: Path, field: str) -> None:
     print(f"{field}: {dict(ends)}")
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "sgdr(growth=1e308)", "sgdr(1000000000)", "sgdr(period=1e-320)", "sgdr(period=1e-9)", "cyclic(1e-320)", "cyclic(1e-9)",
+        "sgdr(99999, growth=1.1)",
+    ],
+)  # fmt: skip
+def test_schedules_of_cycles_without_end(photos: Path, schedule: str) -> None:
+    with time_limit(schedule):
+        refused(goodfit("train", photos, "--dry", "--schedule", schedule, "--size", "16"), 2)
+
+
 # ---- recipes -----------------------------------------------------------------------------------------------------------------------
 
 HOSTILE_TOML = {

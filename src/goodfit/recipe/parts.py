@@ -87,7 +87,8 @@ def within_memory(part: Any) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, ArithmeticError, MemoryError) as error:
-        if not (is_out_of_memory(error) or "overflow" in str(error).lower()):  # the latter of sizes that are no numbers of 64 bits
+        is_absurd = isinstance(error, OverflowError) or "overflow" in str(error).lower()  # sizes that are no numbers of 64 bits
+        if not (is_out_of_memory(error) or is_absurd):
             raise
         raise UsageError(
             f'The weights of "{part}" need more than the {format_bytes(available)} of memory that are free: choose a smaller model, or'
