@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from goodfit.data.headers import ImageHeaders, read_headers
-from goodfit.data.pack import pack_images
+from goodfit.data.pack import CacheLimit, pack_images
 from goodfit.data.preprocess import Preprocess, choose_box_size
 from goodfit.data.sources import index_images
 
@@ -45,7 +45,7 @@ def with_goodfit(headers: ImageHeaders, preprocess: Preprocess) -> int:
     """Our packing, into an empty cache."""
     with tempfile.TemporaryDirectory() as home:
         os.environ["GOODFIT_CACHE"] = home
-        pack_images(headers, preprocess, 1 << 40)
+        pack_images(headers, preprocess, CacheLimit(1 << 40))
     return len(headers.index)
 
 

@@ -79,7 +79,9 @@ class House:
     def files(self, state: str) -> list[Path]:
         """The files of a run, relative to it, but for all but one of many alike."""
         run = self.folder / state
-        found = (file.relative_to(run) for file in sorted(run.rglob("*")) if file.is_file() and file.name not in (".lock", "report.html"))
+        found = (
+            file.relative_to(run) for file in sorted(run.rglob("*")) if file.is_file() and not file.name.endswith((".lock", "report.html"))
+        )
         return [file for file in found if file.parent.name != "worst" or file.name == "00.png"]
 
     def undamaged(self, state: str, verb: str) -> Any:

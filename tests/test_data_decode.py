@@ -20,6 +20,7 @@ from goodfit.data.dataset import load_dataset
 from goodfit.data.headers import read_headers
 from goodfit.data.multiscale import decode_scaled
 from goodfit.data.opening import BrokenImage, read_jpeg_layout
+from goodfit.data.pack import CacheLimit
 from goodfit.data.preprocess import Preprocess, choose_box_size
 from goodfit.data.sources import index_images
 from goodfit.data.splits import SplitRule
@@ -148,7 +149,9 @@ def test_values_that_would_be_clipped_are_refused(dtype: str, low: int, high: in
 def test_8_bits_in_wider_numbers_keep_their_values(tmp_path: Path, kind: str, dtype: type) -> None:
     pixels = smooth_image(8, 8, 1)
     images = {f"{c}/0.{kind.lower()}": encode(Image.fromarray(pixels.astype(dtype)), kind) for c in "ab"}
-    data = load_dataset(read_headers(index_images(str(write_files(tmp_path, images)))), (8, 8), "crop", SplitRule(0.0, 0), 1 << 20)
+    data = load_dataset(
+        read_headers(index_images(str(write_files(tmp_path, images)))), (8, 8), "crop", SplitRule(0.0, 0), CacheLimit(1 << 20)
+    )
     assert np.array_equal(data.pixels.read_exact(np.arange(2)).numpy()[..., 0], [pixels, pixels])
 
 

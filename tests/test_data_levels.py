@@ -12,6 +12,7 @@ from goodfit.core.errors import DataError
 from goodfit.data.dataset import load_dataset
 from goodfit.data.headers import read_headers
 from goodfit.data.opening import BrokenImage
+from goodfit.data.pack import CacheLimit
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
 from goodfit.data.splits import SplitRule
@@ -44,7 +45,7 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path: Path, kind: str,
     images = KINDS[kind].transpose(0, 3, 1, 2) if first else KINDS[kind]
     found = read_headers(index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS)))
     assert not found.index.notes
-    data = load_dataset(found, (6, 5), "crop", SplitRule(0.25, 0), 1 << 30)
+    data = load_dataset(found, (6, 5), "crop", SplitRule(0.25, 0), CacheLimit(1 << 30))
     assert np.array_equal(data.pixels.read_exact(np.arange(8)).numpy(), PIXELS)
     for k in range(8):
         assert np.array_equal(data.preprocess.decode(images[k]), PIXELS[k])
@@ -53,7 +54,7 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path: Path, kind: str,
 def test_bits_and_16_bits_agree_too(tmp_path: Path) -> None:
     for images in (PIXELS > 100, PIXELS.astype(np.int32) * 16, PIXELS.astype(np.uint16) * 257):
         found = read_headers(index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS)))
-        data = load_dataset(found, (6, 5), "crop", SplitRule(0.25, 0), 1 << 30)
+        data = load_dataset(found, (6, 5), "crop", SplitRule(0.25, 0), CacheLimit(1 << 30))
         stored = data.pixels.read_exact(np.arange(8)).numpy()
         assert stored.max() >= 254
         for k in range(8):
@@ -82,7 +83,7 @@ def test_a_dark_split_of_16_bits_is_as_deep_as_the_others(tmp_path: Path) -> Non
 def test_a_range_that_may_mean_something_else_is_noted(tmp_path: Path) -> None:
     images = np.linspace(0, 16, 8 * 6 * 5 * 3).reshape(8, 6, 5, 3)
     index = index_images(save_npz(tmp_path / "d.npz", images=images, labels=LABELS))
-    data = load_dataset(read_headers(index), (6, 5), "crop", SplitRule(0.25, 0), 1 << 30)
+    data = load_dataset(read_headers(index), (6, 5), "crop", SplitRule(0.25, 0), CacheLimit(1 << 30))
     assert "Floats from 0 to 16 are taken as 0 to 255." in data.notes
 
 

@@ -21,12 +21,14 @@ from PIL import Image
 
 from goodfit.core.errors import DataError, GoodfitError
 from goodfit.core.files import cache_folder, lock
+from goodfit.core.reporter import SilentReporter
 from goodfit.data import pack
 from goodfit.data.blob import BLOB, JOURNAL, BlobWriter
 from goodfit.data.dataset import load_dataset
 from goodfit.data.headers import ImageHeaders, read_headers
 from goodfit.data.opening import DECODER_VERSIONS
-from goodfit.data.pack import PackedImages, pack_images
+from goodfit.data.pack import CacheLimit, pack_images
+from goodfit.data.packed import FACTS, ROWS, PackedImages
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
@@ -36,7 +38,22 @@ from tests.support.photos import make_photos
 from tests.support.process import Forked, wait_until
 
 PREPROCESS = Preprocess((16, 12), (18, 14))
-UNLIMITED = 1 << 40
+UNLIMITED = CacheLimit(1 << 40)
+
+
+class Heard(SilentReporter):
+    """What was reported: sentences, and how many images were packed each time."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.packed: list[int] = []
+
+    def say(self, *lines: str) -> None:
+        self.lines += lines
+
+    def show_packing(self, done: int, total: int) -> None:
+        assert total == 90
+        self.packed.append(done)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +92,7 @@ def test_every_storage_gives_the_pixels(own_cache: Path, photos: Path, kind: str
     limit = {"raw": raw, "jpeg": raw - 1, "files": 1000}[kind]
     truth = decode_all(found, here)
     for workers in (1, 3):
-        packed = pack_images(found, here, limit, workers)
+        packed = pack_images(found, here, CacheLimit(limit), workers)
         assert type(packed.pixels) is {"raw": RawPixels, "jpeg": JpegPixels, "files": FilePixels}[kind]
         assert packed.pixels.shape == truth.shape and not packed.broken
         assert np.array_equal(read_all(packed, exact=True), truth)
@@ -93,7 +110,7 @@ def test_every_storage_gives_the_pixels(own_cache: Path, photos: Path, kind: str
 def test_the_digest_is_of_the_content_not_of_the_way(own_cache: Path, photos: Path) -> None:
     first = pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
     copy = shutil.copytree(photos, own_cache / "copy" / "photos")
-    assert pack_images(read_headers(index_images(str(copy))), PREPROCESS, 1000).digest == first.digest
+    assert pack_images(read_headers(index_images(str(copy))), PREPROCESS, CacheLimit(1000)).digest == first.digest
     stretched = dataclasses.replace(PREPROCESS, aspect="stretch")
     assert pack_images(read_headers(index_images(str(photos))), stretched, UNLIMITED).digest == first.digest
     shutil.move(copy / "red" / "000.png", copy / "red" / "zzz.png")
@@ -104,10 +121,10 @@ def test_the_digest_is_of_the_content_not_of_the_way(own_cache: Path, photos: Pa
 
 
 def test_the_second_time_nothing_is_decoded(own_cache: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[int, int]] = []
+    heard = Heard()
     found = read_headers(index_images(str(photos)))
-    first = pack_images(found, PREPROCESS, UNLIMITED, progress=lambda done, n: calls.append((done, n)))
-    assert calls[-1] == (90, 90) and calls == sorted(calls)
+    first = pack_images(found, PREPROCESS, UNLIMITED, reporter=heard)
+    assert heard.packed[-1] == 90 and heard.packed == sorted(heard.packed) and not heard.lines
     monkeypatch.setattr(Preprocess, "decode", None)
     again = pack_images(read_headers(index_images(str(photos))), dataclasses.replace(PREPROCESS, mean=(0.5,), std=(0.1,)), UNLIMITED)
     assert len(folders()) == 1 and np.array_equal(read_all(again), read_all(first))
@@ -160,9 +177,9 @@ def test_no_space_is_said_and_nothing_half_is_taken_for_whole(own_cache: Path, p
     assert caught.value.exit_code == 1
     monkeypatch.undo()
     monkeypatch.setenv("GOODFIT_CACHE", str(own_cache / "cache"))
-    calls: list[int] = []
-    packed = pack_images(found, PREPROCESS, UNLIMITED, progress=lambda done, n: calls.append(done))
-    assert calls[0] == 64  # the first piece was kept
+    heard = Heard()
+    packed = pack_images(found, PREPROCESS, UNLIMITED, reporter=heard)
+    assert heard.packed[0] == 64  # the first piece was kept
     assert np.array_equal(read_all(packed), truth)
 
 
@@ -173,13 +190,20 @@ def test_too_little_space_is_said_before_the_work(own_cache: Path, photos: Path,
         pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
 
 
-def pack_slowly(photos: Path, pause: float) -> None:
-    def report(done: int, n: int) -> None:
-        print(done, flush=True)
-        time.sleep(pause)
+class Slow(SilentReporter):
+    """Prints how many images are packed, and waits so many seconds each time."""
 
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
+
+    def show_packing(self, done: int, total: int) -> None:
+        print(done, flush=True)
+        time.sleep(self.pause)
+
+
+def pack_slowly(photos: Path, pause: float) -> None:
     pack.IMAGES_PER_PIECE = (32, 32)  # this process is another
-    print("digest", pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED, 1, report).digest)
+    print("digest", pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED, 1, Slow(pause)).digest)
 
 
 def test_a_killed_packing_goes_on_where_it_stopped(own_cache: Path, photos: Path) -> None:
@@ -190,10 +214,10 @@ def test_a_killed_packing_goes_on_where_it_stopped(own_cache: Path, photos: Path
     with (partial / BLOB).open("ab") as blob, (partial / JOURNAL).open("ab") as lines:
         blob.write(b"torn")  # what a kill in the middle of a write leaves
         lines.write(b'{"bytes": 4, "cr')
-    calls: list[int] = []
+    heard = Heard()
     found = read_headers(index_images(str(photos)))
-    packed = pack_images(found, PREPROCESS, UNLIMITED, progress=lambda done, n: calls.append(done))
-    assert calls == [64, 90]
+    packed = pack_images(found, PREPROCESS, UNLIMITED, reporter=heard)
+    assert heard.packed == [64, 90]
     assert np.array_equal(read_all(packed), decode_all(found, PREPROCESS))
     assert not list((cache_folder() / "packed").glob("*partial"))
 
@@ -256,6 +280,28 @@ def test_a_constant_channel_does_not_divide_by_zero(own_cache: Path) -> None:
     assert data.preprocess.channels == 4 and data.preprocess.std[3] == 1.0
     images = data.pixels.read(data.splits.train).permute(0, 3, 1, 2)
     assert torch.isfinite(data.preprocess.normalize(images)).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the names of open files are asked of Linux")
+def test_all_of_a_pack_is_on_the_disk_before_it_takes_its_place(own_cache: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blob, its rows, its pack.json and its folder are synced, so that a power cut leaves all of it or none."""
+    synced: list[str] = []
+    rename = Path.rename
+
+    def rename_and_note(path: Path, target: Path) -> Path:
+        if path.name.endswith("partial"):
+            synced.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink().name))
+    monkeypatch.setattr(Path, "rename", rename_and_note)
+    pack_images(read_headers(index_images(str(photos))), PREPROCESS, UNLIMITED)
+    before, after = synced[: synced.index("renamed")], synced[synced.index("renamed") + 1 :]
+    (folder,) = folders()
+    for name in (BLOB, ROWS, FACTS):
+        assert any(name in file for file in before), (name, before)
+    assert before.index(BLOB) < next(k for k, file in enumerate(before) if FACTS in file), "what is counted on comes first"
+    assert f"{folder.name}.partial" in before and "packed" in after
 
 
 # ---- what a pack is known by -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from goodfit.data.crops import OriginalCrops, decode_window
 from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import read_headers
 from goodfit.data.loader import LazyBatch, Loader
+from goodfit.data.pack import CacheLimit
 from goodfit.data.pixels import FilePixels, JpegPixels, RawPixels
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
@@ -271,7 +272,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load_folder(folder: Path, storage: str = "files", workers: int = 2, aspect: str = "crop") -> Dataset:
-    return load_dataset(read_headers(index_images(str(folder))), SIZE, aspect, SplitRule(0.2, 0), storage, workers)  # type: ignore[arg-type]
+    return load_dataset(read_headers(index_images(str(folder))), SIZE, aspect, SplitRule(0.2, 0), CacheLimit(1 << 30, storage), workers)  # type: ignore[arg-type]
 
 
 def make_loader(data: Dataset, text: str = PIPE, batch: int = 8, workers: int = 1) -> tuple[Loader, Pipeline]:

@@ -316,8 +316,8 @@ def test_an_ensemble_has_the_baselines_of_the_images_it_is_judged_on(runs: Path,
 @pytest.mark.item("S004")
 @pytest.mark.parametrize("option", [{}, {"select": "greedy"}, {"soup": "uniform"}, {"soup": "greedy"}])
 def test_choosing_never_touches_the_test_split(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any]) -> None:
-    """Nothing asks for test rows while an ensemble is made; evaluate --test does, and logs it in the ensemble."""
-    rows = Dataset.rows
+    """Nothing asks for test rows while an ensemble is made; evaluate --test does, and logs it in the ensemble and in its runs."""
+    rows, members = Dataset.rows, [copied(path, tmp_path / "runs" / path.name) for path in seeds(runs)]
 
     def guarded(self: Dataset, split: Any) -> Tensor:
         assert split != "test"
@@ -325,13 +325,12 @@ def test_choosing_never_touches_the_test_split(runs: Path, tmp_path: Path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "rows", guarded)
-        made = make_ensemble(seeds(runs), tmp_path / "made", **option)
+        made = make_ensemble(members, tmp_path / "made", **option)
     assert made.read("about.json")["openings"] == []
     scores = goodfit.evaluate(made, test=True)
     assert scores["images"] == Run(runs / "seed-0").read("about.json")["data"]["splits"]["test"]
     assert {"single", "difference", "interval", "p"} <= scores["gain"].keys()
-    assert len(made.read("about.json")["openings"]) == 1
-    assert Run(runs / "seed-0").read("about.json")["openings"] == []
+    assert [len(Run(path).read("about.json")["openings"]) for path in (made.path, *members)] == [1] * (1 + len(members))
     assert "was opened 1 time before" in command("evaluate", made.path, "--test").err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from goodfit.recipe.transfer import features
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, compute_features, feature_places, pool_features
 from goodfit.recipe.transfer.probe import PENALTIES, LinearProbe, SoftmaxRegression, deal_folds, fit_probe
 from tests.support.command import copied, goodfit, refused, train
+from tests.support.damage import DAMAGES
 from tests.support.photos import make_photos
 from tests.support.predict import center_probabilities
 
@@ -123,6 +125,19 @@ def test_they_are_computed_once(net: FeatureNet, data: Dataset, monkeypatch: pyt
     compute_features(net, dataclasses.replace(data, digest="other"), rows, ["stage1"])
     compute_features(with_changed(net, first_weight(net)), data, rows, ["stage1"])
     assert len(calls) == 6
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_ones_are_computed_again(
+    net: FeatureNet, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setenv("GOODFIT_CACHE", str(tmp_path))
+    rows, places = data.rows("train"), ["stage1", HEAD]
+    truth = {name: np.array(x) for name, x in compute_features(net, data, rows, places).items()}
+    for file in sorted(tmp_path.rglob("*.npy")):
+        DAMAGES[damage](file, random.Random(f"{damage} {file.name}"))
+        for name, x in compute_features(net, data, rows, places).items():
+            assert np.array_equal(x, truth[name])
 
 
 def test_weights_are_told_apart_and_heads_are_not(net: FeatureNet) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from goodfit.core.cached import read_cached_json
 from goodfit.core.files import cache_folder
 from goodfit.data.preprocess import Preprocess
 from goodfit.recipe import measure
@@ -56,7 +56,7 @@ def test_another_setting_than_plain_fp32_has_to_gain(measured: list[str], monkey
     monkeypatch.setattr(measure, "MIN_CPU_SHARE", 0.0)
     assert (ask().precision, ask().seconds_per_image) == ("bf16", 0.003)
     file = next((cache_folder() / "machine").glob("*.json"))
-    content = json.loads(file.read_text())
+    content = read_cached_json(file)
     file.unlink()
     monkeypatch.setattr(measure, "_measured", {})
     monkeypatch.setitem(SECONDS, "bf16", 0.0036)

@@ -25,7 +25,7 @@ BEFORE = [  # where packing and what comes before the run is made are stopped
     "goodfit.data.folder._walk_images",
     "goodfit.data.headers._read_all",
     "goodfit.data.pack._prepare_piece",
-    "goodfit.data.pack.write_atomic",
+    "goodfit.data.pack.write_facts",
     "goodfit.data.splits._hold_out",
     "goodfit.recipe.prepare.build",
 ]
@@ -211,3 +211,30 @@ def test_at_any_moment(photos: Path, tmp_path: Path, seconds: float, number: int
     assert process.returncode in (code, *ended), err
     assert "Traceback" not in err
     assert process.returncode in (0, -number) or err.splitlines()[-1].startswith("goodfit: Stopped")
+
+
+# As the command's own first line: what is imported after it is stopped with a sentence, too.
+FIRST_LINE = (
+    "import sys\nimport goodfit.__main__ as command\nprint('ready', flush=True)\nsys.argv = ['goodfit', *sys.argv[1:]]\ncommand.main()"
+)
+
+
+@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize(
+    "seconds", [0.0, 0.02, 0.5, *(pytest.param(0.05 * k, marks=pytest.mark.slow) for k in range(1, 40))], ids=lambda x: f"{x:g}"
+)
+def test_in_the_first_seconds_and_again_and_again(photos: Path, tmp_path: Path, seconds: float, times: int) -> None:
+    """Whoever presses Ctrl-C five times hears one sentence."""
+    options = [word for key, value in FAST.items() for word in (f"--{key.replace('_', '-')}", value)]
+    words = [sys.executable, "-c", FIRST_LINE, "train", photos, "--out", tmp_path / "run", *options]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(seconds)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 or (process.returncode == 0 and (tmp_path / "run" / "report.html").exists()), err
+    assert "Traceback" not in err
+    assert process.returncode != 130 or [line.startswith("goodfit: Stopped") for line in err.splitlines()].count(True) == 1, err

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # that of typing, which a command that is stopped at once has no time for
 if TYPE_CHECKING:
+    from typing import Any
+
     from goodfit.api import evaluate, load, train, watch
     from goodfit.core.trust import trust_code
     from goodfit.predict.export import export

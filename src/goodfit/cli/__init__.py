@@ -178,21 +178,39 @@ def explain_error(error: BaseException) -> GoodfitError | None:
         return None
     if explained := explain_user_code_error(error):
         return explained
+    if scarcity := explain_scarcity(error):
+        return GoodfitError(scarcity)
     if isinstance(error, OSError) and error.filename is not None:  # the machine's, and of no kind that has a sentence of its own
         return GoodfitError(f'"{error.filename}": {error.strerror}. GOODFIT_TRACEBACK=1 shows where.')
     return None
 
 
+def explain_scarcity(error: Exception) -> str:
+    """The sentence for an error that says that the machine has no more memory or threads to give; empty for others."""
+    is_torch_loaded = "torch" in sys.modules
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return "The system gives this process no more threads: choose fewer --workers or --threads, or end other processes."
+    if is_torch_loaded:
+        from goodfit.core.device import is_out_of_memory
+    if is_out_of_memory(error) if is_torch_loaded else isinstance(error, MemoryError):
+        return "Memory ran out: choose a smaller --model, --size or --batch-size, or end other processes."
+    return ""
+
+
 def exit_with(error: GoodfitError) -> NoReturn:
-    """Print the error and exit with its code."""
+    """Print the error and exit with its code; signals that come meanwhile find nothing left to say."""
+    from goodfit.cli.stops import mark_explained
     from goodfit.terminal.streams import print_message
 
     print_message(f"goodfit: {error}")
+    mark_explained()
     sys.exit(error.exit_code)
 
 
 def process_started() -> float:
-    """The clock time at which this process started; a budget in minutes counts from there."""
+    """When this process started, by the steady clock; a budget in minutes counts from there."""
     import psutil
 
-    return min(float(psutil.Process().create_time()), time.time())
+    from goodfit.core.progress import steady_time
+
+    return steady_time() - max(0.0, time.time() - float(psutil.Process().create_time()))

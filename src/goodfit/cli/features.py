@@ -47,7 +47,7 @@ def features(
     from goodfit.core.words import count_of
     from goodfit.recipe.prepare import open_source
     from goodfit.recipe.transfer.features import save_features
-    from goodfit.runs.evaluate import open_test_split
+    from goodfit.runs.openings import open_test_split
     from goodfit.terminal.streams import print_lines
 
     opened, net = open_source(asked, reporter)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 from types import FrameType
 
 from goodfit.core.errors import GoodfitError, Interrupted, Terminated
-from goodfit.core.signals import TerminationSignal, raise_signal, receive_signals, stop_error
+from goodfit.core.signals import TerminationSignal, ignore_signals, raise_signal, receive_signals, stop_error
 
 SENTENCE = "Stopped; images that were packed so far stay packed."
 
 _received: list[int] = []  # the signals that this process has received
+_explained: list[bool] = []  # whether the sentence about them is printed
 
 
 def receive_stops() -> None:
@@ -20,11 +22,14 @@ def receive_stops() -> None:
 
     The first one is raised where the main thread happens to be, so that files and locks are put in order on the way out. The process is
     ended at once by a second one, by one that comes while a module is loaded, and by one that is raised where Python cannot let it
-    through, such as in a finalizer.
+    through, such as in a finalizer. At the very end, when all threads have ended, they are ignored: Python itself would die of one.
     """
     _received.clear()
+    _explained.clear()
     receive_signals(_receive)
     sys.unraisablehook = _receive_unraisable
+    atexit.unregister(ignore_signals)
+    atexit.register(ignore_signals)
 
 
 def explain_stop(error: BaseException) -> GoodfitError | None:
@@ -34,6 +39,11 @@ def explain_stop(error: BaseException) -> GoodfitError | None:
     if not _received and not isinstance(error, KeyboardInterrupt):
         return None
     return stop_error(TerminationSignal() if signal.SIGTERM in _received[:1] else error, SENTENCE)
+
+
+def mark_explained() -> None:
+    """Say that the sentence is printed: a further signal ends the process without a word."""
+    _explained.append(True)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
@@ -61,6 +71,7 @@ def _leave() -> None:
     assert error is not None
     try:
         erase = "\r\x1b[K" if os.isatty(2) else ""  # a spinner's line
-        os.write(2, f"{erase}goodfit: {error}\n".encode())  # not by sys.stderr, in which the signal may have come
+        if not _explained:
+            os.write(2, f"{erase}goodfit: {error}\n".encode())  # not by sys.stderr, in which the signal may have come
     finally:
         os._exit(error.exit_code)

@@ -5,11 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import time
 
 from goodfit.core.errors import UsageError
 
 SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
 COUNTS = ("epoch", "step", "example")
+_TIME_OF_DAY_AT_ZERO = time.time() - time.monotonic()  # of the monotonic clock
+
+
+def steady_time() -> float:
+    """The time of day in seconds since 1970, as it was when this process began and has gone on steadily since.
+
+    Spans are measured by it: it does not jump where the system's clock is set back or ahead meanwhile.
+    """
+    return _TIME_OF_DAY_AT_ZERO + time.monotonic()
 
 
 @dataclasses.dataclass(frozen=True)

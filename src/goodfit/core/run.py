@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from goodfit.core.files import PARTIAL, explain_write_errors, lock, remove, writ
 from goodfit.core.run_files import DamagedFile, check_shape, explain_damage, is_row, read_json, write_json
 
 LOCK_FILE = ".lock"  # held by the process that trains
+UPDATE_LOCK_FILE = ".update.lock"  # held while a JSON file is read and written again
 START_FILE = "start.safetensors"  # the weights that a run with a source started from
 ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
 SEARCH_FILE = "search.json"  # of a search: its plan
@@ -28,6 +29,8 @@ UNFINISHED_STATES = ("running", *STOPPED_STATES, "diverged", "failed")
 # What is there of a run that was killed while it was begun: its recipe.toml comes last.
 UNFINISHED_START = {"checkpoints", "splits.csv", "about.json", START_FILE, "use", LOCK_FILE}
 RUN_FILES = ("log.jsonl", "config.json", "model.safetensors")  # by which a run is known whose recipe.toml is gone
+
+Changes = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +116,14 @@ class Run:
         """Write a JSON file of the run with its checksum, whole or not at all."""
         write_json(self.path / file, content)
 
-    def update(self, file: str, changes: Mapping[str, Any]) -> None:
-        """Replace some keys of a JSON file of the run."""
-        self.write(file, {**self.read(file), **changes})
+    def update(self, file: str, changes: Changes | Callable[[dict[str, Any]], Changes]) -> None:
+        """Replace some keys of a JSON file of the run, by values or by what a function makes of the file's content.
+
+        Processes that update one at the same time do so one after the other, so that no change is lost.
+        """
+        with lock(self.path / UPDATE_LOCK_FILE):
+            content = self.read(file)
+            self.write(file, {**content, **(changes(content) if callable(changes) else changes)})
 
     # ---- the log: one JSON object a line -------------------------------------------------------------------------------------
 
@@ -168,8 +176,11 @@ def require_free_folder(path: Path) -> None:
 
     Raises:
         UsageError: there is a file, or a folder that is not empty.
+        GoodfitError: there can be no such folder.
     """
-    if path.exists() and not path.is_dir():
+    with explain_write_errors(path):
+        is_file = path.exists() and not path.is_dir()
+    if is_file:
         raise UsageError(f'Expected a folder for the run at "{path}", found a file.')
     others = [file for file in path.glob("*") if file.name not in UNFINISHED_START and file.suffix != PARTIAL]
     if others or any(path.glob("checkpoints/*")):

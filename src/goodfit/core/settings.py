@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import math
+import sys
 import types
 import typing
 from typing import Annotated, Any, Literal, Union
@@ -107,7 +108,7 @@ def convert(value: Any, hint: Any) -> Any:
     if origin is tuple:
         return _convert_tuple(value, inner)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) <= sys.float_info.max else INVALID
     if hint is int and isinstance(value, bool):
         return INVALID
     if hint is None or hint is type(None):
@@ -149,6 +150,6 @@ def parse_setting(text: str, hint: Any) -> Any:
     """Read the text of a command line as a value of type `hint`: a literal where one fits, else the text; INVALID if neither does."""
     try:
         converted = convert(ast.literal_eval(text), hint)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         converted = INVALID
     return convert(text, hint) if converted is INVALID else converted

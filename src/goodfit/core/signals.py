@@ -40,3 +40,10 @@ def receive_signals(receive: Callable[[int, FrameType | None], None]) -> dict[in
         return {}
     numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, receive) for number in numbers}
+
+
+def ignore_signals() -> None:
+    """Ignore SIGINT and SIGTERM from now on; outside of the main thread nothing changes."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)

@@ -12,11 +12,13 @@ from torch import Tensor
 from goodfit.core.chance import Chance
 from goodfit.core.facts import Facts
 from goodfit.core.progress import Lengths
+from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of, list_some
 from goodfit.data.headers import ImageHeaders
 from goodfit.data.index import IntArray, SplitName
-from goodfit.data.pack import PackedImages, PackProgress, pack_images
-from goodfit.data.pixels import Pixels, Storage
+from goodfit.data.pack import CacheLimit, pack_images
+from goodfit.data.packed import PackedImages
+from goodfit.data.pixels import Pixels
 from goodfit.data.preprocess import Aspect, Preprocess, choose_box_size
 from goodfit.data.splits import SplitRule, Splits, make_splits
 from goodfit.data.statistics import PixelStatistics, measure_statistics
@@ -77,14 +79,13 @@ def load_dataset(
     size: tuple[int, int],
     aspect: Aspect,
     split_rule: SplitRule,
-    cache: int | Storage,
+    cache: CacheLimit,
     workers: int = 0,
-    progress: PackProgress | None = None,
+    reporter: Reporter | None = None,
 ) -> Dataset:
     """Pack, split and measure the images for a model with the input (height, width) `size`.
 
-    `split_rule` says how splits that the data lacks are made; `cache` is how many bytes may be kept, or the kind of storage; `progress` is
-    called with (images done, images in all) while packing.
+    `split_rule` says how splits that the data lacks are made; the packing, and what in the cache is damaged, are reported.
 
     Raises:
         DataError: every image is broken, or a class has no training image.
@@ -93,7 +94,7 @@ def load_dataset(
     index, usable = headers.index, headers.usable
     box = choose_box_size(size, aspect, headers.widths[usable], headers.heights[usable])
     preprocess = Preprocess(size, box, headers.model_channels, aspect, headers.white_level)
-    packed = pack_images(headers, preprocess, cache, workers, progress)
+    packed = pack_images(headers, preprocess, cache, workers, reporter)
     decodable = np.ones(len(index), dtype=bool)
     decodable[list(packed.broken)] = False
     splits = make_splits(index, decodable, split_rule, packed.originals)

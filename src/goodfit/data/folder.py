@@ -229,7 +229,7 @@ def _walk_images(folder: str, root: Path, other_suffixes: Counter[str], visited:
             try:
                 yield FileStat.from_stat(name, entry.stat())
             except OSError:  # a dangling link: reported among the broken images when it is read
-                yield FileStat(name, -1, -1)
+                yield FileStat(name)
         else:
             other_suffixes[Path(entry.name).suffix.lower() or "no suffix"] += 1
 

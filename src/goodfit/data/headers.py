@@ -16,8 +16,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from goodfit.core.cached import read_cached, write_cached
 from goodfit.core.errors import DataError
-from goodfit.core.files import atomic_writer, cache_folder
+from goodfit.core.files import cache_folder
+from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of
 from goodfit.data.index import Index, IntArray
 from goodfit.data.opening import (
@@ -33,7 +35,7 @@ from goodfit.data.opening import (
 )
 from goodfit.data.store import Array, Store, hash_fields
 
-VERSION = "2"  # raise it when what is read of a header changes
+VERSION = "3"  # raise it when what is read of a header changes
 WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
 IMAGES_PER_PIECE = 64  # read by a thread at once
 
@@ -85,14 +87,16 @@ class ImageHeaders:
         return kinds.pop() if kinds in ({1}, {4}) else 3
 
 
-def read_headers(index: Index, workers: int = 0) -> ImageHeaders:
+def read_headers(index: Index, workers: int = 0, reporter: Reporter | None = None) -> ImageHeaders:
     """Read the headers of all images, in threads (0: as many as cores); they are kept in the cache folder until a file changes.
+
+    It is reported if what was kept there is damaged; then they are read again.
 
     Raises:
         DataError: every image is broken.
     """
     path = cache_folder() / "surveys" / f"{hash_fields(VERSION, DECODER_VERSIONS, str(max_pixels()), index.fingerprint())}.npz"
-    cached = _load(path, len(index))
+    cached = _load(path, reporter)
     if cached is None:
         headers = _read_all(index.store, len(index), workers)
         broken = {row: header for row, header in enumerate(headers) if isinstance(header, str)}
@@ -173,16 +177,16 @@ def _notes(headers: ImageHeaders) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _load(path: Path, n: int) -> tuple[IntArray, dict[int, str], int] | None:
-    try:
-        with np.load(path) as file:
-            table, facts = file["table"], json.loads(file["facts"].tobytes())
-    except (OSError, ValueError, KeyError):
+def _load(path: Path, reporter: Reporter | None) -> tuple[IntArray, dict[int, str], int] | None:
+    if (content := read_cached(path, reporter)) is None:
         return None
-    return (table, {int(row): reason for row, reason in facts["broken"]}, facts["white"]) if table.shape == (n, 4) else None
+    with np.load(io.BytesIO(content)) as file:
+        table, facts = file["table"], json.loads(file["facts"].tobytes())
+    return table, {int(row): reason for row, reason in facts["broken"]}, facts["white"]
 
 
 def _save(path: Path, table: IntArray, broken: dict[int, str], white_level: int) -> None:
     facts = np.frombuffer(json.dumps({"broken": list(broken.items()), "white": white_level}).encode(), dtype=np.uint8)
-    with atomic_writer(path) as file:
-        np.savez(file, table=table, facts=facts)
+    file = io.BytesIO()
+    np.savez(file, table=table, facts=facts)
+    write_cached(path, file.getvalue())

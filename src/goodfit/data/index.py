@@ -45,7 +45,7 @@ class Index:
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """Hash the images' names and labels, and the paths, sizes and times of their files."""
+        """Hash the images' names and labels, and the paths and stamps of their files."""
         return hash_fields(self.store.fingerprint(), "\0".join(self.classes), self.labels.tobytes(), "\0".join(self.names))
 
     def take(self, rows: IntArray) -> Index:

@@ -30,7 +30,7 @@ class Store(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash the paths, sizes and times of the files: equal fingerprints mean equal images."""
+        """Hash the paths and stamps of the files: equal fingerprints mean equal images."""
 
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | Array | OSError]:
         """Read the images of rows, one after the other; in place of one that cannot be read comes its error."""
@@ -61,31 +61,33 @@ def hash_fields(*fields: str | bytes) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FileStat:
-    """A file's path relative to the data's root, its size in bytes and its modification time in nanoseconds.
+    """A file's path relative to the data's root, its size in bytes, and its stamp, by which a change of its content is noticed.
 
-    Both are -1 if it cannot be read, or is no regular file.
+    The stamp is the times of its last modification and its last change of any kind, in nanoseconds, and its inode: whoever writes a file
+    may set the first back, but not the second; and a file that was moved into the place of another has another inode. The size is -1, and
+    the stamp empty, if it cannot be read, or is no regular file.
     """
 
     name: str
-    size: int
-    time: int
+    size: int = -1
+    stamp: tuple[int, ...] = ()
 
     @staticmethod
     def of(name: str, root: Path) -> FileStat:
         try:
             return FileStat.from_stat(name, (root / name).stat())
         except (OSError, ValueError):  # ValueError: a NUL byte in the name
-            return FileStat(name, -1, -1)
+            return FileStat(name)
 
     @staticmethod
     def from_stat(name: str, found: os.stat_result) -> FileStat:
         is_regular = stat.S_ISREG(found.st_mode)
-        return FileStat(name, found.st_size, found.st_mtime_ns) if is_regular else FileStat(name, -1, -1)
+        return FileStat(name, found.st_size, (found.st_mtime_ns, found.st_ctime_ns, found.st_ino)) if is_regular else FileStat(name)
 
 
 def hash_file_stats(root: Path, files: Sequence[FileStat]) -> str:
-    """Hash the paths, sizes and times of files below a root."""
-    return hash_fields(str(root.resolve()), "\n".join(f"{file.name}\0{file.size}\0{file.time}" for file in files))
+    """Hash the paths, sizes and stamps of files below a root."""
+    return hash_fields(str(root.resolve()), "\n".join(f"{file.name}\0{file.size}\0{file.stamp}" for file in files))
 
 
 class FileStore(Store):

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from goodfit.core.batch import one_hot
+from goodfit.core.cached import read_cached_json, write_cached_json
 from goodfit.core.device import autocast, cpu_name, memory_format, physical_cores, select_device
-from goodfit.core.files import cache_folder, write_atomic
+from goodfit.core.files import cache_folder
 from goodfit.core.parts import spell
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
@@ -58,8 +59,8 @@ def measure_fastest(part: Any, data: Dataset, recipe: Recipe) -> Fastest:
     count = min(recipe.batch_size, most) if isinstance(recipe.batch_size, int) else most
     key = [name, torch.__version__, threads, spell(part, full=True), len(data.classes), pre.channels, pre.size, count, allowed]
     file = cache_folder() / "machine" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-    if file not in _measured and file.is_file():
-        _measured[file] = json.loads(file.read_text(encoding="utf-8"))
+    if file not in _measured and (known := read_cached_json(file)) is not None:
+        _measured[file] = known
     if file not in _measured:
         model = make_model(part, len(data.classes), pre.channels, pre.size)
         wall, cpu = time.perf_counter(), time.thread_time()
@@ -69,7 +70,7 @@ def measure_fastest(part: Any, data: Dataset, recipe: Recipe) -> Fastest:
         times += [time_step(model, pre, device, allowed[best], n, count) for n in threads[1:] if small]
         _measured[file] = {"question": key, "best": best, "times": times}
         if device.type != "cpu" or (time.thread_time() - cpu) / (time.perf_counter() - wall) >= MIN_CPU_SHARE:
-            write_atomic(file, json.dumps(_measured[file]))
+            write_cached_json(file, _measured[file])
     best, times = _measured[file]["best"], _measured[file]["times"]
     one_thread = len(times) > len(allowed) and times[-1] < MIN_THREAD_GAIN * times[best]
     labels = [*(f"{p} {x}" for p, x in allowed), "the best with one thread"]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from goodfit.core.batch import one_hot
 from goodfit.core.catalog import Catalog
+from goodfit.core.device import is_out_of_memory
 from goodfit.core.errors import UsageError, first_line
+from goodfit.core.memory import available_memory
 from goodfit.core.parts import ExternalPart, Part, spell
 from goodfit.core.run import Run, part_files
+from goodfit.core.words import format_bytes
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.scores import split_outputs
@@ -59,17 +64,50 @@ def make_model(part: Any, classes: int, channels: int, size: tuple[int, int]) ->
     A class of another package gets those of classes, channels and size that its signature names, by our names, timm's or torchvision's.
 
     Raises:
-        UsageError: the part makes no nn.Module.
+        UsageError: the part makes no nn.Module, or its weights do not fit into the memory that is free.
     """
     facts: dict[str, Any] = {
         **dict.fromkeys(("classes", "num_classes"), classes),
         **dict.fromkeys(("channels", "in_chans", "in_channels"), channels),
         **dict.fromkeys(("size", "img_size"), size),
     }
-    model = part.with_facts(facts)() if isinstance(part, ExternalPart) else part(classes, channels, size)
+    with within_memory(part):
+        model = part.with_facts(facts)() if isinstance(part, ExternalPart) else part(classes, channels, size)
     if not isinstance(model, nn.Module):
         raise UsageError(f'Expected "{part}" to make a torch nn.Module, received a {type(model).__name__}.')
     return model
+
+
+@contextlib.contextmanager
+def within_memory(part: Any) -> Iterator[None]:
+    """Stop the making of a network within the block as soon as its weights need more memory than is free.
+
+    Memory is taken when weights are drawn, not when they are allocated: it stops before the system ends the process.
+
+    Raises:
+        UsageError: they do.
+    """
+    available, taken = available_memory(), 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal taken
+        taken += parameter.nbytes if parameter is not None and parameter.device.type == "cpu" else 0
+        if taken > available:
+            raise MemoryError
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except (RuntimeError, TypeError, ArithmeticError, MemoryError) as error:
+        is_absurd = isinstance(error, OverflowError) or "overflow" in str(error).lower()  # sizes that are no numbers of 64 bits
+        if not (is_out_of_memory(error) or is_absurd):
+            raise
+        raise UsageError(
+            f'The weights of "{part}" need more than the {format_bytes(available)} of memory that are free: choose a smaller model, or'
+            " another --size."
+        ) from error
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()

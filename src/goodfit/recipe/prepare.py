@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.core.forecast import Forecast
 from goodfit.core.parts import Part
+from goodfit.core.progress import steady_time
 from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import Index
@@ -54,8 +54,8 @@ class Prepared:
     """A recipe resolved against its data, with everything that training needs.
 
     `recipe` has nothing left open, `parts` are its parts by seat, `source` describes the weights it starts from, and `packed` is the
-    clock time at which the images were packed, `forecast` what the training was planned to reach, if it was, and `seconds_per_image` what a
-    step takes at full size, if that was measured.
+    steady time at which the images were packed, `forecast` what the training was planned to reach, if it was, and `seconds_per_image`
+    what a step takes at full size, if that was measured.
     """
 
     recipe: Recipe
@@ -96,7 +96,7 @@ def open_recipe(
     headers = choose_shown_images(chooser, headers, weights)
     choose_channels(chooser, headers)
     if weights:
-        choose_source_size(chooser, weights, headers, time.time() - started if started else 0.0)
+        choose_source_size(chooser, weights, headers, steady_time() - started if started else 0.0)
     choose_size(chooser, headers, "; assumed, for the weights do not say theirs" if weights else "")
     choose_normalization(chooser, weights)
     return Opened(chooser, open_images(chooser.recipe, reporter, headers), headers.index, weights)
@@ -112,7 +112,7 @@ def prepare(
 ) -> Prepared:
     """Resolve a recipe against its data and build everything training needs; runs.plan says what came of it.
 
-    A budget in minutes counts from the clock time `started`. `catalog` replaces the parts of the recipe's own `use` files, `start` has the
+    A budget in minutes counts from the steady time `started`. `catalog` replaces the parts of the recipe's own `use` files, `start` has the
     weights that a run started from where they are known already, and `check_data` may refuse the images before anything is built.
 
     Raises:
@@ -122,7 +122,7 @@ def prepare(
     reporter = reporter or LoggingReporter()
     opened = open_recipe(asked, reporter, catalog, start is None, started)
     chooser, data, weights = opened.chooser, opened.data, opened.weights
-    packed = time.time()
+    packed = steady_time()
     rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
     chooser.choose("storage", data.pixels.storage, rule, f"the cache is {chooser.recipe.cache:g} GB")
     if model := chooser.part("model"):
@@ -133,7 +133,7 @@ def prepare(
     if weights:
         chooser.choose("threads", torch.get_num_threads(), "one for each core, as for the features of the start", chooser.recipe.device)
         made = make_start(chooser, weights, data)
-        choose_for_source(chooser, made, data, seconds_of(chooser.recipe.budget) - (time.time() - (started or packed)))
+        choose_for_source(chooser, made, data, seconds_of(chooser.recipe.budget) - (steady_time() - (started or packed)))
     elif start:
         made = Start(restore_start(chooser, start, data))
     choose_training(chooser, data, packed - started if started else 0.0)

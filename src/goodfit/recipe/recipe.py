@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.errors import UsageError, first_line, unknown_name
 from goodfit.core.escapes import escape_name, restore_name
 from goodfit.core.parts import Part, spell
 from goodfit.core.progress import Length
@@ -22,15 +21,19 @@ from goodfit.core.settings import (
     Natural,
     NonNegative,
     Positive,
+    Range,
     Share,
     check_settings,
     parse_setting,
     settings_of,
     type_phrase,
 )
+from goodfit.core.toml import parse_toml
 from goodfit.core.trust import dotted_names, require_trust
 
 AUTO: Any = "auto"
+MAX_WORKERS, MAX_THREADS, MAX_SNAPSHOTS = 256, 1024, 10_000  # more than help anywhere
+MAX_SIDE = 8192  # pixels; more is taken for a typing error
 
 
 def option(sentence: str, default: Any, kind: str = "") -> Any:
@@ -62,7 +65,7 @@ class Recipe:
     validation: Share | str = option(
         "Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15
     )
-    cache: Positive = option("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
+    cache: Positive = option("Most gigabytes of all packed pixels together; above it they are JPEG, or decoded on the fly.", 8.0)
     storage: Literal["auto", "raw", "jpeg", "files"] = option(
         "How prepared images are kept: raw pixels, jpeg, or files (not at all: crops are cut from the originals); auto goes by cache.",
         "auto",
@@ -93,7 +96,7 @@ class Recipe:
     schedule: str | Part = option("The learning rate over the budget, as a factor of the peak.", AUTO)
     plateau: str | Part = option("What lowers the rate further when validation stops improving: none or plateau.", "none")
     average: str | Part = option("Running average of the weights: none, ema, polyak, swa, or wise beside --from.", "none")
-    snapshots: Natural | Literal["all"] = option(
+    snapshots: Annotated[int, Range(0, MAX_SNAPSHOTS)] | Literal["all"] = option(
         "Keep the weights at the lowest rate of so many of the schedule's last cycles, or of all, for goodfit ensemble.", 0
     )
     trainable: str | Part = option(
@@ -134,8 +137,8 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16"] = option("fp32, or bf16 autocast.", AUTO)
     layout: Literal["auto", "channels_last", "contiguous"] = option("Memory layout of images and weights.", AUTO)
     device: str = option("auto, cpu, cuda, cuda:1, mps, ...", AUTO)
-    threads: Count | Literal["auto"] = option("Compute threads.", AUTO)
-    workers: Natural = option("Threads that read batches ahead; the batches are the same for any number.", 1)
+    threads: Annotated[int, Range(1, MAX_THREADS)] | Literal["auto"] = option("Compute threads.", AUTO)
+    workers: Annotated[int, Range(0, MAX_WORKERS)] = option("Threads that read batches ahead; the batches are the same for any number.", 1)
     use: tuple[str, ...] = option("Python files with your own parts.", ())
     read_keys: ClassVar[frozenset[str]] = frozenset()  # of each recipe: the fields that were read from a file, not set by the program
 
@@ -227,9 +230,9 @@ class Recipe:
         if not path.is_file():
             raise UsageError(f'Expected a recipe file or preset, found none at "{source}". Presets: {", ".join(presets())}.')
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise UsageError(f'The recipe "{source}" is not TOML: {error}.') from error
+            values = parse_toml(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise UsageError(f'The recipe "{source}" is not TOML: {first_line(error)}.') from error
         values = {key: _change_texts(restore_name, value) for key, value in values.items()}
         recipe = Recipe().but(**(unnamed or {})).but(**values)
         object.__setattr__(recipe, "read_keys", frozenset(values))
@@ -255,9 +258,6 @@ def recorded_recipe(folder: Path) -> dict[str, Any]:
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe with each key that has been renamed under its current name."""
     return {FORMER_KEYS.get(key, key): value for key, value in values.items()}
-
-
-MAX_SIDE = 8192  # pixels; more is taken for a typing error
 
 
 def parse_size(text: int | str) -> tuple[int, int]:

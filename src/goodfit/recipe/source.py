@@ -10,11 +10,14 @@ from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.pack import CacheLimit
 from goodfit.data.preprocess import Aspect
 from goodfit.data.sources import index_images
 from goodfit.data.splits import SplitRule, assign_splits
 from goodfit.recipe.recipe import Recipe, parse_size
 from goodfit.terminal.log import LoggingReporter
+
+MAX_CACHE_GB = 1e9  # more than any disk has
 
 
 def read_image_headers(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
@@ -31,7 +34,7 @@ def read_image_headers(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
         if not Path(recipe.validation).is_file():
             raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')
         index = assign_splits(index, Path(recipe.validation))
-    headers = read_headers(index)
+    headers = read_headers(index, reporter=reporter)
     if recipe.white_level != "auto":
         headers = headers.with_white_level(recipe.white_level)
     return headers if recipe.channels == "auto" else dataclasses.replace(headers, forced_channels=recipe.channels)
@@ -48,11 +51,10 @@ def open_images(recipe: Recipe, reporter: Reporter | None = None, headers: Image
     reporter = reporter or LoggingReporter()
     headers = headers or read_image_headers(recipe, reporter)
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
-    cache = int(recipe.cache * 1e9) if recipe.storage == "auto" else recipe.storage
     size = parse_size(recipe.size)
     aspect: Aspect = "crop" if recipe.aspect == "auto" else recipe.aspect
     rule = SplitRule(share, recipe.split_seed, drop_duplicates=recipe.duplicates == "drop")
-    data = load_dataset(headers, size, aspect, rule, cache, progress=reporter.show_packing)
+    data = load_dataset(headers, size, aspect, rule, cache_limit(recipe), reporter=reporter)
     if not len(data.splits.validation):
         if recipe.validation == 0:
             raise UsageError(
@@ -61,6 +63,11 @@ def open_images(recipe: Recipe, reporter: Reporter | None = None, headers: Image
             )
         raise DataError(f'"{data.name}" has too few images to hold some out for validation: a class needs 3 good ones or more.')
     return _with_normalization(data, recipe)
+
+
+def cache_limit(recipe: Recipe) -> CacheLimit:
+    """How many bytes a recipe lets the prepared images of all data sets take, and how it lets its own be stored."""
+    return CacheLimit(int(min(recipe.cache, MAX_CACHE_GB) * 1e9), recipe.storage)
 
 
 def _with_normalization(data: Dataset, recipe: Recipe) -> Dataset:

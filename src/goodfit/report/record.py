@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from goodfit.core.interval import is_clearly_below
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, get, read_json
+from goodfit.core.toml import parse_toml
 
 ANNEALED = 0.1  # share of its peak at or below which the learning rate has annealed
 
@@ -93,7 +93,7 @@ class FolderReader:
         text = ""
         try:
             text = (self.folder / file).read_text(encoding="utf-8")
-            return text, tomllib.loads(text)
+            return text, parse_toml(text)
         except FileNotFoundError:
             return "", {}
         except (ValueError, OSError):

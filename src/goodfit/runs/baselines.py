@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from goodfit.core.cached import read_cached_json, write_cached_json
 from goodfit.core.device import release_freed_pages
 from goodfit.core.errors import GoodfitError
-from goodfit.core.files import cache_folder, write_atomic
+from goodfit.core.files import cache_folder
 from goodfit.core.interval import wilson_interval
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
@@ -54,17 +54,14 @@ def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path |
         f"{pre.size} {pre.box} {pre.channels} {pre.aspect} {MAX_SIDE} {MAX_TRAIN_IMAGES} {CACHE_VERSION}",
     )
     file = (cache or cache_folder() / "baselines") / f"{hash_fields(*key)}.json"
-    cached: dict[str, Any] = {}
-    if file.is_file():
-        with contextlib.suppress(ValueError):  # damaged: computed again
-            cached = json.loads(file.read_text(encoding="utf-8"))
+    cached: dict[str, Any] = read_cached_json(file) or {}
     if cached and (cached["whole"] or 2 * cached["limit"] >= seconds):  # those cut short are not repeated for a little more time
         return cached
     rows = [majority_baseline(data), *learned_baselines(data, seconds)]
     release_freed_pages()  # of hundreds of megabytes, which training has no use for
     result = {"images": len(data.splits.validation), "rows": rows, "limit": seconds, "whole": all(row["whole"] for row in rows)}
     with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
-        write_atomic(file, json.dumps(result, indent=1) + "\n")
+        write_cached_json(file, result)
     return result
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -23,7 +22,8 @@ from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import load_classifier, load_ensemble
 from goodfit.predict.scoring import predictions_of, require_noise, score_ensemble, score_noise, score_views
 from goodfit.recipe.recipe import Recipe
-from goodfit.runs.start import require_same_data, timestamp
+from goodfit.runs.openings import open_test_split
+from goodfit.runs.start import require_same_data
 from goodfit.training.evaluate import RowEvaluator
 
 
@@ -144,21 +144,6 @@ def _open_split(run: Run, rows: Tensor, options: EvaluateOptions, reporter: Repo
     reporter.show_activity(f"scoring {count_of(len(rows), 'image')}")
     if options.test:
         open_test_split(run, reporter)
-
-
-def open_test_split(run: Run, reporter: Reporter) -> None:
-    """Log in the run that its test split is opened; warn from the second time on."""
-    openings = run.read("about.json", "data").get("openings", [])
-    if openings:
-        reporter.say(
-            f"Warning: the test split of this run was opened {count_of(len(openings), 'time')} before,"
-            f" first {openings[0].get('time')}; choosing by it makes it a second validation split."
-        )
-    command = " ".join(psutil.Process().cmdline()[1:])
-    try:
-        run.update("about.json", {"openings": [*openings, {"time": timestamp(), "command": command}]})
-    except GoodfitError as error:
-        raise GoodfitError(f"The test images stay closed, for each time they are opened is written into the run: {error}") from error
 
 
 def stored_temperature(run: Run) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from typing import Any
 
 from torch import nn
@@ -13,6 +12,7 @@ from goodfit.core.errors import GoodfitError
 from goodfit.core.forecast import Forecast
 from goodfit.core.interval import is_clearly_below
 from goodfit.core.predictions import PREDICTIONS_FILE
+from goodfit.core.progress import steady_time
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.run_files import DamagedFile, format_json
@@ -42,11 +42,11 @@ from goodfit.training.state import Plan, State
 
 def finish_run(run: Run, prepared: Prepared, reporter: Reporter, advice: Advice) -> None:
     """Score the run, keep its model, compute the baselines, conclude and write the report."""
-    began = time.time()
+    began = steady_time()
     reporter.show_activity("scoring the model")
     scores = keep_model(run, prepared, reporter)
     seconds = run.read("about.json").get("seconds", {})
-    seconds = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + time.time() - began}
+    seconds = {**seconds, "evaluation": seconds.get("evaluation", 0.0) + steady_time() - began}
     model = prepared.training.state.model
     run.update(
         "about.json",

@@ -193,7 +193,9 @@ def describe_losses(run: Run, state: State, last: int, is_extended: bool) -> lis
         warnings.append(f"Warning: {lost}")
     if (factor := ManualLrFactor(run.path / FOLDER).made_before(state.step)) != state.manual_factor:
         lost = f"the changes of the learning rate by hand multiply it by {factor:g}, and not by {state.manual_factor:g} as before"
-        warnings.append(f'Warning: a file in "{run.path / FOLDER}" is gone: {lost}, so the result is NOT that of the undamaged run.')
+        warnings.append(
+            f'Warning: a file in "{run.path / FOLDER}" is gone or damaged: {lost}, so the result is NOT that of the undamaged run.'
+        )
     if gaps := describe_gaps(run.log(), state):
         warnings.append(
             f'Warning: "{run.path / "log.jsonl"}" is damaged, it lacks {gaps}: the curves have gaps, the weights do not change.'

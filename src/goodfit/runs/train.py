@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import time
 from pathlib import Path
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import sync_file, write_atomic
+from goodfit.core.progress import steady_time
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, require_free_folder
 from goodfit.core.words import format_duration
@@ -53,7 +53,7 @@ class RunOptions:
     """Run options that are not part of the recipe.
 
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
-    draws the learning rate; a budget in minutes counts from the clock time `started`; `quiet_plan` suppresses reporting the plan, and
+    draws the learning rate; a budget in minutes counts from the steady time `started`; `quiet_plan` suppresses reporting the plan, and
     `quiet_result` what came of it, which `describe_result` has. `verbose` reports the plan with every choice. `recipe_folder` is where the
     recipe was read from. `advice` says what is wrong with the data and, at the end, with the training.
 
@@ -67,7 +67,7 @@ class RunOptions:
     plot: bool = False
     tensorboard: bool = False
     reporter: Reporter = dataclasses.field(default_factory=LoggingReporter)
-    started: float = dataclasses.field(default_factory=time.time)
+    started: float = dataclasses.field(default_factory=steady_time)
     quiet_plan: bool = False
     quiet_result: bool = False
     verbose: bool = False
@@ -84,7 +84,7 @@ class RunOptions:
 
     def for_next_run(self) -> RunOptions:
         """The options for another run of the same command: its plan is not reported again, and its time starts now."""
-        return dataclasses.replace(self, started=time.time(), quiet_plan=True)
+        return dataclasses.replace(self, started=steady_time(), quiet_plan=True)
 
 
 def train(asked: Recipe, options: RunOptions) -> Run | None:
@@ -130,10 +130,10 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     lengths = prepared.training.plan.lengths
     # Under a budget in minutes they are computed before the first step: after the last they would be over the budget.
     early_baselines = baselines.compute_baselines(prepared.data, baselines.SHARE * lengths.budget.amount) if lengths.timed else {}
-    if lengths.timed and time.time() - options.started >= lengths.budget.amount:
+    if lengths.timed and steady_time() - options.started >= lengths.budget.amount:
         raise GoodfitError(
             f"The budget of {prepared.recipe.budget} was over before the first step: starting up took"
-            f" {format_duration(time.time() - options.started)}, of which {format_duration(prepared.packed - options.started)} went into"
+            f" {format_duration(steady_time() - options.started)}, of which {format_duration(prepared.packed - options.started)} went into"
             " reading and packing the images. They are packed now, but give a longer budget."
         )
     run = Run.new(options.out, prepared.data.name)
@@ -219,8 +219,8 @@ def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None
         if not (run.path / augmentation_preview.FILE).exists():
             with contextlib.suppress(Exception):  # what fails here fails in the first step too, which says it
                 augmentation_preview.write_sheet(run, prepared)
-        startup = {"data": prepared.packed - options.started, "startup": time.time() - prepared.packed}
-        seconds = time.time() - options.started
+        startup = {"data": prepared.packed - options.started, "startup": steady_time() - prepared.packed}
+        seconds = steady_time() - options.started
         prepared.training.state.elapsed += seconds
         prepared.training.state.startup += seconds
         _fit_run(run, prepared, options, startup)
@@ -238,7 +238,7 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     events = (EventWriter(run.path / "tensorboard"),) if options.tensorboard else ()
     log = MetricLog((run.append, options.reporter.show_rows, *events))
     plan = dataclasses.replace(training.plan, last_good=functools.partial(best_weights, training.plan, saver.checkpoints))
-    began, evaluated = time.time(), state.evaluation_seconds
+    began, evaluated = steady_time(), state.evaluation_seconds
     before = run.read("about.json").get("seconds", {})
 
     def save(state: State) -> None:
@@ -248,13 +248,13 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     def mark(state_name: str) -> None:
         options.reporter.clear_progress()
         evaluation = state.evaluation_seconds - evaluated
-        spent = {**startup, "training": time.time() - began - evaluation, "evaluation": evaluation}
+        spent = {**startup, "training": steady_time() - began - evaluation, "evaluation": evaluation}
         seconds = {name: before.get(name, 0.0) + x for name, x in spent.items()}
         run.update("about.json", {"state": state_name, "finished": timestamp(), "seconds": {**before, **seconds}})
 
     with halt_on_signals() as halt:
         try:
-            manual_factor = ManualLrFactor(run.path / manual_lr.FOLDER)
+            manual_factor = ManualLrFactor(run.path / manual_lr.FOLDER, options.reporter.say)
             fit(state, training.loader, plan, training.watch, log, save, halt, manual_factor)
         except BaseException as error:
             log.flush()

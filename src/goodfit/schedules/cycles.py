@@ -7,8 +7,21 @@ import math
 from typing import Annotated
 
 from goodfit.core.errors import UsageError
-from goodfit.core.settings import Count, Range, Share
+from goodfit.core.settings import Range, Share
 from goodfit.schedules.span import T_TOLERANCE, Landmarks, Span, SpannedSchedule, to_share
+
+MAX_CYCLES = 100_000  # each has its place in a list
+MAX_LOG_GROWTH = 300.0  # of the last cycle's length by the first one's, which has to be a number
+
+
+def check_period(name: str, period: Span) -> None:
+    """Refuse a period by which a schedule has too many cycles; a length in epochs or steps is checked when it is bound.
+
+    Raises:
+        UsageError: it is that short.
+    """
+    if isinstance(period, float) and 0 < period < 1 / MAX_CYCLES:
+        raise UsageError(f"{name}: expected period to be 1/{MAX_CYCLES:,} of the budget or more, received {period:g}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +46,7 @@ class Cyclic(SpannedSchedule):
         super().__post_init__()
         if isinstance(self.period, float) and not self.period:
             raise UsageError('cyclic: expected period to be a length above 0, such as "5 epochs", received 0.')
+        check_period("cyclic", self.period)
 
     def __call__(self, t: float) -> float:
         cycles = min(t, self.share) / to_share(self.period)
@@ -68,11 +82,17 @@ class Sgdr(SpannedSchedule):
     Source: Loshchilov & Hutter 2016; CS231n, SGDR (a slide dates it 2018).
     """
 
-    cycles: Count = 3
+    cycles: Annotated[int, Range(1, MAX_CYCLES)] = 3
     growth: Annotated[float, Range(low=1)] = 2.0
     floor: Share = 0.0
     period: Span = 0.0
     length: Span = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_period("sgdr", self.period)
+        if self.growth > 1 and (self.cycles - 1) * math.log(self.growth) > MAX_LOG_GROWTH:
+            raise UsageError(f"sgdr: expected fewer cycles or less growth, received {self.cycles:,} cycles that grow by {self.growth:g}.")
 
     def cycle_bounds(self) -> list[float]:
         """The t at which each cycle starts, and at which the last would end."""

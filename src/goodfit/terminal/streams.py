@@ -159,11 +159,13 @@ def print_lines(*lines: str) -> None:
 
 
 def print_exact(text: str) -> None:
-    """Print results for programs as they are, such as CSV.
+    """Print results for programs as they are, such as CSV; at a terminal, without what it would obey.
 
     Raises:
         GoodfitError: stdout cannot be written.
     """
+    if RESULTS.isatty():
+        text = "\n".join(map(escape_controls, text.split("\n")))
     RESULTS.write(f"{text}\n")
     RESULTS.flush()
 

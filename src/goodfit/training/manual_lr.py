@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.errors import UsageError
 from goodfit.core.files import explain_write_errors
+from goodfit.core.reporter import WARNING
 from goodfit.core.run import Run, is_busy
-from goodfit.core.run_files import explain_damage, read_json, write_json
+from goodfit.core.run_files import DamagedFile, explain_damage, is_number, read_json, write_json
 
 FOLDER = "lever"  # of a run
 
@@ -20,12 +22,14 @@ class ManualLrFactor:
     """The factor by which a person multiplies the learning rate of a running training: files in a folder of the run, one per change.
 
     A change takes effect at the next step, which is then written into its file. A run that is resumed from an earlier step makes the same
-    change at the same step, and ends with the same weights.
+    change at the same step, and ends with the same weights. A file that does not read changes nothing, and `warn` gets a sentence, once.
     """
 
     folder: Path
+    warn: Callable[[str], None] = lambda sentence: None
     _modified_ns: int = -1
     _changes: tuple[tuple[int, float], ...] = ()
+    _ignored: set[Path] = dataclasses.field(default_factory=set)
 
     def request(self, factor: float) -> Path:
         """Ask, from another process, for the rate to be multiplied by `factor`; returns the file that asks for it."""
@@ -37,11 +41,7 @@ class ManualLrFactor:
         return path
 
     def __call__(self, step: int) -> float:
-        """The product of all changes up to a step; reads the disk only when the folder has changed.
-
-        Raises:
-            DamagedFile: a change does not read.
-        """
+        """The product of all changes up to a step; reads the disk only when the folder has changed."""
         with contextlib.suppress(FileNotFoundError):
             modified = self.folder.stat().st_mtime_ns
             if modified != self._modified_ns:
@@ -50,11 +50,7 @@ class ManualLrFactor:
         return math.prod(factor for at, factor in self._changes if at <= step)
 
     def made_before(self, step: int) -> float:
-        """The product of the changes that took effect before a step; none that is asked for takes effect now.
-
-        Raises:
-            DamagedFile: a change does not read.
-        """
+        """The product of the changes that took effect before a step; none that is asked for takes effect now."""
         return math.prod(factor for _, at, factor in self._on_disk() if at is not None and at < step)
 
     def _read(self, step: int) -> None:
@@ -68,10 +64,26 @@ class ManualLrFactor:
         """The file of each change, the step at which it took effect, None if it has not yet, and its factor."""
         changes = []
         for path in sorted(self.folder.glob("*.json")):
-            change = read_json(path)
-            with explain_damage(path):
-                changes.append((path, int(change["step"]) if "step" in change else None, float(change["factor"])))
+            try:
+                change = read_json(path)
+                with explain_damage(path):
+                    changes.append((path, int(change["step"]) if "step" in change else None, _check_factor(change["factor"])))
+            except DamagedFile as error:
+                if path not in self._ignored:
+                    self._ignored.add(path)
+                    self.warn(f"{WARNING}{error} Until then it is ignored.")
         return changes
+
+
+def _check_factor(value: object) -> float:
+    """The factor that a file asks for.
+
+    Raises:
+        ValueError: it is no number above 0.
+    """
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"expected a factor above 0, found {value!r}")
+    return float(value)
 
 
 def request_lr_factor(run: Run, factor: float) -> Path:

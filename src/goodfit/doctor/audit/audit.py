@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from goodfit.core.files import cache_folder, write_atomic
+from goodfit.core.cached import read_cached_json, write_cached_json
+from goodfit.core.files import cache_folder
 from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.store import hash_fields
@@ -104,17 +105,15 @@ def audit_path(data: Dataset, is_quick: bool) -> Path:
 
 def read_audit(data: Dataset, is_quick: bool) -> Audit | None:
     """The audit that was kept of a data set; None if there is none."""
-    try:
-        content = json.loads(audit_path(data, is_quick).read_text(encoding="utf-8"))
-        findings = tuple(_read_finding(finding) for finding in content["findings"])
-        return Audit(**{**content, "findings": findings})
-    except (OSError, ValueError, KeyError, TypeError):
+    content = read_cached_json(audit_path(data, is_quick))
+    if content is None:
         return None
+    return Audit(**{**content, "findings": tuple(_read_finding(finding) for finding in content["findings"])})
 
 
 def keep_audit(data: Dataset, audit: Audit) -> None:
     """Keep the audit of a data set in the cache folder."""
-    write_atomic(audit_path(data, audit.is_quick), json.dumps(audit.plain()))
+    write_cached_json(audit_path(data, audit.is_quick), audit.plain())
 
 
 def _read_finding(content: Mapping[str, Any]) -> DataFinding:

@@ -16,7 +16,7 @@ from goodfit.data.index import SPLITS, UNASSIGNED, IntArray
 from goodfit.data.splits import SplitRule
 from goodfit.doctor.pixels import blocks, spread, to_tensor
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import read_image_headers
+from goodfit.recipe.source import cache_limit, read_image_headers
 
 SIDE = 64  # pixels: larger images are looked at in this size, stretched; so that near duplicates have detail to be compared by
 MAX_IMAGES = 200_000  # of a table: their pixels are held in memory, 2.5 GB for so many in color
@@ -65,8 +65,7 @@ def open_table(recipe: Recipe, reporter: Reporter) -> ImageTable:
     headers = read_image_headers(recipe, reporter)
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     rule = SplitRule(share, recipe.split_seed, drop_duplicates=recipe.duplicates == "drop")
-    cache = int(recipe.cache * 1e9)
-    data = load_dataset(headers, choose_audit_size(headers), "stretch", rule, cache, progress=reporter.show_packing)
+    data = load_dataset(headers, choose_audit_size(headers), "stretch", rule, cache_limit(recipe.but(storage="auto")), reporter=reporter)
     return make_table(data, headers)
 
 

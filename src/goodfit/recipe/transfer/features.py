@@ -9,13 +9,14 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from goodfit.core.cached import CachedWriter, cached_writer, is_cached
 from goodfit.core.errors import UsageError, first_line, unknown_name
 from goodfit.core.files import atomic_writer, cache_folder
 from goodfit.data.dataset import Dataset
@@ -138,7 +139,7 @@ def compute_features(
     """
     key = (net.digest, data.digest, json.dumps(net.preprocess.to_dict()), rows.numpy().tobytes())
     files = {name: cache_folder() / "features" / f"{hash_fields(*key, name)}.npy" for name in names}
-    missing = {name: file for name, file in files.items() if not file.is_file()}
+    missing = {name: file for name, file in files.items() if not is_cached(file)}
     if missing:
         _fill_cache(net, data, rows, missing, progress)
     return {name: np.load(file, mmap_mode="r") for name, file in files.items()}
@@ -151,7 +152,7 @@ def _fill_cache(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, P
     hooks = FeatureHooks(net.model, list(files))
     try:
         with contextlib.ExitStack() as stack, evaluating(net.model):
-            opened = {name: stack.enter_context(atomic_writer(file)) for name, file in files.items()}
+            opened = {name: stack.enter_context(cached_writer(file)) for name, file in files.items()}
             for batch in iterate_batches(data.pixels, data.labels, rows, len(data.classes), eval_batch_size(*pre.box)):
                 with net.explaining_shapes():
                     net.model(net.prepare(batch.images))
@@ -165,14 +166,14 @@ def _fill_cache(net: FeatureNet, data: Dataset, rows: Tensor, files: dict[str, P
         hooks.remove()
 
 
-def append_array(file: BinaryIO, array: NDArray[Any], outer: tuple[int, ...]) -> None:
+def append_array(file: CachedWriter, array: NDArray[Any], outer: tuple[int, ...]) -> None:
     """Append an array [B, ...] to an .npy file of the shape [*outer, ...]; the first writes the header too."""
     if not file.tell():
         write_header(file, array, outer)
     file.write(np.ascontiguousarray(array).tobytes())
 
 
-def write_header(file: IO[bytes], array: NDArray[Any], outer: tuple[int, ...]) -> None:
+def write_header(file: IO[bytes] | CachedWriter, array: NDArray[Any], outer: tuple[int, ...]) -> None:
     """Write the header of an .npy file of the shape [*outer, ...] that will hold arrays [B, ...] like this one."""
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": (*outer, *array.shape[1:])}
     np.lib.format.write_array_header_1_0(file, header)

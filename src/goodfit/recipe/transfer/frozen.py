@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
+from goodfit.core.cached import cached_writer, is_cached
 from goodfit.core.chance import MIXING_BLOCK, Chance
 from goodfit.core.contracts import Penalty
 from goodfit.core.device import autocast
-from goodfit.core.files import atomic_writer, cache_folder
+from goodfit.core.files import cache_folder
 from goodfit.core.words import count_of, format_bytes
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import LazyBatch, Loader
@@ -201,9 +202,9 @@ class FrozenStages:
         shown = [str(getattr(recipe, field)) for field in KEY_FIELDS] + [str(data.preprocess.to_dict()), read.__name__, self.cut.place]
         parts = [Path(file).read_bytes() for file in recipe.use]
         key = hash_fields(self.weights_digest, data.digest, *shown, *parts, f"{len(orders)} {self.views}", rows.numpy().tobytes())
-        folder, lead = cache_folder() / "features" / key, (len(orders), len(rows))
-        if not (folder / "features.npy").is_file():  # it is renamed into its place after the targets
-            with evaluating(model), atomic_writer(folder / "features.npy") as features, atomic_writer(folder / "targets.npy") as targets:
+        files, lead = [cache_folder() / "features" / f"{key}-{name}.npy" for name in ("features", "targets")], (len(orders), len(rows))
+        if not all(map(is_cached, files)):
+            with evaluating(model), cached_writer(files[0]) as features, cached_writer(files[1]) as targets:
                 for view, order in enumerate(orders):
                     for places in torch.split(torch.arange(len(rows)), COMPUTED_AT_ONCE):
                         batch = read(rows[order[places]], places, view)
@@ -212,7 +213,7 @@ class FrozenStages:
                         append_array(features, output.cpu().numpy().astype(DTYPE), lead)
                         append_array(targets, batch.targets.cpu().numpy(), lead)
         places = torch.stack([order.argsort() for order in orders])
-        return CachedFeatures(rows, places, *(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("features", "targets")))
+        return CachedFeatures(rows, places, *(np.load(file, mmap_mode="r") for file in files))
 
 
 def frozen_place(model: nn.Module, phases: tuple[Phase, ...]) -> str:

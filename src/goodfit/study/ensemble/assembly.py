@@ -27,6 +27,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.report.failures import format_warnings
 from goodfit.report.record import read_record
 from goodfit.runs import baselines
+from goodfit.runs.openings import find_openings
 from goodfit.runs.start import describe_environment, require_same_data, timestamp
 from goodfit.study.ensemble.candidates import Candidate, align_predictions, count_seen_test_images, find_candidates
 from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, score
@@ -87,7 +88,7 @@ def make_ensemble(
         "candidates": describe_candidates(run, candidates, predictions, counts),
     }
     scores = {"validation": score_ensemble(result, predictions[best])} if images else {}
-    write_results(run, candidates[0], content, scores, result)
+    write_results(run, candidates, content, scores, result)
     reporter.say(*format_warnings(read_record(run)))
     return run
 
@@ -225,8 +226,9 @@ def copy_baselines(run: Run, first: Candidate, result: Predictions) -> None:
         copy_file(file, run.path / file.name)
 
 
-def write_results(run: Run, first: Candidate, content: dict[str, Any], scores: dict[str, Any], result: Predictions) -> None:
+def write_results(run: Run, candidates: Sequence[Candidate], content: dict[str, Any], scores: dict[str, Any], result: Predictions) -> None:
     """Write what the folder is, its scores and predictions, and last the recipe that opens its data."""
+    first = candidates[0]
     about = {
         **describe_environment(torch.device("cpu")),
         "started": timestamp(),
@@ -237,7 +239,7 @@ def write_results(run: Run, first: Candidate, content: dict[str, Any], scores: d
         "recipe": Recipe.of_run(first.run.path).plain(),
         "choices": [{"field": "model", "value": f"{content['kind']} of {count_of(len(content['candidates']), 'model')}"}],
         "data": first.run.read("about.json", "data")["data"],
-        "openings": [],
+        "openings": find_openings([candidate.run for candidate in candidates], candidates[0].digests[1]),
     }
     run.write("about.json", about)
     run.write(ENSEMBLE_FILE, content)

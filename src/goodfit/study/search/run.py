@@ -29,7 +29,7 @@ DEFAULT_TRIALS = 20
 
 
 def run_search(asked: Recipe, options: SearchOptions, reporter: Reporter, started: float) -> Results:
-    """Search around a recipe, or resume an earlier search; the time of its budget counts from the clock time `started`.
+    """Search around a recipe, or resume an earlier search; the time of its budget counts from the steady time `started`.
 
     Raises:
         UsageError: an option, the space or the method does not go with the recipe.

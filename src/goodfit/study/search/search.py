@@ -10,6 +10,7 @@ from pathlib import Path
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write_atomic
+from goodfit.core.progress import steady_time
 from goodfit.core.run import SEARCH_FILE, make_dated_folder
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
@@ -54,19 +55,19 @@ class Search:
     # ---- time --------------------------------------------------------------------------------------------------------------------
 
     def set_time_limit(self, seconds: float | None, started: float) -> None:
-        """Let the search end so many seconds after the clock time `started`; None: never."""
+        """Let the search end so many seconds after the steady time `started`; None: never."""
         self.trials.write_note("time", [started, started + seconds] if seconds else None)
 
     @property
     def deadline(self) -> float | None:
-        """The clock time at which the search ends; None where it has no limit."""
+        """The steady time at which the search ends; None where it has no limit."""
         span = self.trials.read_notes().get("time")
         return float(span[1]) if span else None
 
     def time_share(self) -> float:
         """The share of the time that is over; 0 where it has no limit."""
         span = self.trials.read_notes().get("time")
-        return (time.time() - span[0]) / max(span[1] - span[0], 1e-9) if span else 0.0
+        return (steady_time() - span[0]) / max(span[1] - span[0], 1e-9) if span else 0.0
 
     # ---- what comes next -----------------------------------------------------------------------------------------------------------
 
@@ -217,7 +218,7 @@ def work_on(search: Search, train: TrainTrial, report: Callable[[Trial], None] =
 def _train_trial(search: Search, train: TrainTrial, trial: Trial) -> Trial:
     """Train one trial and record how it ended."""
     value, why = None, ""
-    started = time.time()
+    started = steady_time()
     try:
         value = train(search.recipe_of(trial), search.folder / trial.folder)
     except Diverged as error:
@@ -238,7 +239,7 @@ def _train_trial(search: Search, train: TrainTrial, trial: Trial) -> Trial:
             raise GoodfitError(f"Every trial so far has failed ({failures}), the last with: {why}") from error
     search.trials.finish(trial, value, why)
     state = "done" if value is not None else "failed"
-    return dataclasses.replace(trial, state=state, value=value, why=why, seconds=time.time() - started)
+    return dataclasses.replace(trial, state=state, value=value, why=why, seconds=steady_time() - started)
 
 
 def begin_search(folder: Path | None, plan: SearchPlan, base: Recipe) -> Search:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, cast
@@ -14,6 +13,7 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.chance import MASK64, fold
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.settings import settings_of
+from goodfit.core.toml import parse_toml
 from goodfit.recipe.recipe import SEATS, Recipe
 
 Law = Literal["log", "uniform", "integers", "one_of"]
@@ -131,8 +131,8 @@ def read_texts(words: list[str], may_stand_alone: Callable[[str], bool] = lambda
             texts[key] = ""
         elif Path(word).is_file():
             try:
-                texts |= {key: str(value) for key, value in tomllib.loads(Path(word).read_text(encoding="utf-8")).items()}
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                texts |= {key: str(value) for key, value in parse_toml(Path(word).read_text(encoding="utf-8")).items()}
+            except (ValueError, OSError) as error:
                 raise UsageError(f'The space "{word}" is not valid TOML: {error}.') from error
         else:
             raise UsageError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from goodfit.core.chance import fold
 from goodfit.core.errors import UsageError
 from goodfit.core.files import lock
+from goodfit.core.progress import steady_time
 from goodfit.study.search.space import Axis, Value
 from goodfit.study.search.worker import Worker
 
@@ -109,7 +109,7 @@ class Trials:
         with no_warnings():
             optuna_trial = self.study.ask()
             optuna_trial.set_user_attr("worker", self.worker.name)
-            optuna_trial.set_user_attr("began", time.time())
+            optuna_trial.set_user_attr("began", steady_time())
             trial = _to_trial(self._frozen(optuna_trial.number))
             if trial.origin or not axes:
                 return trial
@@ -124,7 +124,7 @@ class Trials:
         if frozen.state != TrialState.RUNNING or frozen.user_attrs.get("worker") != self.worker.name:
             return
         self._set_attribute(frozen, "why", why)
-        self._set_attribute(frozen, "seconds", time.time() - frozen.user_attrs["began"])
+        self._set_attribute(frozen, "seconds", steady_time() - frozen.user_attrs["began"])
         state = TrialState.COMPLETE if value is not None else TrialState.FAIL
         self.study.tell(trial.number, value, state)
 

@@ -7,13 +7,13 @@ import os
 import signal
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 from goodfit.core.files import lock
+from goodfit.core.progress import steady_time
 from goodfit.core.signals import raise_signal
 
 FOLDER = "workers"
@@ -70,7 +70,7 @@ class Worker:
 
 @contextlib.contextmanager
 def terminate_at(deadline: float | None) -> Iterator[None]:
-    """Send this process SIGTERM from the clock time `deadline` on, until the block is left; None: never.
+    """Send this process SIGTERM from the steady time `deadline` on, until the block is left; None: never.
 
     A training that receives the signal saves and stops; outside of a training the signal is ignored. It is sent again and again, because
     a training that is still being prepared does not listen yet.
@@ -81,12 +81,12 @@ def terminate_at(deadline: float | None) -> Iterator[None]:
     done = threading.Event()
 
     def send_signals() -> None:
-        done.wait(max(0.0, deadline - time.time()))
+        done.wait(max(0.0, deadline - steady_time()))
         while not done.wait(SIGNAL_SECONDS):
             os.kill(os.getpid(), signal.SIGTERM)
 
     def ignore_own_signal(number: int, frame: FrameType | None) -> None:
-        if time.time() < deadline:  # not ours: someone wants this process to end
+        if steady_time() < deadline:  # not ours: someone wants this process to end
             raise_signal(number)
 
     before = signal.signal(signal.SIGTERM, ignore_own_signal)
