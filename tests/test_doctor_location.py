@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.location import locate_fault
-from tests.support.patients import convnet, patient
+from goodfit.doctor.patient import Patient, PatientSource, make_patient
+from tests.support.patients import convnet, evaluate, parts, patient
 
 
 def noisy_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: Tensor, labels: Tensor) -> Tensor:
@@ -36,6 +40,60 @@ def test_a_step_that_drowns_gradients_in_noise_is_a_fault_of_the_loop() -> None:
     assert found is not None and found.component == "loop"
     assert "By Adam the network fits 20 of 20 images after" in found.evidence
     assert any(line.startswith(("model:", "data:")) for line in found.ruled_out)
+
+
+class Averaged:
+    """A training whose evaluation takes a running average of the weights, as steps leave it; `decay` says how far it lags behind."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.averages = decay, WeakKeyDictionary[nn.Module, list[Tensor]]()
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: Tensor, labels: Tensor) -> Tensor:
+        average = self.averages.setdefault(model, [p.detach().clone() for p in model.parameters()])
+        optimizer.zero_grad()
+        value: Tensor = loss(model(images), labels)
+        value.backward()
+        optimizer.step()
+        for mean, p in zip(average, model.parameters(), strict=True):
+            mean.lerp_(p.detach(), 1 - self.decay)
+        return value.detach()
+
+    def evaluate(self, model: nn.Module, batches: Any) -> float:
+        held = [p.detach().clone() for p in model.parameters()]
+        self.put(model, self.averages[model])
+        accuracy = evaluate(model, batches)
+        self.put(model, held)
+        return accuracy
+
+    def put(self, model: nn.Module, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for p, value in zip(model.parameters(), values, strict=True):
+                p.copy_(value)
+
+
+@pytest.mark.parametrize(("decay", "is_fault"), [(0.9, False), (0.999, True)])
+def test_an_average_of_the_weights_is_a_fault_where_it_lags_far_behind(decay: float, is_fault: bool) -> None:
+    """The state of the evaluation is that of the training that is examined: another patient of the same case has not made its steps."""
+
+    def make() -> Patient:
+        averaged = Averaged(decay)
+        return make_patient(parts(0, step=averaged.step, evaluate=averaged.evaluate, model=lambda: convnet(norm=False)), "averaged")
+
+    exam = Examination(PatientSource("averaged", 0, make))
+    exam.course.follow(exam.steps)
+    assert exam.evaluation().of_other_weights
+    found = locate_fault(exam)
+    assert (found is not None) == is_fault
+    if found is not None:
+        assert found.component == "evaluation" and "It evaluates other weights." in found.evidence
+
+
+def test_an_average_that_is_better_than_the_network_is_meant_to_be() -> None:
+    exam = follow()
+    exam._evaluations[exam.course.taken] = dataclasses.replace(exam.evaluation(), accuracy=0.99, honest=0.8, of_other_weights=True)
+    assert locate_fault(exam) is None
+    exam._evaluations[exam.course.taken] = dataclasses.replace(exam.evaluation(), of_other_weights=False)
+    assert locate_fault(exam) is not None, "of the network's own weights it counts wrongly"
 
 
 def test_nothing_is_located_in_a_healthy_training() -> None:

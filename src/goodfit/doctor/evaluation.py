@@ -27,6 +27,7 @@ class EvaluationSigns:
       evaluation mode; `images`: of how many.
     - `in_training_mode`: whether the network was told to train; `norm_in_training`: whether a batch norm took statistics of the batch.
     - `dropout`: the highest rate of a dropout at work. `passes`: how often the network was called.
+    - `of_other_weights`: whether others than the network's were evaluated, such as an average of them.
     """
 
     accuracy: float
@@ -37,14 +38,22 @@ class EvaluationSigns:
     norm_in_training: bool
     dropout: float
     passes: int
+    of_other_weights: bool
 
 
 def examine_evaluation(patient: Patient, model: nn.Module, validation: Pass) -> EvaluationSigns:
     """Let a patient evaluate a network on validation batches and watch it do so; the network and all random numbers stay as they are."""
     batches = _first_batches(validation)
     modes: list[bool] = []
-    hook = model.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+    are_own: list[bool] = []
     state = [p.detach().clone() for p in model.parameters()]
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        modes.append(module.training)
+        if not are_own:
+            are_own.append(all(torch.equal(p, value) for p, value in zip(module.parameters(), state, strict=True)))
+
+    hook = model.register_forward_pre_hook(look)
     try:
         with untouched(model), keep_chance():
             model.train()
@@ -66,6 +75,7 @@ def examine_evaluation(patient: Patient, model: nn.Module, validation: Pass) -> 
         any(operation.training for operation in traced.of_kind("norm")),
         max((operation.rate for operation in traced.of_kind("dropout")), default=0.0),
         len(modes),
+        are_own != [True],
     )
 
 

@@ -139,7 +139,8 @@ class Examination:
         """The patient's own evaluation of the network as it stands in the course."""
         taken = self.course.taken
         if taken not in self._evaluations:
-            self._evaluations[taken] = examine_evaluation(self.patient, self.course.replay.model, self.sample.validation)
+            replay = self.course.replay
+            self._evaluations[taken] = examine_evaluation(replay.patient, replay.model, self.sample.validation)
         return self._evaluations[taken]
 
     def trial(self, change: Change = NO_CHANGE, steps: int = 30, start: int = 0) -> Trial:

@@ -51,11 +51,12 @@ def locate_in_evaluation(exam: Examination) -> Location | None:
     """Compare the accuracy that the patient reports with the share of the same images that its network gets right."""
     signs = exam.evaluation()
     error = math.sqrt(max(signs.honest * (1 - signs.honest), 0.01) / max(signs.images, 1))
-    if not abs(signs.accuracy - signs.honest) > max(0.03, MIN_ERRORS * error):
+    is_average = signs.of_other_weights and signs.accuracy > signs.honest  # which is better than the network, and meant to be
+    if is_average or not abs(signs.accuracy - signs.honest) > max(0.03, MIN_ERRORS * error):
         return None
     evidence = (
         f"The evaluation says {format_percent(signs.accuracy)}; of the same {signs.images} images the network in evaluation mode gets"
-        f" {format_percent(signs.honest)} right."
+        f" {format_percent(signs.honest)} right.{' It evaluates other weights.' if signs.of_other_weights else ''}"
     )
     return Location("evaluation", evidence, ())
 
