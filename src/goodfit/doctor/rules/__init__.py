@@ -17,6 +17,7 @@ from goodfit.doctor.rules import (
     modes,
     rates,
     regularization,
+    rough_start,
     schedule,
     splits,
     structure,
@@ -26,7 +27,7 @@ from goodfit.doctor.rules import (
 
 TOPICS = (
     labels, classes, images, splits, inputs, augmentation, modes, structure, initial, depth, capacity, updates, frozen, losses, system,
-    regularization, schedule, rates,
+    regularization, schedule, rates, rough_start,
 )  # fmt: skip
 RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in topic.RULES)
 

@@ -9,7 +9,6 @@ from goodfit.doctor.course import EARLY, FIRST
 from goodfit.doctor.examination import Examination, Trial
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.progress import (
-    SHRUNK,
     TRIAL_STEPS,
     OwnLosses,
     is_decay_the_cause,
@@ -18,7 +17,6 @@ from goodfit.doctor.progress import (
     is_stuck,
     is_violent,
     mean_end,
-    measure_norm_left,
 )
 from goodfit.doctor.replay import Change
 from goodfit.doctor.rules.schedule import list_rates
@@ -93,11 +91,16 @@ def _find_rate_that_mends(exam: Examination) -> tuple[float, Trial] | None:
     return None
 
 
+def has_no_warmup(exam: Examination) -> bool:
+    """Whether the rate does not rise over the first steps, and there is time for it."""
+    rates = list_rates(exam)[:EARLY]
+    return rates[0] >= 0.3 * max(rates) and exam.steps >= WARM_STEPS
+
+
 def _is_mended_by_warmup(exam: Examination) -> bool:
     """Whether the patient's own rate learns nearly as much as a lower one if it rises over the first steps."""
-    rates = list_rates(exam)[:EARLY]
-    if rates[0] < 0.3 * max(rates) or exam.steps < WARM_STEPS:
-        return False  # it has a warm-up, or no time for one
+    if not has_no_warmup(exam):
+        return False
     trial, own = exam.trial(Change(warmup=WARMUP), WARM_STEPS), OwnLosses.of(exam)
     if not is_mended(exam, trial):
         return False
@@ -155,31 +158,6 @@ def find_momentum_too_high(exam: Examination) -> Finding | None:
         f" instead of {at_same:.2f}.",
         "Use a momentum (or first beta) of 0.9, or lower the learning rate with it.",
         {"momentum": 0.9},
-    )
-
-
-def find_lr_too_high_at_end(exam: Examination) -> Finding | None:
-    """The first steps were violent, the training ended badly, and a third of its rate gets further in half of the steps."""
-    if exam.course.is_broken or exam.course.taken < exam.steps or not is_downhill(exam) or read_momentum(exam) > HIGH_MOMENTUM:
-        return None
-    own, half = OwnLosses.of(exam), round(exam.steps * 6 / 12)
-    updates = [s.update_ratio for step, s in exam.course.dissected.items() if step <= 8]
-    is_rough = max(own.losses[1:10], default=0.0) > 1.15 * own.first and max(updates, default=0.0) > 0.05
-    end, at_half = exam.course.looks.get(exam.steps), exam.course.looks.get(half)
-    if end is None or at_half is None or not is_rough or end.train_accuracy > 0.65 or measure_norm_left(exam) < SHRUNK:
-        return None
-    trial = exam.trial(Change(rate=0.3), half)
-    gain, points = 1 - trial.validation_loss / at_half.validation_loss, trial.validation_accuracy - at_half.validation_accuracy
-    if gain < 0.1 or points < 0.05:
-        return None
-    return Finding(
-        "lr_too_high",
-        0.8,
-        f"In the first steps the loss rose from {own.first:.2f} to {max(own.losses[1:10]):.2f}; after {half} steps the validation loss was"
-        f" {at_half.validation_loss:.2f} ({100 * at_half.validation_accuracy:.0f} %), and at 0.3 times the rate it is"
-        f" {trial.validation_loss:.2f} ({100 * trial.validation_accuracy:.0f} %).",
-        f"Use a learning rate of about {0.3 * max(list_rates(exam)):.1g}, or let it rise over the first 10 % of the steps.",
-        {"lr": 0.3 * max(list_rates(exam))},
     )
 
 
@@ -249,12 +227,6 @@ RULES = (
             "init_too_large": "there the loss is high before the first step",
             "wrong_sign": "there the step goes up the gradient",
         },
-    ),
-    Rule(
-        "lr_too_high",
-        Stage.END,
-        find_lr_too_high_at_end,
-        {"capacity_too_small": "there the loss does not rise in the first steps", "no_decay": "there the first steps learn"},
     ),
     Rule(
         "lr_too_low",
