@@ -96,6 +96,25 @@ def test_schedules_of_cycles_without_end(photos: Path, schedule: str) -> None:
         refused(goodfit("train", photos, "--dry", "--schedule", schedule, "--size", "16"), 2)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "DATA", "--seeds", "1001", "--dry"), ("train", "DATA", "--folds", "9" * 21, "--dry"), ("lr", "DATA", "--steps", "9" * 21),
+        ("show", "DATA", "--augment", "flip", "--draws", "9" * 12), ("show", "DATA", "--augment", "flip", "--images", "1001"),
+        ("evaluate", "run", "--marginalize", "9" * 21), ("doctor", "DATA", "--jobs", "3000"), ("search", "DATA", "--workers", "3000"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_numbers_by_which_a_command_has_no_end(photos: Path, words: tuple[str, ...]) -> None:
+    with time_limit(words):
+        refused(
+            goodfit(*(str(photos) if word == "DATA" else word for word in words)),
+            2,
+            f"Expected {words[-2 - (words[-1] == '--dry')]} to be",
+            "or less",
+        )
+
+
 # ---- recipes -----------------------------------------------------------------------------------------------------------------------
 
 HOSTILE_TOML = {

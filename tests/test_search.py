@@ -662,6 +662,8 @@ def test_the_test_split_has_no_say_in_a_search(tmp_path: Path) -> None:
     [
         (("--trials", "0"), "--trials to be 1 or more"),
         (("--workers", "0"), "--workers to be 1 or more"),
+        (("--workers", "3000"), "--workers to be 256 or less, received 3,000"),
+        (("--trials", "9" * 30), "--trials to be 1,000,000 or less"),
         (("--budget", "3 epochs"), '"30 min"'),
         (("--space", "nonsense"), "Expected --space as key=text"),
         (("--resume", "x", "--each", "1 epoch"), "the search has all else already"),

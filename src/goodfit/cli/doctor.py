@@ -7,7 +7,9 @@ from typing import IO, Annotated, cast
 
 from cyclopts import Parameter
 
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import UsageError, refuse_more
+
+MAX_JOBS = 256  # processes
 
 
 def doctor(
@@ -45,6 +47,7 @@ def doctor(
     """
     if limit <= 0 or jobs < 1:
         raise UsageError(f"Expected --limit above 0 and --jobs of 1 or more, received {limit:g} and {jobs}.")
+    refuse_more("--jobs", jobs, MAX_JOBS)
     if not target.exists():
         raise UsageError(f"Expected a run folder, a case file or a folder of case files, found nothing at {target}.")
     from goodfit.terminal.streams import print_message

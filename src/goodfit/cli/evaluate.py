@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from goodfit.core.errors import refuse_more
+
+MAX_PASSES = 10_000
+
 
 def evaluate(
     run: str,
@@ -35,6 +39,7 @@ def evaluate(
     device
         auto, cpu, cuda, ...
     """
+    refuse_more("--marginalize", marginalize, MAX_PASSES)
     from goodfit.core.run import Run
 
     Run.open(run)  # refused before torch is imported

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from goodfit.cli.options import LrOptions, Shorts, assemble, refuse_early, start_reporter
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import UsageError, refuse_more
+
+MAX_STEPS = 100_000  # of a test
 
 
 def lr(
@@ -39,6 +41,7 @@ def lr(
     """
     if not 0 < low < high or steps < 20:
         raise UsageError(f"Expected 0 < --low < --high and --steps of 20 or more, received {low:g}, {high:g} and {steps}.")
+    refuse_more("--steps", steps, MAX_STEPS)
     asked = assemble(data, shorts, options)
     refuse_early(asked)
     reporter = start_reporter(asked)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from goodfit.cli.options import Shorts, ShowOptions, assemble, refuse_early, start_reporter
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import UsageError, refuse_more
+
+MAX_PICTURES = 1000  # in a row or column of the sheet
 
 
 def show(
@@ -41,6 +43,8 @@ def show(
         raise UsageError(
             f"Expected --images and --draws of 1 or more and --progress from 0 to 1, received {images}, {draws} and {progress:g}."
         )
+    refuse_more("--images", images, MAX_PICTURES)
+    refuse_more("--draws", draws, MAX_PICTURES)
     asked = assemble(data, shorts, options)
     refuse_early(asked)
     reporter = start_reporter(asked)

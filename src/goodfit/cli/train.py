@@ -10,7 +10,9 @@ from cyclopts import Group, Parameter
 
 from goodfit.cli import process_started
 from goodfit.cli.options import MOST_USED, Options, Shorts, assemble, refuse_early, start_reporter
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import UsageError, refuse_more
+
+MAX_RUNS = 1000  # of one command
 
 
 @Parameter(name="*", group=Group("Run", sort_key=3))
@@ -50,6 +52,8 @@ class TrainOptions:
         """Refuse options that do not go together."""
         if self.seeds < 1:
             raise UsageError(f"Expected --seeds to be 1 or more, received {self.seeds}.")
+        refuse_more("--seeds", self.seeds, MAX_RUNS)
+        refuse_more("--folds", self.folds, MAX_RUNS)
         if self.folds and self.seeds > 1:
             raise UsageError("Expected one of --seeds and --folds, received both.")
         if self.groups and not self.folds:

@@ -78,6 +78,16 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     return f'Unknown {what} "{name}".{did_you_mean(str(name), names)} There is: {", ".join(names)}.'
 
 
+def refuse_more(option: str, value: int, limit: int) -> None:
+    """Refuse a number by which a command would have no end.
+
+    Raises:
+        UsageError: it is above the limit.
+    """
+    if value > limit:
+        raise UsageError(f"Expected {option} to be {limit:,} or less, received {value:,}.")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error without its full stop, to be put into a sentence; its class where it has no text."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

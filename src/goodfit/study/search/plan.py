@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from goodfit.core.errors import UsageError
+from goodfit.core.errors import UsageError, refuse_more
 from goodfit.core.progress import Length
 from goodfit.core.run import SEARCH_FILE
 from goodfit.core.run_files import explain_damage, read_json, write_json
@@ -20,6 +20,7 @@ HALVING_RUNGS = 3
 HALVING_FACTOR = 3  # each rung has a third of the trials, at three times the length
 STAGE_ENDS = {"coarse": 0.4, FINAL_STAGE: 1.0}  # as shares of a budget in minutes
 DEFAULT_STAGE_END = 0.75
+MAX_TRIALS, MAX_WORKERS = 1_000_000, 256  # a row in the journal for each, and a process
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class SearchOptions:
         return length.amount
 
     def check(self, data: str) -> None:
-        """Refuse numbers that are too small, and a resumed search with options that are fixed when it begins.
+        """Refuse numbers that are too small or far too large, and a resumed search with options that are fixed when it begins.
 
         Raises:
             UsageError: there are such.
@@ -93,6 +94,8 @@ class SearchOptions:
         for name, low in (("trials", 1), ("keep", 0), ("seeds", 1), ("workers", 1)):
             if (value := getattr(self, name)) is not None and value < low:
                 raise UsageError(f"Expected --{name} to be {low} or more, received {value}.")
+        refuse_more("--trials", self.trials or 0, MAX_TRIALS)
+        refuse_more("--workers", self.workers, MAX_WORKERS)
         resumed = SearchOptions(resume=self.resume, trials=self.trials, budget=self.budget, workers=self.workers)
         if self.resume is not None and (data or self != resumed):
             raise UsageError("Expected --resume with --trials, --budget or --workers alone: the search has all else already.")
