@@ -140,14 +140,18 @@ def prepared(data: Path, source: Path, **changes: Any) -> Prepared:
 
 @pytest.mark.parametrize("trainable", ["head", "last(1)", "head(0.5) | last(2, statistics=all_fixed)"])
 def test_training_on_features_is_training_on_images(data: Path, source: Path, trainable: str) -> None:
-    """Without augmentation the steps are the same to the rounding of the features to 16 bits, and so is what is evaluated."""
-    states = []
+    """Without augmentation the steps are the same to the rounding of the features to 16 bits, and so is what is evaluated: what rounding
+    changes of a tensor is a small part of what training changes, on any processor.
+    """
+    states, starts = [], []
     for views in (1, 0):
         training = prepared(data, source, augment="none", trainable=trainable, cached_views=views).training
+        starts.append({name: value.clone() for name, value in training.state.model.state_dict().items()})
         assert isinstance(training.loader, CachedViews) == bool(views)
         states.append(fit(training.state, training.loader, training.plan))
     for (name, a), b in zip(states[0].model.state_dict().items(), states[1].model.state_dict().values(), strict=True):
-        assert torch.allclose(a.double(), b.double(), atol=2e-3, rtol=1e-2), name
+        moved = (b.double() - starts[1][name].double()).norm()
+        assert (a.double() - b.double()).norm() <= 0.1 * moved + 1e-6, name
     assert states[0].history == pytest.approx(states[1].history, abs=0.15) and len(states[0].history) == len(states[1].history)
 
 
