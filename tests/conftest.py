@@ -36,7 +36,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def trust() -> Iterator[None]:
     """Tests are programs that trust what they make; a command decides by its own words (`tests/test_trust.py`)."""
-    with trust_code():
+    with trust_code("tests"):
         yield
 
 

@@ -16,7 +16,7 @@ from goodfit.core.commit import finish_commit, remove_staged, write_together
 from goodfit.core.errors import GoodfitError
 from goodfit.core.run import Run
 from goodfit.training.checkpoint import Checkpoints
-from tests.support.command import Said, copied, goodfit, train
+from tests.support.command import FAST, Said, copied, goodfit, train
 from tests.support.runs import assert_equal_weights
 from tests.support.writes import (
     SyncedSizes,
@@ -107,8 +107,6 @@ def test_the_end_of_an_extension_is_all_or_none(photos: Path, tmp_path: Path, is
 
 
 def train_words(photos: Path, out: Path, **changes: str) -> list[str]:
-    from tests.support.command import FAST
-
     options = [word for key, value in {**FAST, **changes}.items() for word in (f"--{key.replace('_', '-')}", value)]
     return ["train", str(photos), "--out", str(out), "--resume", "auto", *options]
 
@@ -184,3 +182,15 @@ def test_what_another_start_has_left_is_not_used(photos: Path, tmp_path: Path) -
     assert not (run / "use").exists() and not (run / "start.safetensors").exists() and not list(run.glob(".*.partial"))
     assert goodfit("predict", run, photos / "red" / "000.png").code == 0
     assert_equal_weights(tmp_path / "whole", run)
+
+
+def test_a_search_that_was_killed_while_it_was_begun_is_begun_anew(photos: Path, tmp_path: Path) -> None:
+    """Its plan is there, but not yet the recipe that comes last."""
+    folder = tmp_path / "search"
+    folder.mkdir()
+    (folder / "search.json").write_text('{"space": {}}')
+    options = [word for key, value in FAST.items() if key != "budget" for word in (f"--{key.replace('_', '-')}", value)]
+    more = ("--space", "lr=log(0.001, 0.1)", "--trials", "1", "--each", "1 epoch", "--full", "1 epoch", "--keep", "0")
+    said = goodfit("search", photos, "--out", folder, *options, *more)
+    assert said.code == 0, said
+    assert json.loads((folder / "search.json").read_text())["space"] == {"lr": "log(0.001, 0.1)"}

@@ -199,6 +199,7 @@ class FakeTimm(ModuleType):
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> FakeTimm:
     module = FakeTimm()
+    monkeypatch.setattr(FakeTimm.create_model, "__module__", "timm")
     monkeypatch.setitem(sys.modules, "timm", module)
     return module
 

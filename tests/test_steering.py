@@ -20,6 +20,7 @@ from goodfit.core.parts import ExternalPart, spell
 from goodfit.core.progress import Length, Lengths, Period
 from goodfit.core.run import LOCK_FILE, Run
 from goodfit.core.run_files import read_json
+from goodfit.core.trust import trust_code
 from goodfit.losses.penalty import L2
 from goodfit.models.convnet import Convnet
 from goodfit.optim.first_order import Adam, Sgd
@@ -140,12 +141,13 @@ def test_what_cannot_learn_is_said(text: str, said: str) -> None:
         freezing_phases(KNOWN.make(text, "trainable"), Convnet(4)(3, 3, (16, 16)))
 
 
-def test_a_function_of_the_users_own_names_what_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.models.weights.stages.mine", lambda model: {"1.bias"}, raising=False)
-    assert frozen_of("goodfit.models.weights.stages.mine", net()) == {"1.weight", "3.weight", "3.bias"}
-    monkeypatch.setattr("goodfit.models.weights.stages.mine", lambda model: (), raising=False)
-    with pytest.raises(UsageError, match="nothing would be trained"):
-        freezing_phases(ExternalPart("goodfit.models.weights.stages.mine"), net())
+def test_a_function_of_the_users_own_names_what_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "what_learns.py").write_text("def some(model): return {'1.bias'}\ndef none(model): return ()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with trust_code("what_learns"):
+        assert frozen_of("what_learns.some", net()) == {"1.weight", "3.weight", "3.bias"}
+        with pytest.raises(UsageError, match="nothing would be trained"):
+            freezing_phases(ExternalPart("what_learns.none"), net())
 
 
 @pytest.mark.parametrize("optimizer", [Sgd(0.1, momentum=0.9, weight_decay=0.1), Adam(0.01, weight_decay=0.1)])

@@ -140,7 +140,7 @@ def test_a_rate_that_is_far_too_high_is_noticed(data: Path, pretrained: Path, tm
     at = events[0]["step"]
     assert rates[at + 2] < 2 * RATE_FACTOR * rates[at], "the rate is a tenth from then on"
     start = next(row["validation"]["accuracy"] for row in log if row["kind"] == "evaluate")
-    assert scores["validation"]["accuracy"] >= start
+    assert scores["validation"]["accuracy"] >= start - 1e-7, "the log has seven digits"
 
 
 def test_constant_channels_no_longer_explode() -> None:

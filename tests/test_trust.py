@@ -15,6 +15,7 @@ from goodfit.core import trust as register
 from goodfit.core.run import Run
 from goodfit.core.trust import Trust, UntrustedCode, dotted_names, trust_words, use_trust
 from goodfit.recipe.recipe import Recipe
+from goodfit.study.search.plan import BASE_FILE, SearchPlan
 from tests.support.command import FAST, Said, refused, train
 from tests.support.command import goodfit as command
 
@@ -60,6 +61,7 @@ VERBS: dict[str, Callable[[Path, Path, Path], list[str | Path]]] = {  # of a run
     "doctor": lambda run, photos, out: ["doctor", run],
     "ensemble": lambda run, photos, out: ["ensemble", run, out / "other", "--soup", "uniform", "--out", out / "soup"],
     "search": lambda run, photos, out: ["search", "--recipe", run / "recipe.toml", "--trials", "1", "--out", out / "search"],
+    "search --resume": lambda run, photos, out: ["search", "--resume", out / "search"],
     "lr": lambda run, photos, out: ["lr", "--recipe", run / "recipe.toml"],
     "show": lambda run, photos, out: ["show", "--recipe", run / "recipe.toml", "--out", out / "sheet.png"],
 }
@@ -118,6 +120,10 @@ def attack(verb: str, run: Path, photos: Path, out: Path, *more: str) -> Said:
     out.mkdir(exist_ok=True)
     if verb == "ensemble":
         shutil.copytree(run, out / "other")
+    if verb == "search --resume":
+        (out / "search").mkdir()
+        shutil.copy(run / "recipe.toml", out / "search" / BASE_FILE)
+        SearchPlan({"lr": "log(0.001, 0.1)"}, "random", 1, "1 epoch", "1 epoch", 0).write(out / "search")
     return command(*VERBS[verb](run, photos, out), *more)
 
 

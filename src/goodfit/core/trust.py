@@ -15,6 +15,7 @@ import json
 import os
 import re
 import site
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -92,16 +93,19 @@ def dotted_names(text: str) -> list[str]:
 
 
 def require_trust(where: str, names: Iterable[str], files: Iterable[Path] = ()) -> None:
-    """Refuse code that is not known here, that the user has not named, and that --trust does not let run.
+    """Refuse code that is not known here, that the user has not named, and that --trust does not let run; and always Python's own library.
 
     Raises:
         UntrustedCode: there is some; the sentence lists all of it.
+        UsageError: a name is of Python's own library.
     """
-    trust = _trust.get()
+    trust, names = _trust.get(), list(dict.fromkeys(names))
+    if own := [name for name in names if name.partition(".")[0] in sys.stdlib_module_names]:
+        raise UsageError(f'"{own[0]}" is of Python\'s own library, of which nothing is taken as a part.')
     if trust.is_given:
         return
     unknown = [f"{file} (SHA-256 {_hash(file)[:16]})" for file in files if not (trust.names_file(file) or _is_known(_file_key(file)))]
-    unknown += [name for name in dict.fromkeys(names) if not (trust.names(name) or _is_known(_name_key(name)))]
+    unknown += [name for name in names if not (trust.names(name) or _is_known(_name_key(name)))]
     if unknown:
         raise UntrustedCode(
             f"{where} would run code that was not named on this machine before: {list_some(unknown, 5)}. Look at it, and if you trust it,"

@@ -31,8 +31,6 @@ def import_dotted(path: str) -> Any:
     package = path.partition(".")[0]
     if not DOTTED_NAME.fullmatch(path):
         raise UsageError(f'Expected a dotted name such as torch.optim.Adadelta, received "{path}".')
-    if package in sys.stdlib_module_names:
-        raise UsageError(f'"{path}" is of Python\'s own library, of which nothing is taken as a part.')
     is_of_file = package.startswith(USER_MODULE_PREFIX) and package in sys.modules  # a file that was allowed to run
     if not is_of_file:
         require_trust("The recipe", [path])

@@ -47,6 +47,7 @@ class Search:
         self.folder = folder
         self.plan = SearchPlan.read(folder)
         self.base = Recipe.from_toml(folder / BASE_FILE)
+        self.base.require_trust(f'"{folder}"', [path for file in self.base.use if (path := Path(file)).is_file()])
         self.catalog: Catalog = load_catalog(self.base.use)
         self.space = Space.read(self.plan.space, self.catalog)
         self.worker = worker or Worker(folder)
