@@ -194,3 +194,27 @@ def test_a_search_that_was_killed_while_it_was_begun_is_begun_anew(photos: Path,
     said = goodfit("search", photos, "--out", folder, *options, *more)
     assert said.code == 0, said
     assert json.loads((folder / "search.json").read_text())["space"] == {"lr": "log(0.001, 0.1)"}
+
+
+@pytest.mark.parametrize("is_whole", [False, SLOW])
+def test_an_ensemble_that_was_killed_while_it_was_made_is_made_anew(photos: Path, tmp_path: Path, is_whole: bool) -> None:
+    """At file operations: its place is free, or it is whole."""
+    for seed in ("0", "1"):
+        assert train(photos, tmp_path / seed, seed=seed).code == 0
+    members, whole = (tmp_path / "0", tmp_path / "1"), tmp_path / "whole"
+    assert goodfit("ensemble", *members, "--out", whole).code == 0
+    free = 0
+    for n in itertools.count(1, 1 if is_whole else 9):
+        out = tmp_path / f"made {n}"
+        if command_killed_at_operation(n, tmp_path / f"log {n}", "ensemble", *members, "--out", out) != -9:
+            break
+        if not (out / "recipe.toml").exists():
+            said = goodfit("ensemble", *members, "--out", out)
+            assert said.code == 0, (n, said)
+            free += 1
+        assert not (tmp_path / f".{out.name}.partial").exists()
+        files = [{str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} for folder in (out, whole)]
+        assert files[0] == files[1], n
+        assert goodfit("predict", out, photos / "red" / "000.png").out == goodfit("predict", whole, photos / "red" / "000.png").out
+    print(f"killed at up to {n} operations, {free} times before the ensemble was whole")
+    assert free > 3

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import torch
 from goodfit.core.device import select_device
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.fetch import hash_file
-from goodfit.core.files import copy_file, write_atomic
+from goodfit.core.files import PARTIAL, copy_file, explain_write_errors, remove, sync_folder, write_atomic
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
@@ -78,17 +79,19 @@ def make_ensemble(
         mean = average_probabilities([x.probabilities for x in predictions], [n / sum(counts) for n in counts])
     best = find_best_single(candidates, predictions)
     result = dataclasses.replace(predictions[0], probabilities=mean.astype(np.float32))
-    run = make_folder(out)
-    content = {
-        "kind": "soup" if soup else "average",
-        "select": soup or select,
-        "classes": list(predictions[0].classes),
-        "tests_seen": count_seen_test_images(candidates),
-        **(write_soup(run, soup_builder, best) if soup_builder else copy_members(run, candidates, counts, best)),
-        "candidates": describe_candidates(run, candidates, predictions, counts),
-    }
-    scores = {"validation": score_ensemble(result, predictions[best])} if images else {}
-    write_results(run, candidates, content, scores, result)
+    run = Run.new(out, "ensemble")
+    with made_whole(run) as made:
+        content = {
+            "kind": "soup" if soup else "average",
+            "select": soup or select,
+            "classes": list(predictions[0].classes),
+            "tests_seen": count_seen_test_images(candidates),
+            **(write_soup(made, soup_builder, best) if soup_builder else copy_members(made, candidates, counts, best)),
+            "candidates": describe_candidates(made, candidates, predictions, counts),
+        }
+        scores = {"validation": score_ensemble(result, predictions[best])} if images else {}
+        write_results(made, candidates, content, scores, result)
+    run.point_latest()
     reporter.say(*format_warnings(read_record(run)))
     return run
 
@@ -150,11 +153,26 @@ class SoupBuilder:
 # ---- the folder ----------------------------------------------------------------------------------------------------------------
 
 
-def make_folder(out: Path | None) -> Run:
-    """Make a new folder; it becomes a run with its recipe.toml, which is written last."""
-    run = Run.new(out, "ensemble")
-    run.checkpoints.rmdir()
-    return run
+@contextlib.contextmanager
+def made_whole(run: Run) -> Iterator[Run]:
+    """A folder beside that of a new run, which takes its place when all is written: a process that is killed leaves the place free.
+
+    Raises:
+        GoodfitError: it cannot be written.
+    """
+    made = run.path.with_name(f".{run.path.name}{PARTIAL}")
+    try:
+        with explain_write_errors(run.path):
+            remove(made)
+            made.mkdir()
+        yield Run(made)
+        with explain_write_errors(run.path):
+            sync_folder(made)
+            remove(run.path)
+            made.replace(run.path)
+    except BaseException:
+        remove(made)
+        raise
 
 
 def copy_members(run: Run, candidates: Sequence[Candidate], counts: Sequence[int], best: int) -> dict[str, Any]:
@@ -248,4 +266,3 @@ def write_results(run: Run, candidates: Sequence[Candidate], content: dict[str, 
         result.save(run.path / PREDICTIONS_FILE)
         copy_baselines(run, first, result)
     copy_file(first.run.path / "recipe.toml", run.path / "recipe.toml")
-    run.point_latest()
