@@ -34,9 +34,10 @@ class Calibration:
 
     @property
     def alarm_level(self) -> float:
-        """The least confidence at which the p-value allows an alarm; above 1 where so few trainings allow none."""
-        levels = sorted({MIN_ALARM, *(confidence + 1e-9 for confidence in self.confidences)})
-        return next((level for level in levels if level >= MIN_ALARM and self.p_value(level) <= MAX_FALSE_ALARMS), 1.1)
+        """The least confidence from `MIN_ALARM` on that at most `MAX_FALSE_ALARMS` of the healthy trainings reach."""
+        allowed = int(MAX_FALSE_ALARMS * self.trainings)
+        levels = sorted({MIN_ALARM, *(confidence + 1e-9 for confidence in self.confidences if confidence >= MIN_ALARM)})
+        return next(level for level in levels if sum(healthy >= level for healthy in self.confidences) <= allowed)
 
 
 @cache
