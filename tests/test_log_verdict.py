@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 
-import goodfit
+from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
+from goodfit.doctor.advice import DoctorAdvice
 from goodfit.doctor.calibration import MAX_FALSE_ALARMS, MIN_ALARM, Calibration, read_calibration
 from goodfit.doctor.diagnose import decide
 from goodfit.doctor.finding import Finding
-from goodfit.doctor.log_verdict import read_verdict
+from goodfit.doctor.log_verdict import find_certain_failures, read_verdict
+from goodfit.doctor.run_patient import prepare_run
+from goodfit.doctor.wording import describe_verdict
 from goodfit.recipe.run_recipe import trained_recipe
 from goodfit.report.pages.run import render_run
 from goodfit.report.record import read_record
 from tests.support.command import goodfit as command
 from tests.support.fake_run import Page, make_run, replace_log
 
+CONSTANT = ("--schedule", "constant", "--epochs", "3")
 TRAIN = ("train", "digits", "--augment", "none", "--size", "8", "--threads", "1")
 
 
@@ -60,14 +64,33 @@ def test_a_wrecked_training_ends_with_the_cause_and_a_recipe_that_mends_it(tmp_p
         tmp_path / "run",
     )
     assert done.code == 0, done.err
-    assert "Doctor: lr_too_high (60 % sure by the log); goodfit doctor" in done.err
-    (cause,) = json.loads((tmp_path / "run/findings.json").read_text())["causes"]
-    assert cause["evidence"].startswith("The training loss rose from 2.") and cause["patch"]["optimizer"].startswith("sgd(10.0")
+    assert "Doctor: most likely lr_too_high, by the log; goodfit doctor" in done.err
+    findings = json.loads((tmp_path / "run/findings.json").read_text())
+    (cause,) = findings["causes"]
+    assert cause["evidence"].startswith("The training loss rose from 2.")
+    assert cause["patch"] == {}, "how far to lower the rate is not known"
+    assert findings["p"] is None and findings["steps"] == 0 and findings["ruled_out"] == [] and findings["failures"]
     page = Page(render_run(tmp_path / "run")).visible()
     assert "By the log alone:" in page and "lr too high" in page
-    recipe = trained_recipe(tmp_path / "run").but_text(cause["patch"])
-    mended = goodfit.train("digits", recipe, out=tmp_path / "mended", quiet=True)
-    assert mended.scores["validation"]["accuracy"] > Run(tmp_path / "run").scores["validation"]["accuracy"]
+
+
+def test_a_training_that_diverged_hears_the_cause(tmp_path: Path) -> None:
+    done = command(*TRAIN, "--model", "mlp", "--optimizer", "sgd(1e30)", *CONSTANT, "--out", tmp_path / "run")
+    assert done.code == 4, done.err
+    assert "Doctor: most likely lr_too_high, by the log; goodfit doctor" in done.err
+    assert json.loads((tmp_path / "run/findings.json").read_text())["alarm"] is True
+
+
+def test_the_fields_that_a_log_tells_to_change_build(tmp_path: Path) -> None:
+    done = command(*TRAIN, "--model", "linear", "--optimizer", "sgd(0.1)", *CONSTANT, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    run = Run(tmp_path / "run")
+    replace_log(run, rates(0.1, 0.1) + evaluated([0.8, 0.88, 0.38], [0.9, 0.95, 0.4]))
+    prepared = prepare_run(run, SilentReporter())
+    assert any("below its best" in line for line in DoctorAdvice(SilentReporter()).conclude(run, prepared))
+    (cause,) = [cause for cause in run.read("findings.json")["causes"] if cause["cause"] == "no_decay"]
+    assert cause["patch"] == {"schedule": "warmup | cosine"}
+    assert trained_recipe(run.path).but_text(cause["patch"]).schedule == "warmup | cosine"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +121,7 @@ def test_a_failure_without_a_known_cause_is_unknown(tmp_path: Path) -> None:
     run.write("baselines.json", {"images": 1000, "rows": rows})
     verdict = read_verdict(read_record(run))
     assert (verdict.kind, verdict.alarm, verdict.findings) == ("unknown", True, ())
-    assert "below a baseline" in verdict.ruled_out[0]
+    assert "below a baseline" in find_certain_failures(read_record(run))[0].evidence
     accuracy = run.read("scores.json")["validation"]["accuracy"]
     rows[1] |= {"accuracy": accuracy + 0.01, "interval": [accuracy - 0.02, accuracy + 0.04]}
     run.write("baselines.json", {"images": 1000, "rows": rows})
@@ -118,9 +141,10 @@ def test_the_p_value_is_the_share_of_healthy_trainings_as_odd() -> None:
 
 def test_the_doctor_is_calibrated_on_enough_healthy_trainings() -> None:
     calibration = read_calibration()
-    assert calibration.trainings >= 75 and calibration.origin
+    assert calibration.trainings >= 75 and "bench.ward calibrate" in calibration.origin
     assert sum(found >= calibration.alarm_level for found in calibration.confidences) <= MAX_FALSE_ALARMS * calibration.trainings
     sure = Finding("lr_too_high", 0.95, "", "")
     verdict = decide([sure], 10, 0, 0.0)
     assert verdict.alarm and verdict.p == calibration.p_value(0.95)
     assert decide([], 10, 0, 0.0).p == 1.0
+    assert f"Of {calibration.trainings} healthy trainings, " in " ".join(describe_verdict(verdict))

@@ -10,7 +10,7 @@ from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.doctor.audit.quick import remark_on_data
-from goodfit.doctor.log_verdict import read_verdict
+from goodfit.doctor.log_verdict import DIRECTIONS, find_certain_failures, read_verdict
 from goodfit.doctor.run_examination import check_training, with_patches
 from goodfit.doctor.wording import describe_log_verdict
 from goodfit.recipe.prepare import Prepared
@@ -35,7 +35,9 @@ class DoctorAdvice(Advice):
 
     def conclude(self, run: Run, prepared: Prepared) -> list[str]:
         record = read_record(run)
-        verdict = with_patches(read_verdict(record), prepared)
+        verdict = with_patches(read_verdict(record), prepared, without=DIRECTIONS)
+        failures = [str(failure) for failure in find_certain_failures(record)]
         with contextlib.suppress(OSError, GoodfitError):  # the run is finished all the same
-            run.write(FINDINGS_FILE, verdict.to_json(str(run.path), prepared.recipe.seed) | {"by": BY_LOG})
+            found = verdict.to_json(str(run.path), prepared.recipe.seed)
+            run.write(FINDINGS_FILE, {**found, "by": BY_LOG, "failures": failures})
         return [*super().conclude(run, prepared), describe_log_verdict(verdict, record.shell_path)]

@@ -66,7 +66,7 @@ class Rule:
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """The doctor's answer: the kind, the causes, most likely first, whether to stop a person, what it took, and the share of healthy
-    trainings in which a finding is as sure (`p`, see `calibration`).
+    trainings in which a finding is as sure (`p`, see `calibration`; None where that is not known).
     """
 
     kind: VerdictKind
@@ -77,12 +77,13 @@ class Verdict:
     trial_steps: int
     seconds: float
     ruled_out: tuple[str, ...] = ()
-    p: float = 1.0
+    p: float | None = None
 
     def to_json(self, case: str, seed: int) -> dict[str, Any]:
         """The object of the protocol of case files."""
         return {
             "case": case, "seed": seed, "verdict": self.kind, "component": self.component,
             "causes": [finding.to_json() for finding in self.findings[:MAX_CAUSES]], "alarm": self.alarm, "steps": self.steps,
-            "trial_steps": self.trial_steps, "seconds": round(self.seconds, 2), "ruled_out": list(self.ruled_out), "p": round(self.p, 4),
+            "trial_steps": self.trial_steps, "seconds": round(self.seconds, 2), "ruled_out": list(self.ruled_out),
+            "p": None if self.p is None else round(self.p, 4),
         }  # fmt: skip

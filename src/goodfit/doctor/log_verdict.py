@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from goodfit.doctor.diagnose import decide
 from goodfit.doctor.finding import Finding, Verdict
 from goodfit.report.failures import find_failures
 from goodfit.report.interpretation import find_notes
@@ -12,21 +9,27 @@ from goodfit.report.record import Record
 from goodfit.report.remark import Remark
 
 CONFIDENCE, NOTE_CONFIDENCE = 0.6, 0.3  # a log shows what went wrong; its cause is likely, and no trial has confirmed it
+DIRECTIONS = ("lr_too_high", "lr_too_low")  # causes of which a log tells in which direction to change a field, and not how far
 
 
 def read_verdict(record: Record) -> Verdict:
     """Judge a run by what its log and scores tell: a fault where something went wrong, unknown where no cause is known for it.
 
-    What is odd about a run in which nothing went wrong is a note.
+    What is odd about a run in which nothing went wrong is a note. No step is followed, and no trial is made.
     """
-    failures = [failure for failure in find_failures(record) if not failure.may_be_noise]
-    findings = [make_finding(remark, True) for remark in failures if remark.cause]
+    failures = find_certain_failures(record)
+    findings = tuple(make_finding(remark, True) for remark in failures if remark.cause)
     if not failures:
-        findings = [make_finding(remark, False) for remark in find_notes(record) if remark.cause]
-    verdict = decide(findings, int(record.last_step or 0), 0, 0.0)
-    if not failures or findings:
-        return verdict
-    return dataclasses.replace(verdict, kind="unknown", alarm=True, ruled_out=tuple(map(str, failures)))
+        notes = tuple(make_finding(remark, False) for remark in find_notes(record) if remark.cause)
+        return Verdict("healthy", None, notes, False, 0, 0, 0.0)
+    if not findings:
+        return Verdict("unknown", None, (), True, 0, 0, 0.0)
+    return Verdict("fault", findings[0].component, findings, True, 0, 0, 0.0)
+
+
+def find_certain_failures(record: Record) -> list[Remark]:
+    """What went wrong with a run beyond what may be noise."""
+    return [failure for failure in find_failures(record) if not failure.may_be_noise]
 
 
 def make_finding(remark: Remark, is_material: bool) -> Finding:

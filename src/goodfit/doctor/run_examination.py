@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
@@ -85,10 +86,11 @@ def check_training(prepared: Prepared, reporter: Reporter) -> None:
     raise GoodfitError(" ".join(["Nothing was trained.", *describe_verdict(with_patches(verdict, prepared))]))
 
 
-def with_patches(verdict: Verdict, prepared: Prepared) -> Verdict:
-    """A verdict whose findings have the fields of the recipe to change."""
+def with_patches(verdict: Verdict, prepared: Prepared, without: Collection[str] = ()) -> Verdict:
+    """A verdict whose findings have the fields of the recipe to change, but for those of some causes."""
     trained = Trained(prepared.recipe, prepared.parts)
-    return dataclasses.replace(verdict, findings=tuple(with_patch(finding, trained) for finding in verdict.findings))
+    findings = (finding if finding.cause in without else with_patch(finding, trained) for finding in verdict.findings)
+    return dataclasses.replace(verdict, findings=tuple(findings))
 
 
 def with_patch(finding: Finding, trained: Trained) -> Finding:

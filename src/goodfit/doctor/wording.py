@@ -31,15 +31,15 @@ def describe_verdict(verdict: Verdict) -> list[str]:
                 lines += ["Less likely:", *(f"  {describe_short(finding)}" for finding in alarming[1:])]
     lines += [f"Note: {describe_short(finding)}" for finding in notes]
     lines += [f"Ruled out: {line}" for line in verdict.ruled_out] if verdict.kind == "unknown" else []
-    if verdict.kind in ("fault", "either"):
-        lines.append(f"Of {read_calibration().trainings} healthy trainings, {count_as_sure(verdict)} had a finding as sure.")
+    if verdict.kind in ("fault", "either") and verdict.p is not None:
+        lines.append(f"Of {read_calibration().trainings} healthy trainings, {count_as_sure(verdict.p)} had a finding as sure.")
     took = f"{count_of(verdict.steps, 'step')} followed, {count_of(verdict.trial_steps, 'step')} of trials"
     return [*lines, f"({took}, {format_duration(verdict.seconds)})"]
 
 
-def count_as_sure(verdict: Verdict) -> str:
-    """How many of the healthy trainings that the doctor was calibrated on had a finding as sure."""
-    return str(round(verdict.p * (read_calibration().trainings + 1)) - 1 or "none")
+def count_as_sure(p: float) -> str:
+    """How many of the healthy trainings that the doctor was calibrated on had a finding as sure, by its p-value."""
+    return str(round(p * (read_calibration().trainings + 1)) - 1 or "none")
 
 
 def describe_log_verdict(verdict: Verdict, path: str) -> str:
@@ -50,8 +50,7 @@ def describe_log_verdict(verdict: Verdict, path: str) -> str:
         case "unknown":
             return f"Doctor: something is wrong, and the log does not tell its cause; goodfit doctor {path} --try looks for it."
     first = verdict.findings[0]
-    named = f"{first.cause} ({100 * first.confidence:.0f} % sure by the log)"
-    return f"Doctor: {named}; goodfit doctor {path} --try confirms it by trials.{describe_patch(first)}"
+    return f"Doctor: most likely {first.cause}, by the log; goodfit doctor {path} --try confirms it by trials.{describe_patch(first)}"
 
 
 def describe_patch(finding: Finding) -> str:

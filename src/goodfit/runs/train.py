@@ -260,7 +260,8 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
             log.flush()
             mark("diverged" if isinstance(error, Diverged) else "failed")
             if isinstance(error, Diverged):
-                options.reporter.say(f"Run: {run.path}", f"Report: {write_report(run.path)}")
+                conclusions = options.advice.conclude(run, prepared)
+                options.reporter.say(f"Run: {run.path}", f"Report: {write_report(run.path)}", *conclusions)
             raise
     if halt.signal and training.plan.t(state) < 1:
         mark("interrupted" if halt.signal == "SIGINT" else "terminated")
