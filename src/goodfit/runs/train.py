@@ -173,6 +173,7 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
             raise
         SavedModel.read(run)  # which is damaged, or stays as it is
         options.reporter.say(f'"{run.path}" is finished and its model stays as it is, but it cannot be extended: {error}')
+        write_report(run.path)  # which a full disk may have prevented
         return run
     if is_extended and state.step < last and is_finished(run):
         again = f"Steps {state.step + 1:,} to {last:,} are trained again by the budget they had, before the run is extended."
