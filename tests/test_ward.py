@@ -193,9 +193,10 @@ def test_a_plan_has_all_causes_and_half_of_its_controls_odd(data: Path) -> None:
 def test_held_out_settings_share_no_family_and_data_with_the_others(data: Path) -> None:
     known = {(setting.net.family, setting.data) for setting in SETTINGS.values()}
     assert all((setting.net.family, setting.data) not in known for setting in HELD_OUT_SETTINGS.values())
-    specs = plan_cases(["digits", "letters", "grains", "gratings"], data, 1, 10, 5, held_out=True)
+    specs = plan_cases(["digits", "shapes", "grains", "gratings"], data, 1, 10, 5, held_out=True)
     assert {spec.setting for spec in specs} <= set(HELD_OUT_SETTINGS)
-    assert {*CAUSES} - {spec.cause for spec in specs} == {"no_warmup", "vanishing_gradient", "missing_skip"}, "whose nets it has not"
+    missing = {*CAUSES} - {spec.cause for spec in specs}
+    assert missing == {"no_warmup", "vanishing_gradient", "missing_skip", "channels_swapped"}, "which need other nets, or pretrained weights"
 
 
 @pytest.mark.parametrize("name", ["digits-transformer", "digits-mixer", "letters-dense", "grains-dense"])
