@@ -86,7 +86,7 @@ def test_train_warns_of_what_is_alarming_and_trains_the_same(spoiled: Path, tmp_
     assert "Warning: 4 images are of one color" in warned.err
     notes = json.loads((tmp_path / "a/about.json").read_text())["data"]["notes"]
     assert any("of one color" in note for note in notes)
-    monkeypatch.setattr("goodfit.doctor.advice.remark_on_data", lambda data: [])
+    monkeypatch.setattr("goodfit.doctor.doctor_adviser.remark_on_data", lambda data: [])
     assert "of one color" not in train(spoiled, tmp_path / "b").err
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 

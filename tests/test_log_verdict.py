@@ -10,9 +10,9 @@ import pytest
 
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
-from goodfit.doctor.advice import DoctorAdvice
 from goodfit.doctor.calibration import MAX_FALSE_ALARMS, MIN_ALARM, Calibration, read_calibration
 from goodfit.doctor.diagnose import decide
+from goodfit.doctor.doctor_adviser import DoctorAdviser
 from goodfit.doctor.finding import Finding
 from goodfit.doctor.log_verdict import find_certain_failures, read_verdict
 from goodfit.doctor.run_patient import prepare_run
@@ -87,7 +87,7 @@ def test_the_fields_that_a_log_tells_to_change_build(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     replace_log(run, rates(0.1, 0.1) + evaluated([0.8, 0.88, 0.38], [0.9, 0.95, 0.4]))
     prepared = prepare_run(run, SilentReporter())
-    assert any("below its best" in line for line in DoctorAdvice(SilentReporter()).conclude(run, prepared))
+    assert any("below its best" in line for line in DoctorAdviser(SilentReporter()).conclude(run, prepared))
     (cause,) = [cause for cause in run.read("findings.json")["causes"] if cause["cause"] == "no_decay"]
     assert cause["patch"] == {"schedule": "warmup | cosine"}
     assert trained_recipe(run.path).but_text(cause["patch"]).schedule == "warmup | cosine"

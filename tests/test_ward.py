@@ -196,7 +196,7 @@ def test_held_out_settings_share_no_family_and_data_with_the_others(data: Path) 
     specs = plan_cases(["digits", "shapes", "grains", "gratings"], data, 1, 10, 5, held_out=True)
     assert {spec.setting for spec in specs} <= set(HELD_OUT_SETTINGS)
     missing = {*CAUSES} - {spec.cause for spec in specs}
-    assert missing == {"no_warmup", "vanishing_gradient", "missing_skip", "channels_swapped"}, "which need other nets, or pretrained weights"
+    assert missing == {"no_warmup", "vanishing_gradient", "missing_skip", "channels_swapped"}, "which need other nets"
 
 
 @pytest.mark.parametrize("name", ["digits-transformer", "digits-mixer", "letters-dense", "grains-dense"])

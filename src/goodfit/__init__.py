@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 
-TYPE_CHECKING = False  # that of typing, which a command that is stopped at once has no time for
+TYPE_CHECKING = False  # as in typing, whose import would take time in which Ctrl-C is not heard yet
 if TYPE_CHECKING:
     from typing import Any
 

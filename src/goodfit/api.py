@@ -15,9 +15,9 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
 from goodfit.core.trust import trust_words
-from goodfit.doctor.advice import DoctorAdvice
 from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
 from goodfit.doctor.audit.image_table import ImageTable
+from goodfit.doctor.doctor_adviser import DoctorAdviser
 from goodfit.doctor.loop_patient import LoopParts
 from goodfit.doctor.loop_watch import Watch
 from goodfit.doctor.patient import Batches
@@ -50,7 +50,7 @@ def train(
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
     """
     recipe, reporter = recipe or Recipe(), _make_reporter(quiet)
-    options = RunOptions(Path(out) if out else None, resume, reporter=reporter, advice=DoctorAdvice(reporter))
+    options = RunOptions(Path(out) if out else None, resume, reporter=reporter, adviser=DoctorAdviser(reporter))
     try:
         with trust_words(recipe.own_words):
             run = train_run(recipe.but(data=str(data)) if data else recipe, options)

@@ -86,7 +86,7 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     run.check()
     refuse_early(asked, run.out if run.is_single and run.resume == "never" and not run.dry else None)
     reporter = start_reporter(asked)
-    from goodfit.doctor.advice import DoctorAdvice
+    from goodfit.doctor.doctor_adviser import DoctorAdviser
     from goodfit.recipe.parts import refuse_second_lr, with_lr
     from goodfit.runs import train as runs
     from goodfit.runs.finish import describe_result
@@ -101,7 +101,7 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     recipe_folder = Path(shorts.recipe).parent if shorts.recipe and Path(shorts.recipe).is_file() else None
     switches = (run.dry, run.plot_schedule, run.tensorboard)
     wanted = runs.RunOptions(run.out, run.resume, *switches, reporter, process_started(), quiet_result=run.is_single)
-    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder, advice=DoctorAdvice(reporter, run.doctor))
+    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder, adviser=DoctorAdviser(reporter, run.doctor))
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
         summary = format_seeds(result)

@@ -31,7 +31,7 @@ from goodfit.report.markup import plain_text
 from goodfit.report.page import write_report
 from goodfit.report.record import read_record
 from goodfit.runs import baselines
-from goodfit.runs.advice import Advice
+from goodfit.runs.adviser import Adviser
 from goodfit.runs.pictures import write_pictures
 from goodfit.runs.start import timestamp
 from goodfit.training.checkpoint import Checkpoints
@@ -40,7 +40,7 @@ from goodfit.training.snapshots import FOLDER, Snapshots, snapshot_hash
 from goodfit.training.state import Plan, State
 
 
-def finish_run(run: Run, prepared: Prepared, reporter: Reporter, advice: Advice) -> None:
+def finish_run(run: Run, prepared: Prepared, reporter: Reporter, adviser: Adviser) -> None:
     """Score the run, keep its model, compute the baselines, conclude and write the report."""
     began = steady_time()
     reporter.show_activity("scoring the model")
@@ -69,7 +69,7 @@ def finish_run(run: Run, prepared: Prepared, reporter: Reporter, advice: Advice)
     except (GoodfitError, OSError) as error:  # such as images that are gone: the run is finished all the same
         reporter.say(f"Warning: the baselines could not be computed: {error}")
     finally:
-        conclusions = advice.conclude(run, prepared)
+        conclusions = adviser.conclude(run, prepared)
         write_report(run.path)
     reporter.say(*conclusions)
 

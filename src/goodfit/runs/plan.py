@@ -20,7 +20,7 @@ from goodfit.recipe.auto import SMALL_SIDE
 from goodfit.recipe.chooser import Choice
 from goodfit.recipe.plan import MIN_COLOR_CHANNELS, SPEED_SHARE, speed_gain
 from goodfit.recipe.prepare import Prepared
-from goodfit.runs.advice import Advice
+from goodfit.runs.adviser import Adviser
 from goodfit.terminal.sketch import sketch_curve
 
 SCHEDULE_POINTS = 1000  # of a learning rate that is drawn
@@ -47,9 +47,9 @@ def report_plan(prepared: Prepared, reporter: Reporter, whole: bool) -> None:
         reporter.say("  What was chosen, and why: in the report, or here with -v.")
 
 
-def warn_of_data(prepared: Prepared, advice: Advice, reporter: Reporter) -> Prepared:
-    """Warn of what is wrong with the data by the advice; the run keeps it with the other notes on its data."""
-    remarks = advice.remark_on(prepared.data)
+def warn_of_data(prepared: Prepared, adviser: Adviser, reporter: Reporter) -> Prepared:
+    """Warn of what is wrong with the data by the adviser; the run keeps it with the other notes on its data."""
+    remarks = adviser.remark_on(prepared.data)
     reporter.say(*(f"{WARNING}{text}" for text in remarks))
     return dataclasses.replace(prepared, data=dataclasses.replace(prepared.data, notes=(*prepared.data.notes, *remarks)))
 

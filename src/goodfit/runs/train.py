@@ -22,7 +22,7 @@ from goodfit.recipe.run_recipe import RECIPE_HASHES, check_recipe_file, hash_rec
 from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.report.page import write_report
 from goodfit.runs import augmentation_preview, baselines
-from goodfit.runs.advice import Advice
+from goodfit.runs.adviser import Adviser
 from goodfit.runs.finish import describe_result, finish_run
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule, warn_of_data
 from goodfit.runs.resume import (
@@ -55,7 +55,7 @@ class RunOptions:
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
     draws the learning rate; a budget in minutes counts from the steady time `started`; `quiet_plan` suppresses reporting the plan, and
     `quiet_result` what came of it, which `describe_result` has. `verbose` reports the plan with every choice. `recipe_folder` is where the
-    recipe was read from. `advice` says what is wrong with the data and, at the end, with the training.
+    recipe was read from. `adviser` says what is wrong with the data and, at the end, with the training.
 
     Raises:
         UsageError: `resume` is neither auto nor never.
@@ -72,7 +72,7 @@ class RunOptions:
     quiet_result: bool = False
     verbose: bool = False
     recipe_folder: Path | None = None
-    advice: Advice = dataclasses.field(default_factory=Advice)
+    adviser: Adviser = dataclasses.field(default_factory=Adviser)
 
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never"):
@@ -120,12 +120,12 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
         require_free_folder(options.out)  # before any work
     prepared = prepare(asked, options.plan_reporter, options.started)
     _report_and_check(prepared, options)
-    prepared = warn_of_data(prepared, options.advice, options.plan_reporter)
+    prepared = warn_of_data(prepared, options.adviser, options.plan_reporter)
     if note := describe_other_data(options.recipe_folder, prepared.data):
         options.plan_reporter.say(f"  {note}")
     if options.dry:
         return None
-    options.advice.check(prepared)
+    options.adviser.check(prepared)
     prepared = with_cached_features(prepared, options.reporter)
     lengths = prepared.training.plan.lengths
     # Under a budget in minutes they are computed before the first step: after the last they would be over the budget.
@@ -225,7 +225,7 @@ def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None
         prepared.training.state.elapsed += seconds
         prepared.training.state.startup += seconds
         _fit_run(run, prepared, options, startup)
-        finish_run(run, prepared, options.reporter, options.advice)
+        finish_run(run, prepared, options.reporter, options.adviser)
 
 
 def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[str, float]) -> None:
@@ -261,7 +261,7 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
             log.flush()
             mark("diverged" if isinstance(error, Diverged) else "failed")
             if isinstance(error, Diverged):
-                conclusions = options.advice.conclude(run, prepared)
+                conclusions = options.adviser.conclude(run, prepared)
                 options.reporter.say(f"Run: {run.path}", f"Report: {write_report(run.path)}", *conclusions)
             raise
     if halt.signal and training.plan.t(state) < 1:

@@ -1,4 +1,4 @@
-"""Advice: what is said of a training beyond its plan and its scores, before it, and at its end."""
+"""Advisers: what is said of a training beyond its plan and its scores, before it and at its end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from goodfit.report.failures import format_warnings
 from goodfit.report.record import read_record
 
 
-class Advice:
-    """The advice of those who have only the numbers of a training. The doctor knows more: see `goodfit.doctor.advice`."""
+class Adviser:
+    """An adviser who has only the numbers of a training. The doctor knows more: see `goodfit.doctor.doctor_adviser`."""
 
     def remark_on(self, data: Dataset) -> list[str]:
         """What is wrong with the images, a sentence each."""

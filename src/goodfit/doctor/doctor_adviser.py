@@ -16,12 +16,12 @@ from goodfit.doctor.wording import describe_log_verdict
 from goodfit.recipe.prepare import Prepared
 from goodfit.report.record import read_record
 from goodfit.report.sections.doctor import BY_LOG, FINDINGS_FILE
-from goodfit.runs.advice import Advice
+from goodfit.runs.adviser import Adviser
 
 
 @dataclasses.dataclass(frozen=True)
-class DoctorAdvice(Advice):
-    """The doctor's advice; `is_thorough` has it examine the images, the network and its first steps before the training."""
+class DoctorAdviser(Adviser):
+    """The doctor as adviser; `is_thorough` has it examine the images, the network and its first steps before the training."""
 
     reporter: Reporter
     is_thorough: bool = False
