@@ -41,7 +41,7 @@ def count_classes(labels: IntArray, splits: NDArray[np.integer], classes: int) -
     return ClassCounts(counts, tuple(missing), imbalance, float(np.exp(-(shares * np.log(shares)).sum())))
 
 
-def half_width(n: int, accuracy: float = 0.9) -> float:
+def expected_half_width(n: int, accuracy: float = 0.9) -> float:
     """Half the width of the 95 % interval of an accuracy measured on n images; 1 for none."""
     if n < 1:
         return 1.0
@@ -51,7 +51,7 @@ def half_width(n: int, accuracy: float = 0.9) -> float:
 
 def is_too_small(n: int) -> bool:
     """Whether an accuracy measured on n images says too little: its interval is wider than 5 points to each side."""
-    return half_width(n) > WIDE_INTERVAL
+    return expected_half_width(n) > WIDE_INTERVAL
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 
 from goodfit.core.words import count_of, format_percent, list_some
 from goodfit.data.index import SPLITS, TRAIN, VALIDATION, IntArray
-from goodfit.doctor.audit.counts import MAX_IMBALANCE, count_classes, half_width, is_too_small
+from goodfit.doctor.audit.counts import MAX_IMBALANCE, count_classes, expected_half_width, is_too_small
 from goodfit.doctor.audit.data_finding import DataFinding
 from goodfit.doctor.audit.features import FloatArray
 from goodfit.doctor.audit.image_table import ImageTable
@@ -60,11 +60,13 @@ def find_counts(table: ImageTable) -> list[DataFinding]:
     if is_too_small(n):
         sentence = (
             f"There {'is' if n == 1 else 'are'} {count_of(n, 'validation image')}: an accuracy of 90 % has an interval of "
-            f"{100 * half_width(n):.0f} points to each side. Differences below that say nothing; cross-validate (--folds 5)."
+            f"{100 * expected_half_width(n):.0f} points to each side. Differences below that say nothing; cross-validate (--folds 5)."
             if n
             else "There are no validation images: nothing says how good a model is. Hold some out (--validation 0.15)."
         )
-        findings.append(DataFinding("few_validation", "note" if n else "warning", sentence, {"images": n, "half_width": half_width(n)}))
+        findings.append(
+            DataFinding("few_validation", "note" if n else "warning", sentence, {"images": n, "half_width": expected_half_width(n)})
+        )
     return findings
 
 
