@@ -77,7 +77,7 @@ SETTINGS = {
     "cifar10-tuned": Setting("cifar10", CNN_BN, Rule("sgd", 0.02), COSINE, batch=32, size=60, steps=150, pretrained=True),
     "clothing-bn": Setting("clothing", CNN_BN, Rule("adamw", 5e-3, weight_decay=0.05), COSINE, augment=MOVES),
     "clothing-depthwise": Setting("clothing", DEPTHWISE, Rule("adam", 4e-3), Schedule("cosine", "epoch"), steps=200),
-    "gratings-warm": Setting("gratings", CNN, Rule("nesterov", 0.2), Schedule("warmup")),
+    "gratings-warm": Setting("gratings", CNN, Rule("nesterov", 0.07), Schedule("warmup")),
     "clothing-gn": Setting("clothing", CNN_GN, Rule("nesterov", 0.1), Schedule("warmup")),
     "shapes-few": Setting("shapes", CNN_BN, Rule("adam", 5e-3), COSINE, batch=32, size=25, augment=TURNS, steps=500),
     "cifar10-few": Setting("cifar10", CNN_BN, Rule("adamw", 5e-3, weight_decay=0.05), COSINE, batch=32, size=50, augment=MOVES, steps=400),
