@@ -139,5 +139,22 @@ def test_augmentation_that_leaves_the_label_is_not_named(change: Callable[[Tenso
     assert find_augmentation(change, True) is None
 
 
+def crop_and_drown(x: Tensor) -> Tensor:
+    """Six by six pixels of each image, enlarged, in noise twice as large: from which the network learns, slowly."""
+    places = torch.randint(0, 3, (len(x), 2)).tolist()
+    parts = [F.interpolate(image[None, :, i : i + 6, j : j + 6], size=8, mode="bilinear") for image, (i, j) in zip(x, places, strict=True)]
+    return torch.cat(parts) + 2 * torch.randn_like(x)
+
+
+@pytest.mark.parametrize(("change", "is_named"), [(crop_and_drown, True), (lambda x: x + 2 * torch.randn_like(x), False)])
+def test_augmentation_that_costs_much_is_named_at_the_end(change: Callable[[Tensor], Tensor], is_named: bool) -> None:
+    """By what some of its steps on clean images teach."""
+    exam = examine(change=change)
+    exam.course.follow(50)
+    assert augmentation.find_augmentation_too_strong(exam) is None
+    exam.course.follow(exam.steps)
+    assert (augmentation.find_augmentation_too_strong(exam) is not None) == is_named
+
+
 def test_healthy_case_is_silent() -> None:
     assert named(Examination(patient())) == {}

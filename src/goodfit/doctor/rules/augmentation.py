@@ -15,7 +15,7 @@ from goodfit.doctor.replay import Replay
 
 MAX_WITHIN, MAX_ACROSS = 0.55, 0.4  # of what clean images teach: shares that augmented ones do, beyond which nothing is suspected
 NEXT_TO_NOTHING = 0.2  # of both, below which no trial is needed
-MAX_LEARNED = 0.35  # of what the network learns from as many clean images in as many steps
+MAX_LEARNED, MAX_LEARNED_AT_END = 0.35, 0.85  # of what the network learns from clean images in as many steps; in some of its steps
 MIN_LEARNED_CLEAN = 0.06  # accuracy above chance that clean images must teach for a trial to say something
 TRIAL_STEPS, LONG_TRIAL_STEPS = 50, 125  # early, and at the end
 MIN_Z = 3.5
@@ -75,10 +75,12 @@ def find_augmentation_too_strong(exam: Examination) -> Finding | None:
         return None
     images, labels, held, held_labels = take_clean_images(exam)
     chance = float(torch.bincount(held_labels, minlength=exam.classes).max()) / len(held_labels)
-    steps = min(TRIAL_STEPS if exam.course.taken <= TRIAL_STEPS else LONG_TRIAL_STEPS, exam.steps)
+    is_early = exam.course.taken <= TRIAL_STEPS
+    steps, most = (TRIAL_STEPS, MAX_LEARNED) if is_early else (LONG_TRIAL_STEPS, MAX_LEARNED_AT_END)
+    steps = min(steps, exam.steps)
     own = count_right(as_scores(exam.course.replay.scores(held)), held_labels)
     clean = count_right(as_scores(train_on(exam, images, labels, steps).scores(held)), held_labels)
-    if clean.value - chance < MIN_LEARNED_CLEAN or own.value - chance > MAX_LEARNED * (clean.value - chance) or clean.above(own) < MIN_Z:
+    if clean.value - chance < MIN_LEARNED_CLEAN or own.value - chance > most * (clean.value - chance) or clean.above(own) < MIN_Z:
         return None
     return Finding(
         "augmentation_too_strong",
