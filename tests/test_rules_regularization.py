@@ -125,13 +125,13 @@ def test_weight_decay_alone_is_not_regularized_too_much() -> None:
     assert "regularized_too_much" not in names(examine(model=plain_net, optimizer=sgd(0.05, 2.0)))
 
 
-def memorize(images: int) -> dict[str, Any]:
+def memorize(images: int, noise: float = 1.5) -> dict[str, Any]:
     """Few noisy images for many epochs, of a network that can know them by heart."""
 
     def noisy(split: str, size: int, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
         for i, (x, y) in enumerate(iterate(split, size, order)):
             generator = torch.Generator().manual_seed(1000 * len(order) + i)
-            yield x + 1.5 * torch.randn(x.shape, generator=generator), y
+            yield x + noise * torch.randn(x.shape, generator=generator), y
 
     def train(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         kept = list(noisy("train", images, np.arange(images)))
@@ -151,6 +151,12 @@ def memorize(images: int) -> dict[str, Any]:
 
 def test_overfitting_is_named() -> None:
     assert names(examine(**memorize(100)))[0] == "overfitting"
+
+
+def test_noise_learned_by_heart_is_a_note() -> None:
+    """Nothing of it has ever carried over to validation images, so that no regularization would make it."""
+    (finding,) = examine(**memorize(100, noise=30.0)).findings
+    assert (finding.cause, finding.is_material) == ("overfitting", False)
 
 
 def test_few_images_that_teach_enough_are_silent() -> None:

@@ -31,6 +31,7 @@ from goodfit.doctor.replay import Change, Replay
 CLIPPED = 0.05  # share of the gradient's norm that is left by clipping that is too tight
 NO_DROPOUT = Change(dropout="off")
 NEITHER = Change(step="clean", weight_decay=0.0, dropout="off")
+NOTHING_LEARNED = 1.6  # times the accuracy of chance, below which nothing was learned that carries over
 FEW_IMAGES = 40  # for each class
 HELD_BACK = 0.93  # share of the weights' norm that is left where decay is at work
 FREE_STEPS = 30
@@ -183,6 +184,8 @@ def find_overfitting(exam: Examination) -> Finding | None:
     confidence = 0.9 if rise > 1.5 and gap > 0.25 else 0.75 if rise > 1.25 and gap > 0.2 else 0.3
     if is_few and rise > 1.08 and gap > 0.2:
         confidence = max(confidence, 0.55)
+    if max(look.validation_accuracy for look in looks) < NOTHING_LEARNED / exam.classes:
+        confidence = 0.3  # nothing of what it learned has ever carried over: less of it would not, either
     return Finding(
         "overfitting",
         confidence,
