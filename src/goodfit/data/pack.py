@@ -27,7 +27,18 @@ from goodfit.core.words import format_bytes
 from goodfit.data.blob import JOURNAL, BlobWriter
 from goodfit.data.headers import ImageHeaders
 from goodfit.data.opening import DECODER_VERSIONS, BrokenImage, explain_decode_error
-from goodfit.data.packed import HASH_BYTES, UNFINISHED, Pack, PackedImages, load_pack, make_room, open_pack, row_type, write_facts
+from goodfit.data.packed import (
+    HASH_BYTES,
+    UNFINISHED,
+    Pack,
+    PackedImages,
+    load_pack,
+    make_room,
+    open_pack,
+    read_machine_limit,
+    row_type,
+    write_facts,
+)
 from goodfit.data.pixels import Storage, encode_jpeg, store_images
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.statistics import sum_images
@@ -42,7 +53,7 @@ RESERVED_BYTES = 64_000_000  # left free on the disk
 
 @dataclasses.dataclass(frozen=True)
 class CacheLimit:
-    """How many bytes the prepared images of all data sets together may take, and how those of this one are stored.
+    """How many bytes the prepared images of a data set may take, and how they are stored.
 
     "auto" is raw pixels if they fit, else JPEG at the same size, else nothing.
     """
@@ -58,13 +69,29 @@ def pack_images(
 
     If nothing is stored, all images are decoded once to find the broken ones, and again whenever they are needed. A storage that is named
     is used however large it is. What is packed anew takes the place of the packs that were not used for the longest time, where all
-    together would take more than the limit. What is damaged is packed anew. Both are reported.
+    together would take more than this machine's limit (`packed.read_machine_limit`). What is damaged is packed anew. Both are reported.
 
     Raises:
         DataError: every image is broken.
         GoodfitError: no space is left.
+        UsageError: the machine's limit is no number.
     """
     workers, reporter = workers or os.cpu_count() or 1, reporter or SilentReporter()
+
+    def load() -> PackedImages:
+        pack, storage, notes = _find_pack(headers, preprocess, cache, workers, reporter)
+        return load_pack(pack, headers.index, preprocess, storage, workers, reporter, notes)
+
+    try:
+        return load()
+    except FileNotFoundError:  # another process has made room in the cache just now
+        return load()
+
+
+def _find_pack(
+    headers: ImageHeaders, preprocess: Preprocess, cache: CacheLimit, workers: int, reporter: Reporter
+) -> tuple[Pack, Storage, tuple[str, ...]]:
+    """Find the pack of the images, or make it; how it is stored, and notes on that. Raises as `pack_images`."""
     settings = json.dumps([_pixel_settings(preprocess), sorted(headers.broken)])
     key = hash_fields(PACK_VERSION, DECODER_VERSIONS, headers.index.store.fingerprint(), settings)
     home = cache_folder() / "packed"
@@ -79,9 +106,9 @@ def pack_images(
                 if pack is None:
                     remove(folder)
                     _remove_abandoned(home)
-                    make_room(home, needed, cache.n_bytes, reporter)
+                    make_room(home, needed, read_machine_limit(), reporter)
                     pack = _write_pack(headers, preprocess, storage, _Target(folder, bool(held)), workers, reporter)
-    return load_pack(pack, headers.index, preprocess, storage, workers, reporter, notes)
+    return pack, storage, notes
 
 
 def _pixel_settings(preprocess: Preprocess) -> list[object]:
