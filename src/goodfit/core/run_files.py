@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from goodfit.core.commit import committed
 from goodfit.core.errors import GoodfitError, first_line
 from goodfit.core.fetch import hash_file
 from goodfit.core.files import write_atomic
@@ -137,10 +138,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DamagedFile: it does not read, is no object, or its checksum differs.
     """
-    if not path.exists():
+    if not (file := committed(path)).exists():
         return {}
     with explain_damage(path):
-        content = json.loads(path.read_bytes())
+        content = json.loads(file.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, found {type(content).__name__}")
         if (checksum := content.pop(CHECKSUM_KEY, None)) is not None and checksum != hash_values(path.name, content):
@@ -166,7 +167,7 @@ def check_hash(path: Path, sha256: str | None) -> None:
     """
     if sha256 is not None:
         with explain_damage(path):
-            if hash_file(path) != sha256:
+            if hash_file(committed(path)) != sha256:
                 raise ValueError("its checksum differs")
 
 

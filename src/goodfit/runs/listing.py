@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.checkpoint_files import last_good_step
+from goodfit.core.commit import committed
 from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.files import explain_write_errors, lock, measure_folder
 from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, LOCK_FILE, SEARCH_FILE, UNFINISHED_STATES, Run, is_run, list_runs
@@ -148,7 +149,7 @@ def has_model(run: Run) -> bool:
         check_hash(run.path / "model.safetensors", run.read("config.json", "model").get("files", {}).get("model.safetensors"))
     except DamagedFile:
         return False
-    return (run.path / "model.safetensors").is_file()
+    return committed(run.path / "model.safetensors").is_file()
 
 
 def _last_change(run: Run) -> float:
