@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -53,6 +54,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_digest(value: object) -> bool:
+    return _is_text(value) and re.fullmatch(r"[0-9a-f]{1,128}", str(value)) is not None
+
+
 def _is_object(value: object) -> bool:
     return isinstance(value, dict)
 
@@ -89,7 +94,7 @@ def _are_objects(value: object) -> bool:
 SHAPES: dict[str, dict[str, Callable[[object], bool]]] = {
     "about.json": {
         "state": _is_text, "asked": _is_object, "recipe": _is_object, "seconds": _are_numbers, "openings": _are_objects, "data": _is_object,
-        "data.digest": _is_text, "data.split_digest": _is_text, "data.splits": _are_numbers, "forecast": _is_object,
+        "data.digest": _is_digest, "data.split_digest": _is_digest, "data.splits": _are_numbers, "forecast": _is_object,
         "files": _are_texts_by_name, "recipe_sha256": _are_texts,
     },
     "scores.json": {
