@@ -186,6 +186,32 @@ def test_a_swapped_file_is_another_though_its_size_and_time_are_the_same(home: P
     assert pack(photos)[0].digest not in (first.digest, swapped.digest) and content != one.read_bytes()
 
 
+def test_a_link_or_chmod_keeps_the_pack(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of which only the inode or change time is another are compared by content: nothing is decoded, and it is said, once."""
+    photos = make_photos(tmp_path / "photos", each=8)
+    whole, cut = photos / "red" / "000.png", photos / "red" / "001.png"
+    cut.write_bytes(cut.read_bytes()[:-40])  # it cannot be decoded, which its header does not tell
+    first, _ = pack(photos)
+    assert first.broken
+
+    def move_copy() -> None:
+        shutil.copy2(whole, tmp_path / "copy")
+        (tmp_path / "copy").rename(whole)
+
+    changes: list[Callable[[], object]] = [
+        lambda: whole.chmod(0o600), lambda: os.link(whole, tmp_path / "link"), move_copy, lambda: cut.chmod(0o600),
+    ]  # fmt: skip
+    for change in changes:
+        change()
+        with monkeypatch.context() as patch:
+            patch.setattr("goodfit.data.pack._write_pack", None)
+            again, lines = pack(photos)
+            assert pack(photos)[1] == []
+        assert known(again) == known(first) and np.array_equal(read_all(again), read_all(first))
+        assert [line for line in lines if "packed pixels are kept" in line] == lines and len(lines) == 1
+    assert len(list((home / "packed").glob("*-raw"))) == 1
+
+
 def test_a_stamp_tells_every_change(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1234")
     before = FileStat.of("a", tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from goodfit.data.packed import (
     UNFINISHED,
     Pack,
     PackedImages,
+    hash_content,
     load_pack,
     make_room,
     open_pack,
@@ -41,6 +41,7 @@ from goodfit.data.packed import (
 )
 from goodfit.data.pixels import Storage, encode_jpeg, store_images
 from goodfit.data.preprocess import Preprocess
+from goodfit.data.relinked import keep_pack, remember_pack
 from goodfit.data.statistics import sum_images
 from goodfit.data.store import hash_fields
 
@@ -93,21 +94,24 @@ def _find_pack(
 ) -> tuple[Pack, Storage, tuple[str, ...]]:
     """Find the pack of the images, or make it; how it is stored, and notes on that. Raises as `pack_images`."""
     settings = json.dumps([_pixel_settings(preprocess), sorted(headers.broken)])
-    key = hash_fields(PACK_VERSION, DECODER_VERSIONS, headers.index.store.fingerprint(), settings)
+    store = headers.index.store
+    key, location = (hash_fields(PACK_VERSION, DECODER_VERSIONS, files, settings) for files in (store.fingerprint(), store.location()))
     home = cache_folder() / "packed"
     with explain_write_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         storage, needed, notes = _choose_storage(headers, preprocess, cache, home / f"{key}.sample", reporter)
-        folder = home / f"{key}-{storage}"
+        folder, note = home / f"{key}-{storage}", home / f"{location}.pack"
         pack = open_pack(folder, reporter)
         if pack is None:
             with lock(home / f"{key}.lock") as held:
                 pack = open_pack(folder, SilentReporter())  # another process may have packed them meanwhile
+                pack = pack or keep_pack(note, folder, headers, preprocess, reporter)
                 if pack is None:
                     remove(folder)
                     _remove_abandoned(home)
                     make_room(home, needed, read_machine_limit(), reporter)
                     pack = _write_pack(headers, preprocess, storage, _Target(folder, bool(held)), workers, reporter)
+        remember_pack(note, folder, reporter)
     return pack, storage, notes
 
 
@@ -261,7 +265,7 @@ def _prepare_piece(headers: ImageHeaders, preprocess: Preprocess, storage: Stora
                 if isinstance(source, OSError):
                     raise source
                 images[place] = preprocess.decode(source)
-                hashes[place] = _hash_content(source)
+                hashes[place] = hash_content(source)
             except BrokenImage as error:
                 reason = error.reason
             except OSError as error:
@@ -273,8 +277,3 @@ def _prepare_piece(headers: ImageHeaders, preprocess: Preprocess, storage: Stora
     known["hash"], known["sums"] = np.frombuffer(b"".join(hashes), dtype=f"V{HASH_BYTES}"), sums
     known["size"], known["checksum"] = [*map(len, contents)], [*map(zlib.crc32, contents)]
     return b"".join(contents), {"n": len(rows), "rows": base64.b64encode(known.tobytes()).decode(), "broken": broken}
-
-
-def _hash_content(source: Any) -> bytes:
-    content = np.ascontiguousarray(source).data if isinstance(source, np.ndarray) else source
-    return hashlib.sha256(content).digest()[:HASH_BYTES]

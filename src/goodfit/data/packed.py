@@ -40,6 +40,12 @@ def row_type(sums: int) -> np.dtype[Any]:
     return np.dtype([("hash", f"V{HASH_BYTES}"), ("size", "<i8"), ("checksum", "<u4"), ("sums", "<i8", (sums,))])
 
 
+def hash_content(source: bytes | NDArray[Any]) -> bytes:
+    """The hash that is kept of an image as its store reads it."""
+    content = np.ascontiguousarray(source).data if isinstance(source, np.ndarray) else source
+    return hashlib.sha256(content).digest()[:HASH_BYTES]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedImages:
     """The prepared images.
