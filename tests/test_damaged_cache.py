@@ -293,6 +293,21 @@ def test_a_pack_that_another_process_removes_as_it_is_loaded_is_made_anew(
     assert known(again) == first and read_all(again).any() and not left and not lines
 
 
+def test_a_pack_that_another_process_removes_once_it_is_mapped_leaves_no_folder(
+    home: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would be taken for a damaged pack the next time."""
+
+    def lose(path: Path, reporter: Any = None) -> None:
+        shutil.rmtree(path.parent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("goodfit.data.packed.read_cached", lose)
+        packed, _ = pack(photos)
+    assert read_all(packed).any() and not list((home / "packed").glob("*-raw"))
+    assert pack(photos)[1] == []
+
+
 # ---- results of the cache -----------------------------------------------------------------------------------------------------------
 
 

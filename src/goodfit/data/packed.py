@@ -224,6 +224,7 @@ def _hash_dataset(index: Index, pack: Pack, usable: NDArray[np.bool_], reporter:
     for row, (name, label, content) in enumerate(zip(index.names, index.labels.tolist(), contents, strict=True)):
         if usable[row]:
             total.update(f"\0{name}\0{label}\0".encode(errors="surrogatepass") + content.tobytes())
-    with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
-        write_cached(path, total.hexdigest().encode())
+    if pack.folder.is_dir():  # unless another process has removed it, where writing would make a folder that is no pack
+        with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
+            write_cached(path, total.hexdigest().encode())
     return total.hexdigest()
