@@ -263,6 +263,25 @@ def test_a_recipe_that_is_damaged_is_written_anew_on_a_resume(photos: Path, fini
         assert contents(run)["recipe.toml"] == contents(whole)["recipe.toml"].replace(b"whole", f"run {number}".encode())
 
 
+def test_an_edited_recipe_that_has_lost_a_line_is_refused(photos: Path, finished: Path, tmp_path: Path) -> None:
+    """What was edited is not overwritten because something else is gone."""
+    run = copied(finished, tmp_path / "run")
+    edited(run, "seed", "1")
+    lines = (run / "recipe.toml").read_text().splitlines(keepends=True)
+    (run / "recipe.toml").write_text("".join(line for line in lines if not line.startswith("clip = ")))
+    before = contents(run)
+    refused(train(photos, run, "--resume", "auto", budget="3 epochs"), 2, "was changed since its run was started (seed)")
+    assert contents(run) == before
+
+
+def test_a_damaged_recipe_is_said_to_be_written_only_where_it_is(photos: Path, finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    (run / "recipe.toml").write_text("")
+    said = train(photos, run, "--resume", "auto", "--dry", budget="3 epochs")
+    assert said.code == 0 and 'recipe.toml" is damaged (' in said.err and "written anew" not in said.err, said
+    assert (run / "recipe.toml").read_text() == ""
+
+
 def test_the_recipe_of_before_that_a_kill_leaves_is_no_edit(photos: Path, finished: Path, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     before = (run / "recipe.toml").read_bytes()

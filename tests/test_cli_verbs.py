@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -21,6 +22,7 @@ from goodfit.cli import VERBS, main
 from goodfit.core.files import lock
 from goodfit.core.run import Run
 from goodfit.recipe.recipe import Recipe
+from goodfit.runs.listing import prune_runs, summarize_runs
 from tests.support.command import FAST, copied, goodfit, refused, train
 from tests.support.process import Forked
 
@@ -194,8 +196,51 @@ def test_a_run_that_could_go_on_is_pruned_by_its_name_alone(house: Path) -> None
     assert {path.name for path in house.iterdir()} == {"done", "stopped", "now", "odd", "latest"}
     (house / "latest").unlink()
     (house / "latest").symlink_to("stopped")
-    assert "deleted" in goodfit("runs", house / "latest", "--prune", "--yes").out
+    assert "deleted" in goodfit("runs", house / "stopped", "--prune", "--yes").out
     assert {path.name for path in house.iterdir()} == {"done", "now", "odd"}, "the run goes, and the link to it"
+
+
+def test_nothing_behind_a_link_is_pruned(house: Path, tmp_path: Path) -> None:
+    """Neither a run that a link points to, nor the runs in a folder behind one; the sentence names what to name instead."""
+    (tmp_path / "link").symlink_to(house)
+    before = {file for file in house.rglob("*") if file.is_file()}
+    for named, real in ((house / "latest", house / "done"), (tmp_path / "link", house), (tmp_path / "link" / "killed", house)):
+        for more in ((), ("--yes",)):
+            refused(goodfit("runs", named, "--prune", *more), 2, "is a link", f'name "{real}" instead')
+    assert {file for file in house.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_run_whose_checkpoints_cannot_be_read_now_is_kept(house: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A disk that fails for a moment, for the files or for their folder, deletes no run that could go on."""
+    read, iterate = Path.read_bytes, Path.iterdir
+
+    def fail(path: Path) -> bytes:
+        if path.parent.name == "checkpoints":
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    def fail_to_list(path: Path) -> Iterator[Path]:
+        if path.name == "checkpoints":
+            raise OSError(number, os.strerror(number))
+        return iterate(path)
+
+    for function, failing in (("pathlib.Path.read_bytes", fail), ("pathlib.Path.iterdir", fail_to_list)):
+        with monkeypatch.context() as patch:
+            patch.setattr(function, failing)
+            said = goodfit("runs", house, "--prune", "--yes")
+        for name in ("stopped", "killed"):
+            assert f"kept {house / name}: its checkpoints cannot be read now ({os.strerror(number)})" in said.out, said
+    assert {path.name for path in house.iterdir()} == {"done", "stopped", "killed", "now", "odd", "latest"}
+
+
+def test_the_state_that_counts_for_pruning_is_read_under_the_lock(house: Path) -> None:
+    """Not that of the list, which another process may have gone on from: a finished run is deleted no more."""
+    rows = summarize_runs(house)
+    for name in ("killed", "stopped"):
+        Run(house / name).update("about.json", {"state": "finished"})
+    prune_runs([row for row in rows if row["state"] in ("running", "interrupted")], delete=True, is_named=True)
+    assert (house / "killed" / "model.safetensors").is_file() and (house / "stopped" / "model.safetensors").is_file()
 
 
 def test_a_busy_run_is_never_pruned(house: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from goodfit.core import files
-from goodfit.core.commit import finish_commit, remove_staged, write_together
+from goodfit.core.commit import UPDATE_LOCK_FILE, finish_commit, remove_staged, write_together
 from goodfit.core.errors import GoodfitError
+from goodfit.core.predictions import Predictions
 from goodfit.core.run import Run
+from goodfit.models.weights.saved import SavedModel
+from goodfit.report.record import read_record
+from goodfit.runs.listing import has_model, summarize_runs
 from goodfit.training.checkpoint import Checkpoints
 from tests.support.command import FAST, Said, copied, goodfit, train
 from tests.support.runs import assert_equal_weights
@@ -47,7 +55,7 @@ def test_all_or_none_whenever_it_is_killed(tmp_path: Path) -> None:
         assert content(folder) in (OLD, NEW), (n, content(folder))
         remove_staged(folder)
         files.remove_partials(folder)
-        assert not [file for file in folder.iterdir() if file.name.startswith(".")]
+        assert {file.name for file in folder.iterdir() if file.name.startswith(".")} <= {UPDATE_LOCK_FILE}
         if code == 0:
             break
     print(f"{len(ends)} kills: {ends.count(False)} before, {ends.count(True)} after")
@@ -59,7 +67,7 @@ def test_a_full_disk_replaces_nothing(tmp_path: Path) -> None:
     for n in (1, 2, 3):
         with fault_at_write(n, fill), pytest.raises(GoodfitError, match="No space"):
             write_together(tmp_path / "run", NEW)
-        assert content(tmp_path / "run") == OLD and len(list((tmp_path / "run").iterdir())) == 3
+        assert content(tmp_path / "run") == OLD and not list((tmp_path / "run").glob(".*.staged"))
 
 
 def test_two_processes_may_finish_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,12 +78,83 @@ def test_two_processes_may_finish_the_same(tmp_path: Path, monkeypatch: pytest.M
         finish_commit(tmp_path)
         return replace(path, target)
 
-    monkeypatch.setattr("goodfit.core.commit.finish_commit", lambda folder: None)
-    write_together(tmp_path, NEW)
-    monkeypatch.undo()
+    leave_staged(tmp_path, NEW)
+    no_lock = contextlib.contextmanager(lambda path, wait=True: iter([None]))  # on a disk that has none
+    monkeypatch.setattr("goodfit.core.commit.lock", no_lock)
     monkeypatch.setattr(Path, "replace", replace_as_another_does)
     finish_commit(tmp_path)
     assert content(tmp_path) == NEW
+
+
+def leave_staged(folder: Path, contents: dict[str, bytes], moved: int = 0) -> None:
+    """Leave a commit as a process does that is killed when it has moved the first few of its files."""
+    for name, staged in contents.items():
+        files.write_atomic(folder / (name if moved > 0 else f".{name}.staged"), staged)
+        moved -= 1
+    (folder / ".commit").touch()
+
+
+def test_no_process_moves_what_another_is_still_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow reader that has seen one commit waits, and leaves alone the files that the next one has staged so far."""
+    leave_staged(tmp_path, OLD)
+    seen, go_on, results = threading.Event(), threading.Event(), list[dict[str, bytes]]()
+    is_file, glob = Path.is_file, Path.glob
+
+    def read_slowly() -> None:
+        finish_commit(tmp_path)
+
+    def is_file_seen_late(path: Path) -> bool:
+        found = is_file(path)
+        if path.name == ".commit" and threading.current_thread() is reader and not seen.is_set():
+            seen.set()
+            go_on.wait(10)
+        return found
+
+    def write_and_look(path: Path, content: bytes) -> None:
+        files.write_atomic(path, content)
+        if path.name == ".b.staged":
+            go_on.set()
+            reader.join(0.5)
+            results.append({name: (tmp_path / name).read_bytes() for name in OLD})
+
+    reader = threading.Thread(target=read_slowly)
+    monkeypatch.setattr(Path, "is_file", is_file_seen_late)
+    monkeypatch.setattr("goodfit.core.commit.write_atomic", write_and_look)
+    reader.start()
+    seen.wait(10)
+    write_together(tmp_path, NEW)
+    reader.join(10)
+    assert results == [OLD], "while the next is being staged, all files are the old ones"
+    assert content(tmp_path) == NEW and not list(glob(tmp_path, ".*.staged"))
+
+
+@pytest.mark.parametrize("moved", range(4))
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_every_reader_sees_a_commit_whole(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int, is_writable: bool
+) -> None:
+    """Lists, reports and predictions of a run whose process was killed between two moves; a folder that cannot be written, too."""
+    run, whole = tmp_path / "runs" / "run", tmp_path / "whole" / "run"
+    assert train(photos, run).code == 0
+    copied(run, whole)
+    assert train(photos, whole, "--resume", "auto", budget="4 epochs").code == 0
+    names = ("model.safetensors", "config.json", "scores.json", "predictions.npz")
+    leave_staged(run, {name: (whole / name).read_bytes() for name in names}, moved)
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        if not is_writable:
+            patch.setattr(Path, "replace", refuse)
+        (row,) = summarize_runs(run.parent)
+        assert row["accuracy"] == Run(whole).scores["validation"]["accuracy"] and has_model(Run(run))
+        assert read_record(Run(run)).scores == Run(whole).scores
+        assert SavedModel.read(Run(run)).sha256 == SavedModel.read(Run(whole)).sha256
+        found, expected = (Predictions.read(path / "predictions.npz") for path in (run, whole))
+        assert found and expected and np.array_equal(found.probabilities, expected.probabilities)
+    assert (run / ".commit").exists() is not is_writable
+    assert state(Run(run).path) == state(whole), "it is finished where it can be"
 
 
 @pytest.mark.parametrize("is_whole", [False, SLOW])

@@ -19,16 +19,16 @@ import torch
 from safetensors.torch import load_file
 
 from goodfit.core.cached import read_cached, read_cached_json, write_cached
-from goodfit.core.errors import DataError
+from goodfit.core.errors import DataError, UsageError
 from goodfit.core.reporter import SilentReporter
 from goodfit.data.blob import BLOB
 from goodfit.data.headers import read_headers
 from goodfit.data.pack import CacheLimit, pack_images
-from goodfit.data.packed import FACTS, ROWS, PackedImages
+from goodfit.data.packed import FACTS, ROWS, Pack, PackedImages, load_pack
 from goodfit.data.preprocess import Preprocess
 from goodfit.data.sources import index_images
 from goodfit.data.store import FileStat
-from tests.support.command import FAST, Said, goodfit
+from tests.support.command import FAST, Said, goodfit, train
 from tests.support.damage import DAMAGES
 from tests.support.photos import make_photos
 
@@ -186,6 +186,32 @@ def test_a_swapped_file_is_another_though_its_size_and_time_are_the_same(home: P
     assert pack(photos)[0].digest not in (first.digest, swapped.digest) and content != one.read_bytes()
 
 
+def test_a_link_or_chmod_keeps_the_pack(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of which only the inode or change time is another are compared by content: nothing is decoded, and it is said, once."""
+    photos = make_photos(tmp_path / "photos", each=8)
+    whole, cut = photos / "red" / "000.png", photos / "red" / "001.png"
+    cut.write_bytes(cut.read_bytes()[:-40])  # it cannot be decoded, which its header does not tell
+    first, _ = pack(photos)
+    assert first.broken
+
+    def move_copy() -> None:
+        shutil.copy2(whole, tmp_path / "copy")
+        (tmp_path / "copy").rename(whole)
+
+    changes: list[Callable[[], object]] = [
+        lambda: whole.chmod(0o600), lambda: os.link(whole, tmp_path / "link"), move_copy, lambda: cut.chmod(0o600),
+    ]  # fmt: skip
+    for change in changes:
+        change()
+        with monkeypatch.context() as patch:
+            patch.setattr("goodfit.data.pack._write_pack", None)
+            again, lines = pack(photos)
+            assert pack(photos)[1] == []
+        assert known(again) == known(first) and np.array_equal(read_all(again), read_all(first))
+        assert [line for line in lines if "packed pixels are kept" in line] == lines and len(lines) == 1
+    assert len(list((home / "packed").glob("*-raw"))) == 1
+
+
 def test_a_stamp_tells_every_change(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1234")
     before = FileStat.of("a", tmp_path)
@@ -203,8 +229,8 @@ def age(folder: Path, hours: float) -> None:
     os.utime(folder / FACTS, (time.time() - 3600 * hours,) * 2)
 
 
-def test_all_packs_together_keep_within_the_limit(home: Path, tmp_path: Path) -> None:
-    """The one that was not used for the longest time goes first, and only when another is made."""
+def test_all_packs_together_keep_within_the_limit_of_the_machine(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was not used for the longest time goes first, and only for one that is made and fits then, whatever a recipe says."""
     sets = [make_photos(tmp_path / name, each=8) for name in "abcd"]
     packs = []
     for data in sets[:3]:
@@ -215,16 +241,71 @@ def test_all_packs_together_keep_within_the_limit(home: Path, tmp_path: Path) ->
     for folder, hours in zip(packs, (5, 9, 7), strict=True):
         age(folder, hours)
     pack(sets[1])  # it is used, so that it is the newest now
-    _, lines = pack(sets[3], limit=3 * size + 2000)
+    monkeypatch.setenv("GOODFIT_CACHE_GB", str((3 * size + 2000) / 1e9))
+    _, lines = pack(sets[3])
     assert [path.exists() for path in packs] == [True, True, False]
     (line,) = lines
-    assert line.startswith("Removed 1 packed data set not used for the longest time (") and line.endswith("(--cache).")
-    assert pack(sets[1], limit=1 << 14)[1] == [] and packs[1].exists(), "nothing is removed where nothing is made"
+    assert line.startswith("Removed 1 packed data set not used for the longest time (") and line.endswith("(GOODFIT_CACHE_GB).")
+    monkeypatch.setenv("GOODFIT_CACHE_GB", str(size / 1e9))
+    assert pack(sets[1])[1] == [] and packs[1].exists(), "nothing is removed where nothing is made"
     lost, _ = pack(sets[0])
+    assert pack(sets[2], limit=1, storage="files")[1] == [] and packs[0].exists(), "nothing is removed where nothing is stored"
+    monkeypatch.setenv("GOODFIT_CACHE_GB", "1e-8")
+    _, lines = pack(sets[2], limit=1, storage="raw")
+    assert lines == [] and len(list((home / "packed").glob("*-raw"))) == 4, "nothing is removed for what does not fit at all"
+    shutil.rmtree(home / "packed" / packs[2].name)
+    monkeypatch.setenv("GOODFIT_CACHE_GB", str(size / 1e9))
     _, lines = pack(sets[2], limit=1, storage="raw")
     assert "Removed 3 packed data sets" in lines[0] and len(list((home / "packed").glob("*-raw"))) == 1
     assert read_all(lost).any(), "who uses one keeps it"
     assert not list((home / "packed").glob(".*"))
+
+
+@pytest.mark.parametrize("text", ["much", "0", "-1", "nan"])
+def test_a_limit_of_the_machine_that_is_none_is_refused(home: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("GOODFIT_CACHE_GB", text)
+    with pytest.raises(UsageError, match=f'GOODFIT_CACHE_GB as a number above 0, such as 8, received "{text}"'):
+        pack(photos)
+
+
+def test_a_recipe_with_a_small_cache_removes_no_packs_of_others(home: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        pack(make_photos(tmp_path / name, each=8))
+    before = files_of(home)
+    assert train(make_photos(tmp_path / "d", each=8), tmp_path / "run", cache="0.000001").code == 0
+    assert set(before) <= set(files_of(home))
+
+
+def test_a_pack_that_another_process_removes_as_it_is_loaded_is_made_anew(
+    home: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its check and the memory map, once."""
+    first, left = known(pack(photos)[0]), [1]
+
+    def lose_and_load(found: Pack, *arguments: Any) -> PackedImages:
+        if left:
+            left.pop()
+            shutil.rmtree(found.folder)
+        return load_pack(found, *arguments)
+
+    monkeypatch.setattr("goodfit.data.pack.load_pack", lose_and_load)
+    again, lines = pack(photos)
+    assert known(again) == first and read_all(again).any() and not left and not lines
+
+
+def test_a_pack_that_another_process_removes_once_it_is_mapped_leaves_no_folder(
+    home: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would be taken for a damaged pack the next time."""
+
+    def lose(path: Path, reporter: Any = None) -> None:
+        shutil.rmtree(path.parent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("goodfit.data.packed.read_cached", lose)
+        packed, _ = pack(photos)
+    assert read_all(packed).any() and not list((home / "packed").glob("*-raw"))
+    assert pack(photos)[1] == []
 
 
 # ---- results of the cache -----------------------------------------------------------------------------------------------------------

@@ -121,6 +121,10 @@ HOSTILE_TOML = {
     "nested arrays": ("x = " + "[" * 100_000, "nested too deeply"),
     "a key of many parts": ("x." * 50_000 + "y = 1", f"more than {MAX_KEY_PARTS} parts"),
     "a table of many parts": ("[" + "x . " * 50_000 + "y]", f"more than {MAX_KEY_PARTS} parts"),
+    "a key of many parts in a table in a line": ('t = {a = """b""""", ' + "x." * 50_000 + "y = 1}", f"more than {MAX_KEY_PARTS} parts"),
+    "blanks alone": (" " * 60_000 + "!", "Invalid statement"),
+    "blanks in a key": ("x" + " " * 60_000 + "!", "Expected '='"),
+    "a string that does not end": ('x = """' + '\\"""' * 15_000 + "\\", "Unescaped"),
     "a quoted key of many parts": ('"a b". ' * 50_000 + "y = 1", f"more than {MAX_KEY_PARTS} parts"),
     "a number of many digits": ("seed = " + "9" * 10_000, "Exceeds the limit"),
     "inline tables": ("x = " + "{a = " * 50_000, "nested too deeply"),
@@ -140,9 +144,17 @@ def test_hostile_recipes(tmp_path: Path, kind: str) -> None:
 
 
 def test_what_is_read_of_toml_is_what_stands_there() -> None:
-    floats = ", ".join(["0.5"] * 1000)
-    text = f'x = [\n{floats}\n]\n"a.b.c" = "{"a." * 50}"\nversions.torch.cuda = 1\n'
-    assert parse_toml(text) == {"x": [0.5] * 1000, "a.b.c": "a." * 50, "versions": {"torch": {"cuda": 1}}}
+    """Lines of dots inside of strings and comments are no keys."""
+    floats, dots = ", ".join(["0.5"] * 1000), "a." * 50
+    text = f'x = [\n{floats}\n]\n"a.b.c" = "{dots}"\nversions.torch.cuda = 1\n# don\'t """ {dots}\n'
+    text += f'basic = """\n{dots}\n\\"""\n{dots}"""""\nliteral = \'\'\'\n{dots}\n"""\n\'\'\' # it\'s\n'
+    assert parse_toml(text) == {
+        "x": [0.5] * 1000,
+        "a.b.c": dots,
+        "versions": {"torch": {"cuda": 1}},
+        "basic": f'{dots}\n"""\n{dots}""',
+        "literal": f'{dots}\n"""\n',
+    }
 
 
 # ---- paths -------------------------------------------------------------------------------------------------------------------------

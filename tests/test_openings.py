@@ -11,7 +11,7 @@ import pytest
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
 from goodfit.runs.openings import find_member_runs, find_openings, open_test_split
-from tests.support.command import copied, goodfit, train
+from tests.support.command import copied, goodfit, refused, train
 from tests.support.process import Forked, start_command
 
 PROCESSES = 6
@@ -137,3 +137,12 @@ def test_records_of_earlier_versions_count(runs: Path) -> None:
     split = Run(runs / "a").read("about.json")["data"]["split_digest"]
     assert len(find_openings([Run(runs / "a"), Run(runs / "a"), Run(runs / "b"), Run(runs / "c")], split)) == 2
     assert f"opened 2 times before, 1 of them by other runs, first {old['time']};" in opened(runs / "a")[0]
+
+
+@pytest.mark.parametrize("digest", ["../../out", "/tmp/out", "A" * 64, "ab\n", "", 7])
+def test_a_digest_that_is_none_is_no_path(runs: Path, digest: object) -> None:
+    """It names a lock in the cache; a run from elsewhere may say anything."""
+    run = Run(runs / "a")
+    run.update("about.json", lambda about: {"data": {**about["data"], "split_digest": digest}})
+    refused(goodfit("evaluate", runs / "a", "--test"), 1, "its data.split_digest is not what was written")
+    assert not list(runs.parent.glob("out*"))

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, UsageError
+from goodfit.core.progress import steady_time
 from goodfit.core.run import Run
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import SEATS, Recipe
@@ -740,3 +741,19 @@ def test_two_searches_of_one_second_have_folders_of_their_own(tmp_path: Path, mo
     monkeypatch.setattr("goodfit.core.run.time.strftime", lambda form: "20261130-120000")
     plan, base = SearchPlan({"optimizer.lr": "log(0.01, 0.1)"}, "random", 2, "1 epoch", "1 epoch", 1, 1, 0), Recipe(optimizer="sgd(0.1)")
     assert [begin_search(None, plan, base).folder.name for _ in range(2)] == ["20261130-120000", "20261130-120000-1"]
+
+
+@pytest.mark.parametrize("shift", [-86400.0, 86400.0])
+def test_a_time_limit_is_the_same_for_processes_that_began_before_and_after_a_clock_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    """The steady time of the one that sets it is off by what the clock was set."""
+    begin_search(tmp_path / "search", plan(), BASE)
+    with monkeypatch.context() as patch:
+        patch.setattr("goodfit.study.search.search.steady_time", lambda: steady_time() - shift)
+        first = Search(tmp_path / "search")
+        first.set_time_limit(1000, steady_time() - shift)
+        assert 0 <= first.time_share() < 0.5
+    second = Search(tmp_path / "search")
+    assert second.deadline is not None and 0 <= second.time_share() < 0.5
+    assert 500 < second.deadline - steady_time() <= 1000 and not second.is_over()

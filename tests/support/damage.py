@@ -46,7 +46,7 @@ def _change_a_value(path: Path, rng: random.Random) -> None:
     place = rng.randrange(len(lines))
     try:
         tree = json.loads(lines[place])
-    except ValueError:  # below a checksum of its own, as files of the cache are
+    except ValueError:  # a result of the cache, whose checksum is in a line of its own
         flip_bit(path, rng)
         return
     tree.pop("sha256", None)

@@ -10,6 +10,8 @@ from typing import Any
 
 # What reading a damaged checkpoint raises; of OSErrors also a disk that fails for now.
 DAMAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError)
+# The OSErrors among them by which the file is gone for good; after any other it may read again.
+GONE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -41,10 +43,20 @@ def read_checkpoint(folder: Path, step: int) -> tuple[dict[str, Any], bytes]:
 
 
 def last_good_step(folder: Path) -> int | None:
-    """The last step whose checkpoint reads; None where there is none."""
+    """The last step whose checkpoint reads; None where there is none.
+
+    Raises:
+        OSError: a checkpoint, or the folder, cannot be read now, though it may be good.
+    """
+    with contextlib.suppress(*GONE_ERRORS):
+        next(folder.iterdir(), None)  # which raises where `saved_steps` finds nothing
     for step in reversed(saved_steps(folder)):
-        with contextlib.suppress(*DAMAGE_ERRORS):
+        try:
             read_checkpoint(folder, step)
+        except DAMAGE_ERRORS as error:
+            if isinstance(error, OSError) and not isinstance(error, GONE_ERRORS):
+                raise
+        else:
             return step
     return None
 

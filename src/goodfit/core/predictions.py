@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from goodfit.core.commit import committed
 from goodfit.core.files import write_atomic
 from goodfit.core.run_files import explain_damage
 
@@ -66,9 +67,9 @@ class Predictions:
         Raises:
             DamagedFile: the file is damaged.
         """
-        if not path.exists():
+        if not (found := committed(path)).exists():
             return None
-        with explain_damage(path), np.load(path, allow_pickle=False) as file:
+        with explain_damage(path), np.load(found, allow_pickle=False) as file:
             names, labels, probabilities, classes = (file[key] for key in ("names", "labels", "probabilities", "classes"))
             if "own_name" in file and str(file["own_name"]) != path.name:
                 raise ValueError(f"it is {file['own_name']}")

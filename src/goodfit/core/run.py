@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.commit import finish_commit
-from goodfit.core.errors import UsageError
+from goodfit.core.commit import UPDATE_LOCK_FILE, finish_commit
+from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.escapes import plain_name
 from goodfit.core.files import PARTIAL, explain_write_errors, lock, remove, write_atomic
 from goodfit.core.run_files import DamagedFile, check_shape, explain_damage, is_row, read_json, write_json
 
 LOCK_FILE = ".lock"  # held by the process that trains
-UPDATE_LOCK_FILE = ".update.lock"  # held while a JSON file is read and written again
 START_FILE = "start.safetensors"  # the weights that a run with a source started from
 ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
 SEARCH_FILE = "search.json"  # of a search: its plan
@@ -37,9 +36,16 @@ Changes = Mapping[str, Any]
 class Run:
     """One folder: recipe.toml, about.json, log.jsonl, scores.json, worst.json and worst/*.png, checkpoints/, model.safetensors,
     config.json, report.html. Reading it needs no torch and no data.
+
+    Files that a killed process was replacing together are moved into place first; where the folder cannot be written, they are read where
+    they are.
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        with contextlib.suppress(GoodfitError, OSError):
+            finish_commit(self.path)
 
     @staticmethod
     def new(path: Path | None, name: str, root: Path = Path("runs")) -> Run:
@@ -64,7 +70,6 @@ class Run:
             UsageError: the folder is not there or is no run; the sentence lists the runs nearby.
         """
         folder = path.path if isinstance(path, Run) else Path(path)
-        finish_commit(folder)
         if (folder / "recipe.toml").is_file():
             return Run(folder)
         if is_run(folder):

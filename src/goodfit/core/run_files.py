@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from goodfit.core.commit import committed
 from goodfit.core.errors import GoodfitError, first_line
 from goodfit.core.fetch import hash_file
 from goodfit.core.files import write_atomic
@@ -52,6 +54,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_digest(value: object) -> bool:
+    return _is_text(value) and re.fullmatch(r"[0-9a-f]{1,128}", str(value)) is not None
+
+
 def _is_object(value: object) -> bool:
     return isinstance(value, dict)
 
@@ -88,7 +94,7 @@ def _are_objects(value: object) -> bool:
 SHAPES: dict[str, dict[str, Callable[[object], bool]]] = {
     "about.json": {
         "state": _is_text, "asked": _is_object, "recipe": _is_object, "seconds": _are_numbers, "openings": _are_objects, "data": _is_object,
-        "data.digest": _is_text, "data.split_digest": _is_text, "data.splits": _are_numbers, "forecast": _is_object,
+        "data.digest": _is_digest, "data.split_digest": _is_digest, "data.splits": _are_numbers, "forecast": _is_object,
         "files": _are_texts_by_name, "recipe_sha256": _are_texts,
     },
     "scores.json": {
@@ -137,10 +143,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DamagedFile: it does not read, is no object, or its checksum differs.
     """
-    if not path.exists():
+    if not (file := committed(path)).exists():
         return {}
     with explain_damage(path):
-        content = json.loads(path.read_bytes())
+        content = json.loads(file.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, found {type(content).__name__}")
         if (checksum := content.pop(CHECKSUM_KEY, None)) is not None and checksum != hash_values(path.name, content):
@@ -166,7 +172,7 @@ def check_hash(path: Path, sha256: str | None) -> None:
     """
     if sha256 is not None:
         with explain_damage(path):
-            if hash_file(path) != sha256:
+            if hash_file(committed(path)) != sha256:
                 raise ValueError("its checksum differs")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 # A key of as many parts takes the parser the square of them; ours have one.
 MAX_KEY_PARTS = 32
-_QUOTED = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
-_LONG_KEY = re.compile(rf"^[ \t]*\[{{0,2}}[ \t]*(?:[\w-]+[ \t]*\.[ \t]*){{{MAX_KEY_PARTS}}}", re.MULTILINE)
+# Strings of several lines and of one, and comments, each up to its end or that of the file or line, so that none is looked for again.
+_TEXT = re.compile(r"""\"{3}(?:\\.|.)*?(?:\"{3,5}|\Z)|'{3}.*?(?:'{3,5}|\Z)|"(?:\\[^\n]|[^"\\\n])*"?|'[^'\n]*'?|#[^\n]*""", re.DOTALL)
+_KEY = re.compile(r"[\w. \t-]+")  # a number, too, which has one dot
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is none, is nested too deeply, or has a number of too many digits.
     """
-    if _LONG_KEY.search(_QUOTED.sub("k", text)):
+    if any(key.group().count(".") >= MAX_KEY_PARTS for key in _KEY.finditer(_TEXT.sub("k", text))):
         raise ValueError(f"a key has more than {MAX_KEY_PARTS} parts")
     try:
         return tomllib.loads(text)

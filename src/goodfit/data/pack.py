@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -27,9 +26,22 @@ from goodfit.core.words import format_bytes
 from goodfit.data.blob import JOURNAL, BlobWriter
 from goodfit.data.headers import ImageHeaders
 from goodfit.data.opening import DECODER_VERSIONS, BrokenImage, explain_decode_error
-from goodfit.data.packed import HASH_BYTES, UNFINISHED, Pack, PackedImages, load_pack, make_room, open_pack, row_type, write_facts
+from goodfit.data.packed import (
+    HASH_BYTES,
+    UNFINISHED,
+    Pack,
+    PackedImages,
+    hash_content,
+    load_pack,
+    make_room,
+    open_pack,
+    read_machine_limit,
+    row_type,
+    write_facts,
+)
 from goodfit.data.pixels import Storage, encode_jpeg, store_images
 from goodfit.data.preprocess import Preprocess
+from goodfit.data.relinked import keep_pack, remember_pack
 from goodfit.data.statistics import sum_images
 from goodfit.data.store import hash_fields
 
@@ -42,7 +54,7 @@ RESERVED_BYTES = 64_000_000  # left free on the disk
 
 @dataclasses.dataclass(frozen=True)
 class CacheLimit:
-    """How many bytes the prepared images of all data sets together may take, and how those of this one are stored.
+    """How many bytes the prepared images of a data set may take, and how they are stored.
 
     "auto" is raw pixels if they fit, else JPEG at the same size, else nothing.
     """
@@ -58,30 +70,49 @@ def pack_images(
 
     If nothing is stored, all images are decoded once to find the broken ones, and again whenever they are needed. A storage that is named
     is used however large it is. What is packed anew takes the place of the packs that were not used for the longest time, where all
-    together would take more than the limit. What is damaged is packed anew. Both are reported.
+    together would take more than this machine's limit (`packed.read_machine_limit`). What is damaged is packed anew. Both are reported.
 
     Raises:
         DataError: every image is broken.
         GoodfitError: no space is left.
+        UsageError: the machine's limit is no number.
     """
     workers, reporter = workers or os.cpu_count() or 1, reporter or SilentReporter()
+
+    def load() -> PackedImages:
+        pack, storage, notes = _find_pack(headers, preprocess, cache, workers, reporter)
+        return load_pack(pack, headers.index, preprocess, storage, workers, reporter, notes)
+
+    try:
+        return load()
+    except FileNotFoundError:  # another process has made room in the cache just now
+        return load()
+
+
+def _find_pack(
+    headers: ImageHeaders, preprocess: Preprocess, cache: CacheLimit, workers: int, reporter: Reporter
+) -> tuple[Pack, Storage, tuple[str, ...]]:
+    """Find the pack of the images, or make it; how it is stored, and notes on that. Raises as `pack_images`."""
     settings = json.dumps([_pixel_settings(preprocess), sorted(headers.broken)])
-    key = hash_fields(PACK_VERSION, DECODER_VERSIONS, headers.index.store.fingerprint(), settings)
+    store = headers.index.store
+    key, location = (hash_fields(PACK_VERSION, DECODER_VERSIONS, files, settings) for files in (store.fingerprint(), store.location()))
     home = cache_folder() / "packed"
     with explain_write_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         storage, needed, notes = _choose_storage(headers, preprocess, cache, home / f"{key}.sample", reporter)
-        folder = home / f"{key}-{storage}"
+        folder, note = home / f"{key}-{storage}", home / f"{location}.pack"
         pack = open_pack(folder, reporter)
         if pack is None:
             with lock(home / f"{key}.lock") as held:
                 pack = open_pack(folder, SilentReporter())  # another process may have packed them meanwhile
+                pack = pack or keep_pack(note, folder, headers, preprocess, reporter)
                 if pack is None:
                     remove(folder)
                     _remove_abandoned(home)
-                    make_room(home, needed, cache.n_bytes, reporter)
+                    make_room(home, needed, read_machine_limit(), reporter)
                     pack = _write_pack(headers, preprocess, storage, _Target(folder, bool(held)), workers, reporter)
-    return load_pack(pack, headers.index, preprocess, storage, workers, reporter, notes)
+        remember_pack(note, folder, reporter)
+    return pack, storage, notes
 
 
 def _pixel_settings(preprocess: Preprocess) -> list[object]:
@@ -234,7 +265,7 @@ def _prepare_piece(headers: ImageHeaders, preprocess: Preprocess, storage: Stora
                 if isinstance(source, OSError):
                     raise source
                 images[place] = preprocess.decode(source)
-                hashes[place] = _hash_content(source)
+                hashes[place] = hash_content(source)
             except BrokenImage as error:
                 reason = error.reason
             except OSError as error:
@@ -246,8 +277,3 @@ def _prepare_piece(headers: ImageHeaders, preprocess: Preprocess, storage: Stora
     known["hash"], known["sums"] = np.frombuffer(b"".join(hashes), dtype=f"V{HASH_BYTES}"), sums
     known["size"], known["checksum"] = [*map(len, contents)], [*map(zlib.crc32, contents)]
     return b"".join(contents), {"n": len(rows), "rows": base64.b64encode(known.tobytes()).decode(), "broken": broken}
-
-
-def _hash_content(source: Any) -> bytes:
-    content = np.ascontiguousarray(source).data if isinstance(source, np.ndarray) else source
-    return hashlib.sha256(content).digest()[:HASH_BYTES]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goodfit.core.cached import read_cached, read_cached_json, write_cached, write_cached_json
-from goodfit.core.errors import DataError, GoodfitError
+from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.files import measure_folder, write_atomic
 from goodfit.core.reporter import WARNING, Reporter
 from goodfit.core.words import count_of, format_bytes
@@ -31,12 +31,19 @@ from goodfit.data.row_checks import RowChecks
 
 HASH_BYTES = 16  # of SHA-256, kept for each image
 ROWS, FACTS = "rows.npy", "pack.json"
+LIMIT_VARIABLE, DEFAULT_LIMIT_GB = "GOODFIT_CACHE_GB", 8.0
 UNFINISHED, REMOVED = "partial", ".removed"  # end the names of folders that are no packs yet, or no more
 
 
 def row_type(sums: int) -> np.dtype[Any]:
     """What is known of each image: the hash of its source, the size and CRC-32 of its stored bytes, and so many `sums` of its values."""
     return np.dtype([("hash", f"V{HASH_BYTES}"), ("size", "<i8"), ("checksum", "<u4"), ("sums", "<i8", (sums,))])
+
+
+def hash_content(source: bytes | NDArray[Any]) -> bytes:
+    """The hash that is kept of an image as its store reads it."""
+    content = np.ascontiguousarray(source).data if isinstance(source, np.ndarray) else source
+    return hashlib.sha256(content).digest()[:HASH_BYTES]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,17 +110,34 @@ def open_pack(folder: Path, reporter: Reporter) -> Pack | None:
             if zlib.crc32(content) == facts["rows"] and (folder / BLOB).stat().st_size == facts["bytes"]:
                 _mark_use(folder)
                 return Pack(folder, np.load(io.BytesIO(content)), {int(row): reason for row, reason in facts["broken"]})
-    reporter.say(f'{WARNING}"{folder}" in the cache is damaged: the images are prepared anew.')
+    if os.path.lexists(folder):  # unless another process has removed it meanwhile
+        reporter.say(f'{WARNING}"{folder}" in the cache is damaged: the images are prepared anew.')
     return None
 
 
-def make_room(home: Path, needed: int, limit: int, reporter: Reporter) -> None:
+def read_machine_limit() -> float:
+    """How many bytes all packs together may take on this machine: $GOODFIT_CACHE_GB gigabytes, which no recipe changes.
+
+    Raises:
+        UsageError: it is no number above 0.
+    """
+    text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_GB)
+    with contextlib.suppress(ValueError):
+        if (limit := float(text)) > 0:
+            return limit * 1e9
+    raise UsageError(f'Expected the gigabytes of the cache in {LIMIT_VARIABLE} as a number above 0, such as 8, received "{text}".')
+
+
+def make_room(home: Path, needed: int, limit: float, reporter: Reporter) -> None:
     """Remove the packs of a folder that were not used for the longest time, until they and `needed` bytes more take at most `limit`.
 
-    A process that uses one of them keeps what it has mapped into memory, or the system does not let it go. What is not finished stays.
+    Where nothing is needed, or more than the limit, which no room helps, none is removed. A process that uses one of them keeps what it
+    has mapped into memory, or the system does not let it go. What is not finished stays.
     """
     for path in home.glob(f".*{REMOVED}"):  # by a process that was killed meanwhile
         shutil.rmtree(path, ignore_errors=True)
+    if not 0 < needed <= limit:
+        return
     packs = sorted((path for path in home.glob("*-*") if path.is_dir() and not path.name.endswith(UNFINISHED)), key=_last_use)
     sizes = [measure_folder(path) for path in packs]
     removed: list[int] = []
@@ -126,7 +150,7 @@ def make_room(home: Path, needed: int, limit: int, reporter: Reporter) -> None:
     if removed:
         reporter.say(
             f"Removed {count_of(len(removed), 'packed data set')} not used for the longest time ({format_bytes(sum(removed))}):"
-            f" all together may take {format_bytes(limit)} (--cache)."
+            f" all together may take {format_bytes(limit)} ({LIMIT_VARIABLE})."
         )
 
 
@@ -200,6 +224,7 @@ def _hash_dataset(index: Index, pack: Pack, usable: NDArray[np.bool_], reporter:
     for row, (name, label, content) in enumerate(zip(index.names, index.labels.tolist(), contents, strict=True)):
         if usable[row]:
             total.update(f"\0{name}\0{label}\0".encode(errors="surrogatepass") + content.tobytes())
-    with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
-        write_cached(path, total.hexdigest().encode())
+    if pack.folder.is_dir():  # unless another process has removed it, where writing would make a folder that is no pack
+        with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
+            write_cached(path, total.hexdigest().encode())
     return total.hexdigest()

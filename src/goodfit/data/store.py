@@ -32,6 +32,10 @@ class Store(ABC):
     def fingerprint(self) -> str:
         """Hash the paths and stamps of the files: equal fingerprints mean equal images."""
 
+    def location(self) -> str:
+        """Hash what stays of the fingerprint where only inodes or change times do not: equal ones may mean other images."""
+        return self.fingerprint()
+
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | Array | OSError]:
         """Read the images of rows, one after the other; in place of one that cannot be read comes its error."""
         return _try_each(self.read, rows)
@@ -109,6 +113,9 @@ class FileStore(Store):
     def fingerprint(self) -> str:
         return hash_file_stats(self.root, self.files)
 
+    def location(self) -> str:
+        return hash_file_stats(self.root, [dataclasses.replace(file, stamp=file.stamp[:1]) for file in self.files])
+
 
 class ArrayStore(Store):
     """Images [N, H, W] or [N, H, W, C] from a few files, loaded when the first one is read."""
@@ -146,3 +153,6 @@ class SubsetStore(Store):
 
     def fingerprint(self) -> str:
         return hash_fields(self.store.fingerprint(), self.rows.astype(np.int64).tobytes())
+
+    def location(self) -> str:
+        return hash_fields(self.store.location(), self.rows.astype(np.int64).tobytes())

@@ -44,15 +44,14 @@ def check_recipe_file(run: Run) -> list[str]:
     before = Recipe().but(**recorded).plain()
     try:
         found = Recipe.from_toml(path)
-        missing = [key for key in recorded if key not in found.read_keys]
-        reason = f"it has no {list_some(missing)}" if missing else ""
     except UsageError as error:
-        reason = first_line(error)
-    if reason:
-        return [f'Warning: "{path}" is damaged ({reason}) and written anew from about.json.']
+        return [f'Warning: "{path}" is damaged ({first_line(error)}): the run goes on by the recipe in its about.json.']
     if changed := [key for key, value in found.plain().items() if key in found.read_keys and value != before[key]]:
         raise UsageError(
             f'"{path}" was changed since its run was started ({list_some(changed)}), but a run goes on by the recipe it was started with:'
             f' restore it, or remove it to have it written anew, or train what it says by --recipe "{path}" with another --out.'
         )
-    return []
+    missing = [key for key in recorded if key not in found.read_keys]
+    return [f'Warning: "{path}" is damaged (it has no {list_some(missing)}): the run goes on by the recipe in its about.json.'] * bool(
+        missing
+    )

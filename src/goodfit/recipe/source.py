@@ -66,7 +66,7 @@ def open_images(recipe: Recipe, reporter: Reporter | None = None, headers: Image
 
 
 def cache_limit(recipe: Recipe) -> CacheLimit:
-    """How many bytes a recipe lets the prepared images of all data sets take, and how it lets its own be stored."""
+    """How many bytes a recipe lets its prepared images take, and how it lets them be stored."""
     return CacheLimit(int(min(recipe.cache, MAX_CACHE_GB) * 1e9), recipe.storage)
 
 

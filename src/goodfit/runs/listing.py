@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.checkpoint_files import last_good_step
-from goodfit.core.errors import DataError, GoodfitError
+from goodfit.core.commit import committed
+from goodfit.core.errors import DataError, GoodfitError, UsageError
 from goodfit.core.files import explain_write_errors, lock, measure_folder
 from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, LOCK_FILE, SEARCH_FILE, UNFINISHED_STATES, Run, is_run, list_runs
 from goodfit.core.run_files import DamagedFile, check_hash, get
@@ -72,18 +73,21 @@ def summarize_study(folder: Path, members: Sequence[Run]) -> dict[str, Any]:
 def prune_runs(rows: Sequence[dict[str, Any]], delete: bool, is_named: bool = False) -> list[str]:
     """Delete unfinished runs that cannot go on and the checkpoints of finished ones, or only say what would go; returns a line for each.
 
-    Kept are runs that are being trained, that have a good checkpoint, or whose files do not read, and what lies behind a link. A run that
-    the user named alone (`is_named`) goes though it has a good checkpoint.
+    Kept are runs that are being trained, that have a good checkpoint, or whose files do not read, now or at all. A run that the user named
+    alone (`is_named`) goes though it has a good checkpoint.
+
+    Raises:
+        UsageError: a run, or the folder it is in, is a link: what lies behind one is not deleted.
     """
     lines, freed = [], 0
-    for row in rows:
-        named = Path(row["path"])
-        run = Run(named.resolve() if named.is_symlink() else named)
+    for run in (Run(Path(row["path"])) for row in rows):
+        refuse_link(run.path)
         if not is_run(run.path):
             continue  # a study, which needs its runs
-        path = run.checkpoints if row["state"] in FINISHED_STATES else run.path
         with lock(run.path / LOCK_FILE, wait=False) as held:
-            reason = _why_kept(run, row["state"], held, is_named)
+            state = summarize_run(run)["state"]  # another process may have gone on with it since it was listed
+            path = run.checkpoints if state in FINISHED_STATES else run.path
+            reason = _why_kept(run, state, held, is_named)
             if not reason and not (path == run.checkpoints and not _is_filled(path)):
                 size = measure_folder(path)
                 freed += size
@@ -93,6 +97,17 @@ def prune_runs(rows: Sequence[dict[str, Any]], delete: bool, is_named: bool = Fa
         if reason:
             lines.append(f"kept {path}: {reason}")
     return [*lines, f"{format_bytes(freed)} {'freed' if delete else 'to free: run again with --yes'}"]
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse to prune a run that is a link, or lies in a folder that is one.
+
+    Raises:
+        UsageError: it is; the sentence names what lies behind it.
+    """
+    for folder in (path, path.parent):
+        if folder.is_symlink():
+            raise UsageError(f'"{folder}" is a link, and --prune deletes nothing behind one: name "{folder.resolve()}" instead.')
 
 
 def _why_kept(run: Run, state: str, is_lock_held: bool | None, is_named: bool) -> str:
@@ -106,9 +121,11 @@ def _why_kept(run: Run, state: str, is_lock_held: bool | None, is_named: bool) -
         return "it may still be running"
     if run.checkpoints.is_symlink():
         return f'its checkpoints are a link to "{run.checkpoints.resolve()}"; delete them yourself'
-    if not is_finished and not is_named and last_good_step(run.checkpoints) is not None:
-        return f'it can be continued with --resume auto; "goodfit runs {run.path} --prune" deletes it all the same'
-    return ""
+    try:
+        can_continue = not is_finished and not is_named and last_good_step(run.checkpoints) is not None
+    except OSError as error:
+        return f"its checkpoints cannot be read now ({error.strerror or error})"
+    return f'it can be continued with --resume auto; "goodfit runs {run.path} --prune" deletes it all the same' if can_continue else ""
 
 
 def _is_filled(path: Path) -> bool:
@@ -132,7 +149,7 @@ def has_model(run: Run) -> bool:
         check_hash(run.path / "model.safetensors", run.read("config.json", "model").get("files", {}).get("model.safetensors"))
     except DamagedFile:
         return False
-    return (run.path / "model.safetensors").is_file()
+    return committed(run.path / "model.safetensors").is_file()
 
 
 def _last_change(run: Run) -> float:

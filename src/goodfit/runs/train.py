@@ -148,7 +148,8 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
 
 def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
-    options.reporter.say(*check_recipe_file(run))
+    damages = check_recipe_file(run)
+    options.reporter.say(*damages)
     before, checkpoints = trained_recipe(run.path), Checkpoints(run.checkpoints)
     check_kept_files(run, bool(checkpoints.steps()))
     prepared = prepare(
@@ -192,7 +193,8 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     hashes = list(dict.fromkeys([*run.read("about.json").get(RECIPE_HASHES, ()), hash_recipe(recipe)]))
     run.update("about.json", {"state": "running", "asked": asked.plain(), "recipe": recipe.plain(), RECIPE_HASHES: hashes})
     write_atomic(run.path / "recipe.toml", recipe.to_toml())
-    options.reporter.say(*losses, f"Continuing {run.path} at step {state.step:,}.")
+    rewritten = [f'"{run.path / "recipe.toml"}" is written anew from about.json.'] * len(damages)
+    options.reporter.say(*rewritten, *losses, f"Continuing {run.path} at step {state.step:,}.")
     _train_and_finish(run, prepared, options)
     options.reporter.say(*losses)  # again, where it is not overlooked
     return run

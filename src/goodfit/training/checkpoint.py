@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from goodfit.core import checkpoint_files
-from goodfit.core.checkpoint_files import checksum, read_checkpoint, saved_steps
+from goodfit.core.checkpoint_files import GONE_ERRORS, checksum, read_checkpoint, saved_steps
 from goodfit.core.errors import Diverged, GoodfitError, first_line
 from goodfit.core.files import explain_write_errors, remove, write_atomic
 from goodfit.training.state import Plan, State
@@ -23,7 +23,6 @@ from goodfit.training.state import Plan, State
 RECENT_CHECKPOINTS_KEPT = 2
 DAMAGED_FOLDER = "damaged"  # of the checkpoints, to which those that do not read are moved
 DAMAGE_ERRORS = (*checkpoint_files.DAMAGE_ERRORS, SafetensorError)
-GONE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # of a disk that works: reading again does not help
 # Names that fields of the state had in checkpoints of version 0.1.
 FORMER_FIELDS = {
     "brake": "plateau_factor",

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from goodfit.core.commit import committed
 from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
 from goodfit.core.parts import Part, spell
@@ -53,7 +54,7 @@ class SavedModel:
     @functools.cached_property
     def sha256(self) -> str:
         """The SHA-256 of the file of weights, in hexadecimal digits."""
-        return hash_file(self.run.path / WEIGHTS_FILE)
+        return hash_file(committed(self.run.path / WEIGHTS_FILE))
 
     @staticmethod
     def read(run: Run) -> SavedModel:
@@ -64,7 +65,7 @@ class SavedModel:
             UntrustedCode: its parts name code that may not run here.
             DamagedFile: a file of the model is not what was written.
         """
-        if not (run.path / CONFIG_FILE).exists():
+        if not committed(run.path / CONFIG_FILE).exists():
             if (run.path / ENSEMBLE_FILE).exists():
                 raise UsageError(
                     f'Expected one model, received the ensemble "{run.path}": name a member of it, such as {run.path}/members/00.'
@@ -102,7 +103,7 @@ def read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
         DamagedFile: it is not, or does not read.
     """
     with explain_damage(path):
-        content = path.read_bytes()
+        content = committed(path).read_bytes()
         if sha256 not in (None, hashlib.sha256(content).hexdigest()):
             raise ValueError("its checksum differs")
         return load(content)

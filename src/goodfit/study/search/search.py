@@ -52,23 +52,31 @@ class Search:
         self.space = Space.read(self.plan.space, self.catalog)
         self.worker = worker or Worker(folder)
         self.trials = Trials(folder, self.worker, self.plan.seed)
+        # Every process has a steady time of its own; the folder has the time of day, which all share.
+        self._clock_shift = time.time() - steady_time()
 
     # ---- time --------------------------------------------------------------------------------------------------------------------
 
     def set_time_limit(self, seconds: float | None, started: float) -> None:
-        """Let the search end so many seconds after the steady time `started`; None: never."""
-        self.trials.write_note("time", [started, started + seconds] if seconds else None)
+        """Let the search end so many seconds after the steady time `started` of this process; None: never."""
+        start = started + self._clock_shift
+        self.trials.write_note("time", [start, start + seconds] if seconds else None)
 
     @property
     def deadline(self) -> float | None:
-        """The steady time at which the search ends; None where it has no limit."""
-        span = self.trials.read_notes().get("time")
-        return float(span[1]) if span else None
+        """The steady time of this process at which the search ends; None where it has no limit."""
+        span = self._span()
+        return span[1] if span else None
 
     def time_share(self) -> float:
         """The share of the time that is over; 0 where it has no limit."""
-        span = self.trials.read_notes().get("time")
+        span = self._span()
         return (steady_time() - span[0]) / max(span[1] - span[0], 1e-9) if span else 0.0
+
+    def _span(self) -> tuple[float, float] | None:
+        """The steady times of this process at which the search began and ends; None where it has no limit."""
+        span = self.trials.read_notes().get("time")
+        return (span[0] - self._clock_shift, span[1] - self._clock_shift) if span else None
 
     # ---- what comes next -----------------------------------------------------------------------------------------------------------
 
