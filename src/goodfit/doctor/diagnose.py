@@ -12,7 +12,7 @@ from goodfit.doctor.calibration import read_calibration
 from goodfit.doctor.causes import Component
 from goodfit.doctor.course import EARLY, FIRST
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.finding import Finding, Rule, Stage, Verdict, VerdictKind
+from goodfit.doctor.finding import UNTESTED, Finding, Rule, Stage, Verdict, VerdictKind
 from goodfit.doctor.location import locate_fault
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.rules import RULES
@@ -39,7 +39,7 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
         try:
             return test(exam)
         except TEST_ERRORS as error:
-            failed.append(f"{what} could not be tested: {type(error).__name__}: {str(error)[:200]}")
+            failed.append(f"{what}{UNTESTED}: {type(error).__name__}: {str(error)[:200]}")
             return None
 
     for stage in list(Stage)[: last + 1]:
@@ -58,11 +58,13 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
     if location is None and not alarming and steps and exam.course.is_broken:
         evidence = exam.course.error or f"The loss is no finite number any more after {count_of(steps, 'step')}."
         component: Component = "loop" if exam.course.error else "optimization"
-        return dataclasses.replace(verdict, kind="unknown", component=component, alarm=True, ruled_out=(evidence, *failed))
+        return dataclasses.replace(verdict, kind="unknown", component=component, alarm=True, evidence=(evidence,))
     if location is None:
         return verdict
-    ruled_out = (location.evidence, *location.ruled_out, *failed)
-    return dataclasses.replace(verdict, kind="unknown", component=location.component, alarm=True, ruled_out=ruled_out)
+    ruled_out = (*location.ruled_out, *failed)
+    return dataclasses.replace(
+        verdict, kind="unknown", component=location.component, alarm=True, ruled_out=ruled_out, evidence=(location.evidence,)
+    )
 
 
 def select_alarming(findings: Sequence[Finding], least: float | None = None) -> list[Finding]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 VerdictKind = Literal["healthy", "fault", "either", "unknown"]
 MAX_CAUSES = 5
+UNTESTED = " could not be tested"  # what is said of a rule that failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Rule:
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """The doctor's answer: the kind, the causes, most likely first, whether to stop a person, what it took, and the share of healthy
-    trainings in which a finding is as sure (`p`, see `calibration`; None where that is not known).
+    trainings in which a finding is as sure (`p`, see `calibration`; None where that is not known), and what shows that something is wrong
+    whose cause is unknown.
     """
 
     kind: VerdictKind
@@ -78,6 +80,7 @@ class Verdict:
     seconds: float
     ruled_out: tuple[str, ...] = ()
     p: float | None = None
+    evidence: tuple[str, ...] = ()
 
     def to_json(self, case: str, seed: int) -> dict[str, Any]:
         """The object of the protocol of case files."""
@@ -85,5 +88,5 @@ class Verdict:
             "case": case, "seed": seed, "verdict": self.kind, "component": self.component,
             "causes": [finding.to_json() for finding in self.findings[:MAX_CAUSES]], "alarm": self.alarm, "steps": self.steps,
             "trial_steps": self.trial_steps, "seconds": round(self.seconds, 2), "ruled_out": list(self.ruled_out),
-            "p": None if self.p is None else round(self.p, 4),
+            "p": None if self.p is None else round(self.p, 4), "evidence": list(self.evidence),
         }  # fmt: skip

@@ -8,6 +8,7 @@ import math
 
 from goodfit.core.words import format_percent
 from goodfit.doctor.causes import Component
+from goodfit.doctor.course import clean_labels
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right
 from goodfit.doctor.recording import NotSeen
@@ -64,6 +65,7 @@ def locate_in_evaluation(exam: Examination) -> Location | None:
 def locate_in_training(exam: Examination) -> Location | None:
     """Compare the end of the training with a probe, and where it falls short, look for the swap that mends it."""
     (images, labels), validation = exam.sample.train.spread(3000), exam.sample.validation
+    labels = clean_labels(labels, exam.classes)
     features = PatchFeatures(images)
     probe = count_right(Ridge(features(images), labels, exam.classes).predict(features(validation.images)), validation.labels)
     last = exam.course.looks[max(exam.course.looks)]

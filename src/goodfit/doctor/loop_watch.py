@@ -18,7 +18,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.files import write_atomic
 from goodfit.doctor.course import EARLY
 from goodfit.doctor.diagnose import examine
-from goodfit.doctor.finding import Rule, Stage, Verdict
+from goodfit.doctor.finding import UNTESTED, Rule, Stage, Verdict
 from goodfit.doctor.loop_patient import LoopParts, LoopPatient
 from goodfit.doctor.observer import LoopObserver, Spent
 from goodfit.doctor.recording import Recording, length_of, require_batch
@@ -28,7 +28,6 @@ from goodfit.doctor.watched import WatchedCourse, WatchedExamination
 from goodfit.doctor.wording import describe_verdict
 from goodfit.inspection.chance import keep_all_chance
 
-UNTESTED = " could not be tested"  # as `examine` says of a rule
 MIN_TRIAL_STEPS = 300  # that trials may take, whatever share of the steps that is
 T = TypeVar("T")
 

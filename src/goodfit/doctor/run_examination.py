@@ -12,16 +12,18 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.run_files import get
-from goodfit.doctor.course import EARLY, Course, Look, StepRecord, count_tensors
+from goodfit.doctor.course import Course, Look, StepRecord, count_tensors
 from goodfit.doctor.diagnose import examine
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.finding import Finding, Stage, Verdict
+from goodfit.doctor.log_verdict import find_certain_failures, read_verdict
 from goodfit.doctor.patches import Trained, make_patch
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.run_patient import make_run_source, prepare_run
 from goodfit.doctor.sample import Sample
 from goodfit.doctor.wording import describe_verdict
 from goodfit.recipe.prepare import Prepared
+from goodfit.report.record import Record, read_record
 from goodfit.report.sections.doctor import FINDINGS_FILE
 from goodfit.runs.resume import restore_last
 from goodfit.training.checkpoint import Checkpoints
@@ -29,6 +31,7 @@ from goodfit.training.checkpoint import Checkpoints
 HARMLESS_TO_TRAINING = ("validation_too_small",)  # which is to be known, but no reason not to train
 UNKNOWN_STEPS = 1000  # that a training is taken to have whose budget is in minutes
 SPLITS = ("clean_train", "validation")  # as evaluations in the log call them
+MIN_TRIAL_STEPS = 150  # that trials may take of a run however short it was
 MAX_EARLY_SHARE = 0.15  # of the run's steps, that are taken again
 
 
@@ -59,11 +62,24 @@ def diagnose_run(run: Run, reporter: Reporter, trial_share: float = 0.0) -> RunD
     steps = int(rows[-1]["step"])
     source = make_run_source(prepared, str(run.path), steps)
     reporter.show_activity("examining the run")
-    exam = RunExamination(source, run, prepared, trial_share * steps)
-    diagnosis = RunDiagnosis(with_patches(examine(exam), prepared), prepared, steps)
+    exam = RunExamination(source, run, prepared, max(trial_share * steps, MIN_TRIAL_STEPS) if trial_share else 0.0)
+    verdict = with_patches(add_log_verdict(examine(exam), read_record(run)), prepared)
+    diagnosis = RunDiagnosis(verdict, prepared, steps)
     with contextlib.suppress(OSError, GoodfitError):  # a folder that can only be read is examined all the same
         run.write(FINDINGS_FILE, diagnosis.to_json(run))
     return diagnosis
+
+
+def add_log_verdict(verdict: Verdict, record: Record) -> Verdict:
+    """A verdict on a run that is not healthier than its log: what went wrong by it, where the examination found nothing."""
+    by_log = read_verdict(record)
+    if verdict.alarm or not by_log.alarm:
+        return verdict
+    failures = tuple(str(failure) for failure in find_certain_failures(record) if not failure.cause)
+    return dataclasses.replace(
+        verdict, kind=by_log.kind, component=by_log.component, alarm=True, findings=(*by_log.findings, *verdict.findings),
+        evidence=failures, p=None,
+    )  # fmt: skip
 
 
 def check_training(prepared: Prepared, reporter: Reporter) -> None:
@@ -120,7 +136,7 @@ class RunCourse(Course):
 
     def follow(self, until: int) -> None:
         """Follow the training anew up to an early step; to its end, read what it left."""
-        if until < self.steps or self.steps <= EARLY:
+        if until < self.steps:
             super().follow(min(until, max(round(MAX_EARLY_SHARE * self.steps), 10)))
         elif self.taken < self.steps:
             self.read_end()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from goodfit.core.words import count_of, format_duration
 from goodfit.doctor.calibration import read_calibration
 from goodfit.doctor.causes import SENTENCES
-from goodfit.doctor.finding import Finding, Verdict
+from goodfit.doctor.finding import UNTESTED, Finding, Verdict
 from goodfit.doctor.rules import LOOK_ALIKES
 
 MAX_SHOWN = 3
@@ -22,7 +22,8 @@ def describe_verdict(verdict: Verdict) -> list[str]:
         case "healthy":
             lines = ["Healthy: nothing was found that harms this training."]
         case "unknown":
-            lines = [f"Something is wrong in the {verdict.component}, and the cause is not known.", *map(describe_finding, alarming)]
+            where = f" in the {verdict.component}" if verdict.component else ""
+            lines = [f"Something is wrong{where}, and the cause is not known.", *verdict.evidence, *map(describe_finding, alarming)]
         case "either":
             lines = ["One of these:", *map(describe_finding, alarming), *describe_differences(alarming)]
         case _:
@@ -30,7 +31,8 @@ def describe_verdict(verdict: Verdict) -> list[str]:
             if len(alarming) > 1:
                 lines += ["Less likely:", *(f"  {describe_short(finding)}" for finding in alarming[1:])]
     lines += [f"Note: {describe_short(finding)}" for finding in notes]
-    lines += [f"Ruled out: {line}" for line in verdict.ruled_out] if verdict.kind == "unknown" else []
+    lines += [f"Not known: {line}" for line in verdict.ruled_out if UNTESTED in line]
+    lines += [f"Ruled out: {line}" for line in verdict.ruled_out if UNTESTED not in line] if verdict.kind == "unknown" else []
     if verdict.kind in ("fault", "either") and verdict.p is not None:
         lines.append(f"Of {read_calibration().trainings} healthy trainings, {count_as_sure(verdict.p)} had a finding as sure.")
     took = f"{count_of(verdict.steps, 'step')} followed, {count_of(verdict.trial_steps, 'step')} of trials"

@@ -53,6 +53,7 @@ def fit_small_set(
     Source: CS231n, babysitting the learning process (overfit a small portion of the training data: 20 images to 100 %).
     """
     model, images, labels = copy_without_noise(model), images[:SMALL_SET], labels[:SMALL_SET]
+    classes = labels.argmax(1) if labels.ndim == 2 else labels  # of soft ones the largest
     trained = [p for p in model.parameters() if p.requires_grad]
     losses: list[float] = []
     right, start = 0, time.monotonic()
@@ -60,7 +61,7 @@ def fit_small_set(
         optimizer = torch.optim.Adam(trained, lr=FIT_RATE) if trained else None
         while True:
             outputs = model(images)
-            right = int((split_outputs(outputs)[0].argmax(1) == labels).sum())
+            right = int((split_outputs(outputs)[0].argmax(1) == classes).sum())
             value = loss(outputs, labels)
             losses.append(float(value.detach()))
             is_stuck = optimizer is None or not math.isfinite(losses[-1]) or not value.requires_grad

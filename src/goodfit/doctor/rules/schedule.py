@@ -75,6 +75,8 @@ def _find_standstill(exam: Examination, rates: tuple[float, ...]) -> int:
     """The step from which on no weight has moved although the plan wants it to; 0 where there is none, or where none has ever moved."""
     looks = sorted(exam.course.looks.items())
     last = looks[-1][1].weight_norm
+    if not math.isfinite(last):
+        return 0  # a log has no norms of the weights
     same = list(itertools.takewhile(lambda pair: pair[1].weight_norm == last, reversed(looks)))
     start = same[-1][0]
     planned = exam.planned_rates

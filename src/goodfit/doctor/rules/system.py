@@ -158,7 +158,7 @@ def find_memory_leak_at_end(exam: Examination) -> Finding | None:
 
 
 def _describe_leak(exam: Examination, growth: float) -> Finding | None:
-    if growth < MIN_LEAK:
+    if not growth >= MIN_LEAK:  # which is not known of steps that are read from a log
         return None
     looks = [look for step, look in sorted(exam.course.looks.items()) if step >= 5]
     tensors = (looks[-1].tensors - looks[0].tensors) / max(looks[-1].step - looks[0].step, 1) if len(looks) > 1 else 0.0
