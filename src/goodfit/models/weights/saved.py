@@ -78,7 +78,7 @@ class SavedModel:
             preprocess = Preprocess.from_dict(config["preprocess"])
         except UsageError as error:
             raise DamagedFile(run.path / CONFIG_FILE, first_line(error)) from error
-        use_files = tuple(run.path / "use" / name for name in config["use"])
+        use_files = tuple(part_files(run, config["use"]))
         texts = (config["model"], config["loss"], config.get("views", "center"))  # runs of earlier versions have no views, no temperature
         require_trust(f'"{run.path}"', [name for text in texts for name in dotted_names(text)], use_files)
         return SavedModel(
