@@ -19,10 +19,11 @@ import goodfit
 from goodfit.api import lr_range
 from goodfit.cli import read_trust
 from goodfit.core import trust as register
+from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import UsageError
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
-from goodfit.core.trust import Trust, UntrustedCode, dotted_names, trust_own_code, use_trust
+from goodfit.core.trust import Trust, UntrustedCode, trust_own_code, use_trust
 from goodfit.core.user_code import import_file
 from goodfit.recipe.prepare import prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe

@@ -130,7 +130,7 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
     recipe = recipe.but_text(texts)
     recipe = recipe.but(use=tuple(shorts.use)) if shorts.use else recipe
     recipe.trust_own_code()
-    recipe.require_trust(f'The recipe "{shorts.recipe}"', [path for file in recipe.use if (path := Path(file)).is_file()])
+    recipe.require_trust(f'The recipe "{shorts.recipe}"', recipe.use)
     return recipe
 
 

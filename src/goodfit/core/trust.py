@@ -7,14 +7,12 @@ the user's: a name, or the call of a function, with the place it is imported fro
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import hashlib
 import importlib.util
 import json
 import os
-import re
 import site
 import sys
 import sysconfig
@@ -22,14 +20,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 
+from goodfit.core.dotted_names import dotted_calls, name_of_call
 from goodfit.core.errors import UsageError
 from goodfit.core.words import list_some
 
 REGISTER_FILE = "known_code.jsonl"  # in the user's folder of settings: a line for each name, call and file
 KNOWN_VARIABLE = "GOODFIT_KNOWN_CODE"  # of the environment: what a command that starts others knows
-DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 CODE_LOADERS = ("torch.hub",)  # whose functions fetch code and run it: what they fetch may change, so they are never known
-MAX_TEXT = 20_000  # characters of the text of a part
 
 
 class UntrustedCode(UsageError):
@@ -77,10 +74,8 @@ def trust_own_code(texts: Iterable[str], files: Iterable[str | Path] = ()) -> No
         UsageError: a text is too long for a part.
     """
     calls = [call for text in texts for call in dotted_calls(text)]
-    _known_now.update(_name_key(name) for call in calls for name in (call, _name_of(call)))
-    for file in files:
-        with contextlib.suppress(OSError):  # one that does not read is refused where it is imported
-            _known_now.add(_content_key(Path(file).read_bytes()))
+    _known_now.update(_name_key(name) for call in calls for name in (call, name_of_call(call)))
+    _known_now.update(map(_content_key, _read_files(files).values()))
 
 
 def current_trust() -> Trust:
@@ -93,76 +88,14 @@ def known_code_environment() -> dict[str, str]:
     return {KNOWN_VARIABLE: json.dumps(sorted(_known_now | _read_environment()))}
 
 
-def dotted_names(text: str) -> list[str]:
-    """The dotted names in the text of a part, such as torch.optim.Adadelta in "sam(torch.optim.Adadelta(lr=0.5))"."""
-    return list(dict.fromkeys(map(_name_of, dotted_calls(text))))
-
-
-def dotted_calls(text: str) -> list[str]:
-    """The dotted names in the text of a part with their arguments, as parts are spelled: "torch.optim.Adadelta(lr=0.5)".
-
-    Raises:
-        UsageError: the text is too long for a part.
-    """
-    if len(text) > MAX_TEXT:
-        raise UsageError(f'Expected the text of a part to have at most {MAX_TEXT:,} characters, found {len(text):,}: "{text[:60]} ...".')
-    try:
-        nodes: list[ast.AST] = [ast.parse(text.strip(), mode="eval")]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []  # which makes no part
-    found = []
-    while nodes:
-        node = nodes.pop()
-        call = node if isinstance(node, ast.Call) else None
-        target, names = call.func if call else node, list[str]()
-        while isinstance(target, ast.Attribute):
-            names.append(target.attr)
-            target = target.value
-        if not names:
-            nodes += ast.iter_child_nodes(node)
-            continue
-        nodes += [target, *([*call.args, *call.keywords] if call else [])]
-        if isinstance(target, ast.Name):
-            found.append(f"{'.'.join([target.id, *reversed(names)])}({_spell_arguments(call)})")
-    return list(dict.fromkeys(found))
-
-
-def _spell_arguments(call: ast.Call | None) -> str:
-    positional = [_spell_value(node) for node in call.args] if call else []
-    named = [f"{keyword.arg}={_spell_value(keyword.value)}" for keyword in call.keywords] if call else []
-    return ", ".join([*positional, *named])
-
-
-def _spell_value(node: ast.expr) -> str:
-    """A value as `core.parts.spell` writes it: a list as a tuple, a bare word as text."""
-    match node:
-        case ast.Tuple(elements) | ast.List(elements):
-            inner = ", ".join(map(_spell_value, elements))
-            return f"({inner},)" if len(elements) == 1 else f"({inner})"
-        case ast.Name(word):
-            return repr(word)
-    try:
-        return repr(ast.literal_eval(node))
-    except (ValueError, TypeError, MemoryError, RecursionError):  # no value of a part
-        return type(node).__name__
-
-
-def _name_of(call: str) -> str:
-    return call.partition("(")[0]
-
-
-def require_trust(where: str, names: Iterable[str], files: Iterable[Path] = ()) -> None:
+def require_trust(where: str, names: Iterable[str], files: Iterable[str | Path] = ()) -> None:
     """Refuse code that is not known here, that the user has not named, and that --trust does not let run; and always Python's own library.
 
     Raises:
         UntrustedCode: there is some; the sentence lists all of it.
         UsageError: a name is of Python's own library.
     """
-    contents = {}
-    for file in files:
-        with contextlib.suppress(OSError):  # one that does not read is refused where it is imported
-            contents[str(file)] = file.read_bytes()
-    _require_known(where, names, contents)
+    _require_known(where, names, _read_files(files))
 
 
 def require_file_trust(file: Path, content: bytes) -> None:
@@ -198,7 +131,7 @@ def require_call_trust(call: str, module: str) -> None:
     Raises:
         UntrustedCode: it may not run.
     """
-    name = _name_of(call)
+    name = name_of_call(call)
     loader = next((loader for loader in CODE_LOADERS if _is_within(name, loader) or _is_within(module, loader)), "")
     named = [package for package in _trust.get().packages if _is_within(package, loader or package)]
     if any(_is_within(place, package) for package in named for place in (name, module)):
@@ -239,6 +172,16 @@ def is_known_content(content: bytes) -> bool:
 
 def _name_key(name: str) -> tuple[str, str]:
     return name, _import_place(name)
+
+
+def _read_files(files: Iterable[str | Path]) -> dict[str, bytes]:
+    """The contents of files by path; one that does not read is left out, and refused where it is imported."""
+    contents = {}
+    for file in map(Path, files):
+        with contextlib.suppress(OSError):
+            if file.is_file():  # and no pipe or device
+                contents[str(file)] = file.read_bytes()
+    return contents
 
 
 def _content_key(content: bytes) -> tuple[str, str]:

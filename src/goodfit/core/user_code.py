@@ -10,8 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from goodfit.core.dotted_names import DOTTED_NAME
 from goodfit.core.errors import UsageError
-from goodfit.core.trust import DOTTED_NAME, remember_content, remember_name, require_call_trust, require_file_trust, require_trust
+from goodfit.core.trust import remember_content, remember_name, require_call_trust, require_file_trust, require_trust
 
 USER_MODULE_PREFIX = "goodfit_use_"  # modules made from the files given with --use
 # Classes that may be called by dotted name, each by its module and name: torch need not be imported to tell, nor our own parts.
@@ -75,8 +76,10 @@ def import_file(file: str | Path) -> ModuleType:
         UsageError: there is no such file, or it does not import.
     """
     path = Path(file)
-    if path.suffix != ".py" or not path.is_file():
-        raise UsageError(f'Expected a Python file with your parts, NAME.py, at "{path}", found none.')
+    if not path.is_file():
+        raise UsageError(f'Expected a Python file with your parts at "{path}", found none.')
+    if path.suffix != ".py":
+        raise UsageError(f'Expected a Python file with your parts, named "{path.stem}.py" or the like, received "{path}".')
     try:
         content = path.read_bytes()  # once: what is checked, run and remembered is the same
     except OSError as error:

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import UsageError, first_line, unknown_name
 from goodfit.core.escapes import escape_name, restore_name
 from goodfit.core.parts import Part, spell
@@ -29,7 +30,7 @@ from goodfit.core.settings import (
     type_phrase,
 )
 from goodfit.core.toml import parse_toml
-from goodfit.core.trust import dotted_names, require_trust, trust_own_code
+from goodfit.core.trust import require_trust, trust_own_code
 
 AUTO: Any = "auto"
 MAX_WORKERS, MAX_THREADS, MAX_SNAPSHOTS = 256, 1024, 10_000  # more than help anywhere
@@ -172,7 +173,7 @@ class Recipe:
                 raise UsageError(f'recipe: expected {key} to be {type_phrase(hints[key])}, received "{texts[key]}".')
         return self.but(**values)
 
-    def require_trust(self, where: str, files: Iterable[Path]) -> None:
+    def require_trust(self, where: str, files: Iterable[str | Path]) -> None:
         """Refuse code in the parts, or in the `files` that define some, that may not run here (see `core.trust`); `where` names it."""
         require_trust(where, [name for key in SEATS for name in dotted_names(str(getattr(self, key)))], files)
 
@@ -234,9 +235,8 @@ class Recipe:
             values = parse_toml(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise UsageError(f'The recipe "{source}" is not TOML: {first_line(error)}.') from error
-        values = {key: _change_texts(restore_name, value) for key, value in values.items()}
-        values = with_current_keys({**with_current_keys(unnamed or {}), **with_current_keys(values)})
-        return dataclasses.replace(Recipe().but(**values), read_keys=frozenset(values))
+        values = with_current_keys({key: _change_texts(restore_name, value) for key, value in values.items()})
+        return dataclasses.replace(Recipe().but(**(values := {**(unnamed or {}), **values})), read_keys=frozenset(values))
 
 
 _PART_FIELDS = {setting.name for setting in settings_of(Recipe) if setting.kind}

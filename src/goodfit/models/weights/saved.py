@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.core.run_files import DamagedFile, check_hash, explain_damage, format_json
-from goodfit.core.trust import dotted_names, require_trust
+from goodfit.core.trust import require_trust
 from goodfit.data.preprocess import Preprocess
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"

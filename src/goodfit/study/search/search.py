@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.catalog import Catalog
+from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write_atomic
 from goodfit.core.progress import steady_time
 from goodfit.core.run import SEARCH_FILE, make_dated_folder
-from goodfit.core.trust import dotted_names, is_known_content, remember_content, require_trust
+from goodfit.core.trust import is_known_content, remember_content, require_trust
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import (
@@ -49,7 +50,7 @@ class Search:
         self.folder = folder
         self.plan = SearchPlan.read(folder)
         self.base = Recipe.from_toml(folder / BASE_FILE)
-        self.base.require_trust(f'"{folder}"', [path for file in self.base.use if (path := Path(file)).is_file()])
+        self.base.require_trust(f'"{folder}"', self.base.use)
         require_trust(f'"{folder}"', [name for text in self.plan.space.values() for name in dotted_names(text)])
         self.is_own = is_known_content(_code_of(self.plan, self.base))  # begun here, by a user who named the code in its space
         self.catalog: Catalog = load_catalog(self.base.use)
