@@ -506,3 +506,22 @@ def test_a_call_that_fails_ends_in_a_sentence(photos: Path, package: str, tmp_pa
     source = tmp_path / "packages" / f"{package}.py"
     source.write_text(source.read_text() + "\ndef broken(classes):\n    raise LookupError('no such net')\n")
     refused(train(photos, tmp_path / "run", model=f"{package}.broken"), 1, f"{package}.broken", "LookupError: no such net")
+
+
+def test_a_search_may_draw_the_arguments_of_a_function(
+    photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that its user named, also when it goes on later; that of a search which was changed since is refused."""
+    source = tmp_path / "packages" / f"{package}.py"
+    source.write_text(source.read_text() + "\ndef load(scale, *, classes, channels, size):\n    return Net(classes, channels, size)\n")
+    options = {**FAST, "space": f"model={package}.load(uniform(0, 1))", "method": "random", "trials": "1", "full": "1 epoch", "keep": "0"}
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items() if key not in ("model", "budget", "evaluate_every")]
+    assert command("search", photos, *words, "--out", tmp_path / "search").code == 0
+    register._known_now.clear()
+    said = command("search", "--resume", tmp_path / "search", "--trials", "2")
+    assert said.code == 0 and "failed" not in said.out, said
+    register._known_now.clear()
+    plan = SearchPlan.read(tmp_path / "search")
+    dataclasses.replace(plan, space={"model": f"{package}.load(uniform(2, 3))"}).write(tmp_path / "search")
+    said = command("search", "--resume", tmp_path / "search", "--trials", "3")
+    assert f"--trust={package}" in said.out + said.err, said
