@@ -45,7 +45,7 @@ def recipe_page() -> str:
         'argument of `goodfit.Recipe`, in a file a TOML key. "auto" is chosen from the data and the machine, said before training starts,\n'
         "and written into the run's own recipe.toml. An unknown key is an error.\n\n"
     )
-    sentences = {field.name: field.metadata["help"] for field in dataclasses.fields(Recipe)}
+    sentences = {field.name: field.metadata["help"] for field in dataclasses.fields(Recipe) if field.metadata}
     for setting in settings_of(Recipe):
         default = json.dumps(list(setting.default) if isinstance(setting.default, tuple) else setting.default)
         text += f"- **`{setting.name}`** = `{default}`: {_plain(sentences[setting.name])} Type: {_plain(type_phrase(setting.hint))}.\n"

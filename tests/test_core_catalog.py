@@ -408,7 +408,9 @@ def test_a_function_of_keywords_is_told_the_classes(monkeypatch: pytest.MonkeyPa
         module.create_model, module.named = create_model, named  # type: ignore[attr-defined]
         create_model.__module__ = named.__module__ = package
         monkeypatch.setitem(sys.modules, package, module)
-        monkeypatch.setattr(trust, "_known_now", {(f"{package}.{name}", "") for name in ("create_model", "named")})
+        monkeypatch.setattr(trust, "_known_now", set())
+        calls = ["create_model('a', depth=2)", "create_model('a', num_classes=3)", "named"]
+        trust.trust_own_code(f"{package}.{call}" for call in calls)
         part = KNOWN.make(f"{package}.create_model('a', depth=2)", "model")
         assert isinstance(part, ExternalPart)
         assert part.with_facts(facts)() == ("a", 2, told)

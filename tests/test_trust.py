@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import hashlib
 import itertools
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +16,16 @@ from pathlib import Path
 import pytest
 
 import goodfit
+from goodfit.api import lr_range
+from goodfit.cli import read_trust
 from goodfit.core import trust as register
+from goodfit.core.dotted_names import dotted_names
+from goodfit.core.errors import UsageError
+from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import Run
-from goodfit.core.trust import Trust, UntrustedCode, dotted_names, trust_words, use_trust
+from goodfit.core.trust import Trust, UntrustedCode, trust_own_code, use_trust
+from goodfit.core.user_code import import_file
+from goodfit.recipe.prepare import prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import BASE_FILE, SearchPlan
 from tests.support.command import FAST, Said, refused, train
@@ -66,6 +78,7 @@ VERBS: dict[str, Callable[[Path, Path, Path], list[str | Path]]] = {  # of a run
     "show": lambda run, photos, out: ["show", "--recipe", run / "recipe.toml", "--out", out / "sheet.png"],
 }
 BY_VERB = list(VERBS)
+FAST_VALUES = {**FAST, "size": 16, "batch_size": 8, "threads": 1}
 
 
 @pytest.fixture
@@ -263,12 +276,6 @@ def test_dotted_names_in_a_text(text: str, names: list[str]) -> None:
     assert sorted(dotted_names(text)) == sorted(names)
 
 
-def test_words_name_names_and_files(tmp_path: Path) -> None:
-    trust = Trust(("--model=sam(theirs.Net(3))", f"--use={tmp_path / 'a.py'}", "mytheirs.Other", "x" * 5000, "\0"))
-    assert trust.names("theirs.Net") and not trust.names("theirs.Other") and not trust.names("theirs.Ne")
-    assert trust.names_file(tmp_path / "a.py") and not trust.names_file(tmp_path / "b.py")
-
-
 def test_a_damaged_register_knows_the_rest(elsewhere: Callable[[], None]) -> None:
     register._remember(("a.b", ""), "a.b")
     file = register._register_file()
@@ -280,8 +287,240 @@ def test_a_damaged_register_knows_the_rest(elsewhere: Callable[[], None]) -> Non
     assert json.loads(file.read_text(errors="replace").splitlines()[-1]) == ["c.d", "", "c.d"]
 
 
-def test_words_of_a_program_are_its_own(elsewhere: Callable[[], None]) -> None:
-    with use_trust(Trust()), pytest.raises(UntrustedCode):
+def test_what_a_program_names_is_its_own(elsewhere: Callable[[], None]) -> None:
+    with use_trust(Trust()):
+        with pytest.raises(UntrustedCode):
+            register.require_trust("x", ["theirs.Net"])
+        trust_own_code(["sam(theirs.Net(3))"])
         register.require_trust("x", ["theirs.Net"])
-    with use_trust(Trust()), trust_words(["theirs.Net"]):
-        register.require_trust("x", ["theirs.Net"])
+
+
+WORDS_THAT_NAME_NO_CODE: list[Callable[[str], list[str]]] = [  # of a file or dotted name
+    lambda name: ["train", name, "--dry"],
+    lambda name: ["train", "digits", "--out", name, "--dry"],
+    lambda name: ["train", "digits", "--validation", name, "--dry"],
+    lambda name: ["train", "digits", f"--device={name}", "--dry"],
+    lambda name: ["train", "digits", "--set", f"validation={name}", "--dry"],
+    lambda name: ["lr", name],
+    lambda name: ["show", name],
+]
+
+
+@pytest.mark.parametrize("words", WORDS_THAT_NAME_NO_CODE)
+def test_a_word_that_is_not_for_code_names_none(
+    words: Callable[[str], list[str]], package: str, tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text(PART.format(mark=str(tmp_path / "mark")))
+    Path("file.toml").write_text('model = "mine"\nuse = ["evil.py"]\n')
+    Path("name.toml").write_text(f'model = "{package}.Net"\n')
+    for recipe, name in (("file.toml", "evil.py"), ("name.toml", f"{package}.Net")):
+        refused(command(*words(name), "--recipe", recipe), 2, "was not named on this machine before", name)
+        assert not (tmp_path / "mark").exists()
+
+
+def test_a_recipe_that_names_itself_does_not_run(tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is both TOML and Python."""
+    monkeypatch.chdir(tmp_path)
+    both = "use = ['both.py']\ndata = 'digits\\' # ', open('mark', 'w')\n"
+    Path("both.py").write_text(both)
+    refused(command("train", "--recipe", "both.py", "--dry"), 2, "was not named on this machine before", "both.py")
+    assert not Path("mark").exists()
+
+
+def test_options_for_code_name_it(photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(PART.format(mark=str(tmp_path / "mark 2")))
+    net = f"{package}.Net"
+    for words in (
+        ["--model", net],
+        ["--set", f"model={net}"],
+        [f"--model={net}"],
+        ["--use", mine, "--model", "mine"],
+        ["--set", "model=mine", "--use", mine],
+    ):
+        elsewhere()
+        said = command("train", photos, *FAST_WORDS[:2], *words, "--budget", "1 epoch", "--dry")
+        assert said.code == 0, (words, said)
+
+
+def test_only_files_of_python_hold_parts(tmp_path: Path, elsewhere: Callable[[], None]) -> None:
+    (tmp_path / "parts.txt").write_text(PART.format(mark=str(tmp_path / "mark")))
+    refused(command("parts", "--use", tmp_path / "parts.txt"), 2, ".py")
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_links_out_of_a_run_are_refused(
+    is_folder: bool, plain_run: Path, photos: Path, tmp_path: Path, elsewhere: Callable[[], None]
+) -> None:
+    """They would run a file of the user's own, which is known, as a part of a run from elsewhere."""
+    known = tmp_path / "scripts" / "00-mine.py"
+    known.parent.mkdir()
+    known.write_text(PART.format(mark=str(tmp_path / "mark")))
+    trust_own_code([], [known])
+    run = plant(plain_run, tmp_path / "run", "mine", "pass")
+    (run / "use" / "00-mine.py").unlink()
+    if is_folder:
+        (run / "use").rmdir()
+        (run / "use").symlink_to(known.parent)
+    else:
+        (run / "use" / "00-mine.py").symlink_to(known)
+    refused(command("predict", run, photos / "red" / "000.png"), 2, "leads out of it")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_function_is_known_with_its_arguments_alone(photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
+    source = tmp_path / "packages" / f"{package}.py"
+    source.write_text(
+        source.read_text() + "\ndef load(url, sizes=(), *, classes, channels, size):\n    return Net(classes, channels, size)\n"
+    )
+    own = f"{package}.load('mine', [1, 2])"
+    assert train(photos, tmp_path / "own", model=own).code == 0
+    register._known_now.clear()
+    for model in (own, f'{package}.load("mine", (1,2,))'):
+        (tmp_path / "recipe.toml").write_text(f"model = {json.dumps(model)}\n")
+        assert command("train", photos, "--recipe", tmp_path / "recipe.toml", "--budget", "1 epoch", "--dry").code == 0, model
+    (tmp_path / "recipe.toml").write_text(f"model = \"{package}.load('theirs')\"\n")
+    refused(command("train", photos, "--recipe", tmp_path / "recipe.toml", "--dry"), 2, f"--trust={package}")
+
+
+def test_loaders_of_code_need_their_module_named(elsewhere: Callable[[], None]) -> None:
+    call = "torch.hub.load('theirs/nets', 'net')"
+    trust_own_code([call])
+    for packages in ((), ("torch",)):
+        with use_trust(Trust(True, frozenset(packages))), pytest.raises(UntrustedCode, match=r"--trust=torch\.hub"):
+            register.require_call_trust(call, "torch.hub")
+    with use_trust(Trust(True, frozenset({"torch"}))), pytest.raises(UntrustedCode, match=r"--trust=torch\.hub"):
+        register.require_call_trust("torch.utils.model_zoo.load_url('x')", "torch.hub")
+    with goodfit.trust_code("torch.hub"):
+        register.require_call_trust(call, "torch.hub")
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        dataclasses.replace,
+        lambda read: dataclasses.replace(read, seed=1),
+        copy.deepcopy,
+        lambda read: pickle.loads(pickle.dumps(read)),
+        lambda read: read.but(seed=1),
+        with_absolute_paths,
+    ],
+)
+def test_a_copy_of_a_recipe_is_as_read(
+    copied: Callable[[Recipe], Recipe], photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None]
+) -> None:
+    (tmp_path / "evil.py").write_text(PART.format(mark=str(tmp_path / "mark")))
+    for text in (f'model = "{package}.Net"', f'brake = "{package}.Net"', f'use = ["{tmp_path / "evil.py"}"]'):
+        (tmp_path / "recipe.toml").write_text(text)
+        with use_trust(Trust()), pytest.raises(UntrustedCode):
+            goodfit.train(photos, copied(Recipe.from_toml(tmp_path / "recipe.toml")), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_what_was_checked_is_what_runs(tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another process exchanges after its first reading."""
+    file, harmless, harm = tmp_path / "parts.py", b"fine = 1\n", b"harm = 1\n"
+    file.write_bytes(harmless)
+    read_bytes, contents = Path.read_bytes, iter([harmless, harm, harm, harm])
+    monkeypatch.setattr(Path, "read_bytes", lambda path: next(contents) if path == file else read_bytes(path))
+    with goodfit.trust_code():
+        module = import_file(file)
+    assert hasattr(module, "fine") and not hasattr(module, "harm")
+    known = {value for _, value in register._read_register()}
+    assert known == {hashlib.sha256(harmless).hexdigest()}
+
+
+def test_a_file_that_does_not_read_is_never_remembered(
+    tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "parts.py").write_text("")
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with goodfit.trust_code(), pytest.raises(UsageError, match="Permission denied"):
+        import_file(tmp_path / "parts.py")
+    trust_own_code([], [tmp_path / "parts.py"])
+    assert not register._known_now
+
+
+def test_a_text_too_long_for_a_part_is_refused() -> None:
+    assert len(dotted_names(f"[{','.join(f'a{i}.b' for i in range(2000))}]")) == 2000
+    assert dotted_names("a" + ".b" * 400) == ["a" + ".b" * 400]
+    refused(command("train", "digits", "--model", f"x({'.y' * 20_000})", "--dry"), 2, "at most 20,000 characters")
+
+
+def test_what_a_program_sets_runs_at_each_level(photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
+    """`prepare` and the learning-rate range test, as docs/python.md teaches them."""
+    own = Recipe(data=str(photos), **{**FAST_VALUES, "model": f"{package}.Net(3)"})
+    with use_trust(Trust()):
+        (tmp_path / "recipe.toml").write_text(own.to_toml())
+        read = Recipe.from_toml(tmp_path / "recipe.toml")
+        for call in (prepare, lambda recipe: lr_range(recipe, SilentReporter(), 1e-3, 1.0, 10)):
+            elsewhere()
+            with pytest.raises(UntrustedCode):
+                call(read)
+        elsewhere()
+        with pytest.raises(UsageError, match="cannot be called"):
+            prepare(own)
+        own = own.but(model=f"{package}.Net")
+        assert prepare(own).recipe.model == f"{package}.Net()"
+        elsewhere()
+        assert lr_range(own, SilentReporter(), 1e-3, 1.0, 10)
+
+
+def test_trials_of_a_search_trust_no_more_than_it(
+    plain_run: Path, photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None]
+) -> None:
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / BASE_FILE).write_text((plain_run / "recipe.toml").read_text())
+    SearchPlan({"model": f"one_of({package}.Net, {package}.make)"}, "random", 1, "1 epoch", "1 epoch", 0).write(tmp_path / "search")
+    said = command("search", "--resume", tmp_path / "search")
+    assert (said.code, (tmp_path / "mark").exists()) == (2, False) and f"{package}.make" in said.sentence, said
+
+
+def test_workers_know_what_the_search_knows(
+    photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the register cannot be written."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "packages"), os.environ.get("PYTHONPATH", "")]))
+    options = {**FAST, "model": f"{package}.Net", "budget": "", "evaluate_every": "", "space": "lr=log(0.001, 0.1)", "method": "random"}
+    options |= {"trials": "2", "full": "1 epoch", "each": "1 epoch", "keep": "1", "seeds": "1", "workers": "2"}
+    words = [word for key, value in options.items() if value for word in (f"--{key.replace('_', '-')}", value)]
+    said = command("search", photos, *words, "--out", tmp_path / "search")
+    logs = [log.read_text() for log in (tmp_path / "search" / "workers").glob("*.log")]
+    assert said.code == 0 and logs and not any("--trust" in log for log in logs) and "Warning: a worker" not in said.err, (said, logs)
+
+
+def test_trust_as_options() -> None:
+    for words in ([], ["--trust"], ["--trust=a,b.c"]):
+        trust, rest = read_trust(["predict", *words])
+        assert (trust.to_options(), rest) == (words, ["predict"])
+
+
+def test_a_call_that_fails_ends_in_a_sentence(photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
+    source = tmp_path / "packages" / f"{package}.py"
+    source.write_text(source.read_text() + "\ndef broken(classes):\n    raise LookupError('no such net')\n")
+    refused(train(photos, tmp_path / "run", model=f"{package}.broken"), 1, f"{package}.broken", "LookupError: no such net")
+
+
+def test_a_search_may_draw_the_arguments_of_a_function(
+    photos: Path, package: str, tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that its user named, also when it goes on later; that of a search which was changed since is refused."""
+    source = tmp_path / "packages" / f"{package}.py"
+    source.write_text(source.read_text() + "\ndef load(scale, *, classes, channels, size):\n    return Net(classes, channels, size)\n")
+    options = {**FAST, "space": f"model={package}.load(uniform(0, 1))", "method": "random", "trials": "1", "full": "1 epoch", "keep": "0"}
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items() if key not in ("model", "budget", "evaluate_every")]
+    assert command("search", photos, *words, "--out", tmp_path / "search").code == 0
+    register._known_now.clear()
+    said = command("search", "--resume", tmp_path / "search", "--trials", "2")
+    assert said.code == 0 and "failed" not in said.out, said
+    register._known_now.clear()
+    plan = SearchPlan.read(tmp_path / "search")
+    dataclasses.replace(plan, space={"model": f"{package}.load(uniform(2, 3))"}).write(tmp_path / "search")
+    said = command("search", "--resume", tmp_path / "search", "--trials", "3")
+    assert f"--trust={package}" in said.out + said.err, said

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
-from goodfit.core.trust import trust_words
+from goodfit.core.trust import trust_own_code
 from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
 from goodfit.doctor.audit.image_table import ImageTable
 from goodfit.doctor.doctor_adviser import DoctorAdviser
@@ -52,8 +52,7 @@ def train(
     recipe, reporter = recipe or Recipe(), _make_reporter(quiet)
     options = RunOptions(Path(out) if out else None, resume, reporter=reporter, adviser=DoctorAdviser(reporter))
     try:
-        with trust_words(recipe.own_words):
-            run = train_run(recipe.but(data=str(data)) if data else recipe, options)
+        run = train_run(recipe.but(data=str(data)) if data else recipe, options)
     finally:
         reporter.clear_progress()
     assert run is not None
@@ -75,6 +74,7 @@ def load(run: str | Path | Run, device: str = "auto", views: str = "") -> Predic
         UsageError: there is no such run, it has no finished model yet, or its model does not take the views.
         GoodfitError: its model is damaged.
     """
+    trust_own_code([views])
     return load_predictor(run, device, views)
 
 
@@ -103,6 +103,7 @@ def evaluate(
             views.
         DataError: the data is gone or has changed.
     """
+    trust_own_code([views])
     folder = Run.open(run)
     reporter = reporter or LoggingReporter()
     result = evaluate_run(folder, EvaluateOptions(test, device, views, marginalize, calibrate), reporter)

@@ -106,14 +106,14 @@ def main() -> None:
 
 
 def read_trust(words: list[str]) -> tuple[Trust, list[str]]:
-    """What a command line lets run, which is what stands in it and what --trust says, and its words without --trust."""
+    """What --trust in a command line lets run, and the words of that line without it."""
     from goodfit.core.trust import Trust
 
     is_trust = [word.partition("=")[0] == TRUST for word in words]
     given = [word for word, found in zip(words, is_trust, strict=True) if found]
-    others = tuple(word for word, found in zip(words, is_trust, strict=True) if not found)
+    others = [word for word, found in zip(words, is_trust, strict=True) if not found]
     packages = {package for word in given for package in word.partition("=")[2].split(",") if package}
-    return Trust(others, bool(given), frozenset(packages)), list(others)
+    return Trust(bool(given), frozenset(packages)), others
 
 
 def show_first_sign(words: list[str]) -> None:
@@ -167,7 +167,7 @@ def explain_unknown_option(error: cyclopts.UnknownOptionError) -> str:
 def explain_error(error: BaseException) -> GoodfitError | None:
     """The error that a person can act on; None for a bug."""
     from goodfit.cli.stops import explain_stop
-    from goodfit.cli.user_code import explain_user_code_error
+    from goodfit.cli.user_code import explain_call_error, explain_user_code_error
     from goodfit.core.errors import GoodfitError
 
     if stopped := explain_stop(error):
@@ -176,10 +176,10 @@ def explain_error(error: BaseException) -> GoodfitError | None:
         return error
     if not isinstance(error, Exception) or os.environ.get("GOODFIT_TRACEBACK"):
         return None
-    if explained := explain_user_code_error(error):
-        return explained
     if scarcity := explain_scarcity(error):
         return GoodfitError(scarcity)
+    if explained := explain_user_code_error(error) or explain_call_error(error):
+        return explained
     if isinstance(error, OSError) and error.filename is not None:  # the machine's, and of no kind that has a sentence of its own
         return GoodfitError(f'"{error.filename}": {error.strerror}. GOODFIT_TRACEBACK=1 shows where.')
     return None

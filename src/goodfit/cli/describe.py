@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from goodfit.core.errors import UsageError
+from goodfit.core.trust import trust_own_code
 
 
 @Parameter(name="*", group="Network")
@@ -75,6 +77,8 @@ def describe(
     _refuse_misuse(network, output)
     if not model and not compare:
         raise UsageError('Expected a model, such as "resnet(18)", or several after --compare, received none.')
+    parts = [text for text in (model, *(compare or ())) if not os.path.exists(text)]  # noqa: PTH110  a text may be too long for a path
+    trust_own_code([network.optimizer, *parts, *(signals.inits if signals else ())], network.use)
     if signals:
         if compare or output.csv:
             raise UsageError(

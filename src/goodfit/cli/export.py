@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from goodfit.core.trust import trust_own_code
+
 
 def export(
     run: str,
@@ -33,6 +35,7 @@ def export(
 
     from goodfit.core.run import Run
 
+    trust_own_code([views])
     Run.open(run)  # refused before torch is imported
     from goodfit.core.words import format_bytes
     from goodfit.predict.export import export as write

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goodfit.core.errors import GoodfitError, UsageError
+from goodfit.core.trust import trust_own_code
 from goodfit.core.words import count_of, with_article
 
 
@@ -48,6 +49,7 @@ def gradcheck(
     from goodfit.recipe.recipe import parse_size
     from goodfit.terminal.streams import print_json, print_lines
 
+    trust_own_code([part], use or [])
     found, kind = find_part(part, kind, load_catalog(use or []))
     side = parse_size(size or ("32" if kind == "model" else "4"))
     n = samples if samples is not None else doctor.DEFAULT_SAMPLES if kind == "model" else 0

@@ -74,7 +74,7 @@ def make_options(name: str, listed: Container[str], refused: Sequence[str] = ())
     fields = [
         (field.name, Annotated[str | None, *_parameters(field, field.name in listed)], dataclasses.field(default=None, kw_only=True))
         for field in dataclasses.fields(Recipe)
-        if field.name not in ("data", "use", *refused)
+        if field.name not in ("data", "use", "read_keys", *refused)
     ]
     return RECIPE(dataclasses.make_dataclass(name, fields, namespace={"__module__": __name__}))
 
@@ -129,7 +129,8 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
         texts[key] = value.strip()
     recipe = recipe.but_text(texts)
     recipe = recipe.but(use=tuple(shorts.use)) if shorts.use else recipe
-    recipe.require_trust(f'The recipe "{shorts.recipe}"', [path for file in recipe.use if (path := Path(file)).is_file()])
+    recipe.trust_own_code()
+    recipe.require_trust(f'The recipe "{shorts.recipe}"', recipe.use)
     return recipe
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import indent
 
 from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.trust import trust_own_code
 
 
 def parts(
@@ -28,6 +29,7 @@ def parts(
     from goodfit.recipe.cards import read_cards
     from goodfit.terminal.streams import SPINNER, print_json, print_lines
 
+    trust_own_code([], use or [])
     cards = None if use else read_cards()
     if cards is None:
         SPINNER.show("loading PyTorch")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goodfit.core.errors import DataError, UsageError
+from goodfit.core.trust import trust_own_code
 
 if TYPE_CHECKING:
     from goodfit.predict.predictor import Prediction
@@ -56,6 +57,7 @@ def predict(
     from goodfit.core.run import Run
     from goodfit.data.folder import find_images
 
+    trust_own_code([views])
     Run.open(run)  # refused before torch is imported, as images that are not there
     files = find_images(images)
     from goodfit.predict.predictor import load_predictor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from traceback import walk_tb
 
 from goodfit.core.errors import GoodfitError
-from goodfit.core.parts import Part, part_name
+from goodfit.core.parts import ExternalPart, Part, part_name
 from goodfit.core.user_code import USER_MODULE_PREFIX
 
 
@@ -25,3 +25,13 @@ def explain_user_code_error(error: Exception) -> GoodfitError | None:
     frame, line = user_frames[-1]
     why = ": ".join([type(error).__name__, *str(error).splitlines()[:1]]).rstrip(".")
     return GoodfitError(f'{what} failed at "{frame.f_code.co_filename}", line {line}: {why}. GOODFIT_TRACEBACK=1 shows the traceback.')
+
+
+def explain_call_error(error: Exception) -> GoodfitError | None:
+    """Explain an error of a class or function that was called by its dotted name; None for other errors."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code is ExternalPart.__call__.__code__]
+    if not frames:
+        return None
+    part = str(frames[-1].f_locals["self"])
+    why = ": ".join([type(error).__name__, *str(error).splitlines()[:1]]).rstrip(".")
+    return GoodfitError(f'The call of "{part[:200]}" failed: {why}. GOODFIT_TRACEBACK=1 shows the traceback.')

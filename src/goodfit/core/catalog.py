@@ -16,7 +16,7 @@ from typing import Any
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.parts import ExternalPart, Part, Pipe, part_name, pipe_parts, spell
 from goodfit.core.settings import settings_of, takes_many, type_phrase
-from goodfit.core.user_code import import_dotted, import_file
+from goodfit.core.user_code import allow_call, import_dotted, import_file
 from goodfit.core.words import with_article
 
 
@@ -140,7 +140,10 @@ class Catalog:
         if isinstance(target, type) and issubclass(target, Part):
             return self._build(target, path, arguments, named)
         values = tuple(self._value(node, "") for node in arguments)
-        return ExternalPart(path, values, tuple((key, self._value(node, "")) for key, node in named.items()))
+        part = ExternalPart(path, values, tuple((key, self._value(node, "")) for key, node in named.items()))
+        if not isinstance(target, type):
+            allow_call(target, spell(part))
+        return part
 
     def _value(self, node: ast.expr, kind: str) -> object:
         """A literal, or a part where the setting holds one of some kind."""

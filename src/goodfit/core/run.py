@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +171,18 @@ def is_busy(run: Run) -> bool | None:
         return None if held is None else not held
 
 
-def part_files(run: Run) -> list[Path]:
-    """The run's copies of the user's files of parts, in the order they are read."""
-    return sorted((run.path / "use").glob("*.py"))
+def part_files(run: Run, names: Iterable[str] | None = None) -> list[Path]:
+    """The run's copies of the user's files of parts, in the order they are read; or those of the `names` in its folder `use`.
+
+    Raises:
+        UsageError: a name or link leads out of that folder.
+    """
+    folder = run.path / "use"
+    files = sorted(folder.glob("*.py")) if names is None else [folder / name for name in names]
+    place = run.path.resolve() / "use"
+    if outside := next((file for file in files if file.resolve() != place / file.name), None):
+        raise UsageError(f'Expected the files of parts of the run in "{folder}", found "{outside}", which leads out of it: remove it.')
+    return files
 
 
 def require_free_folder(path: Path) -> None:

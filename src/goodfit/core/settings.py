@@ -53,7 +53,7 @@ class Setting:
 def settings_of(cls: Any) -> tuple[Setting, ...]:
     """The settings of a dataclass, in order; `dataclasses.MISSING` where there is no default."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    fields = [f for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_")]
+    fields = [f for f in dataclasses.fields(cls) if f.init and f.compare and not f.name.startswith("_")]
     return tuple(Setting(f.name, hints[f.name], _default(f), _kind(hints[f.name])) for f in fields)
 
 

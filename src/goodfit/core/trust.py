@@ -1,31 +1,32 @@
-"""Which code of a user's own may run: what is known on this machine because its user named it here once, and else what --trust lets run.
+"""Decides which code that a recipe or run names may run on this machine.
 
-Names and files of code stand in recipes and run folders, which may come from anyone. What the user names himself, on a command line or in a
-program, runs, and is remembered in a file of his: names with the place they are imported from, files by their SHA-256.
+Recipes and run folders may come from anyone, and name code: by dotted names, and by files of parts. It runs if the user named it himself
+(in options of a command, or in the recipe of a program), if it ran here before, or if --trust lets it. What ran is remembered in a file of
+the user's: a name, or the call of a function, with the place it is imported from; a file by its SHA-256.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import hashlib
 import importlib.util
 import json
 import os
-import re
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 
+from goodfit.core.dotted_names import dotted_calls, name_of_call
 from goodfit.core.errors import UsageError
 from goodfit.core.words import list_some
 
-REGISTER_FILE = "known_code.jsonl"  # in the user's folder of settings: a line for each name and file
-DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+REGISTER_FILE = "known_code.jsonl"  # in the user's folder of settings: a line for each name, call and file
+KNOWN_VARIABLE = "GOODFIT_KNOWN_CODE"  # of the environment: what a command that starts others knows
+CODE_LOADERS = ("torch.hub",)  # whose functions fetch code and run it: what they fetch may change, so they are never known
 
 
 class UntrustedCode(UsageError):
@@ -34,28 +35,19 @@ class UntrustedCode(UsageError):
 
 @dataclasses.dataclass(frozen=True)
 class Trust:
-    """What may run besides the code that is known here.
+    """What --trust lets run: with `allows_classes` the files and classes of others, and the functions of the `packages` or modules."""
 
-    `words` are the user's own, of a command line or a program: names and files in them run. `is_given` lets the files and classes of
-    others run, too, and `packages` also the functions of those packages.
-    """
-
-    words: tuple[str, ...] = ()
-    is_given: bool = False
+    allows_classes: bool = False
     packages: frozenset[str] = frozenset()
 
-    def names(self, name: str) -> bool:
-        """Whether a dotted name stands in the words."""
-        return any(re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", word) for word in self.words)
-
-    def names_file(self, file: Path) -> bool:
-        """Whether a file is one of the words, or the value of one like --use=FILE."""
-        places = {place for word in self.words for place in (word, word.partition("=")[2]) if place}
-        return any(_resolve(place) == _resolve(file) for place in places)
+    def to_options(self) -> list[str]:
+        """The options of a command that say the same."""
+        packages = [f"--trust={','.join(sorted(self.packages))}"] if self.packages else []
+        return packages or (["--trust"] if self.allows_classes else [])
 
 
 _trust: ContextVar[Trust] = ContextVar("trust", default=Trust())  # noqa: B039  it is frozen
-_known_now: set[tuple[str, str]] = set()  # of this process, where the file of the register cannot be written
+_known_now: set[tuple[str, str]] = set()  # in this process: what the user named in it, and what ran in it
 
 
 @contextlib.contextmanager
@@ -71,41 +63,59 @@ def use_trust(trust: Trust) -> Iterator[None]:
 @contextlib.contextmanager
 def trust_code(*packages: str) -> Iterator[None]:
     """Let the code of recipes and runs from elsewhere run within the block, as --trust does; functions only of the `packages` named."""
-    with use_trust(dataclasses.replace(_trust.get(), is_given=True, packages=_trust.get().packages | set(packages))):
+    with use_trust(dataclasses.replace(_trust.get(), allows_classes=True, packages=_trust.get().packages | set(packages))):
         yield
 
 
-@contextlib.contextmanager
-def trust_words(words: Iterable[object]) -> Iterator[None]:
-    """Take what a program passes as the user's own words within the block."""
-    with use_trust(dataclasses.replace(_trust.get(), words=(*_trust.get().words, *map(str, words)))):
-        yield
+def trust_own_code(texts: Iterable[str], files: Iterable[str | Path] = ()) -> None:
+    """Let the code run, as long as this process lasts, that the user himself named in texts of parts, and files of parts as they are now.
+
+    Raises:
+        UsageError: a text is too long for a part.
+    """
+    calls = [call for text in texts for call in dotted_calls(text)]
+    _known_now.update(_name_key(name) for call in calls for name in (call, name_of_call(call)))
+    _known_now.update(map(_content_key, _read_files(files).values()))
 
 
-def dotted_names(text: str) -> list[str]:
-    """The dotted names in the text of a part, such as torch.optim.Adadelta in "sam(torch.optim.Adadelta(lr=0.5))"."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []  # which makes no part
-    found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    return [name for name in dict.fromkeys(found) if not any(other.startswith(f"{name}.") for other in found)]
+def current_trust() -> Trust:
+    """What --trust lets run now."""
+    return _trust.get()
 
 
-def require_trust(where: str, names: Iterable[str], files: Iterable[Path] = ()) -> None:
+def known_code_environment() -> dict[str, str]:
+    """The variable of the environment by which a command that this process starts knows what is known here."""
+    return {KNOWN_VARIABLE: json.dumps(sorted(_known_now | _read_environment()))}
+
+
+def require_trust(where: str, names: Iterable[str], files: Iterable[str | Path] = ()) -> None:
     """Refuse code that is not known here, that the user has not named, and that --trust does not let run; and always Python's own library.
 
     Raises:
         UntrustedCode: there is some; the sentence lists all of it.
         UsageError: a name is of Python's own library.
     """
-    trust, names = _trust.get(), list(dict.fromkeys(names))
-    if own := [name for name in names if name.partition(".")[0] in sys.stdlib_module_names]:
-        raise UsageError(f'"{own[0]}" is of Python\'s own library, of which nothing is taken as a part.')
-    if trust.is_given:
+    _require_known(where, names, _read_files(files))
+
+
+def require_file_trust(file: Path, content: bytes) -> None:
+    """Refuse the content of a file of parts as `require_trust` does.
+
+    Raises:
+        UntrustedCode: it is not known here, and neither named nor trusted.
+    """
+    _require_known("This", [], {str(file): content})
+
+
+def _require_known(where: str, names: Iterable[str], contents: Mapping[str, bytes]) -> None:
+    names = list(dict.fromkeys(names))
+    if of_python := [name for name in names if name.partition(".")[0] in sys.stdlib_module_names]:
+        raise UsageError(f'"{of_python[0]}" is of Python\'s own library, of which nothing is taken as a part.')
+    if _trust.get().allows_classes:
         return
-    unknown = [f"{file} (SHA-256 {_hash(file)[:16]})" for file in files if not (trust.names_file(file) or _is_known(_file_key(file)))]
-    unknown += [name for name in names if not (trust.names(name) or _is_known(_name_key(name)))]
+    keys = {file: _content_key(content) for file, content in contents.items()}
+    unknown = [f"{file} (SHA-256 {key[1][:16]})" for file, key in keys.items() if not _is_known(key)]
+    unknown += [name for name in names if not _is_known(_name_key(name))]
     if unknown:
         raise UntrustedCode(
             f"{where} would run code that was not named on this machine before: {list_some(unknown, 5)}. Look at it, and if you trust it,"
@@ -113,27 +123,48 @@ def require_trust(where: str, names: Iterable[str], files: Iterable[Path] = ()) 
         )
 
 
-def require_named_package(name: str) -> None:
-    """Refuse a function that neither the user has named, nor is of a package that --trust=PACKAGE names, nor is known here.
+def require_call_trust(call: str, module: str) -> None:
+    """Refuse the call of a function, as spelled, that is not known with these arguments, nor of a package that --trust=PACKAGE names.
+
+    `module` is where the function is defined. Those that fetch code run only where --trust names their own module.
 
     Raises:
-        UntrustedCode: it is none of them.
+        UntrustedCode: it may not run.
     """
-    trust, package = _trust.get(), name.partition(".")[0]
-    if not (trust.names(name) or package in trust.packages or _is_known(_name_key(name))):
+    name = name_of_call(call)
+    loader = next((loader for loader in CODE_LOADERS if _is_within(name, loader) or _is_within(module, loader)), "")
+    named = [package for package in _trust.get().packages if _is_within(package, loader or package)]
+    if any(_is_within(place, package) for package in named for place in (name, module)):
+        return
+    if loader:
         raise UntrustedCode(
-            f'"{name}" is a function, and of code from elsewhere those run only if their package is named: --trust={package}.'
+            f'"{name}" is of {loader}, which fetches code from elsewhere and runs it: that needs --trust={loader}; in Python,'
+            f' goodfit.trust_code("{loader}").'
+        )
+    if not _is_known(_name_key(call)):
+        raise UntrustedCode(
+            f'"{call[:200]}" calls a function, and of code from elsewhere those run only if their package is named:'
+            f" --trust={name.partition('.')[0]}."
         )
 
 
+def _is_within(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
+
+
 def remember_name(name: str) -> None:
-    """Remember a name that was allowed to run, with the place it is imported from."""
+    """Remember a name, or the call of a function as spelled, that was allowed to run, with the place it is imported from."""
     _remember(_name_key(name), name)
 
 
-def remember_file(file: Path) -> None:
-    """Remember the content of a file that was allowed to run."""
-    _remember(_file_key(file), file.name)
+def remember_content(content: bytes, name: str) -> None:
+    """Remember the content of a file that was allowed to run; `name` is for who reads the register."""
+    _remember(_content_key(content), name)
+
+
+def is_known_content(content: bytes) -> bool:
+    """Whether a content was remembered here, or is of a file that the user named."""
+    return _is_known(_content_key(content))
 
 
 # ---- what is known here ----------------------------------------------------------------------------------------------------------
@@ -143,20 +174,18 @@ def _name_key(name: str) -> tuple[str, str]:
     return name, _import_place(name)
 
 
-def _file_key(file: Path) -> tuple[str, str]:
-    return "sha256", _hash(file)
+def _read_files(files: Iterable[str | Path]) -> dict[str, bytes]:
+    """The contents of files by path; one that does not read is left out, and refused where it is imported."""
+    contents = {}
+    for file in map(Path, files):
+        with contextlib.suppress(OSError):
+            if file.is_file():  # and no pipe or device
+                contents[str(file)] = file.read_bytes()
+    return contents
 
 
-def _resolve(place: str | Path) -> Path:
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a word that is no path
-        return Path(place).expanduser().resolve()
-    return Path(place)
-
-
-def _hash(file: Path) -> str:
-    with contextlib.suppress(OSError):  # one that is gone is refused where it is read
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    return ""
+def _content_key(content: bytes) -> tuple[str, str]:
+    return "sha256", hashlib.sha256(content).hexdigest()
 
 
 def _import_place(name: str) -> str:
@@ -179,7 +208,7 @@ def _register_file() -> Path | None:
 
 
 def _is_known(key: tuple[str, str]) -> bool:
-    return key in _known_now or key in _read_register()
+    return key in _known_now or key in _read_environment() or key in _read_register()
 
 
 def _read_register() -> set[tuple[str, str]]:
@@ -188,16 +217,24 @@ def _read_register() -> set[tuple[str, str]]:
     with contextlib.suppress(OSError):
         for line in file.read_bytes().split(b"\n") if file else ():
             with contextlib.suppress(ValueError, RecursionError):  # a torn line is not known
-                match json.loads(line):
-                    case [str(name), str(value), *_]:
-                        known.add((name, value))
+                known |= _read_keys([json.loads(line)])
     return known
 
 
+def _read_environment() -> set[tuple[str, str]]:
+    with contextlib.suppress(ValueError, RecursionError, TypeError):
+        return _read_keys(json.loads(os.environ.get(KNOWN_VARIABLE, "[]")))
+    return set()
+
+
+def _read_keys(rows: Iterable[object]) -> set[tuple[str, str]]:
+    return {(row[0], row[1]) for row in rows if isinstance(row, list) and len(row) >= 2 and all(isinstance(x, str) for x in row[:2])}
+
+
 def _remember(key: tuple[str, str], remark: str) -> None:
-    if _is_known(key):
-        return
     _known_now.add(key)
+    if key in _read_register():
+        return
     file = _register_file()
     with contextlib.suppress(OSError):  # a folder that cannot be written: known while this process lasts
         if file is not None:

@@ -79,6 +79,7 @@ def open_recipe(
         UsageError: a part, the source or a value is unknown or wrong.
         DataError: the images or the weights do not read.
     """
+    asked.trust_own_code()
     chooser = Chooser(with_absolute_paths(asked), catalog or load_catalog(asked.use))
     chooser.parts()  # a misspelled part is refused before any work
     choose_machine(chooser)
@@ -183,4 +184,5 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         return str(path.resolve()) if path is not None and path.exists() else text
 
     use = tuple(absolute(file) for file in recipe.use)
-    return recipe.but(data=absolute(recipe.data), validation=absolute(recipe.validation), use=use, source=absolute_source(recipe.source))
+    source = absolute_source(recipe.source)
+    return dataclasses.replace(recipe, data=absolute(recipe.data), validation=absolute(recipe.validation), use=use, source=source)

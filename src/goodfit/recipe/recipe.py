@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
+from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import UsageError, first_line, unknown_name
 from goodfit.core.escapes import escape_name, restore_name
 from goodfit.core.parts import Part, spell
@@ -29,7 +30,7 @@ from goodfit.core.settings import (
     type_phrase,
 )
 from goodfit.core.toml import parse_toml
-from goodfit.core.trust import dotted_names, require_trust
+from goodfit.core.trust import require_trust, trust_own_code
 
 AUTO: Any = "auto"
 MAX_WORKERS, MAX_THREADS, MAX_SNAPSHOTS = 256, 1024, 10_000  # more than help anywhere
@@ -65,7 +66,7 @@ class Recipe:
     validation: Share | str = option(
         "Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15
     )
-    cache: Positive = option("Most gigabytes of all packed pixels together; above it they are JPEG, or decoded on the fly.", 8.0)
+    cache: Positive = option("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
     storage: Literal["auto", "raw", "jpeg", "files"] = option(
         "How prepared images are kept: raw pixels, jpeg, or files (not at all: crops are cut from the originals); auto goes by cache.",
         "auto",
@@ -140,7 +141,7 @@ class Recipe:
     threads: Annotated[int, Range(1, MAX_THREADS)] | Literal["auto"] = option("Compute threads.", AUTO)
     workers: Annotated[int, Range(0, MAX_WORKERS)] = option("Threads that read batches ahead; the batches are the same for any number.", 1)
     use: tuple[str, ...] = option("Python files with your own parts.", ())
-    read_keys: ClassVar[frozenset[str]] = frozenset()  # of each recipe: the fields that were read from a file, not set by the program
+    read_keys: frozenset[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)  # no setting: which were read from files
 
     def __post_init__(self) -> None:
         check_settings(self, "recipe")
@@ -161,9 +162,7 @@ class Recipe:
         changes = with_current_keys(changes)
         if (unknown := next((key for key in changes if key not in keys), None)) is not None:
             raise UsageError(unknown_name("recipe key", unknown, keys))
-        changed = dataclasses.replace(self, **changes)
-        object.__setattr__(changed, "read_keys", self.read_keys - changes.keys())
-        return changed
+        return dataclasses.replace(self, **changes, read_keys=self.read_keys - changes.keys())
 
     def but_text(self, texts: Mapping[str, str]) -> Recipe:
         """The same recipe with some fields changed, their values given as on a command line."""
@@ -174,14 +173,17 @@ class Recipe:
                 raise UsageError(f'recipe: expected {key} to be {type_phrase(hints[key])}, received "{texts[key]}".')
         return self.but(**values)
 
-    def require_trust(self, where: str, files: Iterable[Path]) -> None:
+    def require_trust(self, where: str, files: Iterable[str | Path]) -> None:
         """Refuse code in the parts, or in the `files` that define some, that may not run here (see `core.trust`); `where` names it."""
         require_trust(where, [name for key in SEATS for name in dotted_names(str(getattr(self, key)))], files)
 
-    @property
-    def own_words(self) -> list[str]:
-        """The texts of parts and the files with parts that were not read from a file."""
-        return [str(getattr(self, key)) for key in SEATS if key not in self.read_keys] + list(() if "use" in self.read_keys else self.use)
+    def trust_own_code(self) -> None:
+        """Let the code run that the fields name which were not read from a file (see `core.trust`)."""
+        trust_own_code([str(getattr(self, key)) for key in SEATS if key not in self.read_keys], () if "use" in self.read_keys else self.use)
+
+    def as_read(self) -> Recipe:
+        """The same recipe with every field taken as read from a file."""
+        return dataclasses.replace(self, read_keys=frozenset(s.name for s in settings_of(Recipe)))
 
     def images_per_step(self, images: int) -> int:
         """The images of a step when there are `images` to train on; batch_size must not be "auto"."""
@@ -207,14 +209,14 @@ class Recipe:
         except UsageError:
             if not recorded:
                 raise
-            return Recipe().but(**recorded)
+            return Recipe().but(**recorded).as_read()
         if recipe.threads == AUTO:  # one of its last keys, of which a run leaves none open
             raise DamagedFile(folder / "recipe.toml", "it is not whole")
         return recipe
 
     def to_toml(self) -> str:
         """Write the recipe as TOML, each key below its sentence."""
-        notes = {f.name: f.metadata["help"] for f in dataclasses.fields(self)}
+        notes = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(self)}
         return "".join(f"# {notes[key]}\n{key} = {_write_toml(value)}\n" for key, value in self.plain().items())
 
     @staticmethod
@@ -233,10 +235,8 @@ class Recipe:
             values = parse_toml(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise UsageError(f'The recipe "{source}" is not TOML: {first_line(error)}.') from error
-        values = {key: _change_texts(restore_name, value) for key, value in values.items()}
-        recipe = Recipe().but(**(unnamed or {})).but(**values)
-        object.__setattr__(recipe, "read_keys", frozenset(values))
-        return recipe
+        values = with_current_keys({key: _change_texts(restore_name, value) for key, value in values.items()})
+        return dataclasses.replace(Recipe().but(**(values := {**(unnamed or {}), **values})), read_keys=frozenset(values))
 
 
 _PART_FIELDS = {setting.name for setting in settings_of(Recipe) if setting.kind}

@@ -20,7 +20,7 @@ def trained_recipe(folder: Path) -> Recipe:
         UsageError: it does not read.
     """
     recorded = recorded_recipe(folder)
-    return Recipe().but(**recorded) if recorded else Recipe.of_run(folder)
+    return Recipe().but(**recorded).as_read() if recorded else Recipe.of_run(folder)
 
 
 def hash_recipe(recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -135,14 +136,13 @@ def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
 def resumed_recipe(own: Recipe, run: Run, asked: Recipe) -> Recipe:
     """The run's `own` recipe with the changes that a resume may make."""
     before = asked_values(run.read("about.json"))
-    return own.but(
-        **{key: getattr(asked, key) for key in CHANGEABLE_ON_RESUME if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"}
-    )
+    changed = [key for key in CHANGEABLE_ON_RESUME if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"]
+    return dataclasses.replace(own, **{key: getattr(asked, key) for key in changed})
 
 
 def asked_recipe(run: Run) -> Recipe:
     """The recipe that a run was asked for."""
-    return Recipe().but(**asked_values(run.read("about.json", "asked")))
+    return Recipe().but(**asked_values(run.read("about.json", "asked"))).as_read()
 
 
 def is_finished(run: Run) -> bool:

@@ -150,6 +150,7 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
     damages = check_recipe_file(run)
     options.reporter.say(*damages)
+    asked.trust_own_code()
     before, checkpoints = trained_recipe(run.path), Checkpoints(run.checkpoints)
     check_kept_files(run, bool(checkpoints.steps()))
     prepared = prepare(

@@ -15,12 +15,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from goodfit.core.commit import committed
+from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.core.run_files import DamagedFile, check_hash, explain_damage, format_json
-from goodfit.core.trust import dotted_names, require_trust
+from goodfit.core.trust import require_trust
 from goodfit.data.preprocess import Preprocess
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -79,7 +80,7 @@ class SavedModel:
             preprocess = Preprocess.from_dict(config["preprocess"])
         except UsageError as error:
             raise DamagedFile(run.path / CONFIG_FILE, first_line(error)) from error
-        use_files = tuple(run.path / "use" / name for name in config["use"])
+        use_files = tuple(part_files(run, config["use"]))
         texts = (config["model"], config["loss"], config.get("views", "center"))  # runs of earlier versions have no views, no temperature
         require_trust(f'"{run.path}"', [name for text in texts for name in dotted_names(text)], use_files)
         return SavedModel(

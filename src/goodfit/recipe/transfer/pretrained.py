@@ -13,7 +13,7 @@ from goodfit.core.errors import DataError, UsageError, did_you_mean
 from goodfit.core.parts import spell
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
-from goodfit.core.trust import dotted_names, remember_name
+from goodfit.core.trust import trust_own_code
 from goodfit.data.headers import ImageHeaders
 from goodfit.data.preprocess import INTERPOLATION
 from goodfit.models.weights.files import Weights, from_file, from_published, from_run
@@ -62,8 +62,8 @@ def find_weights(source: str, reporter: Reporter, by: Literal["name", "order"] =
             f'The weights of "{place}" have changed: expected SHA-256 {checksum}, found {weights.sha256}. Give --from "{place}" to use'
             " the weights that are there now."
         )
-    for name in dotted_names(weights.model):  # a run's may run, as it was read; that of timm's or the hub's was asked for with them
-        remember_name(name)
+    if place.startswith((TIMM, HUB)) and not Path(place).expanduser().exists():
+        trust_own_code([weights.model])  # which was asked for with them
     return dataclasses.replace(weights, by=by)
 
 

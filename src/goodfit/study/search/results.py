@@ -181,7 +181,9 @@ def write_results(search: Search, results: Results) -> None:
     """Write the results as JSON, and the winner's recipe at full length as TOML, into the search's folder."""
     write_json(search.folder / RESULTS_FILE, results.plain())
     if results.winner is not None:
-        recipe = recipe_of_trial(search.base, search.space, results.winner.values, search.catalog).but(budget=search.plan.full)
+        recipe = recipe_of_trial(search.base, search.space, results.winner.values, search.catalog, search.is_own).but(
+            budget=search.plan.full
+        )
         write_atomic(search.folder / WINNER_FILE, recipe.to_toml())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from goodfit.core.device import physical_cores
 from goodfit.core.errors import GoodfitError
 from goodfit.core.reporter import Reporter
 from goodfit.core.signals import stop_error
+from goodfit.core.trust import current_trust, known_code_environment, trust_own_code
 from goodfit.core.words import format_duration, format_percent
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import prepare, with_absolute_paths
@@ -56,6 +58,7 @@ def _new_search(asked: Recipe, options: SearchOptions, reporter: Reporter) -> Se
     """Begin a search; what the recipe leaves open is chosen once, for all trials."""
     asked = with_absolute_paths(asked.but(budget=options.full) if options.full else asked)
     threads = max(1, physical_cores() // options.workers) if options.workers > 1 and asked.threads == "auto" else asked.threads
+    trust_own_code(text.partition("=")[2] for text in options.space)
     texts = read_texts(list(options.space), has_default)
     base = prepare(asked.but(threads=threads), reporter).recipe.but(pieces=asked.pieces)  # the pieces depend on the model
     catalog = load_catalog(base.use)
@@ -93,13 +96,14 @@ def _work_together(search: Search, workers: int, reporter: Reporter) -> None:
         )  # so that a search that is running, or was killed, can be read
 
     logs = [search.folder / "workers" / f"{index}.log" for index in range(1, workers)]
-    command = [sys.executable, "-m", "goodfit", "search", "--resume", str(search.folder.resolve())]
+    command = [sys.executable, "-m", "goodfit", "search", "--resume", str(search.folder.resolve()), *current_trust().to_options()]
+    environment = {**os.environ, **known_code_environment()}
     others = []
     try:
         for log in logs:
             log.parent.mkdir(exist_ok=True)
             with log.open("wb") as file:
-                others.append(subprocess.Popen(command, stdout=file, stderr=file))
+                others.append(subprocess.Popen(command, stdout=file, stderr=file, env=environment))
         work_on(search, train_trial, report_trial)
     except BaseException:
         for other in others:

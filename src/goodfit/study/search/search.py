@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from goodfit.core.catalog import Catalog
+from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.files import write_atomic
 from goodfit.core.progress import steady_time
 from goodfit.core.run import SEARCH_FILE, make_dated_folder
+from goodfit.core.trust import is_known_content, remember_content, require_trust
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.study.search.plan import (
@@ -47,7 +50,9 @@ class Search:
         self.folder = folder
         self.plan = SearchPlan.read(folder)
         self.base = Recipe.from_toml(folder / BASE_FILE)
-        self.base.require_trust(f'"{folder}"', [path for file in self.base.use if (path := Path(file)).is_file()])
+        self.base.require_trust(f'"{folder}"', self.base.use)
+        require_trust(f'"{folder}"', [name for text in self.plan.space.values() for name in dotted_names(text)])
+        self.is_own = is_known_content(_code_of(self.plan, self.base))  # begun here, by a user who named the code in its space
         self.catalog: Catalog = load_catalog(self.base.use)
         self.space = Space.read(self.plan.space, self.catalog)
         self.worker = worker or Worker(folder)
@@ -179,7 +184,7 @@ class Search:
     def _is_valid(self, values: dict[str, Value]) -> bool:
         """Whether a recipe takes some values."""
         try:
-            recipe_of_trial(self.base, self.space, values, self.catalog)
+            recipe_of_trial(self.base, self.space, values, self.catalog, self.is_own)
         except UsageError:
             return False
         return True
@@ -200,7 +205,7 @@ class Search:
 
     def recipe_of(self, trial: Trial) -> Recipe:
         """The recipe of a trial. All have the search's seed, so that they differ in their values alone; retrainings have fresh seeds."""
-        recipe = recipe_of_trial(self.base, self.space, trial.values, self.catalog)
+        recipe = recipe_of_trial(self.base, self.space, trial.values, self.catalog, self.is_own)
         if trial.stage == FINAL_STAGE:
             return recipe.but(seed=self.base.seed + trial.copy, budget=self.plan.full)
         share = next(stage.share for stage in self.stages() if stage.name == trial.stage)
@@ -251,6 +256,11 @@ def _train_trial(search: Search, train: TrainTrial, trial: Trial) -> Trial:
     return dataclasses.replace(trial, state=state, value=value, why=why, seconds=steady_time() - started)
 
 
+def _code_of(plan: SearchPlan, base: Recipe) -> bytes:
+    """What decides which code the trials of a search run: its space, and the recipe around which it searches."""
+    return json.dumps([dict(plan.space), base.plain()]).encode()
+
+
 def begin_search(folder: Path | None, plan: SearchPlan, base: Recipe) -> Search:
     """Begin a new search in a folder, else in `searches/<time>`.
 
@@ -263,9 +273,10 @@ def begin_search(folder: Path | None, plan: SearchPlan, base: Recipe) -> Search:
     space = Space.read(plan.space, catalog)
     if plan.method in ("grid", "halving") and not plan.trials:
         raise UsageError(f"Expected --trials with --method {plan.method}, which plans all its trials at the start.")
-    recipe_of_trial(base, space, {axis.name: axis.value_at(0.5) for axis in space.axes}, catalog)
+    recipe_of_trial(base, space, {axis.name: axis.value_at(0.5) for axis in space.axes}, catalog, is_own=True)
     folder = folder or make_dated_folder(Path("searches"))
     folder.mkdir(parents=True, exist_ok=True)
     plan.write(folder)
     write_atomic(folder / BASE_FILE, base.to_toml())
+    remember_content(_code_of(plan, Recipe.from_toml(folder / BASE_FILE)), folder.name)
     return Search(folder)

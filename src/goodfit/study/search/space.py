@@ -21,7 +21,7 @@ Value = float | int | str
 LAWS = ("log", "uniform", "integers", "one_of")
 SHORT_KEYS = {"lr": "optimizer.lr"}  # as the option --lr
 STRENGTH_KEY = "strength"  # of the whole augmentation: 0 is none, 1 as the recipe has it
-RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+RECIPE_FIELDS = tuple(setting.name for setting in settings_of(Recipe))
 SIGNIFICANT_DIGITS = 6  # of a drawn number
 
 

@@ -17,8 +17,10 @@ from goodfit.recipe.recipe import SEATS, Recipe
 from goodfit.study.search.space import RECIPE_FIELDS, SHORT_KEYS, STRENGTH_KEY, Space, Value, to_node
 
 
-def recipe_of_trial(base: Recipe, space: Space, values: Mapping[str, Value], catalog: Catalog) -> Recipe:
+def recipe_of_trial(base: Recipe, space: Space, values: Mapping[str, Value], catalog: Catalog, is_own: bool = False) -> Recipe:
     """The recipe of a trial: whole fields are replaced first, then settings of their parts.
+
+    `is_own` says that the user himself named the code in the space.
 
     Raises:
         UsageError: a part or setting is unknown or takes no such value.
@@ -31,10 +33,14 @@ def recipe_of_trial(base: Recipe, space: Space, values: Mapping[str, Value], cat
         if key == STRENGTH_KEY:
             recipe = recipe.but(augment=scale_augment(recipe, float(text), catalog))
             continue
+        if is_own:
+            recipe.trust_own_code()
         seat, *path = SHORT_KEYS.get(key, key).split(".")
         recipe = recipe.but(**{seat: with_setting(getattr(recipe, seat), SEATS[seat], path, text, catalog)})
+    if is_own:
+        recipe.trust_own_code()
     make_parts(recipe, catalog)
-    return recipe
+    return recipe if is_own else recipe.as_read()
 
 
 def scale_augment(recipe: Recipe, strength: float, catalog: Catalog) -> str:
