@@ -76,7 +76,12 @@ def test_no_space_while_packing(photos: Path, finished: Path, tmp_path: Path, fr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blob.BlobWriter, "add", add)
         patch.setattr(pack, "IMAGES_PER_PIECE", (32, 32))
-        refused(train(photos, tmp_path / "run"), 1, "No space is left to write", "run the same command again, nothing is lost")
+        refused(
+            train(photos, tmp_path / "run"),
+            1,
+            "No space is left to write",
+            "run the command again, a training with --resume auto: nothing is lost",
+        )
     assert not (tmp_path / "run").exists()
     made: list[range] = []
     with pytest.MonkeyPatch.context() as patch:

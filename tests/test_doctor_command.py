@@ -177,3 +177,36 @@ def test_every_cause_is_documented_and_has_a_rule() -> None:
         for cause, sentence in causes.items():
             assert f"| {cause} | {component} | {sentence} |" in page
     assert {rule.cause for rule in RULES} == set(COMPONENT_OF)
+
+
+# ---- runs that went wrong --------------------------------------------------------------------------------------------------------
+
+SHORT = ("train", "digits", "--size", "8", "--schedule", "constant", "--threads", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (
+            ("--model", "linear", "--optimizer", "sgd(50, momentum=0.9)", "--limit", "40", "--epochs", "4"),
+            0,
+        ),  # fewer steps than are followed
+        (("--model", "mlp", "--optimizer", "sgd(1e30)", "--epochs", "3"), 4),  # diverged
+        (("--model", "mlp((64,))", "--optimizer", "sgd(0.00003)", "--epochs", "3"), 0),  # learned nothing, on soft labels
+    ],
+    ids=["short", "diverged", "slow"],
+)
+def test_a_run_that_went_wrong_is_never_called_healthy(options: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    assert goodfit(*SHORT, *options, "--out", tmp_path / "run").code == code
+    for more in ((), ("--try",)):
+        answer = json.loads(goodfit("doctor", tmp_path / "run", "--json", *more).out)
+        assert answer["alarm"] and answer["verdict"] != "healthy", answer
+        assert answer["causes"] or answer["evidence"]
+        assert not [line for line in answer["ruled_out"] if "could not be tested" in line]
+        assert "nan" not in json.dumps(answer).lower()
+    assert "Healthy" not in goodfit("doctor", tmp_path / "run").out
+
+
+def test_what_could_not_be_tested_is_said() -> None:
+    verdict = Verdict("healthy", None, (), False, 10, 0, 1.0, ("lr_too_low could not be tested: ValueError: no steps",))
+    assert "Not known: lr_too_low could not be tested: ValueError: no steps" in describe_verdict(verdict)

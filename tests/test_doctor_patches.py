@@ -9,6 +9,7 @@ import pytest
 from goodfit.core.reporter import SilentReporter
 from goodfit.doctor.causes import COMPONENT_OF
 from goodfit.doctor.patches import PATCHES, Trained, make_patch
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare
 from goodfit.recipe.recipe import Recipe
 
@@ -51,6 +52,18 @@ def test_patch_builds(cause: str) -> None:
     recipe = before.recipe.but_text(patch)
     assert recipe != before.recipe
     prepare(recipe, SilentReporter())
+
+
+def test_more_augmentation_is_added_to_what_there_is() -> None:
+    before = prepared()
+
+    def patched(augment: str) -> dict[str, str]:
+        parts = {**before.parts, "augment": load_catalog().make(augment, "augment")}
+        return make_patch("overfitting", Trained(before.recipe, parts))
+
+    added = patched("flip | jitter(0.3)")["augment"]
+    assert added.startswith("flip(") and "| jitter(0.3" in added and added.count("erase(") == 1
+    assert patched("erase") == {}
 
 
 def test_rate_is_that_of_the_trial() -> None:

@@ -250,6 +250,16 @@ def test_seconds_of_all_sessions_add_up(photos: Path, tmp_path: Path) -> None:
     assert run.read("about.json")["seconds"]["training"] > first
 
 
+def test_a_run_goes_on_by_its_own_recipe(photos: Path, tmp_path: Path) -> None:
+    """Which has everything that the command left open."""
+    run = tmp_path / "run"
+    train(photos, run)
+    said = command("train", "--recipe", run / "recipe.toml", "--out", run, "--resume", "auto")
+    assert said.code == 0, said.err
+    said = command("train", "--recipe", run / "recipe.toml", "--out", run, "--resume", "auto", "--seed", "7")
+    assert said.code == 2 and f'The run "{run}" was started with another seed;' in said.err
+
+
 def test_a_rerun_of_a_finished_command_gives_the_same_model(photos: Path, tmp_path: Path) -> None:
     run = train(photos, tmp_path / "run", budget="2 epochs")
     (tmp_path / "copy").mkdir()

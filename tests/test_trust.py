@@ -276,6 +276,21 @@ def test_dotted_names_in_a_text(text: str, names: list[str]) -> None:
     assert sorted(dotted_names(text)) == sorted(names)
 
 
+def test_networks_and_optimizers_of_torch_are_known_and_what_takes_their_name_is_not(
+    elsewhere: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with use_trust(Trust()):
+        register.require_trust("x", ["torch.optim.Adadelta", "torch.nn.Linear"])
+        for name in ("torch.optimizer.Adadelta", "torch.hub.load", "torchvision.models.resnet18"):
+            with pytest.raises(UntrustedCode):
+                register.require_trust("x", [name])
+        with pytest.raises(UntrustedCode):
+            register.require_call_trust("torch.nn.init.eye_(1)", "torch.nn.init")
+        monkeypatch.setattr(register, "_import_place", lambda name: str(tmp_path / "torch" / "__init__.py"))
+        with pytest.raises(UntrustedCode):
+            register.require_trust("x", ["torch.optim.Adadelta"])
+
+
 def test_a_damaged_register_knows_the_rest(elsewhere: Callable[[], None]) -> None:
     register._remember(("a.b", ""), "a.b")
     file = register._register_file()

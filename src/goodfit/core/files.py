@@ -110,7 +110,9 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise GoodfitError(f'No space is left to write "{path}"; free some and run the same command again, nothing is lost.') from error
+            raise GoodfitError(
+                f'No space is left to write "{path}"; free some and run the command again, a training with --resume auto: nothing is lost.'
+            ) from error
         if error.errno == errno.EISDIR:
             raise GoodfitError(f'"{path}" cannot be written, for there is a folder in its place: remove or rename that.') from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG):

@@ -31,7 +31,7 @@ REMEDIES = {
     "model.safetensors": "restore a copy of it; a run with checkpoints writes it anew with --resume auto, an ensemble is made again",
     "start.safetensors": "restore a copy of it, or train anew with another --out",
     "lever": "restore a copy of it, or remove it, and the learning rate is not changed there",
-    "use": "restore a copy of it from the file that it was copied of",
+    "use": "it was changed or damaged: restore it from the file that it was copied from",
     "snapshots": "restore a copy of it, or remove all files of its step to leave it out",
     "folds.json": "remove it and train with the same --folds and --resume auto, which keeps the folds that are finished",
 }

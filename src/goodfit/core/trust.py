@@ -26,6 +26,7 @@ from goodfit.core.words import list_some
 
 REGISTER_FILE = "known_code.jsonl"  # in the user's folder of settings: a line for each name, call and file
 KNOWN_VARIABLE = "GOODFIT_KNOWN_CODE"  # of the environment: what a command that starts others knows
+OF_TORCH = ("torch.nn", "torch.optim")
 CODE_LOADERS = ("torch.hub",)  # whose functions fetch code and run it: what they fetch may change, so they are never known
 
 
@@ -115,12 +116,17 @@ def _require_known(where: str, names: Iterable[str], contents: Mapping[str, byte
         return
     keys = {file: _content_key(content) for file, content in contents.items()}
     unknown = [f"{file} (SHA-256 {key[1][:16]})" for file, key in keys.items() if not _is_known(key)]
-    unknown += [name for name in names if not _is_known(_name_key(name))]
+    unknown += [name for name in names if not (_comes_with_torch(name) or _is_known(_name_key(name)))]
     if unknown:
         raise UntrustedCode(
             f"{where} would run code that was not named on this machine before: {list_some(unknown, 5)}. Look at it, and if you trust it,"
             " repeat the command with --trust; in Python, use goodfit.trust_code()."
         )
+
+
+def _comes_with_torch(name: str) -> bool:
+    """Whether a name is of torch's own networks and optimizers, which run nothing of others; what calls a function is asked for besides."""
+    return any(_is_within(name, package) for package in OF_TORCH) and not _import_place(name)
 
 
 def require_call_trust(call: str, module: str) -> None:

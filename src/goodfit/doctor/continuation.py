@@ -62,10 +62,13 @@ def compare(better: Outcome, worse: Outcome) -> Advantage:
 
 
 class Continuation:
-    """What becomes of a training when it goes on from where its course stands; the course stays where it is."""
+    """What becomes of a training when it goes on from where its course stands; the course stays where it is.
 
-    def __init__(self, source: PatientSource, sample: Sample, find_course: Callable[[], Course]) -> None:
-        self.source, self.sample, self.find_course = source, sample, find_course
+    `count_left` says how many more steps may be taken: where there are too few, a training goes on to where it stands.
+    """
+
+    def __init__(self, source: PatientSource, sample: Sample, find_course: Callable[[], Course], count_left: Callable[[], float]) -> None:
+        self.source, self.sample, self.find_course, self.count_left = source, sample, find_course, count_left
         self.steps = 0  # taken in all continuations
         self._outcomes: dict[tuple[int, tuple[float, ...], Change], Outcome] = {}
 
@@ -84,7 +87,7 @@ class Continuation:
 
     def go_on(self, rates: Sequence[float], change: Change = NO_CHANGE) -> Outcome:
         """The outcome after as many more steps as there are rates: the mean learning rates of each, shared out as the optimizer does."""
-        return self._remember(tuple(rates), change)
+        return self._remember(tuple(rates) if len(rates) <= self.count_left() else (), change)
 
     def _remember(self, rates: tuple[float, ...], change: Change) -> Outcome:
         key = (self.course.taken, rates, change)

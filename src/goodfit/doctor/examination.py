@@ -55,7 +55,7 @@ class Examination:
         self.comparison = Comparison(self.patient, self.sample)
         self.counterparts = Counterparts(self.comparison)
         self.copies = Copies(self.patient, self.sample)
-        self.continuation = Continuation(source, self.sample, lambda: self.course)
+        self.continuation = Continuation(source, self.sample, lambda: self.course, self._count_left)
         self.repetition: tuple[Trial, ThreadCount] | None = None  # see `progress.repeat_steps`
         self.trial_steps = 0
         self._trials: dict[tuple[Change, int, int], Trial] = {}
@@ -143,13 +143,17 @@ class Examination:
             self._evaluations[taken] = examine_evaluation(replay.patient, replay.model, self.sample.validation)
         return self._evaluations[taken]
 
+    def _count_left(self) -> float:
+        """How many more steps trials and continuations may take."""
+        return self.max_trial_steps - self.trial_steps - self.continuation.steps
+
     def trial(self, change: Change = NO_CHANGE, steps: int = 30, start: int = 0) -> Trial:
         """Train anew with a change for some steps, from the start or from a state kept by the course.
 
         Its numbers are NaN where it fails, or where it is one more than may be made.
         """
         key = (change, steps, start)
-        if key not in self._trials and self.trial_steps + steps > self.max_trial_steps:
+        if key not in self._trials and steps > self._count_left():
             return Trial(steps, (), math.nan, math.nan, math.nan, math.nan)
         if key not in self._trials:
             self._trials[key] = self._run_trial(change, steps, start)

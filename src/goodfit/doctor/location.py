@@ -68,6 +68,8 @@ def locate_in_training(exam: Examination) -> Location | None:
     labels = clean_labels(labels, exam.classes)
     features = PatchFeatures(images)
     probe = count_right(Ridge(features(images), labels, exam.classes).predict(features(validation.images)), validation.labels)
+    if not exam.course.looks:
+        return None  # of a training that broke before it was evaluated
     last = exam.course.looks[max(exam.course.looks)]
     reached = Share(round(last.validation_accuracy * len(exam.sample.validation_probe[1])), len(exam.sample.validation_probe[1]))
     steps = max(1, min(MAX_STEPS, round(SHARE * exam.steps)))

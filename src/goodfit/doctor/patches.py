@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from goodfit.augment.erase import Erase
 from goodfit.core.parts import Part, Pipe, part_name, pipe_parts, spell
 from goodfit.core.progress import Length
 from goodfit.layers import noise
@@ -22,7 +23,7 @@ RATE_FACTOR = 10.0  # by which a learning rate changes where no trial has found 
 LONGER = 3.0  # times the budget that was too short
 MOMENTUM, MAX_WEIGHT_DECAY, MIN_BATCH, MIN_SIZE = 0.9, 1e-4, 64, 32
 SCHEDULE = "warmup | cosine"
-MORE_AUGMENTATION = "flip | crop(4) | erase"
+MORE_AUGMENTATION = "flip | crop(4) | erase"  # where there is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,14 @@ def add_warmup(trained: Trained) -> Patch:
     return {"schedule": spell(Pipe((Warmup(), *pipe_parts(trained.parts["schedule"]))), full=True)}
 
 
+def strengthen_augmentation(trained: Trained) -> Patch:
+    """The augmentation with erasing behind it; the usual one where there is none."""
+    parts = pipe_parts(trained.parts["augment"])
+    if not parts:
+        return {"augment": MORE_AUGMENTATION}
+    return {} if any(part_name(part) == "erase" for part in parts) else {"augment": spell(Pipe((*parts, Erase())), full=True)}
+
+
 def lengthen(trained: Trained) -> Patch:
     """A longer budget."""
     length = Length.read(trained.recipe.budget)
@@ -154,7 +163,7 @@ PATCHES: dict[str, Callable[[Trained], Patch]] = {
     "no_decay": set_fields({"schedule": SCHEDULE}),
     "no_warmup": add_warmup,
     "not_shuffled": set_fields({"sampler": "shuffle"}),
-    "overfitting": set_fields({"augment": MORE_AUGMENTATION}),
+    "overfitting": strengthen_augmentation,
     "regularized_too_much": weaken_all,
     "resolution_too_low": enlarge_images,
     "saturated": RELU,

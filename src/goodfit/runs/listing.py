@@ -91,7 +91,8 @@ def prune_runs(rows: Sequence[dict[str, Any]], delete: bool, is_named: bool = Fa
             if not reason and not (path == run.checkpoints and not _is_filled(path)):
                 size = measure_folder(path)
                 freed += size
-                lines.append(f"{'deleted' if delete else 'would delete'} {path} ({format_bytes(size)})")
+                cost = ", without which the run cannot be extended" if path == run.checkpoints else ""
+                lines.append(f"{'deleted' if delete else 'would delete'} {path} ({format_bytes(size)}){cost}")
                 if delete:
                     _delete(run, path)
         if reason:

@@ -115,9 +115,12 @@ def refuse_changes(run: Run, asked: Recipe) -> None:
 
 
 def changed_fields(about: Mapping[str, Any], asked: Recipe) -> list[str]:
-    """The fields that are asked for otherwise than of the run with this about.json; a former default may be spelled out or left open."""
-    written, current = with_current_keys(about.get("asked", {})), asked_values(about)
-    return [key for key, value in asked.plain().items() if value not in (current[key], written.get(key, current[key]))]
+    """The fields that are asked for otherwise than of the run with this about.json; a former default may be spelled out or left open, and
+    what the run was trained by, as its recipe.toml has it, may be asked for.
+    """
+    written, trained, current = with_current_keys(about.get("asked", {})), with_current_keys(about.get("recipe", {})), asked_values(about)
+    known = {key: (value, written.get(key, value), trained.get(key, value)) for key, value in current.items()}
+    return [key for key, value in asked.plain().items() if value not in known[key]]
 
 
 def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:

@@ -19,6 +19,7 @@ from goodfit.terminal.wrapping import wrap_line
 Rows = list[dict[str, Any]]
 
 DETAIL = "    "  # what a line begins with that says more of one before it
+LARGE_LOSS = 1e5  # from which on it is told by its power of ten
 EVALUATION_HEADER = (f"{'training':>45}{'validation':>21}", f"{'step':>13}{'time':>11}" + 2 * f"{'loss':>12}{'accuracy':>9}")
 
 
@@ -114,7 +115,7 @@ def format_evaluation(row: dict[str, Any]) -> str:
 
 def format_loss(loss: float | None) -> str:
     """Format a loss; None is one that was no finite number."""
-    return "not finite" if loss is None else f"{loss:.3f}"
+    return "not finite" if loss is None else f"{loss:.3f}" if abs(loss) < LARGE_LOSS else f"{loss:.2e}"
 
 
 def format_accuracy(accuracy: float | None) -> str:
