@@ -207,6 +207,14 @@ def test_a_run_that_went_wrong_is_never_called_healthy(options: tuple[str, ...],
     assert "Healthy" not in goodfit("doctor", tmp_path / "run").out
 
 
+def test_a_run_that_shows_its_images_smaller_at_first_is_examined(photos: Path, tmp_path: Path) -> None:
+    said = train(photos, tmp_path / "run", model="convnet(4)", size="64", resolution="progressive", budget="4 epochs")
+    assert said.code == 0, said.err
+    assert "smaller" in said.err or "resolution" in (tmp_path / "run" / "recipe.toml").read_text()
+    answer = json.loads(goodfit("doctor", tmp_path / "run", "--json").out)
+    assert not [line for line in answer["ruled_out"] if "could not be tested" in line], answer
+
+
 def test_what_could_not_be_tested_is_said() -> None:
     verdict = Verdict("healthy", None, (), False, 10, 0, 1.0, ("lr_too_low could not be tested: ValueError: no steps",))
     assert "Not known: lr_too_low could not be tested: ValueError: no steps" in describe_verdict(verdict)

@@ -18,7 +18,7 @@ from goodfit.doctor.course import Course, measure_label_entropy
 from goodfit.doctor.examination import Examination
 from goodfit.doctor.patient import PatientSource, make_patient, read_case_file
 from goodfit.doctor.replay import Change, Replay
-from goodfit.doctor.sample import Sample
+from goodfit.doctor.sample import Pass, Sample
 from goodfit.inspection.chance import OwnChance, keep_chance
 from goodfit.inspection.dissection import StepDissector
 from goodfit.inspection.operations import trace
@@ -331,3 +331,9 @@ def test_sources_make_independent_patients() -> None:
     exam.trial(Change(), 2)
     exam.course.follow(2)
     assert len(calls) >= 3
+
+
+def test_batches_of_hard_and_of_mixed_labels_are_read_together() -> None:
+    hard, mixed = (torch.zeros(2, 1, 4, 4), torch.tensor([0, 2])), (torch.zeros(2, 1, 4, 4), torch.tensor([[0.5, 0.5, 0], [0, 0, 1.0]]))
+    read = Pass.read([hard, mixed], 100)
+    assert read.labels.tolist() == [[1, 0, 0], [0, 0, 1], [0.5, 0.5, 0], [0, 0, 1]] and read.lengths == (2, 2)

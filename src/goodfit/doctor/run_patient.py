@@ -69,11 +69,16 @@ def read_raw(data: Dataset) -> dict[str, Split]:
 
 
 class RunParts:
-    """The parts of one patient that is a prepared training: they know at which step it is."""
+    """The parts of one patient that is a prepared training: they know at which step it is.
+
+    Images have the network's size from the start on, also where the training shows them smaller at first: the tests compare batches.
+    """
 
     def __init__(self, prepared: Prepared, steps: int) -> None:
         self.prepared, self.steps, self.taken = prepared, steps, 0
-        self.plan, self.data = prepared.training.plan, prepared.data
+        plan = prepared.training.plan
+        parts = {seat: part for seat, part in plan.parts.items() if seat != "resolution"}
+        self.plan, self.data = dataclasses.replace(plan, parts=parts), prepared.data
 
     def make_patient(self, raw: dict[str, Split]) -> Patient:
         """The patient, with what is known of its images on disk."""

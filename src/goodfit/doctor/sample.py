@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from goodfit.core.batch import one_hot
 from goodfit.doctor.patient import Batches, Patient, PatientSource
 from goodfit.inspection.chance import OwnChance
 
@@ -37,6 +38,9 @@ class Pass:
             if (n := n + len(x)) >= limit:
                 is_whole = False
                 break
+        if len({label.ndim for label in labels}) > 1:  # as where only some batches are mixed
+            classes = next(label.shape[1] for label in labels if label.ndim == 2)
+            labels = [label if label.ndim == 2 else one_hot(label, classes) for label in labels]
         return cls(torch.cat(images), torch.cat(labels), tuple(map(len, images)), time.perf_counter() - start, is_whole)
 
     def __len__(self) -> int:

@@ -143,8 +143,9 @@ def find_channels_swapped(exam: Examination) -> Finding | None:
         return None
 
     def attempt(orders: list[tuple[int, ...]], n: int) -> list[OrderedChannels]:
-        images, labels = (torch.cat(both) for both in zip(train.spread(n), validation.spread(n), strict=True))
-        return [try_channels(exam.start_model, images, clean_labels(labels, exam.classes), exam.classes, order) for order in orders]
+        parts = [split.spread(n) for split in (train, validation)]
+        images, labels = torch.cat([x for x, _ in parts]), torch.cat([clean_labels(y, exam.classes) for _, y in parts])
+        return [try_channels(exam.start_model, images, labels, exam.classes, order) for order in orders]
 
     first, *others = attempt(list(itertools.permutations(range(3))), FIRST_COMPARED)
     better = [found.order for found in others if found.above(first) > 0.5]
