@@ -292,6 +292,7 @@ def test_an_ensemble_that_was_killed_while_it_was_made_is_made_anew(photos: Path
             assert said.code == 0, (n, said)
             free += 1
         assert not (tmp_path / f".{out.name}.partial").exists()
+        files.remove_partials(out)
         found = [{str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} for folder in (out, whole)]
         assert found[1] - {"report.html"} <= found[0] <= found[1], n  # `report` writes it, too
         assert goodfit("predict", out, photos / "red" / "000.png").out == goodfit("predict", whole, photos / "red" / "000.png").out

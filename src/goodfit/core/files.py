@@ -84,7 +84,7 @@ def sync_file(path: Path) -> None:
         GoodfitError: no space is left, or it cannot be written.
     """
     if path.exists():
-        with explain_write_errors(path), path.open("ab") as file:
+        with explain_write_errors(path), path.open("r+b") as file:
             os.fsync(file.fileno())
         sync_folder(path.parent)
 
