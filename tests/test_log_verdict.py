@@ -87,7 +87,7 @@ def test_the_fields_that_a_log_tells_to_change_build(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     replace_log(run, rates(0.1, 0.1) + evaluated([0.8, 0.88, 0.38], [0.9, 0.95, 0.4]))
     prepared = prepare_run(run, SilentReporter())
-    assert any("below its best" in line for line in DoctorAdviser(SilentReporter()).conclude(run, prepared))
+    assert any("below its best" in line for line in DoctorAdviser().conclude(run, prepared))
     (cause,) = [cause for cause in run.read("findings.json")["causes"] if cause["cause"] == "no_decay"]
     assert cause["patch"] == {"schedule": "warmup | cosine"}
     assert trained_recipe(run.path).but_text(cause["patch"]).schedule == "warmup | cosine"

@@ -50,7 +50,7 @@ def train(
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
     """
     recipe, reporter = recipe or Recipe(), _make_reporter(quiet)
-    options = RunOptions(Path(out) if out else None, resume, reporter=reporter, adviser=DoctorAdviser(reporter))
+    options = RunOptions(Path(out) if out else None, resume, reporter=reporter, adviser=DoctorAdviser())
     try:
         run = train_run(recipe.but(data=str(data)) if data else recipe, options)
     finally:

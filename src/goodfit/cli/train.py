@@ -101,7 +101,11 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     recipe_folder = Path(shorts.recipe).parent if shorts.recipe and Path(shorts.recipe).is_file() else None
     switches = (run.dry, run.plot_schedule, run.tensorboard)
     wanted = runs.RunOptions(run.out, run.resume, *switches, reporter, process_started(), quiet_result=run.is_single)
-    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder, adviser=DoctorAdviser(reporter, run.doctor))
+    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder, adviser=DoctorAdviser())
+    if run.doctor:
+        from goodfit.doctor.run_examination import check_training
+
+        wanted = dataclasses.replace(wanted, adviser=DoctorAdviser(lambda prepared: check_training(prepared, reporter)))
     if run.seeds > 1:
         result = train_seeds(asked, wanted, run.seeds)
         summary = format_seeds(result)

@@ -17,6 +17,11 @@ MAX_CAUSES = 5
 UNTESTED = " could not be tested"  # what is said of a rule that failed
 
 
+def spell_patch(patch: Mapping[str, Any]) -> str:
+    """Fields of a recipe with their values, as recipe.toml has them."""
+    return ", ".join(f'{name} = "{text}"' for name, text in patch.items())
+
+
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """A cause, how sure it is (0 to 1), the numbers that show it, what to change, and the recipe fields that do so in a run of ours.
@@ -34,6 +39,10 @@ class Finding:
     @property
     def component(self) -> Component:
         return COMPONENT_OF[self.cause]
+
+    def describe_patch(self) -> str:
+        """The fields of the recipe to change in a sentence; empty where there are none."""
+        return f" In the recipe: {spell_patch(self.patch)}." if self.patch else ""
 
     def to_json(self) -> dict[str, Any]:
         return {

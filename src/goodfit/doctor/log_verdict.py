@@ -35,3 +35,14 @@ def find_certain_failures(record: Record) -> list[Remark]:
 def make_finding(remark: Remark, is_material: bool) -> Finding:
     """A remark that has a cause as a finding."""
     return Finding(remark.cause, CONFIDENCE if is_material else NOTE_CONFIDENCE, remark.evidence, remark.remedy, {}, is_material)
+
+
+def describe_log_verdict(verdict: Verdict, path: str) -> str:
+    """The verdict on a run by its log in a sentence, and the command that examines more; its evidence stands in the warnings."""
+    match verdict.kind:
+        case "healthy":
+            return f"Doctor: the log shows nothing that harms this training; goodfit doctor {path} --try looks deeper."
+        case "unknown":
+            return f"Doctor: something is wrong, and the log does not tell its cause; goodfit doctor {path} --try looks for it."
+    first = verdict.findings[0]
+    return f"Doctor: most likely {first.cause}, by the log; goodfit doctor {path} --try confirms it by trials.{first.describe_patch()}"

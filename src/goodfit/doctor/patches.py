@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from goodfit.augment.erase import Erase
 from goodfit.core.parts import Part, Pipe, part_name, pipe_parts, spell
 from goodfit.core.progress import Length
+from goodfit.doctor.finding import Finding, Verdict
 from goodfit.layers import noise
 from goodfit.layers.activation import LeakyRelu, Relu
 from goodfit.layers.init import He
@@ -179,3 +180,15 @@ PATCHES: dict[str, Callable[[Trained], Patch]] = {
 def make_patch(cause: str, trained: Trained) -> Patch:
     """The fields of a recipe to change against a cause, with their new values as text; none where no field helps."""
     return PATCHES[cause](trained) if cause in PATCHES else {}
+
+
+def with_patches(verdict: Verdict, trained: Trained, without: Collection[str] = ()) -> Verdict:
+    """A verdict whose findings have the fields of the recipe to change, but for those of some causes."""
+    findings = (finding if finding.cause in without else with_patch(finding, trained) for finding in verdict.findings)
+    return dataclasses.replace(verdict, findings=tuple(findings))
+
+
+def with_patch(finding: Finding, trained: Trained) -> Finding:
+    """A finding with the fields of the recipe to change."""
+    rate = finding.patch.get("rate", 0.0)  # the factor that a trial found
+    return dataclasses.replace(finding, patch=make_patch(finding.cause, dataclasses.replace(trained, rate=float(rate))))

@@ -13,6 +13,7 @@ from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.words import format_percent
 from goodfit.doctor.examination import Examination, Trial
+from goodfit.doctor.finding import spell_patch
 from goodfit.doctor.run_examination import RunDiagnosis
 from goodfit.doctor.run_patient import make_run_source
 from goodfit.recipe.prepare import Prepared, prepare
@@ -39,7 +40,7 @@ class Remedy:
 
     def describe(self) -> str:
         """The comparison in a sentence."""
-        fields = ", ".join(f'{name} = "{text}"' for name, text in self.patch.items())
+        fields = spell_patch(self.patch)
         before, after = self.without, self.with_it
         return (
             f"Tried: {before.steps} steps with {fields} reach {format_percent(after.validation_accuracy)} of validation images"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +14,9 @@ from goodfit.core.run_files import get
 from goodfit.doctor.course import Course, Look, StepRecord, count_tensors
 from goodfit.doctor.diagnose import examine
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.finding import Finding, Stage, Verdict
+from goodfit.doctor.finding import Stage, Verdict
 from goodfit.doctor.log_verdict import find_certain_failures, read_verdict
-from goodfit.doctor.patches import Trained, make_patch
+from goodfit.doctor.patches import Trained, with_patches
 from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.run_patient import make_run_source, prepare_run
 from goodfit.doctor.sample import Sample
@@ -63,7 +62,7 @@ def diagnose_run(run: Run, reporter: Reporter, trial_share: float = 0.0) -> RunD
     source = make_run_source(prepared, str(run.path), steps)
     reporter.show_activity("examining the run")
     exam = RunExamination(source, run, prepared, max(trial_share * steps, MIN_TRIAL_STEPS) if trial_share else 0.0)
-    verdict = with_patches(add_log_verdict(examine(exam), read_record(run)), prepared)
+    verdict = with_patches(add_log_verdict(examine(exam), read_record(run)), Trained(prepared.recipe, prepared.parts))
     diagnosis = RunDiagnosis(verdict, prepared, steps)
     with contextlib.suppress(OSError, GoodfitError):  # a folder that can only be read is examined all the same
         run.write(FINDINGS_FILE, diagnosis.to_json(run))
@@ -99,20 +98,8 @@ def check_training(prepared: Prepared, reporter: Reporter) -> None:
     if not stopping:
         reporter.say(*describe_verdict(verdict))
         return
-    raise GoodfitError(" ".join(["Nothing was trained.", *describe_verdict(with_patches(verdict, prepared))]))
-
-
-def with_patches(verdict: Verdict, prepared: Prepared, without: Collection[str] = ()) -> Verdict:
-    """A verdict whose findings have the fields of the recipe to change, but for those of some causes."""
-    trained = Trained(prepared.recipe, prepared.parts)
-    findings = (finding if finding.cause in without else with_patch(finding, trained) for finding in verdict.findings)
-    return dataclasses.replace(verdict, findings=tuple(findings))
-
-
-def with_patch(finding: Finding, trained: Trained) -> Finding:
-    """A finding with the fields of the recipe to change."""
-    rate = finding.patch.get("rate", 0.0)  # the factor that a trial found
-    return dataclasses.replace(finding, patch=make_patch(finding.cause, dataclasses.replace(trained, rate=float(rate))))
+    patched = with_patches(verdict, Trained(prepared.recipe, prepared.parts))
+    raise GoodfitError(" ".join(["Nothing was trained.", *describe_verdict(patched)]))
 
 
 class RunExamination(Examination):

@@ -44,27 +44,10 @@ def count_as_sure(p: float) -> str:
     return str(round(p * (read_calibration().trainings + 1)) - 1 or "none")
 
 
-def describe_log_verdict(verdict: Verdict, path: str) -> str:
-    """The verdict on a run by its log in a sentence, and the command that examines more; its evidence stands in the warnings."""
-    match verdict.kind:
-        case "healthy":
-            return f"Doctor: the log shows nothing that harms this training; goodfit doctor {path} --try looks deeper."
-        case "unknown":
-            return f"Doctor: something is wrong, and the log does not tell its cause; goodfit doctor {path} --try looks for it."
-    first = verdict.findings[0]
-    return f"Doctor: most likely {first.cause}, by the log; goodfit doctor {path} --try confirms it by trials.{describe_patch(first)}"
-
-
-def describe_patch(finding: Finding) -> str:
-    """The fields of the recipe to change, if there are any."""
-    fields = ", ".join(f'{name} = "{text}"' for name, text in finding.patch.items())
-    return f" In the recipe: {fields}." if fields else ""
-
-
 def describe_finding(finding: Finding) -> str:
     """A cause with its evidence and its remedy."""
     sure = f"{finding.cause} ({finding.component}, {100 * finding.confidence:.0f} % sure)"
-    return f"{sure}: {SENTENCES[finding.cause]} {finding.evidence} What to do: {finding.remedy}{describe_patch(finding)}"
+    return f"{sure}: {SENTENCES[finding.cause]} {finding.evidence} What to do: {finding.remedy}{finding.describe_patch()}"
 
 
 def describe_differences(findings: Sequence[Finding]) -> list[str]:
