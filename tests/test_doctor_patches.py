@@ -8,7 +8,8 @@ import pytest
 
 from goodfit.core.reporter import SilentReporter
 from goodfit.doctor.causes import COMPONENT_OF
-from goodfit.doctor.patches import PATCHES, Trained, make_patch
+from goodfit.doctor.finding import Finding
+from goodfit.doctor.patches import PATCHES, Trained, make_patch, with_patch
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import Prepared, prepare
 from goodfit.recipe.recipe import Recipe
@@ -68,7 +69,7 @@ def test_more_augmentation_is_added_to_what_there_is() -> None:
 
 def test_rate_is_that_of_the_trial() -> None:
     before = prepared()
-    patch = make_patch("lr_too_high", Trained(before.recipe, before.parts, rate=0.01))
+    patch = make_patch("lr_too_high", Trained(before.recipe, before.parts, rate_factor=0.01))
     assert "sgd(lr=0.005" in patch["optimizer"] or "sgd(0.005" in patch["optimizer"]
 
 
@@ -81,3 +82,10 @@ def test_rate_of_a_part_within_a_part() -> None:
 def test_cause_without_a_field() -> None:
     before = prepared()
     assert make_patch("label_noise", Trained(before.recipe, before.parts)) == {}
+
+
+def test_a_found_rate_reaches_the_recipe() -> None:
+    before = prepared()
+    found = Finding("lr_too_low", 0.9, "evidence", "remedy", rate_factor=40.0)
+    patch = with_patch(found, Trained(before.recipe, before.parts)).patch
+    assert "sgd(lr=20.0" in patch["optimizer"] or "sgd(20.0" in patch["optimizer"]

@@ -26,7 +26,8 @@ def spell_patch(patch: Mapping[str, Any]) -> str:
 class Finding:
     """A cause, how sure it is (0 to 1), the numbers that show it, what to change, and the recipe fields that do so in a run of ours.
 
-    `is_material` says whether it does harm that is seen or certain; what is not material is a note, and never an alarm.
+    `is_material` says whether it does harm that is seen or certain; what is not material is a note, and never an alarm. `rate_factor` is the
+    factor of the learning rate that a trial found better, 0 where none did.
     """
 
     cause: str
@@ -35,6 +36,7 @@ class Finding:
     remedy: str
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_material: bool = True
+    rate_factor: float = 0.0
 
     @property
     def component(self) -> Component:

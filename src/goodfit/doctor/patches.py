@@ -33,7 +33,7 @@ class Trained:
 
     recipe: Recipe
     parts: Mapping[str, Part]
-    rate: float = 0.0
+    rate_factor: float = 0.0
 
     def set(self, seat: str, changes: Mapping[str, Change]) -> Patch:
         """The part of a seat with some of its settings changed, and those of the parts within it; empty where it has none of them."""
@@ -66,7 +66,7 @@ def at_most(limit: float) -> Change:
 
 def set_rate(default: float) -> Callable[[Trained], Patch]:
     """The optimizer with its learning rate times the factor that a trial found, or else times the default."""
-    return lambda trained: trained.set("optimizer", {"lr": lambda lr: float(f"{lr * (trained.rate or default):.3g}")})
+    return lambda trained: trained.set("optimizer", {"lr": lambda lr: float(f"{lr * (trained.rate_factor or default):.3g}")})
 
 
 def set_fields(fields: Patch) -> Callable[[Trained], Patch]:
@@ -190,5 +190,5 @@ def with_patches(verdict: Verdict, trained: Trained, without: Collection[str] = 
 
 def with_patch(finding: Finding, trained: Trained) -> Finding:
     """A finding with the fields of the recipe to change."""
-    rate = finding.patch.get("rate", 0.0)  # the factor that a trial found
-    return dataclasses.replace(finding, patch=make_patch(finding.cause, dataclasses.replace(trained, rate=float(rate))))
+    patch = make_patch(finding.cause, dataclasses.replace(trained, rate_factor=finding.rate_factor))
+    return dataclasses.replace(finding, patch=patch)

@@ -48,6 +48,7 @@ def find_pretrained_destroyed(exam: Examination) -> Finding | None:
         f"The pretrained weights are destroyed: the loss goes from {own.first:.2f} to {own.losses[1]:.3g} after one step and {last:.3g}"
         f" after {len(own.losses)}; at a hundredth of the rate of {rate:.2g} it is {mean_end(trial, 4):.2f}.",
         f"Fine-tune at a rate of about {0.01 * rate:.1g} or less, and give the new head its own, higher one.",
+        rate_factor=0.01,
     )
 
 
@@ -119,7 +120,7 @@ def _describe_high(exam: Examination, factor: float, trial: Trial, confidence: f
         f" {own.mean(max(len(own.losses) - 6, 0), len(own.losses)):.3g} after {len(own.losses)} steps; at {factor:g} times the rate it is"
         f" {mean_end(trial):.2f} after {trial.steps}.",
         f"Use a learning rate of about {factor * rate:.1g} instead of {rate:.2g}.",
-        {"lr": factor * rate},
+        rate_factor=factor,
     )
 
 
@@ -157,7 +158,6 @@ def find_momentum_too_high(exam: Examination) -> Finding | None:
         f" {min(descents, default=math.nan):.2f}); at 0.9 the validation loss after {MOMENTUM_STEPS} steps is {trial.validation_loss:.2f}"
         f" instead of {at_same:.2f}.",
         "Use a momentum (or first beta) of 0.9, or lower the learning rate with it.",
-        {"momentum": 0.9},
     )
 
 
@@ -193,7 +193,7 @@ def _describe_low(exam: Examination, updates: float, trial: Trial, factor: float
         f" to {trial.validation_loss:.2f} ({100 * trial.validation_accuracy:.0f} %), all {exam.steps} steps at the own rate to"
         f" {here.loss:.2f} ({100 * here.accuracy:.0f} %).",
         f"Use a learning rate of about {factor * rate:.1g} instead of {rate:.2g}.",
-        {"lr": factor * rate},
+        rate_factor=factor,
     )
 
 

@@ -28,7 +28,7 @@ def find_lr_too_high_at_end(exam: Examination) -> Finding | None:
         0.8 if warmed is None or warmed.gain < lower.gain else 0.6,
         f"{_describe_start(exam)}; {lower}, at {LOWER:g} times the rate.",
         f"Use a learning rate of about {LOWER * rate:.1g}, or let it rise over the first 10 % of the steps.",
-        {"lr": LOWER * rate},
+        rate_factor=LOWER,
     )
 
 
