@@ -26,8 +26,8 @@ def spell_patch(patch: Mapping[str, Any]) -> str:
 class Finding:
     """A cause, how sure it is (0 to 1), the numbers that show it, what to change, and the recipe fields that do so in a run of ours.
 
-    `is_material` says whether it does harm that is seen or certain; what is not material is a note, and never an alarm. `rate_factor` is the
-    factor of the learning rate that a trial found better, 0 where none did.
+    `is_material` says whether it does harm that is seen or certain; what is not material is a note, and never an alarm. `rate_factor` is
+    what a trial multiplied the learning rate by and found better, 0 where none did.
     """
 
     cause: str
