@@ -19,6 +19,10 @@ from goodfit.doctor.rules import RULES
 
 SURE = 0.9  # a material finding this sure ends the examination
 TIE = 0.08  # two causes whose confidences differ by less are named together
+ACTIVITIES = {
+    Stage.DATA: "examining its images and labels", Stage.START: "examining it before its first step",
+    Stage.FIRST: "examining its first steps", Stage.EARLY: "examining its first 50 steps", Stage.END: "examining its end",
+}  # fmt: skip
 TEST_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError)  # of a patient's own code, within a test
 
 T = TypeVar("T")
@@ -29,8 +33,17 @@ def diagnose(source: PatientSource, rules: Sequence[Rule] = RULES) -> Verdict:
     return examine(Examination(source), rules)
 
 
-def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stage.END) -> Verdict:
-    """Ask the rules of each stage up to the last, until one is sure. Where none speaks at the end, look for the component at fault."""
+def examine(
+    exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stage.END, show_activity: Callable[[str], None] = lambda activity: None
+) -> Verdict:
+    """Ask the rules of each stage up to the last, until one is sure. Where none speaks at the end, look for the component at fault.
+
+    Args:
+        exam: the examination of the patient.
+        rules: to ask.
+        last: stage to examine.
+        show_activity: is told what is being examined.
+    """
     started = time.perf_counter()
     findings: list[Finding] = []
     failed: list[str] = []
@@ -43,6 +56,7 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
             return None
 
     for stage in list(Stage)[: last + 1]:
+        show_activity(ACTIVITIES[stage])
         if stage >= Stage.FIRST:
             exam.course.follow({Stage.FIRST: FIRST, Stage.EARLY: EARLY}.get(stage, exam.steps))
         found = [attempt(rule.find, rule.cause) for rule in rules if rule.stage == stage]
@@ -51,6 +65,8 @@ def examine(exam: Examination, rules: Sequence[Rule] = RULES, last: Stage = Stag
             break
     alarming = select_alarming(findings)
     is_searched = last == Stage.END and not alarming and exam.max_trial_steps > 0
+    if is_searched:
+        show_activity("looking for the component at fault")
     location = attempt(locate_fault, "the component at fault") if is_searched else None
     steps = exam.course.taken if "course" in vars(exam) else 0
     trial_steps = exam.trial_steps + exam.continuation.steps

@@ -60,10 +60,9 @@ def diagnose_run(run: Run, reporter: Reporter, trial_share: float = 0.0) -> RunD
     prepared = prepare_run(run, reporter)
     steps = int(rows[-1]["step"])
     source = make_run_source(prepared, str(run.path), steps)
-    reporter.show_activity("examining the run")
     exam = RunExamination(source, run, prepared, max(trial_share * steps, MIN_TRIAL_STEPS) if trial_share else 0.0)
-    verdict = with_patches(add_log_verdict(examine(exam), read_record(run)), Trained(prepared.recipe, prepared.parts))
-    diagnosis = RunDiagnosis(verdict, prepared, steps)
+    verdict = add_log_verdict(examine(exam, show_activity=reporter.show_activity), read_record(run))
+    diagnosis = RunDiagnosis(with_patches(verdict, Trained(prepared.recipe, prepared.parts)), prepared, steps)
     with contextlib.suppress(OSError, GoodfitError):  # a folder that can only be read is examined all the same
         run.write(FINDINGS_FILE, diagnosis.to_json(run))
     return diagnosis
@@ -87,10 +86,9 @@ def check_training(prepared: Prepared, reporter: Reporter) -> None:
     Raises:
         GoodfitError: the doctor would stop a person, and says why.
     """
-    reporter.show_activity("examining the training")
     lengths = prepared.training.plan.lengths
     source = make_run_source(prepared, prepared.data.name, UNKNOWN_STEPS if lengths.timed else lengths.total_steps)
-    verdict = examine(Examination(source), last=Stage.EARLY)
+    verdict = examine(Examination(source), last=Stage.EARLY, show_activity=reporter.show_activity)
     stopping = [finding for finding in verdict.findings if finding.is_material and finding.cause not in HARMLESS_TO_TRAINING]
     if not verdict.alarm:
         reporter.say("The doctor found nothing that harms this training in its images, its network and its first steps.")
