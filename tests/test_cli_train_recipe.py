@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from goodfit import load
 from goodfit.core.files import lock
 from goodfit.core.run import Run
 from goodfit.runs.resume import LOCK_FILE
@@ -227,6 +228,30 @@ def test_resume_with_other_images_is_refused(photos: Path, tmp_path: Path) -> No
     before = contents(tmp_path / "run")
     refused(train(data, tmp_path / "run", "--resume", "auto", budget="3 epochs"), 3, "have changed", "another --out")
     assert contents(tmp_path / "run") == before
+
+
+def test_a_run_goes_on_with_its_own_copy_of_parts_that_changed(photos: Path, tmp_path: Path) -> None:
+    """It says so; and the run's recipe trains by that copy, also where what it was copied from is gone."""
+    text = (
+        "import dataclasses, torch\nfrom goodfit.core.contracts import Activation\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Mine(Activation):\n    '''An activation.'''\n"
+        "    def __call__(self):\n        return torch.nn.Tanh()\n"
+    )
+    (mine := tmp_path / "mine.py").write_text(text)
+    options = {"model": "mlp((8,), act=mine)", "budget": "1 epoch"}
+    assert train(photos, tmp_path / "run", "--use", mine, **options).code == 0
+    assert "mine.py" not in train(photos, tmp_path / "run", "--use", mine, "--resume", "auto", **options).err
+    mine.write_text(text.replace("Tanh", "ReLU"))
+    said = train(photos, tmp_path / "run", "--use", mine, "--resume", "auto", **options | {"budget": "2 epochs"})
+    assert (
+        said.code == 0 and f'mine.py changed since the run began: it goes on with its own copy in "{tmp_path / "run" / "use"}".' in said.err
+    )
+    assert "Tanh" in repr(load(tmp_path / "run").members[0].model)
+    mine.unlink()
+    assert goodfit("train", "--recipe", tmp_path / "run" / "recipe.toml", "--out", tmp_path / "again").code == 0
+    assert "Tanh" in repr(load(tmp_path / "again").members[0].model)
+    again = goodfit("train", "--recipe", tmp_path / "run" / "recipe.toml", "--out", tmp_path / "run", "--resume", "auto")
+    assert again.code == 0 and "changed" not in again.err
 
 
 CHANGED = {"seed": "1", "clip": "2.5", "batch_size": "4", "augment": "flip", "loss": "svm", "optimizer": "sgd(0.5)", "budget": "9 epochs"}

@@ -15,6 +15,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.run import require_free_folder
 from goodfit.recipe.cards import refuse_unknown_parts
 from goodfit.recipe.recipe import FORMER_KEYS, SEATS, Recipe, with_current_keys
+from goodfit.recipe.run_recipe import read_recipe
 from goodfit.terminal.reporter import TerminalReporter
 
 MOST_USED = Group("Most used", sort_key=1)
@@ -111,7 +112,7 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
         UntrustedCode: the file names code that is not known here, and neither is it named on the command line.
     """
     shorts = shorts or Shorts()
-    recipe = Recipe.from_toml(shorts.recipe) if shorts.recipe else Recipe()
+    recipe = read_recipe(shorts.recipe) if shorts.recipe else Recipe()
     texts = {key: value for key, value in (vars(options) if options else {}).items() if value is not None} | (
         {"data": data} if data else {}
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from goodfit.core.errors import UsageError, first_line
-from goodfit.core.run import Run
+from goodfit.core.fetch import hash_file
+from goodfit.core.run import Run, is_run, part_files
 from goodfit.core.words import list_some
 from goodfit.recipe.recipe import Recipe, recorded_recipe
 
@@ -21,6 +25,24 @@ def trained_recipe(folder: Path) -> Recipe:
     """
     recorded = recorded_recipe(folder)
     return Recipe().but(**recorded).as_read() if recorded else Recipe.of_run(folder)
+
+
+def read_recipe(source: str) -> Recipe:
+    """Read a recipe or preset; that of a run has the run's copies of the user's parts, for what they were copied from may have changed.
+
+    Raises:
+        UsageError: as `Recipe.from_toml`.
+    """
+    recipe, folder = Recipe.from_toml(source), Path(source).parent
+    kept = part_files(Run(folder)) if recipe.use and is_run(folder) else []
+    return dataclasses.replace(recipe, use=tuple(map(str, kept))) if len(kept) == len(recipe.use) else recipe
+
+
+def has_parts_of(about: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Whether the files of parts of a recipe hold what those of the run with this about.json did when it began."""
+    kept = [sha256 for file, sha256 in sorted(about.get("files", {}).items()) if file.startswith("use/")]  # those of its weights come last
+    files = [Path(file) for file in recipe.use]
+    return all(file.is_file() for file in files) and [hash_file(file) for file in files] == kept[: len(files)]
 
 
 def hash_recipe(recipe: Recipe) -> str:

@@ -29,6 +29,7 @@ from goodfit.core.run_files import DamagedFile
 from goodfit.core.words import count_of, list_some
 from goodfit.models.weights.saved import WEIGHTS_FILE
 from goodfit.recipe.recipe import Recipe, with_current_keys
+from goodfit.recipe.run_recipe import has_parts_of
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.manual_lr import FOLDER, ManualLrFactor
 from goodfit.training.state import State
@@ -120,7 +121,8 @@ def changed_fields(about: Mapping[str, Any], asked: Recipe) -> list[str]:
     """
     written, trained, current = with_current_keys(about.get("asked", {})), with_current_keys(about.get("recipe", {})), asked_values(about)
     known = {key: (value, written.get(key, value), trained.get(key, value)) for key, value in current.items()}
-    return [key for key, value in asked.plain().items() if value not in known[key]]
+    changed = [key for key, value in asked.plain().items() if value not in known[key]]
+    return [key for key in changed if key != "use" or not has_parts_of(about, asked)]
 
 
 def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
@@ -134,6 +136,13 @@ def refuse_shorter(run: Run, budget: str, step: int, lengths: Lengths) -> None:
             f'The run "{run.path}" is at step {step:,} already, past the budget of {budget} ({lengths.total_steps:,} steps):'
             " give a longer one, or another --out to start anew."
         )
+
+
+def describe_changed_parts(run: Run, asked: Recipe) -> list[str]:
+    """Say in a sentence that files of parts have changed since a run began, which goes on with its own copies; none if they have not."""
+    if not asked.use or has_parts_of(run.read("about.json"), asked):
+        return []
+    return [f'Note: {list_some(list(asked.use))} changed since the run began: it goes on with its own copy in "{run.path / "use"}".']
 
 
 def resumed_recipe(own: Recipe, run: Run, asked: Recipe) -> Recipe:

@@ -27,6 +27,7 @@ from goodfit.runs.finish import describe_result, finish_run
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule, warn_of_data
 from goodfit.runs.resume import (
     asked_recipe,
+    describe_changed_parts,
     describe_losses,
     find_resumable,
     is_finished,
@@ -149,7 +150,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
 def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
     damages = check_recipe_file(run)
-    options.reporter.say(*damages)
+    options.reporter.say(*damages, *describe_changed_parts(run, asked))
     asked.trust_own_code()
     before, checkpoints = trained_recipe(run.path), Checkpoints(run.checkpoints)
     check_kept_files(run, bool(checkpoints.steps()))
