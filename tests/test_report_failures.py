@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 import goodfit
@@ -56,7 +58,8 @@ def evaluated(validation: Sequence[float], clean: Sequence[float] = (), first: i
 
 
 def digits(folder: Path, **changes: str) -> Run:
-    return goodfit.train("digits", goodfit.Recipe().but_text({**DIGITS, **changes}), out=folder / "run", quiet=True)
+    asked = goodfit.Recipe().but_text({**DIGITS, **changes})
+    return goodfit.train(asked.data, asked, out=folder / "run", quiet=True)
 
 
 # ---- training that broke ---------------------------------------------------------------------------------------------------------
@@ -308,3 +311,37 @@ def test_top_five_is_shown_of_more_than_five_classes(tmp_path: Path, classes: in
     scores["calibration"]["rejection"] = []
     assert ("top-5" in " ".join(format_scores(scores, "validation"))) == is_shown
     assert "top5" in json.loads((run.path / "scores.json").read_text())["validation"]
+
+
+# ---- classes and copies ----------------------------------------------------------------------------------------------------------
+
+
+def test_classes_that_are_never_recognized_are_named(run: Run) -> None:
+    about, scores = run.read("about.json"), run.read("scores.json")
+    split = read_record(run).headline_split
+    rows = [{"name": name, "images": 30, "accuracy": 0.9} for name in about["data"]["classes"]]
+    first = rows[0]["name"]
+
+    def found(images: int, trained: int) -> list[tuple[str, str]]:
+        rows[0] |= {"images": images, "accuracy": 0.0}
+        counts = {row["name"]: [trained if row["name"] == first else 500, 30, 30] for row in rows}
+        run.write("about.json", about | {"data": about["data"] | {"counts": counts}})
+        run.write("scores.json", scores | {split: scores[split] | {"classes": rows}})
+        return [(str(remark), remark.cause) for remark in find_shortfalls(read_record(run)) if first in remark.evidence]
+
+    assert found(9, 500) == []  # too few to tell
+    assert found(10, 500) == [(f'No {split} image of "{first}" is recognized. The report shows what they are taken for.', "")]
+    ((sentence, cause),) = found(30, 100)
+    assert "--class-weights balanced" in sentence and cause == "class_imbalance"
+
+
+def test_validation_images_that_are_trained_on_are_said_at_the_end(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("validation", 10)):  # half of the validation images are training images
+        for name, base in (("dark", 20), ("light", 200)):
+            (folder := tmp_path / "data" / split / name).mkdir(parents=True)
+            for k in range(first, first + 20):
+                noise = np.random.default_rng(1000 * base + k).integers(0, 40, (8, 8, 3))
+                Image.fromarray((base + noise).astype(np.uint8)).save(folder / f"{split}-{k}.png")
+    run = digits(tmp_path, data=str(tmp_path / "data"), size="8")
+    (leak,) = [remark for remark in find_shortfalls(read_record(run)) if remark.cause == "leakage_exact"]
+    assert plain_text(leak.evidence).startswith("50.0 % of the validation images are training images too")

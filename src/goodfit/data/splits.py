@@ -27,6 +27,7 @@ class Splits:
     test: IntArray
     notes: tuple[str, ...]
     digest: str
+    leaked: int = 0  # validation images that are training images too, byte for byte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,8 @@ def make_splits(index: Index, usable: NDArray[np.bool_], rule: SplitRule, origin
         notes.append(f"No validation image is of {list_some([index.classes[k] for k in absent])}: how well these are told is not measured.")
     notes += describe_duplicates(index, splits, originals)
     train, validating, testing = (np.flatnonzero(splits == k) for k in (TRAIN, VALIDATION, TEST))
-    return Splits(train, validating, testing, tuple(notes), hash_fields("\0".join(index.names), splits.tobytes()))
+    leaked = int(np.isin(originals[validating], originals[train]).sum())
+    return Splits(train, validating, testing, tuple(notes), hash_fields("\0".join(index.names), splits.tobytes()), leaked)
 
 
 def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float, seed: int, originals: IntArray) -> list[str]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from goodfit.core.reporter import WARNING
 from goodfit.core.run_files import get
+from goodfit.core.words import list_some
 from goodfit.report.gap import measure_gap
 from goodfit.report.markup import format_number, format_percent, format_points, plain_text
-from goodfit.report.record import Record, as_interval, as_items, as_number, as_texts, get_number, half_width, has_annealed
+from goodfit.report.record import Record, as_interval, as_items, as_number, as_rows, as_texts, get_number, half_width, has_annealed
 from goodfit.report.remark import Remark
 from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, BaselineScore, read_baselines
 
@@ -20,6 +21,8 @@ from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, Ba
 MAX_LOSS_GROWTH, MAX_GRADIENT_GROWTH, MIN_GRADIENT, WINDOW, HEALED = 10.0, 50.0, 1.0, 5, 0.5
 # Times the log loss of knowing nothing, above which probabilities are of no use: of their log loss, and of whatever loss was trained.
 MAX_LOG_LOSS_FACTOR, MAX_LOSS_FACTOR = 3.0, 1000.0
+MIN_IMAGES_TO_RECOGNIZE, RARE = 10, 0.5  # images of a class, none of them recognized; and of the usual number of training images
+MIN_LEAKED = 0.01  # of the validation images
 OTHER_TRAINING = "Train at another learning rate (`goodfit lr` measures some), longer, or with another model."
 LOWER_RATE = 'a tenth of it (`--lr`), a warmup (`--schedule "warmup(0.05) | cosine"`) or clipping (`--clip 1`)'
 
@@ -110,7 +113,8 @@ def find_shortfalls(record: Record, is_broken: bool = False) -> list[Remark]:
         remedy = "" if found or is_broken else advise_better_fit(record, aim)
         is_noise = not constant and lower is not None and lower.may_be_noise
         found.append(Remark(f"{constant} {lower or ''}".strip(), remedy, may_be_noise=is_noise))
-    return [*found, *find_useless_probabilities(scores, data)]
+    unrecognized = [] if constant or is_broken else find_unrecognized_classes(record)
+    return [*found, *unrecognized, *find_leaks(record), *find_useless_probabilities(scores, data)]
 
 
 def advise_better_fit(record: Record, aim: float) -> str:
@@ -133,12 +137,17 @@ def describe_constant_answer(scores: object, data: object) -> str:
     """
     accuracy, majority = get_number(scores, "accuracy"), get_number(data, "majority")
     low, _ = as_interval(get(scores, "interval"))
-    counts = [(as_number(row[0]) or 0.0, name) for name, row in as_items(get(data, "counts")) if isinstance(row, list) and row]
+    counts = read_counts(data)
     if accuracy is None or majority is None or not counts or majority < (accuracy if low is None else low):
         return ""
-    name = max(counts, key=lambda count: count[0])[1]
+    name = max(counts, key=counts.__getitem__)
     better = "no better" if accuracy <= majority else "not clearly better"
     return f'This classifier is {better} than always answering "{name}" ({format_percent(majority)}).'
+
+
+def read_counts(data: object) -> dict[str, float]:
+    """The training images of each class, by what a run records of its data."""
+    return {name: as_number(row[0]) or 0.0 for name, row in as_items(get(data, "counts")) if isinstance(row, list) and row}
 
 
 def compare_with_baselines(
@@ -172,6 +181,32 @@ def find_lower_than_best(record: Record) -> list[Remark]:
     too = ", and on training images too" if before is not None and after is not None and after < before else ""
     cause = "lr_too_high" if has_annealed(record) else "no_decay"
     return [Remark(f"{fall}, {where}{too}.", "A lower learning rate, or one that anneals, may keep what was learned.", cause)]
+
+
+def find_unrecognized_classes(record: Record) -> list[Remark]:
+    """That some classes are never recognized, though the split has enough images of each; rare classes are what they may be."""
+    rows = [
+        (str(row.get("name")), get_number(row, "images") or 0.0, get_number(row, "accuracy"))
+        for row in as_rows(get(record.scores, record.headline_split, "classes"))
+    ]
+    missed = [name for name, images, accuracy in rows if accuracy == 0.0 and images >= MIN_IMAGES_TO_RECOGNIZE]
+    if not missed:
+        return []
+    counts = read_counts(get(record.about, "data"))
+    usual = statistics.median(counts.values()) if counts else 0.0
+    are_rare = all(counts.get(name, usual) < RARE * usual for name in missed)
+    remedy = "`--class-weights balanced` gives rare classes more weight." if are_rare else "The report shows what they are taken for."
+    classes = list_some([f'"{name}"' for name in missed])
+    return [Remark(f"No {record.headline_split} image of {classes} is recognized.", remedy, "class_imbalance" if are_rare else "")]
+
+
+def find_leaks(record: Record) -> list[Remark]:
+    """That a good part of the validation images are training images too."""
+    leaked, images = get_number(record.about, "data", "leaked"), get_number(record.about, "data", "splits", "validation")
+    if not leaked or not images or leaked < MIN_LEAKED * images:
+        return []
+    evidence = f"{format_percent(leaked / images)} of the validation images are training images too: accuracy on them comes out too good."
+    return [Remark(evidence, "`--drop-duplicates` leaves them out.", "leakage_exact")]
 
 
 def find_useless_probabilities(scores: object, data: object) -> list[Remark]:

@@ -144,6 +144,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
         "majority": validation[train.index(max(train))] / max(1, sum(validation)),
         "digest": data.digest,
         "split_digest": data.splits.digest,
+        "leaked": data.splits.leaked,
         "channels": data.preprocess.channels,
         "box": list(data.preprocess.box),
         "size": list(data.preprocess.size),
