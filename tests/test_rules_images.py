@@ -57,7 +57,17 @@ def test_static_among_smooth_images_is_found() -> None:
     chance = torch.Generator().manual_seed(0)
     smooth = F.interpolate(torch.rand(100, 1, 4, 4, generator=chance), size=16, mode="bilinear")
     smooth[:20] = torch.rand(20, 1, 16, 16, generator=chance)
-    assert measure_broken(smooth).static == pytest.approx(0.2)
+    assert measure_broken(smooth).static == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_images_of_threads_are_not_static(axis: int) -> None:
+    """Their pixels are equal along the threads, and unlike across them."""
+    draw = torch.Generator().manual_seed(0)
+    threads = torch.rand((20, 1, 1, 20) if axis == 2 else (20, 1, 20, 1), generator=draw).expand(20, 1, 20, 20)
+    smooth = F.avg_pool2d(torch.rand(80, 1, 26, 26, generator=draw), 7, 1)
+    smooth = smooth / smooth.std() * threads.std()
+    assert measure_broken(torch.cat([threads + 0.1 * torch.rand(20, 1, 20, 20, generator=draw), smooth])).static == 0
 
 
 def test_repeated_images_are_named() -> None:

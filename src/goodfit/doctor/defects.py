@@ -18,7 +18,7 @@ MAX_PLAIN_STD = 255 * (1 - PLAIN_SHARE) ** 0.5  # of an image whose other pixels
 MIN_VARIATION = 1e-3  # deviation of a channel of an image, in that of all images: images of unknown scale are blank below it
 MIN_TAIL = 0.3  # of the rows at the end that all have one color, for an image that breaks off
 MAX_PLAIN = 0.1  # share of images with columns of one color at a side, up to which images are no things on a plain ground
-STATIC, USUAL = 0.15, 0.6  # correlation of neighboring pixels of static, and the least that images must usually have
+STATIC, USUAL = 0.15, 0.6  # largest correlation of neighboring pixels of static, and the least that images must usually have
 EXACT, NEARLY_EXACT = 1e-7, 2e-3  # shares of the variance that enlarging from fewer pixels may leave: of floats, of what was rounded since
 
 
@@ -70,7 +70,9 @@ def measure_broken(images: Tensor) -> BrokenShares:
     if not bool(seen.any()) or float((columns[seen] >= 2).float().mean()) > MAX_PLAIN:
         is_cut = torch.zeros_like(is_cut)
     centered = x - x.mean((2, 3), keepdim=True)
-    neighbors = (centered[..., 1:] * centered[..., :-1]).mean((1, 2, 3)) / centered.square().mean((1, 2, 3)).clamp_min(1e-12)
+    beside, below = centered[..., 1:] * centered[..., :-1], centered[:, :, 1:] * centered[:, :, :-1]
+    products = torch.stack([beside.mean((1, 2, 3)), below.mean((1, 2, 3))]).abs().amax(0)  # threads and stripes have one of them only
+    neighbors = products / centered.square().mean((1, 2, 3)).clamp_min(1e-12)
     is_static = seen & (neighbors < STATIC) & (float(neighbors[seen].median() if bool(seen.any()) else 0) > USUAL)
     return BrokenShares(*(float(found.float().mean()) for found in (is_blank, is_cut, is_static)))
 
