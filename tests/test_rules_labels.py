@@ -46,10 +46,11 @@ def test_noise_ends_the_examination_at_the_data() -> None:
     assert verdict.findings[0].cause == "label_noise" and verdict.steps == 0 and verdict.alarm
 
 
-def test_label_confusion_is_told_from_noise() -> None:
+@pytest.mark.parametrize("stride", [2, 5])
+def test_label_confusion_is_told_from_noise(stride: int) -> None:
     images, labels = digits()["train"]
     swapped = labels.copy()
-    swapped[np.flatnonzero(labels == 4)[::2]] = 9
+    swapped[np.flatnonzero(labels == 4)[::stride]] = 9
     found = named(examine((images, swapped)))
     assert list(found) == ["label_confusion"]
     assert "labeled 9 look like class 4" in found["label_confusion"].evidence

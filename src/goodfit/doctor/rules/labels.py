@@ -14,11 +14,11 @@ from goodfit.doctor.label_offset import Offset, find_offset, search_offset
 from goodfit.doctor.probe import Ridge, Share
 from goodfit.doctor.rules.images import find_leakage_exact, find_leakage_near
 
-MIN_CONFUSED, MIN_NOISE = 0.1, 0.08  # shares of labels below which nothing is said
-MIN_Z_NOISE, MIN_Z_CELL = 4.0, 5.0  # standard errors; the second is of K (K - 1) cells
-DOMINANT = 0.6  # share of all surplus mistakes that are in three cells
-MIN_Z_LOST, MIN_Z_FOUND = 4.0, 3.5  # standard errors by which a class is rarer in training, and its images are found under another label
-MIN_TOLD_APART = 15  # images of a class that can be told from another
+MIN_NOISE, MIN_Z_NOISE = 0.08, 4.0  # share of labels below which nothing is said, and standard errors
+MIN_TAUGHT, MIN_Z_TAUGHT, SURELY_TAUGHT = 0.1, 5.0, 9.0  # of a score of 1, and standard errors
+MIN_LEAD = 1.7  # times what is taught of any other two classes
+MIN_Z_SEEN = 3.0  # standard errors by which more training than validation images look like the class shown
+MIN_IMAGES = 8  # of a class, of which something is measured
 SURE_SHARE = 0.3  # of the validation images: those whose labels a probe is surest of
 MIN_SURE = 25  # images of a split on which a probe is sure
 SAME_PLACE = 0.85  # area under the curve of a probe that tells the splits apart, below which images look alike in both
@@ -101,37 +101,20 @@ def is_far_above_chance(pair: Pair) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """Training images labeled `given` that look like class `looks`: their share of the images with that label, the share in validation,
-    by how many standard errors the first is above the second, and how much of all that is mistaken beyond validation is in this and at
-    most two other cells.
+class Confusion:
+    """Training images labeled `given` that show class `shown`.
+
+    Validation images of the class shown get `taught` more of the score of the label given by a fit on the training images than by one on
+    the other validation images, by `z` standard errors. `train` and `validation` are the shares of the images labeled `given` that look
+    like the class shown.
     """
 
     given: int
-    looks: int
+    shown: int
+    taught: float
+    z: float
     train: Share
     validation: Share
-    z: float
-    dominance: float
-
-    @property
-    def surplus(self) -> float:
-        return self.train.value - self.validation.value
-
-
-def find_confused_cell(predicted: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor], classes: int) -> Cell:
-    """The pair of classes that training labels mistake for one another most, beyond what validation labels do."""
-    counts = [torch.bincount(y * classes + p, minlength=classes**2).view(classes, classes) for y, p in zip(labels, predicted, strict=True)]
-    totals = [count.sum(1, keepdim=True) for count in counts]
-    p, q = ((count + 1) / (total + 2) for count, total in zip(counts, totals, strict=True))
-    z = (p - q) / (p * (1 - p) / (totals[0] + 2) + q * (1 - q) / (totals[1] + 2)).sqrt()
-    z.fill_diagonal_(0)
-    z[(totals[0] < 10).expand_as(z) | (totals[1] < 5).expand_as(z)] = 0
-    given, looks = divmod(int(z.argmax()), classes)
-    surplus = ((p - q) * totals[0] * (z > 2)).flatten()
-    dominance = float(surplus.topk(min(3, len(surplus))).values.sum() / surplus.sum().clamp_min(1e-9))
-    train, validation = (Share(int(c[given, looks]), int(t[given])) for c, t in zip(counts, totals, strict=True))
-    return Cell(given, looks, train, validation, float(z[given, looks]), dominance)
 
 
 def find_label_confusion(exam: Examination) -> Finding | None:
@@ -139,52 +122,73 @@ def find_label_confusion(exam: Examination) -> Finding | None:
     pair = exam.comparison.best
     if not is_far_above_chance(pair) or is_at_chance(pair.within_train, pair.train.chance):
         return None
-    cell = find_confusion(exam, pair)
-    if cell is None:
+    found = find_confusion(exam, pair)
+    if found is None:
         return None
     return Finding(
         "label_confusion",
-        0.95 if cell.surplus > 0.15 else 0.85,
-        f"{100 * cell.train.value:.0f} % of the {cell.train.n} training images labeled {cell.given} look like class {cell.looks};"
-        f" in validation {100 * cell.validation.value:.0f} % do. Surplus mistakes are nearly all between few classes.",
-        f"Look through the training images labeled {cell.given} and give those that show class {cell.looks} its label.",
+        0.95 if found.taught > 0.15 else 0.85,
+        f"{100 * found.train.value:.0f} % of the {found.train.n} training images labeled {found.given} look like class {found.shown};"
+        f" in validation {100 * found.validation.value:.0f} % do, and of no other two classes do the splits differ as much.",
+        f"Look through the training images labeled {found.given} and give those that show class {found.shown} its label.",
     )
 
 
-def find_confusion(exam: Examination, pair: Pair) -> Cell | None:
-    """The confused pair of classes, if the mistakes are between few, by the fit on either split."""
-    labels = (pair.train.labels, pair.validation.labels)
-    cells = [find_confused_cell((pair.train_fit.scores.argmax(1), pair.validation_scores.argmax(1)), labels, pair.classes)]
-    if pair is exam.comparison.raw or not exam.comparison.is_augmented:
-        predicted = (pair.train_scores.argmax(1), pair.validation_fit.scores.argmax(1))
-        cells.append(find_confused_cell(predicted, labels, pair.classes))
-    sure = [c for c in cells if c.z > MIN_Z_CELL and c.surplus > MIN_CONFUSED and c.dominance >= DOMINANT]
-    vanished = None if exam.comparison.is_augmented and pair is exam.comparison.inputs else find_vanished_class(pair)
-    sure += [c for c in [vanished] if c is not None and c.z > MIN_Z_FOUND and c.surplus > MIN_CONFUSED]
-    return max(sure, key=lambda cell: cell.z, default=None)
+def find_confusion(exam: Examination, pair: Pair) -> Confusion | None:
+    """The two classes of which training labels teach the one for images of the other, as they do of no other two.
 
-
-def find_vanished_class(pair: Pair) -> Cell | None:
-    """The class that has far fewer training than validation images, and the label under which its training images are found.
-
-    A probe of the two classes alone is fitted on the validation images.
+    Splits that differ in their shares of classes, or in how hard they are, differ in several pairs. That some training images look like
+    the class shown has to be seen in themselves as well, unless what they teach is beyond doubt.
     """
-    counts = [torch.bincount(view.labels, minlength=pair.classes) for view in (pair.train, pair.validation)]
-    shares = [[Share(int(n), int(count.sum())) for n in count] for count in counts]
-    lost = max(range(pair.classes), key=lambda k: shares[1][k].above(shares[0][k]))
-    if shares[1][lost].above(shares[0][lost]) < MIN_Z_LOST or counts[1][lost] < MIN_TOLD_APART:
+    taught, z = measure_what_is_taught(pair)
+    (most, *others), (place, *_) = (x.tolist() for x in taught.flatten().topk(min(2, taught.numel())))
+    shown, given = divmod(int(place), pair.classes)
+    if most < max(MIN_TAUGHT, MIN_LEAD * max(others, default=0.0)) or z[shown, given] < MIN_Z_TAUGHT:
         return None
-    cells = []
-    for other in range(pair.classes):
-        if other == lost or counts[1][other] < MIN_TOLD_APART or counts[0][other] < MIN_TOLD_APART:
-            continue
-        both = (pair.validation.labels == lost) | (pair.validation.labels == other)
-        fit = Ridge(pair.validation_features[both], (pair.validation.labels[both] == lost).long(), 2)
-        train = fit.predict(pair.train_features[pair.train.labels == other]).argmax(1)
-        validation = fit.scores.argmax(1)[pair.validation.labels[both] == other]
-        found = [Share(int(looks.sum()), len(looks)) for looks in (train, validation)]
-        cells.append(Cell(other, lost, found[0], found[1], found[0].above(found[1]), 1.0))
-    return max(cells, key=lambda cell: cell.z, default=None)
+    is_comparable = pair is exam.comparison.raw or not exam.comparison.is_augmented
+    shares = list_confused_shares(pair, given, shown, is_comparable)
+    train, validation = max(shares, key=lambda both: both[0].above(both[1]))
+    if z[shown, given] < SURELY_TAUGHT and train.above(validation) < MIN_Z_SEEN:
+        return None
+    return Confusion(given, shown, most, float(z[shown, given]), train, validation)
+
+
+def measure_what_is_taught(pair: Pair) -> tuple[Tensor, Tensor]:
+    """How much more of each class's score [K, K] validation images of each class get by the fit on the training images than by the fit on
+    the other validation images, in the mean, and by how many standard errors; 0 on the diagonal and for classes of few images.
+    """
+    taught, z = torch.zeros(2, pair.classes, pair.classes)
+    difference = pair.validation_scores - pair.validation_fit.scores
+    for shown in range(pair.classes):
+        rows = difference[pair.validation.labels == shown]
+        if len(rows) >= MIN_IMAGES:
+            taught[shown] = rows.mean(0)
+            z[shown] = taught[shown] / (rows.std(0) / len(rows) ** 0.5).clamp_min(1e-6)
+    return taught.fill_diagonal_(0), z.fill_diagonal_(0)
+
+
+def list_confused_shares(pair: Pair, given: int, shown: int, is_comparable: bool) -> list[tuple[Share, Share]]:
+    """The shares of the training and validation images labeled `given` that look like another class: by the fit on the training images;
+    and, where training images are `is_comparable` with validation images, by that on the validation images, and by one of both classes.
+    """
+    labels = (pair.train.labels, pair.validation.labels)
+
+    def count(train: Tensor, validation: Tensor, shown: int) -> tuple[Share, Share]:
+        looks = [guess == shown for guess in (train, validation)]
+        return Share(int(looks[0].sum()), len(train)), Share(int(looks[1].sum()), len(validation))
+
+    def count_by(train_scores: Tensor, validation_scores: Tensor) -> tuple[Share, Share]:
+        guesses = [scores.argmax(1)[y == given] for scores, y in zip((train_scores, validation_scores), labels, strict=True)]
+        return count(guesses[0], guesses[1], shown)
+
+    found = [count_by(pair.train_fit.scores, pair.validation_scores)]
+    if not is_comparable:
+        return found
+    both = (labels[1] == given) | (labels[1] == shown)
+    fit = Ridge(pair.validation_features[both], (labels[1][both] == shown).long(), 2)
+    train = fit.predict(pair.train_features[labels[0] == given]).argmax(1)
+    apart = count(train, fit.scores.argmax(1)[labels[1][both] == given], 1)
+    return [*found, count_by(pair.train_scores, pair.validation_fit.scores), apart]
 
 
 def measure_sure_errors(pair: Pair) -> tuple[Share, Share]:
