@@ -98,3 +98,19 @@ def test_an_average_that_is_better_than_the_network_is_meant_to_be() -> None:
 
 def test_nothing_is_located_in_a_healthy_training() -> None:
     assert locate_fault(follow(model=convnet)) is None
+
+
+@pytest.mark.parametrize(("momentum", "is_fault"), [(0.0, True), (0.1, False)])
+def test_running_statistics_that_hardly_follow_are_a_fault_of_the_evaluation(momentum: float, is_fault: bool) -> None:
+    def model() -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for enter, leave, stride in ((1, 16, 1), (16, 16, 2), (16, 32, 1), (32, 32, 2)):
+            layers += [nn.Conv2d(enter, leave, 3, stride, 1, bias=False), nn.BatchNorm2d(leave, momentum=momentum), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
+
+    exam = follow(model=model)
+    before = {name: x.clone() for name, x in exam.course.replay.model.state_dict().items()}
+    found = locate_fault(exam)
+    assert (found is not None) == is_fault
+    assert found is None or (found.component == "evaluation" and "By the running statistics of its norms" in found.evidence)
+    assert all(torch.equal(x, before[name]) for name, x in exam.course.replay.model.state_dict().items())

@@ -6,14 +6,19 @@ import contextlib
 import dataclasses
 import math
 
+import torch
+
 from goodfit.core.words import format_percent
 from goodfit.doctor.causes import Component
 from goodfit.doctor.course import clean_labels
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.probe import PatchFeatures, Ridge, Share, count_right
+from goodfit.doctor.probe import PatchFeatures, Ridge, Share, compare_right, count_right
 from goodfit.doctor.recording import NotSeen
 from goodfit.doctor.replay import Change
+from goodfit.inspection.chance import keep_chance
+from goodfit.inspection.dissection import untouched
 from goodfit.inspection.fitting import SMALL_SET, fit_small_set
+from goodfit.training.batch_statistics import STATISTICS_IMAGES, norms_with_statistics, recompute_statistics
 
 SWAPS: dict[Component, Change] = {  # the least change first
     "loop": Change(step="clean", loss="cross_entropy"),
@@ -23,6 +28,7 @@ SWAPS: dict[Component, Change] = {  # the least change first
 }
 MAX_REACHED, MIN_ERRORS = 0.7, 3.0  # share of the probe's accuracy, and standard errors below it, at which a training is suspected
 MAX_REACHED_BY_MODEL = 0.5  # the same for blaming the network, which may be small on purpose
+MIN_STATISTICS_GAIN, STATISTICS_BATCH = 0.05, 64  # accuracy that statistics computed anew gain, and images of a batch of them
 MIN_GAIN, ENOUGH = 0.1, 0.7  # accuracy that a swap gains; share of the best gain that a smaller change has to reach
 MAX_STEPS, SHARE = 60, 0.25  # of the planned steps, that one trial takes
 
@@ -43,7 +49,7 @@ def locate_fault(exam: Examination) -> Location | None:
     of images which the network gets right.
     """
     with contextlib.suppress(NotSeen):  # a watched loop may not show how it measures accuracy
-        if (found := locate_in_evaluation(exam)) is not None:
+        if (found := locate_in_evaluation(exam) or locate_in_statistics(exam)) is not None:
             return found
     return locate_in_training(exam)
 
@@ -58,6 +64,29 @@ def locate_in_evaluation(exam: Examination) -> Location | None:
     evidence = (
         f"The evaluation says {format_percent(signs.accuracy)}; of the same {signs.images} images the network in evaluation mode gets"
         f" {format_percent(signs.honest)} right.{' It evaluates other weights.' if signs.of_other_weights else ''}"
+    )
+    return Location("evaluation", evidence, ())
+
+
+def locate_in_statistics(exam: Examination) -> Location | None:
+    """Compare what the network gets right by its running statistics with what it does by statistics of training images computed anew.
+
+    Those of a pretrained network may be kept on purpose, and those of a network that is not evaluated itself do not matter.
+    """
+    replay, (images, labels) = exam.course.replay, exam.sample.validation_probe
+    if exam.is_pretrained or not norms_with_statistics(replay.model) or exam.evaluation().of_other_weights:
+        return None
+    own = replay.scores(images).argmax(1) == labels
+    with untouched(replay.model), keep_chance():
+        recompute_statistics(replay.model, torch.split(exam.sample.train.spread(STATISTICS_IMAGES)[0], STATISTICS_BATCH))
+        fresh = replay.scores(images).argmax(1) == labels
+    gain, z = compare_right(fresh, own)
+    if gain < MIN_STATISTICS_GAIN or z < MIN_ERRORS:
+        return None
+    shares = format_percent(float(own.double().mean())), format_percent(float(fresh.double().mean()))
+    evidence = (
+        f"By the running statistics of its norms the network gets {shares[0]} of {len(labels)} validation images right, by statistics"
+        f" computed anew from training images {shares[1]}: what it uses in evaluation is not what it was trained with."
     )
     return Location("evaluation", evidence, ())
 
