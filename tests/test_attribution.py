@@ -146,9 +146,9 @@ def test_layers_are_found_by_what_they_put_out(net: nn.Module) -> None:
     )
     assert find_map_layer(deep.double(), images) == "2", "the last with 4 places a side, not the last of all"
     assert find_map_layer(nn.Sequential(nn.Flatten(), nn.Linear(216, 4)).double(), images) == ""
-    with pytest.raises(UsageError, match='layer "secnd".*"second"'):
+    with pytest.raises(UsageError, match=r'layer "secnd".*"second"'):
         record_output(net, images, "secnd")
-    with pytest.raises(UsageError, match="head.*does not"):
+    with pytest.raises(UsageError, match=r"head.*does not"):
         compute_cam(net, images, torch.tensor([0]), "head")
     with pytest.raises(UsageError, match="grad_cam"):
         compute_cam(net, images, torch.tensor([0]), "second", "eigen_cam")  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
     try:
         write_pictures(run, scored, data)
     except (GoodfitError, OSError, MemoryError) as error:  # the model is kept all the same
-        reporter.say(f"Warning: the pictures of the worst errors could not be made: {error or 'memory ran out'}")
+        reporter.say(f"Warning: the pictures of the worst errors could not be made: {str(error) or 'memory ran out'}")
     draw_network(run, training, data, scored.center, reporter)
     return scored.scores
 
@@ -126,7 +126,7 @@ def draw_network(run: Run, training: Training, data: Dataset, outputs: Outputs, 
             classifier = Classifier(training.state.eval_model, data.classes, data.preprocess, evaluator.loss, evaluator.device)
             write_look(run, classifier, data, outputs, seconds)
     except (GoodfitError, OSError, MemoryError, *MODEL_ERRORS) as error:  # of the user's network, too: the run is finished without them
-        reporter.say(f"Warning: the pictures of the network could not be made: {error or 'memory ran out'}")
+        reporter.say(f"Warning: the pictures of the network could not be made: {str(error) or 'memory ran out'}")
 
 
 def describe_result(run: Run) -> list[str]:

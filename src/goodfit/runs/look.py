@@ -30,6 +30,7 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
 from goodfit.report.pages.look import render_look_page
 from goodfit.runs.net_pictures import (
+    WINDOWS_A_SIDE,
     LabeledImages,
     Sheet,
     answer,
@@ -50,8 +51,9 @@ MAX_GIVEN = 24  # images that are explained if they are given
 MAX_ACTIVATION_IMAGES, MAX_UNIT_IMAGES, MAX_POINTS = 3, 128, 500
 MAX_SCORED = 2000  # validation images among which `goodfit look` finds the worst errors
 EMBEDDED_LARGE_SIDE = 640  # pixels of the longer side of a large picture on a page
-MAX_SHARE = 0.02  # of the seconds of a training that its pictures may take at its end
-SECONDS_PER_POINT = 0.006  # of t-SNE, on a slow core
+MAX_SHARE = 0.03  # of the seconds of a training that its pictures may take at its end
+SECONDS_PER_POINT, IMPORT_SECONDS = 0.006, 1.0  # of t-SNE, on a slow core, and to load scikit-learn
+EVIDENCE_PASSES = 2 * (WINDOWS_A_SIDE**2 + 5)  # of an image, at most: occlusion, saliency and class activation map, of two classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _sheet_to_json(sheet: Sheet) -> dict[str, Any]:
 def draw_look(classifier: Classifier, shown: LabeledImages, many: LabeledImages, options: LookOptions, limit: float = math.inf) -> Look:
     """Draw what a classifier does: the answers to the images that are `shown`, its units and a map of `many`.
 
-    What would begin after `limit` seconds is left out.
+    What would probably end after `limit` seconds is left out, but for the weights.
 
     Raises:
         UsageError: the network has no such layer.
@@ -107,29 +109,36 @@ def draw_look(classifier: Classifier, shown: LabeledImages, many: LabeledImages,
     if options.layer:
         require_layer(classifier.model, options.layer)
     x, probabilities = normalize(classifier, shown.pixels), answer(classifier, shown.pixels)
+    seconds = (steady_time() - began) / len(shown.names)  # of a pass, an image
+
+    def has_time(passes: float, more: float = 0.0) -> bool:
+        return steady_time() - began + passes * seconds + more <= limit
+
     cam_layer, layers = choose_layers(classifier, x[:1])
     layers = [options.layer] if options.layer else layers
     some = LabeledImages(shown.pixels[:MAX_ACTIVATION_IMAGES], shown.names[:MAX_ACTIVATION_IMAGES], shown.labels)
-
-    def has_time(seconds: float = 0.0) -> bool:
-        return steady_time() - began + seconds < limit
-
-    draws: list[tuple[str, str, Callable[[], Sheet]]] = [
-        ("weights", "Weights of the first layer", lambda: draw_weights(classifier, x[:1])),
-        ("evidence", "Where the answers come from", lambda: draw_evidence(classifier, shown, probabilities, cam_layer, options.cam)),
-        ("activations", "Activations", lambda: draw_activations(classifier, some, layers)),
-        ("plane", "Images as points", lambda: draw_plane(classifier, many, has_time(SECONDS_PER_POINT * len(many.names)))),
-    ]
+    n = len(many.names)
+    draws: list[tuple[str, str, float, Callable[[], Sheet]]] = [  # with the passes of an image that it takes
+        ("weights", "Weights of the first layer", 1, lambda: draw_weights(classifier, x[:1])),
+        ("evidence", "Where the answers come from", EVIDENCE_PASSES * len(shown.names),
+         lambda: draw_evidence(classifier, shown, probabilities, cam_layer, options.cam)),
+        ("activations", "Activations", 2 * len(some.names), lambda: draw_activations(classifier, some, layers)),
+        ("plane", "Images as points", 2 * n, lambda: draw_plane(classifier, many, has_time(0, SECONDS_PER_POINT * n))),
+    ]  # fmt: skip
     sheets: list[Sheet] = []
-    for name, title, draw in draws:
-        if not sheets or has_time():
+    for name, title, passes, draw in draws:
+        if not sheets or has_time(passes, IMPORT_SECONDS if name == "plane" else 0.0):
             try:
                 sheets.append(draw())
             except UsageError as error:  # what this network has not: a derivative, a linear head, maps
                 if options.layer and name == "activations":
                     raise
                 sheets.append(Sheet(name, title, str(error)))
-    units = measure_units(classifier.model, normalize(classifier, many.pixels[:MAX_UNIT_IMAGES])) if has_time() else []
+    units = (
+        measure_units(classifier.model, normalize(classifier, many.pixels[:MAX_UNIT_IMAGES]))
+        if has_time(3 * min(n, MAX_UNIT_IMAGES))
+        else []
+    )
     images = [
         {
             "name": name,

@@ -87,7 +87,7 @@ def paint_plane(points: NDArray[np.float64], groups: Sequence[int], ringed: Sequ
         y = PLANE_SIDE - y  # noqa: PLW2901  upward, as in a chart
         draw.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), fill=color_of(group))
         if is_ringed:
-            draw.ellipse((x - DOT - 3, y - DOT - 3, x + DOT + 3, y + DOT + 3), outline=INK, width=2)
+            draw.ellipse((x - DOT - 3, y - DOT - 3, x + DOT + 3, y + DOT + 3), outline=INK)
     return np.asarray(paper)
 
 
