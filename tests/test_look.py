@@ -22,7 +22,7 @@ from goodfit.inspection.layer_spread import measure_units
 from goodfit.losses.softmax import Softmax
 from goodfit.predict.predictor import Classifier
 from goodfit.runs import finish
-from goodfit.runs.look import FILE, LookOptions, draw_look
+from goodfit.runs.look import FILE, ImageSample, LookOptions, draw_look
 from goodfit.runs.net_pictures import LabeledImages, draw_activations, draw_plane, draw_weights, normalize
 from goodfit.terminal.paint import AGAINST, FOR, paint_gray, paint_heat, paint_mosaic, paint_weights, square_up
 from tests.support.command import goodfit, refused, train
@@ -160,10 +160,11 @@ def test_any_module_is_drawn_or_it_is_said_why_not(name: str) -> None:
     torch.manual_seed(0)
     make, expected = NETS[name]
     classifier, images = classifier_of(make().eval()), images_of()
+    sample = ImageSample(len(images.names), lambda: images)
     with torch.no_grad():
         predicted = classifier.model(normalize(classifier, images.pixels)).argmax(1).tolist()
     right = LabeledImages(images.pixels, images.names, tuple(predicted))
-    look = draw_look(classifier, right, images, LookOptions())
+    look = draw_look(classifier, right, sample, LookOptions())
     drawn = {sheet.name: len(sheet.rows[0]) if sheet.rows else 0 for sheet in look.sheets}
     assert drawn == expected
     assert all(sheet.text.endswith(".") for sheet in look.sheets)
@@ -171,7 +172,7 @@ def test_any_module_is_drawn_or_it_is_said_why_not(name: str) -> None:
     assert ("No module of this network is a convolution" in evidence.text) == (name != "residual")
     assert [image["predicted"] for image in look.images] == [f"class {k}" for k in predicted]
     wrong = LabeledImages(images.pixels, images.names, tuple((k + 1) % 3 for k in predicted))
-    again = next(sheet for sheet in draw_look(classifier, wrong, images, LookOptions()).sheets if sheet.name == "evidence")
+    again = next(sheet for sheet in draw_look(classifier, wrong, sample, LookOptions()).sheets if sheet.name == "evidence")
     more = again.rows[0][expected["evidence"] :]
     assert [cell.caption.rpartition(" for ")[2] for cell in more] == [f"class {(predicted[0] + 1) % 3}"] * len(more) != []
 
@@ -219,8 +220,14 @@ def test_points_have_the_colors_of_the_legend_and_errors_a_ring() -> None:
 
 def test_what_would_begin_after_the_limit_is_left_out() -> None:
     classifier, images = classifier_of(Residual().eval()), images_of()
-    look = draw_look(classifier, images, images, LookOptions(), limit=0.0)
+    look = draw_look(classifier, images, ImageSample(10**6, lambda: pytest.fail("they are not even read")), LookOptions(), limit=0.0)
     assert [sheet.name for sheet in look.sheets] == ["weights"] and look.units == ()
+    dear = ImageSample(500, lambda: pytest.fail("they would take too long to read"), seconds=60.0)
+    assert {sheet.name for sheet in draw_look(classifier, images, dear, LookOptions(), limit=3600.0).sheets} == {
+        "weights",
+        "evidence",
+        "activations",
+    }
 
 
 # ---- the verb --------------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from goodfit.data.loader import iterate_batches
 from goodfit.data.opening import BrokenImage
 from goodfit.inspection.attribution import CamRule
 from goodfit.inspection.feature_maps import require_layer
-from goodfit.inspection.layer_spread import measure_units
+from goodfit.inspection.layer_spread import UnitActivity, measure_units
 from goodfit.models.weights.saved import explain_misfit
 from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import Classifier, load_classifier
@@ -68,6 +69,19 @@ class LookOptions:
     device: str = "auto"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSample:
+    """Images for what takes many of them, read when they are needed: how many, the function that reads them, and its `seconds` for one."""
+
+    count: int
+    read: Callable[[], LabeledImages]
+    seconds: float = 0.0
+
+    @functools.cached_property
+    def images(self) -> LabeledImages:
+        return self.read()
+
+
 @dataclasses.dataclass(frozen=True)
 class Look:
     """Pictures of a network: the `images` whose answers are explained, its `layers` by what they are used for, the activity of its
@@ -97,8 +111,8 @@ def _sheet_to_json(sheet: Sheet) -> dict[str, Any]:
 # ---- drawing -------------------------------------------------------------------------------------------------------------------------
 
 
-def draw_look(classifier: Classifier, shown: LabeledImages, many: LabeledImages, options: LookOptions, limit: float = math.inf) -> Look:
-    """Draw what a classifier does: the answers to the images that are `shown`, its units and a map of `many`.
+def draw_look(classifier: Classifier, shown: LabeledImages, sample: ImageSample, options: LookOptions, limit: float = math.inf) -> Look:
+    """Draw what a classifier does: the answers to the images that are `shown`, its units and a map of images of a `sample`.
 
     What would probably end after `limit` seconds is left out, but for the weights.
 
@@ -117,28 +131,27 @@ def draw_look(classifier: Classifier, shown: LabeledImages, many: LabeledImages,
     cam_layer, layers = choose_layers(classifier, x[:1])
     layers = [options.layer] if options.layer else layers
     some = LabeledImages(shown.pixels[:MAX_ACTIVATION_IMAGES], shown.names[:MAX_ACTIVATION_IMAGES], shown.labels)
-    n = len(many.names)
+    reading = sample.count * sample.seconds
     draws: list[tuple[str, str, float, Callable[[], Sheet]]] = [  # with the passes of an image that it takes
         ("weights", "Weights of the first layer", 1, lambda: draw_weights(classifier, x[:1])),
         ("evidence", "Where the answers come from", EVIDENCE_PASSES * len(shown.names),
          lambda: draw_evidence(classifier, shown, probabilities, cam_layer, options.cam)),
         ("activations", "Activations", 2 * len(some.names), lambda: draw_activations(classifier, some, layers)),
-        ("plane", "Images as points", 2 * n, lambda: draw_plane(classifier, many, has_time(0, SECONDS_PER_POINT * n))),
+        ("plane", "Images as points", 2 * sample.count,
+         lambda: draw_plane(classifier, sample.images, has_time(0, SECONDS_PER_POINT * sample.count))),
     ]  # fmt: skip
     sheets: list[Sheet] = []
     for name, title, passes, draw in draws:
-        if not sheets or has_time(passes, IMPORT_SECONDS if name == "plane" else 0.0):
+        if not sheets or has_time(passes, IMPORT_SECONDS + reading if name == "plane" else 0.0):
             try:
                 sheets.append(draw())
             except UsageError as error:  # what this network has not: a derivative, a linear head, maps
                 if options.layer and name == "activations":
                     raise
                 sheets.append(Sheet(name, title, str(error)))
-    units = (
-        measure_units(classifier.model, normalize(classifier, many.pixels[:MAX_UNIT_IMAGES]))
-        if has_time(3 * min(n, MAX_UNIT_IMAGES))
-        else []
-    )
+    units, n = list[UnitActivity](), min(sample.count, MAX_UNIT_IMAGES)
+    if has_time(3 * n, reading):
+        units = measure_units(classifier.model, normalize(classifier, sample.images.pixels[:n]))
     images = [
         {
             "name": name,
@@ -148,7 +161,7 @@ def draw_look(classifier: Classifier, shown: LabeledImages, many: LabeledImages,
         }
         for place, name in enumerate(shown.names)
     ]
-    names = {"cam": cam_layer, "activations": layers, "unit_images": min(len(many.names), MAX_UNIT_IMAGES)}
+    names = {"cam": cam_layer, "activations": layers, "unit_images": n}
     return Look(tuple(images), names, tuple(dataclasses.asdict(unit) for unit in units), tuple(sheets))
 
 
@@ -169,10 +182,18 @@ def choose_answers(data: Dataset, outputs: Outputs) -> LabeledImages:
     return read_rows(data, [int(outputs.ids[row]) for row in (*worst, *right)])
 
 
+def sample_validation(data: Dataset, seconds: float = 0.0) -> ImageSample:
+    """Some validation images, one of which takes so many seconds to read."""
+    rows = data.spread_rows("validation", MAX_POINTS).tolist()
+    return ImageSample(len(rows), lambda: read_rows(data, rows), seconds)
+
+
 def write_look(run: Run, classifier: Classifier, data: Dataset, outputs: Outputs, seconds: float) -> None:
     """Write the pictures of a run that was trained for so many `seconds` into its folder, of which they take no more than a small share."""
-    many = read_rows(data, data.spread_rows("validation", MAX_POINTS).tolist())
-    look = draw_look(classifier, choose_answers(data, outputs), many, LookOptions(), MAX_SHARE * seconds)
+    began = steady_time()
+    shown = choose_answers(data, outputs)
+    sample = sample_validation(data, (steady_time() - began) / len(shown.names))
+    look = draw_look(classifier, shown, sample, LookOptions(), MAX_SHARE * seconds)
     run.write(FILE, look.to_json())
 
 
@@ -192,18 +213,19 @@ def look_at_run(run: Run, files: Sequence[Path], options: LookOptions, reporter:
     classifier = load_classifier(run, options.device, "center", reporter)
     notes: list[str] = []
     if files:
-        shown = many = _decode(classifier, files, notes)
+        shown = _decode(classifier, files, notes)
+        sample = ImageSample(len(shown.names), lambda: shown)
     else:
         data = _open_validation(run, classifier, reporter)
         evaluator = RowEvaluator(data, classifier.loss, classifier.device)
         shown = choose_answers(data, evaluator(classifier.model, data.spread_rows("validation", MAX_SCORED)))
-        many = read_rows(data, data.spread_rows("validation", MAX_POINTS).tolist())
+        sample = sample_validation(data)
     reporter.show_activity("drawing")
     with explain_misfit(run):
-        look = draw_look(classifier, shown, many, options)
+        look = draw_look(classifier, shown, sample, options)
     page = options.out / PAGE
     drawn = {sheet.name: save_sheet(sheet, options.out) for sheet in look.sheets}
-    source = f"Made by goodfit look from the run folder {run.name} and {count_of(len(many.names), 'image')}."
+    source = f"Made by goodfit look from the run folder {run.name} and {count_of(sample.count, 'image')}."
     write_atomic(page, render_look_page(run.name, look.to_json(), source))
     if not files:
         _show_in_report(run, look, reporter)
