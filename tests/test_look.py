@@ -143,6 +143,13 @@ class Tokens(nn.Module):
         return self.out(pooled, pooled)
 
 
+class Steps(nn.Module):
+    """No layers, and no derivative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1)[:, :3] > 0).float()
+
+
 NETS: dict[str, tuple[Any, dict[str, int]]] = {  # how many pictures each sheet has in its first row
     "residual": (Residual, {"weights": 1, "evidence": 4, "activations": 6, "plane": 2}),
     "linear": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), {"weights": 3, "evidence": 3, "activations": 0, "plane": 2}),
@@ -150,6 +157,11 @@ NETS: dict[str, tuple[Any, dict[str, int]]] = {  # how many pictures each sheet 
         lambda: nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(768, 7), nn.ReLU()), nn.Linear(7, 3)),
         {"weights": 1, "evidence": 3, "activations": 2, "plane": 2},
     ),
+    "convolutions alone": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        {"weights": 1, "evidence": 4, "activations": 5, "plane": 0},
+    ),
+    "steps": (Steps, {"weights": 0, "evidence": 0, "activations": 0, "plane": 0}),
     "tokens": (Tokens, {"weights": 0, "evidence": 3, "activations": 2, "plane": 2}),
 }
 
@@ -169,12 +181,14 @@ def test_any_module_is_drawn_or_it_is_said_why_not(name: str) -> None:
     assert drawn == expected
     assert all(sheet.text.endswith(".") for sheet in look.sheets)
     evidence = next(sheet for sheet in look.sheets if sheet.name == "evidence")
-    assert ("No module of this network is a convolution" in evidence.text) == (name != "residual")
+    assert ("No module of this network is a convolution" in evidence.text) == (name in ("linear", "mlp", "tokens"))
+    assert ("no derivative" in evidence.text) == (name == "steps")
     assert [image["predicted"] for image in look.images] == [f"class {k}" for k in predicted]
     wrong = LabeledImages(images.pixels, images.names, tuple((k + 1) % 3 for k in predicted))
     again = next(sheet for sheet in draw_look(classifier, wrong, sample, LookOptions()).sheets if sheet.name == "evidence")
-    more = again.rows[0][expected["evidence"] :]
-    assert [cell.caption.rpartition(" for ")[2] for cell in more] == [f"class {(predicted[0] + 1) % 3}"] * len(more) != []
+    more = again.rows[0][expected["evidence"] :] if again.rows else []
+    assert [cell.caption.rpartition(" for ")[2] for cell in more] == [f"class {(predicted[0] + 1) % 3}"] * len(more)
+    assert bool(more) == bool(again.rows)
 
 
 @pytest.mark.item("S015")

@@ -113,7 +113,7 @@ def draw_weights(classifier: Classifier, images: Tensor) -> Sheet:
     title = "Weights of the first layer"
     first = find_first_layer(classifier.model, images)
     if first is None:
-        return Sheet("weights", title, "The first layer of this network does not take whole images, so its weights are no pictures.")
+        return Sheet("weights", title, "No first layer of this network takes whole images, so that no weights are pictures.")
     weights = first.weights.float().cpu()
     if weights.shape[1] == len(classifier.preprocess.std):
         weights = weights / torch.tensor(classifier.preprocess.std)[:, None, None]
