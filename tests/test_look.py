@@ -23,7 +23,7 @@ from goodfit.losses.softmax import Softmax
 from goodfit.predict.predictor import Classifier
 from goodfit.runs import finish
 from goodfit.runs.look import FILE, ImageSample, LookOptions, draw_look
-from goodfit.runs.net_pictures import LabeledImages, draw_activations, draw_plane, draw_weights, normalize
+from goodfit.runs.net_pictures import LabeledImages, draw_activations, draw_evidence, draw_plane, draw_weights, normalize
 from goodfit.terminal.paint import AGAINST, FOR, paint_gray, paint_heat, paint_mosaic, paint_weights, square_up
 from tests.support.command import goodfit, refused, train
 
@@ -189,6 +189,18 @@ def test_any_module_is_drawn_or_it_is_said_why_not(name: str) -> None:
     more = again.rows[0][expected["evidence"] :] if again.rows else []
     assert [cell.caption.rpartition(" for ")[2] for cell in more] == [f"class {(predicted[0] + 1) % 3}"] * len(more)
     assert bool(more) == bool(again.rows)
+
+
+def test_for_a_wrong_answer_the_last_pictures_are_for_its_label() -> None:
+    torch.manual_seed(0)
+    classifier, images = classifier_of(Residual().eval()), images_of(6)
+    labels = torch.nn.functional.one_hot(torch.tensor(images.labels), 3).float()
+    of_labels = draw_evidence(classifier, images, labels, "block", "grad_cam").rows
+    of_answers = draw_evidence(classifier, images, labels.roll(1, 1), "block", "grad_cam").rows
+    for row, right in zip(of_answers, of_labels, strict=True):
+        assert len(row) == 6 and len(right) == 4
+        assert np.array_equal(row[4].pixels, right[2].pixels) and np.array_equal(row[5].pixels, right[3].pixels)
+        assert not np.array_equal(row[3].pixels, row[5].pixels)
 
 
 @pytest.mark.item("S015")
