@@ -52,6 +52,8 @@ def test_a_run_keeps_its_mean_image(photos: Path, tmp_path: Path) -> None:
     scores = goodfit("evaluate", tmp_path / "run", "--json")
     assert json.loads(scores.out)["accuracy"] == Run(tmp_path / "run").scores["validation"]["accuracy"]
     predicted = json.loads(goodfit("predict", tmp_path / "run", photos / "blue" / "000.png", "--json").out)[0]
+    later = train(photos, tmp_path / "later", "--from", tmp_path / "run", model="convnet(4)", trainable="all")
+    assert later.code == 0 and "takes a mean image off" in later.err, later.err
     classifier = load_classifier(tmp_path / "run", "cpu")
     pixels = torch.from_numpy(kept.decode(photos / "blue" / "000.png").copy()).permute(2, 0, 1)[None]
     values = kept.center_crop(pixels).double() / 255 - torch.from_numpy(
