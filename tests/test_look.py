@@ -274,6 +274,7 @@ def test_a_finished_run_has_pictures_of_its_weights_in_its_report(run: Run) -> N
     assert sheets[0]["name"] == "weights" and sheets[0]["rows"][0][0]["picture"].startswith("data:image/png")
     page = (run.path / "report.html").read_text()
     assert 'id="look"' in page and sheets[0]["rows"][0][0]["picture"] in page
+    assert "The training had no time to draw more" in page and f"goodfit look {run.path}" in page
 
 
 def test_look_draws_errors_and_right_answers_and_shows_them_in_the_report(run: Run, tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_look_draws_errors_and_right_answers_and_shows_them_in_the_report(run: R
     page = (tmp_path / "out" / "look.html").read_text()
     assert HOSTILE not in page and "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&amp;" in page
     report = (run.path / "report.html").read_text()
-    assert HOSTILE not in report
+    assert HOSTILE not in report and "no time to draw more" not in report
     assert set(re.findall(r'src="(data:image[^"]*)"', page)) <= set(re.findall(r'src="(data:image[^"]*)"', report))
 
 

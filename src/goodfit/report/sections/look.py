@@ -7,23 +7,42 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from goodfit.core.words import count_of
-from goodfit.report.markup import EMPTY, Column, Html, bar, details, format_percent, join, paragraph, picture_card, section, table, tag
+from goodfit.report.markup import (
+    EMPTY,
+    Column,
+    Html,
+    bar,
+    details,
+    format_percent,
+    inline_code,
+    join,
+    paragraph,
+    picture_card,
+    section,
+    table,
+    tag,
+)
 from goodfit.report.record import Record, as_rows, get_number, get_share
 
 MAX_SHEETS, MAX_ROWS, MAX_CELLS, MAX_UNITS = 12, 60, 60, 300
 COLOR = re.compile("#[0-9a-f]{6}")
 TITLE = "Pictures of the network"
+ALL_SHEETS = {"weights", "evidence", "activations", "plane"}
 FOLDED = ("activations",)  # in a report, which has much else
 
 
 def render_look(record: Record) -> Html:
-    """Render the pictures that a run has of its network."""
-    return section("look", TITLE, *render_pictures(record.files.read_json("look.json"), FOLDED))
+    """Render the pictures that a run has of its network; where its training had no time for all, how to draw the others."""
+    content = record.files.read_json("look.json")
+    parts = render_pictures(content, FOLDED)
+    is_whole = {str(sheet.get("name")) for sheet in as_rows(content.get("sheets"))} >= ALL_SHEETS
+    hint = paragraph(inline_code("The training had no time to draw more; `goodfit look RUN` does.", record.shell_path))
+    return section("look", TITLE, *parts, hint if parts and not is_whole else None)
 
 
 def render_pictures(content: dict[str, Any], folded: Collection[str] = ()) -> Sequence[Html]:
     """Render a heading, a sentence and the pictures of each sheet, those of the `folded` ones folded away, then the table of units."""
-    sheets = [(sheet.get("name"), render_sheet(sheet)) for sheet in as_rows(content.get("sheets"))[:MAX_SHEETS]]
+    sheets = [(str(sheet.get("name")), render_sheet(sheet)) for sheet in as_rows(content.get("sheets"))[:MAX_SHEETS]]
     parts = [details(f"The {name}", sheet) if name in folded else sheet for name, sheet in sheets]
     return [part for part in (*parts, render_units(content)) if part]
 
