@@ -24,7 +24,7 @@ def predict(
     reject_below: float = 0.0,
     device: str = "auto",
 ) -> None:
-    """Predict the classes of images: files, folders (searched for images), or patterns such as "photos/*.jpg".
+    """Predict the classes, labels or numbers of images: files, folders (searched for images), or patterns such as "photos/*.jpg".
 
     Parameters
     ----------
@@ -35,9 +35,11 @@ def predict(
     top
         How many classes to print for each image.
     json
-        Print one JSON list: name, label, probability, classes, probabilities, problem, with --reject-below whether rejected.
+        Print one JSON list: name, label, probability, classes, probabilities, problem, with --reject-below whether rejected; of labels
+        name, labels, classes, probabilities, problem; of numbers name, numbers, intervals, problem.
     csv
-        Print CSV: name, class, probability, problem, with --reject-below whether rejected (true, false); a line for each class.
+        Print CSV: name, class, probability, problem, with --reject-below whether rejected (true, false); a line for each class. Of labels
+        whether each is given, of numbers the value and its interval.
     views
         Views of each image whose answers are averaged, in place of the run's own, such as flip_pair or "ten_crop((224, 256))".
     reject_below
@@ -65,7 +67,10 @@ def predict(
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.streams import print_exact, print_json, print_lines
 
-    predictions = list(load_predictor(run, device, views, TerminalReporter()).stream(files, top))
+    predictor = load_predictor(run, device, views, TerminalReporter())
+    if reject_below and predictor.task.name != "classes":
+        raise UsageError(f'--reject-below is for classes, and "{run}" answers {predictor.task.name}: leave it out.')
+    predictions = list(predictor.stream(files, top))
     if json:
         print_json([p.plain() | ({"rejected": is_rejected(p, reject_below)} if reject_below else {}) for p in predictions])
     elif csv:

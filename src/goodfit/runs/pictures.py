@@ -18,6 +18,7 @@ from goodfit.core.device import physical_cores
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import write_atomic
 from goodfit.core.run import Run
+from goodfit.core.task import Task
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.predict.scoring import ViewScores
@@ -31,13 +32,12 @@ MAX_PNG_SIDE = 64  # pixels of the longer side up to which a picture is kept wit
 JPEG_QUALITY = 80
 
 
-def write_pictures(run: Run, scored: ViewScores, data: Dataset) -> None:
-    """Write the misclassified validation images of the highest loss, and right answers of the classes among them, with their pictures."""
-    labels, predicted = scored.center.labels, scored.probabilities.argmax(1)
-    wrong = (predicted != labels).nonzero().flatten()
+def write_pictures(run: Run, scored: ViewScores, data: Dataset, task: Task) -> None:
+    """Write the wrong answers for validation images of the highest loss, and right ones of the classes among them, with their pictures."""
+    truth, answers = scored.center.labels, scored.probabilities
+    wrong = task.is_wrong(answers, truth).nonzero().flatten()
     worst = wrong[scored.losses[wrong].argsort(descending=True)][:MAX_WORST_IMAGES].tolist()
-    classes = Counter(k for row in worst for k in (int(predicted[row]), int(labels[row])))
-    right = surest_answers(scored.probabilities, labels, [k for k, _ in classes.most_common()])[:MAX_RIGHT_IMAGES]
+    right = find_right_answers(answers, truth, worst) if task.name == "classes" else []
     with ThreadPoolExecutor(physical_cores()) as pool:
         pictures = list(pool.map(lambda row: read_picture(data, int(scored.center.ids[row])), [*worst, *right]))
     rows = []
@@ -48,13 +48,19 @@ def write_pictures(run: Run, scored: ViewScores, data: Dataset) -> None:
                 "file": write_picture(run, f"worst/{name}", pixels) if pixels is not None else "",
                 "original": is_original,
                 "name": data.names[int(scored.center.ids[row])],
-                "truth": data.classes[int(labels[row])],
-                "predicted": data.classes[int(predicted[row])],
-                "probability": float(scored.probabilities[row].max()),
+                "truth": task.describe_truth(truth[row]),
+                "predicted": task.describe(answers[row]),
+                **({"probability": float(answers[row].max())} if task.name == "classes" else {}),
                 "loss": float(scored.losses[row]),
             }
         )
     run.write(FILE, {"images": rows[: len(worst)], "right": rows[len(worst) :]})
+
+
+def find_right_answers(probabilities: Tensor, labels: Tensor, worst: Sequence[int]) -> list[int]:
+    """The surest right answers of the classes among the worst errors, those of the commonest first."""
+    classes = Counter(k for row in worst for k in (int(probabilities[row].argmax()), int(labels[row])))
+    return surest_answers(probabilities, labels, [k for k, _ in classes.most_common()])[:MAX_RIGHT_IMAGES]
 
 
 def surest_answers(probabilities: Tensor, labels: Tensor, classes: Sequence[int]) -> list[int]:

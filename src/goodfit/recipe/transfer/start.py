@@ -22,7 +22,7 @@ from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.domain_shift import measure_shift
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features
 from goodfit.recipe.transfer.pretrained import copy_pretrained
-from goodfit.recipe.transfer.probe import fit_probe
+from goodfit.recipe.transfer.probe import fit_probe, fit_ridge
 
 MAX_PROBE_IMAGES = 20_000  # that the head's probe is fitted to, at random; more hardly change it, and their features would fill the memory
 # Of a norm's epsilon: a channel with less variance never varied in pretraining, and the norm would multiply what reaches it a hundredfold.
@@ -64,7 +64,7 @@ def choose_head_init(chooser: Chooser, weights: Weights, data: Dataset) -> None:
     Raises:
         UsageError: the source's head is asked for, but is of other classes.
     """
-    same_classes = weights.has_classes(data.classes)
+    same_classes = data.task.name == "classes" and weights.has_classes(data.classes)
     if same_classes:
         chooser.choose("head_init", "source", "the head of the source, whose classes are the same", weights.name)
     rule = "a new head starts as the linear probe of its input, so that training begins where a linear classifier ends"
@@ -128,8 +128,19 @@ def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambd
         raise UsageError(
             f'The features that "{net.name}" computes of the images are not finite: its weights are of another model or damaged.'
         )
+    if data.task.name != "classes":
+        return _set_head_to_ridge(head, torch.from_numpy(features), data.task.to_aims(labels))
     probe = fit_probe(features, labels, len(data.classes))
     head.weight.copy_(probe.weight)
     head.bias.copy_(probe.bias)
     held = format_percent(float((probe.held == labels).double().mean()))
     return f"the head starts as a linear probe of {count_of(len(rows), 'training image')}: {held} right when held out, L2 {probe.l2:.2g}"
+
+
+def _set_head_to_ridge(head: Any, features: Tensor, aims: Tensor) -> str:
+    """Set a head to the ridge regression of what its scores [n, K] are to be on features [n, D]; returns a sentence on it."""
+    ridge = fit_ridge(features, aims)
+    head.weight.copy_(ridge.theta.T)
+    head.bias.copy_(ridge.bias)
+    share = format_percent(max(0.0, 1 - ridge.held_error / (float(aims.var(0, correction=0).mean()) or 1.0)))
+    return f"the head starts as a linear probe of {count_of(len(features), 'training image')}: {share} of the variance when held out"
