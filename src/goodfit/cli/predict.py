@@ -10,7 +10,7 @@ from goodfit.core.errors import DataError, UsageError
 from goodfit.core.trust import trust_own_code
 
 if TYPE_CHECKING:
-    from goodfit.predict.predictor import Prediction
+    from goodfit.predict.prediction import Prediction
 
 
 def predict(
@@ -35,11 +35,9 @@ def predict(
     top
         How many classes to print for each image.
     json
-        Print one JSON list: name, label, probability, classes, probabilities, problem, with --reject-below whether rejected; of labels
-        name, labels, classes, probabilities, problem; of numbers name, numbers, intervals, problem.
+        Print one JSON list: name, label, probability, classes, probabilities, problem, with --reject-below whether rejected.
     csv
-        Print CSV: name, class, probability, problem, with --reject-below whether rejected (true, false); a line for each class. Of labels
-        whether each is given, of numbers the value and its interval.
+        Print CSV: name, class, probability, problem, with --reject-below whether rejected (true, false); a line for each class.
     views
         Views of each image whose answers are averaged, in place of the run's own, such as flip_pair or "ten_crop((224, 256))".
     reject_below
@@ -68,8 +66,7 @@ def predict(
     from goodfit.terminal.streams import print_exact, print_json, print_lines
 
     predictor = load_predictor(run, device, views, TerminalReporter())
-    if reject_below and predictor.task.name != "classes":
-        raise UsageError(f'--reject-below is for classes, and "{run}" answers {predictor.task.name}: leave it out.')
+    refuse_rejection(run, predictor.task.name, reject_below)
     predictions = list(predictor.stream(files, top))
     if json:
         print_json([p.plain() | ({"rejected": is_rejected(p, reject_below)} if reject_below else {}) for p in predictions])
@@ -78,6 +75,16 @@ def predict(
     else:
         print_lines(*format_predictions(predictions, reject_below))
     explain_problems(predictions)
+
+
+def refuse_rejection(run: str, task: str, reject_below: float) -> None:
+    """Refuse to reject the answers of other tasks than classes.
+
+    Raises:
+        UsageError: that is asked.
+    """
+    if reject_below and task != "classes":
+        raise UsageError(f'--reject-below is for classes, and "{run}" answers {task}: leave it out.')
 
 
 def explain_problems(predictions: Sequence[Prediction]) -> None:

@@ -22,6 +22,17 @@ class Figure:
     name: str
     title: str
     is_share: bool
+    worst: float = 0.0  # what a training that diverged has, for a search
+
+    @property
+    def heading(self) -> str:
+        """Its title with a capital letter."""
+        return f"{self.title[0].upper()}{self.title[1:]}"
+
+    @property
+    def label(self) -> str:
+        """Its name with a capital letter."""
+        return f"{self.name[0].upper()}{self.name[1:]}"
 
     def format(self, value: float | None, digits: int = 1) -> str:
         """Format the figure, `95.3 %` or `0.953`; what is not known is a dash."""
@@ -46,7 +57,7 @@ class Figure:
 FIGURES = {
     "classes": Figure("accuracy", "accuracies", "accuracy", "accuracy", True),
     "labels": Figure("mean_average_precision", "mean_average_precisions", "mean average precision", "mean AP", True),
-    "numbers": Figure("r2", "r2s", "R2", "R2", False),
+    "numbers": Figure("r2", "r2s", "R2", "R2", False, worst=-1.0),
 }
 ACCURACY = FIGURES["classes"]
 

@@ -56,15 +56,15 @@ class Predictions:
         is_large = self.probabilities.size > MAX_FULL_PRECISION_VALUES and self.task != "numbers"
         dtype = np.float16 if is_large else np.float32
         file = io.BytesIO()
-        np.savez_compressed(
-            file,
-            names=self.names,
-            labels=self.labels,
-            probabilities=self.probabilities.astype(dtype),
-            classes=np.array(self.classes, dtype=np.str_),
-            own_name=np.array(name),
+        arrays: dict[str, Any] = {
+            "names": self.names,
+            "labels": self.labels,
+            "probabilities": self.probabilities.astype(dtype),
+            "classes": np.array(self.classes, dtype=np.str_),
+            "own_name": np.array(name),
             **({} if self.task == "classes" else {"task": np.array(self.task)}),
-        )
+        }
+        np.savez_compressed(file, **arrays)
         return file.getvalue()
 
     @staticmethod

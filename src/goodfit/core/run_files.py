@@ -113,6 +113,7 @@ SHAPES: dict[str, dict[str, Callable[[object], bool]]] = {
     },
     "folds.json": {
         "state": _is_text, "folds": is_number, "asked": _is_object, "runs": _are_texts, "accuracies": _are_numbers,
+        "mean_average_precisions": _are_numbers, "r2s": _are_numbers, "task": _is_text,
         "deviation": is_number, "seconds": is_number, "out_of_fold": _is_object,
     },
     "baselines.json": {"rows": _are_objects, "of": _is_text},

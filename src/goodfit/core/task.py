@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from goodfit.core.figures import FIGURES, Figure
 from goodfit.core.label_scores import MIDDLE, fit_thresholds, mean_average_precision, score_labels
 from goodfit.core.number_scores import fit_half_widths, score_numbers, summarize_errors
 
-MIN_NAMED_SHARE = 0.05  # of a mixed target
+TaskName = Literal["classes", "labels", "numbers"]
 MIN_PROBABILITY = torch.finfo(torch.float32).tiny
 
 
@@ -33,15 +33,11 @@ class Task(ABC):
 
     outputs: tuple[str, ...]
 
-    name: ClassVar[str]
+    name: ClassVar[TaskName]
+    figure: ClassVar[Figure]  # by which its models are judged
     default_loss: ClassVar[str]
     hit_name: ClassVar[str]  # of what `hits` gives, in the log
     loss_name: ClassVar[str] = "log_loss"  # of the mean of `losses`
-
-    @property
-    def figure(self) -> Figure:
-        """The figure by which its models are judged."""
-        return FIGURES[self.name]
 
     def with_loss(self, loss: Any) -> Any:
         """The loss, knowing the task that it serves."""
@@ -65,14 +61,6 @@ class Task(ABC):
         """The targets [N, K] float32 for the truth."""
         return truth.float()
 
-    def describe_truth(self, truth: Tensor) -> str:
-        """The truth for one image in words."""
-        return self.describe(truth)
-
-    def to_aims(self, targets: Tensor) -> Tensor:
-        """What a linear model with squared error is to answer [N, K] for targets [N, K], so that its answers are about logits."""
-        return targets
-
     @abstractmethod
     def losses(self, answers: Tensor, truth: Tensor) -> Tensor:
         """How wrong averaged answers are, [N], where no model's own loss tells it."""
@@ -80,20 +68,6 @@ class Task(ABC):
     @abstractmethod
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         """How well each example [B] of a training batch is answered, 1 at best: its mean is logged at each step."""
-
-    def describe_target(self, target: Tensor) -> tuple[list[str], bool]:
-        """A target [K] in words, the largest share first, and whether it is one class alone, which a picture of it shows."""
-        order = [k for k in target.argsort(descending=True, stable=True).tolist() if target[k] >= MIN_NAMED_SHARE]
-        words = [self.outputs[k] + (f" {target[k]:.2f}" if target[k] < 1 else "") for k in order]
-        return words, self.name == "classes" and not (len(order) > 1 or target[order[0]] < 1)
-
-    @abstractmethod
-    def is_wrong(self, answers: Tensor, truth: Tensor) -> Tensor:
-        """Whether each answer [N, K] is wrong, bool [N]."""
-
-    @abstractmethod
-    def describe(self, answer: Tensor) -> str:
-        """An answer [K] in words."""
 
     # ---- scores ------------------------------------------------------------------------------------------------------------------------
 
@@ -117,19 +91,6 @@ class Task(ABC):
     def fit(self, answers: Tensor, truth: Tensor) -> Self:
         """The task with what is fitted to the answers for validation images: the thresholds of labels, the intervals of numbers."""
         return self
-
-    def temper(self, temperature: float) -> Self:
-        """The task for answers that are scaled by a temperature."""
-        return self
-
-    def select(self, order: Sequence[int]) -> Self:
-        """The task with its outputs in another order."""
-        return dataclasses.replace(self, outputs=tuple(self.outputs[k] for k in order))
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON, without the outputs; `read_task` reads it."""
-        values = {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "outputs"}
-        return {"name": self.name, **values}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +132,7 @@ class Classes(Task):
     """One class an image: probabilities that sum to 1."""
 
     name = "classes"
+    figure = FIGURES["classes"]
     default_loss = "softmax"
     hit_name = "accuracy"
 
@@ -194,15 +156,6 @@ class Classes(Task):
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         return logits.argmax(1) == targets.argmax(1)
-
-    def describe_truth(self, truth: Tensor) -> str:
-        return self.outputs[int(truth)]
-
-    def is_wrong(self, answers: Tensor, truth: Tensor) -> Tensor:
-        return answers.argmax(1) != truth
-
-    def describe(self, answer: Tensor) -> str:
-        return self.outputs[int(answer.argmax())]
 
     def summarize(self, logits: Tensor, truth: Tensor) -> dict[str, float]:
         right = (logits.argmax(1) == truth).double()
@@ -228,6 +181,7 @@ class Labels(Task):
     thresholds: tuple[float, ...] = ()
 
     name = "labels"
+    figure = FIGURES["labels"]
     default_loss = "binary"
     hit_name = "exact_match"
 
@@ -243,13 +197,6 @@ class Labels(Task):
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         return ((logits > 0) == (targets > MIDDLE)).all(1)
 
-    def is_wrong(self, answers: Tensor, truth: Tensor) -> Tensor:
-        thresholds = torch.tensor(self.thresholds or (MIDDLE,) * len(self.outputs), dtype=answers.dtype)
-        return ((answers >= thresholds) != (truth > MIDDLE)).any(1)
-
-    def describe(self, answer: Tensor) -> str:
-        return ", ".join(self.chosen(answer.tolist())) or "no label"
-
     def summarize(self, logits: Tensor, truth: Tensor) -> dict[str, float]:
         value = mean_average_precision(logits.double().numpy(), truth.numpy() > MIDDLE)
         return {self.figure.key: value, "exact_match": float(self.hits(logits, truth).double().mean())}
@@ -263,22 +210,9 @@ class Labels(Task):
         yes = answers.flatten()
         return torch.stack([1 - yes, yes], dim=1), (truth > MIDDLE).long().flatten()
 
-    def to_aims(self, targets: Tensor) -> Tensor:
-        """Near 0 the sigmoid of x is 1/2 + x/4."""
-        return 4 * targets - 2
-
     def fit(self, answers: Tensor, truth: Tensor) -> Self:
         thresholds = fit_thresholds(answers.double().numpy(), truth.numpy() > MIDDLE)
         return dataclasses.replace(self, thresholds=tuple(thresholds.tolist()))
-
-    def temper(self, temperature: float) -> Self:
-        if temperature == 1 or not self.thresholds:
-            return self
-        thresholds = self.to_answers(self.to_logits(torch.tensor(self.thresholds, dtype=torch.float64)) / temperature)
-        return dataclasses.replace(self, thresholds=tuple(thresholds.tolist()))
-
-    def select(self, order: Sequence[int]) -> Self:
-        return dataclasses.replace(super().select(order), thresholds=tuple(self.thresholds[k] for k in order if self.thresholds))
 
     def chosen(self, answers: Sequence[float]) -> tuple[str, ...]:
         """The labels given to an image with these answers [K]."""
@@ -298,6 +232,7 @@ class Numbers(Task):
     half_widths: tuple[float, ...] = ()
 
     name = "numbers"
+    figure = FIGURES["numbers"]
     default_loss = "mse"
     hit_name = "r2"
     loss_name = "squared_error"
@@ -324,15 +259,6 @@ class Numbers(Task):
         """1 less the squared error, whose mean is about R2, for the deviation of the numbers is 1."""
         return 1 - (logits - targets).square().mean(1)
 
-    def describe_target(self, target: Tensor) -> tuple[list[str], bool]:
-        return [self.describe(self.to_truth(target[None].cpu())[0])], False
-
-    def is_wrong(self, answers: Tensor, truth: Tensor) -> Tensor:
-        return (answers != truth).any(1)
-
-    def describe(self, answer: Tensor) -> str:
-        return ", ".join(f"{name} {x:.4g}" for name, x in zip(self.outputs, answer.tolist(), strict=True))
-
     def summarize(self, logits: Tensor, truth: Tensor) -> dict[str, float]:
         errors = summarize_errors(self.to_answers(logits.double()).numpy(), truth.double().numpy(), np.ones((1, len(truth))))
         return {key: float(errors[key].mean()) for key in ("r2", "rmse", "mae")}
@@ -343,21 +269,6 @@ class Numbers(Task):
     def fit(self, answers: Tensor, truth: Tensor) -> Self:
         return dataclasses.replace(self, half_widths=tuple(fit_half_widths(answers.double().numpy(), truth.double().numpy())))
 
-    def select(self, order: Sequence[int]) -> Self:
-        values = {key: tuple(x[k] for k in order if x) for key, x in vars(self).items()}
-        return dataclasses.replace(self, **values)
-
 
 CLASSES = Classes(())
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Classes, Labels, Numbers)}
-
-
-def read_task(content: Mapping[str, Any] | None, outputs: Sequence[str]) -> Task:
-    """Read the task that `plain` wrote; classes where there is none, as of runs before there were others.
-
-    Raises:
-        KeyError, TypeError: it is none.
-    """
-    content = content or {"name": "classes"}
-    values = {key: tuple(map(float, value)) for key, value in content.items() if key != "name"}
-    return TASKS[content["name"]](tuple(outputs), **values)

@@ -62,7 +62,7 @@ class Index:
     def describe_answer(self, row: int) -> str:
         """The class of an image; its labels, `cat;dog`; or its numbers, `1.5;20`."""
         if self.targets is None:
-            return self.classes[self.labels[row]]
+            return str(self.classes[self.labels[row]])
         values = self.targets[row].tolist()
         words = (
             [name for name, x in zip(self.classes, values, strict=True) if x] if self.task == "labels" else [f"{x:.10g}" for x in values]

@@ -56,7 +56,7 @@ def stratify(task: TaskName, names: Sequence[str], targets: FloatArray) -> tuple
         rarest = np.where(targets > 0, counts, np.inf).argmin(1)
         groups, group_names = np.where(targets.any(1), rarest, len(names)), (*names, NO_LABEL)
     else:
-        edges = np.quantile(targets[:, 0], [k / STRATA for k in range(1, STRATA)]) if len(targets) else []
+        edges = np.quantile(targets[:, 0], [k / STRATA for k in range(1, STRATA)]) if len(targets) else np.zeros(0)
         groups = np.searchsorted(edges, targets[:, 0], side="left")
         group_names = tuple(f"fifth {k + 1} of {names[0]}" for k in range(STRATA))
     present, labels = np.unique(groups, return_inverse=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from goodfit.core.chance import Chance
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write_atomic
+from goodfit.core.fitted_task import plain_task
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.words import format_bytes
@@ -76,7 +77,7 @@ def export(run: str | Path | Run, path: str | Path | None = None, views: str = "
     outputs = f"{graph.output}: float32 [N, {len(predictor.classes)}], in the order of the classes in the file's metadata"
     metadata = {"classes": json.dumps(predictor.classes), "goodfit": version("goodfit"), "input": inputs, "output": outputs}
     if predictor.task.name != "classes":
-        metadata["task"] = json.dumps(predictor.task.plain())  # with the thresholds of labels, the intervals of numbers
+        metadata["task"] = json.dumps(plain_task(predictor.task))  # with the thresholds of labels, the intervals of numbers
     with explain_export_errors(folder):
         content = with_metadata(trace(graph, torch.from_numpy(images[0])), metadata).SerializeToString()
         exported = run_onnx(content, images)

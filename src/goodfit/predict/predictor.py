@@ -21,11 +21,12 @@ from goodfit.augment.views import Center
 from goodfit.core.device import physical_cores, select_device
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.fetch import hash_file
+from goodfit.core.fitted_task import read_task, temper_task
 from goodfit.core.parts import Part
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, explain_damage
-from goodfit.core.task import CLASSES, Task, read_task
+from goodfit.core.task import CLASSES, Task
 from goodfit.data.multiscale import decode_scaled
 from goodfit.data.opening import BrokenImage, read_contents
 from goodfit.data.preprocess import Preprocess
@@ -234,7 +235,7 @@ def load_predictor(path: str | Path | Run, device: str = "auto", views: str = ""
     if (run.path / ENSEMBLE_FILE).exists() and not (run.path / CONFIG_FILE).exists():  # a soup is one model, as a run is
         return load_ensemble(run, device, views)
     classifier = load_classifier(run, device, views, reporter)
-    return Predictor((classifier,), (1.0,), classifier.classes, classifier.task.temper(classifier.temperature))
+    return Predictor((classifier,), (1.0,), classifier.classes, temper_task(classifier.task, classifier.temperature))
 
 
 def load_ensemble(run: Run, device: str = "auto", views: str = "") -> Predictor:

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.interval import is_clearly_below
+from goodfit.core.figures import Figure, figure_of
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, get, read_json
 from goodfit.core.toml import parse_toml
@@ -156,9 +156,15 @@ class Record:
         return max((step for line in (*self.train, *self.evaluations) if (step := get_number(line, "step")) is not None), default=None)
 
     @property
+    def figure(self) -> Figure:
+        """The figure of its task: accuracy, unless it answers labels or numbers."""
+        return figure_of(self.recipe)
+
+    @property
     def validation_accuracies(self) -> dict[float, float]:
-        """The validation accuracy of each evaluation while training, by step, in order."""
-        pairs = ((get_number(line, "step"), get_share(line, "validation", "accuracy")) for line in self.evaluations)
+        """The validation accuracy (or the figure of another task) of each evaluation while training, by step, in order."""
+        read = get_share if self.figure.is_share else get_number
+        pairs = ((get_number(line, "step"), read(line, "validation", self.figure.key)) for line in self.evaluations)
         return dict(sorted((step, accuracy) for step, accuracy in pairs if step is not None and accuracy is not None))
 
     @property
@@ -171,7 +177,7 @@ class Record:
         """Whether the validation accuracy after a step is below that after another by more than noise, as far as that is known."""
         images = get_number(self.scores, "validation", "images") or get_number(self.about, "data", "splits", "validation")
         accuracies = self.validation_accuracies
-        return bool(images) and is_clearly_below(accuracies[after], accuracies[before], max(1, int(images or 1)))
+        return bool(images) and self.figure.is_clearly_below(accuracies[after], accuracies[before], max(1, int(images or 1)))
 
     @property
     def steps_per_epoch(self) -> float | None:

@@ -17,6 +17,7 @@ from goodfit.core.parts import pipe_parts, spell
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
+from goodfit.core.task_words import describe_target
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
 from goodfit.recipe.auto import choose_augment
@@ -154,7 +155,7 @@ def _measure_change(augmented: Batch, originals: Batch) -> tuple[Tensor, Tensor]
 
 def _picture(batch: Batch, row: int, data: Dataset, label: str = "") -> Picture:
     """One image of a batch, with its target as the caption, or with a label and its target if that is mixed."""
-    captions, is_whole = data.task.describe_target(batch.targets[row])
+    captions, is_whole = describe_target(data.task, batch.targets[row])
     texts = [label] if label and is_whole else [label, *captions] if label else captions
     return Picture(_as_bytes(batch.images[row]).permute(1, 2, 0).cpu().numpy(), ", ".join(texts))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from goodfit.core.errors import GoodfitError, UsageError
+from goodfit.core.fitted_task import plain_task
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
@@ -86,9 +87,9 @@ def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter)
         _store(run, options, result, predictions_of(scored.probabilities, scored.center.ids, data), reporter)
     if options.calibrate:
         fitted = data.task.fit(scored.probabilities, scored.center.labels)
-        kept = {} if fitted.name == "classes" else {"task": fitted.plain()}
-        temperature = {"temperature": result["calibration"]["temperature"]} if "temperature" in result["calibration"] else {}
-        run.update("config.json", {**temperature, **kept})
+        kept = {} if fitted.name == "classes" else {"task": plain_task(fitted)}
+        scale = {key: value for key, value in result["calibration"].items() if key == "temperature"}
+        run.update("config.json", {**scale, **kept})
     return result
 
 

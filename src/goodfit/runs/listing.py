@@ -13,6 +13,7 @@ from typing import Any
 from goodfit.core.checkpoint_files import last_good_step
 from goodfit.core.commit import committed
 from goodfit.core.errors import DataError, GoodfitError, UsageError
+from goodfit.core.figures import figure_of
 from goodfit.core.files import explain_write_errors, lock, measure_folder
 from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, LOCK_FILE, SEARCH_FILE, UNFINISHED_STATES, Run, is_run, list_runs
 from goodfit.core.run_files import DamagedFile, check_hash, get
@@ -53,7 +54,8 @@ def summarize_run(run: Run) -> dict[str, Any]:
     with contextlib.suppress(GoodfitError):
         row["model"] = Recipe.of_run(run.path).plain()["model"]
     with contextlib.suppress(DamagedFile):
-        row["accuracy"] = run.read("scores.json").get("validation", {}).get("accuracy")
+        scores = run.read("scores.json").get("validation", {})
+        row |= {"accuracy": scores.get("accuracy"), **{key: scores[key] for key in (figure_of(scores).key,) if key in scores}}
         about = run.read("about.json", "state")
         row |= {"started": about.get("started", ""), "data": get(about, "data", "name") or ""}
         row["state"] = about["state"] if row["model"] else "damaged"

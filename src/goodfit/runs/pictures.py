@@ -19,6 +19,7 @@ from goodfit.core.errors import GoodfitError
 from goodfit.core.files import write_atomic
 from goodfit.core.run import Run
 from goodfit.core.task import Task
+from goodfit.core.task_words import describe_answer, describe_truth, find_wrong
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.predict.scoring import ViewScores
@@ -35,7 +36,7 @@ JPEG_QUALITY = 80
 def write_pictures(run: Run, scored: ViewScores, data: Dataset, task: Task) -> None:
     """Write the wrong answers for validation images of the highest loss, and right ones of the classes among them, with their pictures."""
     truth, answers = scored.center.labels, scored.probabilities
-    wrong = task.is_wrong(answers, truth).nonzero().flatten()
+    wrong = find_wrong(task, answers, truth).nonzero().flatten()
     worst = wrong[scored.losses[wrong].argsort(descending=True)][:MAX_WORST_IMAGES].tolist()
     right = find_right_answers(answers, truth, worst) if task.name == "classes" else []
     with ThreadPoolExecutor(physical_cores()) as pool:
@@ -48,8 +49,8 @@ def write_pictures(run: Run, scored: ViewScores, data: Dataset, task: Task) -> N
                 "file": write_picture(run, f"worst/{name}", pixels) if pixels is not None else "",
                 "original": is_original,
                 "name": data.names[int(scored.center.ids[row])],
-                "truth": task.describe_truth(truth[row]),
-                "predicted": task.describe(answers[row]),
+                "truth": describe_truth(task, truth[row]),
+                "predicted": describe_answer(task, answers[row]),
                 **({"probability": float(answers[row].max())} if task.name == "classes" else {}),
                 "loss": float(scored.losses[row]),
             }

@@ -15,7 +15,7 @@ from goodfit.core.interval import standard_error
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.core.run_files import get, is_number
-from goodfit.predict.paired import compare_paired, on_shared_images
+from goodfit.predict.paired import align_on_shared_images, compare_predictions
 from goodfit.recipe.run_recipe import trained_recipe
 from goodfit.study.differences import find_differences, name_runs
 from goodfit.study.folds import FOLDS_FILE
@@ -71,6 +71,8 @@ def read_run(run: Run) -> Entry:
     recipe, about = trained_recipe(run.path).plain(), run.read("about.json", "data")
     if ensemble := run.read(ENSEMBLE_FILE, *(["members"] if about.get("kind") else [])):
         recipe["model"] = f"ensemble of {len(ensemble.get('members', []))}" if ensemble.get("members") else "ensemble"
+    if (task := get(run.read("scores.json"), "validation", "task")) is not None:
+        raise UsageError(f'compare knows images of one class each so far, and "{run.path}" answers {task}: evaluate each run by itself.')
     if get(run.read("scores.json"), "validation", "accuracy") is None:
         raise UsageError(f'The run "{run.path}" has no validation scores yet: train it to its end, or leave it out.')
     scores = run.read("scores.json", "validation.accuracy", "validation.interval", "validation.images")["validation"]
@@ -201,8 +203,8 @@ def compare_groups(entries: Sequence[Entry], one: Sequence[int], other: Sequence
     sides = [[p for k in members if (p := entries[k].predictions)] for members in (one, other)]
     if (len(sides[0]), len(sides[1])) != (len(one), len(other)):
         return {**sides_by_name, "problem": "a run of an earlier version kept no predictions: evaluate it again"}
-    right = on_shared_images(sides)
-    if isinstance(right, str):
-        return {**sides_by_name, "problem": right}
-    first, second = right
-    return {**sides_by_name, **compare_paired(first, second).plain()}
+    aligned = align_on_shared_images(sides)
+    if isinstance(aligned, str):
+        return {**sides_by_name, "problem": aligned}
+    first, second = aligned
+    return {**sides_by_name, **compare_predictions(first, second).plain()}

@@ -18,10 +18,11 @@ from goodfit.core.commit import committed
 from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
+from goodfit.core.fitted_task import plain_task, read_task
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.core.run_files import DamagedFile, check_hash, explain_damage, format_json
-from goodfit.core.task import CLASSES, Task, read_task
+from goodfit.core.task import CLASSES, Task
 from goodfit.core.trust import require_trust
 from goodfit.data.preprocess import Preprocess
 
@@ -138,7 +139,7 @@ def format_model(
         **{seat: spell(parts[seat], full=True) for seat in ("model", "loss", "views")},
         "num_classes": len(classes),
         "label_names": list(classes),
-        **({} if task.name == CLASSES.name else {"task": task.plain()}),
+        **({} if task.name == CLASSES.name else {"task": plain_task(task)}),
         "preprocess": preprocess.to_dict(),
         "use": [path.name for path in part_files(run)],
     }

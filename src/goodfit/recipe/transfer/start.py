@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from goodfit.core.device import memory_format
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import is_norm
+from goodfit.core.task import Labels, Task
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.models.weights.files import Weights
@@ -129,12 +130,20 @@ def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambd
             f'The features that "{net.name}" computes of the images are not finite: its weights are of another model or damaged.'
         )
     if data.task.name != "classes":
-        return _set_head_to_ridge(head, torch.from_numpy(features), data.task.to_aims(labels))
+        return _set_head_to_ridge(head, torch.from_numpy(features), linear_aims(data.task, labels))
     probe = fit_probe(features, labels, len(data.classes))
     head.weight.copy_(probe.weight)
     head.bias.copy_(probe.bias)
     held = format_percent(float((probe.held == labels).double().mean()))
     return f"the head starts as a linear probe of {count_of(len(rows), 'training image')}: {held} right when held out, L2 {probe.l2:.2g}"
+
+
+def linear_aims(task: Task, targets: Tensor) -> Tensor:
+    """What a linear model with squared error is to answer [N, K] for targets [N, K], so that it gives about logits.
+
+    Near 0 the sigmoid of x is 1/2 + x/4.
+    """
+    return 4 * targets - 2 if isinstance(task, Labels) else targets
 
 
 def _set_head_to_ridge(head: Any, features: Tensor, aims: Tensor) -> str:
