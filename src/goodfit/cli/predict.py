@@ -48,12 +48,9 @@ def predict(
     """
     if not images and not Path(run).is_dir():
         raise UsageError(f'Expected a run and images, such as "goodfit predict runs/latest {run}", received "{run}" alone.')
-    if top < 1:
-        raise UsageError(f"Expected --top to be 1 or more, received {top}.")
     if json and csv:
         raise UsageError("Expected one of --json and --csv, received both.")
-    if not 0 <= reject_below <= 1:
-        raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
+    check_numbers(top, reject_below)
     from goodfit.core.run import Run
     from goodfit.data.folder import find_images
 
@@ -75,6 +72,18 @@ def predict(
     else:
         print_lines(*format_predictions(predictions, reject_below))
     explain_problems(predictions)
+
+
+def check_numbers(top: int, reject_below: float) -> None:
+    """Refuse numbers of classes and probabilities that are none.
+
+    Raises:
+        UsageError: one is.
+    """
+    if top < 1:
+        raise UsageError(f"Expected --top to be 1 or more, received {top}.")
+    if not 0 <= reject_below <= 1:
+        raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
 
 
 def refuse_rejection(run: str, task: str, reject_below: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from goodfit.core.interval import Z_95, is_clearly_below
+from goodfit.core.run_files import get
 from goodfit.core.words import format_percent
 
 
@@ -67,6 +68,6 @@ def find_figure(scores: Mapping[str, Any]) -> Figure:
     return next((figure for figure in FIGURES.values() if figure.key in scores), ACCURACY)
 
 
-def figure_of(content: Mapping[str, Any]) -> Figure:
+def figure_of(content: object) -> Figure:
     """The figure of the task that a recipe, scores or another JSON object names under "task"; accuracy where it names none."""
-    return FIGURES.get(str(content.get("task", "classes")), ACCURACY)
+    return FIGURES.get(str(get(content, "task")), ACCURACY)

@@ -55,7 +55,8 @@ def mean_average_precision(answers: Numbers, truth: Mask) -> float:
 
 
 def fit_thresholds(answers: Numbers, truth: Mask) -> Numbers:
-    """Find for each label the threshold [K] of the highest F1 on images with answers [N, K]; it lies midway between two answers.
+    """Find for each label the threshold [K] of the highest F1 on images with answers [N, K]; it lies midway between two answers,
+    or 0 and the lowest one.
 
     Of equals the one nearest to the middle, 0.5, which a label has that no image or every image has.
     Source: Lipton, Elkan & Naryanaswamy 2014 (optimal thresholding of classifiers to maximize F1).
@@ -65,7 +66,7 @@ def fit_thresholds(answers: Numbers, truth: Mask) -> Numbers:
         values = np.unique(answers[:, k])
         if not truth[:, k].any() or truth[:, k].all() or len(values) < 2:
             continue
-        cuts = (values[1:] + values[:-1]) / 2
+        cuts = np.concatenate([values[:1], values[1:] + values[:-1]]) / 2  # the first gives the label to all
         chosen = len(answers) - np.searchsorted(np.sort(answers[:, k]), cuts, side="left")
         positives = np.sort(answers[truth[:, k], k])
         right = len(positives) - np.searchsorted(positives, cuts, side="left")

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.figures import Figure, figure_of
+from goodfit.core.figures import ACCURACY, Figure, figure_of
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, get, read_json
 from goodfit.core.toml import parse_toml
@@ -111,7 +111,7 @@ class FolderReader:
 class Record:
     """The folder of a run or an ensemble: its files as dictionaries, its log by kind of line, and the reader of its files.
 
-    `ensemble` is None for a run.
+    `ensemble` is None for a run; `figure` is that of its task.
     """
 
     run: Run
@@ -126,6 +126,7 @@ class Record:
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
     files: FolderReader
+    figure: Figure = ACCURACY
 
     @property
     def state(self) -> str:
@@ -154,11 +155,6 @@ class Record:
     def last_step(self) -> float | None:
         """The last step in the log."""
         return max((step for line in (*self.train, *self.evaluations) if (step := get_number(line, "step")) is not None), default=None)
-
-    @property
-    def figure(self) -> Figure:
-        """The figure of its task: accuracy, unless it answers labels or numbers."""
-        return figure_of(self.recipe)
 
     @property
     def validation_accuracies(self) -> dict[float, float]:
@@ -216,7 +212,7 @@ def read_record(run: Run) -> Record:
     kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in ("train", "evaluate", "event")}
     return Record(
         run, recipe, recipe_text, files.read_json("about.json"), files.read_json("scores.json"), files.read_json("config.json"), ensemble,
-        as_rows(files.read_json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files,
+        as_rows(files.read_json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files, figure_of(recipe),
     )  # fmt: skip
 
 

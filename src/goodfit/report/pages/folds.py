@@ -119,7 +119,7 @@ def find_folds(files: FolderReader) -> list[Path]:
 def render_table(files: FolderReader) -> Html:
     """Render a table with a row for each fold that was started."""
     body: list[list[Child]] = []
-    figure = figure_of(get(files.read_json("folds.json"), "asked") or {})
+    figure = figure_of(get(files.read_json("folds.json"), "asked"))
     for path in find_folds(files):
         name = path.parent.name
         about, scores = files.read_json(f"{name}/about.json"), get(files.read_json(f"{name}/scores.json"), "validation")

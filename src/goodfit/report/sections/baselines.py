@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from goodfit.core.figures import ACCURACY, Figure, figure_of
+from goodfit.core.figures import figure_of
 from goodfit.core.run_files import get
 from goodfit.report.markup import EMPTY, NBSP, Child, Column, Html, bar, format_figure, format_interval, paragraph, section, table
 from goodfit.report.record import FolderReader, as_interval, as_rows, get_number, get_share
@@ -25,18 +25,13 @@ def read_baselines(content: object, images: float | None) -> list[BaselineScore]
     """Read the scores in a baselines.json. The label of a baseline says so if it used fewer than the run's training `images`, or was
     evaluated on fewer validation images.
     """
-    validation_images, figure = get_number(content, "images"), find_baseline_figure(content)
+    validation_images, figure = get_number(content, "images"), figure_of(content)
     read = get_share if figure.is_share else get_number
     return [
         (f"{name}{describe_limits(row, images, validation_images)}", accuracy, *as_interval(row.get("interval")))
         for row in as_rows(get(content, "rows"))
         if (name := LABELS.get(str(row.get("name")))) and (accuracy := read(row, figure.key)) is not None
     ]
-
-
-def find_baseline_figure(content: object) -> Figure:
-    """The figure by which the baselines in a baselines.json are judged."""
-    return figure_of(content) if isinstance(content, dict) else ACCURACY
 
 
 def describe_limits(row: dict[str, Any], images: float | None, validation_images: float | None) -> str:
@@ -65,7 +60,7 @@ def find_baselines(files: FolderReader, runs: Sequence[str]) -> tuple[str, list[
 def render_baselines(files: FolderReader, runs: Sequence[str], intro: str) -> Html:
     """Render the baselines of the first of the `runs` within a folder that has any; `intro` is a sentence with a field for its `name`."""
     name, scores, _ = find_baselines(files, runs)
-    figure = find_baseline_figure(files.read_json(f"{name}/{BASELINES_FILE}") if name else None)
+    figure = figure_of(files.read_json(f"{name}/{BASELINES_FILE}") if name else None)
     body: list[list[Child]] = [
         [title, bar(value, low, high), format_figure(figure, value), format_interval(low, high, figure)]
         for title, value, low, high in scores

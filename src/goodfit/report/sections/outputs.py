@@ -91,7 +91,7 @@ def build_scatter_chart(row: dict[str, Any], split: str) -> Chart:
     read = [(_number_at(pair, 0), _number_at(pair, 1)) for pair in (pairs if isinstance(pairs, list) else [])]
     points: Points = sorted((x, y) for x, y in read if x is not None and y is not None)
     name = str(row.get("name", ""))
-    ends = [(x, x) for x in (points[0][0], points[-1][0])] if points else []
+    ends: Points = [(x, x) for x in (points[0][0], points[-1][0])] if points else []
     series = (Series("met", ends, "guide"), Series("predicted", points, "accent", (DOT_RADIUS,) * len(points)))
     return Chart(f"{name}: predicted against true, on {split}", series, x=f"true {name}", y=f"predicted {name}")
 
