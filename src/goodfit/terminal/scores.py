@@ -90,6 +90,13 @@ def format_share(share: float | None) -> str:
     return "-" if share is None else format_percent(share)
 
 
+def describe_fitted(calibration: dict[str, Any]) -> str:
+    """What a calibration fits to the validation images, in words."""
+    if "temperature" in calibration:
+        return f"temperature {calibration['temperature']:.2f}"
+    return f"intervals of ± {', '.join(f'{half:.4g}' for half in calibration['half_widths'])}"
+
+
 def _format_row(name: str, row: dict[str, Any]) -> str:
     cost = f", {row['milliseconds']:.2f} ms an image" if "milliseconds" in row else ""
     figure = find_figure(row)

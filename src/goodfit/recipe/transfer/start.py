@@ -130,7 +130,7 @@ def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambd
             f'The features that "{net.name}" computes of the images are not finite: its weights are of another model or damaged.'
         )
     if data.task.name != "classes":
-        return _set_head_to_ridge(head, torch.from_numpy(features), linear_aims(data.task, labels))
+        return _set_head_to_ridge(head, torch.tensor(features), linear_aims(data.task, labels))
     probe = fit_probe(features, labels, len(data.classes))
     head.weight.copy_(probe.weight)
     head.bias.copy_(probe.bias)
