@@ -20,6 +20,7 @@ from goodfit.core.fitted_task import plain_task
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
+from goodfit.core.task import Task
 from goodfit.core.words import count_of
 from goodfit.models.weights.saved import WEIGHTS_FILE, read_weights, to_safetensors, write_config
 from goodfit.predict.images import ImagesFor
@@ -91,7 +92,7 @@ def make_ensemble(
             "classes": list(predictions[0].classes),
             **({} if task.name == "classes" else {"task": plain_task(fitted)}),
             "tests_seen": count_seen_test_images(candidates),
-            **(write_soup(made, soup_builder, best) if soup_builder else copy_members(made, candidates, counts, best)),
+            **(write_soup(made, soup_builder, best, fitted) if soup_builder else copy_members(made, candidates, counts, best)),
             "candidates": describe_candidates(made, candidates, predictions, counts),
         }
         scores = {"validation": score_ensemble(result, predictions[best], task)} if images else {}
@@ -196,12 +197,13 @@ def copy_members(run: Run, candidates: Sequence[Candidate], counts: Sequence[int
     return {"members": [member for member in members if member["weight"]], "single": single}
 
 
-def write_soup(run: Run, soup_builder: SoupBuilder, best: int) -> dict[str, Any]:
-    """Write a soup as the model of a run, and copy the best single model, to compare it with."""
+def write_soup(run: Run, soup_builder: SoupBuilder, best: int, task: Task) -> dict[str, Any]:
+    """Write a soup as the model of a run, whose task is fitted to its answers, and copy the best single model, to compare it with."""
     first = soup_builder.candidates[0]
     write_atomic(run.path / WEIGHTS_FILE, to_safetensors(soup_builder.classifier.model))
     copy_part_files(run, first)
-    write_config(run, {key: value for key, value in first.config.items() if key != "temperature"})
+    own = {} if task.name == "classes" else {"task": plain_task(task)}
+    write_config(run, {**{key: value for key, value in first.config.items() if key != "temperature"}, **own})
     return {
         "members": [{"path": ".", "sha256": hash_file(run.path / WEIGHTS_FILE), "weight": 1.0}],
         "single": copy_model(run, soup_builder.candidates[best], "members/00"),
