@@ -108,7 +108,7 @@ def score_labels(
     return {
         "task": "labels",
         "mean_average_precision": mean_of_known(values),
-        "interval": bootstrap_interval(ranked, n),
+        "interval": bootstrap_interval(ranked, n, mean_of_known(values)),
         "exact_match": exact / n,
         "exact_interval": wilson_interval(exact, n),
         "f1": mean_of_known(np.array([x for x, count in zip(f1, have, strict=True) if count], dtype=float)),
@@ -124,13 +124,18 @@ def score_labels(
     }  # fmt: skip
 
 
-def bootstrap_interval(ranked: RankedLabels, images: int) -> tuple[float, float]:
-    """The 95 % interval of the mean average precision by a bootstrap over the images, always with the same draws."""
+def bootstrap_interval(ranked: RankedLabels, images: int, value: float) -> tuple[float, float]:
+    """The 95 % interval of the mean average precision, which is `value`, by a bootstrap over the images, always with the same draws.
+
+    An image that is drawn twice stands beside itself, which raises the precision of rare labels: that bias of the draws is taken off.
+    Source: Efron & Tibshirani 1993, chapter 10 (estimates of bias).
+    """
     rng = np.random.Generator(np.random.PCG64(0))
     draws = min(MAX_DRAWS, max(MIN_DRAWS, MAX_DRAWN_VALUES // ranked.truth.size))
     counts = (rng.multinomial(images, np.full(images, 1 / images)).astype(np.float64) for _ in range(draws))
-    low, high = np.quantile([mean_of_known(ranked.average_precisions(x)) for x in counts], [0.025, 0.975])
-    return float(low), float(high)
+    values = np.array([mean_of_known(ranked.average_precisions(x)) for x in counts])
+    low, high = np.quantile(values, [0.025, 0.975]) - values.mean() + value
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def mean_of_known(values: Numbers) -> float:

@@ -247,7 +247,7 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
         chooser.choose("model", CONV_NET.format(width), "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
     elif chooser.is_open("model"):
         left = max(TRAINING_SHARE * budget_seconds(budget) - spent - OTHER_SECONDS, 1.0)
-        if curves := find_curves(data):
+        if data.task.name == "classes" and (curves := find_curves(data)):
             plan_training(chooser, data, curves, left, _mirror_keeps_class(data)[0])
             return
         epochs = min(max(IMAGES_SEEN / images, MIN_EPOCHS), MAX_EPOCHS) / 2

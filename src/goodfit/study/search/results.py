@@ -100,7 +100,7 @@ class Results:
         ranges = {stage: [dataclasses.asdict(axis) for axis in axes] for stage, axes in self.ranges.items()}
         winner = self.winner and {"trial": self.winner.folder, "values": self.winner.values, "retrained": bool(self.finalists)}
         return {
-            **({} if self.task == "classes" else {"task": self.task}),
+            "task": self.task,
             "over": self.over,
             "timed_out": self.timed_out,
             "winner": winner,
