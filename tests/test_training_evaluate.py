@@ -39,7 +39,7 @@ def test_scores_equal_scikit_learns(n: int, k: int) -> None:
     labels, logits = given.labels.numpy(), given.logits.numpy()
     guesses = logits.argmax(1)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guesses), abs=1e-12)
-    assert given.summarize()["accuracy"] == found["accuracy"]
+    assert given.accuracy == found["accuracy"]
     assert np.array_equal(found["confusion"], metrics.confusion_matrix(labels, guesses, labels=range(k)))
     present = sorted(set(labels))
     recalls = metrics.recall_score(labels, guesses, labels=present, average=None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from goodfit.core.interval import Z_95, is_clearly_below
 from goodfit.core.run_files import get
 from goodfit.core.words import format_percent
+
+TaskName = Literal["classes", "labels", "numbers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Figure:
         return value < best - Z_95 * 2 * math.sqrt(max(0.0, best)) * (1 - best) / math.sqrt(images)
 
 
-FIGURES = {
+FIGURES: dict[str, Figure] = {
     "classes": Figure("accuracy", "accuracies", "accuracy", "accuracy", True),
     "labels": Figure("mean_average_precision", "mean_average_precisions", "mean average precision", "mean AP", True),
     "numbers": Figure("r2", "r2s", "R2", "R2", False, worst=-1.0),

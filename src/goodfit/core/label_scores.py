@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from goodfit.core.interval import wilson_interval
 
-Numbers = NDArray[np.float64]
+Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 MAX_DRAWS, MIN_DRAWS, MAX_DRAWN_VALUES = 1000, 100, 100_000_000  # of a bootstrap: fewer draws of many images and labels
 MIDDLE = 0.5  # the threshold of a label that nothing speaks for another of
@@ -22,7 +22,7 @@ class RankedLabels:
     Images of equal answers stand together: their precision is that after all of them, as in scikit-learn.
     """
 
-    def __init__(self, answers: Numbers, truth: Mask) -> None:
+    def __init__(self, answers: Values, truth: Mask) -> None:
         n = len(answers)
         self.order = np.argsort(-answers, axis=0, kind="stable")
         self.truth = np.take_along_axis(truth, self.order, axis=0)
@@ -31,17 +31,17 @@ class RankedLabels:
         places = np.where(is_last, np.arange(n)[:, None], n)
         self.ends = np.minimum.accumulate(places[::-1], axis=0)[::-1]  # of the images of the same answer, the last
 
-    def average_precisions(self, weights: Numbers) -> Numbers:
+    def average_precisions(self, weights: Values) -> Values:
         """The average precision [K] of each label, images weighed by `weights` [N]; NaN for a label that no weighed image has."""
         ranked = weights[self.order]
         positive = ranked * self.truth
         precision = np.take_along_axis(np.cumsum(positive, axis=0) / np.maximum(np.cumsum(ranked, axis=0), 1e-300), self.ends, axis=0)
         with np.errstate(invalid="ignore"):
-            values: Numbers = (positive * precision).sum(0) / positive.sum(0)
+            values: Values = (positive * precision).sum(0) / positive.sum(0)
         return values
 
 
-def average_precisions(answers: Numbers, truth: Mask) -> Numbers:
+def average_precisions(answers: Values, truth: Mask) -> Values:
     """The average precision [K] of answers [N, K]: the mean precision at each image that has the label; NaN where none has it.
 
     Source: Salton & McGill 1983; as scikit-learn's average_precision_score.
@@ -49,12 +49,12 @@ def average_precisions(answers: Numbers, truth: Mask) -> Numbers:
     return RankedLabels(answers, truth).average_precisions(np.ones(len(answers)))
 
 
-def mean_average_precision(answers: Numbers, truth: Mask) -> float:
+def mean_average_precision(answers: Values, truth: Mask) -> float:
     """The mean of the average precisions of the labels that some image has; 0 where none has any."""
     return mean_of_known(average_precisions(answers, truth))
 
 
-def fit_thresholds(answers: Numbers, truth: Mask) -> Numbers:
+def fit_thresholds(answers: Values, truth: Mask) -> Values:
     """Find for each label the threshold [K] of the highest F1 on images with answers [N, K]; it lies midway between two answers,
     or 0 and the lowest one.
 
@@ -76,7 +76,7 @@ def fit_thresholds(answers: Numbers, truth: Mask) -> Numbers:
     return thresholds
 
 
-def choose_labels(answers: Numbers, truth: Mask, thresholds: Numbers | None) -> Mask:
+def choose_labels(answers: Values, truth: Mask, thresholds: Values | None) -> Mask:
     """The labels [N, K] that are given by thresholds [K]; without any, each half of the images by those fitted to the other half.
 
     So scores on the images that thresholds are fitted to are not flattered.
@@ -92,7 +92,7 @@ def choose_labels(answers: Numbers, truth: Mask, thresholds: Numbers | None) -> 
 
 
 def score_labels(
-    answers: Numbers, truth: Mask, loss: float, names: Sequence[str], thresholds: Sequence[float] | None = None
+    answers: Values, truth: Mask, loss: float, names: Sequence[str], thresholds: Sequence[float] | None = None
 ) -> dict[str, Any]:
     """Score the probabilities [N, K] of labels for those that the images have [N, K].
 
@@ -138,7 +138,7 @@ def bootstrap_interval(ranked: RankedLabels, images: int, value: float) -> tuple
     return max(0.0, float(low)), min(1.0, float(high))
 
 
-def mean_of_known(values: Numbers) -> float:
+def mean_of_known(values: Values) -> float:
     """The mean of the values that are not NaN; 0 where all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else 0.0

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[np.float64]
+Values = NDArray[np.float64]
 DRAWS, DRAWS_AT_ONCE = 2000, 100
 MAX_POINTS = 400  # of predicted against true that are kept for each number
 LEVEL = 0.9  # share of the true values that the interval around a predicted one is to cover
 
 
-def score_numbers(answers: Numbers, truth: Numbers, loss: float, names: Sequence[str]) -> dict[str, Any]:
+def score_numbers(answers: Values, truth: Values, loss: float, names: Sequence[str]) -> dict[str, Any]:
     """Score predicted numbers [N, K] for the true ones [N, K], each with the 95 % interval of a bootstrap over the images.
 
     "r2", "rmse" and "mae" of all are the means of those of the numbers. "points" of a number are pairs of its true and predicted value, at
@@ -42,7 +42,7 @@ def score_numbers(answers: Numbers, truth: Numbers, loss: float, names: Sequence
     }
 
 
-def summarize_errors(answers: Numbers, truth: Numbers, weights: Numbers) -> dict[str, Numbers]:
+def summarize_errors(answers: Values, truth: Values, weights: Values) -> dict[str, Values]:
     """R2, RMSE and MAE, each [D, K], of numbers [N, K] whose images have the weights [D, N].
 
     Where all true values are equal, R2 is 1 if they are met, else 0, as in scikit-learn.
@@ -56,7 +56,7 @@ def summarize_errors(answers: Numbers, truth: Numbers, weights: Numbers) -> dict
     return {"r2": r2, "rmse": np.sqrt(squared), "mae": absolute}
 
 
-def bootstrap_errors(answers: Numbers, truth: Numbers) -> dict[str, Numbers]:
+def bootstrap_errors(answers: Values, truth: Values) -> dict[str, Values]:
     """R2, RMSE and MAE, each [DRAWS, K], on images drawn anew, always the same draws."""
     rng, n = np.random.Generator(np.random.PCG64(0)), len(truth)
     parts = []
@@ -66,7 +66,7 @@ def bootstrap_errors(answers: Numbers, truth: Numbers) -> dict[str, Numbers]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def interval(values: Numbers) -> tuple[float, float]:
+def interval(values: Values) -> tuple[float, float]:
     """The 95 % interval of bootstrapped values."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
@@ -75,7 +75,7 @@ def interval(values: Numbers) -> tuple[float, float]:
 # ---- intervals around a predicted number -----------------------------------------------------------------------------------------
 
 
-def fit_half_widths(answers: Numbers, truth: Numbers, level: float = LEVEL) -> list[float]:
+def fit_half_widths(answers: Values, truth: Values, level: float = LEVEL) -> list[float]:
     """How far from a predicted number the true one lies at most in a share `level` of the images, for each of K numbers.
 
     It is the quantile of the absolute errors that split conformal prediction takes, so that a new image is covered as often.
@@ -86,7 +86,7 @@ def fit_half_widths(answers: Numbers, truth: Numbers, level: float = LEVEL) -> l
     return [float(x) for x in errors[place]]
 
 
-def measure_coverage(answers: Numbers, truth: Numbers, half_widths: Sequence[float] | None = None) -> dict[str, Any]:
+def measure_coverage(answers: Values, truth: Values, half_widths: Sequence[float] | None = None) -> dict[str, Any]:
     """Measure which share of the true numbers lies within the half widths [K] of the predicted ones.
 
     Without half widths they are fitted to these images, which must then be validation images; so that the "coverage" of each number is

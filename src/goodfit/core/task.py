@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from goodfit.core.batch import one_hot
 from goodfit.core.class_scores import score_classes
 from goodfit.core.contracts import Loss
-from goodfit.core.figures import FIGURES, Figure
+from goodfit.core.figures import FIGURES, Figure, TaskName
 from goodfit.core.label_scores import MIDDLE, fit_thresholds, mean_average_precision, score_labels
 from goodfit.core.number_scores import fit_half_widths, score_numbers, summarize_errors
 
-TaskName = Literal["classes", "labels", "numbers"]
 MIN_PROBABILITY = torch.finfo(torch.float32).tiny
 
 

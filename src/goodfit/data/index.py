@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from goodfit.core.figures import TaskName
 from goodfit.data.store import Store, SubsetStore, hash_fields
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 SplitName = Literal["train", "validation", "test"]
-TaskName = Literal["classes", "labels", "numbers"]
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, UNASSIGNED = 0, 1, 2, -1  # the first three are positions in SPLITS

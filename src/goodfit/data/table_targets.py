@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from goodfit.core.errors import DataError
+from goodfit.core.figures import TaskName
 from goodfit.core.words import list_some
-from goodfit.data.index import TaskName
 from goodfit.data.labels import encode_labels
 from goodfit.data.table import COLUMN_NAMES, Table
 from goodfit.data.targets import Answers, encode_label_lists, make_answers

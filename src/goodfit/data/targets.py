@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from goodfit.core.errors import DataError
+from goodfit.core.figures import TaskName
 from goodfit.core.words import count_of, list_some, natural_order
-from goodfit.data.index import FloatArray, Index, IntArray, TaskName
+from goodfit.data.index import FloatArray, Index, IntArray
 from goodfit.data.labels import CONTAINERS, encode_labels
 from goodfit.data.store import Array, Store
 

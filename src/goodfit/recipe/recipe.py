@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import UsageError, first_line, unknown_name
 from goodfit.core.escapes import restore_name
+from goodfit.core.figures import TaskName
 from goodfit.core.parts import Part, spell
 from goodfit.core.progress import Length
 from goodfit.core.run import Run
@@ -46,7 +47,7 @@ class Recipe:
     """Everything that decides a training. "auto" is chosen from the data and the machine, reported, and frozen into the run's recipe."""
 
     data: str = option("Images: a folder, parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist, fashion_mnist.", "")
-    task: Literal["classes", "labels", "numbers"] = option(
+    task: TaskName = option(
         "What is answered of each image: one of several classes, any of several labels, or one or more numbers.", "classes"
     )
     targets: tuple[str, ...] = option("Columns of a table or parquet file with the labels or numbers; without any, all that can be.", ())

@@ -142,7 +142,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
         "images": sum(splits.values()),
         "classes": list(data.classes),
         "splits": splits,
-        "counts": {name: [column[i] for column in columns] for i, name in enumerate(data.classes)},
+        "counts": {name: [column[i] for column in columns] for i, name in enumerate(data.classes) if data.task.name != "numbers"},
         **(majority if data.task.name == "classes" else {"task": data.task.name}),
         "digest": data.digest,
         "split_digest": data.splits.digest,

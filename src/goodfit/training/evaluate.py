@@ -37,6 +37,11 @@ class Outputs:
     seconds: float = 0.0
     task: Task = CLASSES
 
+    @property
+    def accuracy(self) -> float:
+        """The accuracy; of another task its figure."""
+        return self.task.summarize(self.logits, self.labels)[self.task.figure.key]
+
     def summarize(self) -> dict[str, float]:
         """The loss, the figure of the task and what else is logged of it."""
         return {"loss": float(self.losses.double().mean()), **self.task.summarize(self.logits, self.labels)}
