@@ -241,6 +241,14 @@ def test_an_ensemble_of_seeds_is_scored_as_its_mean(data: dict[str, Path], task:
         tested["images"] == count(tmp_path / "seeds" / "seed-0", "test")
         and tested["gain"]["interval"][0] <= tested["gain"]["difference"] <= tested["gain"]["interval"][1]
     )
+    pair = [tmp_path / "seeds" / f"seed-{k}" for k in (0, 1)]
+    compared = json.loads(command("compare", *pair, "--json", "--html", tmp_path / "compare.html").out)
+    assert [row[FIGURES[task]] for row in compared["runs"]] == pytest.approx([figure(task, one) for one in runs], abs=1e-5)
+    assert compared["groups"][0][FIGURES[task]] == pytest.approx(np.mean([figure(task, one) for one in runs]), abs=1e-5)
+    pairs = json.loads(command("compare", pair[0], tmp_path / "both", "--json").out)["pairs"]
+    assert abs(pairs[0]["difference"]) == pytest.approx(abs(figure(task, mean) - figure(task, runs[0])), abs=1e-5)
+    assert {"labels": "Validation mean average precision", "numbers": "Validation R2"}[task] in (tmp_path / "compare.html").read_text()
+    assert command("compare", *pair).code == 0
     assert command("ensemble", tmp_path / "seeds", "--select", "greedy", "--out", tmp_path / "greedy").code == 0
     assert Run(tmp_path / "greedy").scores["validation"][FIGURES[task]] >= best - 1e-6
     assert command("ensemble", tmp_path / "seeds", "--soup", "uniform", "--out", tmp_path / "soup").code == 0
@@ -253,7 +261,7 @@ def test_an_ensemble_of_seeds_is_scored_as_its_mean(data: dict[str, Path], task:
 def test_runs_of_other_tasks_are_no_ensemble(runs: dict[str, Path], tmp_path: Path) -> None:
     said = command("ensemble", runs["labels"], runs["numbers"], "--out", tmp_path / "x")
     refused(said, 2, "models of the same task", "labels", "numbers")
-    refused(command("compare", runs["labels"], runs["labels"]), 2, "compare knows images of one class each so far")
+    refused(command("compare", runs["labels"], runs["numbers"]), 2, "Expected runs of one task", "mean average precision", "R2")
 
 
 @both
