@@ -125,6 +125,14 @@ def test_splits_hold_like_numbers_and_labels(tmp_path: Path) -> None:
     assert index.describe_answer(3) == ";".join(name for name, has in zip(LABELS, draw_squares()[1][3], strict=True) if has)
 
 
+def test_rare_labels_are_dealt_out_by_their_share(tmp_path: Path) -> None:
+    rows = [("path", "labels"), *((f"{k}.png", "common;rare" if k % 5 == 0 else "common" if k % 3 else "") for k in range(100))]
+    index = read(write_table(tmp_path, rows), AS_LABELS)
+    splits = make_splits(index, np.ones(100, dtype=bool), SplitRule(0.25, 0))
+    rare = index.targets[:, index.classes.index("rare")]  # type: ignore[index]
+    assert rare[splits.test].sum() == 4 and rare[splits.validation].sum() == 4, "a fifth of 20, then a quarter of 16"
+
+
 def test_other_answers_are_other_data(tmp_path: Path) -> None:
     folder = make_number_folder(tmp_path / "n", 20)
     before = read(folder, AS_NUMBERS).fingerprint()

@@ -108,6 +108,15 @@ def test_evaluate_repeats_the_scores_and_opens_the_test_images(runs: dict[str, P
         assert "RMSE" in said.out
 
 
+def test_a_run_knows_its_numbers(tmp_path: Path) -> None:
+    folder = make_number_folder(tmp_path / "data", 60)
+    assert train(folder, "numbers", tmp_path / "run", budget="1 epoch").code == 0
+    assert command("evaluate", tmp_path / "run").code == 0
+    text = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(text.replace("100.0", "100.001"))
+    refused(command("evaluate", tmp_path / "run"), 3, "have changed since")
+
+
 @both
 def test_calibrate_stores_what_is_fitted(runs: dict[str, Path], task: str, tmp_path: Path) -> None:
     run = shutil.copytree(runs[task], tmp_path / "run")
@@ -218,6 +227,8 @@ def test_folds_and_their_ensemble(data: dict[str, Path], task: str, tmp_path: Pa
     assert {"labels": "Average precision", "numbers": "predicted against true"}[task] in page
     made = command("ensemble", tmp_path / "folds", "--out", tmp_path / "both")
     assert made.code == 0, made.err
+    if task == "numbers":
+        refused(command("ensemble", tmp_path / "folds", "--soup", "uniform", "--out", tmp_path / "soup"), 2, "differ in task")
     image = Image.fromarray(draw_squares()[0][0])
     together = goodfit.load(tmp_path / "both").predict(image)[0]
     alone = [goodfit.load(tmp_path / "folds" / f"fold-{k}").predict(image)[0] for k in (1, 2)]

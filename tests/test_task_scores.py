@@ -82,6 +82,15 @@ def test_label_scores_are_scikit_learns_at_given_thresholds() -> None:
     assert low < found["mean_average_precision"] < high and high - low < 0.2
 
 
+def test_the_interval_of_rare_labels_lies_around_the_figure() -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        truth = rng.random((70, 30)) < 0.07
+        found = score_labels(rng.random((70, 30)) + 0.3 * truth, truth, 0.0, [str(k) for k in range(30)])
+        low, high = found["interval"]
+        assert abs((low + high) / 2 - found["mean_average_precision"]) < 0.25 * (high - low)
+
+
 def test_scores_on_validation_are_not_flattered_by_thresholds_fitted_there() -> None:
     gaps = []
     for seed in range(20):
