@@ -228,7 +228,7 @@ def test_folds_and_their_ensemble(data: dict[str, Path], task: str, tmp_path: Pa
     made = command("ensemble", tmp_path / "folds", "--out", tmp_path / "both")
     assert made.code == 0, made.err
     if task == "numbers":
-        refused(command("ensemble", tmp_path / "folds", "--soup", "uniform", "--out", tmp_path / "soup"), 2, "differ in task")
+        refused(command("ensemble", tmp_path / "folds", "--soup", "uniform", "--out", tmp_path / "soup"), 2, "differ in preprocess, task")
     image = Image.fromarray(draw_squares()[0][0])
     together = goodfit.load(tmp_path / "both").predict(image)[0]
     alone = [goodfit.load(tmp_path / "folds" / f"fold-{k}").predict(image)[0] for k in (1, 2)]
