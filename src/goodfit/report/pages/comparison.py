@@ -58,7 +58,7 @@ def render_scores(comparison: dict[str, Any]) -> Html:
             render_name(row, place),
             bar(row[figure.key], *row["interval"]),
             format_figure(figure, row[figure.key]),
-            format_interval(*row["interval"], figure=figure),
+            format_interval(row["interval"][0], row["interval"][1], figure),
             format_number(row["log_loss"]),
             format_percent(row["calibration_error"]),
             words.format_duration(row["seconds"]) if row["seconds"] is not None else "not measured",
