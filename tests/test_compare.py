@@ -22,7 +22,7 @@ import goodfit
 from goodfit.core.errors import Interrupted, UsageError
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import Run
-from goodfit.predict.paired import compare_paired, mcnemar, on_shared_images
+from goodfit.predict.paired import align_on_shared_images, compare_paired, mcnemar
 from goodfit.recipe.source import open_images
 from goodfit.report.charts import RUN_STYLES, run_style
 from goodfit.report.frame import read_static
@@ -82,17 +82,17 @@ def test_only_images_that_both_judged_are_compared() -> None:
     p = np.eye(2, dtype=np.float32)
     one = Predictions(np.array(["a", "b", "c"]), np.array([0, 1, 0]), p[[0, 0, 0]], ("x", "y"))
     other = Predictions(np.array(["c", "d", "b"]), np.array([0, 1, 1]), p[[1, 1, 1]], ("x", "y"))
-    first, second = on_shared_images([[one], [other]])
-    assert (first == [[False, True]]).all() and (second == [[True, False]]).all(), "b, then c"
+    first, second = ([p.correct.tolist() for p in side] for side in align_on_shared_images([[one], [other]]))
+    assert first == [[False, True]] and second == [[True, False]], "b, then c"
     turned = Predictions(other.names, 1 - other.labels, other.probabilities[:, ::-1], ("y", "x"))
-    again = on_shared_images([[one], [turned]])
-    assert (again[0] == first).all() and (again[1] == second).all(), "classes are matched by name, in whatever order a run has them"
+    again = [[p.correct.tolist() for p in side] for side in align_on_shared_images([[one], [turned]])]
+    assert again == [first, second], "classes are matched by name, in whatever order a run has them"
     for problem, changed in (
         ("their classes differ", Predictions(other.names, other.labels, other.probabilities, ("x", "z"))),
         ("they label some images differently", Predictions(other.names, 1 - other.labels, other.probabilities, ("x", "y"))),
         ("they have no validation images in common", Predictions(np.array(["e", "f", "g"]), other.labels, other.probabilities, ("x", "y"))),
     ):
-        assert on_shared_images([[one], [changed]]) == problem
+        assert align_on_shared_images([[one], [changed]]) == problem
 
 
 @pytest.mark.parametrize(

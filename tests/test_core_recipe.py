@@ -101,7 +101,7 @@ def test_parts_as_objects_are_spelled_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimiser": "sgd"}, r'Unknown recipe key "optimiser"\. Did you mean "optimizer"\? There is: data, limit'),
+        ({"optimiser": "sgd"}, r'Unknown recipe key "optimiser"\. Did you mean "optimizer"\? There is: data, task'),
         ({"batchsize": 3}, 'Did you mean "batch_size"'),
         ({"batch_size": 0}, 'recipe: expected batch_size to be a whole number from 1 or "auto" or "all", received 0'),
         ({"batch_size": "many"}, "expected batch_size to be"),
@@ -109,7 +109,7 @@ def test_parts_as_objects_are_spelled_out(tmp_path: Path) -> None:
         ({"aspect": "zoom"}, 'expected aspect to be "auto" or "crop" or "pad" or "stretch"'),
         ({"validation": 1.5}, "expected validation to be a number from 0 to 1 or text, received 1.5"),
         ({"seed": 1.0}, "expected seed to be a whole number from 0"),
-        ({"loss": "auto"}, r"loss is not chosen for you, found \"auto\": the default is softmax"),
+        ({"sampler": "auto"}, r"sampler is not chosen for you, found \"auto\": the default is shuffle"),
         ({"model": 3}, "expected model to be text or a part"),
         ({"use": "mine.py"}, "expected use to be a tuple of text"),
     ],

@@ -313,7 +313,7 @@ def test_features_to_export_never_sit_in_memory(net: FeatureNet, data: Dataset, 
     train, n = data.rows("train"), 20_000
     cached = np.lib.format.open_memmap(tmp_path / "cached.npy", mode="w+", dtype=np.float32, shape=(n, 1000))
     cached[::777] = 1.5
-    many = SimpleNamespace(rows=lambda split: train[:1].expand(n), labels=data.labels, names=data.names, classes=data.classes)
+    many = SimpleNamespace(rows=lambda split: train[:1].expand(n), truth=data.labels, names=data.names, classes=data.classes)
     monkeypatch.setattr(features, "compute_features", lambda net, data, rows, places: {HEAD: cached})
     tracemalloc.start()
     try:

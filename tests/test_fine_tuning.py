@@ -150,7 +150,7 @@ def test_without_pretrained_weights_they_are_refused(changes: dict[str, str], sa
 
 
 def test_soups_of_such_runs_need_no_start(digits: Dataset, tmp_path: Path) -> None:
-    recipe, model = RECIPE.but(average="wise", penalty="l2_sp", resolution="full", views="center"), net()
+    recipe, model = RECIPE.but(average="wise", penalty="l2_sp", resolution="full", views="center", loss="softmax"), net()
     before = copies(model.state_dict())
     (tmp_path / "run").mkdir()
     NormRecalibrator(Run(tmp_path / "run"), recipe, digits, select_device("cpu")).recalibrate(model)

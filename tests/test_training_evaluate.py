@@ -13,10 +13,11 @@ from sklearn import metrics
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch, one_hot
+from goodfit.core.class_scores import balanced_interval
 from goodfit.core.interval import wilson_interval
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.softmax import Softmax
-from goodfit.training.evaluate import Outputs, balanced_interval, collect_outputs, compute_scores
+from goodfit.training.evaluate import Outputs, collect_outputs, compute_scores
 
 
 def answers(n: int, k: int, seed: int = 0) -> Outputs:
@@ -57,7 +58,7 @@ def test_scores_equal_scikit_learns(n: int, k: int) -> None:
 def test_a_class_without_images_counts_for_nothing() -> None:
     given = Outputs(torch.arange(4), torch.tensor([0, 0, 2, 2]), torch.eye(3)[[0, 0, 1, 2]], torch.zeros(4))
     found = compute_scores(given, names(3))
-    assert found["classes"][1] == {"name": "class 1", "images": 0, "accuracy": None}
+    assert found["classes"][1] == {"name": "class 1", "images": 0, "accuracy": None, "recall": None, "precision": 0.0, "f1": 0.0}
     assert found["balanced_accuracy"] == 0.75
     assert found["top5"] == 1.0
     assert found["balanced_interval"][0] < 0.75 < found["balanced_interval"][1]

@@ -24,7 +24,7 @@ from goodfit.inspection.probes.update_ratio import UpdateRatio
 from goodfit.inspection.telemetry import StepView, Telemetry
 from goodfit.inspection.tensorboard import EventWriter, named_numbers
 from goodfit.losses.softmax import Softmax
-from goodfit.terminal.reporter import EVALUATION_HEADER, TerminalReporter, format_evaluation, format_steps
+from goodfit.terminal.reporter import TerminalReporter, format_evaluation, format_header, format_steps
 from goodfit.training.state import Plan, State
 from goodfit.training.step import Objective
 
@@ -161,7 +161,7 @@ def test_event_names() -> None:
 
 
 def test_an_evaluation_is_a_line() -> None:
-    columns, line = EVALUATION_HEADER[1], format_evaluation(EVALUATE)
+    columns, line = format_header(EVALUATE)[1], format_evaluation(EVALUATE)
     assert line == " 50 %       4  1 min 2 s       0.500   93.8 %       0.750   87.5 %"
     assert [columns[:k].split()[-1] for k in (13, 24, 36, 45, 57, 66)] == ["step", "time", "loss", "accuracy", "loss", "accuracy"]
     assert line[:13].endswith("4") and line[:24].endswith("2 s") and line[:45].endswith("93.8 %") and line[:66].endswith("87.5 %")
@@ -201,7 +201,7 @@ def test_away_from_a_terminal_there_are_lines_and_no_bar(terminal: TerminalRepor
     terminal.show_rows([{**TRAIN, "images_per_s": 10.0}, EVALUATE, EVENT])
     terminal.say("a [red]b[/red] " + "long " * 60)
     lines = heard(terminal).splitlines()
-    assert lines == [*EVALUATION_HEADER, format_evaluation(EVALUATE), EVENT["text"], "a [red]b[/red] " + "long " * 60], (
+    assert lines == [*format_header(EVALUATE), format_evaluation(EVALUATE), EVENT["text"], "a [red]b[/red] " + "long " * 60], (
         "as it is: no markup, no wrapping"
     )
     assert terminal.bar is None

@@ -90,6 +90,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a run or an ensemble on its validation images, or on its test images; each opening of those is logged in the run.
 
+    The figure of its task is under "accuracy", "mean_average_precision" or "r2", with its 95 % "interval"; docs/tasks.md has the others.
+
     The scores use the run's own views of an image, or `views`, such as "ten_crop"; the key "viewed" then has the scores of the mean over
     the first 1, 2, 4, ... and all of them, with their cost, beside those of the center crop.
 

@@ -12,6 +12,6 @@ from goodfit.recipe.recipe import Recipe
 
 
 def build_training(recipe: Recipe, data: Dataset, catalog: Catalog | None = None, pretrained: nn.Module | None = None) -> Training:
-    usual = {"resolution": "full", "views": "center"}
+    usual = {"resolution": "full", "views": "center", "loss": "softmax"}
     recipe = recipe.but(**{seat: text for seat, text in usual.items() if getattr(recipe, seat) == "auto"})
     return build(recipe, make_parts(recipe, catalog or load_catalog(recipe.use)), data, pretrained)

@@ -79,6 +79,7 @@ class Smooth(Augment):
     """
 
     strength_field: ClassVar[str] = "epsilon"
+    tasks: ClassVar[tuple[str, ...]] = ("classes",)
     epsilon: Share = 0.1
 
     def __call__(self, batch: Batch, chance: Chance, t: float) -> Batch:

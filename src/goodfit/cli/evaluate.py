@@ -49,7 +49,7 @@ def evaluate(
     Run.open(run)  # refused before torch is imported
     from goodfit import api
     from goodfit.terminal.reporter import TerminalReporter
-    from goodfit.terminal.scores import format_scores
+    from goodfit.terminal.scores import describe_fitted, format_scores
     from goodfit.terminal.streams import print_json, print_lines
 
     reporter = TerminalReporter()
@@ -59,4 +59,4 @@ def evaluate(
         return
     print_lines(*format_scores(scores, "Test" if test else "Validation"))
     if calibrate:
-        print_lines(f"Stored with the model: temperature {scores['calibration']['temperature']:.2f}, which predict applies from now on.")
+        print_lines(f"Stored with the model: {describe_fitted(scores['calibration'])}, which predict applies from now on.")

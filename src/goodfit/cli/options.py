@@ -19,10 +19,11 @@ from goodfit.recipe.run_recipe import read_recipe
 from goodfit.terminal.reporter import TerminalReporter
 
 MOST_USED = Group("Most used", sort_key=1)
-MOST_USED_FIELDS = ("model", "optimizer", "augment", "schedule", "budget", "size", "batch_size", "validation", "source", "seed")
+MOST_USED_FIELDS = ("task", "model", "optimizer", "augment", "schedule", "budget", "size", "batch_size", "validation", "source", "seed")
 METAVARS = {
     "size": "PIXELS|HxW", "validation": "SHARE|FILE", "source": "RUN|FILE|NAME", "budget": '"N epochs"|"N min"', "batch_size": "INT|all",
     "evaluate_every": "LENGTH", "save_every": "LENGTH", "class_weights": "WEIGHTS", "mean": "NUMBERS", "std": "NUMBERS", "device": "DEVICE",
+    "targets": "COLUMNS",
 }  # fmt: skip
 RECIPE_HINTS = typing.get_type_hints(Recipe)
 RECIPE = Parameter(name="*", group=Group("Recipe", sort_key=4))
@@ -31,8 +32,8 @@ FIT_FIELDS = (  # that say how long a training is and what comes of it
     "budget", "schedule", "plateau", "stop", "average", "snapshots", "evaluate_every", "save_every", "probes", "views", "keep",
 )  # fmt: skip
 DATA_FIELDS = (
-    "limit", "duplicates", "size", "aspect", "channels", "mean", "std", "validation", "split_seed", "cache", "storage", "seed", "device",
-    "threads",
+    "task", "targets", "limit", "duplicates", "size", "aspect", "channels", "mean", "std", "validation", "split_seed", "cache", "storage",
+    "seed", "device", "threads",
 )  # fmt: skip
 SOURCE_FIELDS = ("source", "source_by", "model", "head_init", "batch_size", "precision", "layout")  # of a net with weights from elsewhere
 NAMES = {"source": "--from", "source_by": "--from-by"}  # of fields whose options are not named as they are: from is a keyword of Python

@@ -10,7 +10,7 @@ from goodfit.core.errors import DataError, UsageError
 from goodfit.core.trust import trust_own_code
 
 if TYPE_CHECKING:
-    from goodfit.predict.predictor import Prediction
+    from goodfit.predict.prediction import Prediction
 
 
 def predict(
@@ -24,7 +24,7 @@ def predict(
     reject_below: float = 0.0,
     device: str = "auto",
 ) -> None:
-    """Predict the classes of images: files, folders (searched for images), or patterns such as "photos/*.jpg".
+    """Predict the classes, labels or numbers of images: files, folders (searched for images), or patterns such as "photos/*.jpg".
 
     Parameters
     ----------
@@ -48,12 +48,9 @@ def predict(
     """
     if not images and not Path(run).is_dir():
         raise UsageError(f'Expected a run and images, such as "goodfit predict runs/latest {run}", received "{run}" alone.')
-    if top < 1:
-        raise UsageError(f"Expected --top to be 1 or more, received {top}.")
     if json and csv:
         raise UsageError("Expected one of --json and --csv, received both.")
-    if not 0 <= reject_below <= 1:
-        raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
+    check_numbers(top, reject_below)
     from goodfit.core.run import Run
     from goodfit.data.folder import find_images
 
@@ -65,7 +62,9 @@ def predict(
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.streams import print_exact, print_json, print_lines
 
-    predictions = list(load_predictor(run, device, views, TerminalReporter()).stream(files, top))
+    predictor = load_predictor(run, device, views, TerminalReporter())
+    refuse_rejection(run, predictor.task.name, reject_below)
+    predictions = list(predictor.stream(files, top))
     if json:
         print_json([p.plain() | ({"rejected": is_rejected(p, reject_below)} if reject_below else {}) for p in predictions])
     elif csv:
@@ -73,6 +72,28 @@ def predict(
     else:
         print_lines(*format_predictions(predictions, reject_below))
     explain_problems(predictions)
+
+
+def check_numbers(top: int, reject_below: float) -> None:
+    """Refuse numbers of classes and probabilities that are none.
+
+    Raises:
+        UsageError: one is.
+    """
+    if top < 1:
+        raise UsageError(f"Expected --top to be 1 or more, received {top}.")
+    if not 0 <= reject_below <= 1:
+        raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
+
+
+def refuse_rejection(run: str, task: str, reject_below: float) -> None:
+    """Refuse to reject the answers of other tasks than classes.
+
+    Raises:
+        UsageError: that is asked.
+    """
+    if reject_below and task != "classes":
+        raise UsageError(f'--reject-below is for classes, and "{run}" answers {task}: leave it out.')
 
 
 def explain_problems(predictions: Sequence[Prediction]) -> None:

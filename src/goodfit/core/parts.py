@@ -23,6 +23,7 @@ class Part(ABC):  # noqa: B024  each kind adds its own abstract __call__
 
     kind: ClassVar[str] = "part"
     piped: ClassVar[bool] = False  # whether a recipe takes several of this kind, one after the other
+    tasks: ClassVar[tuple[str, ...]] = ("classes", "labels", "numbers")  # that it makes sense for
 
     def __post_init__(self) -> None:
         check_settings(self, part_name(self))

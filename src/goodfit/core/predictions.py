@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,16 @@ MAX_FULL_PRECISION_VALUES = 2**24  # more probabilities are kept in half precisi
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predictions for N images: their `names` [N], `labels` [N] int64 into `classes` [K], and `probabilities` [N, K] float32."""
+    """Predictions for N images: their `names` [N], `labels` [N] int64 into `classes` [K], and `probabilities` [N, K] float32.
+
+    Of another `task` than classes, `labels` [N, K] are the true labels (0 or 1) or numbers, and `probabilities` the answers.
+    """
 
     names: NDArray[np.str_]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     probabilities: NDArray[np.float32]
     classes: tuple[str, ...]
+    task: str = "classes"
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -48,16 +53,18 @@ class Predictions:
 
     def to_npz(self, name: str) -> bytes:
         """The content of the .npz file of that name; see `save`."""
-        dtype = np.float16 if self.probabilities.size > MAX_FULL_PRECISION_VALUES else np.float32
+        is_large = self.probabilities.size > MAX_FULL_PRECISION_VALUES and self.task != "numbers"
+        dtype = np.float16 if is_large else np.float32
         file = io.BytesIO()
-        np.savez_compressed(
-            file,
-            names=self.names,
-            labels=self.labels,
-            probabilities=self.probabilities.astype(dtype),
-            classes=np.array(self.classes, dtype=np.str_),
-            own_name=np.array(name),
-        )
+        arrays: dict[str, Any] = {
+            "names": self.names,
+            "labels": self.labels,
+            "probabilities": self.probabilities.astype(dtype),
+            "classes": np.array(self.classes, dtype=np.str_),
+            "own_name": np.array(name),
+            **({} if self.task == "classes" else {"task": np.array(self.task)}),
+        }
+        np.savez_compressed(file, **arrays)
         return file.getvalue()
 
     @staticmethod
@@ -73,9 +80,10 @@ class Predictions:
             names, labels, probabilities, classes = (file[key] for key in ("names", "labels", "probabilities", "classes"))
             if "own_name" in file and str(file["own_name"]) != path.name:
                 raise ValueError(f"it is {file['own_name']}")
-            are_texts = names.dtype.kind == classes.dtype.kind == "U"
-            if not are_texts or probabilities.shape != (len(names), len(classes)) or labels.shape != names.shape:
+            are_texts, task = names.dtype.kind == classes.dtype.kind == "U", str(file["task"]) if "task" in file else "classes"
+            shape = names.shape if task == "classes" else probabilities.shape
+            if not are_texts or probabilities.shape != (len(names), len(classes)) or labels.shape != shape:
                 raise ValueError("its arrays do not go together")
-            if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            if task == "classes" and len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
                 raise ValueError("its labels are of other classes")
-            return Predictions(names, labels, probabilities.astype(np.float32), tuple(classes.tolist()))
+            return Predictions(names, labels, probabilities.astype(np.float32), tuple(classes.tolist()), task)

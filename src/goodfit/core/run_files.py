@@ -98,20 +98,22 @@ SHAPES: dict[str, dict[str, Callable[[object], bool]]] = {
         "files": _are_texts_by_name, "recipe_sha256": _are_texts,
     },
     "scores.json": {
-        "validation": _is_object, "validation.accuracy": is_number, "validation.interval": _is_interval, "validation.images": is_number,
+        "validation": _is_object, "validation.accuracy": is_number, "validation.mean_average_precision": is_number,
+        "validation.r2": is_number, "validation.interval": _is_interval, "validation.images": is_number,
         "validation.calibration": _is_object, "validation.calibration.temperature": _is_positive,
         "snapshots": _are_objects,
     },
     "config.json": {
         "model": _is_text, "loss": _is_text, "views": _is_text, "label_names": _are_texts, "preprocess": _is_object, "use": _are_file_names,
-        "temperature": _is_positive, "files": _are_texts_by_name,
+        "temperature": _is_positive, "files": _are_texts_by_name, "task": _is_object,
     },
     "ensemble.json": {
         "classes": _are_texts, "members": _are_objects, "candidates": _are_objects, "single": _is_object, "single.path": _is_text,
-        "tests_seen": is_number, "select": _is_text,
+        "tests_seen": is_number, "select": _is_text, "task": _is_object,
     },
     "folds.json": {
         "state": _is_text, "folds": is_number, "asked": _is_object, "runs": _are_texts, "accuracies": _are_numbers,
+        "mean_average_precisions": _are_numbers, "r2s": _are_numbers, "task": _is_text,
         "deviation": is_number, "seconds": is_number, "out_of_fold": _is_object,
     },
     "baselines.json": {"rows": _are_objects, "of": _is_text},

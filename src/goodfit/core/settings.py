@@ -152,4 +152,6 @@ def parse_setting(text: str, hint: Any) -> Any:
         converted = convert(ast.literal_eval(text), hint)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         converted = INVALID
+    if converted is INVALID and typing.get_args(hint) == (str, ...):
+        return tuple(word.strip() for word in text.split(","))  # words need no quotation marks
     return convert(text, hint) if converted is INVALID else converted

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from collections.abc import Callable
 from typing import Any
+
+from goodfit.core.escapes import escape_name
 
 # A key of as many parts takes the parser the square of them; ours have one.
 MAX_KEY_PARTS = 32
@@ -25,3 +29,16 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def write_toml(value: Any) -> str:
+    """Write a value as TOML, its texts escaped as `escape_name` does."""
+    text = json.dumps(change_texts(escape_name, value), ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # the one control character that JSON has as it is, and TOML does not
+
+
+def change_texts(change: Callable[[str], str], value: Any) -> Any:
+    """Change each text of a value, in lists too."""
+    if isinstance(value, list):
+        return [change_texts(change, inner) for inner in value]
+    return change(value) if isinstance(value, str) else value

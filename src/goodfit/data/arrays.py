@@ -23,6 +23,8 @@ from goodfit.data.index import NAMES_OF_FILES, SPLIT_WORDS, TEST, TRAIN, UNASSIG
 from goodfit.data.labels import encode_labels, match_labels, read_class_names
 from goodfit.data.levels import PixelScale, find_scale_notes, infer_scales, to_channels_last, to_pixels
 from goodfit.data.store import Array, ArrayStore, FileStat, hash_file_stats
+from goodfit.data.table_targets import CLASSES, TargetSpec
+from goodfit.data.targets import Answers, encode_values
 
 NPZ_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))  # of the images and labels of a split; MedMNIST has the latter
 MNIST_FILES = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte", TRAIN), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", TEST))
@@ -38,9 +40,9 @@ def concatenate_images(parts: Sequence[Array], scales: Sequence[PixelScale] = ()
 # ---- .npz ----------------------------------------------------------------------------------------------------------------------
 
 
-def index_npz(path: Path) -> Index:
+def index_npz(path: Path, spec: TargetSpec = CLASSES) -> Index:
     """Index arrays x_train, y_train, x_test, y_test (and x_val, y_val), the same as train_images, train_labels ..., or images and labels;
-    `classes` may hold the names.
+    `classes` may hold the names. Labels are [N, K] of 0 and 1, numbers [N] or [N, K].
 
     Raises:
         DataError: the file is damaged, arrays are missing or of other shapes, or images and labels differ in number.
@@ -55,15 +57,37 @@ def index_npz(path: Path) -> Index:
         check_memory(sum(header.n_bytes for header in headers.values()), f'"{path}"')
         labels = [_read_labels(path, archive, y) for _, y, _ in keys]
         classes = read_class_names(_read_array(path, archive, "classes"), f'"{path}"') if "classes.npy" in archive.namelist() else ()
-        if classes:
+        if spec.task != "classes":
+            answers = _read_npz_targets(path, spec, labels, classes)
+        elif classes:
             numbers = np.concatenate([match_labels(part, classes, f'"{path}" ({y})') for (_, y, _), part in zip(keys, labels, strict=True)])
+            answers = Answers("classes", classes, numbers)
         else:
-            classes, numbers = encode_labels(np.concatenate(labels), f'"{path}"')
+            answers = Answers("classes", *encode_labels(np.concatenate(labels), f'"{path}"'))
     load, notes = _prepare_npz_images(path, tuple(x for x, _, _ in keys), [headers[x].dtype for x, _, _ in keys])
     image_names = [f"{x}#{k}" for (x, _, _), part in zip(keys, labels, strict=True) for k in range(len(part))]
     store = ArrayStore(load, hash_file_stats(path.parent, [FileStat.of(path.name, path.parent)]))
     splits = repeat_splits(labels, [split for _, _, split in keys])
-    return Index(path.stem, classes, numbers, splits, image_names, store, notes, split_source="the names of its arrays")
+    return answers.index(path.stem, splits, image_names, store, notes, "the names of its arrays")
+
+
+def _read_npz_targets(path: Path, spec: TargetSpec, parts: Sequence[Array], names: Sequence[str]) -> Answers:
+    """Turn arrays of labels or numbers [n] or [n, K], one for each split, into answers; `names` are those that the file has for them.
+
+    Raises:
+        DataError: they are none, or differ in K.
+    """
+    if spec.columns:
+        raise DataError(f'"{path}" has no columns, so --targets cannot choose any: name the {spec.task} in an array "classes".')
+    shapes = sorted({part.shape[1:] for part in parts})
+    if len(shapes) > 1 or len(shapes[0]) > 1:
+        raise DataError(f'Expected {spec.task} [N, K] in "{path}", of the same K in each split, found {list_some(list(map(str, shapes)))}.')
+    values = np.concatenate([part.reshape(len(part), -1) for part in parts])
+    if names and len(names) != values.shape[1]:
+        raise DataError(f'"{path}" names {len(names)} {spec.task} in classes, and has {values.shape[1]} an image.')
+    kind = spec.task.removesuffix("s")
+    numbered = [kind] if values.shape[1] == 1 else [f"{kind} {k + 1}" for k in range(values.shape[1])]
+    return encode_values(spec.task, names or numbered, values, f'"{path}"')
 
 
 def _find_npz_keys(path: Path, names: list[str]) -> list[tuple[str, str, int]]:

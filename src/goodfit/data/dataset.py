@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from goodfit.core.chance import Chance
+from goodfit.core.errors import DataError
 from goodfit.core.facts import Facts
 from goodfit.core.progress import Lengths
 from goodfit.core.reporter import Reporter
+from goodfit.core.task import TASKS, Numbers, Task
 from goodfit.core.words import count_of, list_some
 from goodfit.data.headers import ImageHeaders
-from goodfit.data.index import IntArray, SplitName
+from goodfit.data.index import Index, IntArray, SplitName, count_outputs
 from goodfit.data.pack import CacheLimit, pack_images
 from goodfit.data.packed import PackedImages
 from goodfit.data.pixels import Pixels
@@ -32,6 +34,9 @@ class Dataset:
     `labels` [N] int64, `names` and `extents` [N, 2] int64 (height, width of the originals when upright) cover all N rows, which `store`
     reads; broken rows are in no split. `originals` [N] are the first rows with the same bytes. `preprocess` has the training split's
     mean and std, `digest` hashes the content, names and labels of all good images, `broken` gives the reason by name.
+
+    Of another `task` than classes, `classes` are the names of the labels or numbers, and `labels` [N, K] float32 the targets as the network
+    learns them; `truth` has the labels, or the numbers in their own units, as float64.
     """
 
     name: str
@@ -48,6 +53,8 @@ class Dataset:
     digest: str
     notes: tuple[str, ...]
     broken: dict[str, str]
+    task: Task
+    truth: Tensor
 
     def rows(self, split: SplitName) -> Tensor:
         """int64 rows of a split."""
@@ -65,8 +72,8 @@ class Dataset:
         return rows[Chance.of(0, rows, "sample").permutation()[:n].sort().values]
 
     def class_counts(self, split: SplitName = "train") -> tuple[int, ...]:
-        """Images per class [K] of a split."""
-        return tuple(torch.bincount(self.labels[self.rows(split)], minlength=len(self.classes)).tolist())
+        """Images [K] of each class, or with each label, of a split; of numbers all of them."""
+        return tuple(count_outputs(self.task.name, self.truth[self.rows(split)].numpy(), len(self.classes)).tolist())
 
     def facts(self, lengths: Lengths) -> Facts:
         """What parts may know of the data when they are bound."""
@@ -99,11 +106,13 @@ def load_dataset(
     decodable[list(packed.broken)] = False
     splits = make_splits(index, decodable, split_rule, packed.originals)
     statistics = measure_statistics(packed.sums, splits.train, box[0] * box[1])
+    task = make_task(index, splits.train)
+    truth = torch.from_numpy(index.labels if index.targets is None else index.targets)
     std = tuple(x or 1.0 for x in statistics.std)  # a constant channel, such as alpha that is never used, stays as it is
     return Dataset(
         name=index.name,
         classes=index.classes,
-        labels=torch.from_numpy(index.labels),
+        labels=truth if index.targets is None else task.to_targets(truth),
         names=index.names,
         extents=torch.from_numpy(np.stack([headers.heights, headers.widths], axis=1)),
         store=index.store,
@@ -115,7 +124,25 @@ def load_dataset(
         digest=packed.digest,
         notes=(*index.notes, *headers.notes, *_broken_note(headers, packed), *packed.notes, *splits.notes),
         broken={index.names[row]: reason for row, reason in packed.broken.items()},
+        task=task,
+        truth=truth,
     )
+
+
+def make_task(index: Index, train: IntArray) -> Task:
+    """The task of an index; the scale of numbers is that of the training images.
+
+    Raises:
+        DataError: all training images have the same number.
+    """
+    if index.task != "numbers":
+        return TASKS[index.task](index.classes)
+    assert index.targets is not None
+    mean, std = index.targets[train].mean(0), index.targets[train].std(0)
+    if not std.all():
+        name = index.classes[int(np.flatnonzero(std == 0)[0])]
+        raise DataError(f"All training images have the same {name}: there is nothing to learn.")
+    return Numbers(index.classes, tuple(mean.tolist()), tuple(std.tolist()))
 
 
 def _broken_note(headers: ImageHeaders, packed: PackedImages) -> list[str]:

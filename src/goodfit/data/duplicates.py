@@ -43,7 +43,7 @@ def choose_duplicates_to_drop(index: Index, originals: IntArray) -> Mask:
     order = np.lexsort((-index.splits, originals))
     dropped = np.zeros(len(index), dtype=bool)
     dropped[order[1:][originals[order[1:]] == originals[order[:-1]]]] = True
-    return dropped | differ_among_duplicates(index.labels, originals)
+    return dropped | differ_among_duplicates(index.answers, originals)
 
 
 def describe_duplicates(index: Index, splits: NDArray[np.int8], originals: IntArray) -> list[str]:
@@ -56,7 +56,7 @@ def describe_duplicates(index: Index, splits: NDArray[np.int8], originals: IntAr
     ]
     for values, what, consequence in (
         (splits, "in several splits", ": scores on held-out images come out too good"),
-        (index.labels, "under several labels", ": each time at least one of them is wrong"),
+        (index.answers, "under several labels", ": each time at least one of them is wrong"),
     ):
         if n := len(found := np.unique(originals[differ_among_duplicates(values, originals)])):
             first = found[0]

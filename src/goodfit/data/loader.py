@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from goodfit.core.batch import Batch, one_hot
+from goodfit.core.batch import Batch, make_targets
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Sampler
 from goodfit.core.progress import Length, Lengths
@@ -99,7 +99,7 @@ class Loader:
         epoch, places = self.places(step)
         rows = self.order(epoch)[places]
         chance = Chance.for_epoch(self.seed, "augment", epoch, places, rows)
-        batch = LazyBatch.of(self.pixels, one_hot(self.labels[rows], self.classes), rows, chance)
+        batch = LazyBatch.of(self.pixels, make_targets(self.labels[rows], self.classes), rows, chance)
         return batch if len(rows) * math.prod(self.pixels.shape[1:]) > MAX_EAGER_BYTES else batch[:]
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
@@ -143,4 +143,4 @@ class LazyBatch(Batch):
 def iterate_batches(pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch_size: int) -> Iterator[Batch]:
     """Yield the rows once, in order, with exact pixels, for evaluation."""
     for ids in torch.split(torch.as_tensor(rows), batch_size):
-        yield Batch(pixels.read_exact(ids).permute(0, 3, 1, 2), one_hot(labels[ids], classes), ids)
+        yield Batch(pixels.read_exact(ids).permute(0, 3, 1, 2), make_targets(labels[ids], classes), ids)

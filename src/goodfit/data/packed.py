@@ -221,7 +221,8 @@ def _hash_dataset(index: Index, pack: Pack, usable: NDArray[np.bool_], reporter:
         return known.decode()
     total = hashlib.sha256("\0".join(index.classes).encode(errors="surrogatepass"))
     contents = pack.hashes.view(f"V{HASH_BYTES}")[:, 0]
-    for row, (name, label, content) in enumerate(zip(index.names, index.labels.tolist(), contents, strict=True)):
+    answers = (index.labels if index.targets is None else index.targets).tolist()
+    for row, (name, label, content) in enumerate(zip(index.names, answers, contents, strict=True)):
         if usable[row]:
             total.update(f"\0{name}\0{label}\0".encode(errors="surrogatepass") + content.tobytes())
     if pack.folder.is_dir():  # unless another process has removed it, where writing would make a folder that is no pack

@@ -21,6 +21,8 @@ from goodfit.data.index import NAMES_OF_FILES, SPLITS, UNASSIGNED, Index, repeat
 from goodfit.data.labels import encode_labels, match_labels, read_class_names
 from goodfit.data.names import find_splits, is_data
 from goodfit.data.store import Array, FileStat, Store, hash_file_stats
+from goodfit.data.table_targets import CLASSES, TargetSpec
+from goodfit.data.targets import Answers, encode_rows
 
 MAX_CACHED_ROW_GROUPS = 4  # all readers are near the same place, so a few suffice
 BYTES_PER_ROW = 200  # of memory, for the name and the label
@@ -28,8 +30,9 @@ NUMBER_TYPES = ("int", "uint", "float", "double", "halffloat", "bool")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "fine_label")
 
 
-def index_parquet(path: Path) -> Index:
-    """Index the images of a parquet file, or of all below a folder; its name or that of its folder says the split.
+def index_parquet(path: Path, spec: TargetSpec = CLASSES) -> Index:
+    """Index the images of a parquet file, or of all below a folder; its name or that of its folder says the split. `spec` says what is read
+    of each image.
 
     Raises:
         DataError: pyarrow is not installed, or a file has no image or label column.
@@ -37,22 +40,26 @@ def index_parquet(path: Path) -> Index:
     parquet = _import_pyarrow(path)
     root = path if path.is_dir() else path.parent
     relative = _list_files(path) if path.is_dir() else [path.name]
-    files = [_read_file(root / name, parquet) for name in relative]
+    files = [_read_file(root / name, parquet, spec) for name in relative]
     for name, file in zip(relative, files, strict=True):
         if file[:3] != files[0][:3]:
             raise DataError(f'"{root / name}" and "{root / relative[0]}" have different image, label or class columns: give one of them.')
     columns = [file.labels for file in files]
     are_arrays = all(isinstance(column, np.ndarray) for column in columns)
-    if classes := files[0].classes:
+    if spec.task != "classes":
+        rows = list(itertools.chain.from_iterable(columns))
+        answers = encode_rows(spec.task, files[0].names, rows, files[0].classes, f'"{path}"')
+    elif classes := files[0].classes:
         places = [f'"{root / name}"' for name in relative]
         labels = np.concatenate([match_labels(column, classes, place) for column, place in zip(columns, places, strict=True)])
+        answers = Answers("classes", classes, labels)
     else:
         values = np.concatenate(columns) if are_arrays else list(itertools.chain.from_iterable(columns))
-        classes, labels = encode_labels(values, f'"{path}"')
+        answers = Answers("classes", *encode_labels(values, f'"{path}"'))
     names = [f"{name}#{k}" for name, column in zip(relative, columns, strict=True) for k in range(len(column))]
     store = ParquetStore(root, [FileStat.of(name, root) for name in relative], [file.sizes for file in files], files[0].image)
     splits = repeat_splits(columns, [_parse_split(name) for name in relative])
-    return Index(path.stem, classes, labels, splits, names, store, split_source=NAMES_OF_FILES)
+    return answers.index(path.stem, splits, names, store, split_source=NAMES_OF_FILES)
 
 
 def _list_files(folder: Path) -> list[str]:
@@ -77,30 +84,45 @@ def _import_pyarrow(path: Path) -> Any:
 
 
 class _ParquetFile(NamedTuple):
-    """The names of its image and label columns, its class names, empty if it names none, its labels, and the sizes of its row groups."""
+    """The names of its image and label columns, its class names, empty if it names none, its labels, and the sizes of its row groups.
+
+    Of labels or numbers, each of the `labels` is a row of the values of several columns.
+    """
 
     image: str
-    label: str
+    names: tuple[str, ...]
     classes: tuple[str, ...]
     labels: Array | list[Any]
     sizes: list[int]
 
 
-def _read_file(file: Path, parquet: Any) -> _ParquetFile:
+def _read_file(file: Path, parquet: Any, spec: TargetSpec) -> _ParquetFile:
     with explain_faults(file, "parquet"), parquet.ParquetFile(file) as reader:
         features = _read_features(reader.schema_arrow)
-        image, label = _find_columns(file, reader.schema_arrow, features)
-        classes = read_class_names(features[label]["names"], f'"{file}"') if features.get(label, {}).get("names") else ()
-        check_memory(BYTES_PER_ROW * reader.metadata.num_rows, f'"{file}"')
-        values = reader.read(columns=[label]).column(0)
-        if values.null_count:
-            row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
-            raise DataError(f'"{file}" has {count_of(values.null_count, "row")} without a label, such as row {row}: leave them out.')
+        image, *labels = _find_columns(file, reader.schema_arrow, features, spec)
+        listed = _read_class_list(features.get(labels[0], {}))
+        classes = read_class_names(listed, f'"{file}"') if listed else ()
+        check_memory(BYTES_PER_ROW * len(labels) * reader.metadata.num_rows, f'"{file}"')
+        columns = [reader.read(columns=[label]).column(0) for label in labels]
+        for name, values in zip(labels, columns, strict=True):
+            if values.null_count:
+                row, what = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))), "label" if spec.task == "classes" else name
+                raise DataError(f'"{file}" has {count_of(values.null_count, "row")} without a {what}, such as row {row}: leave them out.')
+        values = columns[0]
         sizes = [reader.metadata.row_group(k).num_rows for k in range(reader.num_row_groups)]
         if sum(sizes) != len(values):
             raise DataError(f'"{file}" is damaged: its row groups say that they have {sum(sizes):,} rows, found {len(values):,} labels.')
+        if spec.task != "classes":
+            rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
+            return _ParquetFile(image, tuple(labels), classes, rows, sizes)
         has_numbers = str(values.type).startswith(NUMBER_TYPES)
-        return _ParquetFile(image, label, classes, values.to_numpy() if has_numbers else values.to_pylist(), sizes)
+        return _ParquetFile(image, tuple(labels), classes, values.to_numpy() if has_numbers else values.to_pylist(), sizes)
+
+
+def _read_class_list(feature: Any) -> Any:
+    """The class names in Hugging Face's description of a column, of a list's items too; None where it has none."""
+    inner = feature.get("feature") if isinstance(feature, dict) else feature[0] if isinstance(feature, list) and feature else None
+    return (feature.get("names") if isinstance(feature, dict) else None) or (inner.get("names") if isinstance(inner, dict) else None)
 
 
 def _read_features(schema: Any) -> dict[str, dict[str, Any]]:
@@ -112,8 +134,8 @@ def _read_features(schema: Any) -> dict[str, dict[str, Any]]:
     return {name: feature for name, feature in features if isinstance(feature, dict) and name in schema.names}
 
 
-def _find_columns(file: Path, schema: Any, features: dict[str, dict[str, Any]]) -> tuple[str, str]:
-    """Find the names of the image and the label column.
+def _find_columns(file: Path, schema: Any, features: dict[str, dict[str, Any]], spec: TargetSpec) -> tuple[str, ...]:
+    """Find the names of the image column and of those of labels or numbers, of classes one.
 
     Raises:
         DataError: one of them is missing.
@@ -125,6 +147,7 @@ def _find_columns(file: Path, schema: Any, features: dict[str, dict[str, Any]]) 
     label = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     label = sorted(label, key=lambda name: LABEL_COLUMNS.index(name) if name in LABEL_COLUMNS else len(LABEL_COLUMNS))
     label += [name for name in LABEL_COLUMNS if name in types]
+    label = label[:1] if spec.task == "classes" else _find_target_columns(file, types, spec)
     if not image or not label:
         missing = "image column (bytes, or a struct of bytes and path)" if not image else "label column"
         found = list_some([f"{name} ({str(kind)[:40]})" for name, kind in types.items()])
@@ -132,7 +155,20 @@ def _find_columns(file: Path, schema: Any, features: dict[str, dict[str, Any]]) 
             f'Expected Hugging Face\'s columns image and label in "{file}", found no {missing} among: {found}; '
             "paths of images are read from a CSV with the columns path and label."
         )
-    return image[0], label[0]
+    return image[0], *label
+
+
+def _find_target_columns(file: Path, types: dict[str, Any], spec: TargetSpec) -> list[str]:
+    """Find the columns of labels or numbers: those that are named, else one named label or so, else all of numbers (or of 0 and 1, which
+    reading shows).
+
+    Raises:
+        DataError: a column that is named is not there.
+    """
+    if missing := [name for name in spec.columns if name not in types]:
+        raise DataError(f'Expected the columns {list_some(missing)} in "{file}", found: {list_some(list(types))}.')
+    named = list(spec.columns) or [name for name in LABEL_COLUMNS if name in types][:1]
+    return named or [name for name, kind in types.items() if str(kind).startswith(NUMBER_TYPES)]
 
 
 def _is_bytes(kind: Any) -> bool:

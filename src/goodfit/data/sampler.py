@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class Balanced(Sampler):
     Cost: longer epochs.
     Source: Buda, Maki & Mazurowski 2018.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("classes",)
 
     def length(self, labels: Tensor) -> int:
         counts = torch.bincount(labels)

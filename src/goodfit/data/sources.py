@@ -21,22 +21,30 @@ from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, IntArray, draw_
 from goodfit.data.labels import check_classes
 from goodfit.data.opening import IMAGE_SUFFIXES
 from goodfit.data.parquet import index_parquet
-from goodfit.data.table import find_split_tables, index_split_tables, index_table
+from goodfit.data.table import find_split_tables
+from goodfit.data.table_index import index_split_tables, index_table
+from goodfit.data.table_targets import CLASSES, TargetSpec
+from goodfit.data.targets import check_targets
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".bz2", ".xz", ".rar", ".7z")
 
 
-def index_images(data: str, limit: int = 0, seed: int = 0, say: Say = lambda text: None) -> Index:
+def index_images(data: str, limit: int = 0, seed: int = 0, say: Say = lambda text: None, spec: TargetSpec = CLASSES) -> Index:
     """Index the images at a path (folder, CSV, TSV, parquet, npz, IDX, CIFAR pickles), or those of a built-in dataset.
 
     `limit` keeps at most that many images per class and split (0: all), chosen by `seed` and the images' names; `say` gets a line
-    when something is fetched.
+    when something is fetched, and `spec` says what is read of each image.
 
     Raises:
         DataError: the path does not exist, or its images cannot be trained on.
     """
     path = find_data(data)
-    index = index_builtin(data, say) if path is None else _index_path(path)
+    index = index_builtin(data, say) if path is None else _index_path(path, spec)
+    if index.task != spec.task:
+        raise DataError(
+            f'"{data}" has one class for each image, no {spec.task}: these are read from a CSV or TSV file, a folder with a labels.csv,'
+            " parquet files or an .npz file."
+        )
     _check_trainable(index, data)
     return _limit_images(index, limit, seed) if limit else index
 
@@ -58,30 +66,36 @@ def find_data(data: str) -> Path | None:
     return None
 
 
-def _index_path(path: Path) -> Index:
+def _index_path(path: Path, spec: TargetSpec) -> Index:
     name = path.name.lower().removesuffix(".gz")
     if path.is_dir():
         if is_cifar_folder(path):
             return index_cifar(path)
         if pairs := find_idx_files(path):
             return index_idx(path, pairs)
-        return index_parquet(path) if _holds_parquet(path) else _index_folder(path)
+        return index_parquet(path, spec) if _holds_parquet(path) else _index_folder(path, spec)
     if not path.is_file():
         raise DataError(f'Expected a file or a folder, found a pipe or a device at "{path}".')
     if name.endswith((".csv", ".tsv")):
-        return index_table(path)
+        return index_table(path, spec)
     if name.endswith(".parquet"):
-        return index_parquet(path)
+        return index_parquet(path, spec)
     if name.endswith(".npz"):
-        return index_npz(path)
+        return index_npz(path, spec)
     if pairs := find_idx_files(path):
         return index_idx(path, pairs)
     unpack = "; unpack it first" if name.endswith(ARCHIVES) else ""
     raise DataError(f'Expected a folder of images, a .csv, .tsv, .parquet, .npz or IDX images file, received "{path}"{unpack}.')
 
 
-def _index_folder(path: Path) -> Index:
-    """Index class folders, or where there are none, tables named after splits."""
+def _index_folder(path: Path, spec: TargetSpec) -> Index:
+    """Index class folders, or where there are none, tables named after splits; labels and numbers by a table labels.csv or such tables."""
+    if spec.task != "classes":
+        if table := next((file for file in (path / "labels.csv", path / "labels.tsv") if file.is_file()), None):
+            return dataclasses.replace(index_table(table, spec), name=path.resolve().name or "images")
+        if tables := find_split_tables(path):
+            return index_split_tables(path, tables, spec)
+        raise DataError(f'Expected a table labels.csv in "{path}" with the column path and the {spec.task} of each image, found none.')
     try:
         index = index_folder(path)
     except DataError:
@@ -126,20 +140,21 @@ def _check_trainable(index: Index, data: str) -> None:
     """
     if not len(index):
         raise DataError(f'"{data}" lists no images.')
-    if len(index.classes) < 2:
+    if index.task == "classes" and len(index.classes) < 2:
         raise DataError(f'Expected at least two classes in "{data}", found one: {index.classes[0]}.')
-    check_classes(index, data)
-    counts = np.bincount(index.labels, minlength=len(index.classes))
+    (check_classes if index.task == "classes" else check_targets)(index, data)
+    counts = index.count_outputs(np.arange(len(index)))
     if not counts.all():
         raise DataError(f'"{data}" has no images of {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.')
     is_training = np.isin(index.splits, (TRAIN, UNASSIGNED))
     if not is_training.any():
         raise DataError(f'"{data}" has {" and ".join(SPLITS[k] for k in np.unique(index.splits))} images, but none to train on.')
-    untrained = np.flatnonzero(np.bincount(index.labels[is_training], minlength=len(index.classes)) == 0)
+    untrained = np.flatnonzero(index.count_outputs(np.flatnonzero(is_training)) == 0)
     if len(untrained):
         k = int(untrained[0])
-        split = SPLITS[index.splits[index.labels == k][0]]
-        raise DataError(f'The class "{index.classes[k]}" in the {split} images of "{data}" has no training images.')
+        have = index.labels == k if index.targets is None else index.targets[:, k] > 0
+        kind, split = "class" if index.task == "classes" else "label", SPLITS[index.splits[have][0]]
+        raise DataError(f'The {kind} "{index.classes[k]}" in the {split} images of "{data}" has no training images.')
 
 
 def _limit_images(index: Index, limit: int, seed: int) -> Index:

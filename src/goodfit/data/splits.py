@@ -64,10 +64,10 @@ def make_splits(index: Index, usable: NDArray[np.bool_], rule: SplitRule, origin
         notes += _hold_out(index, splits, TEST, rule.test, rule.seed, originals)
     if not has_validation:
         notes += _hold_out(index, splits, VALIDATION, rule.validation, rule.seed, originals)
-    counts = np.bincount(index.labels[splits == TRAIN], minlength=len(index.classes))
+    counts, judged = (index.count_outputs(np.flatnonzero(splits == k)) for k in (TRAIN, VALIDATION))
     if not counts.all():
         raise DataError(f"No training image is left for {list_some([index.classes[k] for k in np.flatnonzero(counts == 0)])}.")
-    if has_validation and len(absent := np.setdiff1d(index.labels[splits == TRAIN], index.labels[splits == VALIDATION])):
+    if has_validation and len(absent := np.flatnonzero(judged == 0)):
         notes.append(f"No validation image is of {list_some([index.classes[k] for k in absent])}: how well these are told is not measured.")
     notes += describe_duplicates(index, splits, originals)
     train, validating, testing = (np.flatnonzero(splits == k) for k in (TRAIN, VALIDATION, TEST))
@@ -81,18 +81,19 @@ def _hold_out(index: Index, splits: NDArray[np.int8], target: int, share: float,
         return []
     rows = np.flatnonzero(splits == TRAIN)
     places = find_first_places(originals[rows])
-    is_agreed = ~differ_among_duplicates(index.labels[rows], places)
+    is_agreed = ~differ_among_duplicates(index.answers[rows], places)
     rows, first = rows[is_agreed], rows[places][is_agreed]  # the first of the same bytes, so that those of one picture have one key
     keys = draw_sort_keys([index.names[int(row)] for row in first], seed, SPLITS[target])
     rows = rows[np.lexsort((originals[rows], keys, index.labels[rows]))]
-    counts = np.bincount(index.labels[rows], minlength=len(index.classes))
+    counts = np.bincount(index.labels[rows], minlength=len(index.strata))
     shares = np.clip(np.rint(counts * share).astype(np.int64), np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
     by_class = np.split(rows, np.cumsum(counts)[:-1])
     moved = [part[_pick_whole_groups(originals[part], n)] for part, n in zip(by_class, shares.tolist(), strict=True)]
     splits[np.concatenate(moved)] = target
-    short = [name for name, part, chosen in zip(index.classes, by_class, moved, strict=True) if len(part) and not len(chosen)]
+    short = [name for name, part, chosen in zip(index.strata, by_class, moved, strict=True) if len(part) and not len(chosen)]
     images = count_of(sum(map(len, moved)), "image")
-    notes = [f"The data has no {SPLITS[target]} split: {format_percent(share, 0)} of each class, {images}, are held out by seed {seed}."]
+    of = {"classes": "of each class", "labels": "with like labels", "numbers": f"of each fifth of {index.classes[0]}"}[index.task]
+    notes = [f"The data has no {SPLITS[target]} split: {format_percent(share, 0)} {of}, {images}, are held out by seed {seed}."]
     return [*notes, f"Too few images for {SPLITS[target]} ones of: {list_some(short)}."] if short else notes
 
 
@@ -116,8 +117,7 @@ def _pick_whole_groups(originals: IntArray, n: int) -> NDArray[np.bool_]:
 def write_splits(path: Path, index: Index, splits: Splits) -> None:
     """Write path, label and split of every used image to a CSV, in the order of the index; `assign_splits` and `index_table` read it."""
     words = {int(row): word for word in SPLITS for row in getattr(splits, word)}
-    classes = list(map(escape_name, index.classes))
-    rows = ((escape_name(index.names[row]), classes[index.labels[row]], words[row]) for row in sorted(words))
+    rows = ((escape_name(index.names[row]), escape_name(index.describe_answer(row)), words[row]) for row in sorted(words))
     write_atomic(path, format_csv([("path", "label", "split"), *rows]) + "\n")
 
 

@@ -1,15 +1,12 @@
-"""Indexes images listed in a CSV or TSV file with the columns path and label, and maybe split."""
+"""Reads tables: CSV and TSV files with the columns path and label, and maybe split."""
 
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import dataclasses
-import functools
 import io
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +17,11 @@ from numpy.typing import NDArray
 from goodfit.core.errors import DataError
 from goodfit.core.escapes import restore_name
 from goodfit.core.memory import check_memory
-from goodfit.core.words import count_of, list_some
+from goodfit.core.words import list_some
 from goodfit.data.files import open_data_file
-from goodfit.data.index import NAMES_OF_FILES, SPLITS, TRAIN, UNASSIGNED, Index
-from goodfit.data.labels import encode_labels
+from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED
 from goodfit.data.names import find_splits
 from goodfit.data.opening import IMAGE_SUFFIXES
-from goodfit.data.store import FileStat, FileStore
 
 COLUMN_NAMES = {  # other names of columns, without spaces, "_" and "-"
     "path": (
@@ -51,11 +46,15 @@ PIXEL_COLUMNS = 64  # with fewer, no image can be marker from a table of other t
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A CSV or TSV file: its `header` in lower case, and the cells of the rows that are not blank, with their line numbers."""
+    """A CSV or TSV file: its `header` in lower case, and the cells of the rows that are not blank, with their line numbers.
+
+    `names` are the words of the header as they are written.
+    """
 
     path: Path
     header: list[str]
     rows: list[tuple[int, list[str]]]
+    names: tuple[str, ...] = ()
 
     def find_column(self, name: str) -> int | None:
         """The place of the column that stands under this or another name for it."""
@@ -102,7 +101,7 @@ class Table:
             if any(word.endswith(tuple(IMAGE_SUFFIXES)) for word in self.header):
                 hint = f"put a line with {','.join(names)} above it"
             elif self.has_column("path") and self.rows and all({*cells[1:]} <= {"0", "1", " 0", " 1"} for _, cells in self.rows):
-                hint = "of one-hot columns, make one with the names of the classes"
+                hint = "of one-hot columns, make one with the names of the classes, or read several labels an image by --task labels"
             raise DataError(f'Expected the columns {" and ".join(names)} in the first line of "{self.path}", found: {columns}; {hint}.')
 
 
@@ -120,7 +119,8 @@ def read_table(path: Path) -> Table:
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=marker[1] if marker else _find_delimiter(text))
         rows = ((reader.line_num + bool(marker), [*map(restore_name, cells)]) for cells in reader if any(map(str.strip, cells)))
-        table = Table(path, [word.strip().lower() for word in next(rows, (0, []))[1]], [])
+        names = tuple(word.strip() for word in next(rows, (0, []))[1])
+        table = Table(path, [name.lower() for name in names], [], names)
         _refuse_pixels(table)  # before as many cells are read
         return dataclasses.replace(table, rows=list(rows))
     except csv.Error as error:
@@ -190,100 +190,6 @@ def find_name_split(path: Path) -> int:
     """The split that the name of a table says, UNASSIGNED if it says none or several."""
     splits = find_splits(path.stem)
     return min(splits) if len(splits) == 1 else UNASSIGNED
-
-
-def index_table(path: Path) -> Index:
-    """Index the images that a table lists; their paths are relative to the table's folder.
-
-    Raises:
-        DataError: a column is missing, a row has no path or label, a split is unknown, or files do not exist.
-    """
-    index = _index_tables(path, [read_table(path)])
-    others = [file.name for file in find_split_tables(path.parent) if file != path] if find_name_split(path) == TRAIN else []
-    beside = (f'{list_some(others)} beside "{path.name}" {"is" if len(others) == 1 else "are"} not read: name the folder to read all.',)
-    return dataclasses.replace(index, notes=index.notes + beside) if others else index
-
-
-def index_split_tables(folder: Path, paths: Sequence[Path]) -> Index:
-    """Index the images that several tables of a folder list, as `index_table` does; those without labels are left out.
-
-    Raises:
-        DataError: as `index_table`.
-    """
-    tables = [read_table(path) for path in paths]
-    used = [table for table in tables if table.has_column("label") or find_name_split(table.path) == TRAIN]
-    index = _index_tables(folder, used)
-    notes = [f'"{table.path.name}" has no labels: left out.' for table in tables if table not in used]
-    return dataclasses.replace(index, notes=(*index.notes, *notes))
-
-
-def _index_tables(path: Path, tables: Sequence[Table]) -> Index:
-    """Index the images of tables in one folder; the split of an image is that of its row, else that of its table's name."""
-    images: list[str] = []
-    labels: list[str] = []
-    files: list[FileStat] = []
-    splits: list[NDArray[np.int8]] = []
-    notes: list[str] = []
-    sources: list[str] = []
-    for table in tables:
-        table.require("path", "label")
-        words, column = table.splits()
-        paths, names = ([cell.strip() for cell in table.column(name)] for name in ("path", "label"))
-        for (line, _), image, label in zip(table.rows, paths, names, strict=True):
-            if not image or not label:
-                raise DataError(f'Line {line} of "{table.path}" has no {"label" if image else "path"}: every image needs both.')
-        found, more = _find_files(table, paths)
-        split = find_name_split(table.path)
-        images, labels, files, notes = [*images, *paths], [*labels, *names], [*files, *found], [*notes, *more]
-        splits.append(parse_splits(table, words) if column else np.full(len(paths), split, dtype=np.int8))
-        sources += [f'the column "{column}"'] if column else [] if split == UNASSIGNED else [NAMES_OF_FILES]
-    classes, numbers = encode_labels(labels, f'"{path}"')
-    root, source = tables[0].path.parent, " and ".join(dict.fromkeys(sources))
-    return Index(path.stem, classes, numbers, np.concatenate(splits), images, FileStore(root, files), tuple(notes), source)
-
-
-def _find_files(table: Table, images: Sequence[str]) -> tuple[list[FileStat], tuple[str, ...]]:
-    """Find the files that paths name, also with Windows' separators or without their suffix; a note says that they are written so.
-
-    Raises:
-        DataError: files are not there.
-    """
-    root = table.path.parent
-    files = [FileStat.of(image, root) for image in images]
-    absent = [k for k, file in enumerate(files) if file.size < 0]
-    if not absent:
-        return files, ()
-    list_folder = functools.cache(functools.partial(_list_images, root))
-    for k in absent:
-        folder, _, stem = images[k].replace("\\", "/").rpartition("/")
-        found = list_folder(folder).get(stem, [])
-        files[k] = FileStat.of(found[0], root) if len(found) == 1 else files[k]
-    unread = [k for k in absent if files[k].size < 0]  # what is there, but no file, is a broken image
-    if missing := [images[k] for k in unread if not os.path.exists(root / images[k])]:  # noqa: PTH110  Path.exists raises on long names
-        line = table.rows[images.index(missing[0])][0]
-        if re.match(r"[a-z][a-z0-9+.-]*://", missing[0], re.IGNORECASE):
-            raise DataError(f'Line {line} of "{table.path}" gives an address, "{missing[0]}": download the images, and give their paths.')
-        are = "file that is" if len(missing) == 1 else "files that are"
-        elsewhere = next((file for file in sorted(root.glob("*/*")) if file.name == Path(missing[0]).name), None)
-        hint = f' There is "{elsewhere.relative_to(root).as_posix()}": write the paths so.' if elsewhere else ""
-        raise DataError(
-            f'"{table.path}" lists {len(missing):,} {are} not in "{root}", the first in line {line}: {list_some(missing)}.{hint}'
-        )
-    first = next((k for k in absent if files[k].size >= 0), None)
-    n = len(absent) - len(unread)
-    return files, () if first is None else (f'Read {count_of(n, "path")} such as "{images[first]}" as "{files[first].name}".',)
-
-
-def _list_images(root: Path, folder: str) -> dict[str, list[str]]:
-    """The paths of the images in a folder, by their file names with and without their suffix."""
-    paths: dict[str, list[str]] = {}
-    with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL byte in its name
-        for name in os.listdir(root / folder):  # noqa: PTH208  Path.iterdir makes a Path of each
-            stem, suffix = os.path.splitext(name)  # noqa: PTH122  likewise
-            if suffix.lower() in IMAGE_SUFFIXES:
-                for key in (name, stem):
-                    paths.setdefault(key, []).append(f"{folder}/{name}".removeprefix("/"))
-    return paths
 
 
 def parse_splits(table: Table, words: Sequence[str]) -> NDArray[np.int8]:

@@ -25,13 +25,15 @@ class DoctorAdviser(Adviser):
     examine: Callable[[Prepared], None] | None = None
 
     def remark_on(self, data: Dataset) -> list[str]:
-        return remark_on_data(data)
+        return remark_on_data(data) if data.task.name == "classes" else []
 
     def check(self, prepared: Prepared) -> None:
         if self.examine is not None:
             self.examine(prepared)
 
     def conclude(self, run: Run, prepared: Prepared) -> list[str]:
+        if prepared.recipe.task != "classes":  # the doctor knows classifiers
+            return super().conclude(run, prepared)
         record = read_record(run)
         verdict = with_patches(read_verdict(record), Trained(prepared.recipe, prepared.parts), without=DIRECTIONS)
         failures = [str(failure) for failure in find_certain_failures(record)]

@@ -21,6 +21,7 @@ from goodfit.doctor.patient import PatientSource
 from goodfit.doctor.run_patient import make_run_source, prepare_run
 from goodfit.doctor.sample import Sample
 from goodfit.doctor.wording import describe_verdict
+from goodfit.recipe.parts import refuse_other_tasks
 from goodfit.recipe.prepare import Prepared
 from goodfit.report.record import Record, read_record
 from goodfit.report.sections.doctor import FINDINGS_FILE
@@ -86,6 +87,7 @@ def check_training(prepared: Prepared, reporter: Reporter) -> None:
     Raises:
         GoodfitError: the doctor would stop a person, and says why.
     """
+    refuse_other_tasks(prepared.recipe, "The doctor")
     lengths = prepared.training.plan.lengths
     source = make_run_source(prepared, prepared.data.name, UNKNOWN_STEPS if lengths.timed else lengths.total_steps)
     verdict = examine(Examination(source), last=Stage.EARLY, show_activity=reporter.show_activity)

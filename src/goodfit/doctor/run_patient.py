@@ -23,7 +23,7 @@ from goodfit.doctor.sample import MAX_TRAIN_IMAGES, MAX_VALIDATION_IMAGES
 from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.scores import split_outputs
 from goodfit.recipe.build import build_optimizer, init_images, make_initial_model
-from goodfit.recipe.parts import load_run_catalog
+from goodfit.recipe.parts import load_run_catalog, refuse_other_tasks
 from goodfit.recipe.prepare import Prepared, prepare
 from goodfit.recipe.run_recipe import trained_recipe
 from goodfit.runs.start import read_start, require_same_data
@@ -43,6 +43,7 @@ def prepare_run(run: Run, reporter: Reporter) -> Prepared:
         UsageError: its recipe does not read.
     """
     recipe = trained_recipe(run.path)
+    refuse_other_tasks(recipe, "The doctor")
     return prepare(
         recipe,
         reporter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Kl(Loss):
     Source: Kullback & Leibler 1951; CS231n, loss functions (a deck says that it is above 0 and equals the cross-entropy: it is 0 where both
     agree, and less by the entropy of the targets, which is 0 for hard ones).
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("classes",)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         scores = at_least_fp32(logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class Mse(Loss):
     Cost: next to nothing.
     Source: CS231n, loss functions.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("classes", "numbers")
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         scores = at_least_fp32(logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +21,8 @@ class Softmax(Loss):
     Cost: next to nothing.
     Source: CS231n, loss functions (one slide prints 0.89 for the cat: that is the logarithm to base 10; in nats it is 2.04).
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("classes",)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         scores = at_least_fp32(logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Svm(Loss):
     Cost: a sort of the scores.
     Source: Weston & Watkins 1999; CS231n, loss functions (the mean of its three losses, 5.27, is printed as 5.26).
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("classes",)
 
     delta: Positive = 1.0
     squared: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,7 @@ class Nearest(Model):
     Source: CS231n, image classification (nearest neighbor classifier).
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("classes",)
     k: Annotated[int, Range(1, 100)] = 1
     metric: Metric = "l2"
 

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goodfit.core.number_scores import measure_coverage
+from goodfit.core.task import CLASSES, Task
+
 BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # a model that is always right would need zero
 MAX_FITTED_PROBABILITIES = 20_000_000  # that a temperature is fitted to: it is only one number
@@ -15,14 +18,14 @@ FIT_TOLERANCE = 1e-9  # relative change of 1 / temperature that ends the fit
 COVERAGES = tuple(i / 20 for i in range(20, 0, -1))  # of the reject-option curve
 
 
-def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
+def apply_temperature(probabilities: Tensor, temperature: float, task: Task = CLASSES) -> Tensor:
     """Raise probabilities [N, K] to the power of 1 / temperature, normalized: the softmax of scores divided by the temperature.
 
-    The likeliest class stays the likeliest. Source: Guo et al. 2017.
+    The likeliest class stays the likeliest. Of labels it is the sigmoid of scores divided by it. Source: Guo et al. 2017.
     """
     if temperature == 1:
         return probabilities
-    return (log_probabilities(probabilities) / temperature).softmax(1)
+    return task.to_answers(task.to_logits(probabilities) / temperature)
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
@@ -95,7 +98,18 @@ def log_loss(probabilities: Tensor, labels: Tensor) -> float:
     return -float(log_probabilities(probabilities).gather(1, labels[:, None]).double().mean())
 
 
-def measure_calibration(probabilities: Tensor, labels: Tensor, temperature: float | None = None) -> dict[str, Any]:
+def measure_calibration(answers: Tensor, truth: Tensor, temperature: float | None = None, task: Task = CLASSES) -> dict[str, Any]:
+    """Measure how well the answers of a task are calibrated: the probabilities of choices, or how often intervals hold the truth.
+
+    A temperature (and intervals) are fitted to these images where none is given, which then must be validation images.
+    """
+    if (choices := task.to_choices(answers, truth)) is not None:
+        return _measure_choices(*choices, temperature)
+    half_widths = getattr(task, "half_widths", ()) if temperature is not None else ()
+    return measure_coverage(answers.double().numpy(), truth.double().numpy(), half_widths or None)
+
+
+def _measure_choices(probabilities: Tensor, labels: Tensor, temperature: float | None) -> dict[str, Any]:
     """Measure how well probabilities [N, K] are calibrated on images with labels [N], before and after scaling by a temperature.
 
     Without a temperature, one is fitted to these images, which must then be validation images. So that "ece_after" and "log_loss_after"

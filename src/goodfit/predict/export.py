@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from goodfit.core.chance import Chance
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import write_atomic
+from goodfit.core.fitted_task import plain_task
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.words import format_bytes
@@ -73,15 +74,18 @@ def export(run: str | Path | Run, path: str | Path | None = None, views: str = "
     images = sample_images(graph)
     expected = [predict_probabilities(predictor, batch) for batch in images]  # before tracing, which then finds what layers cache
     inputs = f"images: uint8 [N, H, W, {graph.channels}], {JPEG_COLORSPACES[graph.channels]}, upright, of any one size"
-    outputs = f"probabilities: float32 [N, {len(predictor.classes)}], in the order of the classes in the file's metadata"
+    outputs = f"{graph.output}: float32 [N, {len(predictor.classes)}], in the order of the classes in the file's metadata"
     metadata = {"classes": json.dumps(predictor.classes), "goodfit": version("goodfit"), "input": inputs, "output": outputs}
+    if predictor.task.name != "classes":
+        metadata["task"] = json.dumps(plain_task(predictor.task))  # with the thresholds of labels, the intervals of numbers
     with explain_export_errors(folder):
         content = with_metadata(trace(graph, torch.from_numpy(images[0])), metadata).SerializeToString()
         exported = run_onnx(content, images)
-    difference = max(float(np.abs(one - other).max()) for one, other in zip(exported, expected, strict=True))
+    scale = np.asarray(getattr(predictor.task, "std", ()) or 1.0)  # of numbers, whose differences are in their deviations
+    difference = max(float((np.abs(one - other) / scale).max()) for one, other in zip(exported, expected, strict=True))
     if not difference <= PROBABILITY_TOLERANCE:
         raise GoodfitError(
-            f'The exported model of "{folder}" differs from the run: their probabilities are up to {difference:.2g} apart,'
+            f'The exported model of "{folder}" differs from the run: their {graph.output} are up to {difference:.2g} apart,'
             f" {PROBABILITY_TOLERANCE:g} is allowed; nothing was written."
         )
     write_atomic(out, content)
@@ -123,12 +127,12 @@ def explain_export_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def trace(graph: nn.Module, images: Tensor) -> Any:
+def trace(graph: Graph, images: Tensor) -> Any:
     """Trace a graph that takes `images` [N, H, W, C], of any N, H and W, into an ONNX model."""
     shapes = {"images": {0: "N", 1: "H", 2: "W"}}
     with silenced():
         program = torch.onnx.export(
-            graph, (images,), input_names=["images"], output_names=["probabilities"], dynamic_shapes=shapes, dynamo=True, verbose=False
+            graph, (images,), input_names=["images"], output_names=[graph.output], dynamic_shapes=shapes, dynamo=True, verbose=False
         )
     assert program is not None
     return program.model_proto

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import spell
+from goodfit.core.task import to_probabilities
 from goodfit.data.pillow_resize import resize_windows
 from goodfit.predict.calibration import apply_temperature
 from goodfit.predict.predictor import Classifier, Predictor
-from goodfit.predict.views import to_probabilities
 
 
 class Graph(nn.Module):
@@ -32,6 +32,7 @@ class Graph(nn.Module):
                 f"Expected members that take the same channels, found {channels[0]} and {channels[-1]}: export each of them alone."
             )
         self.channels = channels[0]
+        self.output = "numbers" if predictor.task.name == "numbers" else "probabilities"
         whole_views = [member.views for member in predictor.members if any(view.place is None for view in member.viewer.views)]
         if whole_views:
             raise UsageError(
@@ -56,4 +57,4 @@ def _member_probabilities(member: Classifier, images: Tensor) -> Tensor:
     logits = viewer.scores(torch.cat(inputs))
     answers = logits if viewer.averages_logits else to_probabilities(viewer.loss, logits)
     mean = answers.view(len(views), -1, answers.shape[1]).double().mean(0)
-    return apply_temperature(viewer.mean_to_probabilities(mean), member.temperature)
+    return apply_temperature(viewer.mean_to_probabilities(mean), member.temperature, member.task)

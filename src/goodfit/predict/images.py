@@ -47,4 +47,5 @@ class ImagesFor:
         data = self.prepare(classifier.preprocess)
         evaluator = RowEvaluator(data, classifier.loss, classifier.device)
         probabilities = score_views(evaluator, classifier.model, rows, classifier.views).probabilities
-        return apply_temperature(reorder_classes(probabilities, classifier.classes, data.classes), classifier.temperature)
+        ordered = reorder_classes(probabilities, classifier.classes, data.classes)
+        return apply_temperature(ordered, classifier.temperature, classifier.task)

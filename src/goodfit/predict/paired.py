@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from goodfit.core.label_scores import MIDDLE, RankedLabels, mean_of_known
+from goodfit.core.number_scores import summarize_errors
 from goodfit.core.predictions import Predictions
 
 Right = NDArray[np.bool_]  # [copies, images]: whether each copy of a classifier is right about each image
 BOOTSTRAP_DRAWS = 10_000
+FIGURE_DRAWS = 1000  # where the figure is computed anew for each
 DRAWS_AT_ONCE = 1000  # with several copies a side there may be as many patterns as images
 LEVEL = 0.95
 
@@ -73,20 +76,62 @@ def compare_paired(one: Right, other: Right, seed: int = 0) -> PairedDifference:
     return PairedDifference(n, difference, (float(low), float(high)), only_one, only_other, mcnemar(only_one, only_other))
 
 
-def on_shared_images(sides: Sequence[Sequence[Predictions]]) -> list[Right] | str:
-    """For each side, whether each copy is right [copies, images] about the images that all copies of all sides judged; or why they cannot
-    be compared. Images and classes are matched by name, in whatever order each copy has them.
+def compare_predictions(one: Sequence[Predictions], other: Sequence[Predictions], seed: int = 0) -> PairedDifference:
+    """Compare the predictions of models for the same images in the same order by the figure of their task; the means of several copies.
+
+    Of labels and numbers the figure is no mean over images, so it is computed anew for each draw of a paired bootstrap.
+    """
+    if one[0].task == "classes":
+        return compare_paired(np.array([copy.correct for copy in one]), np.array([copy.correct for copy in other]), seed)
+    n, rng = len(one[0].names), np.random.Generator(np.random.PCG64(seed))
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=FIGURE_DRAWS).astype(np.float64)
+    first, second = (np.mean([resample_figure(copy, counts) for copy in side], axis=0) for side in (one, other))
+    low, high = np.quantile(first - second, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    difference = float(np.mean([measure_figure(copy) for copy in one]) - np.mean([measure_figure(copy) for copy in other]))
+    return PairedDifference(n, difference, (float(low), float(high)), None, None, None)
+
+
+def measure_figure(predictions: Predictions) -> float:
+    """The figure of predictions: their accuracy, mean average precision or R2."""
+    if predictions.task == "classes":
+        return float(predictions.correct.mean())
+    return float(resample_figure(predictions, np.ones((1, len(predictions.names))))[0])
+
+
+def resample_figure(predictions: Predictions, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The figure [D] of predictions of labels or numbers where each image comes as often as `counts` [D, N] say."""
+    answers, truth = predictions.probabilities.astype(np.float64), predictions.labels.astype(np.float64)
+    if predictions.task == "numbers":
+        figures: NDArray[np.float64] = summarize_errors(answers, truth, counts)["r2"].mean(1)
+        return figures
+    ranked = RankedLabels(answers, truth > MIDDLE)
+    return np.array([mean_of_known(ranked.average_precisions(weights)) for weights in counts])
+
+
+def align_on_shared_images(sides: Sequence[Sequence[Predictions]]) -> list[list[Predictions]] | str:
+    """For each side, the predictions of each copy for the images that all copies of all sides judged; or why they cannot be compared.
+
+    Images and classes are matched by name, in whatever order each copy has them.
     """
     copies = [copy for side in sides for copy in side]
-    if any(set(copy.classes) != set(copies[0].classes) for copy in copies):
+    classes = copies[0].classes
+    if any((set(copy.classes), copy.task) != (set(classes), copies[0].task) for copy in copies):
         return "their classes differ"
     names = sorted(set.intersection(*(set(copy.names.tolist()) for copy in copies)))
     if not names:
         return "they have no validation images in common"
-    row_of = [{name: row for row, name in enumerate(copy.names.tolist())} for copy in copies]
-    rows = [np.array([lookup[name] for name in names], dtype=np.int64) for lookup in row_of]
-    labels = [np.array(copy.classes)[copy.labels[places]] for copy, places in zip(copies, rows, strict=True)]
-    if any((other != labels[0]).any() for other in labels):
+    aligned = [select_images(copy, names, classes) for copy in copies]
+    if any(not np.allclose(copy.labels, aligned[0].labels) for copy in aligned):
         return "they label some images differently"
-    remaining = (copy.correct[places] for copy, places in zip(copies, rows, strict=True))
-    return [np.array([next(remaining) for _ in side]) for side in sides]
+    remaining = iter(aligned)
+    return [[next(remaining) for _ in side] for side in sides]
+
+
+def select_images(predictions: Predictions, names: Sequence[str], classes: tuple[str, ...]) -> Predictions:
+    """The predictions for the images of these names, in their order, with the classes in the order of `classes`."""
+    row_of = {name: row for row, name in enumerate(predictions.names.tolist())}
+    rows = np.array([row_of[name] for name in names], dtype=np.int64)
+    order = np.array([predictions.classes.index(name) for name in classes], dtype=np.int64)
+    labels = predictions.labels[rows]
+    labels = np.argsort(order)[labels] if predictions.task == "classes" else labels[:, order]
+    return Predictions(np.array(names, dtype=np.str_), labels, predictions.probabilities[rows][:, order], classes, predictions.task)

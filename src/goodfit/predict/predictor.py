@@ -21,15 +21,18 @@ from goodfit.augment.views import Center
 from goodfit.core.device import physical_cores, select_device
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.fetch import hash_file
+from goodfit.core.fitted_task import read_task, temper_task
 from goodfit.core.parts import Part
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, explain_damage
+from goodfit.core.task import CLASSES, Task
 from goodfit.data.multiscale import decode_scaled
 from goodfit.data.opening import BrokenImage, read_contents
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, explain_misfit
 from goodfit.predict.calibration import apply_temperature
+from goodfit.predict.prediction import Prediction, broken_prediction, make_prediction
 from goodfit.predict.views import Viewer
 from goodfit.recipe.parts import load_catalog, make_model
 from goodfit.terminal.log import LoggingReporter
@@ -43,34 +46,10 @@ if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's
 
 
 @dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The prediction for one image: `classes` and their `probabilities`, likeliest first; or the `problem` with the image."""
-
-    name: str
-    classes: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    problem: str = ""
-
-    @property
-    def label(self) -> str:
-        """The likeliest class; empty for an image with a problem."""
-        return self.classes[0] if self.classes else ""
-
-    @property
-    def probability(self) -> float:
-        """The probability of the likeliest class; 0 for an image with a problem."""
-        return self.probabilities[0] if self.probabilities else 0.0
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        names = ("name", "label", "probability", "classes", "probabilities", "problem")
-        return {name: getattr(self, name) for name in names}
-
-
-@dataclasses.dataclass(frozen=True)
 class Classifier:
     """A model in evaluation mode with its classes, its preprocessing, the loss that turns its scores into probabilities, the views of an
-    image that are averaged, and the temperature of its probabilities: 1 unless `goodfit evaluate --calibrate` stored another.
+    image that are averaged, and the temperature of its probabilities: 1 unless `goodfit evaluate --calibrate` stored another. Of another
+    `task`, its probabilities are that task's answers.
     """
 
     model: nn.Module
@@ -80,6 +59,7 @@ class Classifier:
     device: torch.device
     views: Any = Center()
     temperature: float = 1.0
+    task: Task = CLASSES
 
     @property
     def viewer(self) -> Viewer:
@@ -114,18 +94,19 @@ class Classifier:
 
     def probabilities(self, decoded: Sequence[Decoded]) -> Tensor:
         """Probabilities [n, K] float32 for decoded images, averaged over the views."""
-        return apply_temperature(self.viewer.probabilities(lambda scale: [x[scale] for x in decoded]), self.temperature)
+        return apply_temperature(self.viewer.probabilities(lambda scale: [x[scale] for x in decoded]), self.temperature, self.task)
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
     """One or more classifiers of the same `classes`, in whatever order each has them, whose probabilities are averaged by `weights`
-    (which sum to 1). A run has one member, an ensemble several.
+    (which sum to 1). A run has one member, an ensemble several. `task` says what the averaged answers are.
     """
 
     members: tuple[Classifier, ...]
     weights: tuple[float, ...]
     classes: tuple[str, ...]
+    task: Task = CLASSES
 
     def predict(self, images: object, top: int = 5) -> list[Prediction]:
         """Predict the classes of one image or any sequence: paths, files open in binary mode or in memory, their bytes, PIL images,
@@ -144,6 +125,7 @@ class Predictor:
     def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
         """Predict batch after batch, for more images than memory holds. Members with equal preprocessing share the decoded pixels."""
         remaining, decoders = iter(images), {member.pixels_key: member for member in self.members}
+        task = dataclasses.replace(self.task, outputs=self.classes)
         with ThreadPoolExecutor(physical_cores()) as pool:
             while batch := list(islice(remaining, IMAGES_AT_ONCE)):
                 sources = [_read_if_open(image) for image in batch]
@@ -156,7 +138,7 @@ class Predictor:
                 rows: Iterator[Tensor] = iter(self.average(answers) if good else [])
                 for image, problem in zip(batch, problems, strict=True):
                     name = image_name(image)
-                    yield Prediction(name, problem=problem) if problem else self._prediction(name, next(rows), top)
+                    yield broken_prediction(task, name, problem) if problem else make_prediction(task, name, next(rows), top)
 
     def average(self, answers: Iterable[Tensor]) -> Tensor:
         """Average the probabilities [n, K] of each member in turn, as float32 [n, K] in the order of `classes`."""
@@ -164,10 +146,6 @@ class Predictor:
         for member, weight, probabilities in zip(self.members, self.weights, answers, strict=True):
             mean = mean + weight * reorder_classes(probabilities, member.classes, self.classes).double()
         return mean.float()
-
-    def _prediction(self, name: str, probabilities: Tensor, top: int) -> Prediction:
-        best = probabilities.topk(min(top, len(self.classes)))
-        return Prediction(name, tuple(self.classes[i] for i in best.indices.tolist()), tuple(best.values.tolist()))
 
 
 def reorder_classes(probabilities: Tensor, current: tuple[str, ...], wanted: tuple[str, ...]) -> Tensor:
@@ -240,8 +218,8 @@ def load_classifier(path: str | Path | Run, device: str = "auto", views: str | P
         model.load_state_dict(saved.tensors)
     target = select_device(device)
     model = model.eval().to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss, view_part = catalog.make(saved.loss, "loss"), catalog.make(views or saved.views, "views")
-    classifier = Classifier(model, saved.classes, saved.preprocess, loss, target, view_part, saved.temperature)
+    loss, view_part = saved.task.with_loss(catalog.make(saved.loss, "loss")), catalog.make(views or saved.views, "views")
+    classifier = Classifier(model, saved.classes, saved.preprocess, loss, target, view_part, saved.temperature, saved.task)
     classifier.viewer.check()
     return classifier
 
@@ -257,7 +235,7 @@ def load_predictor(path: str | Path | Run, device: str = "auto", views: str = ""
     if (run.path / ENSEMBLE_FILE).exists() and not (run.path / CONFIG_FILE).exists():  # a soup is one model, as a run is
         return load_ensemble(run, device, views)
     classifier = load_classifier(run, device, views, reporter)
-    return Predictor((classifier,), (1.0,), classifier.classes)
+    return Predictor((classifier,), (1.0,), classifier.classes, temper_task(classifier.task, classifier.temperature))
 
 
 def load_ensemble(run: Run, device: str = "auto", views: str = "") -> Predictor:
@@ -270,6 +248,7 @@ def load_ensemble(run: Run, device: str = "auto", views: str = "") -> Predictor:
     with explain_damage(run.path / ENSEMBLE_FILE):
         members = [(run.path / row["path"], float(row["weight"]), row["sha256"]) for row in content["members"] if row["weight"]]
         classes = tuple(content["classes"])
+        task = read_task(content.get("task"), classes)
     for folder, _, sha256 in members:
         file = folder / WEIGHTS_FILE
         if file.is_file() and hash_file(file) != sha256:
@@ -277,4 +256,4 @@ def load_ensemble(run: Run, device: str = "auto", views: str = "") -> Predictor:
     classifiers = tuple(load_classifier(folder, device, views, SilentReporter()) for folder, _, _ in members)  # ensemble.json has hashes
     if not classifiers or any(set(classifier.classes) != set(classes) for classifier in classifiers):
         raise DamagedFile(run.path / ENSEMBLE_FILE, "it is not of its members")
-    return Predictor(classifiers, tuple(weight for _, weight, _ in members), classes)
+    return Predictor(classifiers, tuple(weight for _, weight, _ in members), classes, task)

@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from goodfit.augment.mix import Cutmix, Mixup, Smooth
 from goodfit.augment.pipeline import Pipeline
 from goodfit.augment.views import Center, ImageView
-from goodfit.core.batch import Batch, one_hot
+from goodfit.core.batch import Batch, make_targets
 from goodfit.core.chance import MASK64, Chance, fold
 from goodfit.core.device import physical_cores
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import Part, pipe_parts, spell
 from goodfit.core.predictions import Predictions
 from goodfit.core.progress import Length, Lengths
+from goodfit.core.task import CLASSES, Task, task_of, to_probabilities
 from goodfit.data.dataset import Dataset
 from goodfit.data.multiscale import decode_scaled
-from goodfit.predict.calibration import log_probabilities, measure_calibration
-from goodfit.predict.paired import compare_paired
-from goodfit.predict.views import Pictures, Viewer, to_probabilities
+from goodfit.predict.calibration import measure_calibration
+from goodfit.predict.paired import compare_predictions, measure_figure
+from goodfit.predict.views import Pictures, Viewer
 from goodfit.training.evaluate import (
     Outputs,
     RowEvaluator,
-    accuracy_and_log_loss,
     compute_scores,
     eval_batch_size,
     score_noisy_passes,
@@ -55,36 +55,36 @@ class ViewScores:
 def score_views(evaluator: RowEvaluator, model: nn.Module, rows: Tensor, part: Any, center: Outputs | None = None) -> ViewScores:
     """Score a model on rows of the evaluator's data by the views of a part; `center` has its outputs for the center crops where known.
 
-    Unless that is the center alone, the scores have the key "viewed": the part's "spelling", and "accuracy", "log_loss" and
-    "milliseconds" an image (reading the pixels included) of the "center" crop and of the mean over the first 1, 2, 4, ... and all "views".
-    The loss of averaged logits is the model's own, that of averaged probabilities their log loss.
+    Unless that is the center alone, the scores have the key "viewed": the part's "spelling", and "accuracy", "log_loss" (of other tasks
+    their figure and mean loss) and "milliseconds" an image (reading the pixels included) of the "center" crop and of the mean over the
+    first 1, 2, 4, ... and all "views". The loss of averaged logits is the model's own, that of averaged probabilities their log loss.
     """
     data, center = evaluator.dataset, center or evaluator(model, rows)
-    center_probabilities = to_probabilities(evaluator.loss, center.logits)
+    center_probabilities, task = to_probabilities(evaluator.loss, center.logits), task_of(evaluator.loss)
     if isinstance(part, Center):
         return ViewScores(center, compute_scores(center, data.classes), center_probabilities, center.losses)
     viewer = Viewer(model, part, data.preprocess, evaluator.loss, evaluator.device)
     means, table = _average_views(viewer, data, rows, center)
     final = viewer.mean_to_probabilities(means)
     if viewer.averages_logits:
-        outputs = dataclasses.replace(center, logits=means, losses=evaluator.loss(means, one_hot(center.labels, len(data.classes))))
+        targets = make_targets(data.labels[center.ids], len(data.classes))
+        outputs = dataclasses.replace(center, logits=means, losses=evaluator.loss(means, targets))
     else:
-        outputs = outputs_of_probabilities(final, center.ids, center.labels)
+        outputs = outputs_of_probabilities(final, center.ids, center.labels, task)
     result = compute_scores(outputs, data.classes)
-    rule = {**accuracy_and_log_loss(center_probabilities, center.labels), "milliseconds": 1000 * center.seconds / len(rows)}
+    rule = {**task.summarize_answers(center_probabilities, center.labels), "milliseconds": 1000 * center.seconds / len(rows)}
     return ViewScores(center, {**result, "viewed": {"spelling": spell(part), "center": rule, "views": table}}, final, outputs.losses)
 
 
-def outputs_of_probabilities(probabilities: Tensor, ids: Tensor, labels: Tensor) -> Outputs:
-    """Averaged probabilities [N, K] as outputs: their logarithms, and the log loss of each."""
-    logits = log_probabilities(probabilities)
-    return Outputs(ids, labels, logits, -logits.gather(1, labels[:, None])[:, 0])
+def outputs_of_probabilities(probabilities: Tensor, ids: Tensor, labels: Tensor, task: Task = CLASSES) -> Outputs:
+    """Averaged probabilities [N, K] (or other answers) as outputs: logits that have them, and the loss of each."""
+    return Outputs(ids, labels, task.to_logits(probabilities), task.losses(probabilities, labels), task=task)
 
 
 def predictions_of(probabilities: Tensor, rows: Tensor, data: Dataset) -> Predictions:
-    """Probabilities [N, K] for some rows together with the names and labels of those rows."""
+    """Probabilities [N, K] (or other answers) for some rows together with the names and labels of those rows."""
     names = np.array([data.names[row] for row in rows.tolist()], dtype=np.str_)
-    return Predictions(names, data.labels[rows].numpy(), probabilities.float().numpy(), data.classes)
+    return Predictions(names, data.truth[rows].numpy(), probabilities.float().numpy(), data.classes, data.task.name)
 
 
 def _average_views(viewer: Viewer, data: Dataset, rows: Tensor, center: Outputs) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -102,9 +102,9 @@ def _average_views(viewer: Viewer, data: Dataset, rows: Tensor, center: Outputs)
             for n, mean in viewer.means(_pictures(data, piece, pool), scores):
                 means.setdefault(n, []).append(mean.float())
                 seconds[n] = seconds.get(n, known_seconds) + time.perf_counter() - began
-    table, labels = [], data.labels[rows]
+    table, truth = [], data.truth[rows]
     for n, pieces in means.items():
-        line = accuracy_and_log_loss(viewer.mean_to_probabilities(torch.cat(pieces)), labels)
+        line = task_of(viewer.loss).summarize_answers(viewer.mean_to_probabilities(torch.cat(pieces)), truth)
         table.append({"views": n, **line, "milliseconds": 1000 * seconds[n] / len(rows)})
     return torch.cat(means[len(viewer.views)]), table
 
@@ -155,7 +155,7 @@ def bind_test_augment(augment: Part, data: Dataset) -> Pipeline:
 def score_noise(
     evaluator: RowEvaluator, model: nn.Module, outputs: Outputs, passes: int, seed: int, augment: Pipeline | None = None
 ) -> dict[str, Any]:
-    """Accuracy and log loss of the mean of noisy passes by their number, and of the deterministic `outputs` for the same images.
+    """The figure and loss of the mean of noisy passes by their number, and of the deterministic `outputs` for the same images.
 
     With `augment`, each pass shows other draws of it, at its full strength; the draws of an image depend on nothing but the seed.
     """
@@ -174,20 +174,20 @@ def score_noise(
     def probabilities(logits: Any) -> Any:
         return to_probabilities(evaluator.loss, logits)
 
-    deterministic = accuracy_and_log_loss(probabilities(outputs.logits), outputs.labels)
+    deterministic = outputs.task.summarize_answers(probabilities(outputs.logits), outputs.labels)
     return {"deterministic": deterministic, "passes": score_noisy_passes(run_pass, passes, probabilities)}
 
 
 # ---- ensembles -----------------------------------------------------------------------------------------------------------------------
 
 
-def score_ensemble(mean: Predictions, single: Predictions, temperature: float | None = None) -> dict[str, Any]:
+def score_ensemble(mean: Predictions, single: Predictions, task: Task, temperature: float | None = None) -> dict[str, Any]:
     """Score averaged probabilities as those of a run are, with, under "gain", their lead over a single model on the same images.
 
     Without a `temperature`, one is fitted to these images, which then must be validation images.
     """
     probabilities, labels = torch.from_numpy(mean.probabilities), torch.from_numpy(mean.labels)
-    result = compute_scores(outputs_of_probabilities(probabilities, torch.arange(len(labels)), labels), mean.classes)
-    result["calibration"] = measure_calibration(probabilities, labels, temperature)
-    result["gain"] = {"single": float(single.correct.mean()), **compare_paired(mean.correct[None], single.correct[None]).plain()}
+    result = compute_scores(outputs_of_probabilities(probabilities, torch.arange(len(labels)), labels, task), mean.classes)
+    result["calibration"] = measure_calibration(probabilities, labels, temperature, task)
+    result["gain"] = {"single": measure_figure(single), **compare_predictions([mean], [single]).plain()}
     return result

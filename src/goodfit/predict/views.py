@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from goodfit.augment.views import ImageView, Window
-from goodfit.core.contracts import Loss
 from goodfit.core.errors import UsageError, first_line
+from goodfit.core.task import to_probabilities
 from goodfit.data.multiscale import frame_size
 from goodfit.data.preprocess import Preprocess
 from goodfit.losses.scores import split_outputs
@@ -23,11 +23,6 @@ from goodfit.training.noise import evaluating
 
 Pictures = Callable[[int], Sequence[NDArray[np.uint8]]]  # scale -> the same images at it (`data.scaled.picture`), [h, w, C] each
 Key = tuple[int, tuple[int, int], Window, bool]  # scale, frame of the picture, window, mirrored: what is equal is computed once
-
-
-def to_probabilities(loss: Any, logits: Tensor) -> Tensor:
-    """Turn scores [B, K] into probabilities [B, K] as their loss defines it; by softmax for a function of the user's own."""
-    return loss.probabilities(logits) if isinstance(loss, Loss) else logits.softmax(dim=1)
 
 
 @dataclasses.dataclass(frozen=True)

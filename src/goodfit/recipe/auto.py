@@ -8,11 +8,13 @@ import math
 import torch
 from torch import nn
 
+from goodfit.augment.mix import Smooth
 from goodfit.core.chance import Chance
 from goodfit.core.device import configure_torch, free_memory, physical_cores, select_device
 from goodfit.core.parameters import has_parameters, is_norm
 from goodfit.core.parts import Part
 from goodfit.core.progress import Length
+from goodfit.core.task import TASKS, Classes
 from goodfit.core.words import count_of, format_bytes, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.headers import ImageHeaders
@@ -67,6 +69,14 @@ def choose_machine(chooser: Chooser) -> None:
     device = select_device(chooser.recipe.device)
     chooser.choose("device", str(device), "an accelerator where there is one", f"{device.type} is available")
     configure_torch(physical_cores() if chooser.is_open("threads") else int(chooser.recipe.threads))
+
+
+def choose_loss(chooser: Chooser) -> None:
+    """Choose the loss of the task; that of classes is no choice to speak of."""
+    task = TASKS[chooser.recipe.task]
+    if task is Classes:
+        chooser.set("loss", task.default_loss)
+    chooser.choose("loss", task.default_loss, f"the loss of {task.name}", f"the task is {task.name}")
 
 
 def choose_size(chooser: Chooser, headers: ImageHeaders, note: str = "") -> None:
@@ -172,7 +182,8 @@ def default_schedule(recipe: Recipe) -> tuple[str, str, str]:
 def choose_augment(chooser: Chooser, data: Dataset) -> None:
     """Choose the augmentation, by the images' size and whether their mirror images keep the class."""
     if chooser.is_open("augment"):
-        chooser.choose("augment", *_default_augment(data, [] if chooser.recipe.source else ["smooth(0.1)"]))
+        softening = ["smooth(0.1)"] if chooser.recipe.task in Smooth.tasks and not chooser.recipe.source else []
+        chooser.choose("augment", *_default_augment(data, softening))
 
 
 def _default_augment(data: Dataset, softening: list[str]) -> tuple[str, str, str]:
@@ -199,13 +210,19 @@ def _mirror_keeps_class(data: Dataset) -> tuple[bool, str]:
     images = torch.cat([torch.nn.functional.interpolate(x, size=side, mode="bilinear", antialias=True) for x in boxes])
     labels = data.labels[rows]
 
-    def agreement(queries: torch.Tensor) -> float:
+    def nearest(queries: torch.Tensor) -> torch.Tensor:
         distance = torch.cdist(queries.flatten(1), images.flatten(1))
         distance.fill_diagonal_(float("inf"))
-        return float((labels[distance.argmin(1)] == labels).double().mean())
+        return distance.argmin(1)
 
+    if data.task.name != "classes":  # of labels and numbers, how much of their variance nearest neighbors share
+        spread = float(labels.double().var(0, correction=0).sum()) or 1.0
+        errors = [float((labels[nearest(x)] - labels).double().square().sum(1).mean()) for x in (images, images.flip(3))]
+        plain, mirrored = (1 - error / (2 * spread) for error in errors)
+        evidence = f"nearest neighbors share {format_percent(plain)} of the variance, those of mirrored images {format_percent(mirrored)}"
+        return mirrored > 0.75 * max(plain, 0.0), evidence
     by_chance = float((torch.bincount(labels).double() / len(labels)).square().sum())
-    plain, mirrored = agreement(images), agreement(images.flip(3))
+    plain, mirrored = (float((labels[nearest(x)] == labels).double().mean()) for x in (images, images.flip(3)))
     keeps_class = mirrored - by_chance > 0.75 * (plain - by_chance)
     return keeps_class, (
         f"nearest neighbors agree on the class for {format_percent(plain)} of images, for {format_percent(mirrored)} of mirrored ones"
@@ -230,7 +247,7 @@ def _choose_model(chooser: Chooser, data: Dataset, spent: float) -> None:
         chooser.choose("model", CONV_NET.format(width), "a small conv net: 32 wide, 16 for few images", count_of(images, "training image"))
     elif chooser.is_open("model"):
         left = max(TRAINING_SHARE * budget_seconds(budget) - spent - OTHER_SECONDS, 1.0)
-        if curves := find_curves(data):
+        if data.task.name == "classes" and (curves := find_curves(data)):
             plan_training(chooser, data, curves, left, _mirror_keeps_class(data)[0])
             return
         epochs = min(max(IMAGES_SEEN / images, MIN_EPOCHS), MAX_EPOCHS) / 2

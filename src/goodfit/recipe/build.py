@@ -91,10 +91,11 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
     if pretrained is None and isinstance(init := getattr(bound["model"], "init", None), DataInit):
         calibrate_init(init, model, init_images(data, device))
     notes = memorize_images(bound["model"], model, data)
-    evaluator, schedule = RowEvaluator(data, bound["loss"], device), compose(bound["schedule"])
+    loss, schedule = data.task.with_loss(bound["loss"]), compose(bound["schedule"])
+    evaluator = RowEvaluator(data, loss, device)
     penalties = bind_penalties(bound["penalty"], model, start)
     plan = Plan(
-        loss=with_class_weights(bound["loss"], recipe.class_weights, facts),  # type: ignore[arg-type]
+        loss=with_class_weights(loss, recipe.class_weights, facts),  # type: ignore[arg-type]
         lengths=lengths,
         augment=Pipeline(pipe_parts(bound["augment"]), size, early_crop),  # type: ignore[arg-type]
         normalize=normalizer(data.preprocess, recipe.layout),
@@ -243,12 +244,5 @@ class Validator:
         held_out = self.evaluator(model, self.data.rows("validation"), "fp32" if is_last else self.precision)
         trained_on = self.evaluator(model, clean_rows(self.data), self.precision)
         self.last = held_out if is_last else None
-        return {"score": held_out.accuracy, "validation": summarize(held_out), "clean_train": summarize(trained_on)}
-
-
-def summarize(outputs: Outputs) -> dict[str, float]:
-    """Loss, accuracy and balanced accuracy, for the log."""
-    right = (outputs.logits.argmax(1) == outputs.labels).double()
-    images = torch.bincount(outputs.labels)
-    per_class = torch.bincount(outputs.labels, weights=right)[images > 0] / images[images > 0]
-    return {"loss": float(outputs.losses.double().mean()), "accuracy": outputs.accuracy, "balanced_accuracy": float(per_class.mean())}
+        scores = held_out.summarize()
+        return {"score": scores[held_out.task.figure.key], "validation": scores, "clean_train": trained_on.summarize()}

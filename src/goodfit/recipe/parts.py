@@ -130,6 +130,40 @@ def check_model(part: Part, data: Dataset) -> None:
         raise UsageError(f'Expected the model "{part}" to return scores of shape [1, {classes}] for one image, received {received}.')
 
 
+def check_task(recipe: Recipe, parts: Mapping[str, Part]) -> None:
+    """Refuse what makes no sense for the task of a recipe.
+
+    Raises:
+        UsageError: a part or a setting is for other tasks.
+    """
+    task = recipe.task
+    for part in (inner for outer in parts.values() for inner in walk_parts(outer)):
+        if task not in part.tasks:
+            others = " and ".join(part.tasks)
+            raise UsageError(f'"{spell(part)}" is for {others}, not for --task {task}: choose another {part.kind}.')
+    if task != "classes" and recipe.class_weights not in ("none", ""):
+        raise UsageError(f"class_weights are for classes, not for --task {task}: leave them out.")
+
+
+def refuse_other_tasks(recipe: Recipe, what: str) -> None:
+    """Refuse a recipe of another task than classes, for something that knows these alone.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if recipe.task != "classes":
+        raise UsageError(f"{what} knows images of one class each so far, received --task {recipe.task}.")
+
+
+def walk_parts(part: Part) -> Iterator[Part]:
+    """Yield a part, and the parts inside it."""
+    yield part
+    for value in vars(part).values():
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Part):
+                yield from walk_parts(inner)
+
+
 def check_resolution(part: Any, model: nn.Module, preprocess: Preprocess) -> None:
     """Try a model on one black image of the size at which training shows the first ones.
 

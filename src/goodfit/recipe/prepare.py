@@ -19,10 +19,10 @@ from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import Index
 from goodfit.models.weights.files import Weights
-from goodfit.recipe.auto import choose_channels, choose_machine, choose_size, choose_training
+from goodfit.recipe.auto import choose_channels, choose_loss, choose_machine, choose_size, choose_training
 from goodfit.recipe.build import Training, build, check_random_stages
 from goodfit.recipe.chooser import Choice, Chooser
-from goodfit.recipe.parts import check_model, load_catalog, with_parts_spelled
+from goodfit.recipe.parts import check_model, check_task, load_catalog, with_parts_spelled
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
 from goodfit.recipe.transfer.assumptions import assume_imagenet, assume_preprocessing
@@ -81,7 +81,8 @@ def open_recipe(
     """
     asked.trust_own_code()
     chooser = Chooser(with_absolute_paths(asked), catalog or load_catalog(asked.use))
-    chooser.parts()  # a misspelled part is refused before any work
+    choose_loss(chooser)
+    check_task(chooser.recipe, chooser.parts())  # and a misspelled part is refused, before any work
     choose_machine(chooser)
     if asked.source_by != "name" and not asked.source:
         raise UsageError(f"Expected --from beside --from-by {asked.source_by}, received none.")
@@ -139,6 +140,7 @@ def prepare(
         made = Start(restore_start(chooser, start, data))
     choose_training(chooser, data, packed - started if started else 0.0)
     parts = chooser.parts()
+    check_task(chooser.recipe, parts)
     recipe = with_parts_spelled(chooser.recipe, parts)
     training = build(recipe, parts, data, made.model)
     if start is None and made.model is None:

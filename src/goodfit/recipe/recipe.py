@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import UsageError, first_line, unknown_name
-from goodfit.core.escapes import escape_name, restore_name
+from goodfit.core.escapes import restore_name
+from goodfit.core.figures import TaskName
 from goodfit.core.parts import Part, spell
 from goodfit.core.progress import Length
 from goodfit.core.run import Run
@@ -29,7 +29,7 @@ from goodfit.core.settings import (
     settings_of,
     type_phrase,
 )
-from goodfit.core.toml import parse_toml
+from goodfit.core.toml import change_texts, parse_toml, write_toml
 from goodfit.core.trust import require_trust, trust_own_code
 
 AUTO: Any = "auto"
@@ -47,6 +47,10 @@ class Recipe:
     """Everything that decides a training. "auto" is chosen from the data and the machine, reported, and frozen into the run's recipe."""
 
     data: str = option("Images: a folder, parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist, fashion_mnist.", "")
+    task: TaskName = option(
+        "What is answered of each image: one of several classes, any of several labels, or one or more numbers.", "classes"
+    )
+    targets: tuple[str, ...] = option("Columns of a table or parquet file with the labels or numbers; without any, all that can be.", ())
     limit: Natural = option("Take at most this many images per class and split; 0 takes all.", 0)
     duplicates: Literal["keep", "drop"] = option(
         "Images whose bytes are those of another: keep (they are told, and in one split where it is made here) or drop all but one.", "keep"
@@ -88,7 +92,7 @@ class Recipe:
         "How large training shows the images: full (the model's size throughout), or progressive, from small ones on.", AUTO
     )
     views: str | Part = option("Views of an image whose answers evaluate and predict average: flip_pair, ten_crop, multi_scale ...", AUTO)
-    loss: str | Part = option("What training makes small.", "softmax")
+    loss: str | Part = option("What training makes small; auto is softmax for classes, binary for labels, mse for numbers.", AUTO)
     class_weights: str | tuple[Positive, ...] = option(
         'How much each class counts in the mean loss: none, balanced, "cat=2, dog=0.5" (the others 1), or a number for each class.', "none"
     )
@@ -217,7 +221,7 @@ class Recipe:
     def to_toml(self) -> str:
         """Write the recipe as TOML, each key below its sentence."""
         notes = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(self)}
-        return "".join(f"# {notes[key]}\n{key} = {_write_toml(value)}\n" for key, value in self.plain().items())
+        return "".join(f"# {notes[key]}\n{key} = {write_toml(value)}\n" for key, value in self.plain().items())
 
     @staticmethod
     def from_toml(source: str | Path, unnamed: Mapping[str, Any] | None = None) -> Recipe:
@@ -235,7 +239,7 @@ class Recipe:
             values = parse_toml(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise UsageError(f'The recipe "{source}" is not TOML: {first_line(error)}.') from error
-        values = with_current_keys({key: _change_texts(restore_name, value) for key, value in values.items()})
+        values = with_current_keys({key: change_texts(restore_name, value) for key, value in values.items()})
         return dataclasses.replace(Recipe().but(**(values := {**(unnamed or {}), **values})), read_keys=frozenset(values))
 
 
@@ -281,17 +285,6 @@ def presets() -> list[str]:
     """The names of the recipes that are included."""
     folder = resources.files("goodfit.recipe") / "presets"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
-
-
-def _change_texts(change: Callable[[str], str], value: Any) -> Any:
-    if isinstance(value, list):
-        return [_change_texts(change, inner) for inner in value]
-    return change(value) if isinstance(value, str) else value
-
-
-def _write_toml(value: Any) -> str:
-    text = json.dumps(_change_texts(escape_name, value), ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")  # the one control character that JSON has as it is, and TOML does not
 
 
 def _to_toml_value(value: Any) -> Any:

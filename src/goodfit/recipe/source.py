@@ -18,6 +18,7 @@ from goodfit.data.pack import CacheLimit
 from goodfit.data.preprocess import Aspect
 from goodfit.data.sources import index_images
 from goodfit.data.splits import SplitRule, assign_splits
+from goodfit.data.table_targets import TargetSpec
 from goodfit.recipe.recipe import Recipe, parse_size
 from goodfit.terminal.log import LoggingReporter
 
@@ -34,7 +35,10 @@ def read_image_headers(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
     """
     if not recipe.data:
         raise UsageError('Expected the images to train on, such as "photos/" or "digits", received nothing.')
-    index = index_images(recipe.data, recipe.limit, recipe.split_seed, reporter.say)
+    if recipe.targets and recipe.task == "classes":
+        raise UsageError("Expected --task labels or --task numbers beside --targets, which names their columns, received --task classes.")
+    spec = TargetSpec(recipe.task, recipe.targets)
+    index = index_images(recipe.data, recipe.limit, recipe.split_seed, reporter.say, spec)
     if isinstance(recipe.validation, str):
         if not Path(recipe.validation).is_file():
             raise UsageError(f'Expected validation to be a share from 0 to 1 or a CSV file, found no file "{recipe.validation}".')

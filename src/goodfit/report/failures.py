@@ -6,11 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from goodfit.core.figures import ACCURACY, Figure
 from goodfit.core.reporter import WARNING
 from goodfit.core.run_files import get
 from goodfit.core.words import list_some
 from goodfit.report.gap import measure_gap
-from goodfit.report.markup import format_number, format_percent, format_points, plain_text
+from goodfit.report.markup import format_distance, format_figure, format_number, format_percent, plain_text
 from goodfit.report.record import Record, as_interval, as_items, as_number, as_rows, as_texts, get_number, half_width, has_annealed
 from goodfit.report.remark import Remark
 from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, BaselineScore, read_baselines
@@ -92,7 +93,8 @@ def describe_worse_start(record: Record) -> str:
     accuracies = record.validation_accuracies
     if 0 not in accuracies or not record.falls_clearly(0, last := max(accuracies)):
         return ""
-    return f"validation accuracy fell from {format_percent(accuracies[0])} at the pretrained start to {format_percent(accuracies[last])}"
+    before, after = (format_figure(record.figure, accuracies[step]) for step in (0, last))
+    return f"validation {record.figure.name} fell from {before} at the pretrained start to {after}"
 
 
 # ---- the result ------------------------------------------------------------------------------------------------------------------
@@ -104,17 +106,19 @@ def find_shortfalls(record: Record, is_broken: bool = False) -> list[Remark]:
     Where training `is_broken`, or ended below its best, that has said what to do.
     """
     scores, data = get(record.scores, record.headline_split), get(record.about, "data")
-    accuracy, interval = get_number(record.scores, "validation", "accuracy"), as_interval(get(record.scores, "validation", "interval"))
+    figure, interval = record.figure, as_interval(get(record.scores, "validation", "interval"))
+    accuracy = get_number(record.scores, "validation", figure.key)
     baselines = read_baselines(record.files.read_json(BASELINES_FILE), get_number(data, "splits", "train"))
     found = find_lower_than_best(record)
-    constant, lower = describe_constant_answer(scores, data), compare_with_baselines(accuracy, interval, baselines)
+    constant, lower = describe_constant_answer(scores, data), compare_with_baselines(accuracy, interval, baselines, figure)
     if constant or lower:
         aim = max((share for _, share, *_ in baselines), default=1.0)
         remedy = "" if found or is_broken else advise_better_fit(record, aim)
         is_noise = not constant and lower is not None and lower.may_be_noise
         found.append(Remark(f"{constant} {lower or ''}".strip(), remedy, may_be_noise=is_noise))
-    unrecognized = [] if constant or is_broken else find_unrecognized_classes(record)
-    return [*found, *unrecognized, *find_leaks(record), *find_useless_probabilities(scores, data)]
+    of_classes = [] if constant or is_broken or figure is not ACCURACY else find_unrecognized_classes(record)
+    useless = find_useless_probabilities(scores, data) if figure is ACCURACY else []
+    return [*found, *of_classes, *find_leaks(record), *useless]
 
 
 def advise_better_fit(record: Record, aim: float) -> str:
@@ -126,6 +130,10 @@ def advise_better_fit(record: Record, aim: float) -> str:
     gap = measure_gap(record)
     if gap and gap.is_clear and gap.train >= aim:
         transfer = f"Of the training images {format_percent(gap.train)} are recognized, which does not carry over"
+        if record.figure is not ACCURACY:
+            transfer = (
+                f"The {record.figure.name} of the training images is {format_figure(record.figure, gap.train)}, which does not carry over"
+            )
         return f"{transfer}: try stronger augmentation, more weight decay or another model."
     return OTHER_TRAINING
 
@@ -151,7 +159,10 @@ def read_counts(data: object) -> dict[str, float]:
 
 
 def compare_with_baselines(
-    accuracy: float | None, interval: tuple[float, float] | tuple[None, None], baselines: Sequence[BaselineScore]
+    accuracy: float | None,
+    interval: tuple[float, float] | tuple[None, None],
+    baselines: Sequence[BaselineScore],
+    figure: Figure = ACCURACY,
 ) -> Remark | None:
     """Say that an accuracy on validation lies below the best baseline, and whether by noise; the majority has its own sentence."""
     rows = [(share, name, low, high) for name, share, low, high in baselines if name != MAJORITY_LABEL]
@@ -161,9 +172,11 @@ def compare_with_baselines(
     if best <= accuracy:
         return None
     is_noise = best - accuracy <= math.hypot(half_width(*interval), half_width(*ends))
-    comparison = f"{format_percent(accuracy)} on validation is {format_points(best - accuracy)} below a baseline"
+    subject = format_figure(figure, accuracy) if figure is ACCURACY else f"{figure.name} {format_figure(figure, accuracy)}"
+    comparison = f"{subject} on validation is {format_distance(figure, best - accuracy)} below a baseline"
     luck = ", which may be noise" if is_noise else ""
-    return Remark(f"{comparison}: {name[0].lower()}{name[1:]}, {format_percent(best)}{luck}.", may_be_noise=is_noise)
+    text = f"{comparison}: {name[0].lower()}{name[1:]}, {format_figure(figure, best)}{luck}."
+    return Remark(f"{text[0].upper()}{text[1:]}", may_be_noise=is_noise)
 
 
 def find_lower_than_best(record: Record) -> list[Remark]:
@@ -171,10 +184,11 @@ def find_lower_than_best(record: Record) -> list[Remark]:
     accuracies, best = record.validation_accuracies, record.best_step
     if not best or not record.falls_clearly(best, last := max(accuracies)):
         return []
-    clean = {get_number(line, "step"): get_number(line, "clean_train", "accuracy") for line in record.evaluations}
+    clean = {get_number(line, "step"): get_number(line, "clean_train", record.figure.key) for line in record.evaluations}
     before, after = clean.get(best), clean.get(last)
-    fall = f"Training ended {format_points(accuracies[best] - accuracies[last])} below its best validation accuracy"
-    where = f"{format_percent(accuracies[best])} at {record.describe_step(best)}"
+    distance = format_distance(record.figure, accuracies[best] - accuracies[last])
+    fall = f"Training ended {distance} below its best validation {record.figure.name}"
+    where = f"{format_figure(record.figure, accuracies[best])} at {record.describe_step(best)}"
     if before is not None and after is not None and after >= before and after > accuracies[best]:
         less = 'Stopping there (`--stop "patience(10)"`), stronger augmentation or more weight decay may keep what was learned.'
         return [Remark(f"{fall}, {where}.", less, "overfitting")]

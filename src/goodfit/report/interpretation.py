@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from goodfit.core import words
+from goodfit.core.figures import ACCURACY
 from goodfit.core.forecast import Forecast
 from goodfit.core.run_files import get
 from goodfit.report.failures import describe_constant_answer, find_broken_training, find_shortfalls
 from goodfit.report.gap import MODERATE_GAP, describe_gap, measure_gap
 from goodfit.report.loss_shape import describe_loss_shape
-from goodfit.report.markup import NBSP, format_number, format_percent, format_points
+from goodfit.report.markup import NBSP, format_distance, format_figure, format_number, format_percent
 from goodfit.report.record import Record, as_interval, as_rows, get_number, has_annealed
 from goodfit.report.remark import Remark
 
@@ -49,15 +50,15 @@ def describe_kept(record: Record) -> str:
     kept, best, accuracies = get_number(record.scores, "kept"), record.best_step, record.validation_accuracies
     if kept not in accuracies or kept is None or best is None or not (last := max(accuracies)):
         return ""
-    shares = {step: format_percent(accuracy) for step, accuracy in accuracies.items()}
+    shares, figure = {step: format_figure(record.figure, x) for step, x in accuracies.items()}, record.figure.name
     if kept != last:
         name = f"of step {kept:,.0f}" if kept else "of the pretrained start"
-        text = f"Kept: the weights {name}, whose validation accuracy was {shares[kept]}; those of the last step had {shares[last]}."
-        return f"{text} Validation chose them, so their accuracy there is biased upward."
+        text = f"Kept: the weights {name}, whose validation {figure} was {shares[kept]}; those of the last step had {shares[last]}."
+        return f"{text} Validation chose them, so their {figure} there is biased upward."
     text = f"Kept: the weights of the last step, {last:,.0f}"
     if accuracies[best] == accuracies[last]:
         return f"{text}."
-    text += f", whose validation accuracy was {shares[last]}; those of step {best:,.0f} had {shares[best]}"
+    text += f", whose validation {figure} was {shares[last]}; those of step {best:,.0f} had {shares[best]}"
     if not record.falls_clearly(best, last):
         return f"{text}, which may be noise."
     return f"{text}, and `--keep best` keeps them." if record.recipe.get("keep") == "last" else f"{text}."
@@ -92,7 +93,7 @@ def describe_trend(record: Record) -> Remark | None:
         for e in record.evaluations
         if (step := get_number(e, "step")) is not None
         and (loss := get_number(e, "validation", "loss")) is not None
-        and (accuracy := get_number(e, "validation", "accuracy")) is not None
+        and (accuracy := get_number(e, "validation", record.figure.key)) is not None
     ]
     if len(evaluations) < MIN_EVALUATIONS_FOR_TREND:
         return None
@@ -103,20 +104,23 @@ def describe_trend(record: Record) -> Remark | None:
             return None  # `find_lower_than_best` says so
         lowest = f"Validation loss was lowest at {record.describe_step(low_step)} ({format_number(low)}) and ended at {format_number(last)}"
         confident = "the model grew overconfident rather than worse"
+        if record.figure is not ACCURACY:
+            return Remark(f"{lowest}.", "Stronger augmentation, mixup or more weight decay may help.", "overfitting")
         return Remark(f"{lowest}, while accuracy did not clearly fall: {confident}.", "Label smoothing or mixup may help.", "overfitting")
     before = evaluations[int(0.8 * (len(evaluations) - 1))][2]
     if now == max(accuracy for *_, accuracy in evaluations) and now - before > MIN_RISE and not has_annealed(record):
-        return Remark("Validation accuracy was still rising at the end.", "A longer budget may help.", "trained_too_short")
+        return Remark(f"Validation {record.figure.name} was still rising at the end.", "A longer budget may help.", "trained_too_short")
     return None
 
 
 def describe_test_use(record: Record) -> str:
     """Say how far the headline's accuracy can be trusted: how often the test split was opened, or that it was not."""
     test, openings = get(record.scores, "test"), as_rows(get(record.about, "openings"))
+    name = record.figure.name
     if test:
         if len(openings) > 1:
             times = words.count_of(len(openings), "time")
-            return f"The test split has been opened {times}: every change made after a look at it biases its accuracy upward."
+            return f"The test split has been opened {times}: every change made after a look at it biases its {name} upward."
         return ""
     if get_number(record.ensemble, "tests_seen"):
         return ""
@@ -132,11 +136,15 @@ def describe_gain(record: Record) -> list[str]:
     difference, (low, high) = get_number(gain, "difference"), as_interval(get(gain, "interval"))
     sentences = []
     if difference is not None and low is not None and high is not None:
-        distance = f"{format_points(difference)} {'ahead of' if difference > 0 else 'behind'}" if difference else "level with"
+        distance = (
+            f"{format_distance(record.figure, difference)} {'ahead of' if difference > 0 else 'behind'}" if difference else "level with"
+        )
         luck = ", which could be luck" if difference and low <= 0 <= high else ""
-        p, between = get_number(gain, "p"), f"95{NBSP}% interval {100 * low:+.2f} to {100 * high:+.2f}"
+        p, unit = get_number(gain, "p"), " points" if record.figure.is_share else ""
+        ends = (record.figure.format_difference(x, 2).removesuffix(" points") for x in (low, high))
+        between = f"95{NBSP}% interval {' to '.join(ends)}"
         test = f", McNemar's p = {format_number(p, 2)}" if p is not None else ""
-        sentences.append(f"On {split} it is {distance} the best single model ({between} points, on the same images{test}){luck}.")
+        sentences.append(f"On {split} it is {distance} the best single model ({between}{unit}, on the same images{test}){luck}.")
         if split == "validation" and get(record.ensemble, "select") == "greedy":
             sentences.append(
                 "The models were chosen on these validation images, so the gain is biased upward; only test images measure it."

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from goodfit.core import words
 from goodfit.core.escapes import escape_controls
+from goodfit.core.figures import ACCURACY, Figure
 
 VOID_ELEMENTS = ("img", "meta", "link", "br")
 NBSP = "\u00a0"  # the no-break space keeps a number and its unit on one line
@@ -118,11 +119,10 @@ def bar(share: float | None, low: float | None = None, high: float | None = None
     """
     if share is None:
         return EMPTY
-    whisker = (
-        tag("i", attrs={"style": f"left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"})
-        if low is not None and high is not None
-        else None
-    )
+    whisker = None
+    if low is not None and high is not None:
+        low, high = min(max(low, 0), 1), min(max(high, 0), 1)
+        whisker = tag("i", attrs={"style": f"left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"})
     return tag("div.bar", tag("b", attrs={"style": f"width:{100 * min(max(share, 0), 1):.2f}%"}), whisker, attrs={"aria-hidden": "true"})
 
 
@@ -134,9 +134,19 @@ def format_percent(share: float | None, digits: int = 1) -> str:
     return "not measured" if share is None else words.format_percent(share, digits).replace(" ", NBSP)
 
 
-def format_interval(low: float | None, high: float | None) -> str:
-    """Format an interval of shares as `80.5 % to 84.5 %`; empty without one."""
-    return f"{format_percent(low)} to {format_percent(high)}" if low is not None else ""
+def format_figure(figure: Figure, value: float | None, digits: int = 1) -> str:
+    """Format the figure of a task: `98.5 %`, `0.913` for R2, and None as `not measured`."""
+    return format_percent(value, digits) if figure.is_share or value is None else f"{value:.{digits + 2}f}"
+
+
+def format_distance(figure: Figure, difference: float) -> str:
+    """Format the size of a difference of two figures: `0.8 points`, `0.013`."""
+    return format_points(difference) if figure.is_share else f"{abs(difference):.3f}"
+
+
+def format_interval(low: float | None, high: float | None, figure: Figure = ACCURACY) -> str:
+    """Format an interval of shares (or of another figure) as `80.5 % to 84.5 %`; empty without one."""
+    return f"{format_figure(figure, low)} to {format_figure(figure, high)}" if low is not None else ""
 
 
 def format_points(share: float) -> str:

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.interval import is_clearly_below
+from goodfit.core.figures import ACCURACY, Figure, figure_of
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, get, read_json
 from goodfit.core.toml import parse_toml
@@ -111,7 +111,7 @@ class FolderReader:
 class Record:
     """The folder of a run or an ensemble: its files as dictionaries, its log by kind of line, and the reader of its files.
 
-    `ensemble` is None for a run.
+    `ensemble` is None for a run; `figure` is that of its task.
     """
 
     run: Run
@@ -126,6 +126,7 @@ class Record:
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
     files: FolderReader
+    figure: Figure = ACCURACY
 
     @property
     def state(self) -> str:
@@ -157,8 +158,9 @@ class Record:
 
     @property
     def validation_accuracies(self) -> dict[float, float]:
-        """The validation accuracy of each evaluation while training, by step, in order."""
-        pairs = ((get_number(line, "step"), get_share(line, "validation", "accuracy")) for line in self.evaluations)
+        """The validation accuracy (or the figure of another task) of each evaluation while training, by step, in order."""
+        read = get_share if self.figure.is_share else get_number
+        pairs = ((get_number(line, "step"), read(line, "validation", self.figure.key)) for line in self.evaluations)
         return dict(sorted((step, accuracy) for step, accuracy in pairs if step is not None and accuracy is not None))
 
     @property
@@ -171,7 +173,7 @@ class Record:
         """Whether the validation accuracy after a step is below that after another by more than noise, as far as that is known."""
         images = get_number(self.scores, "validation", "images") or get_number(self.about, "data", "splits", "validation")
         accuracies = self.validation_accuracies
-        return bool(images) and is_clearly_below(accuracies[after], accuracies[before], max(1, int(images or 1)))
+        return bool(images) and self.figure.is_clearly_below(accuracies[after], accuracies[before], max(1, int(images or 1)))
 
     @property
     def steps_per_epoch(self) -> float | None:
@@ -210,7 +212,7 @@ def read_record(run: Run) -> Record:
     kinds = {kind: [line for line in lines if line.get("kind") == kind] for kind in ("train", "evaluate", "event")}
     return Record(
         run, recipe, recipe_text, files.read_json("about.json"), files.read_json("scores.json"), files.read_json("config.json"), ensemble,
-        as_rows(files.read_json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files,
+        as_rows(files.read_json("worst.json").get("images")), kinds["train"], kinds["evaluate"], kinds["event"], files, figure_of(recipe),
     )  # fmt: skip
 
 

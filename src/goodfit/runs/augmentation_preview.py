@@ -17,6 +17,7 @@ from goodfit.core.parts import pipe_parts, spell
 from goodfit.core.progress import Length, Lengths
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
+from goodfit.core.task_words import describe_target
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
 from goodfit.recipe.auto import choose_augment
@@ -31,7 +32,6 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 BEYOND_STRENGTHS = (1.0, 2.0, 4.0, 8.0)
 WEAK_CHANGE, VISIBLE_CHANGE = 0.06, 0.12  # means over the pixels, of 1: below it is hard to see, above it is plain
 TRIED_DRAWS = 12  # of which the ones that change the most are shown
-MIN_NAMED_SHARE = 0.05  # of a target
 
 Grid = tuple[list[list[Picture]], list[str]]  # rows of pictures, and the titles of the columns
 
@@ -74,6 +74,9 @@ def _bind_augment(opened: Opened) -> tuple[Any, ...]:
 
 def _sample_images(data: Dataset, images: int) -> Batch:
     """Some training images, the classes in turn."""
+    if data.task.name != "classes":
+        rows = data.spread_rows("train", images)
+        return next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), images))
     rows = data.rows("train")
     labels = data.labels[rows]
     turn = torch.zeros(len(rows), dtype=torch.long)
@@ -152,10 +155,8 @@ def _measure_change(augmented: Batch, originals: Batch) -> tuple[Tensor, Tensor]
 
 def _picture(batch: Batch, row: int, data: Dataset, label: str = "") -> Picture:
     """One image of a batch, with its target as the caption, or with a label and its target if that is mixed."""
-    shares = batch.targets[row]
-    order = [k for k in shares.argsort(descending=True, stable=True).tolist() if shares[k] >= MIN_NAMED_SHARE]
-    captions = [data.classes[k] + (f" {shares[k]:.2f}" if shares[k] < 1 else "") for k in order]
-    texts = [label, *captions] if label and (len(order) > 1 or shares[order[0]] < 1) else [label] if label else captions
+    captions, is_whole = describe_target(data.task, batch.targets[row])
+    texts = [label] if label and is_whole else [label, *captions] if label else captions
     return Picture(_as_bytes(batch.images[row]).permute(1, 2, 0).cpu().numpy(), ", ".join(texts))
 
 

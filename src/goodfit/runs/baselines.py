@@ -1,4 +1,4 @@
-"""Baselines on the same split: the most common class, the nearest image and a linear softmax; computed once, then kept."""
+"""Baselines on the same split: the most common class, the nearest image and a linear model; computed once, then kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from goodfit.data.store import hash_fields
 from goodfit.optim.lbfgs import LbfgsOptimizer
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
-from goodfit.recipe.transfer.probe import SoftmaxRegression
+from goodfit.recipe.transfer.probe import SoftmaxRegression, fit_ridge
 from goodfit.runs.start import require_same_data
 from goodfit.terminal.log import LoggingReporter
 
@@ -35,6 +35,7 @@ MIN_TRAIN_IMAGES, MAX_TRAIN_IMAGES = 500, 20_000  # used whatever the time limit
 MIN_SECONDS, MAX_SECONDS = 3.0, 60.0  # for reading and for each baseline, at the end of a training
 SHARE = 0.01  # of a training's seconds, within those limits; of a budget in minutes without limits, since they count towards it
 PENALTIES = (1e-1, 1e-2, 1e-3)  # L2 on standardized pixels, chosen by a fifth of the training images
+RIDGE_SPEED = 2e9  # products a second, a fifth of what two cores reach
 MIN_STEPS, MAX_STEPS = 10, 100  # of L-BFGS for each penalty: whatever the time limit, and at most
 LOSS_TOLERANCE = 1e-2  # how far above its minimum the loss may be
 JUDGED_AT_ONCE, READ_AT_ONCE = 512, 64  # images; the time limit is checked in between
@@ -44,8 +45,8 @@ CACHE_VERSION = 2
 def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path | None = None) -> dict[str, Any]:
     """Compute the baselines for the validation images, each within about `seconds`, or read them from the cache.
 
-    "rows" have "name", "accuracy", its 95 % "interval", "judged" (validation images within the limit), "trained" (training images used) and
-    "seconds". The test images are not read.
+    "rows" have "name", "accuracy" (or the figure of another task), its 95 % "interval", "judged" (validation images within the limit),
+    "trained" (training images used) and "seconds". The test images are not read.
     """
     pre = data.preprocess
     key = (
@@ -57,9 +58,10 @@ def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path |
     cached: dict[str, Any] = read_cached_json(file) or {}
     if cached and (cached["whole"] or 2 * cached["limit"] >= seconds):  # those cut short are not repeated for a little more time
         return cached
-    rows = [majority_baseline(data), *learned_baselines(data, seconds)]
+    rows = [constant_baseline(data), *learned_baselines(data, seconds)]
     release_freed_pages()  # of hundreds of megabytes, which training has no use for
-    result = {"images": len(data.splits.validation), "rows": rows, "limit": seconds, "whole": all(row["whole"] for row in rows)}
+    task = {} if data.task.name == "classes" else {"task": data.task.name}
+    result = {**task, "images": len(data.splits.validation), "rows": rows, "limit": seconds, "whole": all(row["whole"] for row in rows)}
     with contextlib.suppress(GoodfitError):  # a cache that cannot be written: computed again next time
         write_cached_json(file, result)
     return result
@@ -70,23 +72,40 @@ def time_limit(training: float) -> float:
     return min(MAX_SECONDS, max(MIN_SECONDS, SHARE * training))
 
 
-def majority_baseline(data: Dataset) -> dict[str, Any]:
-    """The baseline that predicts the most common class of the training images for every image."""
-    counts, validation = data.class_counts("train"), data.class_counts("validation")
-    right = validation[counts.index(max(counts))]
-    return baseline_row("majority class", right, sum(validation), sum(counts), 0.0, True)
+def constant_baseline(data: Dataset) -> dict[str, Any]:
+    """The baseline that answers the same for every image: the most common class of the training images, or the mean of their targets."""
+    train, validation = data.rows("train"), data.rows("validation")
+    if data.task.name == "classes":
+        counts = data.class_counts("train")
+        guesses = torch.full((len(validation),), counts.index(max(counts)))
+    else:
+        guesses = data.labels[train].mean(0).expand(len(validation), -1)
+    name = {"classes": "majority class", "labels": "label frequencies", "numbers": "mean"}[data.task.name]
+    return baseline_row(data, name, guesses, len(train), 0.0, True)
 
 
-def baseline_row(name: str, right: int, judged: int, trained: int, seconds: float, whole: bool) -> dict[str, Any]:
-    """One row of the result; `whole` is false where the time limit cut the baseline short."""
-    accuracy, interval = (right / judged, wilson_interval(right, judged)) if judged else (None, None)
+def baseline_row(data: Dataset, name: str, guesses: Tensor, trained: int, seconds: float, whole: bool) -> dict[str, Any]:
+    """One row of the result, by the guesses for the first validation images in `spread_order`, or for all of them in any order.
+
+    Guesses are classes [n], or scores [n, K] of labels or numbers; `whole` is false where the time limit cut the baseline short.
+    """
+    figure, judged = data.task.figure.key, len(guesses)
+    validation = data.rows("validation")
+    truth = data.truth[validation[spread_order(len(validation))[:judged]]]
+    value, interval = None, None
+    if judged and guesses.ndim == 1:
+        right = int((guesses == truth).sum())
+        value, interval = right / judged, wilson_interval(right, judged)
+    elif judged:
+        scores = data.task.score(guesses.double(), truth, 0.0, data.classes)
+        value, interval = scores[figure], scores["interval"]
     return {
-        "name": name, "accuracy": accuracy, "interval": interval, "judged": judged, "trained": trained, "seconds": seconds, "whole": whole,
+        "name": name, figure: value, "interval": interval, "judged": judged, "trained": trained, "seconds": seconds, "whole": whole,
     }  # fmt: skip
 
 
 def learned_baselines(data: Dataset, seconds: float) -> list[dict[str, Any]]:
-    """The nearest neighbor and the linear softmax on standardized pixels, from as many training images as can be read in time."""
+    """The nearest neighbor and the linear model on standardized pixels, from as many training images as can be read in time."""
     train, validation = data.rows("train"), data.rows("validation")
     train, validation = train[spread_order(len(train))[:MAX_TRAIN_IMAGES]], validation[spread_order(len(validation))]
     until = time.monotonic() + seconds
@@ -99,14 +118,13 @@ def learned_baselines(data: Dataset, seconds: float) -> list[dict[str, Any]]:
     scale = float(torch.linalg.vector_norm(x)) / math.sqrt(x.numel()) or 1.0  # without a second copy of the images
     x /= scale
     y /= scale
-    labels, truth = data.labels[train[: len(x)]], data.labels[validation]
-    rows = []
-    for name, predict in (("nearest neighbor", predict_nearest), ("linear softmax", predict_linear)):
+    labels, rows = data.labels[train[: len(x)]], []
+    linear = ("linear softmax", predict_linear) if data.task.name == "classes" else ("linear ridge", predict_ridge)
+    for name, predict in (("nearest neighbor", predict_nearest), linear):
         began = time.monotonic()
         guesses, trained, done = predict(x, labels, y, len(data.classes), began + seconds)
         spent = time.monotonic() - began
-        right = int((guesses == truth[: len(guesses)]).sum())
-        rows.append(baseline_row(name, right, len(guesses), trained, spent, whole and done))
+        rows.append(baseline_row(data, name, guesses, trained, spent, whole and done))
     return rows
 
 
@@ -171,6 +189,13 @@ def predict_linear(x: Tensor, labels: Tensor, queries: Tensor, classes: int, unt
             return linear_scores(theta, queries).argmax(1), trained, False
     theta = fit_softmax(x, labels, theta, best, until)
     return linear_scores(theta, queries).argmax(1), trained, whole and time.monotonic() <= until
+
+
+def predict_ridge(x: Tensor, targets: Tensor, queries: Tensor, classes: int, until: float) -> Guesses:
+    """Answer by ridge regression of the targets [n, K]; fitted to fewer images where time is short."""
+    most = max(MIN_TRAIN_IMAGES, int((until - time.monotonic()) * RIDGE_SPEED / x.shape[1] ** 2))
+    trained = min(len(x), most)
+    return fit_ridge(x[:trained], targets[:trained].float())(queries), trained, trained == len(x)
 
 
 def fit_softmax(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: float) -> Tensor:

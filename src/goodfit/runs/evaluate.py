@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from goodfit.core.errors import GoodfitError, UsageError
+from goodfit.core.fitted_task import plain_task
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.core.run_files import DamagedFile, get
+from goodfit.core.task import plain_loss
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SplitName
@@ -79,17 +81,22 @@ def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter)
         augment = bind_test_augment(load_catalog(recipe.use).make(text, "augment"), data)
     rows = data.rows(options.split)
     _open_split(run, rows, options, reporter, f'"{data.name}" has no {options.split} images to evaluate on.')
-    evaluator = RowEvaluator(data, classifier.loss, classifier.device)
+    # thresholds that were fitted to the validation images serve the test images; for those they are fitted anew
+    loss = classifier.loss if options.test else data.task.with_loss(plain_loss(classifier.loss))
+    evaluator = RowEvaluator(data, loss, classifier.device)
     scored = score_views(evaluator, classifier.model, rows, classifier.views)
     result = scored.scores
     temperature = stored_temperature(run) if options.test else None  # nothing is fitted to the test images
-    result["calibration"] = measure_calibration(scored.probabilities, scored.center.labels, temperature)
+    result["calibration"] = measure_calibration(scored.probabilities, scored.center.labels, temperature, classifier.task)
     if options.marginalize:
         result["marginalized"] = score_noise(evaluator, classifier.model, scored.center, options.marginalize, recipe.seed, augment)
     if options.test or not options.views:  # a validation score by other views than its own is not the run's
         _store(run, options, result, predictions_of(scored.probabilities, scored.center.ids, data), reporter)
     if options.calibrate:
-        run.update("config.json", {"temperature": result["calibration"]["temperature"]})
+        fitted = data.task.fit(scored.probabilities, scored.center.labels)
+        kept = {} if fitted.name == "classes" else {"task": plain_task(fitted)}
+        scale = {key: value for key, value in result["calibration"].items() if key == "temperature"}
+        run.update("config.json", {**scale, **kept})
     return result
 
 
@@ -131,7 +138,8 @@ def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -
     mean = sum((weight * answers[path].double() for path, weight in zip(paths, predictor.weights, strict=True)), torch.zeros(()))
     predictions = predictions_of(mean, rows, images.data)
     temperature = stored_temperature(run) if options.test else None
-    result = score_ensemble(predictions, predictions_of(answers[single], rows, images.data), temperature)
+    task = predictor.task if options.test else images.data.task
+    result = score_ensemble(predictions, predictions_of(answers[single], rows, images.data), task, temperature)
     _store(run, options, result, predictions, reporter)
     return result
 

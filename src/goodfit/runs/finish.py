@@ -9,15 +9,14 @@ from torch import nn
 
 from goodfit.core.commit import write_together
 from goodfit.core.errors import GoodfitError
+from goodfit.core.figures import ACCURACY, Figure, figure_of
 from goodfit.core.files import remove
 from goodfit.core.forecast import Forecast
-from goodfit.core.interval import is_clearly_below
 from goodfit.core.predictions import PREDICTIONS_FILE
 from goodfit.core.progress import steady_time
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.run_files import DamagedFile, format_json
-from goodfit.core.words import format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account_for
@@ -89,7 +88,7 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
     training, data = prepared.training, prepared.data
     state = training.state
     kept = state.step
-    if prepared.recipe.keep == "best" and falls_behind(state, training.plan, len(data.rows("validation"))):
+    if prepared.recipe.keep == "best" and falls_behind(state, training.plan, len(data.rows("validation")), data.task.figure):
         last = state.step, state.stopped, state.snapshots
         try:
             Checkpoints(run.checkpoints).restore(state, state.best["step"])
@@ -100,17 +99,18 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
         state.step, state.stopped, state.snapshots = last
     views, center = prepared.parts["views"], training.last_outputs if kept == state.step else None
     scored = score_views(training.evaluator, state.eval_model, data.rows("validation"), views, center)
-    scored.scores["calibration"] = measure_calibration(scored.probabilities, scored.center.labels)
+    task = data.task.fit(scored.probabilities, scored.center.labels)
+    scored.scores["calibration"] = measure_calibration(scored.probabilities, scored.center.labels, task=data.task)
     scores = {"validation": scored.scores, "best": state.best, "kept": kept}  # a test score was of other weights
     if state.snapshots:
         scores["snapshots"] = score_snapshots(run, training, data, views, reporter)
     predictions = predictions_of(scored.probabilities, scored.center.ids, data)
-    contents = format_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess)
+    contents = format_model(run, state.eval_model, prepared.parts, data.classes, data.preprocess, task)
     contents["scores.json"] = format_json("scores.json", scores)
     contents[PREDICTIONS_FILE] = predictions.to_npz(PREDICTIONS_FILE)
     write_together(run.path, contents)
     try:
-        write_pictures(run, scored, data)
+        write_pictures(run, scored, data, task)
     except (GoodfitError, OSError, MemoryError) as error:  # the model is kept all the same
         reporter.say(f"Warning: the pictures of the worst errors could not be made: {str(error) or 'memory ran out'}")
     draw_network(run, training, data, scored.center, reporter)
@@ -121,7 +121,7 @@ def draw_network(run: Run, training: Training, data: Dataset, outputs: Outputs, 
     """Draw the kept network for the report, in place of earlier weights; under a budget in minutes, `goodfit look` does it later."""
     try:
         remove(run.path / FILE_OF_PICTURES)
-        if not training.plan.lengths.timed:
+        if data.task.name == "classes" and not training.plan.lengths.timed:
             evaluator, seconds = training.evaluator, run.read("about.json").get("seconds", {}).get("training", 0.0)
             classifier = Classifier(training.state.eval_model, data.classes, data.preprocess, evaluator.loss, evaluator.device)
             write_look(run, classifier, data, outputs, seconds)
@@ -134,14 +134,15 @@ def describe_result(run: Run) -> list[str]:
     places = [f"Run: {run.path}", f"Report: {run.path / REPORT_FILE}"]
     if not (scores := run.scores.get("validation")):
         return places
-    low, high = (format_percent(x) for x in scores["interval"])
+    figure = figure_of(scores)
+    low, high = (figure.format(x) for x in scores["interval"])
     views = scores.get("viewed")
-    by_views = f"; by {views['spelling']}, {format_percent(views['center']['accuracy'])} by the center crop alone" if views else ""
+    by_views = f"; by {views['spelling']}, {figure.format(views['center'][figure.key])} by the center crop alone" if views else ""
     images = f"{scores['images']:,} images{by_views}"
-    return [f"Validation accuracy {format_percent(scores['accuracy'])} (95 % interval {low} to {high}, {images}).", *places]
+    return [f"Validation {figure.name} {figure.format(scores[figure.key])} (95 % interval {low} to {high}, {images}).", *places]
 
 
-def falls_behind(state: State, plan: Plan, images: int) -> bool:
+def falls_behind(state: State, plan: Plan, images: int, figure: Figure = ACCURACY) -> bool:
     """Whether the last evaluation, of so many validation images, fell behind the best by more than noise, or below a pretrained start.
 
     Noise is what lies within the 95 % interval of the best. Under a stop rule, which asks for the best, any lead counts.
@@ -151,7 +152,7 @@ def falls_behind(state: State, plan: Plan, images: int) -> bool:
     best, last = max(state.history), state.history[-1]
     if plan.start is not None and last < state.history[0]:
         return True
-    return is_clearly_below(last, best, images) if isinstance(plan.parts["stop"], stop.None_) else last < best
+    return figure.is_clearly_below(last, best, images) if isinstance(plan.parts["stop"], stop.None_) else last < best
 
 
 def score_snapshots(run: Run, training: Training, data: Dataset, views: Any, reporter: Reporter) -> list[dict[str, Any]]:
@@ -172,7 +173,8 @@ def score_snapshots(run: Run, training: Training, data: Dataset, views: Any, rep
         model.load_state_dict(tensors)
         scored = score_views(training.evaluator, model, data.rows("validation"), views)
         predictions_of(scored.probabilities, scored.center.ids, data).save(file.with_suffix(".npz"))
-        rows.append({"step": step, "accuracy": scored.scores["accuracy"], "loss": scored.scores["loss"]})
+        figure = data.task.figure.key
+        rows.append({"step": step, figure: scored.scores[figure], "loss": scored.scores["loss"]})
     return rows
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from goodfit.core.checkpoint_files import last_good_step
 from goodfit.core.commit import committed
 from goodfit.core.errors import DataError, GoodfitError, UsageError
+from goodfit.core.figures import figure_of, find_figure
 from goodfit.core.files import explain_write_errors, lock, measure_folder
 from goodfit.core.run import ENSEMBLE_FILE, FINISHED_STATES, LOCK_FILE, SEARCH_FILE, UNFINISHED_STATES, Run, is_run, list_runs
 from goodfit.core.run_files import DamagedFile, check_hash, get
@@ -53,7 +54,8 @@ def summarize_run(run: Run) -> dict[str, Any]:
     with contextlib.suppress(GoodfitError):
         row["model"] = Recipe.of_run(run.path).plain()["model"]
     with contextlib.suppress(DamagedFile):
-        row["accuracy"] = run.read("scores.json").get("validation", {}).get("accuracy")
+        scores = run.read("scores.json").get("validation", {})
+        row |= {"accuracy": scores.get("accuracy"), **{key: scores[key] for key in (figure_of(scores).key,) if key in scores}}
         about = run.read("about.json", "state")
         row |= {"started": about.get("started", ""), "data": get(about, "data", "name") or ""}
         row["state"] = about["state"] if row["model"] else "damaged"
@@ -61,13 +63,22 @@ def summarize_run(run: Run) -> dict[str, Any]:
 
 
 def summarize_study(folder: Path, members: Sequence[Run]) -> dict[str, Any]:
-    """The row of a folder of runs: what its runs have in common, the mean of their accuracies, and how many there are."""
+    """The row of a folder of runs: what its runs have in common, the mean of their accuracies (or another figure), and their number."""
     rows = [summarize_run(run) for run in members]
-    accuracies = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+    figure = find_figure({key: value for key, value in rows[0].items() if value is not None})
+    values = [row[figure.key] for row in rows if row.get(figure.key) is not None]
     common = {key: rows[0][key] if len({row[key] for row in rows}) == 1 else "several" for key in ("data", "model", "state")}
-    mean = statistics.fmean(accuracies) if len(accuracies) == len(rows) else None
+    mean = statistics.fmean(values) if len(values) == len(rows) else None
     started = min(row["started"] for row in rows)
-    return {"path": str(folder), "started": started, **common, "runs": len(rows), "accuracy": mean, "bytes": measure_folder(folder)}
+    return {
+        "path": str(folder),
+        "started": started,
+        **common,
+        "runs": len(rows),
+        "accuracy": None,
+        figure.key: mean,
+        "bytes": measure_folder(folder),
+    }
 
 
 def prune_runs(rows: Sequence[dict[str, Any]], delete: bool, is_named: bool = False) -> list[str]:

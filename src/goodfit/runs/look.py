@@ -42,7 +42,7 @@ from goodfit.runs.net_pictures import (
     draw_weights,
     normalize,
 )
-from goodfit.runs.pictures import EMBEDDED_SIDE, classes_among, encode_as_uri, surest_answers, worst_errors
+from goodfit.runs.pictures import EMBEDDED_SIDE, encode_as_uri, find_right_answers, sort_by_loss
 from goodfit.runs.start import require_same_data
 from goodfit.training.evaluate import Outputs, RowEvaluator
 
@@ -175,10 +175,8 @@ def read_rows(data: Dataset, rows: Sequence[int]) -> LabeledImages:
 def choose_answers(data: Dataset, outputs: Outputs) -> LabeledImages:
     """The worst errors, and the surest right answers of the classes among them, where those are too few of the others."""
     probabilities, labels = outputs.logits.softmax(1), outputs.labels
-    worst = worst_errors(probabilities, labels, outputs.losses)[:MAX_WRONG]
-    classes = classes_among(worst, probabilities.argmax(1), labels)
-    order = [*classes, *(k for k in range(len(data.classes)) if k not in classes)]
-    right = surest_answers(probabilities, labels, order)[: MAX_WRONG + MAX_RIGHT - len(worst)]
+    worst = sort_by_loss(probabilities.argmax(1) != labels, outputs.losses)[:MAX_WRONG]
+    right = find_right_answers(probabilities, labels, worst, range(len(data.classes)))[: MAX_WRONG + MAX_RIGHT - len(worst)]
     return read_rows(data, [int(outputs.ids[row]) for row in (*worst, *right)])
 
 
@@ -211,6 +209,8 @@ def look_at_run(run: Run, files: Sequence[Path], options: LookOptions, reporter:
         DataError: not one image can be read, or the data of the run is gone.
     """
     classifier = load_classifier(run, options.device, "center", reporter)
+    if classifier.task.name != "classes":
+        raise UsageError(f"goodfit look knows networks that answer one class an image so far; this one answers {classifier.task.name}.")
     notes: list[str] = []
     if files:
         shown = _decode(classifier, files, notes)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from goodfit.core.task import to_probabilities
 from goodfit.core.words import format_percent
 from goodfit.inspection.attribution import CamRule, compute_cam, compute_occlusion, compute_saliency
 from goodfit.inspection.embedding import MIN_POINTS, lay_out_neighbors, project_principal
 from goodfit.inspection.feature_maps import find_first_layer, find_map_layer, record_output
 from goodfit.predict.calibration import apply_temperature
 from goodfit.predict.predictor import Classifier
-from goodfit.predict.views import to_probabilities
 from goodfit.recipe.transfer.features import HEAD, FeatureHooks
 from goodfit.terminal.paint import (
     GROUP_COLORS,

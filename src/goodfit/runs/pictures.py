@@ -18,6 +18,8 @@ from goodfit.core.device import physical_cores
 from goodfit.core.errors import GoodfitError
 from goodfit.core.files import write_atomic
 from goodfit.core.run import Run
+from goodfit.core.task import Task
+from goodfit.core.task_words import describe_answer, describe_truth, find_wrong
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.predict.scoring import ViewScores
@@ -31,11 +33,11 @@ MAX_PNG_SIDE = 64  # pixels of the longer side up to which a picture is kept wit
 JPEG_QUALITY = 80
 
 
-def write_pictures(run: Run, scored: ViewScores, data: Dataset) -> None:
-    """Write the misclassified validation images of the highest loss, and right answers of the classes among them, with their pictures."""
-    labels, predicted = scored.center.labels, scored.probabilities.argmax(1)
-    worst = worst_errors(scored.probabilities, labels, scored.losses)[:MAX_WORST_IMAGES]
-    right = surest_answers(scored.probabilities, labels, classes_among(worst, predicted, labels))[:MAX_RIGHT_IMAGES]
+def write_pictures(run: Run, scored: ViewScores, data: Dataset, task: Task) -> None:
+    """Write the wrong answers for validation images of the highest loss, and right ones of the classes among them, with their pictures."""
+    truth, answers = scored.center.labels, scored.probabilities
+    worst = sort_by_loss(find_wrong(task, answers, truth), scored.losses)[:MAX_WORST_IMAGES]
+    right = find_right_answers(answers, truth, worst)[:MAX_RIGHT_IMAGES] if task.name == "classes" else []
     with ThreadPoolExecutor(physical_cores()) as pool:
         pictures = list(pool.map(lambda row: read_picture(data, int(scored.center.ids[row])), [*worst, *right]))
     rows = []
@@ -46,25 +48,27 @@ def write_pictures(run: Run, scored: ViewScores, data: Dataset) -> None:
                 "file": write_picture(run, f"worst/{name}", pixels) if pixels is not None else "",
                 "original": is_original,
                 "name": data.names[int(scored.center.ids[row])],
-                "truth": data.classes[int(labels[row])],
-                "predicted": data.classes[int(predicted[row])],
-                "probability": float(scored.probabilities[row].max()),
+                "truth": describe_truth(task, truth[row]),
+                "predicted": describe_answer(task, answers[row]),
+                **({"probability": float(answers[row].max())} if task.name == "classes" else {}),
                 "loss": float(scored.losses[row]),
             }
         )
     run.write(FILE, {"images": rows[: len(worst)], "right": rows[len(worst) :]})
 
 
-def worst_errors(probabilities: Tensor, labels: Tensor, losses: Tensor) -> list[int]:
-    """The rows of `probabilities` [N, K] with a wrong answer, those of the highest loss [N] first."""
-    wrong = (probabilities.argmax(1) != labels).nonzero().flatten()
+def sort_by_loss(is_wrong: Tensor, losses: Tensor) -> list[int]:
+    """The rows of wrong answers [N], those of the highest loss [N] first."""
+    wrong = is_wrong.nonzero().flatten()
     rows: list[int] = wrong[losses[wrong].argsort(descending=True)].tolist()
     return rows
 
 
-def classes_among(rows: Sequence[int], predicted: Tensor, labels: Tensor) -> list[int]:
-    """The classes that are predicted for some rows or are their labels, the most frequent first."""
-    return [k for k, _ in Counter(k for row in rows for k in (int(predicted[row]), int(labels[row]))).most_common()]
+def find_right_answers(probabilities: Tensor, labels: Tensor, worst: Sequence[int], others: Sequence[int] = ()) -> list[int]:
+    """The surest right answers of the classes among the worst errors, those of the commonest first, and then of some others."""
+    among = Counter(k for row in worst for k in (int(probabilities[row].argmax()), int(labels[row])))
+    classes = [k for k, _ in among.most_common()]
+    return surest_answers(probabilities, labels, [*classes, *(k for k in others if k not in among)])
 
 
 def surest_answers(probabilities: Tensor, labels: Tensor, classes: Sequence[int]) -> list[int]:

@@ -139,7 +139,9 @@ def _describe_duration(prepared: Prepared) -> str:
 def _describe_data(prepared: Prepared) -> list[str]:
     data = prepared.data
     counts = ", ".join(f"{len(data.rows(name)):,} {name}" for name in SPLITS)
-    lines = [f"{data.name}: {len(data.classes)} classes, {counts} images", f"  classes, in order: {list_some(list(data.classes), 10)}"]
+    kind = data.task.name
+    many = f"{len(data.classes)} {kind}" if len(data.classes) != 1 else f"1 {kind.removesuffix('s')}"
+    lines = [f"{data.name}: {many}, {counts} images", f"  {kind}, in order: {list_some(list(data.classes), 10)}"]
     if prepared.index.split_source and (prepared.index.splits != UNASSIGNED).any():
         lines.append(f"  splits: by {prepared.index.split_source}")
     return lines + [f"  {note}" for note in data.notes]

@@ -37,6 +37,7 @@ from goodfit.training.state import State
 CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "keep", "probes", "workers", "cache")
 # A run that lacks the first field is of a version in which the default of the second was not yet "auto", but one of these.
 FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "task": {"loss": ("softmax", "softmax()")},
     "head_init": {"trainable": ("all", "all(1.0)")},
     "resolution": {"views": ("center",)},
     "white_level": {"aspect": ("crop",)},

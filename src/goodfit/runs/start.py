@@ -135,13 +135,15 @@ def describe_data(data: Dataset) -> dict[str, Any]:
     """What a run records of its data."""
     columns = [data.class_counts(name) for name in SPLITS]
     train, validation = columns[0], columns[1]
+    splits = {name: len(data.rows(name)) for name in SPLITS}
+    majority = {"majority": validation[train.index(max(train))] / max(1, sum(validation))}
     return {
         "name": data.name,
-        "images": sum(map(sum, columns)),
+        "images": sum(splits.values()),
         "classes": list(data.classes),
-        "splits": {name: sum(column) for name, column in zip(SPLITS, columns, strict=True)},
-        "counts": {name: [column[i] for column in columns] for i, name in enumerate(data.classes)},
-        "majority": validation[train.index(max(train))] / max(1, sum(validation)),
+        "splits": splits,
+        "counts": {name: [column[i] for column in columns] for i, name in enumerate(data.classes) if data.task.name != "numbers"},
+        **(majority if data.task.name == "classes" else {"task": data.task.name}),
         "digest": data.digest,
         "split_digest": data.splits.digest,
         "leaked": data.splits.leaked,

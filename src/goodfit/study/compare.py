@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core.errors import UsageError
+from goodfit.core.figures import ACCURACY, Figure, figure_of
 from goodfit.core.interval import standard_error
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.core.run_files import get, is_number
-from goodfit.predict.paired import compare_paired, on_shared_images
+from goodfit.predict.paired import align_on_shared_images, compare_predictions
 from goodfit.recipe.run_recipe import trained_recipe
 from goodfit.study.differences import find_differences, name_runs
 from goodfit.study.folds import FOLDS_FILE
@@ -35,6 +36,11 @@ class Entry:
     curve: list[tuple[float, float]]
     predictions: Predictions | None
     baselines: dict[str, Any]
+
+    @property
+    def figure(self) -> Figure:
+        """The figure of its task."""
+        return figure_of(self.scores)
 
     @property
     def key(self) -> str:
@@ -71,11 +77,12 @@ def read_run(run: Run) -> Entry:
     recipe, about = trained_recipe(run.path).plain(), run.read("about.json", "data")
     if ensemble := run.read(ENSEMBLE_FILE, *(["members"] if about.get("kind") else [])):
         recipe["model"] = f"ensemble of {len(ensemble.get('members', []))}" if ensemble.get("members") else "ensemble"
-    if get(run.read("scores.json"), "validation", "accuracy") is None:
+    key = figure_of(get(run.read("scores.json"), "validation")).key
+    if get(run.read("scores.json"), "validation", key) is None:
         raise UsageError(f'The run "{run.path}" has no validation scores yet: train it to its end, or leave it out.')
-    scores = run.read("scores.json", "validation.accuracy", "validation.interval", "validation.images")["validation"]
-    points = [(line.get("t"), get(line, "validation", "accuracy")) for line in run.log("evaluate")]
-    curve = [(float(t), float(accuracy)) for t, accuracy in points if is_number(t) and is_number(accuracy)]
+    scores = run.read("scores.json", f"validation.{key}", "validation.interval", "validation.images")["validation"]
+    points = [(line.get("t"), get(line, "validation", key)) for line in run.log("evaluate")]
+    curve = [(float(t), float(value)) for t, value in points if is_number(t) and is_number(value)]
     predictions = Predictions.read(run.path / PREDICTIONS_FILE)
     return Entry(run.path, recipe, about, scores, curve, predictions, run.read("baselines.json"))
 
@@ -91,9 +98,10 @@ def read_folds(folder: Path) -> Entry:
     results = Run(folder).read(FOLDS_FILE, "state")
     if results["state"] != "finished":
         raise UsageError(f'The folds in "{folder}" are not finished: continue them with --resume auto --out "{folder}", or leave them out.')
-    results = Run(folder).read(FOLDS_FILE, "runs", "out_of_fold", "accuracies", "deviation", "seconds", "folds")
+    plural = figure_of(results).plural
+    results = Run(folder).read(FOLDS_FILE, "runs", "out_of_fold", plural, "deviation", "seconds", "folds")
     first = read_run(Run(folder / Path(results["runs"][0]).name))
-    scores = {**results["out_of_fold"], "folds": results["accuracies"], "deviation": results["deviation"]}
+    scores = {**results["out_of_fold"], "folds": results[plural], "deviation": results["deviation"]}
     about = {**first.about, "seconds": {"all folds": results["seconds"]}}
     recipe = {**first.recipe, "validation": f"{results['folds']} folds"}
     baselines = first.baselines and {**first.baselines, "of": first.path.name}
@@ -112,19 +120,24 @@ def compare_runs(entries: Sequence[Entry], baseline: str | Path = "") -> dict[st
     "problem" where there are none; "baselines": those of the first run that has some.
 
     Raises:
-        UsageError: the baseline is none of the runs.
+        UsageError: the baseline is none of the runs, or they are of several tasks.
     """
     differences = find_differences([entry.recipe for entry in entries])
-    names = name_runs([entry.path for entry in entries], differences)
+    names, figure = name_runs([entry.path for entry in entries], differences), entries[0].figure
+    if other := next((entry for entry in entries if entry.figure != figure), None):
+        raise UsageError(
+            f'Expected runs of one task, received "{entries[0].path}", judged by {figure.name}, and "{other.path}", by {other.figure.name}.'
+        )
     groups = group_by_seed(entries)
     summaries = [summarize_group(entries, members, names) for members in groups]
-    ranking = sorted(range(len(groups)), key=lambda k: -summaries[k]["accuracy"])
+    ranking = sorted(range(len(groups)), key=lambda k: -summaries[k][figure.key])
     reference = find_group(entries, groups, names, baseline) if baseline else None
     leads = [(ranking[0], k) for k in ranking[1:]]
     shown = choose_pairs(ranking, reference) if reference is not None or len(groups) <= MAX_GROUPS_IN_ALL_PAIRS else leads
     pairs = {pair: compare_groups(entries, groups[pair[0]], groups[pair[1]], names) for pair in dict.fromkeys((*shown, *leads))}
     return {
-        "verdict": judge(summaries[ranking[0]], [pairs[pair] for pair in leads]),
+        **({} if figure is ACCURACY else {"task": entries[0].recipe["task"]}),
+        "verdict": judge(summaries[ranking[0]], [pairs[pair] for pair in leads], figure),
         "runs": [{"name": name, **summarize(entry)} for name, entry in zip(names, entries, strict=True)],
         "differences": differences,
         "groups": summaries,
@@ -171,7 +184,7 @@ def summarize(entry: Entry) -> dict[str, Any]:
     return {
         "path": str(entry.path),
         "state": entry.about.get("state", ""),
-        "accuracy": scores["accuracy"],
+        entry.figure.key: scores[entry.figure.key],
         "interval": scores["interval"],
         "images": scores["images"],
         "folds": scores.get("folds", []),
@@ -186,12 +199,13 @@ def summarize(entry: Entry) -> dict[str, Any]:
 
 
 def summarize_group(entries: Sequence[Entry], members: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-    """The mean accuracy of runs that differ in their seed, and its standard error."""
-    accuracies = [float(entries[k].scores["accuracy"]) for k in members]
+    """The mean accuracy (or the figure of another task) of runs that differ in their seed, and its standard error."""
+    figure = entries[members[0]].figure
+    values = [float(entries[k].scores[figure.key]) for k in members]
     return {
         "runs": [names[k] for k in members],
-        "accuracy": statistics.fmean(accuracies),
-        "standard_error": standard_error(accuracies),
+        figure.key: statistics.fmean(values),
+        "standard_error": standard_error(values),
     }
 
 
@@ -201,8 +215,8 @@ def compare_groups(entries: Sequence[Entry], one: Sequence[int], other: Sequence
     sides = [[p for k in members if (p := entries[k].predictions)] for members in (one, other)]
     if (len(sides[0]), len(sides[1])) != (len(one), len(other)):
         return {**sides_by_name, "problem": "a run of an earlier version kept no predictions: evaluate it again"}
-    right = on_shared_images(sides)
-    if isinstance(right, str):
-        return {**sides_by_name, "problem": right}
-    first, second = right
-    return {**sides_by_name, **compare_paired(first, second).plain()}
+    aligned = align_on_shared_images(sides)
+    if isinstance(aligned, str):
+        return {**sides_by_name, "problem": aligned}
+    first, second = aligned
+    return {**sides_by_name, **compare_predictions(first, second).plain()}

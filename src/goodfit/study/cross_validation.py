@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from goodfit.core.errors import DataError, GoodfitError, Interrupted, Terminated, UsageError
+from goodfit.core.fitted_task import read_task, unfitted_task
 from goodfit.core.interval import standard_error
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import FINISHED_STATES, Run, is_run, require_free_folder
@@ -154,22 +155,25 @@ def out_of_fold_predictions(runs: list[Run], names: list[str]) -> Predictions:
         raise GoodfitError(f'The folds in "{runs[0].path.parent}" did not validate on every image once: train them again.')
     order = [where[name] for name in names]
     labels, shares = np.concatenate([part.labels for part in by_run]), np.concatenate([part.probabilities for part in by_run])
-    return Predictions(names_by_run[order], labels[order], shares[order], by_run[0].classes)
+    return Predictions(names_by_run[order], labels[order], shares[order], by_run[0].classes, by_run[0].task)
 
 
 def record_results(folder: Path, runs: list[Run], predictions: Predictions) -> dict[str, Any]:
     """Write mean and standard deviation, and the scores of the out-of-fold predictions, to folds.json; returns them."""
-    accuracies = [float(run.read("scores.json", "validation.accuracy")["validation"]["accuracy"]) for run in runs]
+    task = unfitted_task(read_task(runs[0].read("config.json").get("task"), predictions.classes))
+    values = [float(run.read("scores.json", f"validation.{task.figure.key}")["validation"][task.figure.key]) for run in runs]
     probabilities, labels = torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.labels)
-    outputs = outputs_of_probabilities(probabilities, torch.arange(len(labels)), labels)
+    outputs = outputs_of_probabilities(probabilities, torch.arange(len(labels)), labels, task)
+    calibration = measure_calibration(probabilities, labels, task=task)
     result = {
+        **({} if task.name == "classes" else {"task": task.name}),
         "folder": str(folder),
         "runs": [str(run.path) for run in runs],
-        "accuracies": accuracies,
-        "accuracy": statistics.fmean(accuracies),
-        "deviation": statistics.stdev(accuracies),
-        "standard_error": standard_error(accuracies),
-        "out_of_fold": {**compute_scores(outputs, predictions.classes), "calibration": measure_calibration(probabilities, labels)},
+        task.figure.plural: values,
+        task.figure.key: statistics.fmean(values),
+        "deviation": statistics.stdev(values),
+        "standard_error": standard_error(values),
+        "out_of_fold": {**compute_scores(outputs, predictions.classes), "calibration": calibration},
     }
     Run(folder).update(FOLDS_FILE, {**result, "state": "finished", "seconds": sum(seconds_of(run) for run in runs)})
     return result

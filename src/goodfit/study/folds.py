@@ -72,7 +72,7 @@ def make_folds(
     if len(np.unique(fold)) < folds:
         raise DataError(f"Expected {folds} {what}s or more to train and validate on for {folds} folds, found fewer.")
     for k in range(folds):
-        missing = np.setdiff1d(labels, labels[fold != k])
+        missing = np.flatnonzero((index.count_outputs(rows) > 0) & (index.count_outputs(rows[fold != k]) == 0))
         if len(missing):
             rule = f"its images must be 2 {what}s or more" + (", which go to different folds" if groups else "")
             raise DataError(f"Fold {k + 1} holds every image of {list_some([index.classes[c] for c in missing])}: {rule}.")

@@ -6,13 +6,15 @@ import dataclasses
 import statistics
 from typing import Any
 
+from goodfit.core.figures import FIGURES
 from goodfit.core.interval import standard_error
 from goodfit.recipe.recipe import Recipe
 from goodfit.runs.train import RunOptions, train
 
 
 def train_seeds(asked: Recipe, options: RunOptions, seeds: int) -> dict[str, Any]:
-    """Train `seeds` runs that differ in their seed alone; returns the mean validation accuracy and its standard error.
+    """Train `seeds` runs that differ in their seed alone; returns the mean validation accuracy (or the figure of another task) and
+    its standard error.
 
     Raises:
         GoodfitError: a training failed.
@@ -24,10 +26,12 @@ def train_seeds(asked: Recipe, options: RunOptions, seeds: int) -> dict[str, Any
         options = first.for_next_run()
         if run is not None:
             runs.append(run)
-    accuracies = [run.read("scores.json")["validation"]["accuracy"] for run in runs]
+    figure = FIGURES[asked.task]
+    values = [run.read("scores.json")["validation"][figure.key] for run in runs]
     return {
+        **({} if asked.task == "classes" else {"task": asked.task}),
         "runs": [str(run.path) for run in runs],
-        "accuracies": accuracies,
-        "accuracy": statistics.fmean(accuracies) if accuracies else None,
-        "standard_error": standard_error(accuracies),
+        figure.plural: values,
+        figure.key: statistics.fmean(values) if values else None,
+        "standard_error": standard_error(values),
     }

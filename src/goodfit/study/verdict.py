@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from goodfit.core.words import count_of, format_percent, list_some
+from goodfit.core.figures import ACCURACY, Figure
+from goodfit.core.words import count_of, list_some
 
 MAX_NAMES = 3  # of the runs of a group, in a sentence
 
@@ -15,21 +16,21 @@ def name_group(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"the mean of {list_some(list(names), MAX_NAMES)}"
 
 
-def judge(best: Mapping[str, Any], leads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Judge the group of the highest accuracy by the pairs of it and each of the others.
+def judge(best: Mapping[str, Any], leads: Sequence[Mapping[str, Any]], figure: Figure = ACCURACY) -> dict[str, Any]:
+    """Judge the group of the highest accuracy, or the figure of another task, by the pairs of it and each of the others.
 
     Returns "best", the names of its runs where it is clearly best, else None; and "sentence", which says so.
     """
-    name, accuracy = name_group(best["runs"]), format_percent(best["accuracy"])
-    highest = f"No run is clearly best: {name} has the highest accuracy, {accuracy}, but"
+    name, value = name_group(best["runs"]), figure.format(best[figure.key])
+    highest = f"No run is clearly best: {name} has the highest {figure.name}, {value}, but"
     if problem := next((pair for pair in leads if "problem" in pair), None):
         reason = f"it cannot be compared with {name_group(problem['other'])} image by image: {problem['problem']}"
         return {"best": None, "sentence": f"{highest} {reason}."}
     if not leads:
         return {"best": None, "sentence": ""}
     closest = min(leads, key=lambda pair: pair["interval"][0])
-    other, interval = name_group(closest["other"]), format_points_interval(closest)
-    lead = f"{format_points(closest)} over {other} ({interval})"
+    other, interval = name_group(closest["other"]), format_points_interval(closest, figure)
+    lead = f"{format_points(closest, figure)} over {other} ({interval})"
     if closest["interval"][0] > 0:
         others = "" if len(leads) == 1 else f", and better than each of the {len(leads)} others by an interval without 0"
         subject = name if len(best["runs"]) == 1 else f"{name[0].upper()}{name[1:]}"
@@ -41,14 +42,14 @@ def judge(best: Mapping[str, Any], leads: Sequence[Mapping[str, Any]]) -> dict[s
     return {"best": None, "sentence": f"{highest} its lead of {lead} could be luck{more}."}
 
 
-def format_points(pair: Mapping[str, Any]) -> str:
+def format_points(pair: Mapping[str, Any], figure: Figure = ACCURACY) -> str:
     """The difference of a pair in points: `+1.8 points`."""
-    return f"{100 * pair['difference']:+.{_count_digits(pair)}f} points"
+    return figure.format_difference(pair["difference"], _count_digits(pair))
 
 
-def format_points_interval(pair: Mapping[str, Any]) -> str:
+def format_points_interval(pair: Mapping[str, Any], figure: Figure = ACCURACY) -> str:
     """The interval of a pair in words."""
-    low, high = (f"{100 * x:+.{_count_digits(pair)}f}" for x in pair["interval"])
+    low, high = (figure.format_difference(x, _count_digits(pair)).removesuffix(" points") for x in pair["interval"])
     return f"95 % interval {low} to {high}, {count_of(pair['images'], 'image')}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from goodfit.core.figures import figure_of
 from goodfit.core.words import format_duration, format_percent
 from goodfit.terminal.sketch import sketch_curve
 from goodfit.terminal.tables import format_table
@@ -26,41 +27,50 @@ def format_comparison(comparison: dict[str, Any]) -> list[str]:
 
 def _format_scores(comparison: dict[str, Any]) -> list[str]:
     """A line for each run, and one for each group of seeds."""
-    rows = []
+    rows, figure = [], figure_of(comparison)
     for row in comparison["runs"]:
-        low, high = map(format_percent, row["interval"])
+        low, high = map(figure.format, row["interval"])
         loss = "-" if row["log_loss"] is None else f"{row['log_loss']:.4f}"
         error = "-" if row["calibration_error"] is None else format_percent(row["calibration_error"])
         seconds = "-" if row["seconds"] is None else format_duration(row["seconds"])
         parameters, work = ("-" if row[key] is None else f"{row[key]:,}" for key in ("parameters", "multiply_adds"))
         folds = f" ({len(row['folds'])} folds)" if row["folds"] else ""
-        numbers = (format_percent(row["accuracy"]), f"{low} to {high}", loss, error, seconds, parameters, work)
+        numbers = (figure.format(row[figure.key]), f"{low} to {high}", loss, error, seconds, parameters, work)
         rows.append((row["name"], *numbers, f"{row['path']}{folds}"))
-    header = ("", "accuracy", "95 % interval", "log loss", "calibr.", "time", "parameters", "mult-adds", "folder")
+    header = ("", figure.title, "95 % interval", "log loss", "calibr.", "time", "parameters", "mult-adds", "folder")
     lines = format_table(rows, "<><>>>>><", header).split("\n")
     for group in comparison["groups"]:
         if group["standard_error"] is not None:
-            mean, error = format_percent(group["accuracy"], 2), format_percent(group["standard_error"], 2)
+            mean, error = figure.format(group[figure.key], 2), figure.format(group["standard_error"], 2)
             lines.append(f"{', '.join(group['runs'])} differ in their seed: mean {mean}, standard error {error}.")
     return lines
 
 
 def _format_pairs(comparison: dict[str, Any]) -> list[str]:
     """A line for each pair that can be compared, and a sentence for each that cannot."""
-    rows, problems = [], []
+    rows, problems, figure = [], [], figure_of(comparison)
     for pair in comparison["pairs"]:
         one, other = ("mean of " * (len(pair[side]) > 1) + ", ".join(pair[side]) for side in ("one", "other"))
         if "problem" in pair:
             problems.append(f"{one} and {other} cannot be compared image by image: {pair['problem']}.")
             continue
-        low, high = (100 * x for x in pair["interval"])
         only_one, only_other, p = (
             ("", "", "") if pair["p"] is None else (f"{pair['only_one']:,}", f"{pair['only_other']:,}", f"{pair['p']:.2g}")
         )
-        points, interval = f"{100 * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}"
-        note = "could be luck" if low <= 0 <= high else ""
-        rows.append((f"{one} over {other}", points, interval, f"{pair['images']:,}", only_one, only_other, p, note))
-    header = ("image by image", "points", "95 % interval", "images", "only 1st right", "only 2nd right", "McNemar's p", "")
+        ends = (pair["difference"], *pair["interval"])
+        points, low, high = (figure.format_difference(x, 2).removesuffix(" points") for x in ends)
+        note = "could be luck" if pair["interval"][0] <= 0 <= pair["interval"][1] else ""
+        rows.append((f"{one} over {other}", points, f"{low} to {high}", f"{pair['images']:,}", only_one, only_other, p, note))
+    header = (
+        "image by image",
+        "points" if figure.is_share else figure.title,
+        "95 % interval",
+        "images",
+        "only 1st right",
+        "only 2nd right",
+        "McNemar's p",
+        "",
+    )
     table = format_table(rows, "<><>>>><", header).split("\n") if rows else []
     return ["", *table, *problems] if table or problems else []
 
@@ -86,7 +96,8 @@ def _format_baselines(comparison: dict[str, Any]) -> list[str]:
     baselines = comparison["baselines"]
     if not baselines:
         return []
-    rows = [f"{row['name']} {format_percent(row['accuracy'])}" for row in baselines["rows"] if row["accuracy"] is not None]
+    figure = figure_of(baselines)
+    rows = [f"{row['name']} {figure.format(row[figure.key])}" for row in baselines["rows"] if row.get(figure.key) is not None]
     of_run = f" of {baselines['of']}" if "of" in baselines else ""
     return ["", f"Baselines on the validation images{of_run}: {', '.join(rows)}."]
 
@@ -98,9 +109,9 @@ def _format_curves(comparison: dict[str, Any]) -> list[str]:
     within = list(zip(*((min(column), max(column)) for column in columns), strict=True))  # two opposite corners
     lines = []
     for row in rows[:MAX_CURVES]:
-        ts, accuracies = zip(*row["curve"], strict=True)
-        title = f"validation accuracy of {row['name']}"
-        lines += ["", *sketch_curve(ts, accuracies, title, "share of the budget", 48, 5, within=within).split("\n")]
+        ts, values = zip(*row["curve"], strict=True)
+        title = f"validation {figure_of(comparison).name} of {row['name']}"
+        lines += ["", *sketch_curve(ts, values, title, "share of the budget", 48, 5, within=within).split("\n")]
     if len(rows) > MAX_CURVES:
         lines += ["", f"The curves of the other {len(rows) - MAX_CURVES} are on the page that --html writes."]
     return lines

@@ -6,9 +6,10 @@ import logging
 from typing import Any
 
 from goodfit.core.escapes import escape_controls
+from goodfit.core.figures import find_figure
 from goodfit.core.reporter import WARNING
 from goodfit.core.words import format_duration, format_percent
-from goodfit.terminal.reporter import Rows, format_accuracy, format_loss, format_steps
+from goodfit.terminal.reporter import Rows, format_loss, format_steps
 
 LOGGER = logging.getLogger("goodfit")
 LOGGER.addHandler(logging.NullHandler())  # nothing is printed unless the program sets logging up
@@ -43,5 +44,6 @@ class LoggingReporter:
 def describe_evaluation(row: dict[str, Any]) -> str:
     """Describe one evaluation in a sentence, which stands alone in a log."""
     scores = (("training", row["clean_train"]), ("validation", row["validation"]))
-    figures = "; ".join(f"{name} loss {format_loss(x['loss'])}, accuracy {format_accuracy(x['accuracy'])}" for name, x in scores)
+    figure = find_figure(row["validation"])
+    figures = "; ".join(f"{name} loss {format_loss(x['loss'])}, {figure.name} {figure.format(x[figure.key])}" for name, x in scores)
     return f"{format_percent(row['t'], 0)}, step {row['step']:,}, {format_duration(row['elapsed'])}: {figures}"

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from goodfit.core.escapes import escape_controls
+from goodfit.core.figures import find_figure
 from goodfit.core.reporter import WARNING
 from goodfit.core.words import format_duration, format_percent
 from goodfit.terminal.streams import MESSAGES, SPINNER
@@ -20,7 +21,6 @@ Rows = list[dict[str, Any]]
 
 DETAIL = "    "  # what a line begins with that says more of one before it
 LARGE_LOSS = 1e5  # from which on it is told by its power of ten
-EVALUATION_HEADER = (f"{'training':>45}{'validation':>21}", f"{'step':>13}{'time':>11}" + 2 * f"{'loss':>12}{'accuracy':>9}")
 
 
 class TerminalReporter:
@@ -56,7 +56,7 @@ class TerminalReporter:
         """Show the last step on the bar, and each evaluation and event as a line."""
         for row in rows:
             if row["kind"] == "evaluate":
-                for line in () if self.has_header else EVALUATION_HEADER:
+                for line in () if self.has_header else format_header(row):
                     self._print(line, "dim")
                 self._print(format_evaluation(row), "green" if row.get("best") else "")
                 self.has_header = True
@@ -105,10 +105,17 @@ def format_steps(steps: Rows) -> str:
     return f"{sum(speeds) / len(speeds):,.0f} images/s  {loss}"
 
 
+def format_header(row: dict[str, Any]) -> tuple[str, str]:
+    """Format the two lines above evaluations such as this one."""
+    title = find_figure(row["validation"]).title
+    return f"{'training':>45}{'validation':>21}", f"{'step':>13}{'time':>11}" + 2 * f"{'loss':>12}{title:>9}"
+
+
 def format_evaluation(row: dict[str, Any]) -> str:
-    """Format one evaluation as a line below EVALUATION_HEADER."""
+    """Format one evaluation as a line below its header."""
+    figure = find_figure(row["validation"])
     scores = (row[split] for split in ("clean_train", "validation"))
-    figures = "".join(f"{format_loss(x['loss']):>12}{format_accuracy(x['accuracy']):>9}" for x in scores)
+    figures = "".join(f"{format_loss(x['loss']):>12}{figure.format(x[figure.key]):>9}" for x in scores)
     best = "  best so far" if row.get("best") else ""
     return f"{format_percent(row['t'], 0):>5}{row['step']:>8,}{format_duration(row['elapsed']):>11}{figures}{best}"
 
@@ -116,8 +123,3 @@ def format_evaluation(row: dict[str, Any]) -> str:
 def format_loss(loss: float | None) -> str:
     """Format a loss; None is one that was no finite number."""
     return "not finite" if loss is None else f"{loss:.3f}" if abs(loss) < LARGE_LOSS else f"{loss:.2e}"
-
-
-def format_accuracy(accuracy: float | None) -> str:
-    """Format an accuracy, if it is known."""
-    return "-" if accuracy is None else format_percent(accuracy)

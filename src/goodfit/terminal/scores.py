@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from goodfit.core.figures import ACCURACY, Figure, figure_of, find_figure
 from goodfit.core.words import count_of, format_percent
 from goodfit.terminal.tables import format_table
 
@@ -12,16 +13,14 @@ SHOWN_COVERAGES = (0.95, 0.9, 0.8, 0.5)  # shares of the images, the surest firs
 
 def format_scores(scores: dict[str, Any], split: str) -> list[str]:
     """Format the scores of a run or an ensemble on a split."""
-    low, high = map(format_percent, scores["interval"])
-    balanced_low, balanced_high = map(format_percent, scores["balanced_interval"])
-    top = f" top-5 {format_percent(scores['top5'])}," if len(scores["classes"]) > 5 else ""
+    figure = figure_of(scores)
+    low, high = map(figure.format, scores["interval"])
     lines = [
-        f"{split} accuracy {format_percent(scores['accuracy'])} (95 % interval {low} to {high}, {scores['images']:,} images)",
-        f"  balanced accuracy {format_percent(scores['balanced_accuracy'])} ({balanced_low} to {balanced_high}),"
-        f"{top} loss {scores['loss']:.4f}",
+        f"{split} {figure.name} {figure.format(scores[figure.key])} (95 % interval {low} to {high}, {scores['images']:,} images)",
+        f"  {SUMMARIES[figure.key](scores)}",
     ]
     if gain := scores.get("gain"):
-        lines.append(f"  {format_gain(gain)}")
+        lines.append(f"  {format_gain(gain, figure)}")
     lines += _format_calibration(scores["calibration"])
     if viewed := scores.get("viewed"):
         lines += [f"  by {viewed['spelling']}:", _format_row("center crop alone", viewed["center"])]
@@ -29,20 +28,92 @@ def format_scores(scores: dict[str, Any], split: str) -> list[str]:
     if noise := scores.get("marginalized"):
         lines += ["  by noisy passes:", _format_row("without noise", noise["deterministic"])]
         lines += [_format_row(count_of(row["passes"], "noisy pass", "noisy passes"), row) for row in noise["passes"]]
-    classes = [
-        (format_percent(row["accuracy"]) if row["images"] else "-", f"{row['name']} ({row['images']:,} images)")
-        for row in scores["classes"]
+    return [*lines, *OUTPUT_TABLES[figure.key](scores).split("\n")]
+
+
+def _summarize_classes(scores: dict[str, Any]) -> str:
+    low, high = map(format_percent, scores["balanced_interval"])
+    top = f" top-5 {format_percent(scores['top5'])}," if len(scores["classes"]) > 5 else ""
+    f1 = f" F1 {format_share(scores['f1'])}," if "f1" in scores else ""  # which runs of earlier versions have not
+    return f"balanced accuracy {format_percent(scores['balanced_accuracy'])} ({low} to {high}),{f1}{top} loss {scores['loss']:.4f}"
+
+
+def _summarize_labels(scores: dict[str, Any]) -> str:
+    low, high = map(format_percent, scores["exact_interval"])
+    exact = f"all labels right for {format_percent(scores['exact_match'])} of images ({low} to {high})"
+    return f"{exact}, F1 {format_share(scores['f1'])}, loss {scores['loss']:.4f}"
+
+
+def _summarize_numbers(scores: dict[str, Any]) -> str:
+    return f"RMSE {scores['rmse']:.4g}, MAE {scores['mae']:.4g}, loss {scores['loss']:.4f}"
+
+
+def _format_classes(scores: dict[str, Any]) -> str:
+    """Each class with its accuracy, which is its recall, and where they are known its precision and F1."""
+    rows = scores["classes"]
+    names = [f"{row['name']} ({row['images']:,} images)" for row in rows]
+    accuracies = [format_percent(row["accuracy"]) if row["images"] else "-" for row in rows]
+    if not all("f1" in row for row in rows):
+        return format_table(zip(accuracies, names, strict=True), "><", indent="  ")
+    others = [(format_share(row["precision"]), format_share(row["f1"])) for row in rows]
+    cells = [(recall, *other, name) for recall, other, name in zip(accuracies, others, names, strict=True)]
+    return format_table(cells, ">>><", ("recall", "precision", "F1", "class"), indent="  ")
+
+
+def _format_labels(scores: dict[str, Any]) -> str:
+    keys = ("average_precision", "f1", "precision", "recall")
+    rows = [
+        (*(format_share(row[key]) for key in keys), f"{row['threshold']:.3f}", f"{row['name']} ({row['images']:,} images)")
+        for row in scores["labels"]
     ]
-    return [*lines, *format_table(classes, "><", indent="  ").split("\n")]
+    return format_table(rows, ">>>>><", ("AP", "F1", "precision", "recall", "threshold", "label"), indent="  ")
+
+
+def _format_numbers(scores: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{row['r2']:.3f}",
+            *(f"{row[key]:.4g} ({' to '.join(f'{x:.4g}' for x in row[f'{key}_interval'])})" for key in ("rmse", "mae")),
+            f"{row['deviation']:.4g}", row["name"],
+        )
+        for row in scores["numbers"]
+    ]  # fmt: skip
+    return format_table(rows, ">>>><", ("R2", "RMSE", "MAE", "deviation", "number"), indent="  ")
+
+
+SUMMARIES = {"accuracy": _summarize_classes, "mean_average_precision": _summarize_labels, "r2": _summarize_numbers}
+OUTPUT_TABLES = {"accuracy": _format_classes, "mean_average_precision": _format_labels, "r2": _format_numbers}
+
+
+def format_share(share: float | None) -> str:
+    """Format a share as a percentage, or a dash where there was nothing to divide by."""
+    return "-" if share is None else format_percent(share)
+
+
+def describe_fitted(calibration: dict[str, Any]) -> str:
+    """What a calibration fits to the validation images, in words."""
+    if "temperature" in calibration:
+        return f"temperature {calibration['temperature']:.2f}"
+    return f"intervals of ± {', '.join(f'{half:.4g}' for half in calibration['half_widths'])}"
 
 
 def _format_row(name: str, row: dict[str, Any]) -> str:
     cost = f", {row['milliseconds']:.2f} ms an image" if "milliseconds" in row else ""
-    return f"    {name}: accuracy {format_percent(row['accuracy'])}, log loss {row['log_loss']:.4f}{cost}"
+    figure = find_figure(row)
+    loss = next(key for key in ("log_loss", "squared_error") if key in row)
+    return f"    {name}: {figure.name} {figure.format(row[figure.key])}, {loss.replace('_', ' ')} {row[loss]:.4f}{cost}"
 
 
 def _format_calibration(calibration: dict[str, Any]) -> list[str]:
     """How well the probabilities are calibrated, and what withholding the least sure answers gains."""
+    if "half_widths" in calibration:
+        shares = ", ".join(
+            f"{format_percent(share)} within {half:.4g}"
+            for share, half in zip(calibration["coverage"], calibration["half_widths"], strict=True)
+        )
+        return [
+            f"  of the true numbers {shares} of the predicted ones; the intervals are to hold {format_percent(calibration['level'], 0)}"
+        ]
     before, after = format_percent(calibration["ece"]), format_percent(calibration["ece_after"])
     scaled = "no temperature helps" if calibration["log_loss_after"] >= calibration["log_loss"] else "a temperature helps"
     lines = [
@@ -57,49 +128,48 @@ def _format_calibration(calibration: dict[str, Any]) -> list[str]:
     return lines + ([f"  right: {', '.join(parts)}"] if parts else [])
 
 
-def format_gain(gain: dict[str, Any]) -> str:
+def format_gain(gain: dict[str, Any], figure: Figure = ACCURACY) -> str:
     """Format the lead of an ensemble over its best single model as a sentence."""
-    low, high = gain["interval"]
+    low, high = (figure.format_difference(x, 2).removesuffix(" points") for x in gain["interval"])
     p = f", p = {gain['p']:.3g}" if gain["p"] is not None else ""
     return (
-        f"{100 * gain['difference']:+.2f} points over the best single model's {format_percent(gain['single'], 2)}"
-        f" (95 % interval {100 * low:+.2f} to {100 * high:+.2f}, the same images{p})"
+        f"{figure.format_difference(gain['difference'], 2)} over the best single model's {figure.format(gain['single'], 2)}"
+        f" (95 % interval {low} to {high}, the same images{p})"
     )
 
 
 def format_ensemble(path: str, content: dict[str, Any], scores: dict[str, Any]) -> list[str]:
     """Format the models of an ensemble with their weights, its scores, and its lead over the best of them."""
-    rows = [
-        (format_percent(row["weight"], 0), format_percent(row["accuracy"], 2) if "accuracy" in row else "-", row["source"])
-        for row in content["candidates"]
-    ]
+    figure = figure_of((content.get("task") and {"task": content["task"]["name"]}) or {})
+    rows = [(format_percent(row["weight"], 0), figure.format(row.get(figure.key), 2), row["source"]) for row in content["candidates"]]
     lines = format_table(rows, ">><", indent="  ").split("\n")
     if validation := scores.get("validation"):
         images = f"{validation['images']:,} images that every model validated on"
-        lines.append(f"Validation accuracy {format_percent(validation['accuracy'], 2)} ({images})")
-        lines.append(f"  {format_gain(validation['gain'])}")
+        lines.append(f"Validation {figure.name} {figure.format(validation[figure.key], 2)} ({images})")
+        lines.append(f"  {format_gain(validation['gain'], figure)}")
         if content["select"] == "greedy":
             lines.append("  The models were chosen by these images, so the lead is flattered: only test images show the real one.")
     else:
-        lines.append("No image was validated by every model, as with folds: only test images show the accuracy of all together.")
+        lines.append(f"No image was validated by every model, as with folds: only test images show the {figure.name} of all together.")
     return [*lines, f"Ensemble: {path}", f'Against its best single model on the test images: goodfit evaluate "{path}" --test']
 
 
 def format_seeds(result: dict[str, Any]) -> str:
     """Format the result of training with several seeds as a sentence; empty where nothing was trained."""
-    if not result["accuracies"]:
+    figure = figure_of(result)
+    if not result[figure.plural]:
         return ""
-    mean, error = format_percent(result["accuracy"], 2), format_percent(result["standard_error"], 2)
-    return f"Validation accuracy {mean} ± {error} (mean and standard error of {len(result['accuracies'])} seeds)."
+    mean, error = figure.format(result[figure.key], 2), figure.format(result["standard_error"], 2)
+    return f"Validation {figure.name} {mean} ± {error} (mean and standard error of {len(result[figure.plural])} seeds)."
 
 
 def format_folds(result: dict[str, Any]) -> str:
     """Format the result of cross-validation."""
-    mean, deviation = format_percent(result["accuracy"], 2), format_percent(result["deviation"], 2)
-    whole = result["out_of_fold"]
-    low, high = map(format_percent, whole["interval"])
+    figure, whole = figure_of(result), result["out_of_fold"]
+    mean, deviation = figure.format(result[figure.key], 2), figure.format(result["deviation"], 2)
+    low, high = map(figure.format, whole["interval"])
     return (
-        f"Validation accuracy {mean} ± {deviation} (mean and standard deviation of {len(result['accuracies'])} folds); of all"
-        f" {whole['images']:,} images, each by the model that was not trained on it, {format_percent(whole['accuracy'], 2)}"
+        f"Validation {figure.name} {mean} ± {deviation} (mean and standard deviation of {len(result[figure.plural])} folds); of all"
+        f" {whole['images']:,} images, each by the model that was not trained on it, {figure.format(whole[figure.key], 2)}"
         f" (95 % interval {low} to {high}).\nFolds: {result['folder']}\nReport: {result['report']}"
     )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import fold
 from goodfit.core.contracts import Loss
 from goodfit.core.device import autocast, seed_noise
-from goodfit.core.interval import wilson_interval
+from goodfit.core.task import CLASSES, Task, task_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
 from goodfit.losses.scores import split_outputs
@@ -28,7 +27,7 @@ MAX_EVAL_IMAGES, MAX_EVAL_PIXELS = 256, 256 * 64 * 64  # of one batch that is ev
 class Outputs:
     """The outputs of a model: `ids` [N], `labels` [N], `logits` [N, K] and `losses` [N], in the order of the batches.
 
-    It took so many `seconds`, reading included.
+    The labels are the truth of the `task`, of another one than classes [N, K]. It took so many `seconds`, reading included.
     """
 
     ids: Tensor
@@ -36,10 +35,16 @@ class Outputs:
     logits: Tensor
     losses: Tensor
     seconds: float = 0.0
+    task: Task = CLASSES
 
     @property
     def accuracy(self) -> float:
-        return float((self.logits.argmax(1) == self.labels).double().mean())
+        """The accuracy; of another task its figure."""
+        return self.task.summarize(self.logits, self.labels)[self.task.figure.key]
+
+    def summarize(self) -> dict[str, float]:
+        """The loss, the figure of the task and what else is logged of it."""
+        return {"loss": float(self.losses.double().mean()), **self.task.summarize(self.logits, self.labels)}
 
 
 @torch.no_grad()
@@ -56,7 +61,7 @@ def collect_outputs(
 
     With a `seed` its noise layers stay active, and draw the same noise for the same seed and batches.
     """
-    began = time.perf_counter()
+    began, task = time.perf_counter(), task_of(loss)
     columns: list[tuple[Tensor, ...]] = []
     with evaluating(model, noisy=seed is not None):
         for index, batch in enumerate(batches):
@@ -65,9 +70,9 @@ def collect_outputs(
                 seed_noise(fold(seed, index) >> 1, device)
             with autocast(device, precision):
                 logits = split_outputs(model(normalize(on_device.images)))[0].float()
-            columns.append((batch.ids, batch.targets.argmax(1), logits.cpu(), loss(logits, on_device.targets).cpu()))
+            columns.append((batch.ids, task.to_truth(batch.targets), logits.cpu(), loss(logits, on_device.targets).cpu()))
     ids, labels, outputs, losses = (torch.cat(column) for column in zip(*columns, strict=True))
-    return Outputs(ids, labels, outputs, losses, time.perf_counter() - began)
+    return Outputs(ids, labels, outputs, losses, time.perf_counter() - began, task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,58 +119,18 @@ def running_means(answers: Iterable[Tensor], total: int) -> Iterator[tuple[int, 
 def score_noisy_passes(run_pass: Callable[[int], Outputs], passes: int, probabilities: Callable[[Tensor], Tensor]) -> list[dict[str, Any]]:
     """Score the mean of the probabilities over the first 1, 2, 4, ... and all `passes` noisy passes over the same images.
 
-    `run_pass(i)` gives the outputs of pass i. Each row has "passes", "accuracy" and "log_loss".
+    `run_pass(i)` gives the outputs of pass i. Each row has "passes", and the figure and mean loss of the task, "accuracy" and "log_loss".
     """
-    labels: list[Tensor] = []
+    seen: list[Outputs] = []
 
     def pass_probabilities(index: int) -> Tensor:
-        outputs = run_pass(index)
-        labels[:] = [outputs.labels]
-        return probabilities(outputs.logits)
+        seen[:] = [run_pass(index)]
+        return probabilities(seen[0].logits)
 
     means = running_means(map(pass_probabilities, range(passes)), passes)
-    return [{"passes": n, **accuracy_and_log_loss(mean, labels[0])} for n, mean in means]
-
-
-def accuracy_and_log_loss(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy and log loss of probabilities [N, K] for labels [N]."""
-    right = probabilities.gather(1, labels[:, None]).clamp(min=torch.finfo(torch.float32).tiny)
-    return {"accuracy": float((probabilities.argmax(1) == labels).double().mean()), "log_loss": float(-right.log().mean())}
+    return [{"passes": n, **seen[0].task.summarize_answers(mean, seen[0].labels)} for n, mean in means]
 
 
 def compute_scores(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Top-1 and top-5 accuracy, loss, balanced accuracy, per class, confusion; with 95 % intervals (Wilson, stratified bootstrap)."""
-    n, k = len(outputs.labels), len(classes)
-    labels = outputs.labels.numpy()
-    guesses = outputs.logits.argmax(1).numpy()
-    confusion = np.bincount(labels * k + guesses, minlength=k * k).reshape(k, k)
-    images, right = confusion.sum(1), confusion.diagonal()
-    seen = images > 0
-    top = outputs.logits.topk(min(5, k), dim=1).indices
-    return {
-        "accuracy": float(right.sum() / n),
-        "interval": wilson_interval(int(right.sum()), n),
-        "top5": float((top == outputs.labels[:, None]).any(1).double().mean()),
-        "loss": float(outputs.losses.double().mean()),
-        "balanced_accuracy": float((right[seen] / images[seen]).mean()),
-        "balanced_interval": balanced_interval(right[seen], images[seen]),
-        "images": n,
-        "classes": [
-            {"name": name, "images": int(i), "accuracy": float(r / i) if i else None}
-            for name, i, r in zip(classes, images, right, strict=True)
-        ],
-        "confusion": confusion.tolist(),
-    }
-
-
-def balanced_interval(right: np.ndarray, images: np.ndarray, draws: int = 2000) -> tuple[float, float]:
-    """Estimate the 95 % interval of the mean per-class accuracy by a bootstrap within each class.
-
-    Resampling n images of which r are right draws a binomial count, so no image has to be touched. Each class is shrunk by half an
-    observation on both sides (Jeffreys), or a class with few images, all right, would look certain.
-    """
-    rng = np.random.Generator(np.random.PCG64(0))
-    p = (right + 0.5) / (images + 1)
-    means = (rng.binomial(images[None], p[None], size=(draws, len(images))) / images).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    """The scores of the outputs for these classes, labels or numbers, as scores.json has them."""
+    return outputs.task.score(outputs.logits, outputs.labels, float(outputs.losses.double().mean()), classes)

@@ -12,13 +12,15 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import MIXING_BLOCK
 from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import autocast
+from goodfit.core.task import task_of
 from goodfit.losses.scores import at_least_fp32, split_outputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """The result of one gradient: `loss`, the mean with its penalties; `losses` [B] and `correct` [B] per example; `norm` of the gradient
-    before clipping. The losses per example are without their weights. Tensors stay on the device.
+    before clipping. The losses per example are without their weights; what is correct is what the task of the loss calls a hit. Tensors
+    stay on the device.
     """
 
     loss: Tensor
@@ -64,7 +66,7 @@ def gradient(
         total = total.to(device) + piece.term.detach()
         weight = add_weight(weight, piece)
         losses.append(piece.losses.detach())
-        correct.append(piece.logits.detach().argmax(1) == batch.targets.argmax(1))
+        correct.append(task_of(loss).hits(piece.logits.detach(), batch.targets))
     if weight is not None:
         total = total / weight
         for p in model.parameters():

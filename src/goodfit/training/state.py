@@ -138,7 +138,14 @@ class Plan:
         lengths = loader.lengths(budget)
         facts = data.facts(lengths)
         pipeline = Pipeline(pipe_parts(augment.bind(facts)), data.preprocess.size)  # type: ignore[arg-type]
-        return Plan(loss.bind(facts), lengths, pipeline, data.preprocess.normalize, compose(schedule.bind(facts)), seed=loader.seed)
+        return Plan(
+            data.task.with_loss(loss.bind(facts)),
+            lengths,
+            pipeline,
+            data.preprocess.normalize,
+            compose(schedule.bind(facts)),
+            seed=loader.seed,
+        )
 
     def t(self, state: State) -> float:
         """Progress in 0..1."""

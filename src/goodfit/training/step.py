@@ -14,6 +14,7 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import MIXING_BLOCK
 from goodfit.core.device import is_out_of_memory, seed_noise
 from goodfit.core.errors import GoodfitError
+from goodfit.core.task import task_of
 from goodfit.training import curvature
 from goodfit.training.finite import divergence_error
 from goodfit.training.freezing import set_trainable
@@ -109,9 +110,13 @@ class Objective:
         return curvature.hessian(self.state, self.plan, self.pieces, len(self.batch))
 
     def numbers(self) -> dict[str, Tensor]:
-        """Loss, accuracy and gradient norm of the step, as scalars on the device."""
+        """Loss, accuracy (or what its task has in place of it) and gradient norm of the step, as scalars on the device."""
         assert self.outcome is not None, "the optimizer did not call its objective"
-        return {"loss": self.outcome.loss, "accuracy": self.outcome.correct.float().mean(), "grad_norm": self.outcome.norm}
+        return {
+            "loss": self.outcome.loss,
+            task_of(self.plan.loss).hit_name: self.outcome.correct.float().mean(),
+            "grad_norm": self.outcome.norm,
+        }
 
     def _gradient_within_memory(self, buffers: list[Tensor]) -> Outcome:
         """Compute the gradient, in ever smaller pieces while memory runs out."""

@@ -15,6 +15,7 @@ from goodfit.data.headers import ImageHeaders
 from goodfit.data.index import SPLITS, UNASSIGNED, IntArray
 from goodfit.data.splits import SplitRule
 from goodfit.doctor.pixels import blocks, spread, to_tensor
+from goodfit.recipe.parts import refuse_other_tasks
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import cache_limit, read_image_headers
 
@@ -62,6 +63,7 @@ def open_table(recipe: Recipe, reporter: Reporter) -> ImageTable:
     Raises:
         DataError: there are no images, or they cannot be trained on.
     """
+    refuse_other_tasks(recipe, "The audit")
     headers = read_image_headers(recipe, reporter)
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     rule = SplitRule(share, recipe.split_seed, drop_duplicates=recipe.duplicates == "drop")

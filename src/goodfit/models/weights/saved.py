@@ -18,9 +18,11 @@ from goodfit.core.commit import committed
 from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import GoodfitError, UsageError, first_line
 from goodfit.core.fetch import hash_file
+from goodfit.core.fitted_task import plain_task, read_task
 from goodfit.core.parts import Part, spell
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
 from goodfit.core.run_files import DamagedFile, check_hash, explain_damage, format_json
+from goodfit.core.task import CLASSES, Task
 from goodfit.core.trust import require_trust
 from goodfit.data.preprocess import Preprocess
 
@@ -32,7 +34,8 @@ class SavedModel:
     """The kept model of a run: its weights, and all that it takes to build the network again and to show it images.
 
     `model`, `loss` and `views` are the texts of those parts, `use_files` the run's copies of the user's files that define parts,
-    `tensors` the state_dict. `temperature` divides the logits; it is 1 unless `goodfit evaluate --calibrate` stored another.
+    `tensors` the state_dict. `temperature` divides the logits; it is 1 unless `goodfit evaluate --calibrate` stored another. `task` says
+    what it answers.
     """
 
     run: Run
@@ -45,6 +48,7 @@ class SavedModel:
     use_files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
     has_checksum: bool
+    task: Task
 
     @property
     def notes(self) -> list[str]:
@@ -80,6 +84,8 @@ class SavedModel:
             preprocess = Preprocess.from_dict(config["preprocess"])
         except UsageError as error:
             raise DamagedFile(run.path / CONFIG_FILE, first_line(error)) from error
+        with explain_damage(run.path / CONFIG_FILE):
+            task = read_task(config.get("task"), config["label_names"])
         use_files = tuple(part_files(run, config["use"]))
         texts = (config["model"], config["loss"], config.get("views", "center"))  # runs of earlier versions have no views, no temperature
         require_trust(f'"{run.path}"', [name for text in texts for name in dotted_names(text)], use_files)
@@ -94,6 +100,7 @@ class SavedModel:
             use_files=use_files,
             tensors=read_weights(run.path / WEIGHTS_FILE, hashes.get(WEIGHTS_FILE)),
             has_checksum=WEIGHTS_FILE in hashes,
+            task=task,
         )
 
 
@@ -124,12 +131,15 @@ def explain_misfit(run: Run) -> Iterator[None]:
         raise GoodfitError(f'The model in "{run.path}" does not read ({reason}): train it again, or restore a copy of the run.') from error
 
 
-def format_model(run: Run, model: nn.Module, parts: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess) -> dict[str, bytes]:
+def format_model(
+    run: Run, model: nn.Module, parts: Mapping[str, Part], classes: Sequence[str], preprocess: Preprocess, task: Task = CLASSES
+) -> dict[str, bytes]:
     """The contents of model.safetensors and config.json, from which `SavedModel.read` reads; `parts` are the recipe's by seat."""
     config = {
         **{seat: spell(parts[seat], full=True) for seat in ("model", "loss", "views")},
         "num_classes": len(classes),
         "label_names": list(classes),
+        **({} if task.name == CLASSES.name else {"task": plain_task(task)}),
         "preprocess": preprocess.to_dict(),
         "use": [path.name for path in part_files(run)],
     }

@@ -13,6 +13,7 @@ from torch import Tensor
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.chooser import Chooser
+from goodfit.recipe.parts import refuse_other_tasks
 from goodfit.recipe.transfer.defaults import MIN_IMAGES_PER_CLASS, choose_length, choose_trainable, seconds_of
 from goodfit.recipe.transfer.domain_shift import is_similar, measure_shift
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, Vectors, compute_features, feature_places
@@ -93,6 +94,7 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
         UsageError: the net does not take the images.
     """
     rows, places = data.sample_rows("train", MAX_PROBE_IMAGES), feature_places(net.model)
+    refuse_other_tasks(chooser.recipe, "advise")
     features, labels = compute_features(net, data, rows, places, progress), data.labels[rows]
     if len(places) > 1 and is_same(features[places[-2]], features[HEAD]):  # the input of the head is the last stage, pooled
         del features[places[-2]]

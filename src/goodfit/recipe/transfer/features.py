@@ -192,7 +192,7 @@ def save_features(net: FeatureNet, data: Dataset, stage: str, out: Path, splits:
     vectors = [compute_features(net, data, rows, [stage])[stage] for rows in rows_of_splits if len(rows)]
     rows = torch.cat(rows_of_splits)
     small = {
-        "labels": data.labels[rows].numpy(),
+        "labels": data.truth[rows].numpy(),
         "names": np.array([data.names[row] for row in rows.tolist()]),
         "splits": np.repeat(np.array(splits), [len(rows) for rows in rows_of_splits]),
         "classes": np.array(data.classes),

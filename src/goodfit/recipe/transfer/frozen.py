@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goodfit.core.batch import Batch, one_hot
+from goodfit.core.batch import Batch, make_targets
 from goodfit.core.cached import cached_writer, is_cached
 from goodfit.core.chance import MIXING_BLOCK, Chance
 from goodfit.core.contracts import Penalty
@@ -181,12 +181,12 @@ class FrozenStages:
         """The center crops of some rows as the model takes them."""
         data, plan = self.data, self.training.plan
         pixels = data.preprocess.center_crop(data.pixels.read_exact(rows).permute(0, 3, 1, 2)).to(plan.device)
-        return Batch(plan.normalize(pixels), one_hot(data.labels[rows], len(data.classes)), rows)
+        return Batch(plan.normalize(pixels), make_targets(data.labels[rows], len(data.classes)), rows)
 
     def read_augmented(self, rows: Tensor, places: Tensor, view: int) -> Batch:
         """Some rows, at consecutive places of a view's order, as the model sees them in the epoch with the number of the view."""
         chance = Chance.for_epoch(self.recipe.seed, "augment", view, places, rows)
-        batch = LazyBatch.of(self.loader.pixels, one_hot(self.data.labels[rows], len(self.data.classes)), rows, chance)
+        batch = LazyBatch.of(self.loader.pixels, make_targets(self.data.labels[rows], len(self.data.classes)), rows, chance)
         return self.training.plan.prepare(batch[:], (view + 0.5) / self.views)
 
     @torch.no_grad()

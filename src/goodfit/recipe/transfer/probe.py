@@ -18,6 +18,7 @@ FOLDS, FEWER_FOLDS, MANY_IMAGES = 5, 3, 1000  # fewer where each has images enou
 PENALTIES = tuple(10.0 ** (1 - i / 2) for i in range(13))  # 10 down to 1e-5: half a power of ten changes the loss by less than its error
 MIN_GAIN, MAX_STALE = 0.01, 2  # the path ends after so many penalties that lower the held-out loss by less than this share
 LOSS_TOLERANCE, FOLD_LOSS_TOLERANCE = 1e-6, 1e-4  # how far above its minimum the loss of a fit may be; in the folds it is only compared
+RIDGE_PENALTIES = tuple(10.0 ** -(k / 2) for k in range(-4, 9))  # as shares of the mean variance of a feature
 STALLED_STEPS = 10  # that together lower the loss by less than the tolerance end the fit
 MAX_STEPS = 1000  # of one fit
 LBFGS_HISTORY = 10
@@ -143,3 +144,46 @@ class BestPenalty:
     theta: Tensor
     held: Tensor
     l2: float
+
+
+# ---- labels and numbers ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ridge:
+    """A linear regression: `theta` [D, K] and `bias` [K]; `held_error` is its mean squared error on images it was not fitted to."""
+
+    theta: Tensor
+    bias: Tensor
+    held_error: float = 0.0
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """The answers [n, K] for features [n, D]."""
+        return features @ self.theta + self.bias
+
+
+def fit_ridge(features: Tensor, targets: Tensor) -> Ridge:
+    """Fit a ridge regression of targets [n, K] to features [n, D], its penalty chosen on a fifth of them.
+
+    Source: Hoerl & Kennard 1970.
+    """
+    held = torch.zeros(len(features), dtype=torch.bool)
+    held[Chance.of(0, torch.arange(len(features)), "ridge").permutation()[::5]] = True
+    if bool(held.all()):
+        return _fit_ridges(features, targets, RIDGE_PENALTIES[:1])[0]
+    fitted = _fit_ridges(features[~held], targets[~held], RIDGE_PENALTIES)
+    errors = [float((ridge(features[held]) - targets[held]).square().mean()) for ridge in fitted]
+    best = min(range(len(errors)), key=errors.__getitem__)
+    return dataclasses.replace(_fit_ridges(features, targets, RIDGE_PENALTIES[best : best + 1])[0], held_error=errors[best])
+
+
+def _fit_ridges(features: Tensor, targets: Tensor, penalties: tuple[float, ...]) -> list[Ridge]:
+    """Fit ridge regressions with some penalties, each a share of the mean variance of a feature."""
+    mean, center = features.mean(0), targets.mean(0)
+    x, y = features - mean, (targets - center).to(features.dtype)
+    gram = (x.T @ x).double()
+    unit = float(gram.diagonal().mean()) or 1.0
+    values, vectors = torch.linalg.eigh(gram)
+    aim = vectors.T @ (x.T @ y).double()
+    thetas = [(vectors @ (aim / (values.clamp(min=0) + penalty * unit)[:, None])).to(features.dtype) for penalty in penalties]
+    return [Ridge(theta, center - mean @ theta) for theta in thetas]

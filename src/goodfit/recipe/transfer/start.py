@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from goodfit.core.device import memory_format
 from goodfit.core.errors import UsageError
 from goodfit.core.parameters import is_norm
+from goodfit.core.task import Labels, Task
 from goodfit.core.words import count_of, format_percent
 from goodfit.data.dataset import Dataset
 from goodfit.models.weights.files import Weights
@@ -22,7 +23,7 @@ from goodfit.recipe.chooser import Chooser
 from goodfit.recipe.transfer.domain_shift import measure_shift
 from goodfit.recipe.transfer.features import HEAD, FeatureNet, Progress, compute_features
 from goodfit.recipe.transfer.pretrained import copy_pretrained
-from goodfit.recipe.transfer.probe import fit_probe
+from goodfit.recipe.transfer.probe import fit_probe, fit_ridge
 
 MAX_PROBE_IMAGES = 20_000  # that the head's probe is fitted to, at random; more hardly change it, and their features would fill the memory
 # Of a norm's epsilon: a channel with less variance never varied in pretraining, and the norm would multiply what reaches it a hundredfold.
@@ -64,7 +65,7 @@ def choose_head_init(chooser: Chooser, weights: Weights, data: Dataset) -> None:
     Raises:
         UsageError: the source's head is asked for, but is of other classes.
     """
-    same_classes = weights.has_classes(data.classes)
+    same_classes = data.task.name == "classes" and weights.has_classes(data.classes)
     if same_classes:
         chooser.choose("head_init", "source", "the head of the source, whose classes are the same", weights.name)
     rule = "a new head starts as the linear probe of its input, so that training begins where a linear classifier ends"
@@ -128,8 +129,27 @@ def set_head_to_probe(net: FeatureNet, data: Dataset, progress: Progress = lambd
         raise UsageError(
             f'The features that "{net.name}" computes of the images are not finite: its weights are of another model or damaged.'
         )
+    if data.task.name != "classes":
+        return _set_head_to_ridge(head, torch.tensor(features), linear_aims(data.task, labels))
     probe = fit_probe(features, labels, len(data.classes))
     head.weight.copy_(probe.weight)
     head.bias.copy_(probe.bias)
     held = format_percent(float((probe.held == labels).double().mean()))
     return f"the head starts as a linear probe of {count_of(len(rows), 'training image')}: {held} right when held out, L2 {probe.l2:.2g}"
+
+
+def linear_aims(task: Task, targets: Tensor) -> Tensor:
+    """What a linear model with squared error is to answer [N, K] for targets [N, K], so that it gives about logits.
+
+    Near 0 the sigmoid of x is 1/2 + x/4.
+    """
+    return 4 * targets - 2 if isinstance(task, Labels) else targets
+
+
+def _set_head_to_ridge(head: Any, features: Tensor, aims: Tensor) -> str:
+    """Set a head to the ridge regression of what its scores [n, K] are to be on features [n, D]; returns a sentence on it."""
+    ridge = fit_ridge(features, aims)
+    head.weight.copy_(ridge.theta.T)
+    head.bias.copy_(ridge.bias)
+    share = format_percent(max(0.0, 1 - ridge.held_error / (float(aims.var(0, correction=0).mean()) or 1.0)))
+    return f"the head starts as a linear probe of {count_of(len(features), 'training image')}: {share} of the variance when held out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goodfit.core import words
+from goodfit.core.figures import ACCURACY, Figure, figure_of
 from goodfit.report.charts import Chart, Series, render_chart, run_style
 from goodfit.report.frame import render_page
 from goodfit.report.markup import (
@@ -13,6 +14,7 @@ from goodfit.report.markup import (
     Html,
     bar,
     bullet_list,
+    format_figure,
     format_interval,
     format_large_count,
     format_number,
@@ -25,7 +27,7 @@ from goodfit.report.markup import (
 )
 
 PAIRS_NOTE = (
-    "Differences in accuracy on the same validation images, with intervals by the paired bootstrap; p is by McNemar's exact test, where"
+    "Differences on the same validation images, with intervals by the paired bootstrap; p is by McNemar's exact test, where"
     " each side is a single run. A difference whose interval holds 0 could be luck."
 )
 MANY_PAIRS_NOTE = " By chance alone one interval in twenty misses the truth, so a run is called best only where it leads every other one."
@@ -38,7 +40,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     parts = (
         ("scores", "Scores", render_scores(comparison)),
         ("pairs", "Image by image", render_pairs(comparison)),
-        ("curves", "Curves", render_curves(rows)),
+        ("curves", "Curves", render_curves(rows, figure_of(comparison))),
         ("recipes", "Recipes", render_recipes(comparison)),
     )
     verdict = comparison["verdict"]["sentence"]
@@ -48,14 +50,15 @@ def render_comparison(comparison: dict[str, Any]) -> str:
 
 def render_scores(comparison: dict[str, Any]) -> Html:
     """Render the scores and costs of the runs, the groups that differ in their seed only, and the baselines."""
+    figure = figure_of(comparison)
     columns = [Column("Run"), Column("", "wide"), *(Column(t, "number") for t in (
-        "Accuracy", "95 % interval", "Log loss", "Calibration error", "Time", "Parameters", "Multiply-adds"))]  # fmt: skip
+        figure.heading, "95 % interval", "Log loss", "Calibration error", "Time", "Parameters", "Multiply-adds"))]  # fmt: skip
     body = [
         [
             render_name(row, place),
-            bar(row["accuracy"], *row["interval"]),
-            format_percent(row["accuracy"]),
-            format_interval(*row["interval"]),
+            bar(row[figure.key], *row["interval"]),
+            format_figure(figure, row[figure.key]),
+            format_interval(row["interval"][0], row["interval"][1], figure),
             format_number(row["log_loss"]),
             format_percent(row["calibration_error"]),
             words.format_duration(row["seconds"]) if row["seconds"] is not None else "not measured",
@@ -64,13 +67,15 @@ def render_scores(comparison: dict[str, Any]) -> Html:
         for place, row in enumerate(comparison["runs"])
     ]
     seeds = [
-        f"{', '.join(group['runs'])} differ in their seed: mean {format_percent(group['accuracy'], 2)},"
-        f" standard error {format_percent(group['standard_error'], 2)}."
+        f"{', '.join(group['runs'])} differ in their seed: mean {format_figure(figure, group[figure.key], 2)},"
+        f" standard error {format_figure(figure, group['standard_error'], 2)}."
         for group in comparison["groups"]
         if group["standard_error"] is not None
     ]
+    preposition = "of" if figure is ACCURACY else "on"
     baselines = [
-        f"{row['name'].capitalize()}: {format_percent(row['accuracy'])} of {words.count_of(row['judged'], 'validation image')}."
+        f"{row['name'].capitalize()}: {format_figure(figure, row.get(figure.key))} {preposition}"
+        f" {words.count_of(row['judged'], 'validation image')}."
         for row in comparison["baselines"].get("rows", [])
     ]
     run = comparison["baselines"].get("of")
@@ -87,9 +92,20 @@ def render_name(row: dict[str, Any], place: int) -> Html:
 
 def render_pairs(comparison: dict[str, Any]) -> Html:
     """Render the difference of each pair of runs, on the images that both were evaluated on."""
+    figure = figure_of(comparison)
     columns = [
         Column("Difference"),
-        *(Column(t, "number") for t in ("Points", "95 % interval", "Images", "Only the first right", "Only the second right", "p")),
+        *(
+            Column(t, "number")
+            for t in (
+                "Points" if figure.is_share else figure.heading,
+                "95 % interval",
+                "Images",
+                "Only the first right",
+                "Only the second right",
+                "p",
+            )
+        ),
     ]
     body = []
     for row in comparison["pairs"]:
@@ -97,10 +113,10 @@ def render_pairs(comparison: dict[str, Any]) -> Html:
         if "problem" in row:
             body.append([tag("span", name, tag("span.dim", f": {row['problem']}")), "", "", "", "", "", ""])
             continue
-        low, high = (f"{100 * x:+.2f}" for x in row["interval"])
+        ends = (row["difference"], *row["interval"])
+        points, low, high = (figure.format_difference(x, 2).removesuffix(" points") for x in ends)
         counts = [f"{row[key]:,}" if row[key] is not None else "" for key in ("only_one", "only_other")]
         p = format_number(row["p"], 2) if row["p"] is not None else ""
-        points = f"{100 * row['difference']:+.2f}"
         is_clear = not row["interval"][0] <= 0 <= row["interval"][1]
         body.append([name, tag("strong", points) if is_clear else points, f"{low} to {high}", f"{row['images']:,}", *counts, p])
     note = PAIRS_NOTE + (MANY_PAIRS_NOTE if len(body) > 1 else "")
@@ -118,8 +134,10 @@ def render_recipes(comparison: dict[str, Any]) -> Html:
     return section("recipes", "Where the recipes differ", table(columns, body))
 
 
-def render_curves(rows: list[dict[str, Any]]) -> Html:
+def render_curves(rows: list[dict[str, Any]], figure: Figure) -> Html:
     """Render the validation accuracy over the budget, with all runs in one chart."""
     series = [Series(row["name"], [(t, y) for t, y in row["curve"]], run_style(place)) for place, row in enumerate(rows) if row["curve"]]
-    chart = render_chart(Chart("Validation accuracy", tuple(series), x="share of the budget", unit="percent", height=360))
+    chart = render_chart(
+        Chart(f"Validation {figure.name}", tuple(series), x="share of the budget", unit="percent" if figure.is_share else "", height=360)
+    )
     return section("curves", "Curves", tag("div.charts.large", chart)) if chart else EMPTY

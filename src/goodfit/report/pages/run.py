@@ -19,6 +19,7 @@ from goodfit.report.sections.ensemble import render_ensemble
 from goodfit.report.sections.headline import render_headline
 from goodfit.report.sections.look import render_look
 from goodfit.report.sections.machine import render_machine, render_openings
+from goodfit.report.sections.outputs import render_outputs
 from goodfit.report.sections.recipe import render_recipe
 from goodfit.report.sections.timing import render_timing
 from goodfit.report.sections.worst import render_worst
@@ -28,6 +29,7 @@ SECTIONS = (  # in the order of the page: anchor, name in the menu, and function
     ("ensemble", "Models", render_ensemble),
     ("confusion", "Confusion", render_confusion),
     ("classes", "Classes", render_classes),
+    ("outputs", "Outputs", render_outputs),
     ("calibration", "Calibration", render_calibration),
     ("worst", "Worst errors", render_worst),
     ("look", "Network", render_look),

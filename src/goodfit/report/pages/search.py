@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
+from goodfit.core.figures import ACCURACY, Figure, figure_of
 from goodfit.core.interval import wilson_interval
 from goodfit.core.run import SEARCH_FILE
 from goodfit.core.run_files import get
 from goodfit.report.failures import compare_with_baselines
 from goodfit.report.frame import render_page
-from goodfit.report.markup import EMPTY, NBSP, Column, Html, definition_list, details, format_points, paragraph, section, table, tag
-from goodfit.report.record import FolderReader, as_items, as_rows, as_texts, get_number, get_share
+from goodfit.report.markup import EMPTY, NBSP, Column, Html, definition_list, details, format_distance, paragraph, section, table, tag
+from goodfit.report.record import FolderReader, as_items, as_rows, as_texts, get_number
 from goodfit.report.sections.baselines import BASELINES_FILE, find_baselines, render_baselines
-from goodfit.report.sections.headline import format_title, large_percent, result_box
+from goodfit.report.sections.headline import format_title, render_large, result_box
 from goodfit.report.sections.trials import Trials, format_drawn_value, has_diverged, render_finalists, render_ranking
 from goodfit.report.sections.values import render_importance, render_values
 
@@ -72,25 +73,40 @@ def describe_plan(plan: dict[str, Any]) -> str:
 
 def render_figure(trials: Trials, results: dict[str, Any]) -> Html:
     """Render the winner's accuracy in large type: with fresh seeds, or else in the search."""
+    figure = figure_of(results)
     for row in as_rows(get(results, "finalists"))[:1]:
         mean, error, fresh = get_number(row, "mean"), get_number(row, "error"), row.get("fresh")
         if mean is not None:
             seeds = words.count_of(len(fresh), "fresh seed") if isinstance(fresh, list) else "fresh seeds"
-            uncertainty = tag("p.dim", f"± {100 * error:.2f}{NBSP}points standard error") if error is not None else None
-            return tag("div.figure", large_percent(mean), tag("p", tag("strong", "validation accuracy"), f", mean of {seeds}"), uncertainty)
-    best = next((y for row in trials.ranked if (y := get_share(row, "value")) is not None), None)
+            uncertainty = tag("p.dim", f"± {format_error(figure, error)} standard error") if error is not None else None
+            return tag(
+                "div.figure",
+                render_large(figure, mean),
+                tag("p", tag("strong", f"validation {figure.name}"), f", mean of {seeds}"),
+                uncertainty,
+            )
+    best = next((y for row in trials.ranked if (y := get_number(row, "value")) is not None), None)
     if best is None:
         return tag("div.figure", tag("p.big", "–"), tag("p", "no trial has ended yet" if results else "no results"))
-    return tag("div.figure", large_percent(best), tag("p", tag("strong", "validation accuracy"), " of the best trial, not retrained"))
+    return tag(
+        "div.figure", render_large(figure, best), tag("p", tag("strong", f"validation {figure.name}"), " of the best trial, not retrained")
+    )
+
+
+def format_error(figure: Figure, error: float) -> str:
+    """Format a standard error: `0.42 points`, `0.004`."""
+    return f"{100 * error:.2f}{NBSP}points" if figure.is_share else f"{error:.3f}"
 
 
 def describe_low_result(trials: Trials, results: dict[str, Any], files: FolderReader, trained: list[str]) -> list[str]:
     """Say that the best of the search is below a baseline."""
-    finalists = [mean for row in as_rows(get(results, "finalists"))[:1] if (mean := get_share(row, "mean")) is not None]
-    best = next((y for y in (*finalists, *(get_share(row, "value") for row in trials.ranked)) if y is not None), None)
+    figure = figure_of(results)
+    finalists = [mean for row in as_rows(get(results, "finalists"))[:1] if (mean := get_number(row, "mean")) is not None]
+    best = next((y for y in (*finalists, *(get_number(row, "value") for row in trials.ranked)) if y is not None), None)
     _, baselines, images = find_baselines(files, trained)
-    interval = wilson_interval(round(best * images), int(images)) if best is not None and images else (None, None)
-    low = compare_with_baselines(best, interval, baselines)
+    is_known = best is not None and 0 <= best <= 1 and figure.is_share
+    interval = wilson_interval(round(best * images), int(images)) if is_known and best is not None and images else (None, None)
+    low = compare_with_baselines(best, interval, baselines, figure)
     return [f"{low} Search wider ranges or other models, or give each trial a longer budget (`--each`)."] if low else []
 
 
@@ -99,7 +115,8 @@ def interpret_search(trials: Trials, results: dict[str, Any], folder: Path) -> l
     failed = sum(row.get("state") == "failed" for row in trials.all.values())
     lost = sum(map(has_diverged, trials.ranked))
     failures = [f"{words.count_of(n, 'trial')} {verb}" for n, verb in ((failed, "failed"), (lost, "diverged")) if n]
-    caveat = "All accuracies are on validation images, which also chose the winner; the test images were not used."
+    scores = "accuracies" if figure_of(results) is ACCURACY else "scores"
+    caveat = f"All {scores} are on validation images, which also chose the winner; the test images were not used."
     sentences = [
         describe_end(trials, results, folder),
         describe_luck(results),
@@ -133,8 +150,9 @@ def describe_luck(results: dict[str, Any]) -> str:
         return "The best trial was not retrained with fresh seeds, so some of its lead is luck." if get(results, "winner") else ""
     if lead is None or luck is None:
         return "How much of the winner's lead was luck is not known, because the retrainings were not as long as the trials."
-    confirmed = f"{format_points(luck)} vanished" if luck >= 0 else f"all remained, and {format_points(luck)} more came,"
-    return f"Of the {format_points(lead)} by which the winner led the median trial in the search, {confirmed} with fresh seeds."
+    ahead, change = (format_distance(figure_of(results), x) for x in (lead, luck))
+    confirmed = f"{change} vanished" if luck >= 0 else f"all remained, and {change} more came,"
+    return f"Of the {ahead} by which the winner led the median trial in the search, {confirmed} with fresh seeds."
 
 
 def describe_lead(results: dict[str, Any]) -> str:
@@ -143,9 +161,8 @@ def describe_lead(results: dict[str, Any]) -> str:
     means, errors = ([x for row in first_two if (x := get_number(row, key)) is not None] for key in ("mean", "error"))
     if len(means) < 2 or len(errors) < 2 or means[0] - means[1] > 2 * math.hypot(*errors):
         return ""
-    return (
-        f"The first two are {format_points(means[0] - means[1])} apart with fresh seeds, which so few seeds cannot tell from no difference."
-    )
+    apart = format_distance(figure_of(results), means[0] - means[1])
+    return f"The first two are {apart} apart with fresh seeds, which so few seeds cannot tell from no difference."
 
 
 def render_winner(results: dict[str, Any], recipe: str, command: str) -> Html:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from goodfit.core import words
+from goodfit.core.figures import ACCURACY
 from goodfit.core.interval import wilson_interval
 from goodfit.core.run_files import get
 from goodfit.report.charts import Chart, Points, Series, render_chart
@@ -27,7 +28,7 @@ def render_calibration(record: Record) -> Html:
         return render_calibration_scores(
             scores, record.split, "An ensemble stores no temperature: predict gives its answers before scaling."
         )
-    command, run = "`goodfit predict RUN --reject-below {below}`", record.shell_path
+    command, run = "`goodfit predict RUN --reject-below {below}`" if record.figure is ACCURACY else "", record.shell_path
     fitted, stored = get_number(scores, "temperature"), get_number(record.config, "temperature")
     if fitted is not None and stored is not None and math.isclose(fitted, stored, rel_tol=NEGLIGIBLE):
         return render_calibration_scores(scores, record.split, "It is stored with the model, and predict applies it.", command, run)
@@ -35,7 +36,7 @@ def render_calibration(record: Record) -> Html:
         storage = "It is not stored with the model: `goodfit evaluate RUN --calibrate` stores it, and predict then applies it."
     else:
         storage = f"Another one, {stored:.2f}, is stored with the model: `goodfit evaluate RUN --calibrate` replaces it."
-    return render_calibration_scores(scores, record.split, storage, f"{command}, once this temperature is stored", run)
+    return render_calibration_scores(scores, record.split, storage, f"{command}, once this temperature is stored" if command else "", run)
 
 
 def render_calibration_scores(scores: object, split: str, storage: str, command: str = "", run: str = "RUN") -> Html:

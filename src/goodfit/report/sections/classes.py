@@ -12,11 +12,12 @@ WEAKEST_ROWS = 15  # classes shown otherwise
 
 
 def render_classes(record: Record) -> Html:
-    """Render a table of the accuracy of each class, and the class it is most often taken for."""
+    """Render a table of the accuracy of each class, its precision and F1, and the class it is most often taken for."""
     scores = as_rows(get(record.scores, record.split, "classes"))
     if not scores:
         return EMPTY
     mistakes = _frequent_mistakes(record)
+    others = ("precision", "f1") if all("f1" in row for row in scores) else ()  # which runs of earlier versions have not
     counts = get(record.about, "data", "counts") if record.ensemble is None else None  # its models may have different splits
     lines: list[list[Child]] = []
     for row in sorted(scores, key=_accuracy):
@@ -26,14 +27,20 @@ def render_classes(record: Record) -> Html:
         training_images = [f"{n:,.0f}" if n is not None else ""] if counts else []
         lines.append([
             name, bar(accuracy), format_percent(accuracy) if images != 0 else "no images",
+            *("–" if (share := get_number(row, key)) is None else format_percent(share) for key in others),
             f"{images:,.0f}" if images is not None else "", *training_images, mistakes.get(name, ""),
         ])  # fmt: skip
     split = record.split
     columns = [
-        Column("Class"), Column("", "wide"), Column("Accuracy", "number"), Column(f"Images in {split}", "number"),
+        Column("Class"), Column("", "wide"), Column("Recall" if others else "Accuracy", "number"),
+        *(Column(key.capitalize(), "number") for key in others), Column(f"Images in {split}", "number"),
         *([Column("Training images", "number")] if counts else []), Column("Most often taken for"),
     ]  # fmt: skip
     intro = "The fewer images a class has, the less certain its accuracy: with 50 images it is easily 10 points off."
+    if others:
+        intro = (
+            f"Recall is the accuracy of a class; precision is the share of the images named so that are of it; F1 is their mean. {intro}"
+        )
     if len(lines) <= MAX_OPEN_ROWS:
         return section("classes", "Classes", paragraph(intro), table(columns, lines, f"Accuracy by class on {split}, weakest first"))
     return section(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from goodfit.core.run_files import get
 from goodfit.report.charts import Chart, Points, Series, read_points, render_chart, smooth
-from goodfit.report.markup import EMPTY, Column, Html, bullet_list, details, format_number, format_percent, paragraph, section, table, tag
+from goodfit.report.markup import EMPTY, Column, Html, bullet_list, details, format_figure, format_number, paragraph, section, table, tag
 from goodfit.report.record import Record, as_number, get_number
 
 MIN_POINTS_FOR_RUNNING_MEAN = 60
@@ -23,7 +23,7 @@ def render_curves(record: Record) -> Html:
     """Render all charts, the evaluations as a table, and the events as a list."""
     if not record.train and not record.evaluations:
         return section("curves", "Curves", paragraph("No training step was logged."))
-    large = [build_score_chart(record, "loss"), build_score_chart(record, "accuracy")]
+    large = [build_score_chart(record, "loss"), build_score_chart(record, record.figure.key)]
     small = [build_learning_rate_chart(record), build_gradient_norm_chart(record), build_update_ratio_chart(record)]
     return section(
         "curves",
@@ -38,7 +38,7 @@ def render_curves(record: Record) -> Html:
 
 
 def build_score_chart(record: Record, score: str) -> Chart:
-    """Build the chart of `loss` or `accuracy` on training batches, on clean training images and on validation."""
+    """Build the chart of `loss` or `accuracy` (or another figure) on training batches, on clean training images and on validation."""
     train = read_points(record.train, score)
     raw = [Series("train", train, "ink")]
     if len(train) > MIN_POINTS_FOR_RUNNING_MEAN:
@@ -51,7 +51,8 @@ def build_score_chart(record: Record, score: str) -> Chart:
     kept = get_number(record.scores, "kept")
     marks = ((kept, "kept"),) if kept is not None else ()
     spiky = score == "loss" and _needs_log_axis([y for s in series for _, y in s.points], 30)
-    unit, title = ("percent", "Accuracy") if score == "accuracy" else ("", "Loss")
+    figure = record.figure
+    title, unit = ("Loss", "") if score == "loss" else (figure.label, "percent" if figure.is_share else "")
     return Chart(title, series, unit=unit, log=spiky, marks=marks, steps_per_epoch=record.steps_per_epoch, height=280)
 
 
@@ -121,7 +122,7 @@ def _render_evaluations(record: Record) -> Html:
     is_kept = [kept is not None and get_number(line, "step") == kept for line in lines]
     selected = [index for index in range(len(lines)) if (len(lines) - 1 - index) % every == 0 or is_kept[index]]
     columns = [Column("After")] + [
-        Column(f"{split} {score}", "number") for split in ("Validation", "Clean train") for score in ("loss", "accuracy")
+        Column(f"{split} {score}", "number") for split in ("Validation", "Clean train") for score in ("loss", record.figure.title)
     ]
     body = [
         [
@@ -131,7 +132,7 @@ def _render_evaluations(record: Record) -> Html:
                 for split in ("validation", "clean_train")
                 for text in (
                     format_number(get_number(lines[index], split, "loss")),
-                    format_percent(get_number(lines[index], split, "accuracy")),
+                    format_figure(record.figure, get_number(lines[index], split, record.figure.key)),
                 )
             ),
         ]

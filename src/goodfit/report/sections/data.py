@@ -25,7 +25,7 @@ def render_data(record: Record) -> Html:
         definition_list([
             ("Name", get(about, "name")),
             ("Images", _format_images(about)),
-            ("Classes", f"{len(as_texts(about.get('classes'))):,}" if as_texts(about.get("classes")) else None),
+            (str(about.get("task") or "classes").capitalize(), f"{len(names):,}" if (names := as_texts(about.get("classes"))) else None),
             *((f"In {split}", f"{n:,.0f}") for split in SPLITS if (n := get_number(about, "splits", split)) is not None),
             ("Seen by the model at", _format_size(about.get("size"), about.get("channels")) if is_run else None),
             ("Stored at", _format_size(about.get("box"), None) if is_run else None),
@@ -35,7 +35,7 @@ def render_data(record: Record) -> Html:
             ("Digest of the splits", tag("code", str(about["split_digest"])[:16]) if about.get("split_digest") else None),
         ]),
         bullet_list(as_texts(about.get("notes"))),
-        _render_counts(about.get("counts")),
+        _render_counts(about.get("counts"), "label" if about.get("task") == "labels" else "class"),
         _render_broken(about.get("broken")),
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ def _format_numbers(value: object) -> str | None:
     return ", ".join(f"{x:.3f}" for x in numbers) or None
 
 
-def _render_counts(counts: object) -> Html:
+def _render_counts(counts: object, kind: str) -> Html:
     """Render the images per class and split, folded away if there are many classes."""
     if not isinstance(counts, dict) or not counts:
         return EMPTY
@@ -68,15 +68,15 @@ def _render_counts(counts: object) -> Html:
     ordered = sorted(valid.items(), key=lambda item: -item[1][0])
     largest = max(ordered[0][1][0], 1)
     body: list[list[Child]] = [[name, bar(row[0] / largest), *(f"{n:,.0f}" for n in row)] for name, row in ordered]
-    columns = [Column("Class"), Column("", "wide"), *(Column(split.capitalize(), "number") for split in SPLITS)]
-    inner = table(columns, body, "Images by class and split")
+    columns = [Column(kind.capitalize()), Column("", "wide"), *(Column(split.capitalize(), "number") for split in SPLITS)]
+    inner = table(columns, body, f"Images by {kind} and split")
     if len(ordered) <= MAX_OPEN_CLASSES:
         return inner
     (first, high), (last, low) = ordered[0], ordered[-1]
     text = (
-        f"The most common class in training is {first} with {words.count_of(int(high[0]), 'image')}, the rarest {last} with {low[0]:,.0f}."
+        f"The most common {kind} in training is {first} with {words.count_of(int(high[0]), 'image')}, the rarest {last} with {low[0]:,.0f}."
     )
-    return tag("div", paragraph(text), details(f"Images of all {len(ordered)} classes", inner))
+    return tag("div", paragraph(text), details(f"Images of all {len(ordered)} {'labels' if kind == 'label' else 'classes'}", inner))
 
 
 def _render_broken(broken: object) -> Html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from goodfit.core import words
 from goodfit.core.run_files import get
-from goodfit.report.markup import EMPTY, Column, Html, bar, format_number, format_percent, paragraph, section, table, tag
+from goodfit.report.markup import EMPTY, Column, Html, bar, format_figure, format_number, format_percent, paragraph, section, table, tag
 from goodfit.report.record import Record, as_rows, as_texts, get_number
 
 METHODS = {
@@ -15,12 +15,19 @@ METHODS = {
 }
 
 
+def describe_outputs(record: Record, count: int) -> str:
+    """How many classes, labels or numbers a model answers, as a clause."""
+    one = {"labels": "label", "numbers": "number"}.get(str(record.recipe.get("task")))
+    return f"with {words.count_of(count, one)} each" if one else f"of {words.count_of(count, 'class', 'classes')}"
+
+
 def describe_ensemble(record: Record) -> str:
     """Describe in one sentence how an ensemble was made, and of how many models."""
     models = len(as_rows(get(record.ensemble, "candidates")))
     method = METHODS.get((str(get(record.ensemble, "kind")), str(get(record.ensemble, "select"))), "Made of")
+    method = method if record.figure.is_share else method.replace("probabilities", "answers")
     classes = as_texts(get(record.ensemble, "classes"))
-    of = f", of {words.count_of(len(classes), 'class', 'classes')}" if classes else ""
+    of = f", {describe_outputs(record, len(classes))}" if classes else ""
     return f"{method} {words.count_of(models, 'model')}{of}." if models else ""
 
 
@@ -29,15 +36,18 @@ def render_ensemble(record: Record) -> Html:
     candidates = as_rows(get(record.ensemble, "candidates"))
     if not candidates:
         return EMPTY
-    scored = any(get_number(row, "accuracy") is not None for row in candidates)
+    figure = record.figure
+    scored = any(get_number(row, figure.key) is not None for row in candidates)
     common = "The scores are on the validation images that all models share" if scored else "The models share no validation image"
-    columns = [Column("Model"), Column("", "wide"), *(Column(title, "number") for title in ("Accuracy", "Log loss", "Weight"))]
+    loss = "log_loss" if figure.is_share else "squared_error"
+    titles = (figure.heading, loss.replace("_", " ").capitalize(), "Weight")
+    columns = [Column("Model"), Column("", "wide"), *(Column(title, "number") for title in titles)]
     body = [
         [
             tag("code", str(row.get("source", "unknown"))),
-            bar(get_number(row, "accuracy")),
-            format_percent(get_number(row, "accuracy"), 2),
-            format_number(get_number(row, "log_loss")),
+            bar(get_number(row, figure.key)),
+            format_figure(figure, get_number(row, figure.key), 2),
+            format_number(get_number(row, loss)),
             format_percent(weight) if (weight := get_number(row, "weight")) else "left out",
         ]
         for row in candidates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goodfit.core import words
+from goodfit.core.figures import Figure
 from goodfit.core.run_files import get
 from goodfit.report.gap import measure_gap
 from goodfit.report.interpretation import interpret_run
@@ -12,16 +13,16 @@ from goodfit.report.markup import (
     Html,
     bar,
     bullet_list,
+    format_figure,
     format_interval,
     format_large_count,
-    format_percent,
     inline_code,
     join,
     tag,
 )
 from goodfit.report.record import Record, as_interval, as_rows, as_texts, get_number
 from goodfit.report.sections.baselines import BASELINES_FILE, MAJORITY_LABEL, read_baselines
-from goodfit.report.sections.ensemble import describe_ensemble
+from goodfit.report.sections.ensemble import describe_ensemble, describe_outputs
 
 
 def render_headline(record: Record) -> Html:
@@ -63,7 +64,7 @@ def describe_training(record: Record) -> str:
     clauses = [
         f"{record.model or 'A model'}{size}" if record.model or size else "",
         f"trained on {words.count_of(int(images), 'image')}" if images else "",
-        f"of {words.count_of(len(classes), 'class', 'classes')}" if classes else "",
+        describe_outputs(record, len(classes)) if classes else "",
         f"in {words.format_duration(seconds).replace(' ', NBSP)}" if seconds else "",
         f"on {device}" if device else "",
     ]
@@ -73,45 +74,48 @@ def describe_training(record: Record) -> str:
 
 def render_figure(record: Record) -> Html:
     """Render the accuracy in large type: on test if that was opened, else on validation, else the last one logged."""
+    figure = record.figure
     for split in ("test", "validation"):
-        accuracy = get_number(record.scores, split, "accuracy")
+        accuracy = get_number(record.scores, split, figure.key)
         if accuracy is not None:
             low, high = as_interval(get(record.scores, split, "interval"))
             images = get_number(record.scores, split, "images")
             return tag(
                 "div.figure",
-                large_percent(accuracy),
-                tag("p", tag("strong", f"accuracy on {split}"), f", {words.count_of(int(images), 'image')}" if images else None),
-                tag("p.dim", f"95{NBSP}% interval {format_percent(low)} to {format_percent(high)}") if low is not None else None,
+                render_large(figure, accuracy),
+                tag("p", tag("strong", f"{figure.name} on {split}"), f", {words.count_of(int(images), 'image')}" if images else None),
+                tag("p.dim", f"95{NBSP}% interval {format_interval(low, high, figure)}") if low is not None else None,
             )
     for line in reversed(record.evaluations):
-        accuracy = get_number(line, "validation", "accuracy")
+        accuracy = get_number(line, "validation", figure.key)
         if accuracy is not None:
-            return tag(
-                "div.figure", large_percent(accuracy), tag("p", f"validation accuracy so far, at {record.describe_step(line.get('step'))}")
-            )
-    return tag("div.figure", tag("p.big", "–"), tag("p", "accuracy not measured"))
+            where = f"validation {figure.name} so far, at {record.describe_step(line.get('step'))}"
+            return tag("div.figure", render_large(figure, accuracy), tag("p", where))
+    return tag("div.figure", tag("p.big", "–"), tag("p", f"{figure.name} not measured"))
 
 
-def large_percent(accuracy: float) -> Html:
-    """Render an accuracy in the largest type."""
-    return tag("p.big", f"{100 * accuracy:.1f}", tag("span", f"{NBSP}%"))
+def render_large(figure: Figure, value: float) -> Html:
+    """Render an accuracy, or another figure, in the largest type."""
+    return tag("p.big", f"{100 * value:.1f}", tag("span", f"{NBSP}%")) if figure.is_share else tag("p.big", f"{value:.3f}")
 
 
 def render_accuracies(record: Record) -> Html:
     """Render all accuracies as bars below one another."""
-    gap = measure_gap(record)
+    gap, figure = measure_gap(record), record.figure
     lines: list[tuple[str, str, float | None, float | None, float | None]] = []
     for split, name in (("test", "Test"), ("validation", "Validation")):
         scores = get(record.scores, split)
         low, high = as_interval(get(scores, "interval"))
-        lines.append((name, "main" if split == "test" or not get(record.scores, "test") else "", get_number(scores, "accuracy"), low, high))
+        kind = "main" if split == "test" or not get(record.scores, "test") else ""
+        lines.append((name, kind, get_number(scores, figure.key), low, high))
+        low, high = as_interval(get(scores, "exact_interval"))
+        lines.append((f"{name}, all labels of an image right", "", get_number(scores, "exact_match"), low, high))
         low, high = as_interval(get(scores, "balanced_interval"))
         lines.append((f"{name}, balanced over classes", "", get_number(scores, "balanced_accuracy"), low, high))
         if len(as_rows(get(scores, "classes"))) > 5:  # of five classes the label is always among the five
             lines.append((f"{name}, top five", "", get_number(scores, "top5"), None, None))
         lines.append((f"{name}, the best single model", "", get_number(scores, "gain", "single"), None, None))
-    if gap and get_number(record.scores, "validation", "accuracy") is None:
+    if gap and get_number(record.scores, "validation", figure.key) is None:
         lines.append(("Validation", "main", gap.validation, None, None))
     if gap:
         lines.append(("Clean training, without augmentation", "", gap.train, None, None))
@@ -124,8 +128,8 @@ def render_accuracies(record: Record) -> Html:
             f"tr.{kind}" if kind else "tr",
             tag("th", name, attrs={"scope": "row"}),
             tag("td.wide", bar(value, low, high)),
-            tag("td.number", format_percent(value)),
-            tag("td.dim", format_interval(low, high)),
+            tag("td.number", format_figure(figure, value)),
+            tag("td.dim", format_interval(low, high, figure)),
         )
         for name, kind, value, low, high in lines
         if value is not None
@@ -135,7 +139,7 @@ def render_accuracies(record: Record) -> Html:
     titles = [
         ("Measured on", ""),
         ("", "wide"),
-        ("Accuracy", "number"),
+        (figure.heading, "number"),
         (f"95{NBSP}% interval" if any(line[3] for line in lines) else "", "dim"),
     ]
     head = join(tag(f"th.{kind}" if kind else "th", title, attrs={"scope": "col"}) for title, kind in titles)

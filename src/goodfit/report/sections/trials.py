@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from goodfit.core import words
+from goodfit.core.figures import ACCURACY, Figure, figure_of
 from goodfit.core.run_files import get
 from goodfit.report.frame import link_to_run
 from goodfit.report.markup import (
@@ -17,7 +18,7 @@ from goodfit.report.markup import (
     bar,
     bullet_list,
     details,
-    format_percent,
+    format_figure,
     join,
     paragraph,
     section,
@@ -41,6 +42,7 @@ class Trials:
     ranked: list[dict[str, Any]]
     winner: str
     ranges: dict[str, dict[str, dict[str, Any]]]
+    figure: Figure = ACCURACY
 
     @staticmethod
     def read(folder: Path, results: dict[str, Any]) -> Trials:
@@ -48,7 +50,11 @@ class Trials:
         trials = {str(row.get("run")): row for row in as_rows(get(results, "trials"))}
         ranked = [trials[name] for name in as_texts(get(results, "ranking")) if name in trials]
         ranges = {stage: {str(axis.get("name")): axis for axis in as_rows(axes)} for stage, axes in as_items(get(results, "ranges"))}
-        return Trials(folder, trials, ranked, str(get(results, "winner", "trial")), ranges)
+        return Trials(folder, trials, ranked, str(get(results, "winner", "trial")), ranges, figure_of(results))
+
+    def value(self, row: dict[str, Any]) -> float | None:
+        """What a trial scored by the figure of the search."""
+        return get_share(row, "value") if self.figure.is_share else get_number(row, "value")
 
     @property
     def axes(self) -> dict[str, dict[str, Any]]:
@@ -69,18 +75,22 @@ def has_diverged(row: dict[str, Any]) -> bool:
 def render_finalists(trials: Trials, results: dict[str, Any]) -> Html:
     """Render the best trials, retrained with fresh seeds, with their scores in the search."""
     body: list[list[Child]] = []
+    scale, digits = (100, 2) if trials.figure.is_share else (1, 3)
     for row in as_rows(get(results, "finalists")):
         mean, error, score = (get_number(row, key) for key in ("mean", "error", "score"))
         fresh = row.get("fresh")
-        seeds = ", ".join(format_percent(as_number(x), 2) for x in fresh) if isinstance(fresh, list) else ""
-        loss = f"{100 * (score - mean):+.2f}" if score is not None and mean is not None else ""
-        uncertainty = f" ± {100 * error:.2f}" if error is not None else ""
-        accuracy = f"{format_percent(mean, 2)}{uncertainty}" if mean is not None else ""
-        body.append([link_to_run(trials.folder, str(row.get("trial"))), bar(mean), accuracy, seeds, format_percent(score, 2), loss])
+        seeds = ", ".join(format_figure(trials.figure, as_number(x), 2) for x in fresh) if isinstance(fresh, list) else ""
+        loss = f"{scale * (score - mean):+.{digits}f}" if score is not None and mean is not None else ""
+        uncertainty = f" ± {scale * error:.{digits}f}" if error is not None else ""
+        accuracy = f"{format_figure(trials.figure, mean, 2)}{uncertainty}" if mean is not None else ""
+        body.append(
+            [link_to_run(trials.folder, str(row.get("trial"))), bar(mean), accuracy, seeds, format_figure(trials.figure, score, 2), loss]
+        )
     columns = [Column("Trial"), Column("", "wide")] + [
         Column(title, "number") for title in ("Mean of fresh seeds", "Each seed", "In the search", "Lost with fresh seeds")
     ]
-    intro = "± is the standard error of the mean, in points; with so few seeds it is itself rough."
+    unit = ", in points" if trials.figure.is_share else ""
+    intro = f"± is the standard error of the mean{unit}; with so few seeds it is itself rough."
     return section("finalists", "The best trials with fresh seeds", paragraph(intro), table(columns, body)) if body else EMPTY
 
 
@@ -88,7 +98,7 @@ def render_ranking(trials: Trials) -> Html:
     """Render all trials that are done, the best first, and those that failed with the reason."""
     failed = [row for row in trials.all.values() if row.get("state") == "failed"]
     body = [_ranking_row(trials, rank, row) for rank, row in enumerate(trials.ranked, 1)]
-    numbers = ("Accuracy", "Time", *trials.axes)
+    numbers = (trials.figure.heading, "Time", *trials.axes)
     columns = [Column("Trial"), Column("Rank", "number"), Column("", "wide"), *(Column(title, "number") for title in numbers)]
     rest = body[MAX_OPEN_ROWS:]
     failures = [
@@ -105,8 +115,10 @@ def render_ranking(trials: Trials) -> Html:
 
 
 def _ranking_row(trials: Trials, rank: int, row: dict[str, Any]) -> list[Child]:
-    accuracy, seconds = get_share(row, "value"), get_number(row, "seconds")
-    score = tag("span", "diverged", attrs={"title": str(row.get("why"))}) if has_diverged(row) else format_percent(accuracy, 2)
+    accuracy, seconds = trials.value(row), get_number(row, "seconds")
+    score = (
+        tag("span", "diverged", attrs={"title": str(row.get("why"))}) if has_diverged(row) else format_figure(trials.figure, accuracy, 2)
+    )
     values = [format_drawn_value(value) if (value := get(row, "values", name)) is not None else "" for name in trials.axes]
     time = words.format_duration(seconds) if seconds is not None else ""
     return [link_to_run(trials.folder, str(row.get("run"))), f"{rank:,}", bar(accuracy), score, time, *values]

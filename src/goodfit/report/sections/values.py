@@ -8,7 +8,7 @@ from typing import Any
 from goodfit.core import words
 from goodfit.core.run_files import get
 from goodfit.report.charts import Chart, Series, render_chart
-from goodfit.report.markup import EMPTY, Column, Html, bar, format_percent, paragraph, section, table, tag
+from goodfit.report.markup import EMPTY, Column, Html, bar, format_figure, format_percent, paragraph, section, table, tag
 from goodfit.report.record import as_items, as_texts, get_number, get_share
 from goodfit.report.sections.trials import Trials, format_drawn_value, has_diverged
 
@@ -43,13 +43,19 @@ def render_values(trials: Trials, results: dict[str, Any]) -> Html:
     if not any(charts) and not any(tables):
         return EMPTY
     intro = VALUES_INTRO + (RUNGS_NOTE if "rung2" in trials.ranges else "")
-    return section("values", "Accuracy over each value", paragraph(intro), tag("div.charts.large", *charts), *tables)
+    return section(
+        "values",
+        f"{trials.figure.label} over each value",
+        paragraph(intro),
+        tag("div.charts.large", *charts),
+        *tables,
+    )
 
 
 def render_value_chart(trials: Trials, name: str, warnings: list[str]) -> Html:
     """Render the accuracy over one value: dots in one style per stage, the stages' ranges, and crosses for trials that diverged."""
     points = [(x, row) for row in reversed(trials.ranked) if (x := get_number(row, "values", name)) is not None]
-    scores = [y for _, row in points if (y := get_share(row, "value")) is not None and not has_diverged(row)]
+    scores = [y for _, row in points if (y := trials.value(row)) is not None and not has_diverged(row)]
     if not scores:
         return EMPTY
     ranges = {stage: ends for stage, axes in trials.ranges.items() if (ends := _read_range(axes.get(name)))}
@@ -61,39 +67,49 @@ def render_value_chart(trials: Trials, name: str, warnings: list[str]) -> Html:
     for stage, ends in ranges.items():
         labels.setdefault(ends, f"range of {stage}")
     lost = [(x, row) for x, row in points if has_diverged(row)]
-    scored = [(x, row) for x, row in points if not has_diverged(row) and get_share(row, "value") is not None]
+    floor = max(0.0, min(scores) - MARGIN) if trials.figure.is_share else min(scores) - MARGIN
+    scored = [(x, row) for x, row in points if not has_diverged(row) and trials.value(row) is not None]
     series = [
         *(
-            _build_dots(stage, name, [(x, row) for x, row in scored if row.get("stage") == stage], styles.get(stage, STAGE_STYLES[0]))
+            _build_dots(
+                trials, stage, name, [point for point in scored if point[1].get("stage") == stage], styles.get(stage, STAGE_STYLES[0])
+            )
             for stage in stages
         ),
-        _build_dots("winner", name, [(x, row) for x, row in scored if row.get("run") == trials.winner], "ring", WINNER_RADIUS),
-        _build_dots("diverged", name, lost, "cross", floor=max(0.0, min(scores) - MARGIN)),
+        _build_dots(trials, "winner", name, [(x, row) for x, row in scored if row.get("run") == trials.winner], "ring", WINNER_RADIUS),
+        _build_dots(trials, "diverged", name, lost, "cross", floor=floor),
     ]
     caption = [f"{words.count_of(len(lost), 'trial')} diverged: × at the bottom."] if lost else []
+    count = words.count_of(len(points), "trial")
     return render_chart(
         Chart(
             name,
             tuple(series),
             " ".join([*caption, *(text for text in warnings if text.startswith(f"The best {name} of "))]),
             x=name,
-            y="validation accuracy",
-            unit="percent",
+            y=f"validation {trials.figure.name}",
+            unit="percent" if trials.figure.is_share else "",
             log_x=log,
             ranges=tuple((*ends, label) for ends, label in labels.items()),
             x_range=_pad(min(xs), max(xs), log),
-            summary=f"Accuracy over {name}: {words.count_of(len(points), 'trial')}, the best at {format_drawn_value(points[-1][0])}.",
+            summary=f"{trials.figure.label} over {name}: {count}, the best at {format_drawn_value(points[-1][0])}.",
         )
     )
 
 
 def _build_dots(
-    label: str, name: str, points: list[TrialPoint], style: str, radius: float = DOT_RADIUS, floor: float | None = None
+    trials: Trials,
+    label: str,
+    name: str,
+    points: list[TrialPoint],
+    style: str,
+    radius: float = DOT_RADIUS,
+    floor: float | None = None,
 ) -> Series:
     """Build a series of dots with the accuracy of each trial, or at `floor`, where trials without a score are shown."""
     points = sorted(points, key=lambda point: point[0])
-    ys = [floor if floor is not None else get_share(row, "value") for _, row in points]
-    scores = ["diverged" if floor is not None else format_percent(y, 2) for y in ys]
+    ys = [floor if floor is not None else trials.value(row) for _, row in points]
+    scores = ["diverged" if floor is not None else format_figure(trials.figure, y, 2) for y in ys]
     notes = [f"{row.get('run')}: {name} {format_drawn_value(x)}, {score}" for (x, row), score in zip(points, scores, strict=True)]
     return Series(label, [(x, y) for (x, _), y in zip(points, ys, strict=True)], style, (radius,) * len(points), tuple(notes))
 
@@ -121,8 +137,20 @@ def render_choices(trials: Trials, name: str) -> Html:
     body = []
     for choice in _read_choices(trials, name):
         rows = [row for row in trials.ranked if str(get(row, "values", name)) == choice]
-        scores = [y for row in rows if (y := get_share(row, "value")) is not None]
+        scores = [y for row in rows if (y := trials.value(row)) is not None]
         median, best = statistics.median(scores) if scores else None, max(scores, default=None)
-        body.append([tag("code", choice), bar(median), format_percent(median, 2), format_percent(best, 2), f"{len(rows):,}"])
-    columns = [Column(name), Column("", "wide"), *(Column(title, "number") for title in ("Median accuracy", "Best", "Trials"))]
+        body.append(
+            [
+                tag("code", choice),
+                bar(median),
+                format_figure(trials.figure, median, 2),
+                format_figure(trials.figure, best, 2),
+                f"{len(rows):,}",
+            ]
+        )
+    columns = [
+        Column(name),
+        Column("", "wide"),
+        *(Column(title, "number") for title in (f"Median {trials.figure.title}", "Best", "Trials")),
+    ]
     return table(columns, body)

@@ -21,6 +21,7 @@ INTRO = (
     "The images with the highest loss, where the model was most confident in a wrong answer. "
     "Check whether the picture or the label is at fault; wrong labels gather here."
 )
+OTHER_INTRO = "The images with the highest loss. Check whether the picture or what is given for it is at fault; wrong values gather here."
 RIGHT_INTRO = "For comparison, the surest right answer of each class above."
 
 
@@ -92,7 +93,7 @@ def render_errors(folder: Path, errors: Sequence[dict[str, Any]], right: Sequenc
     return section(
         "worst",
         "Worst errors",
-        paragraph(INTRO, note if lost else None),
+        paragraph(INTRO if any("probability" in row for row in errors) else OTHER_INTRO, note if lost else None),
         tag("div.cards", *cards[:OPEN_IMAGES]),
         more if len(errors) > OPEN_IMAGES else None,
         answers if right else None,

@@ -16,9 +16,11 @@ from goodfit.core.device import select_device
 from goodfit.core.errors import UsageError, unknown_name
 from goodfit.core.fetch import hash_file
 from goodfit.core.files import PARTIAL, copy_file, explain_write_errors, remove, sync_folder, write_atomic
+from goodfit.core.fitted_task import plain_task
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run, part_files
+from goodfit.core.task import Task
 from goodfit.core.words import count_of
 from goodfit.models.weights.saved import WEIGHTS_FILE, read_weights, to_safetensors, write_config
 from goodfit.predict.images import ImagesFor
@@ -31,13 +33,13 @@ from goodfit.runs import baselines
 from goodfit.runs.openings import find_openings
 from goodfit.runs.start import describe_environment, require_same_data, timestamp
 from goodfit.study.ensemble.candidates import Candidate, align_predictions, count_seen_test_images, find_candidates
-from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, score
+from goodfit.study.ensemble.selection import average_probabilities, greedy_bag, greedy_soup, scorer_of
 from goodfit.study.ensemble.soup import NormRecalibrator, average_weights
 from goodfit.terminal.log import LoggingReporter
 
 Select = Literal["all", "greedy"]
 Soup = Literal["", "uniform", "greedy"]
-EQUAL_IN_A_SOUP = ("model", "loss", "label_names", "preprocess")
+EQUAL_IN_A_SOUP = ("model", "loss", "label_names", "preprocess")  # and the task, with the scale of numbers
 
 
 def make_ensemble(
@@ -75,21 +77,25 @@ def make_ensemble(
     if soup_builder:
         counts, mean = soup_builder.build(soup)
     else:
-        counts = greedy_bag([x.probabilities for x in predictions], predictions[0].labels) if select == "greedy" else [1] * len(candidates)
+        answers, scorer = [x.probabilities for x in predictions], scorer_of(candidates[0].task)
+        counts = greedy_bag(answers, predictions[0].labels, scorer=scorer) if select == "greedy" else [1] * len(candidates)
         mean = average_probabilities([x.probabilities for x in predictions], [n / sum(counts) for n in counts])
     best = find_best_single(candidates, predictions)
     result = dataclasses.replace(predictions[0], probabilities=mean.astype(np.float32))
+    task = candidates[0].task
+    fitted = task.fit(torch.from_numpy(result.probabilities), torch.from_numpy(result.labels)) if images else task
     run = Run.new(out, "ensemble")
     with made_whole(run) as made:
         content = {
             "kind": "soup" if soup else "average",
             "select": soup or select,
             "classes": list(predictions[0].classes),
+            **({} if task.name == "classes" else {"task": plain_task(fitted)}),
             "tests_seen": count_seen_test_images(candidates),
-            **(write_soup(made, soup_builder, best) if soup_builder else copy_members(made, candidates, counts, best)),
+            **(write_soup(made, soup_builder, best, fitted) if soup_builder else copy_members(made, candidates, counts, best)),
             "candidates": describe_candidates(made, candidates, predictions, counts),
         }
-        scores = {"validation": score_ensemble(result, predictions[best])} if images else {}
+        scores = {"validation": score_ensemble(result, predictions[best], task)} if images else {}
         write_results(made, candidates, content, scores, result)
     run.point_latest()
     reporter.say(*format_warnings(read_record(run)))
@@ -99,7 +105,8 @@ def make_ensemble(
 def find_best_single(candidates: Sequence[Candidate], predictions: Sequence[Predictions]) -> int:
     """The index of the best single model, by the images that all validated on, else by those of each; the first of equals."""
     scored = predictions if len(predictions[0].names) else [candidate.predictions for candidate in candidates]
-    scores = [score(x.probabilities.astype(np.float64), x.labels) for x in scored]
+    scorer = scorer_of(candidates[0].task)
+    scores = [scorer(x.probabilities.astype(np.float64), x.labels) for x in scored]
     return max(range(len(scores)), key=scores.__getitem__)
 
 
@@ -111,7 +118,9 @@ class SoupBuilder:
     ) -> None:
         first = candidates[0]
         for other in candidates:
-            if differing := [key for key in EQUAL_IN_A_SOUP if other.config[key] != first.config[key]]:
+            differing = [key for key in EQUAL_IN_A_SOUP if other.config[key] != first.config[key]]
+            differing += ["task"] if other.task != first.task else []
+            if differing:
                 raise UsageError(
                     f'A soup needs models that differ in their weights alone, but "{first.name}" and "{other.name}" differ in'
                     f" {', '.join(differing)}: average their probabilities, without --soup."
@@ -137,7 +146,8 @@ class SoupBuilder:
         return self._score(self._soup_probabilities(chosen))
 
     def _score(self, probabilities: np.ndarray[Any, Any]) -> tuple[float, float]:
-        return score(probabilities.astype(np.float64), self.predictions[0].labels) if len(self.rows) else (0.0, 0.0)
+        scorer = scorer_of(self.candidates[0].task)
+        return scorer(probabilities.astype(np.float64), self.predictions[0].labels) if len(self.rows) else (0.0, 0.0)
 
     def _soup_probabilities(self, chosen: list[int]) -> np.ndarray[Any, Any]:
         """The probabilities of the soup of some models; its weights stay in `classifier`."""
@@ -187,12 +197,13 @@ def copy_members(run: Run, candidates: Sequence[Candidate], counts: Sequence[int
     return {"members": [member for member in members if member["weight"]], "single": single}
 
 
-def write_soup(run: Run, soup_builder: SoupBuilder, best: int) -> dict[str, Any]:
-    """Write a soup as the model of a run, and copy the best single model, to compare it with."""
+def write_soup(run: Run, soup_builder: SoupBuilder, best: int, task: Task) -> dict[str, Any]:
+    """Write a soup as the model of a run, whose task is fitted to its answers, and copy the best single model, to compare it with."""
     first = soup_builder.candidates[0]
     write_atomic(run.path / WEIGHTS_FILE, to_safetensors(soup_builder.classifier.model))
     copy_part_files(run, first)
-    write_config(run, {key: value for key, value in first.config.items() if key != "temperature"})
+    own = {} if task.name == "classes" else {"task": plain_task(task)}
+    write_config(run, {**{key: value for key, value in first.config.items() if key != "temperature"}, **own})
     return {
         "members": [{"path": ".", "sha256": hash_file(run.path / WEIGHTS_FILE), "weight": 1.0}],
         "single": copy_model(run, soup_builder.candidates[best], "members/00"),
@@ -223,8 +234,8 @@ def describe_candidates(
     for candidate, own_predictions, n in zip(candidates, predictions, counts, strict=True):
         row = {"source": relative_path(candidate.file, run.path), "sha256": hash_file(candidate.file), "weight": n / sum(counts)}
         if len(own_predictions.names):
-            accuracy, likelihood = score(own_predictions.probabilities.astype(np.float64), own_predictions.labels)
-            row |= {"accuracy": accuracy, "log_loss": -likelihood}
+            value, likelihood = scorer_of(candidate.task)(own_predictions.probabilities.astype(np.float64), own_predictions.labels)
+            row |= {candidate.task.figure.key: value, candidate.task.loss_name: -likelihood}
         rows.append(row)
     return rows
 

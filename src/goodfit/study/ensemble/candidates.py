@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from goodfit.core.errors import DataError, UsageError
+from goodfit.core.fitted_task import read_task, unfitted_task
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.run import ENSEMBLE_FILE, Run, list_runs
 from goodfit.core.run_files import check_hash, explain_damage
+from goodfit.core.task import Task
 from goodfit.core.words import list_some
 from goodfit.models.weights.saved import CONFIG_FILE, WEIGHTS_FILE
 from goodfit.predict.calibration import apply_temperature
+from goodfit.predict.paired import select_images
 from goodfit.runs.start import SPLITS_FILE
 from goodfit.training.snapshots import FOLDER, snapshot_hash
 
@@ -38,6 +41,11 @@ class Candidate:
     def name(self) -> str:
         """Its name in messages: the run, or the file of the snapshot."""
         return str(self.run.path if self.file.name == WEIGHTS_FILE else self.file)
+
+    @property
+    def task(self) -> Task:
+        """What it answers, with nothing that is fitted to its own answers."""
+        return unfitted_task(read_task(self.config.get("task"), self.config["label_names"]))
 
     @property
     def digests(self) -> tuple[str, str]:
@@ -64,6 +72,10 @@ def find_candidates(names: Sequence[str | Path], final: bool = False) -> list[Ca
         )
     first = candidates[0]
     for other in candidates:
+        if other.task.name != first.task.name:
+            raise UsageError(
+                f'Expected models of the same task, but "{first.name}" answers {first.task.name} and "{other.name}" {other.task.name}.'
+            )
         if set(other.predictions.classes) != set(first.predictions.classes):
             odd = sorted(set(first.predictions.classes) ^ set(other.predictions.classes))
             raise UsageError(f'Expected models of the same classes, but "{first.name}" and "{other.name}" differ in {list_some(odd)}.')
@@ -112,22 +124,21 @@ def align_predictions(candidates: Sequence[Candidate]) -> list[Predictions]:
         DataError: the runs label an image differently.
     """
     first = candidates[0].predictions
-    places = [{name: row for row, name in enumerate(candidate.predictions.names.tolist())} for candidate in candidates]
-    names = [name for name in first.names.tolist() if all(name in place for place in places)]
+    known = [set(candidate.predictions.names.tolist()) for candidate in candidates]
+    names = [name for name in first.names.tolist() if all(name in others for others in known)]
     result: list[Predictions] = []
-    for candidate, place in zip(candidates, places, strict=True):
-        predictions, rows = candidate.predictions, np.array([place[name] for name in names], dtype=np.int64)
-        order = np.array([predictions.classes.index(name) for name in first.classes])
-        shares = torch.from_numpy(predictions.probabilities[rows][:, order])
-        shares = apply_temperature(shares, float(candidate.config.get("temperature", 1.0)))
-        labels = np.argsort(order)[predictions.labels[rows]]
+    for candidate in candidates:
+        selected = select_images(candidate.predictions, names, first.classes)
+        shares, temperature = torch.from_numpy(selected.probabilities), float(candidate.config.get("temperature", 1.0))
+        shares = apply_temperature(shares, temperature, candidate.task)
+        labels = selected.labels
         if result and (labels != result[0].labels).any():
-            wrong = names[int(np.flatnonzero(labels != result[0].labels)[0])]
+            wrong = names[int(np.argwhere(labels != result[0].labels)[0][0])]
             raise DataError(
                 f'"{candidates[0].name}" and "{candidate.name}" were trained on different labels, such as that of {wrong}:'
                 " they cannot be combined."
             )
-        result.append(Predictions(np.array(names, dtype=np.str_), labels, shares.numpy(), first.classes))
+        result.append(dataclasses.replace(selected, probabilities=shares.numpy()))
     return result
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from goodfit.core.task import Task
+
 Numbers = NDArray[np.float64]
+Scorer = Callable[[Numbers, NDArray[Any]], tuple[float, float]]  # (answers [N, K], truth) -> a score and what decides between equals
 MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
 MAX_MEMBERS = 50  # of a bag, drawn with replacement
 
@@ -27,7 +33,21 @@ def score(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[float, flo
     return float((probabilities.argmax(1) == labels).mean()), float(np.log(right).mean())
 
 
-def greedy_bag(probabilities: Sequence[NDArray[np.float32]], labels: NDArray[np.int64], rounds: int = MAX_MEMBERS) -> list[int]:
+def scorer_of(task: Task) -> Scorer:
+    """The function that scores the answers of a task: by its figure, and of equals by the mean loss."""
+    if task.name == "classes":
+        return score
+
+    def score_answers(answers: Numbers, truth: NDArray[Any]) -> tuple[float, float]:
+        values = task.summarize_answers(torch.from_numpy(answers), torch.from_numpy(truth))
+        return values[task.figure.key], -values[task.loss_name]
+
+    return score_answers
+
+
+def greedy_bag(
+    probabilities: Sequence[NDArray[np.float32]], labels: NDArray[Any], rounds: int = MAX_MEMBERS, scorer: Scorer = score
+) -> list[int]:
     """Count how often each model is in the best bag: the model that helps the mean most is added, again and again, with replacement.
 
     It begins with the best single model. The best of all bags on the way is taken, the smallest of equals, so on these images its score
@@ -35,9 +55,9 @@ def greedy_bag(probabilities: Sequence[NDArray[np.float32]], labels: NDArray[np.
     Source: Caruana et al. 2004 (ensemble selection from libraries of models).
     """
     total, picked = np.zeros(probabilities[0].shape), list[int]()
-    best, length = (-1.0, 0.0), 0
+    best, length = (-math.inf, 0.0), 0
     for size in range(1, rounds + 1):
-        scores = [score((total + own) / size, labels) for own in probabilities]
+        scores = [scorer((total + own) / size, labels) for own in probabilities]
         place = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
         total += probabilities[place]
         picked.append(place)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from goodfit.core.figures import ACCURACY, FIGURES, Figure
 from goodfit.core.files import write_atomic
 from goodfit.core.interval import standard_error
 from goodfit.core.run_files import write_json
@@ -77,6 +78,12 @@ class Results:
     luck: float | None
     over: bool
     timed_out: bool
+    task: str = "classes"
+
+    @property
+    def figure(self) -> Figure:
+        """The figure by which the trials are ranked."""
+        return FIGURES[self.task]
 
     @property
     def winner(self) -> Trial | None:
@@ -93,6 +100,7 @@ class Results:
         ranges = {stage: [dataclasses.asdict(axis) for axis in axes] for stage, axes in self.ranges.items()}
         winner = self.winner and {"trial": self.winner.folder, "values": self.winner.values, "retrained": bool(self.finalists)}
         return {
+            "task": self.task,
             "over": self.over,
             "timed_out": self.timed_out,
             "winner": winner,
@@ -136,6 +144,7 @@ def collect_results(search: Search, with_importance: bool = True) -> Results:
         luck,
         over=over,
         timed_out=over and FINAL_STAGE not in notes.get("closed", {}),
+        task=search.base.task,
     )
 
 
@@ -197,7 +206,7 @@ def format_results(results: Results) -> str:
         lines.append("Importance (share of the scores' variance):")
         rows = [(name, format_percent(share, 0), "█" * round(30 * share)) for name, share in results.importance.items()]
         lines.append(format_table(rows, "<><", indent="  "))
-    lines += sketch_scatters(results.ranking, results.ranges, results.importance)
+    lines += sketch_scatters(results.ranking, results.ranges, results.importance, results.figure)
     lines += [f"Warning: {text}" for text in results.warnings]
     lines += _format_finalists(results)
     return "\n".join(lines)
@@ -214,12 +223,14 @@ def _format_ranking(results: Results) -> str:
     for rank, trial in enumerate(results.ranking[:MAX_ROWS], 1):
         time = format_duration(trial.seconds) if trial.seconds is not None else ""
         note = "  (diverged)" if trial.why else ""
-        rows.append((str(rank), trial.folder, format_percent(float(trial.value or 0.0), 2), time, f"{format_values(trial.values)}{note}"))
+        rows.append(
+            (str(rank), trial.folder, results.figure.format(float(trial.value or 0.0), 2), time, f"{format_values(trial.values)}{note}")
+        )
     if len(results.ranking) > MAX_ROWS:
         rows.append(("", f"and {len(results.ranking) - MAX_ROWS:,} more", "", "", ""))
     failed = [trial for trial in results.trials if trial.state == "failed"]
     rows += [("-", trial.folder, "failed", "", trial.why) for trial in failed[:MAX_ROWS]]
-    return format_table(rows, "><>><", ("rank", "trial", "accuracy", "time", "values"))
+    return format_table(rows, "><>><", ("rank", "trial", results.figure.title, "time", "values"))
 
 
 def _format_finalists(results: Results) -> list[str]:
@@ -230,29 +241,33 @@ def _format_finalists(results: Results) -> list[str]:
         return [f"Best so far: {results.winner.folder}, not retrained with fresh seeds, so some of its lead is luck."]
     rows = []
     for finalist in results.finalists:
-        error = f" ± {format_percent(finalist.error, 2)}" if finalist.error is not None else ""
-        mean, score = format_percent(finalist.mean, 2), format_percent(finalist.score, 2)
+        error = f" ± {results.figure.format(finalist.error, 2)}" if finalist.error is not None else ""
+        mean, score = results.figure.format(finalist.mean, 2), results.figure.format(finalist.score, 2)
         rows.append((finalist.trial.folder, f"{mean}{error} ({count_of(len(finalist.fresh), 'seed')}); {score} in the search"))
     lines = ["Retrained with fresh seeds:", format_table(rows, "<<", indent="  ")]
     if results.luck is not None and results.lead is not None:
-        points, lead = 100 * results.luck, 100 * results.lead
+        scale, unit = (100, " points") if results.figure.is_share else (1, f" of {results.figure.name}")
+        points, lead = scale * results.luck, scale * results.lead
         lost = f"lost {points:.2f}" if points >= 0 else f"kept all, and gained {-points:.2f} more,"
-        lines.append(f"Luck: of its lead of {lead:.2f} points over the median trial in the search, the winner {lost} with fresh seeds.")
+        lines.append(f"Luck: of its lead of {lead:.2f}{unit} over the median trial in the search, the winner {lost} with fresh seeds.")
     else:
         lines.append("Luck: unknown, because the retrainings had another length than the trials.")
     return [*lines, f"Winner: {results.winner.folder}  {format_values(results.winner.values)}"]
 
 
-def sketch_scatters(trials: Sequence[Trial], ranges: Mapping[str, tuple[Axis, ...]], importance: Mapping[str, float]) -> list[str]:
+def sketch_scatters(
+    trials: Sequence[Trial], ranges: Mapping[str, tuple[Axis, ...]], importance: Mapping[str, float], figure: Figure = ACCURACY
+) -> list[str]:
     """Sketch accuracy over each of the most important numbers, stage by stage, without the trials that diverged."""
     sketches = []
     axes = [axis for axis in next(iter(ranges.values()), ()) if axis.law != "one_of"]
     for axis in sorted(axes, key=lambda axis: -importance.get(axis.name, 0.0))[:MAX_SKETCHED_VALUES]:
         for stage, stage_axes in ranges.items():
-            points = [(float(x.values[axis.name]), 100 * float(x.value or 0.0)) for x in trials if x.stage == stage and not x.why]
+            scale, unit = (100, " in %") if figure.is_share else (1, "")
+            points = [(float(x.values[axis.name]), scale * float(x.value or 0.0)) for x in trials if x.stage == stage and not x.why]
             if len(points) >= MIN_POINTS_FOR_SKETCH:
                 span = next(other for other in stage_axes if other.name == axis.name)
-                sketches.append(_sketch_points(points, span, f"{stage}: accuracy in % over {axis.name}"))
+                sketches.append(_sketch_points(points, span, f"{stage}: {figure.name}{unit} over {axis.name}"))
     return sketches
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from goodfit.core.device import physical_cores
 from goodfit.core.errors import GoodfitError
+from goodfit.core.figures import FIGURES
 from goodfit.core.reporter import Reporter
 from goodfit.core.signals import stop_error
 from goodfit.core.trust import current_trust, known_code_environment, trust_own_code
-from goodfit.core.words import format_duration, format_percent
+from goodfit.core.words import format_duration
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
@@ -82,13 +83,15 @@ def _resume_search(options: SearchOptions) -> Search:
 def _work_together(search: Search, workers: int, reporter: Reporter) -> None:
     """Work on a search in this process and in `workers` - 1 others."""
 
+    figure = FIGURES[search.base.task]
+
     def train_trial(recipe: Recipe, out: Path) -> float:
         run = train(recipe, RunOptions(out, "auto"))
         assert run is not None
-        return float(run.read("scores.json")["validation"]["accuracy"])
+        return float(run.read("scores.json")["validation"][figure.key])
 
     def report_trial(trial: Trial) -> None:
-        result = format_percent(trial.value, 2) if trial.value is not None else trial.state
+        result = figure.format(trial.value, 2) if trial.value is not None else trial.state
         why = f"  ({trial.why})" if trial.why else ""
         reporter.say(f"{trial.folder:13} {result:>8}  {format_duration(trial.seconds or 0.0):>12}  {format_values(trial.values)}{why}")
         write_results(

@@ -11,6 +11,7 @@ from pathlib import Path
 from goodfit.core.catalog import Catalog
 from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError
+from goodfit.core.figures import FIGURES
 from goodfit.core.files import write_atomic
 from goodfit.core.progress import steady_time
 from goodfit.core.run import SEARCH_FILE, make_dated_folder
@@ -33,7 +34,7 @@ from goodfit.study.search.trial_recipe import recipe_of_trial
 from goodfit.study.search.trials import Trial, Trials
 from goodfit.study.search.worker import Worker, terminate_at
 
-TrainTrial = Callable[[Recipe, Path], float]  # trains or resumes a recipe in a folder, to its end; returns the validation accuracy
+TrainTrial = Callable[[Recipe, Path], float]  # trains or resumes a recipe in a folder, to its end; returns its figure on validation
 
 TPE_STARTUP_TRIALS = 10  # random ones, before TPE draws
 POLL_SECONDS = 0.5  # between two looks at what other workers are doing
@@ -236,7 +237,7 @@ def _train_trial(search: Search, train: TrainTrial, trial: Trial) -> Trial:
     try:
         value = train(search.recipe_of(trial), search.folder / trial.folder)
     except Diverged as error:
-        value, why = 0.0, f"diverged: {error}"
+        value, why = FIGURES[search.base.task].worst, f"diverged: {error}"
     except (Interrupted, Terminated) as error:
         search.trials.requeue(trial)
         if isinstance(error, Terminated) and search.is_over():

@@ -34,8 +34,9 @@ STATES = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running", TrialSta
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A trial in its present state: waiting, running, done or failed. `value` is the validation accuracy, 0 if it diverged; `why` says
-    what went wrong. A retraining of one of the best has the place of its `parent` in the stage of its `origin`, and a `copy` number.
+    """A trial in its present state: waiting, running, done or failed. `value` is the validation accuracy, or the figure of another task
+    (the worst, 0 of an accuracy, if it diverged); `why` says what went wrong. A retraining of one of the best has the place of its `parent`
+    in the stage of its `origin`, and a `copy` number.
     """
 
     number: int

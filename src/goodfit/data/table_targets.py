@@ -1,0 +1,145 @@
+"""Reads what tables say of each image: its class, its labels (a list in one column, or 0 and 1 in several), or its numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from goodfit.core.errors import DataError
+from goodfit.core.figures import TaskName
+from goodfit.core.words import list_some
+from goodfit.data.labels import encode_labels
+from goodfit.data.table import COLUMN_NAMES, Table
+from goodfit.data.targets import Answers, encode_label_lists, make_answers
+
+SEPARATORS = (";", "|", ",", " ")  # of labels in one cell: the first that stands in any cell
+WORDS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}  # of a column that says whether an image has a label
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSpec:
+    """What is read of each image: its class, labels or numbers, from these `columns` where any are named."""
+
+    task: TaskName = "classes"
+    columns: tuple[str, ...] = ()
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        return ("label",) if self.task == "classes" else ()
+
+    @property
+    def needs(self) -> str:
+        """What every image needs, in words."""
+        return "both" if self.task == "classes" else f"it beside its {self.task}"
+
+    def are_in(self, table: Table) -> bool:
+        """Whether a table has the columns, so that it is no list of images without answers."""
+        return bool(table.has_column("label") if self.task == "classes" else find_columns(table, self))
+
+
+CLASSES = TargetSpec()
+
+
+def read_table_answers(tables: Sequence[Table], spec: TargetSpec, place: str) -> Answers:
+    """Read what some tables say of each of their images, one table after the other.
+
+    Raises:
+        DataError: a column is missing, a cell is empty or no number, or the tables differ in their columns.
+    """
+    if spec.task == "classes":
+        labels = [cell for table in tables for cell in _read_classes(table)]
+        return Answers("classes", *encode_labels(labels, place))
+    columns = [find_columns(table, spec) for table in tables]
+    names = [tables[0].names[k] for k in columns[0]]
+    for table, found in zip(tables, columns, strict=True):
+        if not found:
+            raise DataError(_explain_missing(table, spec))
+        if [table.names[k] for k in found] != names:
+            raise DataError(f'"{table.path}" and "{tables[0].path}" differ in their columns of {spec.task}: name those to read.')
+    if spec.task == "labels" and len(names) == 1 and not all(_are_words(t, k[0]) for t, k in zip(tables, columns, strict=True)):
+        return _read_lists([cell for table, found in zip(tables, columns, strict=True) for cell in table.cells(found[0])], place)
+    rows = [row for table, found in zip(tables, columns, strict=True) for row in _read_rows(table, found, spec)]
+    note = f"Read the {spec.task} {list_some(names, 10)}{_name_others(tables[0], columns[0])}."
+    return make_answers(spec.task, names, np.array(rows, dtype=np.float64).reshape(len(rows), -1), (note,))
+
+
+def find_columns(table: Table, spec: TargetSpec) -> list[int]:
+    """Find the places of the columns of labels or numbers: those that are named, else one named label or so, else all that can be.
+
+    Raises:
+        DataError: a column that is named is not there.
+    """
+    if spec.columns:
+        missing = [name for name in spec.columns if name.strip().lower() not in table.header]
+        if missing:
+            found = list_some(list(table.names), 10)
+            raise DataError(f'Expected the columns {list_some(list(spec.columns))} in "{table.path}", found: {found}.')
+        return [table.header.index(name.strip().lower()) for name in spec.columns]
+    if (named := table.find_column("label")) is not None:
+        return [named]
+    known = {table.find_column(name) for name in COLUMN_NAMES}
+    others = [k for k in range(len(table.header)) if k not in known]
+    if table.splits()[1]:
+        others = [k for k in others if table.header[k] != table.splits()[1]]
+    fits = _are_words if spec.task == "labels" else _are_numbers
+    return [k for k in others if fits(table, k)]
+
+
+def _read_classes(table: Table) -> list[str]:
+    labels = [cell.strip() for cell in table.column("label")]
+    if line := next((line for (line, _), label in zip(table.rows, labels, strict=True) if not label), 0):
+        raise DataError(f'Line {line} of "{table.path}" has no label: every image needs both.')
+    return labels
+
+
+def _read_lists(cells: Sequence[str], place: str) -> Answers:
+    """Read cells such as "cat;dog", in which an empty one has no label."""
+    separator = next((mark for mark in SEPARATORS if any(mark in cell.strip() for cell in cells)), "")
+    lists = [[word.strip() for word in cell.split(separator) if word.strip()] if separator else [cell.strip()] for cell in cells]
+    named = {";": "semicolons", "|": "bars", ",": "commas", " ": "spaces", "": "nothing, for each image has one"}[separator]
+    return encode_label_lists([[word for word in words if word] for words in lists], (), place, (f"Labels are separated by {named}.",))
+
+
+def _read_rows(table: Table, columns: Sequence[int], spec: TargetSpec) -> list[list[float]]:
+    """Read a number from each cell, 0 or 1 for labels."""
+    rows = []
+    for line, cells in table.rows:
+        texts = [cells[k].strip() if k < len(cells) else "" for k in columns]
+        values = [WORDS.get(text.lower(), math.nan) if spec.task == "labels" else _to_number(text) for text in texts]
+        wrong = next((k for k, value in enumerate(values) if not math.isfinite(value)), None)
+        if wrong is not None:
+            kind = "0 or 1" if spec.task == "labels" else "a number"
+            raise DataError(f'Line {line} of "{table.path}": expected {kind} for {table.names[columns[wrong]]}, found "{texts[wrong]}".')
+        rows.append(values)
+    return rows
+
+
+def _to_number(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return math.nan
+
+
+def _are_words(table: Table, place: int) -> bool:
+    return all(cell.strip().lower() in WORDS for cell in table.cells(place))
+
+
+def _are_numbers(table: Table, place: int) -> bool:
+    return all(math.isfinite(_to_number(cell.strip())) for cell in table.cells(place))
+
+
+def _name_others(table: Table, columns: Sequence[int]) -> str:
+    """Say which columns are left out; empty where none is."""
+    known = {table.find_column(name) for name in COLUMN_NAMES} | set(columns)
+    others = [name for k, name in enumerate(table.names) if k not in known and name.lower() != table.splits()[1]]
+    return f"; left out the columns {list_some(others)} (--targets names those to read)" if others else ""
+
+
+def _explain_missing(table: Table, spec: TargetSpec) -> str:
+    kind = "with labels (a list such as cat;dog, or a column of 0 and 1 for each)" if spec.task == "labels" else "of numbers"
+    found = list_some([name[:40] for name in table.names], 10) or "nothing"
+    return f'Expected columns {kind} in the first line of "{table.path}", found: {found}.'
