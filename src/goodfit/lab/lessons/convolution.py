@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from goodfit.core.words import count_of
+from goodfit.lab.examples import read_digits
 from goodfit.lab.lesson import Lesson, Number, Table
 from goodfit.layers.pool import Max
 from goodfit.models.anatomy.account import account_for
@@ -46,6 +48,15 @@ def convolve_by_columns(images: Tensor, filters: Tensor, stride: int = 1, paddin
     windows = F.unfold(images, (height, width), stride=stride, padding=padding)  # [B, C h w, places]
     places = ((side + 2 * padding - kernel) // stride + 1 for side, kernel in ((rows, height), (columns, width)))
     return (filters.flatten(1) @ windows).view(b, k, *places)
+
+
+def change_by_shift(pools: int) -> float:
+    """How much digits differ from themselves a pixel further, relative to their size, after some 2x2 max pools."""
+    images = read_digits(100).images
+    images = images - images.min()
+    pool = nn.Sequential(*(Max()() for _ in range(pools)))
+    kept, shifted = pool(images[..., :-1]), pool(images[..., 1:])
+    return float((kept - shifted).norm() / kept.norm())
 
 
 def as_maps(values: object) -> Tensor:
@@ -98,6 +109,10 @@ def teach() -> Lesson:
                 f"of {3 * 32 * 32:,}: {windows.numel() / (3 * 32 * 32):.1f} times",
             ),
             Number("largest distance of im2col from sums", distance),
+            *(
+                Number(f"change of digits by a shift of a pixel, {count_of(n, 'pool')}", change_by_shift(n), "", "of their size")
+                for n in (0, 1, 2)
+            ),
             Number("side of a 4x4 map after 2x2 pooling with stride 1", overlapping.output[1], "", "H - 1"),
         ),
         (
