@@ -1,4 +1,4 @@
-"""Each lesson's numbers, against those of the slides and against formulas in NumPy, scipy and scikit-learn; and each is drawn everywhere."""
+"""Each lesson's numbers, against those of the slides and formulas in NumPy, scipy and scikit-learn; and each is drawn everywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from goodfit.report.pages.lesson import render_lesson
 from goodfit.terminal.lesson import format_lesson
 
 FILES = Path(str(goodfit.lab.__file__)).parent / "lessons"
-ERRATA = (Path(__file__).parent.parent / "docs" / "errata.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent / "docs"
+ERRATA = (DOCS / "errata.md").read_text(encoding="utf-8")
 
 
 @functools.cache
@@ -55,6 +56,11 @@ def test_every_file_is_a_lesson_in_the_list() -> None:
     for name, title in list_lessons().items():
         assert title == (ast.get_docstring(ast.parse((FILES / f"{name}.py").read_text())) or "").splitlines()[0]
         assert re.fullmatch(r"[A-Z].*\.", title)
+
+
+def test_the_page_lists_every_lesson_with_its_title() -> None:
+    page = (DOCS / "lessons.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \| (.*) \| [a-z -]+ \|$", page, re.MULTILINE) == list(list_lessons().items())
 
 
 def test_every_lesson_has_a_test_here() -> None:
@@ -218,7 +224,8 @@ def test_taylor() -> None:
         assert row == pytest.approx((true, abs(true - first), abs(true - first - moved @ hessian @ moved / 2)), abs=1e-12)
     assert lesson["error of first order, from a step to half of it, falls by"] == pytest.approx(4, rel=0.1)
     assert lesson["distance of a gradient step from the minimum of the linear expansion"] < 1e-12
-    assert lesson["loss of a quadratic after one Newton step"] < 1e-20 < 1 < lesson["loss of it after one gradient step"]
+    assert lesson["loss of a quadratic after one Newton step"] < 1e-20
+    assert lesson["loss of it after one gradient step"] > 1
     assert lesson["loss of the bent valley after 20 Newton steps"] < 1e-20 < lesson["loss of it after 20 gradient steps"]
 
 
@@ -285,7 +292,7 @@ def test_saturation() -> None:
     assert lesson["largest gradient by the weights of a dead unit"] == lesson["largest change of its weights in training"] == 0
     assert lesson["of all other units"] > 0 < lesson["change of all others"]
     shares = [number.value for number in lesson.numbers if number.name.startswith("dead units")]
-    assert shares == sorted(shares) and shares[0] < 0.1 < 0.9 < shares[-1]
+    assert shares == sorted(shares) and shares[0] < 0.1 and shares[-1] > 0.9
     assert "0.01" in errs(lesson, "Leaky ReLU")
 
 
@@ -296,7 +303,9 @@ def test_initialization() -> None:
     stds = np.array(list(lesson.table("Standard deviation of the activations").values()), dtype=float)
     first, last = dict(zip(names, stds[0], strict=True)), dict(zip(names, stds[-1], strict=True))
     assert last["tanh, std 0.01"] < 1e-6 and last["tanh, std 1"] > 0.95 and 0.15 < last["tanh, xavier"] < first["tanh, xavier"]
-    assert last["tanh, lsuv"] == pytest.approx(first["tanh, lsuv"], rel=0.05) and last["relu, he"] == pytest.approx(first["relu, he"], rel=0.3)
+    assert last["tanh, lsuv"] == pytest.approx(first["tanh, lsuv"], rel=0.05) and last["relu, he"] == pytest.approx(
+        first["relu, he"], rel=0.3
+    )
     assert lesson["variance each layer keeps, relu, xavier"] == pytest.approx(0.5, abs=0.05)
     rng = np.random.default_rng(0)  # the same net in NumPy, with other random numbers
     x = rng.normal(size=(200, 500))
@@ -308,7 +317,7 @@ def test_initialization() -> None:
         error = 3 * variance * math.sqrt(2 / n)
         assert lesson[f"variance of {part}'s weights, 3072 to 100"] == pytest.approx(variance, abs=error)
     without, with_norm = (lesson[f"accuracies {x}, from the worst to the best std"] for x in ("without norm", "with batch norm"))
-    assert with_norm < 0.1 < 0.5 < without
+    assert with_norm < 0.1 and without > 0.5
     shares = [sum(y or 0 for _, y in s.points) for chart in lesson.charts[1:] for s in chart.series]
     assert len(shares) == 12 and shares == pytest.approx([1.0] * 12)
 
@@ -350,7 +359,7 @@ def test_elastic_net() -> None:
     batch = elastic_net.draw_examples()
     x, y = batch.images.flatten(1).numpy(), batch.targets[:, 0].numpy()
     for theta, row in zip(elastic_net.THETAS, lesson.tables[0].rows, strict=True):
-        # Ours is twice scikit-learn's loss: its alpha * l1_ratio is half of ours of |w|, its alpha * (1 - l1_ratio) / 2 half of ours of w^2.
+        # Ours is twice scikit-learn's loss: alpha * l1_ratio is half of ours of |w|, alpha * (1 - l1_ratio) / 2 half of ours of w^2.
         l1, l2 = elastic_net.STRENGTH * (1 - theta) / 2, elastic_net.STRENGTH * theta
         model = ElasticNet(alpha=l1 + l2, l1_ratio=l1 / (l1 + l2), tol=1e-10) if theta < 1 else Ridge(alpha=l2 * len(x))
         np.testing.assert_allclose(np.array(row[1:-1], dtype=float), model.fit(x, y).coef_, atol=2e-3)
@@ -360,7 +369,9 @@ def test_elastic_net() -> None:
 def test_nearest_neighbors() -> None:
     lesson = learn("nearest")
     points, others = (nearest.draw_clusters(n, nearest.NOISE, seed) for n, seed in ((nearest.TRAINED, 0), (nearest.HELD_OUT, 1)))
-    for (k, (trained, held_out, wrong)), chart in zip(lesson.table("Accuracy by the number of neighbors").items(), lesson.charts, strict=True):
+    for (k, (trained, held_out, wrong)), chart in zip(
+        lesson.table("Accuracy by the number of neighbors").items(), lesson.charts, strict=True
+    ):
         model = KNeighborsClassifier(int(k), algorithm="brute").fit(points.images.flatten(1).numpy(), points.targets.argmax(1).numpy())
         if k == "1":  # of more, votes may be equal, for which scikit-learn has another rule
             assert held_out == pytest.approx(model.score(others.images.flatten(1).numpy(), others.targets.argmax(1).numpy()), abs=1e-6)
@@ -370,7 +381,12 @@ def test_nearest_neighbors() -> None:
         agreement = np.mean(model.predict(np.array([xy for xy, _ in places], dtype=float)) == [label for _, label in places])
         assert agreement > (0.999 if k == "1" else 0.95)
         assert wrong == round(60 * (1 - float(trained)))
-    assert lesson["training accuracy of the nearest neighbor"] == 1 > lesson["accuracy on others of 15 neighbors"] > lesson["its accuracy on others"]
+    assert (
+        lesson["training accuracy of the nearest neighbor"]
+        == 1
+        > lesson["accuracy on others of 15 neighbors"]
+        > lesson["its accuracy on others"]
+    )
 
 
 @pytest.mark.item("S200")
