@@ -63,6 +63,7 @@ def test_a_network_is_traced() -> None:
     [
         (["lessons", "backdrop"], 'Unknown lesson "backdrop". Did you mean "backprop"?'),
         (["lessons", "--html", "x.html"], "Expected the name of a lesson with --html"),
+        (["lessons", "losses", "--html", "."], "received the folder"),
         (["lessons", "losses", "affine"], "Expected no more"),
         (["lesson"], "lessons"),
         (["trace"], "Expected an expression"),

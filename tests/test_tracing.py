@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -14,17 +15,11 @@ from torch.nn import functional as F
 import goodfit.lab
 from goodfit.core.errors import UsageError
 from goodfit.lab.expression import FUNCTIONS, MAX_CHARACTERS
-from goodfit.lab.tracing import ROLE_OF, Graph, trace, trace_network
+from goodfit.lab.tracing import ROLE_OF, trace, trace_network
 from goodfit.recipe.parts import load_catalog, make_model
 
 CATALOG = load_catalog()
 NETS = ("mlp((5, 4), act=maxout)", "convnet(4)", "resnet(20)", "swift(8)", "mobilenet_v2", "mlp((6,), act=tanh, norm=layer)")
-
-
-def received(graph: Graph, name: str) -> Tensor:
-    found = graph[name].received
-    assert found is not None
-    return found
 
 
 # ---- expressions ---------------------------------------------------------------------------------------------------------------------
@@ -33,7 +28,7 @@ def received(graph: Graph, name: str) -> Tensor:
 @pytest.mark.item("S037")
 def test_the_slides_expression() -> None:
     graph = goodfit.lab.trace("(x + y) * z", {"x": -2, "y": 5, "z": -4})
-    nodes = {node.name: (float(node.value), float(received(graph, node.name)), node.role) for node in graph.nodes}
+    nodes = {node.name: (float(node.value), float(graph.gradient_of(node.name)), node.role) for node in graph.nodes}
     assert nodes == {
         "x": (-2, -4, ""), "y": (5, -4, ""), "z": (-4, 3, ""), "x + y": (3, -4, "distributes"), "(x + y) * z": (-12, 1, "switches"),
     }  # fmt: skip
@@ -59,22 +54,22 @@ def test_the_slides_expression() -> None:
 )  # fmt: skip
 def test_derivatives_of_expressions(text: str, values: dict[str, float], derivatives: tuple[float, ...]) -> None:
     graph = trace(text, values)
-    assert [float(received(graph, name)) for name in values] == pytest.approx(derivatives)
+    assert [float(graph.gradient_of(name)) for name in values] == pytest.approx(derivatives)
 
 
 @pytest.mark.item("S039", "S041")
 def test_local_gradients_multiply_along_the_chain() -> None:
     graph = trace("1 / (1 + exp(-x))", {"x": 0.7})
     slopes = [node.local[0] for node in graph.nodes if node.inputs]
-    assert np.prod(slopes) == pytest.approx(float(received(graph, "x")))
+    assert np.prod(slopes) == pytest.approx(float(graph.gradient_of("x")))
     moved = [float(trace("1 / (1 + exp(-x))", {"x": 0.7 + side}).nodes[-1].value) for side in (1e-6, -1e-6)]
-    assert float(received(graph, "x")) == pytest.approx((moved[0] - moved[1]) / 2e-6, rel=1e-8)
+    assert float(graph.gradient_of("x")) == pytest.approx((moved[0] - moved[1]) / 2e-6, rel=1e-8)
 
 
 @pytest.mark.item("S040")
 def test_a_variable_used_twice_gets_the_sum_and_each_use_its_own_slope() -> None:
     graph = trace("x * x + x", {"x": 3.0})
-    assert graph["x * x"].local == (3, 3) and float(received(graph, "x")) == 7
+    assert graph["x * x"].local == (3, 3) and float(graph.gradient_of("x")) == 7
     assert graph["x * x"].inputs == ("x", "x")
     repeated = trace("x * x + x * x", {"x": 3.0})
     assert [node.name for node in repeated.nodes] == ["x", "x * x", "x * x #2", "x * x + x * x"]
@@ -114,10 +109,16 @@ def test_text_that_is_no_expression_is_refused_in_a_sentence(text: str, values: 
     assert says.lower() in str(error.value).lower()
 
 
+def test_what_is_not_finite_is_none_in_json() -> None:
+    content = trace("x * log(y)", {"x": 1.0, "y": 0.0}).to_dict()["nodes"]
+    assert content[2]["value"] is None and content[2]["local"] == [None] and content[1]["received"] is None
+    assert "Infinity" not in json.dumps(content) and "NaN" not in json.dumps(content)
+
+
 def test_every_function_has_a_derivative_here() -> None:
     for name in FUNCTIONS:
         text = f"{name}(x, 3)" if name in ("max", "min") else f"{name}(x)"
-        assert math.isfinite(float(received(trace(text, {"x": 0.4}), "x")))
+        assert math.isfinite(float(trace(text, {"x": 0.4}).gradient_of("x")))
 
 
 # ---- functions and modules -------------------------------------------------------------------------------------------------------------
@@ -131,10 +132,10 @@ def test_networks_have_autograds_gradients(text: str) -> None:
     x = images.clone().requires_grad_()
     output = net(x)
     (output[0] if isinstance(output, tuple) else output).sum().backward()
-    torch.testing.assert_close(received(graph, "input"), x.grad)
+    torch.testing.assert_close(graph.gradient_of("input"), x.grad)
     for name, p in net.named_parameters():
         if p.grad is not None:
-            torch.testing.assert_close(received(graph, name), p.grad, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(graph.gradient_of(name), p.grad, msg=lambda text, name=name: f"{name}: {text}")
     torch.testing.assert_close(graph.nodes[-1].value, output[0] if isinstance(output, tuple) else output)
 
 
@@ -176,20 +177,20 @@ def test_functions_of_any_operations_have_autograds_gradients(function: object) 
     output.backward()
     assert float(graph.nodes[-1].value) == pytest.approx(float(output.detach()))
     for name, x in leaves.items():
-        torch.testing.assert_close(received(graph, name), x.grad)
+        torch.testing.assert_close(graph.gradient_of(name), x.grad)
 
 
 def test_dropout_is_drawn_once() -> None:
     torch.manual_seed(0)
     graph = trace(nn.Dropout(0.5).train(), torch.ones(1000, dtype=torch.float64))
-    torch.testing.assert_close(received(graph, "input"), graph["dropout"].value)
+    torch.testing.assert_close(graph.gradient_of("input"), graph["dropout"].value)
 
 
 def test_parameters_of_a_function_become_nodes() -> None:
     layer = nn.Linear(3, 2).double()
     graph = trace(lambda x: layer(x).square().sum(), {"x": torch.ones(3, dtype=torch.float64)})
     assert [node.operation for node in graph.nodes] == ["input", "parameter", "parameter", "linear", "square", "sum"]
-    assert received(graph, "parameter").shape == (2, 3) and graph["linear"].role == "switches"
+    assert graph.gradient_of("parameter").shape == (2, 3) and graph["linear"].role == "switches"
 
 
 def test_what_cannot_be_traced_is_said() -> None:
@@ -233,4 +234,4 @@ def test_a_part_is_traced_to_its_loss() -> None:
 
 def test_a_function_of_torch_itself_is_traced() -> None:
     graph = trace(torch.sigmoid, torch.zeros(2, dtype=torch.float64))
-    assert received(graph, "input").tolist() == [0.25, 0.25] and graph["sigmoid"].role == "scales"
+    assert graph.gradient_of("input").tolist() == [0.25, 0.25] and graph["sigmoid"].role == "scales"

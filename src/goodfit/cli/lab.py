@@ -36,6 +36,8 @@ def lessons(name: str = "", /, *, html: Path | None = None, json: bool = False) 
         else:
             print_lines(*format_table(list(titles.items()), "<<").split("\n"))
         return
+    if html is not None and html.is_dir():
+        raise UsageError(f'Expected --html to be a file to write, received the folder "{html}".')
     if name in NAMES:
         SPINNER.show(f"computing {name}")
     lesson = run_lesson(name)

@@ -12,7 +12,7 @@ from goodfit.core.batch import Batch
 from goodfit.report.charts import Points, Series, run_style
 
 GRID = 40  # places along each side of a picture
-REGION_RADIUS, POINT_RADIUS = 1.0, 4.0  # pixels
+REGION_RADIUS, POINT_RADIUS = 1.6, 4.0  # pixels
 Extent = tuple[tuple[float, float], tuple[float, float]]  # (left, right), (bottom, top)
 
 

@@ -65,7 +65,7 @@ class Node:
 
     def to_dict(self) -> dict[str, Any]:
         """The node ready for JSON, with the norm of every tensor that is more than a single number."""
-        values = {"value": _plain(self.value), "local": list(self.local), "received": _plain(self.received)}
+        values = {"value": _plain(self.value), "local": [_finite(x) for x in self.local], "received": _plain(self.received)}
         names = {"name": self.name, "operation": self.operation, "inputs": list(self.inputs), "shape": list(self.value.shape)}
         return {**names, **values, "passed": [_plain(x) for x in self.passed], "role": self.role}
 
@@ -80,6 +80,11 @@ class Graph:
         """The node of a name."""
         (found,) = [node for node in self.nodes if node.name == name]
         return found
+
+    def gradient_of(self, name: str) -> Tensor:
+        """The gradient of the output by the value of a node; zero where the output does not depend on it."""
+        node = self[name]
+        return torch.zeros_like(node.value) if node.received is None else node.received
 
     def __str__(self) -> str:
         return format_graph(self.to_dict()["nodes"])
@@ -296,5 +301,9 @@ def _plain(x: Tensor | None) -> float | None:
     """A single number as it is, the norm of more of them; None where there is none, or none that is finite."""
     if x is None:
         return None
-    number = float(x) if x.numel() == 1 else float(torch.linalg.vector_norm(x.double()))
-    return number if math.isfinite(number) else None
+    return _finite(float(x) if x.numel() == 1 else float(torch.linalg.vector_norm(x.double())))
+
+
+def _finite(x: float | None) -> float | None:
+    """A number, if it is one that JSON has."""
+    return x if x is not None and math.isfinite(x) else None

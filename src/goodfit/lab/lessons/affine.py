@@ -21,18 +21,15 @@ def trace_affine(x: Tensor, w: Tensor, above: Tensor) -> Graph:
 def teach() -> Lesson:
     """Compute the lesson."""
     graph = trace_affine(INPUTS, WEIGHTS, ABOVE)
-    by_x, by_w = graph["x"].received, graph["w"].received
-    assert by_x is not None and by_w is not None
+    by_x, by_w = graph.gradient_of("x"), graph.gradient_of("w")
     one = trace_affine(INPUTS[:1], WEIGHTS, ABOVE[:1])
-    one_x, one_w = one["x"].received, one["w"].received
-    assert one_x is not None and one_w is not None
     return Lesson(
         "For an affine layer y = x W, x = [x1 x2] and W = [w11; w12], the gradient by x is dL/dy W^T, and that by W is X^T dL/dY.",
         "CS231n, backpropagation",
         (
             Number("y of the first image", float(one["matmul"].value)),
-            *(Number(f"dL/dx{k + 1} of the first image", float(x)) for k, x in enumerate(one_x[0])),
-            *(Number(f"dL/dw1{k + 1} of the first image", float(x)) for k, x in enumerate(one_w[:, 0])),
+            *(Number(f"dL/dx{k + 1} of the first image", float(x)) for k, x in enumerate(one.gradient_of("x")[0])),
+            *(Number(f"dL/dw1{k + 1} of the first image", float(x)) for k, x in enumerate(one.gradient_of("w")[:, 0])),
             Number("largest |dL/dX - dL/dY W^T|", float((by_x - ABOVE @ WEIGHTS.T).abs().max())),
             Number("largest |dL/dW - X^T dL/dY|", float((by_w - INPUTS.T @ ABOVE).abs().max())),
         ),

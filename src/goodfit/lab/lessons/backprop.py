@@ -73,6 +73,4 @@ def _output(graph: Graph) -> float:
 
 
 def _gradient(graph: Graph, name: str) -> float:
-    received = graph[name].received
-    assert received is not None
-    return float(received)
+    return float(graph.gradient_of(name))

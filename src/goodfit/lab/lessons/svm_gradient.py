@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from goodfit.core.batch import Batch
 from goodfit.lab.lesson import Lesson, Number, Table
@@ -18,25 +18,26 @@ STRENGTH = 0.1  # of the L2 penalty
 MOVED = 1e-5  # how far a weight is moved for a central difference
 
 
+def differentiate(weights: Tensor, strength: float) -> tuple[float, Tensor]:
+    """The loss of the linear classifier with weights [K, N], penalty included, and its gradient [K, N]."""
+    model = Linear()(3, 1, (2, 2)).double()
+    weight = model.get_parameter("head.weight")
+    with torch.no_grad():
+        weight.copy_(weights)
+    batch = Batch(IMAGES.view(3, 1, 2, 2), torch.eye(3, dtype=torch.float64), torch.arange(3))
+    loss = gradient(model, [batch], len(batch), Svm(), (L2(strength),)).loss
+    assert weight.grad is not None
+    return float(loss), weight.grad
+
+
 def teach() -> Lesson:
     """Compute the lesson."""
-    model = Linear()(3, 1, (2, 2)).double()
-    (weight,) = (p for name, p in model.named_parameters() if name.endswith("weight"))
-    with torch.no_grad():
-        weight.copy_(WEIGHTS)
-    batch = Batch(IMAGES.view(3, 1, 2, 2), torch.eye(3, dtype=torch.float64), torch.arange(3))
-    data = _gradient_of(model, weight, batch, 0.0)
-    loss = float(gradient(model, [batch], 3, Svm(), (L2(STRENGTH),)).loss)
-    whole = weight.grad.clone() if weight.grad is not None else torch.zeros_like(WEIGHTS)
+    (loss, whole), (_, data) = differentiate(WEIGHTS, STRENGTH), differentiate(WEIGHTS, 0.0)
     moved = torch.zeros_like(WEIGHTS)
     for place in range(WEIGHTS.numel()):
-        losses = []
-        for side in (MOVED, -MOVED):
-            with torch.no_grad():
-                weight.copy_(WEIGHTS).view(-1)[place] += side
-            model.zero_grad()
-            losses.append(float(gradient(model, [batch], 3, Svm(), (L2(STRENGTH),)).loss))
-        moved.view(-1)[place] = (losses[0] - losses[1]) / (2 * MOVED)
+        step = MOVED * torch.eye(WEIGHTS.numel(), dtype=torch.float64)[place].view_as(WEIGHTS)
+        higher, lower = (differentiate(WEIGHTS + side * step, STRENGTH)[0] for side in (1, -1))
+        moved.view(-1)[place] = (higher - lower) / (2 * MOVED)
     rows = tuple((f"class {k}", *row) for k, row in enumerate(whole.tolist()))
     return Lesson(
         "The whole loss is the mean SVM loss plus the sum of the squared weights; what training wants is its gradient by W.",
@@ -51,12 +52,3 @@ def teach() -> Lesson:
         (Table("Gradient by W", ("", *(f"pixel {k}" for k in range(4))), rows),),
         erratum="The slide adds the sum of the squared weights without the lambda that its other slides have.",
     )
-
-
-def _gradient_of(model: nn.Module, weight: nn.Parameter, batch: Batch, strength: float) -> torch.Tensor:
-    model.zero_grad()
-    gradient(model, [batch], len(batch), Svm(), (L2(strength),))
-    assert weight.grad is not None
-    found = weight.grad.clone()
-    model.zero_grad()
-    return found

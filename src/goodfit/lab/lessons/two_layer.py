@@ -92,9 +92,7 @@ def compare_chains(graph: Graph) -> tuple[tuple[str | float, ...], ...]:
 
 
 def _received(graph: Graph, name: str) -> float:
-    received = graph[name].received
-    assert received is not None
-    return float(received)
+    return float(graph.gradient_of(name))
 
 
 def _local(graph: Graph, name: str) -> float:
