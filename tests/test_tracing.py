@@ -15,7 +15,8 @@ from torch.nn import functional as F
 import goodfit.lab
 from goodfit.core.errors import UsageError
 from goodfit.lab.expression import FUNCTIONS, MAX_CHARACTERS
-from goodfit.lab.tracing import ROLE_OF, trace, trace_network
+from goodfit.lab.graph import ROLE_OF
+from goodfit.lab.tracing import trace, trace_network
 from goodfit.recipe.parts import load_catalog, make_model
 
 CATALOG = load_catalog()

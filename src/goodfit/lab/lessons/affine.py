@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from goodfit.lab.graph import Graph
 from goodfit.lab.lesson import Lesson, Number, Table
-from goodfit.lab.tracing import Graph, trace
+from goodfit.lab.tracing import trace
 
 INPUTS = torch.tensor([[1.0, 4.0], [-2.0, 0.5], [3.0, -1.0]], dtype=torch.float64)  # X [images, inputs]
 WEIGHTS = torch.tensor([[2.0], [3.0]], dtype=torch.float64)  # W [inputs, outputs], a column

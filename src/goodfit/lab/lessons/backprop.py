@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from goodfit.lab.graph import Graph
 from goodfit.lab.lesson import Lesson, Number, Table
-from goodfit.lab.tracing import Graph, trace
+from goodfit.lab.tracing import trace
 
 PRODUCT = "(x + y) * z"
 NEURON = "1 / (1 + exp(-(w0 * x0 + w1 * x1 + w2)))"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from goodfit.lab.graph import Graph
 from goodfit.lab.lesson import Lesson, Number, Table, line
 from goodfit.lab.optimization import descend
-from goodfit.lab.tracing import Graph, trace
+from goodfit.lab.tracing import trace
 from goodfit.layers.activation import Sigmoid
 from goodfit.losses.mse import Mse
 from goodfit.optim.first_order import Sgd
