@@ -14,7 +14,8 @@ from tests.support.command import goodfit as command
 
 
 def test_the_list_loads_no_torch() -> None:
-    script = "import sys; sys.argv = ['goodfit', 'lab', 'lessons']; from goodfit.cli import main; main(); print('torch' in sys.modules)"
+    script = "import sys, goodfit; sys.argv = ['goodfit', 'lab', 'lessons']; from goodfit.cli import main; main()\n"
+    script += "assert 'backprop' in goodfit.lab.list_lessons(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False" and "backprop" in done.stdout
 

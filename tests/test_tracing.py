@@ -169,7 +169,14 @@ def stop_gradient(x: Tensor, y: Tensor) -> Tensor:
     return (scale * y + x.detach() * x).sum()
 
 
-@pytest.mark.parametrize("function", [change_in_place, use_several_outputs, stop_gradient])
+def change_without_gradient(x: Tensor, y: Tensor) -> Tensor:
+    z = x * y
+    with torch.no_grad():
+        z.clamp_(max=1.0)
+    return (z * z).sum()
+
+
+@pytest.mark.parametrize("function", [change_in_place, use_several_outputs, stop_gradient, change_without_gradient])
 def test_functions_of_any_operations_have_autograds_gradients(function: object) -> None:
     values = {"x": torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), "y": torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)}
     graph = trace(function, values)  # type: ignore[arg-type]

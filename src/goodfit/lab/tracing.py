@@ -143,7 +143,7 @@ class GraphRecorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         places, spec = tree_flatten((args, kwargs or {}))
         sources = [self._find_step(x) for x in places]
-        if not any(sources) or not torch.is_grad_enabled():
+        if not any(sources) or not torch.is_grad_enabled():  # without gradients, a change in place is one of the tensor itself
             return func(*args, **(kwargs or {}))
         # Each place gets a copy of its own: x * x has two local gradients, and an operation in place changes the copy alone.
         arguments = {k: places[k].detach().requires_grad_() for k, step in enumerate(sources) if step is not None}
