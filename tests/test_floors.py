@@ -21,7 +21,7 @@ FLOORS = (
     {"recipe"},
     {"predict", "report"},
     {"runs"},
-    {"study", "doctor"},
+    {"study", "doctor", "lab"},
     {"cli", "api", "__init__", "__main__"},
 )
 LAZY = {"cli", "api", "__init__"}  # these may import our own inside a function, so that --help is instant

@@ -12,12 +12,13 @@ import pytest
 
 import goodfit
 from goodfit import api
-from goodfit.cli import VERBS
+from goodfit.cli import NOUNS, VERBS
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.doctor.gradcheck import check_gradients
 from goodfit.doctor.gradcheck_parts import find_part, part_subject
 from goodfit.doctor.run_examination import diagnose_run
+from goodfit.lab import run_lesson, trace
 from goodfit.models.anatomy.account import compare_accounts
 from goodfit.predict.export import export
 from goodfit.recipe.parts import load_catalog
@@ -86,6 +87,8 @@ PYTHON: list[tuple[list[str], Callable[[], Any]]] = [
     (["parts"], make_cards),
     (["describe", "linear"], lambda: {"model": "linear", **describe_network("linear", NetworkOptions(), "sgd")[0].to_dict()}),
     (["describe", "--compare", "linear", "lenet"], lambda: compare_accounts(*compare_networks(["linear", "lenet"], NetworkOptions()))),
+    (["lab", "lessons", "losses"], lambda: run_lesson("losses")),
+    (["lab", "trace", "x * y", "--set", "x=2", "--set", "y=3"], lambda: trace("x * y", {"x": 2, "y": 3})),
     (["gradcheck", "mlp((3,))", "--size", "4", "--samples", "1"], check_mlp),
 ]
 
@@ -118,5 +121,6 @@ def test_the_keys_of_json_are_the_names_of_python(home: Path, words: list[str], 
 
 
 def test_every_verb_with_json_is_among_them() -> None:
-    shown = {verb for verb in VERBS if "--json" in command(verb, "--help").out}
-    assert len(shown) > 10 and shown == {words[0] for words, _ in PYTHON}
+    verbs = [(verb, *noun) for verb in VERBS for noun in ([(noun,) for noun in NOUNS[verb]] if verb in NOUNS else [()])]
+    shown = {words for words in verbs if "--json" in command(*words, "--help").out}
+    assert len(shown) > 10 and shown == {tuple(words[:2] if words[0] in NOUNS else words[:1]) for words, _ in PYTHON}

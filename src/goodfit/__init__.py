@@ -34,6 +34,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for, so that importing goodfit imports no torch."""
+    if name == "lab":
+        return importlib.import_module("goodfit.lab")
     if name in __all__:
         return getattr(importlib.import_module(f"goodfit.{_MODULES.get(name, 'api')}"), name)
     raise AttributeError(f"module goodfit has no attribute {name!r}")

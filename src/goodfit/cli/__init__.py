@@ -35,10 +35,17 @@ VERBS = {  # in the order of a person's work
     "audit": "Say what is wrong with images and labels before training.",
     "doctor": "Name the cause of a bad training.",
     "gradcheck": "Check gradients against central differences.",
+    "lab": "Compute the lecture's worked examples, or any computational graph.",
+}
+NOUNS = {  # of verbs that have several
+    "lab": {
+        "lessons": "Compute a worked example of the slides, or list all.",
+        "trace": "Compute every node of an expression or a network, forward and backward.",
+    },
 }
 
 QUIET = ("--quiet", "-q")
-WITHOUT_TORCH = ("runs", "report", "compare", "steer", "parts")  # which takes seconds to import
+WITHOUT_TORCH = ("runs", "report", "compare", "steer", "parts", "lab")  # which takes seconds to import
 EXAMPLES = {
     "train": """Examples:
   goodfit train photos/ --epochs 20
@@ -72,6 +79,12 @@ def application() -> cyclopts.App:
         console=Console(file=cast(IO[str], RESULTS)),
     )
     for place, (verb, sentence) in enumerate(VERBS.items()):
+        if verb in NOUNS:
+            group = cyclopts.App(name=verb, help=sentence, sort_key=place)
+            for noun_place, (noun, about) in enumerate(NOUNS[verb].items()):
+                group.command(f"goodfit.cli.{verb}:{noun}", name=noun, help=about, sort_key=noun_place)
+            app.command(group)
+            continue
         app.command(f"goodfit.cli.{verb}:{verb}", name=verb, help=sentence, help_prologue=EXAMPLES.get(verb), sort_key=place)
     return app
 

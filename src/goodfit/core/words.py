@@ -43,6 +43,19 @@ def format_percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def format_significant(x: float | None, digits: int = 6) -> str:
+    """Format a number with at most so many significant digits, whole ones with all of theirs: `3`, `-0.1966`, `102,760,448`, `4.5e-05`."""
+    if x is None:
+        return "-"
+    return f"{x:,.0f}" if abs(x) < 1e15 and float(x).is_integer() else f"{x:.{digits}g}"
+
+
+def format_beside(x: float | None, printed: str) -> str:
+    """Format a number beside one that was printed elsewhere, with at least as many significant digits: `0.29102777` beside `0.29102792`."""
+    plain = re.fullmatch(r"-?0*\.?0*([\d.]+)", printed)
+    return format_significant(x, max(6, len(plain[1].replace(".", "")) if plain else 0))
+
+
 def list_some(names: list[str], most: int = 5) -> str:
     """List the first few names, and how many more there are."""
     more = len(names) - most

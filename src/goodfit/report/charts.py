@@ -12,17 +12,16 @@ from goodfit.report.record import as_number
 
 MAX_POINTS = 999  # of one series
 RUN_STYLES = 18  # six colors that the color-blind tell apart, each solid, dashed and dotted; report.css has them too
-Points = list[tuple[float, float | None]]  # (x, y) in order of x; None is a gap
+Points = list[tuple[float, float | None]]  # (x, y); None is a gap
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A line through points, or dots at them.
+    """A line through points in their order, or dots at them.
 
     The `style` of a line is `accent`, `ink`, `dashed`, `faint`, `guide`, `whisker`, `edge` (two of them bound a band), or that of one of
-    several runs (`run_style`). With `radii`, in
-    pixels and one for each point, dots are drawn instead, whose style is `accent`, `ink`, `faint`, `ring` or `cross`. `notes`, one for each
-    point, are shown to a reader who points at it.
+    several runs (`run_style`). With `radii`, in pixels and one for each point, dots are drawn instead, whose style is `accent`, `ink`,
+    `faint`, `ring`, `cross` or that of a run. `notes`, one for each point, are shown to a reader who points at it.
     """
 
     label: str

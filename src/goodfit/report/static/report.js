@@ -23,6 +23,7 @@
     ring: () => ({fill: "transparent", stroke: color("--accent"), width: 1.5}),
     cross: () => ({fill: "transparent", stroke: color("--ink"), width: 1.5}),
   };
+  for (let k = 0; k < 18; k++) DOTS[`run${k}`] = () => ({fill: color(`--run-${k % 6}`), stroke: "transparent", width: 1});
   const FONT = "system-ui, sans-serif";
   const NEAR = 20;  // pixels between the cursor and a point whose note is shown
 
@@ -92,7 +93,9 @@
   const places = (u, s) => s.x.map((x, i) => s.y[i] == null ? null : {x: u.valToPos(x, "x", true), y: u.valToPos(s.y[i], "y", true), i})
     .filter((place) => !place || (place.x >= u.bbox.left && place.x <= u.bbox.left + u.bbox.width));
 
-  const whiskerPaths = (s) => (u) => {
+  // Whether a line turns back, as a way through the plane does: it is drawn through its points in their own order.
+  const turns = (s) => s.style === "whisker" || s.x.some((x, i) => i && x < s.x[i - 1]);
+  const waypointPaths = (s) => (u) => {
     const path = new Path2D();
     let open = false;
     for (const place of places(u, s)) {
@@ -135,7 +138,7 @@
     const x = {time: false, ...(spec.logX ? {distr: 3} : {}), ...(spec.xRange ? {range: whole} : {})};
     const y = spec.log ? {distr: 3} : spec.unit === "percent" ? {range: (u, low, high) => uPlot.rangeNum(low, high, {min: {pad: 0.05, hard: 0, mode: 1}, max: {pad: 0.05, hard: 1, mode: 1}})} : {};
     const edges = spec.series.map((s, i) => s.style === "edge" ? i + 1 : 0).filter(Boolean);
-    const line = (s) => ({label: s.label, ...LINES[s.style](), ...(s.style === "whisker" ? {paths: whiskerPaths(s)} : {}), value: legend((v) => value(spec.unit, v)), points: {show: s.x.length < 40 && !["edge", "guide", "whisker"].includes(s.style), size: 5, fill: color("--card")}});
+    const line = (s) => ({label: s.label, ...LINES[s.style](), ...(turns(s) ? {paths: waypointPaths(s)} : {}), value: legend((v) => value(spec.unit, v)), points: {show: s.x.length < 40 && !["edge", "guide", "whisker"].includes(s.style), size: 5, fill: color("--card")}});
     const dots = (s) => ({label: (s.style === "cross" ? "× " : "") + s.label, class: s.style === "cross" ? "cross" : "dots", ...DOTS[s.style](), paths: () => null, points: {show: true, paths: dotPaths(s), ...DOTS[s.style]()}});
     const note = document.createElement("div");
     note.className = "note";
