@@ -11,6 +11,7 @@ project = "Goodfit"
 extensions = ["myst_parser"]
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "bench/**/README.md", "bench/README.md"]
+exclude_patterns = [".venv", "runs", "site"]  # not looked through
 myst_heading_anchors = 3  # as GitHub writes them
 html_theme = "alabaster"
 html_theme_options = {"fixed_sidebar": True, "page_width": "1100px", "font_family": "sans-serif"}

@@ -38,7 +38,8 @@ def lecture_page() -> str:
         text += f"\n## {theme}\n\n| topic | type | where | held by |\n|---|---|---|---|\n"
         for topic, items, command, places in topics:
             held = list(dict.fromkeys(test for item in expand_items(items) for test in tests.get(item, [])))
-            text += f"| {topic} ({items}) | `{command}` | {', '.join(map(_link, places.split('; ')))} | {_format_tests(held)} |\n"
+            shown = command.replace("|", "\\|")  # else it would end the cell
+            text += f"| {topic} ({items}) | `{shown}` | {', '.join(map(_link, places.split('; ')))} | {_format_tests(held)} |\n"
     left = " ".join(item for item, about in read_items().items() if about["kind"] == "out")
     return f"{text}\nNot about training, or not to be had on one machine, and therefore not here: {left}.\n"
 

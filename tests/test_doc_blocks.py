@@ -96,7 +96,7 @@ def make_net(file: Path) -> None:
 
 def make_run(folder: Path) -> None:
     if not folder.exists():  # else a command of the page has made it
-        goodfit.train("photos", goodfit.Recipe(seed=ord(folder.name)).but_text(FAST), out=folder)
+        goodfit.train("photos", goodfit.Recipe(seed=sum(map(ord, folder.name))).but_text(FAST), out=folder)
 
 
 def write_part(file: Path) -> None:

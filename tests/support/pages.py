@@ -41,7 +41,7 @@ def read(page: str) -> str:
 
 def table_commands(page: str) -> list[str]:
     """The commands that fill a cell of a table."""
-    return re.findall(r"(?<=\| )`(goodfit [^`]+)`(?= \|)", read(page))
+    return [cell.replace("\\|", "|") for cell in re.findall(r"(?<=\| )`(goodfit [^`]+)`(?= \|)", read(page))]
 
 
 def blocks(page: str, *languages: str) -> list[Block]:
