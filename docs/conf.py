@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from pygments.lexers.shell import BashLexer
 from sphinx.application import Sphinx
 
 project = "Goodfit"
@@ -14,7 +15,7 @@ include_patterns = ["*.md", "docs/*.md", "bench/**/README.md", "bench/README.md"
 exclude_patterns = [".venv", "runs", "site"]  # not looked through
 myst_heading_anchors = 3  # as GitHub writes them
 html_theme = "alabaster"
-html_theme_options = {"fixed_sidebar": True, "page_width": "1100px", "font_family": "sans-serif"}
+html_theme_options = {"fixed_sidebar": True, "page_width": "1400px", "body_max_width": "auto", "font_family": "sans-serif"}
 html_show_sphinx = html_copy_source = False
 
 MENU = """
@@ -47,5 +48,6 @@ def copy_index(app: Sphinx, fault: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    app.add_lexer("console", BashLexer)  # a command need not begin with a prompt
     app.connect("source-read", add_menu)
     app.connect("build-finished", copy_index)
