@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
+from sklearn.datasets import load_digits
 
 from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame
 from goodfit.augment.crop import Crop, ResizedCrop, ScaleCrop
@@ -22,6 +24,10 @@ from goodfit.augment.pipeline import Pipeline
 from goodfit.core.batch import Batch, one_hot
 from goodfit.core.chance import Chance
 from goodfit.core.errors import DataError, UsageError
+from goodfit.core.reporter import SilentReporter
+from goodfit.recipe.auto import choose_augment
+from goodfit.recipe.prepare import open_recipe
+from goodfit.recipe.recipe import Recipe
 
 NUMPY = {"reflect": "reflect", "edge": "edge", "zero": "constant", "mean": "constant"}
 MEAN = {"reflect": {}, "edge": {}, "zero": {}, "mean": {"constant_values": 128}}
@@ -57,6 +63,21 @@ def test_flip_mirrors_a_share_p_and_keeps_the_targets() -> None:
     chosen = chance(100).at("flip", 0).chosen(0.5).numpy()
     want = np.where(chosen[:, None, None, None], nhwc(b.images)[:, :, ::-1], nhwc(b.images))
     assert np.array_equal(nhwc(out.images), want) and torch.equal(out.targets, b.targets)
+
+
+@pytest.mark.item("S116")
+def test_flips_are_off_by_default_for_digits_and_on_where_mirror_images_keep_their_class(tmp_path: Path) -> None:
+    """The same digits, with a mirror image of each in the same class, are images that mirroring does not change."""
+    pixels, labels = load_digits(return_X_y=True)
+    images = (pixels.reshape(-1, 8, 8) * 15.9).astype(np.uint8)[:900]
+    both = np.stack([images, images[:, :, ::-1]], 1).reshape(-1, 8, 8)
+    np.savez(tmp_path / "both.npz", images=both, labels=labels[:900].repeat(2))
+    for data, is_on in (("digits", False), (str(tmp_path / "both.npz"), True)):
+        opened = open_recipe(Recipe(data=data, size=16), SilentReporter())
+        choose_augment(opened.chooser, opened.data)
+        (choice,) = [choice for choice in opened.chooser.choices if choice.field == "augment"]
+        assert ("flip" in str(opened.chooser.recipe.augment)) == is_on, data
+        assert "of mirrored ones" in choice.evidence
 
 
 @pytest.mark.item("S116")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from goodfit.core.errors import UsageError
 from goodfit.core.run import Run
 from goodfit.predict.predictor import load_classifier
-from tests.support.command import goodfit, refused, train
+from goodfit.study import networks
+from tests.support.command import Said, goodfit, refused, train
 
 
 def test_a_table_with_its_totals_and_training() -> None:
@@ -62,6 +66,36 @@ def test_models_side_by_side() -> None:
     assert rows[0]["top5_error"] == 20.91 and "top5_error" not in rows[1]
     table = list(csv.DictReader(goodfit("describe", "--compare", "nin", "alexnet", "--csv").out.splitlines()))
     assert [row["top1_error"] for row in table] == ["", "43.45"]
+
+
+@pytest.mark.item("S170")
+def test_the_speed_of_networks_is_measured_where_it_is_asked_for(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's own, on which the first pass, which does not count, takes half a second, later ones 2, 1 and 4."""
+    monkeypatch.setattr(networks, "MIN_PASSES", 3)
+    models = ("linear", "mlp((4,))")
+
+    def describe(*words: str | Path) -> Said:
+        ticks = itertools.accumulate(itertools.cycle([0.0, 0.5, 0.0, 2.0, 0.0, 1.0, 0.0, 4.0]))
+        monkeypatch.setattr(networks, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+        return goodfit("describe", *words, "--size", "8", "--batch", "6")
+
+    table = describe("--compare", *models, "--speed").out.splitlines()
+    assert table[0].endswith("images/s") and [line.split()[-1] for line in table[1:]] == ["6.0", "6.0"]
+    rows = json.loads(describe("--compare", *models, "--speed", "--json").out)
+    assert [row["images_per_second"] for row in rows] == [6.0, 6.0]
+    assert all("images_per_second" not in row for row in json.loads(describe("--compare", *models, "--json").out))
+    assert "It answers 6.0 images a second on this machine's processor, 6 images at a time." in describe("linear", "--speed").out
+    assert json.loads(describe("linear", "--speed", "--json").out)["images_per_second"] == 6.0
+    assert "answers" not in describe("linear").out
+    refused(goodfit("describe", "linear", "--signals", "--speed"), 2, "received --speed too")
+
+
+def test_the_speed_of_a_network_is_that_of_real_passes(photos: Path, tmp_path: Path) -> None:
+    assert train(photos, tmp_path / "run", model="convnet(4)").code == 0
+    for model in (str(tmp_path / "run"), "convnet(4)"):
+        assert networks.measure_speed(model, networks.NetworkOptions(size="16", batch=2)) > 0
+    with pytest.raises(UsageError, match="lineal"):
+        networks.measure_speed("lineal", networks.NetworkOptions())
 
 
 def test_a_runs_own_network(photos: Path, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from goodfit.doctor.causes import Component
 from goodfit.doctor.examination import Examination
-from goodfit.doctor.location import locate_fault
+from goodfit.doctor.location import blame_most_helpful, locate_fault
 from goodfit.doctor.patient import Patient, PatientSource, make_patient
+from goodfit.doctor.probe import Share
 from tests.support.patients import convnet, evaluate, parts, patient
 
 
@@ -114,3 +116,11 @@ def test_running_statistics_that_hardly_follow_are_a_fault_of_the_evaluation(mom
     assert (found is not None) == is_fault
     assert found is None or (found.component == "evaluation" and "By the running statistics of its norms" in found.evidence)
     assert all(torch.equal(x, before[name]) for name, x in exam.course.replay.model.state_dict().items())
+
+
+def test_a_training_that_learned_nothing_is_never_healthy() -> None:
+    """Also where no swap mends it in time; one that learned something is."""
+    gains: dict[Component, float] = {"loop": 0.0, "optimization": 0.03, "data": -0.01, "model": 0.02}
+    found = blame_most_helpful(10, Share(12, 100), Share(90, 100), "It ends at 12 %.", gains)
+    assert found is not None and (found.component, found.evidence) == ("optimization", "It ends at 12 %.")
+    assert blame_most_helpful(10, Share(40, 100), Share(90, 100), "It ends at 40 %.", gains) is None

@@ -24,6 +24,7 @@ from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.prepare import open_source
 from goodfit.recipe.transfer.advise import advise
 from goodfit.runs.listing import summarize_runs
+from goodfit.runs.look import LookOptions, look_at_run
 from goodfit.runs.train import RunOptions
 from goodfit.study.compare import compare_runs, read_entries
 from goodfit.study.cross_validation import train_folds
@@ -72,6 +73,7 @@ PYTHON: list[tuple[list[str], Callable[[], Any]]] = [
     (["evaluate", "runs/0"], lambda: goodfit.evaluate("runs/0")),
     (["predict", "runs/0", "runs/0/worst"], lambda: goodfit.load("runs/0").predict("runs/0/worst/00.png")),
     (["predict", "runs/0", "no.png", "runs/0/worst"], lambda: goodfit.load("runs/0").predict("no.png")),
+    (["look", "runs/0"], lambda: look_at_run(Run.open("runs/0"), [], LookOptions(), SILENT)),
     (["export", "runs/0"], lambda: export("runs/0")),
     (["lr", *DIGITS, "--steps", "20"], lambda: api.lr_range(RECIPE, SILENT, 1e-5, 10.0, 20)),
     (["audit", "digits", "--quick"], lambda: api.audit("digits", quick=True, reporter=SILENT).plain()),

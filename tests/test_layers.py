@@ -17,7 +17,7 @@ from goodfit.layers import activation, norm
 from goodfit.layers.activation import Elu, Gelu, LeakyRelu, Relu, Sigmoid, Silu, Tanh, width_of
 from goodfit.layers.init import HEAD_SCORE_SCALE, He, Xavier, initialize
 from goodfit.layers.noise import Dropout
-from goodfit.layers.norm import Batch, Group, Instance, Layer
+from goodfit.layers.norm import Batch, Group, Instance, Layer, Lrn
 
 CATALOG = Catalog(["goodfit.layers"])
 ACTIVATIONS = [pytest.param(cls(), id=name) for name, cls in CATALOG.kinds["activation"].items()]
@@ -113,7 +113,17 @@ def test_norm_keeps_the_shape_and_learns(part: Norm, shape: tuple[int, ...]) -> 
     assert out.shape == shape
     (out * images(*shape, seed=1)).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in module.parameters())
-    assert isinstance(part, norm.None_) or len(list(module.parameters())) == 2
+    assert isinstance(part, (norm.None_, Lrn)) or len(list(module.parameters())) == 2
+
+
+@pytest.mark.item("S204")
+@pytest.mark.parametrize("shape", [(2, 7, 3, 4), (2, 7), (2, 2, 3, 1)])
+def test_local_response_norm_equals_its_formula(shape: tuple[int, ...]) -> None:
+    a = images(*shape).double().numpy()
+    expected = np.empty_like(a)
+    for i in range(shape[1]):
+        expected[:, i] = a[:, i] / (0.5 + 0.3 * (a[:, max(0, i - 1) : i + 2] ** 2).sum(1)) ** 0.6
+    np.testing.assert_allclose(Lrn(3, 0.3, 0.6, 0.5)(shape[1])(images(*shape)).numpy(), expected, rtol=1e-5)
 
 
 @pytest.mark.item("S065")

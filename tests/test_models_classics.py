@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.layers.noise import DropLinear
+from goodfit.layers.norm import LocalResponseNorm
 from goodfit.losses.mse import Mse
 from goodfit.losses.softmax import Softmax
 from goodfit.models.anatomy.account import Account, account_for
-from goodfit.models.classic import AdaptiveMean, LocalResponseNorm
+from goodfit.models.classic import AdaptiveMean
 from goodfit.models.nearest import Neighbors
 from goodfit.models.weights.stages import find_head, find_stages
 
@@ -243,6 +244,16 @@ def test_alexnet_of_two_groups() -> None:
     first = net.get_submodule("conv1")
     assert [type(m).__name__ for m in first] == ["Conv2d", "Identity", "ReLU", "LocalResponseNorm", "MaxPool2d"]
     assert [type(m).__name__ for m in build("alexnet2012(norm=batch)").get_submodule("conv1")][1:4] == ["BatchNorm", "ReLU", "MaxPool2d"]
+
+
+@pytest.mark.item("S204")
+def test_local_response_norm_as_the_norm_of_a_net_stands_at_every_conv() -> None:
+    for text, convs in (("alexnet2012(norm=lrn)", 5), ("alexnet(norm=lrn)", 5), ("vgg(11, norm=lrn(3))", 8), ("vgg(A_lrn, norm=lrn)", 9)):
+        net = build(text, size=(227, 227) if "2012" in text else (224, 224))
+        assert sum(isinstance(m, LocalResponseNorm) for m in net.modules()) == convs, text
+        assert all(m.bias is not None for m in net.modules() if isinstance(m, nn.Conv2d)), "it takes no mean off, which a bias would be"
+    order = [type(m).__name__ for m in build("convnet(8, norm=lrn, order=act_norm)", size=(32, 32)).modules() if not list(m.children())]
+    assert order[order.index("LocalResponseNorm") - 1] == "ReLU", "after the activation, as in the paper"
 
 
 def test_dropconnect_acts_on_the_hidden_fully_connected_layers() -> None:

@@ -25,6 +25,9 @@ from goodfit.layers.pool import FractionalMax, window_starts
 from goodfit.losses.softmax import Softmax
 from goodfit.models.anatomy.account import account_for
 from goodfit.models.resnet import ResidualBlock
+from goodfit.predict.predictor import load_classifier
+from goodfit.recipe.recipe import Recipe
+from goodfit.recipe.source import open_images
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.evaluate import Outputs, collect_outputs, score_noisy_passes
 from goodfit.training.loop import fit
@@ -377,3 +380,42 @@ def test_evaluate_marginalize_from_the_command_line(photos: Path, tmp_path: Path
 def test_marginalize_without_noise_is_refused(photos: Path, tmp_path: Path) -> None:
     assert train(photos, tmp_path / "run").code == 0
     refused(goodfit("evaluate", tmp_path / "run", "--marginalize", "4"), 2, "no noise layer")
+
+
+@pytest.mark.item("S115", "S122")
+def test_passes_over_augmented_images_are_the_mean_of_their_answers(photos: Path, tmp_path: Path) -> None:
+    """Of a linear model, which has no noise: an alternating flip shows it and its mirror image in turn."""
+    run = tmp_path / "run"
+    assert train(photos, run, augment="flip(alternate=True) | mixup").code == 0
+    words = ("evaluate", run, "--marginalize", "8", "--json")
+    given, trained = (json.loads(goodfit(*words, "--augment", text).out) for text in ("flip(alternate=True)", "train"))
+    assert given["marginalized"] == trained["marginalized"], "that of the training, without what mixes targets"
+    rows = given["marginalized"]["passes"]
+    assert [row["passes"] for row in rows] == [1, 2, 4, 8]
+    classifier = load_classifier(run, "cpu")
+    data = open_images(Recipe.of_run(run))
+    pixels = torch.from_numpy(np.asarray(data.pixels.read_exact(data.rows("validation")))).permute(0, 3, 1, 2)
+    pixels, labels = data.preprocess.center_crop(pixels), data.labels[data.rows("validation")]
+    with torch.no_grad():
+        plain, mirrored = (classifier.model(data.preprocess.normalize(x)).softmax(1).double() for x in (pixels, pixels.flip(3)))
+    n = torch.arange(len(labels))
+
+    def loss(probabilities: Tensor) -> float:
+        return -float(probabilities[n, labels].log().mean())
+
+    assert rows[1]["log_loss"] == pytest.approx(loss((plain + mirrored) / 2), rel=1e-5), "two passes in a row show both"
+    assert rows[3]["log_loss"] == pytest.approx(rows[1]["log_loss"], rel=1e-5)
+    assert loss(plain) != pytest.approx(rows[0]["log_loss"], rel=1e-4) != loss(mirrored), "some of each"
+    always = json.loads(goodfit(*words, "--augment", "flip(1.0)").out)["marginalized"]
+    assert [row["log_loss"] for row in always["passes"]] == pytest.approx([loss(mirrored)] * 4, rel=1e-5)
+    assert always["deterministic"]["log_loss"] == pytest.approx(loss(plain), rel=1e-5)
+    assert "8 noisy passes:" in goodfit("evaluate", run, "--marginalize", "8", "--augment", "flip | crop(2)").out
+
+
+def test_augmentation_at_test_time_that_cannot_be_is_refused(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(photos, run).code == 0
+    refused(goodfit("evaluate", run, "--augment", "flip"), 2, "--marginalize")
+    refused(goodfit("evaluate", run, "--marginalize", "2", "--augment", "train"), 2, 'received "none"')
+    refused(goodfit("evaluate", run, "--marginalize", "2", "--augment", "mixup"), 2, "changes single images", "mixup")
+    refused(goodfit("evaluate", run, "--marginalize", "2", "--augment", "flop"), 2, "flip")

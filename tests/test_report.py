@@ -335,6 +335,23 @@ def test_augmentation_is_shown_by_its_pictures(run: Run) -> None:
     assert all(str(attributes["src"]).startswith("data:image/") for name, attributes in page.elements if name == "img")
 
 
+def test_pictures_of_the_network_are_pictures_and_text_alone(run: Run) -> None:
+    uri = f"data:image/png;base64,{base64.b64encode(gradient_picture(0)).decode()}"
+    cells = [{"picture": uri, "caption": "<u>cat</u>"}, {"picture": "https://example.org/a.png", "caption": "x"}, 3]
+    legend = [["<i>dog</i>", "#0a0b0c"], ["y", "url(https://example.org)"], ["z"]]
+    sheets = [{"title": "Weights", "text": "<u>Text</u>", "layout": "cards", "rows": [cells, 4], "legend": legend}]
+    units = [{"layer": "<s>conv</s>", "activation": "relu", "units": 8, "dead": 0.25, "saturated": None}]
+    run.write("look.json", {"sheets": sheets, "units": units, "layers": {"unit_images": 9}})
+    page = Page(render_run(run.path))
+    assert page.open == [] and not {"u", "s"} & {name for name, _ in page.elements}
+    text = page.visible()
+    assert all(words in text for words in ("<u>cat</u>", "<u>Text</u>", "<i>dog</i>", "<s>conv</s>", "1 layer of 1 has dead", "9 images"))
+    assert "Saturated" not in text.replace("Dead and saturated", ""), "no activation of the network is bounded"
+    styles = [str(attributes.get("style")) for name, attributes in page.elements if name == "i"]
+    assert "background:#0a0b0c" in styles and not any("example" in style for style in styles)
+    assert all(str(attributes["src"]).startswith("data:image/") for name, attributes in page.elements if name == "img")
+
+
 # ---- commands and settings -----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,8 @@ from goodfit.report.pages.run import render_run
 from tests.support.fake_run import Page, log_lines, make_run, replace_log
 from tests.support.trees import all_values, changed, paths_of, some_values
 
+PICTURE = {"picture": "data:image/png;base64,", "caption": "cat"}
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
@@ -42,7 +44,7 @@ def test_an_unfinished_run_renders_what_it_has(run: Run, state: str) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"data": 3, "seconds": [1], "versions": "x", "choices": {"a": 1}, "images": {}}']
 )
-@pytest.mark.parametrize("file", ["about.json", "scores.json", "worst.json", "augment.json", "config.json", "ensemble.json"])
+@pytest.mark.parametrize("file", ["about.json", "scores.json", "worst.json", "augment.json", "look.json", "config.json", "ensemble.json"])
 def test_damaged_files_are_named_and_do_no_harm(run: Run, file: str, content: str) -> None:
     (run.path / file).write_text(content)
     page = Page(render_run(run.path))
@@ -54,8 +56,11 @@ def test_damaged_files_are_named_and_do_no_harm(run: Run, file: str, content: st
 def test_every_key_may_be_missing_or_of_another_kind(run: Run, values: int) -> None:
     """Each value of each file in turn is dropped, and replaced by text, a number, null, a list and a dictionary."""
     replace_log(run, log_lines(24, 12))
-    run.write("augment.json", {"rows": [[{"picture": "data:image/png;base64,", "caption": "cat"}] * 2] * 2})
-    for file in ("about.json", "scores.json", "worst.json", "augment.json"):
+    run.write("augment.json", {"rows": [[PICTURE] * 2] * 2})
+    sheet = {"name": "plane", "title": "x", "text": "y", "layout": "large", "rows": [[PICTURE]], "legend": [["cat", "#012345"]]}
+    units = [{"layer": "x", "activation": "tanh", "units": 3, "dead": 0.5, "saturated": 0.1}]
+    run.write("look.json", {"sheets": [sheet], "units": units, "layers": {"unit_images": 9}})
+    for file in ("about.json", "scores.json", "worst.json", "augment.json", "look.json"):
         whole = run.read(file)
         for keys in paths_of(whole):
             for value in some_values(keys, values):

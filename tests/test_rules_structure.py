@@ -33,6 +33,12 @@ def shuffled_view(x: Tensor) -> Tensor:
     return x.transpose(0, 1).reshape(x.shape)
 
 
+def with_hidden_at_zero(model: nn.Sequential) -> nn.Sequential:
+    """A network that answers the same for all images, whatever bends in it."""
+    nn.init.zeros_(model[3].weight)  # type: ignore[arg-type]
+    return model
+
+
 def with_head_at_zero(model: nn.Sequential) -> nn.Sequential:
     nn.init.zeros_(model[-1].weight)  # type: ignore[arg-type]
     return model
@@ -78,6 +84,7 @@ HEALTHY: dict[str, dict[str, Any]] = {
         )
     },
     "a head at zero": {"model": lambda: with_head_at_zero(convnet())},
+    "hidden weights at zero": {"model": lambda: with_hidden_at_zero(mlp(nn.ReLU(), nn.ReLU()))},
 }
 
 

@@ -86,6 +86,7 @@ def evaluate(
     marginalize: int = 0,
     views: str = "",
     calibrate: bool = False,
+    augment: str = "",
 ) -> dict[str, Any]:
     """Score a run or an ensemble on its validation images, or on its test images; each opening of those is logged in the run.
 
@@ -93,7 +94,8 @@ def evaluate(
     the first 1, 2, 4, ... and all of them, with their cost, beside those of the center crop.
 
     With `marginalize` N, the key "marginalized" has the scores of the mean of the probabilities over 1, 2, 4, ... N passes with the
-    model's noise active, beside the "deterministic" pass without noise; the passes are seeded by the recipe, so they repeat.
+    model's noise active, beside the "deterministic" pass without noise; the passes are seeded by the recipe, so they repeat. Each shows
+    other draws of `augment`, such as "flip | crop(4)", or "train" for that of the training, if it is given.
 
     The key "calibration" has how well the probabilities are calibrated, before and after a temperature that is fitted to the validation
     images alone; with `calibrate` it is stored with the model, and `load` and predict apply it from then on.
@@ -103,10 +105,10 @@ def evaluate(
             views.
         DataError: the data is gone or has changed.
     """
-    trust_own_code([views])
+    trust_own_code([views, augment])
     folder = Run.open(run)
     reporter = reporter or LoggingReporter()
-    result = evaluate_run(folder, EvaluateOptions(test, device, views, marginalize, calibrate), reporter)
+    result = evaluate_run(folder, EvaluateOptions(test, device, views, marginalize, calibrate, augment), reporter)
     try:
         write_report(folder.path)
     except GoodfitError as error:  # of a run that cannot be written

@@ -21,6 +21,7 @@ VERBS = {  # in the order of a person's work
     "report": "Write the story of a run or a study as one HTML file.",
     "runs": "List and prune runs.",
     "compare": "Say where runs differ: recipes, scores on the same images, cost.",
+    "look": "Draw what a run's network has learned and what its answers rest on.",
     "show": "Draw what augmentation makes of images.",
     "lr": "Find a learning rate: a range test from the first weights.",
     "search": "Search for the values of a recipe that train best.",

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from goodfit.core.errors import UsageError
 from goodfit.core.trust import trust_own_code
+from goodfit.core.words import count_of
 
 
 @Parameter(name="*", group="Network")
@@ -33,6 +34,9 @@ class OutputOptions:
     stages: Annotated[bool, Parameter(help="A line for each stage instead of each layer.")] = False
     csv: Annotated[bool, Parameter(help="Print the lines as CSV on stdout.")] = False
     json: Annotated[bool, Parameter(help="Print everything as JSON on stdout.")] = False
+    speed: Annotated[bool, Parameter(help="Also measure how many images a second this machine's processor answers, a batch at a time.")] = (
+        False
+    )
 
 
 @Parameter(name="*", group="Signals")
@@ -80,30 +84,25 @@ def describe(
     parts = [text for text in (model, *(compare or ())) if not os.path.exists(text)]  # noqa: PTH110  a text may be too long for a path
     trust_own_code([network.optimizer, *parts, *(signals.inits if signals else ())], network.use)
     if signals:
-        if compare or output.csv:
-            raise UsageError(
-                f"Expected --signals for one model, as a table or with --json, received {'--compare' if compare else '--csv'} too."
-            )
+        if compare or output.csv or output.speed:
+            other = "--compare" if compare else "--csv" if output.csv else "--speed"
+            raise UsageError(f"Expected --signals for one model, as a table or with --json, received {other} too.")
         _describe_signals(model, network, signals, output.json)
         return
-    from goodfit.models.anatomy.account import compare_accounts
+    if compare:
+        _compare([model, *compare] if model else compare, network, output)
+        return
     from goodfit.study import networks
-    from goodfit.terminal.anatomy import format_account, format_account_csv, format_model_comparison, format_model_comparison_csv
+    from goodfit.terminal.anatomy import format_account, format_account_csv
     from goodfit.terminal.streams import print_exact, print_json, print_lines
 
     made_for = networks.NetworkOptions(network.classes, network.channels, network.size, network.batch, tuple(network.use))
-    if compare:
-        accounts, errors = networks.compare_networks([model, *compare] if model else compare, made_for)
-        if output.json:
-            print_json(compare_accounts(accounts, errors))
-        elif output.csv:
-            print_exact(format_model_comparison_csv(accounts, errors))
-        else:
-            print_lines(*format_model_comparison(accounts, errors).split("\n"))
-        return
     account, notes = networks.describe_network(model, made_for, network.optimizer)
+    speed = networks.measure_speed(model, made_for) if output.speed else None
+    if speed is not None:
+        notes.append(f"It answers {speed:,.1f} images a second on this machine's processor, {count_of(network.batch, 'image')} at a time.")
     if output.json:
-        print_json({"model": model, **account.to_dict()})
+        print_json({"model": model, **account.to_dict(), **({"images_per_second": speed} if speed is not None else {})})
     elif output.csv:
         print_exact(format_account_csv(account, output.stages))
     else:
@@ -118,6 +117,24 @@ def _refuse_misuse(network: InputOptions, output: OutputOptions) -> None:
         raise UsageError(f"Expected --batch to be 1 or more, received {network.batch}.")
     if output.csv and output.json:
         raise UsageError("Expected one of --csv and --json, received both.")
+
+
+def _compare(models: list[str], network: InputOptions, output: OutputOptions) -> None:
+    """Print several models side by side."""
+    from goodfit.models.anatomy.account import compare_accounts
+    from goodfit.study import networks
+    from goodfit.terminal.anatomy import format_model_comparison, format_model_comparison_csv
+    from goodfit.terminal.streams import print_exact, print_json, print_lines
+
+    made_for = networks.NetworkOptions(network.classes, network.channels, network.size, network.batch, tuple(network.use))
+    accounts, errors = networks.compare_networks(models, made_for)
+    speeds = {name: networks.measure_speed(name, made_for) for name in accounts} if output.speed else None
+    if output.json:
+        print_json(compare_accounts(accounts, errors, speeds))
+    elif output.csv:
+        print_exact(format_model_comparison_csv(accounts, errors, speeds))
+    else:
+        print_lines(*format_model_comparison(accounts, errors, speeds).split("\n"))
 
 
 def _describe_signals(model: str, network: InputOptions, signals: SignalOptions, as_json: bool) -> None:

@@ -14,6 +14,7 @@ def evaluate(
     test: bool = False,
     views: str = "",
     marginalize: int = 0,
+    augment: str = "",
     calibrate: bool = False,
     json: bool = False,
     device: str = "auto",
@@ -32,6 +33,9 @@ def evaluate(
     marginalize
         Also average the answers of this many passes with the model's noise layers (dropout and its like) at work, and show the
         accuracy against the number of passes beside that of the one pass without noise.
+    augment
+        With --marginalize: show each pass other draws of this augmentation, such as "flip | crop(4)"; "train" is that of the training.
+        What mixes targets is left out.
     calibrate
         Store the temperature that makes the probabilities fit the validation images with the model; predict applies it from then on.
     json
@@ -49,7 +53,7 @@ def evaluate(
     from goodfit.terminal.streams import print_json, print_lines
 
     reporter = TerminalReporter()
-    scores = api.evaluate(run, test, device, reporter, marginalize, views, calibrate)
+    scores = api.evaluate(run, test, device, reporter, marginalize, views, calibrate, augment)
     if json:
         print_json(scores)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
 from typing import Any, Literal, Self
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.settings import INVALID, Count, Positive, convert
@@ -38,7 +40,8 @@ class Preprocess:
     `size` (height, width) is the model's input. `box` (height, width) is what is stored: for "crop" the largest centered part in the
     box's proportions, for "pad" the whole image on black, for "stretch" the whole image in the box's proportions. Shrinking uses Pillow's
     antialiased Hamming filter (sharper than bilinear at the same cost), enlarging its bicubic one. `white_level` is the value of 16-bit
-    images that becomes 255; `mean` and `std` are per channel, on a scale of 0 to 1.
+    images that becomes 255; `mean` and `std` are per channel, on a scale of 0 to 1. `mean_image` holds, if any, how far the mean of
+    the center crops is from `mean`: little-endian float32 [height, width, channels] as bytes.
     """
 
     size: tuple[int, int]
@@ -48,6 +51,7 @@ class Preprocess:
     white_level: int = MAX_16_BIT
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    mean_image: bytes = dataclasses.field(default=b"", repr=False)
 
     # ---- pixels ------------------------------------------------------------------------------------------------------------------
 
@@ -150,14 +154,35 @@ class Preprocess:
     # ---- numbers -----------------------------------------------------------------------------------------------------------------
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Compute (x - mean) / std per channel, as float32 [B, C, h, w] with channels last in memory; uint8 is 0..255, floats are 0..1."""
+        """Compute (x - mean) / std per channel, as float32 [B, C, h, w] with channels last in memory; uint8 is 0..255, floats are 0..1.
+
+        A mean image is taken off, too, resized to the images where they are of another size than the model's.
+        """
         is_uint8, (_, channels, height, width) = images.dtype == torch.uint8, images.shape
         # x * factor + shift, an image row at a time: over the channels alone the inner loop would be three long, five times as slow.
         mean, std = (torch.tensor(x, dtype=torch.float64).expand(channels).repeat(width) for x in (self.mean, self.std))
         factor, shift = (x.float().to(images.device) for x in (1 / (std * (255 if is_uint8 else 1)), -mean / std))
         rows = images.permute(0, 2, 3, 1).float().reshape(-1, width * channels)
         rows = torch.addcmul(shift, rows, factor, out=rows) if is_uint8 else torch.addcmul(shift, rows, factor)
-        return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        normalized = rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return normalized.sub_(self._shift(height, width).to(images.device)) if self.mean_image else normalized
+
+    def with_mean_image(self, image: Tensor) -> Self:
+        """Return a copy that takes off a mean image, [C, H, W] of 0 to 1."""
+        difference = image.double() - torch.tensor(self.mean, dtype=torch.float64)[:, None, None]
+        return self.but(mean_image=difference.permute(1, 2, 0).float().contiguous().numpy().astype("<f4").tobytes())
+
+    @functools.cached_property
+    def _mean_image(self) -> Tensor:
+        """How far the mean image is from the mean, over std: float32 [1, C, H, W]."""
+        image = np.frombuffer(self.mean_image, "<f4").reshape(1, *self.size, self.channels) / np.array(self.std)
+        return torch.from_numpy(image.astype(np.float32)).permute(0, 3, 1, 2)
+
+    def _shift(self, height: int, width: int) -> Tensor:
+        """The mean image for images of a size, [1, C, height, width]."""
+        if (height, width) == self.size:
+            return self._mean_image
+        return F.interpolate(self._mean_image, (height, width), mode="bilinear", antialias=True)
 
     def but(self, **changes: Any) -> Self:
         """Return a copy with some fields replaced."""
@@ -166,7 +191,7 @@ class Preprocess:
     @property
     def geometry(self) -> Self:
         """The same without the normalization: all that the pixels depend on."""
-        return self.but(mean=(), std=())
+        return self.but(mean=(), std=(), mean_image=b"")
 
     # ---- files -------------------------------------------------------------------------------------------------------------------
 
@@ -181,6 +206,7 @@ class Preprocess:
             "white": self.white_level,
             "mean": list(self.mean),
             "std": list(self.std),
+            **({"mean_image": base64.b64encode(self.mean_image).decode()} if self.mean_image else {}),
         }
 
     @staticmethod
@@ -198,7 +224,12 @@ class Preprocess:
             channels, *size = values["input_size"]
             if channels not in CHANNELS or not len(values["mean"]) == len(values["std"]) == channels:
                 raise ValueError("the number of channels")
-            return Preprocess((size[0], size[1]), values["box_size"], channels, aspect, values["white"], values["mean"], values["std"])
+            mean_image = base64.b64decode(content.get("mean_image", ""), validate=True)
+            if len(mean_image) not in (0, 4 * channels * size[0] * size[1]) or not np.isfinite(np.frombuffer(mean_image, "<f4")).all():
+                raise ValueError("mean_image")
+            return Preprocess(
+                (size[0], size[1]), values["box_size"], channels, aspect, values["white"], values["mean"], values["std"], mean_image
+            )
         except (KeyError, StopIteration, TypeError, ValueError) as error:
             raise UsageError(
                 f"Expected the preprocessing of a model (input_size, box_size, mean, std ...), but it is wrong at: {error}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import torch
 
@@ -28,6 +29,7 @@ SWAPS: dict[Component, Change] = {  # the least change first
 }
 MAX_REACHED, MIN_ERRORS = 0.7, 3.0  # share of the probe's accuracy, and standard errors below it, at which a training is suspected
 MAX_REACHED_BY_MODEL = 0.5  # the same for blaming the network, which may be small on purpose
+MAX_REACHED_AT_CHANCE = 0.2  # share of what a probe has beyond chance, up to which a training has learned next to nothing
 MIN_STATISTICS_GAIN, STATISTICS_BATCH = 0.05, 64  # accuracy that statistics computed anew gain, and images of a batch of them
 MIN_GAIN, ENOUGH = 0.1, 0.7  # accuracy that a swap gains; share of the best gain that a smaller change has to reach
 MAX_STEPS, SHARE = 60, 0.25  # of the planned steps, that one trial takes
@@ -114,12 +116,21 @@ def locate_in_training(exam: Examination) -> Location | None:
     least = ENOUGH * max(best, MIN_GAIN)
     ruled_out = tuple(f"{c}: {describe_swap(c)} gains {100 * gain:.0f} points" for c, gain in gains.items() if gain < least)
     if best < MIN_GAIN:
-        return None
+        evidence = f"{shortfall}; {', '.join(ruled_out)}, after {steps} steps."
+        return blame_most_helpful(exam.classes, reached, probe, evidence, gains)
     component = next(c for c, gain in gains.items() if gain >= ENOUGH * best)
     if component == "model" and reached.value > MAX_REACHED_BY_MODEL * probe.value:
         return None
     evidence = f"{shortfall}; {describe_swap(component)} gains {100 * gains[component]:.0f} points after {steps} steps."
     return Location(component, f"{evidence}{describe_small_fit(exam)}", ruled_out)
+
+
+def blame_most_helpful(classes: int, reached: Share, probe: Share, evidence: str, gains: Mapping[Component, float]) -> Location | None:
+    """Where a training is at fault that learned next to nothing and that no swap mends in time: in what gains most."""
+    chance = 1 / classes
+    if reached.value - chance > MAX_REACHED_AT_CHANCE * (probe.value - chance):
+        return None
+    return Location(max(gains, key=lambda component: gains[component]), evidence, ())
 
 
 def describe_small_fit(exam: Examination) -> str:

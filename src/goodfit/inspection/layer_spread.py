@@ -11,6 +11,7 @@ from goodfit.inspection.chance import keep_chance
 from goodfit.inspection.dissection import LossFunction, untouched
 from goodfit.inspection.operations import Operation, trace
 from goodfit.inspection.preflight import examine_layers
+from goodfit.training.noise import evaluating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,33 @@ class NetworkSpread:
 
     layers: tuple[LayerSpread, ...]
     norms: int
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitActivity:
+    """The units of a layer (channels of maps), by the name of its weight and of its activation: how many there are, the share of them that
+    are zero for every image and place (`dead`), and the share of outputs at the flat ends of a tanh or sigmoid (`saturated`; else None).
+    """
+
+    layer: str
+    activation: str
+    units: int
+    dead: float
+    saturated: float | None
+
+
+def measure_units(model: nn.Module, images: Tensor) -> list[UnitActivity]:
+    """Measure the units of every layer that an activation follows, of a trained network on images [B, C, H, W].
+
+    Source: CS231n, activation functions.
+    """
+    with evaluating(model):
+        traced, _ = trace(model, images, signals=True)
+    return [
+        UnitActivity(layer, found.name.rstrip("_"), found.leaving.units, found.leaving.dead, found.flat if found.is_bounded else None)
+        for layer, found in find_activations(traced.operations).items()
+        if found.leaving is not None
+    ]
 
 
 def measure_spread(model: nn.Module, loss: LossFunction, images: Tensor, labels: Tensor) -> NetworkSpread:

@@ -14,8 +14,8 @@ from goodfit.core.settings import Count, Positive, Share
 
 
 def normalizes(norm: Norm) -> bool:
-    """Whether a norm does anything; if not, the layer before it needs a bias."""
-    return not isinstance(norm, None_)
+    """Whether a norm sets mean and scale anew; if not, the layer before it needs a bias, and the initialization to keep the scale."""
+    return not isinstance(norm, (None_, Lrn))
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -40,6 +40,26 @@ class InstanceNorm(nn.GroupNorm):
         if input.shape[2:].numel() == 1:  # torch refuses a map of one pixel, which minus its mean is 0
             return self.bias[:, None, None] + 0 * (input + self.weight[:, None, None])
         return super().forward(input)
+
+
+class LocalResponseNorm(nn.Module):
+    """[B, C] or [B, C, H, W] -> x / (k + alpha * s)^beta, with s the sum of squares over `size` neighboring channels at the same pixel.
+
+    Torch's layer divides alpha by the size, which is undone here. It gets [B, C, H * W], because on a GPU its gradient is deterministic
+    for that shape only.
+    Source: Krizhevsky et al. 2012, section 3.3, with its constants.
+    """
+
+    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = F.local_response_norm(x.reshape(*x.shape[:2], -1), self.size, self.alpha * self.size, self.beta, self.k)
+        return flat.view_as(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,3 +146,25 @@ class Instance(Norm):
 
     def __call__(self, channels: int) -> nn.Module:
         return InstanceNorm(channels, channels, eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lrn(Norm):
+    """Local response normalization: divides each number by (k + alpha times the squares of `size` channels around it) ^ beta.
+
+    It sets neither mean nor scale, so layers keep their biases. In alexnet2012 it follows the first two convs by itself; as `norm` it
+    follows every one, with order=act_norm after the activation, as in the paper.
+
+    Helps: to see what nets had before batch norm; the same in training and evaluation.
+    Hurts: hardly changes accuracy (VGG's nets are as good without it); does not help deep nets to train.
+    Cost: more than batch norm on a CPU; no parameters.
+    Source: Krizhevsky et al. 2012, section 3.3; CS231n, CNN architectures (AlexNet: not common anymore).
+    """
+
+    size: Count = 5
+    alpha: Positive = 1e-4
+    beta: Positive = 0.75
+    k: Positive = 2.0
+
+    def __call__(self, channels: int) -> nn.Module:
+        return LocalResponseNorm(self.size, self.alpha, self.beta, self.k)

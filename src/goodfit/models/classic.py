@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from goodfit.core.contracts import Activation, Init, Model, Noise, Norm
 from goodfit.core.settings import Count
@@ -15,7 +14,7 @@ from goodfit.layers import norm
 from goodfit.layers.activation import Relu, width_of
 from goodfit.layers.init import He, initialize
 from goodfit.layers.noise import Dropout
-from goodfit.layers.norm import normalizes
+from goodfit.layers.norm import LocalResponseNorm, normalizes
 from goodfit.models.anatomy.meta import to_meta
 from goodfit.models.blocks import NormAct, Stem, linear_norm_act, named_sequential, needs_bias, uses_small_stem
 
@@ -42,26 +41,6 @@ def init_with_small_head(net: nn.Module, norm: Norm, init: Init, head: nn.Linear
     if not normalizes(norm):
         with torch.no_grad():
             head.weight.mul_(HEAD_SCALE_WITHOUT_NORM)
-
-
-class LocalResponseNorm(nn.Module):
-    """[B, C, H, W] -> x / (k + alpha * s)^beta, with s the sum of squares over `size` neighboring channels at the same pixel.
-
-    Torch's layer divides alpha by the size, which is undone here. It gets [B, C, H * W], because on a GPU its gradient is deterministic
-    for that shape only.
-    Source: Krizhevsky et al. 2012, section 3.3, with its constants.
-    """
-
-    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = F.local_response_norm(x.flatten(2), self.size, self.alpha * self.size, self.beta, self.k)
-        return flat.view_as(x)
 
 
 class AdaptiveMean(nn.Module):
@@ -93,7 +72,7 @@ def mean_windows(n: int, out: int) -> Tensor:
 
 def with_norm_act(conv: nn.Conv2d, n: int, norm_act: NormAct) -> list[nn.Module]:
     """A conv with its norm and activation, in a list numbered as torchvision's: norm=none takes no place in it."""
-    return [conv, *(module for name, module in norm_act.build(n).items() if name == "act" or normalizes(norm_act.norm))]
+    return [conv, *(module for name, module in norm_act.build(n).items() if name == "act" or not isinstance(norm_act.norm, norm.None_))]
 
 
 def child_names(parent: str, start: int, stop: int) -> tuple[str, ...]:
@@ -128,7 +107,7 @@ class ConvSpec:
         bias = needs_bias(norm_act.norm, norm_act.order)
         n_out = self.filters * width_of(norm_act.act)
         conv = nn.Conv2d(n_in, n_out, self.kernel, self.stride, self.padding, groups=self.groups, bias=bias)
-        lrn = {"lrn": LocalResponseNorm()} if self.lrn and not normalizes(norm_act.norm) else {}
+        lrn = {"lrn": LocalResponseNorm()} if self.lrn and isinstance(norm_act.norm, norm.None_) else {}
         pool = {"pool": nn.MaxPool2d(*self.pool, ceil_mode=self.ceil_mode)} if self.pool[0] else {}
         return named_sequential({"conv": conv, **norm_act.build(self.filters), **lrn, **pool})
 

@@ -10,11 +10,11 @@ from torch import nn
 from goodfit.core.contracts import Model
 from goodfit.layers.activation import width_of
 from goodfit.layers.noise import mask_weights
+from goodfit.layers.norm import LocalResponseNorm
 from goodfit.models.blocks import NormAct, Order, StagedSequential, uses_small_stem
 from goodfit.models.classic import (
     AdaptiveMean,
     ClassicFamily,
-    LocalResponseNorm,
     child_names,
     hidden_width,
     init_with_small_head,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,13 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from goodfit.augment.mix import Cutmix, Mixup, Smooth
+from goodfit.augment.pipeline import Pipeline
 from goodfit.augment.views import Center, ImageView
-from goodfit.core.batch import one_hot
-from goodfit.core.chance import MASK64, fold
+from goodfit.core.batch import Batch, one_hot
+from goodfit.core.chance import MASK64, Chance, fold
 from goodfit.core.device import physical_cores
 from goodfit.core.errors import UsageError
-from goodfit.core.parts import spell
+from goodfit.core.parts import Part, pipe_parts, spell
 from goodfit.core.predictions import Predictions
+from goodfit.core.progress import Length, Lengths
 from goodfit.data.dataset import Dataset
 from goodfit.data.multiscale import decode_scaled
 from goodfit.predict.calibration import log_probabilities, measure_calibration
@@ -119,24 +123,53 @@ def _pictures(data: Dataset, rows: Tensor, pool: ThreadPoolExecutor) -> Pictures
 # ---- noise ---------------------------------------------------------------------------------------------------------------------
 
 
-def require_noise(model: nn.Module, passes: int) -> None:
-    """Refuse to average passes of a model without noise.
+def require_noise(model: nn.Module, passes: int, augment: str = "") -> None:
+    """Refuse to average passes in which nothing is drawn at random.
 
     Raises:
-        UsageError: `passes` is negative, or the model has no noise layer.
+        UsageError: `passes` is negative, the model has no noise layer and there is no augmentation, or that has no passes.
     """
-    if passes < 0 or (passes and not noise_layers(model)):
+    if augment and not passes:
+        raise UsageError(f'Expected --marginalize, the number of passes to average, with --augment; received "{augment}" alone.')
+    if passes < 0 or (passes and not augment and not noise_layers(model)):
         received = f"{passes}" if passes < 0 else "one that has no noise layer"
         raise UsageError(
-            f"marginalize averages noisy passes, 1 or more, of a model trained with noise such as dropout; received {received}."
+            "marginalize averages noisy passes, 1 or more, of a model trained with noise such as dropout, or with --augment over augmented"
+            f" images; received {received}."
         )
 
 
-def score_noise(evaluator: RowEvaluator, model: nn.Module, outputs: Outputs, passes: int, seed: int) -> dict[str, Any]:
-    """Accuracy and log loss of the mean of noisy passes by their number, and of the deterministic `outputs` for the same images."""
+def bind_test_augment(augment: Part, data: Dataset) -> Pipeline:
+    """Bind an augmentation to the data for test time, without what mixes targets.
+
+    Raises:
+        UsageError: nothing is left of it.
+    """
+    bound = augment.bind(data.facts(Lengths(1, 1, Length.read("1 epoch"))))
+    parts: tuple[Any, ...] = tuple(part for part in pipe_parts(bound) if not isinstance(part, (Mixup, Cutmix, Smooth)))
+    if not parts:
+        raise UsageError(f'Expected augmentation that changes single images, such as "flip | crop(4)", received "{spell(augment)}".')
+    return Pipeline(parts, data.preprocess.size)
+
+
+def score_noise(
+    evaluator: RowEvaluator, model: nn.Module, outputs: Outputs, passes: int, seed: int, augment: Pipeline | None = None
+) -> dict[str, Any]:
+    """Accuracy and log loss of the mean of noisy passes by their number, and of the deterministic `outputs` for the same images.
+
+    With `augment`, each pass shows other draws of it, at its full strength; the draws of an image depend on nothing but the seed.
+    """
+
+    def draw(batch: Batch, index: int) -> Batch:
+        assert augment is not None
+        drawn = augment(batch, Chance.for_epoch(seed, "marginalize", index, batch.ids, batch.ids), 1.0)
+        if not torch.equal(drawn.targets, batch.targets):
+            raise UsageError("Expected augmentation that changes single images at test time, received one that mixes targets.")
+        return drawn
 
     def run_pass(index: int) -> Outputs:
-        return evaluator(model, outputs.ids, seed=fold(seed & MASK64, "marginalize", index))
+        seed_of_pass = fold(seed & MASK64, "marginalize", index)
+        return evaluator(model, outputs.ids, seed=seed_of_pass, augment=functools.partial(draw, index=index) if augment else None)
 
     def probabilities(logits: Any) -> Any:
         return to_probabilities(evaluator.loss, logits)

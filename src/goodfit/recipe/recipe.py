@@ -59,8 +59,8 @@ class Recipe:
     white_level: Count | Literal["auto"] = option(
         "The value of 16-bit images that is white; auto is the least of 255, 1023, 4095, 16383 and 65535 that none exceeds.", AUTO
     )
-    mean: Literal["auto", "data"] | tuple[float, ...] = option(
-        "What is taken off each channel, on a scale of 0 to 1: numbers, or data for the mean of the training images.", AUTO
+    mean: Literal["auto", "data", "image"] | tuple[float, ...] = option(
+        "What is taken off, of 0 to 1: a number per channel, data for that of the training images, or image for their mean image.", AUTO
     )
     std: Literal["auto", "data"] | tuple[Positive, ...] = option("What each channel is then divided by: numbers, or data.", AUTO)
     validation: Share | str = option(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from goodfit.core.errors import DataError, UsageError
 from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import ImageHeaders, read_headers
+from goodfit.data.loader import iterate_batches
 from goodfit.data.pack import CacheLimit
 from goodfit.data.preprocess import Aspect
 from goodfit.data.sources import index_images
@@ -18,6 +22,7 @@ from goodfit.recipe.recipe import Recipe, parse_size
 from goodfit.terminal.log import LoggingReporter
 
 MAX_CACHE_GB = 1e9  # more than any disk has
+IMAGES_AT_ONCE = 256  # whose pixels are added up
 
 
 def read_image_headers(recipe: Recipe, reporter: Reporter) -> ImageHeaders:
@@ -71,10 +76,25 @@ def cache_limit(recipe: Recipe) -> CacheLimit:
 
 
 def _with_normalization(data: Dataset, recipe: Recipe) -> Dataset:
-    """The data with the recipe's mean and std, where those are numbers."""
+    """The data with the recipe's mean and std, where those are numbers, and with the mean image if it asks for that."""
     numbers = {key: value for key in ("mean", "std") if isinstance(value := getattr(recipe, key), tuple)}
     for key, values in numbers.items():
         if len(values) != data.preprocess.channels:
             expected = count_of(data.preprocess.channels, "number")
             raise UsageError(f"Expected {key} to have {expected}, one for each channel, received {len(values)}.")
-    return dataclasses.replace(data, preprocess=data.preprocess.but(**numbers))
+    preprocess = data.preprocess.but(**numbers)
+    return dataclasses.replace(
+        data, preprocess=preprocess.with_mean_image(measure_mean_image(data)) if recipe.mean == "image" else preprocess
+    )
+
+
+def measure_mean_image(data: Dataset) -> Tensor:
+    """The mean of the center crops of the training images, float64 [C, H, W] on a scale of 0 to 1.
+
+    Source: Krizhevsky et al. 2012; CS231n, data preprocessing (subtract the mean image).
+    """
+    rows, pre = data.rows("train"), data.preprocess
+    total = torch.zeros(pre.channels, *pre.size, dtype=torch.int64)
+    for batch in iterate_batches(data.pixels, data.labels, rows, len(data.classes), IMAGES_AT_ONCE):
+        total += pre.center_crop(batch.images).sum(0)
+    return total.double() / (255 * len(rows))

@@ -96,6 +96,16 @@ def scroll_box(inner: Html, label: str) -> Html:
     return tag("div.scroll", inner, attrs={"tabindex": 0, "role": "region", "aria-label": label})
 
 
+def picture_card(uri: str, alt: str, caption: str = "", is_drawing: bool = False) -> Html:
+    """Build a picture in a square frame from its data URI, with a caption below it if there is one.
+
+    A PNG is of few pixels, which are shown as squares, unless it is a drawing.
+    """
+    kind = "img.pixels" if uri.startswith("data:image/png") and not is_drawing else "img"
+    image = tag(kind, attrs={"src": uri, "alt": alt})
+    return tag("figure.card", tag("div.frame", image), tag("figcaption", caption) if caption else None)
+
+
 def definition_list(pairs: Iterable[tuple[str, Child]]) -> Html:
     """Build a list of names with their values, leaving out names without a value."""
     entries = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs if value not in (None, "")]

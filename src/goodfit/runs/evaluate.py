@@ -20,7 +20,8 @@ from goodfit.data.index import SplitName
 from goodfit.predict.calibration import measure_calibration
 from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import load_classifier, load_ensemble
-from goodfit.predict.scoring import predictions_of, require_noise, score_ensemble, score_noise, score_views
+from goodfit.predict.scoring import bind_test_augment, predictions_of, require_noise, score_ensemble, score_noise, score_views
+from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
 from goodfit.runs.openings import open_test_split
 from goodfit.runs.start import require_same_data
@@ -31,7 +32,8 @@ from goodfit.training.evaluate import RowEvaluator
 class EvaluateOptions:
     """What to evaluate: the validation images or the `test` images, on which `device`, by which `views` ("": the run's own).
 
-    `marginalize` averages so many noisy passes; `calibrate` stores the temperature that fits the validation images.
+    `marginalize` averages so many noisy passes, over draws of `augment` if given ("train": that of the training); `calibrate` stores
+    the temperature that fits the validation images.
     """
 
     test: bool = False
@@ -39,6 +41,7 @@ class EvaluateOptions:
     views: str = ""
     marginalize: int = 0
     calibrate: bool = False
+    augment: str = ""
 
     @property
     def split(self) -> SplitName:
@@ -68,8 +71,12 @@ def evaluate_run(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict
 def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     recipe = Recipe.of_run(run.path)
     classifier = load_classifier(run.path, options.device, options.views, reporter)
-    require_noise(classifier.model, options.marginalize)
+    require_noise(classifier.model, options.marginalize, options.augment)
     data = _open_images(run, recipe, reporter).prepare(classifier.preprocess)
+    augment = None
+    if options.augment:
+        text = recipe.augment if options.augment == "train" else options.augment
+        augment = bind_test_augment(load_catalog(recipe.use).make(text, "augment"), data)
     rows = data.rows(options.split)
     _open_split(run, rows, options, reporter, f'"{data.name}" has no {options.split} images to evaluate on.')
     evaluator = RowEvaluator(data, classifier.loss, classifier.device)
@@ -78,7 +85,7 @@ def _evaluate_classifier(run: Run, options: EvaluateOptions, reporter: Reporter)
     temperature = stored_temperature(run) if options.test else None  # nothing is fitted to the test images
     result["calibration"] = measure_calibration(scored.probabilities, scored.center.labels, temperature)
     if options.marginalize:
-        result["marginalized"] = score_noise(evaluator, classifier.model, scored.center, options.marginalize, recipe.seed)
+        result["marginalized"] = score_noise(evaluator, classifier.model, scored.center, options.marginalize, recipe.seed, augment)
     if options.test or not options.views:  # a validation score by other views than its own is not the run's
         _store(run, options, result, predictions_of(scored.probabilities, scored.center.ids, data), reporter)
     if options.calibrate:
@@ -103,7 +110,7 @@ def _store(run: Run, options: EvaluateOptions, result: dict[str, Any], predictio
 
 def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     """Score an ensemble; under "gain" is its lead over the member that was best on validation, with a paired interval."""
-    if option := "marginalize" if options.marginalize else "calibrate" if options.calibrate else "":
+    if option := "marginalize" if options.marginalize or options.augment else "calibrate" if options.calibrate else "":
         raise UsageError(f'{option} is for a single model: give it a member of "{run.path}", such as {run.path}/members/00.')
     content, recipe = run.read(ENSEMBLE_FILE, "members", "classes", "single", "single.path", "tests_seen"), Recipe.of_run(run.path)
     if options.test and content["tests_seen"]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from goodfit.core.commit import write_together
 from goodfit.core.errors import GoodfitError
+from goodfit.core.files import remove
 from goodfit.core.forecast import Forecast
 from goodfit.core.interval import is_clearly_below
 from goodfit.core.predictions import PREDICTIONS_FILE
@@ -22,8 +23,10 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account_for
 from goodfit.models.weights.saved import format_model, read_weights
 from goodfit.predict.calibration import measure_calibration
+from goodfit.predict.predictor import Classifier
 from goodfit.predict.scoring import predictions_of, score_views
 from goodfit.recipe.build import Training
+from goodfit.recipe.parts import MODEL_ERRORS
 from goodfit.recipe.prepare import Prepared
 from goodfit.report.frame import REPORT_FILE
 from goodfit.report.interpretation import describe_kept
@@ -32,9 +35,12 @@ from goodfit.report.page import write_report
 from goodfit.report.record import read_record
 from goodfit.runs import baselines
 from goodfit.runs.adviser import Adviser
+from goodfit.runs.look import FILE as FILE_OF_PICTURES
+from goodfit.runs.look import write_look
 from goodfit.runs.pictures import write_pictures
 from goodfit.runs.start import timestamp
 from goodfit.training.checkpoint import Checkpoints
+from goodfit.training.evaluate import Outputs
 from goodfit.training.rules import stop
 from goodfit.training.snapshots import FOLDER, Snapshots, snapshot_hash
 from goodfit.training.state import Plan, State
@@ -106,8 +112,21 @@ def keep_model(run: Run, prepared: Prepared, reporter: Reporter) -> dict[str, An
     try:
         write_pictures(run, scored, data)
     except (GoodfitError, OSError, MemoryError) as error:  # the model is kept all the same
-        reporter.say(f"Warning: the pictures of the worst errors could not be made: {error or 'memory ran out'}")
+        reporter.say(f"Warning: the pictures of the worst errors could not be made: {str(error) or 'memory ran out'}")
+    draw_network(run, training, data, scored.center, reporter)
     return scored.scores
+
+
+def draw_network(run: Run, training: Training, data: Dataset, outputs: Outputs, reporter: Reporter) -> None:
+    """Draw the kept network for the report, in place of earlier weights; under a budget in minutes, `goodfit look` does it later."""
+    try:
+        remove(run.path / FILE_OF_PICTURES)
+        if not training.plan.lengths.timed:
+            evaluator, seconds = training.evaluator, run.read("about.json").get("seconds", {}).get("training", 0.0)
+            classifier = Classifier(training.state.eval_model, data.classes, data.preprocess, evaluator.loss, evaluator.device)
+            write_look(run, classifier, data, outputs, seconds)
+    except (GoodfitError, OSError, MemoryError, *MODEL_ERRORS) as error:  # of the user's network, too: the run is finished without them
+        reporter.say(f"Warning: the pictures of the network could not be made: {str(error) or 'memory ran out'}")
 
 
 def describe_result(run: Run) -> list[str]:

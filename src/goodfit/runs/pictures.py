@@ -34,10 +34,8 @@ JPEG_QUALITY = 80
 def write_pictures(run: Run, scored: ViewScores, data: Dataset) -> None:
     """Write the misclassified validation images of the highest loss, and right answers of the classes among them, with their pictures."""
     labels, predicted = scored.center.labels, scored.probabilities.argmax(1)
-    wrong = (predicted != labels).nonzero().flatten()
-    worst = wrong[scored.losses[wrong].argsort(descending=True)][:MAX_WORST_IMAGES].tolist()
-    classes = Counter(k for row in worst for k in (int(predicted[row]), int(labels[row])))
-    right = surest_answers(scored.probabilities, labels, [k for k, _ in classes.most_common()])[:MAX_RIGHT_IMAGES]
+    worst = worst_errors(scored.probabilities, labels, scored.losses)[:MAX_WORST_IMAGES]
+    right = surest_answers(scored.probabilities, labels, classes_among(worst, predicted, labels))[:MAX_RIGHT_IMAGES]
     with ThreadPoolExecutor(physical_cores()) as pool:
         pictures = list(pool.map(lambda row: read_picture(data, int(scored.center.ids[row])), [*worst, *right]))
     rows = []
@@ -55,6 +53,18 @@ def write_pictures(run: Run, scored: ViewScores, data: Dataset) -> None:
             }
         )
     run.write(FILE, {"images": rows[: len(worst)], "right": rows[len(worst) :]})
+
+
+def worst_errors(probabilities: Tensor, labels: Tensor, losses: Tensor) -> list[int]:
+    """The rows of `probabilities` [N, K] with a wrong answer, those of the highest loss [N] first."""
+    wrong = (probabilities.argmax(1) != labels).nonzero().flatten()
+    rows: list[int] = wrong[losses[wrong].argsort(descending=True)].tolist()
+    return rows
+
+
+def classes_among(rows: Sequence[int], predicted: Tensor, labels: Tensor) -> list[int]:
+    """The classes that are predicted for some rows or are their labels, the most frequent first."""
+    return [k for k, _ in Counter(k for row in rows for k in (int(predicted[row]), int(labels[row]))).most_common()]
 
 
 def surest_answers(probabilities: Tensor, labels: Tensor, classes: Sequence[int]) -> list[int]:
@@ -93,16 +103,16 @@ def write_picture(run: Run, name: str, pixels: NDArray[np.uint8]) -> str:
     return f"{name}.{kind}"
 
 
-def encode_as_uri(pixels: NDArray[np.uint8]) -> str:
-    """Encode pixels [H, W, C] as a data URI, made smaller where they are many."""
+def encode_as_uri(pixels: NDArray[np.uint8], side: int = EMBEDDED_SIDE, is_drawing: bool = False) -> str:
+    """Encode pixels [H, W, C] as a data URI, made smaller where the longer side has more pixels than `side`; a drawing without loss."""
     image = to_rgb(pixels)
-    image.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE))
-    content, kind = encode_picture(image)
+    image.thumbnail((side, side))
+    content, kind = encode_picture(image, is_drawing)
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def encode_picture(image: Image.Image) -> tuple[bytes, str]:
-    """Encode an image as "jpeg", or as "png" if its pixels are few; returns the bytes and which of the two they are."""
-    out, kind = io.BytesIO(), "png" if max(image.size) <= MAX_PNG_SIDE else "jpeg"
+def encode_picture(image: Image.Image, is_drawing: bool = False) -> tuple[bytes, str]:
+    """Encode an image as "jpeg", or as "png" if its pixels are few or it is a drawing; returns the bytes and which of the two they are."""
+    out, kind = io.BytesIO(), "png" if is_drawing or max(image.size) <= MAX_PNG_SIDE else "jpeg"
     image.save(out, kind, **({"quality": JPEG_QUALITY} if kind == "jpeg" else {}))
     return out.getvalue(), kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +20,10 @@ from goodfit.models.anatomy.memory import measure_training_step
 from goodfit.predict.predictor import load_classifier
 from goodfit.recipe.parts import MODEL_ERRORS, load_catalog, make_model
 from goodfit.recipe.recipe import parse_size
+from goodfit.training.noise import evaluating
 
 LECTURE_CLASSES, LECTURE_CHANNELS, LECTURE_SIZES = 1000, 3, ((224, 224), (227, 227))  # of the lecture's counts
+MIN_PASSES, MAX_PASSES, MIN_SECONDS = 2, 100, 0.5  # of a measurement of speed, after the first pass
 T = TypeVar("T")
 
 
@@ -100,3 +103,23 @@ def compare_networks(models: Sequence[str], options: NetworkOptions) -> tuple[di
     networks = [find_network(model, options) for model in models]
     accounts = {network.name: network.account(options.batch) for network in networks}
     return accounts, {network.name: errors for network in networks if (errors := network.look_up(PUBLISHED_ERRORS))}
+
+
+def measure_speed(model: str, options: NetworkOptions) -> float:
+    """How many images a second a network answers on this machine's processor: the best of some passes over a batch, after one to warm up.
+
+    Raises:
+        UsageError: there is no such model, or it does not take such images.
+    """
+    network = find_network(model, options)
+    module = network.module
+    if network.part is not None:  # that was made where nothing is computed
+        module = make_model(network.part, network.classes, network.channels, network.size)
+    images = torch.randn(options.batch, network.channels, *network.size, generator=torch.Generator().manual_seed(0))
+    seconds: list[float] = []
+    with torch.no_grad(), evaluating(module):
+        while len(seconds) <= MIN_PASSES or (sum(seconds[1:]) < MIN_SECONDS and len(seconds) < MAX_PASSES):
+            began = time.perf_counter()
+            module(images)
+            seconds.append(time.perf_counter() - began)
+    return options.batch / min(seconds[1:])

@@ -61,22 +61,27 @@ def format_account_csv(account: Account, by_stage: bool = False) -> str:
     return format_csv(lines)
 
 
-def format_model_comparison(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
+def format_model_comparison(
+    accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]], speeds: Mapping[str, float] | None = None
+) -> str:
     """Format models side by side, as in the lecture's table: parameters, operations, the shares of conv and fully connected layers in
-    both, and published errors.
+    both, published errors, and images a second where those were measured.
     """
     lines = []
     for name, account in accounts.items():
         t, s = account.totals, {key: format_percent(share) for key, share in account.shares.items()}
         published = [f"{x:.2f} %" for x in errors.get(name, ())] or ["-", "-"]
         counts = (_millions(t["parameters"]), s["conv_parameters"], s["fc_parameters"], _millions(t["ops"]), s["conv_ops"], s["fc_ops"])
-        lines.append((name, *counts, *published))
-    return format_table(lines, "<>>>>>>>>", COMPARISON_HEADER)
+        lines.append((name, *counts, *published, *([f"{speeds[name]:,.1f}"] if speeds else [])))
+    more = ("images/s",) if speeds else ()
+    return format_table(lines, "<>>>>>>>>" + ">" * len(more), (*COMPARISON_HEADER, *more))
 
 
-def format_model_comparison_csv(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> str:
+def format_model_comparison_csv(
+    accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]], speeds: Mapping[str, float] | None = None
+) -> str:
     """Format the same comparison as CSV, with shares from 0 to 1; models without published errors have empty cells."""
-    rows = compare_accounts(accounts, errors)
+    rows = compare_accounts(accounts, errors, speeds)
     names = [*max(rows, key=len)]
     return format_csv([names, *([row.get(name, "") for name in names] for row in rows)])
 

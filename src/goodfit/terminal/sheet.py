@@ -22,22 +22,22 @@ class Picture:
     caption: str
 
 
-def render_sheet(rows: Sequence[Sequence[Picture]], titles: Sequence[str] = ()) -> Image.Image:
-    """Render the rows as one RGB image, with `titles` above the columns."""
+def render_sheet(rows: Sequence[Sequence[Picture]], titles: Sequence[str] = (), caption_width: int = MIN_CAPTION_WIDTH) -> Image.Image:
+    """Render the rows as one RGB image, with `titles` above the columns, in which captions have at least `caption_width` pixels."""
     height, width = (max(p.pixels.shape[axis] for row in rows for p in row) for axis in (0, 1))
     factor = max(1, ENLARGED_SIDE // max(height, width))
-    row_height, column_width = height * factor + LINE_HEIGHT + GAP, max(width * factor, MIN_CAPTION_WIDTH) + GAP
+    row_height, column_width = height * factor + LINE_HEIGHT + GAP, max(width * factor, caption_width) + GAP
     top = GAP + (LINE_HEIGHT if titles else 0)
     paper = Image.new("RGB", (GAP + column_width * max(map(len, rows)), top + row_height * len(rows)), PAPER)
     draw, font = ImageDraw.Draw(paper), ImageFont.load_default(11)
     for column, title in enumerate(titles):
-        draw.text((GAP + column * column_width, GAP // 2), _truncate(title, column_width - GAP, font), DIM_INK, font)
+        draw.text((GAP + column * column_width, GAP // 2), truncate(title, column_width - GAP, font), DIM_INK, font)
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             left, upper = GAP + x * column_width, top + y * row_height
             image = to_rgb(picture.pixels)
             paper.paste(image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST), (left, upper))
-            caption = _truncate(picture.caption, column_width - GAP, font)
+            caption = truncate(picture.caption, column_width - GAP, font)
             draw.text((left, upper + row_height - LINE_HEIGHT - GAP), caption, INK, font)
     return paper
 
@@ -50,7 +50,7 @@ def to_rgb(pixels: NDArray[np.uint8]) -> Image.Image:
     return image.convert("RGB")
 
 
-def _truncate(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def truncate(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Cut a text that would be wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text

@@ -78,13 +78,22 @@ class RowEvaluator:
     loss: Any
     device: torch.device
 
-    def __call__(self, model: nn.Module, rows: Tensor, precision: str = "fp32", seed: int | None = None) -> Outputs:
-        """The outputs for rows of the data; with a `seed`, those of one pass with the model's noise layers active."""
+    def __call__(
+        self,
+        model: nn.Module,
+        rows: Tensor,
+        precision: str = "fp32",
+        seed: int | None = None,
+        augment: Callable[[Batch], Batch] | None = None,
+    ) -> Outputs:
+        """The outputs for rows of the data; with a `seed`, those of one pass with the model's noise layers active.
+
+        `augment` gives the images of the model's size for a batch of stored boxes, in place of their center crops.
+        """
         data, pre = self.dataset, self.dataset.preprocess
         size = eval_batch_size(*pre.box)
-        batches = (
-            b.but(images=pre.center_crop(b.images)) for b in iterate_batches(data.pixels, data.labels, rows, len(data.classes), size)
-        )
+        boxes = iterate_batches(data.pixels, data.labels, rows, len(data.classes), size)
+        batches = (augment(b) if augment else b.but(images=pre.center_crop(b.images)) for b in boxes)
         return collect_outputs(model, batches, self.loss, pre.normalize, self.device, precision, seed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ NEITHER = Change(step="clean", weight_decay=0.0, dropout="off")
 NOTHING_LEARNED = 1.6  # times the accuracy of chance, below which nothing was learned that carries over
 FEW_IMAGES = 40  # for each class
 HELD_BACK = 0.93  # share of the weights' norm that is left where decay is at work
-FREE_STEPS = 30
+FREE_STEPS = (30, 120)  # of a training without decay, dropout and augmentation: the longer one at the end, if the first does not tell
 
 
 def find_clip_too_tight(exam: Examination) -> Finding | None:
@@ -114,18 +114,27 @@ def find_regularized_too_much(exam: Examination) -> Finding | None:
         return None
     if is_decay_the_cause(exam) or is_mended(exam, exam.trial(NO_DROPOUT, TRIAL_STEPS)):
         return None
-    free = train_on_validation(exam, NEITHER, FREE_STEPS)
     here = exam.continuation.standing()
-    if free is None or free.loss > 0.93 * here.loss or free.accuracy < here.accuracy + 0.04:
+    if (found := find_free_training(exam, here, FREE_STEPS if taken == exam.steps else FREE_STEPS[:1])) is None:
         return None
+    steps, free = found
     no_decay, no_dropout = mean_end(exam.trial(NO_DECAY, DECAY_STEPS)), mean_end(exam.trial(NO_DROPOUT, TRIAL_STEPS))
     return Finding(
         "regularized_too_much",
         0.92,
         f"After {taken} steps the loss is {latest:.2f}; without decay alone it is {no_decay:.2f}, without dropout alone {no_dropout:.2f}."
-        f" {FREE_STEPS} steps without both and without augmentation reach a validation loss of {free.loss:.2f} instead of {here.loss:.2f}.",
+        f" {steps} steps without both and without augmentation reach a validation loss of {free.loss:.2f} instead of {here.loss:.2f}.",
         "Take most of the weight decay, the dropout and the augmentation away, and bring them back one at a time.",
     )
+
+
+def find_free_training(exam: Examination, here: Outcome, lengths: Sequence[int]) -> tuple[int, Outcome] | None:
+    """The first of some lengths at which a training without decay, dropout and augmentation gets clearly further, and what it reaches."""
+    for steps in lengths:
+        free = train_on_validation(exam, NEITHER, steps)
+        if free is not None and free.loss <= 0.93 * here.loss and free.accuracy >= here.accuracy + 0.04:
+            return steps, free
+    return None
 
 
 def train_on_validation(exam: Examination, change: Change, steps: int) -> Outcome | None:

@@ -224,9 +224,11 @@ def _rows(module: nn.Module, tallies: dict[str, ModuleTally]) -> Iterator[LayerR
         )  # fmt: skip
 
 
-def compare_accounts(accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]]) -> list[dict[str, object]]:
+def compare_accounts(
+    accounts: Mapping[str, Account], errors: Mapping[str, tuple[float, float]], speeds: Mapping[str, float] | None = None
+) -> list[dict[str, object]]:
     """Return one dictionary per model: its parameters, multiply-adds and operations, the shares that conv and fully connected layers have
-    in them, and, where `errors` lists the model, its published top-1 and top-5 errors in percent.
+    in them, and, where `errors` lists the model, its published top-1 and top-5 errors in percent; where `speeds` does, its images a second.
     """
     return [
         {
@@ -234,6 +236,7 @@ def compare_accounts(accounts: Mapping[str, Account], errors: Mapping[str, tuple
             **{key: account.totals[key] for key in ("parameters", "macs", "ops")},
             **account.shares,
             **dict(zip(("top1_error", "top5_error"), errors.get(name, ()), strict=False)),
+            **({"images_per_second": speeds[name]} if speeds and name in speeds else {}),
         }
         for name, account in accounts.items()
     ]

@@ -119,6 +119,8 @@ def from_run(run: Run, say: Say) -> Weights:
     saved = SavedModel.read(run)
     for note in saved.notes:
         say(note)
+    if saved.preprocess.mean_image:
+        say(f'Note: "{run.path}" takes a mean image off, whose own mean is taken off here: with --mean image it is that of these images.')
     accuracy, pre = run.read("scores.json").get("validation", {}).get("accuracy"), saved.preprocess
     return Weights(
         str(run.path.resolve()), saved.sha256, saved.tensors, saved.model, saved.classes, pre.size, pre.mean, pre.std, pre.aspect,

@@ -17,6 +17,7 @@ from goodfit.report.sections.data import render_data
 from goodfit.report.sections.doctor import render_doctor
 from goodfit.report.sections.ensemble import render_ensemble
 from goodfit.report.sections.headline import render_headline
+from goodfit.report.sections.look import render_look
 from goodfit.report.sections.machine import render_machine, render_openings
 from goodfit.report.sections.recipe import render_recipe
 from goodfit.report.sections.timing import render_timing
@@ -29,6 +30,7 @@ SECTIONS = (  # in the order of the page: anchor, name in the menu, and function
     ("classes", "Classes", render_classes),
     ("calibration", "Calibration", render_calibration),
     ("worst", "Worst errors", render_worst),
+    ("look", "Network", render_look),
     ("doctor", "Doctor", render_doctor),
     ("augmentation", "Augmentation", render_augmentation),
     ("recipe", "Recipe", render_recipe),

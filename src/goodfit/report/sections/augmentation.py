@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodfit.report.markup import EMPTY, Html, paragraph, section, tag
+from goodfit.report.markup import EMPTY, Html, paragraph, picture_card, section, tag
 from goodfit.report.record import Record, as_rows
 
 MAX_ROWS, MAX_CELLS = 8, 12
@@ -29,7 +29,5 @@ def render_line(cells: list[dict[str, object]]) -> Html:
         if not picture.startswith("data:image/"):
             return EMPTY
         label = f"{caption}, original" if place == 0 else caption if caption.count(", ") > original.count(", ") else ""
-        kind = "img.pixels" if picture.startswith("data:image/png") else "img"  # of few pixels
-        image = tag(kind, attrs={"src": picture, "alt": f"{caption}, {f'draw {place}' if place else 'original'}"})
-        figures.append(tag("figure.card", tag("div.frame", image), tag("figcaption", label) if label else None))
+        figures.append(picture_card(picture, f"{caption}, {f'draw {place}' if place else 'original'}", label))
     return tag("div.draws", *figures) if figures else EMPTY
