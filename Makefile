@@ -35,7 +35,7 @@ docs: $(VENV)/.documented  ## the pages that are made, and of all pages the site
 	$(BIN)/python docs/make_parts.py
 	$(BIN)/python -m docs.make_lecture
 	$(BIN)/python bench/tables.py
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . site
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . site
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
