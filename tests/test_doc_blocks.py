@@ -144,10 +144,20 @@ def run_command(text: str, shown: list[str], as_written: bool = False) -> None:
         said = command(*words[1:])
     assert said.code == 0, f"{text}\n{said.err}"
     assert "Traceback" not in said.err
-    printed = (said.out + said.err).splitlines()
+    printed = [letters(line) for line in (said.out + said.err).splitlines()]
     for line in shown:
-        in_order = ".*".join(rf"\b{word}\b" for word in re.findall(r"[^\W\d]+", line))
-        assert any(re.search(in_order, other) for other in printed), f"{text}: {line}\n{said.out}{said.err}"
+        assert any(is_in_order(letters(line), other) for other in printed), f"{text}: {line}\n{said.out}{said.err}"
+
+
+def letters(line: str) -> list[str]:
+    """The words of a line of output, without its figures."""
+    return re.findall(r"[^\W\d]+", line)
+
+
+def is_in_order(words: list[str], among: list[str]) -> bool:
+    """Whether the words stand in this order among others."""
+    rest = iter(among)
+    return all(word in rest for word in words)
 
 
 def run_recipe(text: str, whole: bool) -> None:
