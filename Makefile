@@ -31,9 +31,11 @@ bench: $(VENV)/.benched  ## timings as ratios in one run; see bench/README.md fo
 	$(BIN)/python bench/digits.py
 	$(BIN)/python bench/peak.py
 
-docs: $(VENV)/.installed  ## the pages that are made: of parts, the recipe and benchmarks
+docs: $(VENV)/.documented  ## the pages that are made, and of all pages the site: site/index.html
 	$(BIN)/python docs/make_parts.py
+	$(BIN)/python -m docs.make_lecture
 	$(BIN)/python bench/tables.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . site
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
@@ -45,9 +47,14 @@ $(VENV)/.developed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.documented: pyproject.toml constraints.txt
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@ $(VENV)/.installed
+
 $(VENV)/.benched: $(VENV)/.developed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

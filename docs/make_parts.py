@@ -82,7 +82,7 @@ def _part(card: dict[str, Any]) -> str:
     )
     types = "; ".join(f"`{s['name']}` {_plain(s['type'])}" for s in card["settings"])
     settings = f"- **Settings:** {types}.\n" if types else ""
-    return f"\n### {card['name']}\n\n`{card['spelling']}`\n\n{_plain(told.strip())}\n\n{lines}{settings}"
+    return f"\n### {card['name']} ({card['kind']})\n\n`{card['spelling']}`\n\n{_plain(told.strip())}\n\n{lines}{settings}"
 
 
 def _plain(text: str) -> str:

@@ -19,7 +19,7 @@ from goodfit.core.run import LOCK_FILE, Run
 from goodfit.recipe.parts import load_catalog, make_model
 from tests.support.command import FAST
 from tests.support.command import goodfit as command
-from tests.support.pages import PAGES, blocks
+from tests.support.pages import PAGES, blocks, table_commands
 from tests.support.photos import COLORS, make_photos, picture
 from tests.support.process import Forked
 
@@ -39,7 +39,8 @@ SHORTENED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r'"\d+ epochs?"', '"1 epoch"'),  # in Python
 ]
 # What is added to a command that does not say it; what is not left open is not measured on this machine, which takes seconds.
-SMALL = {"--limit": "12", "--batch-size": "16", "--threads": "1", "--precision": "fp32", "--layout": "channels_last"}
+UNMEASURED = {"--threads": "1", "--precision": "fp32", "--layout": "channels_last"}
+SMALL = {"--limit": "12", "--batch-size": "16", **UNMEASURED}
 ADDED = {
     "train": {"--budget": "2 steps", **SMALL},
     "search": {"--trials": "2", "--each": "1 step", "--full": "1 step", "--keep": "1", "--seeds": "1", **SMALL},
@@ -47,6 +48,7 @@ ADDED = {
     "advise": SMALL,
     "features": SMALL,
 }
+AS_WRITTEN = ("docs/tutorial.md",)  # pages whose commands are not cut short, since they say what comes of them
 DEAR = {"export"}  # verbs that the slow test runs as well: torch takes ten seconds to write ONNX
 
 # First words of lines that are not run here, and why.
@@ -66,10 +68,12 @@ def shorten(text: str) -> str:
     return text
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a command, shortened."""
-    words = shlex.split(shorten(text), comments=True)
+def words_of(text: str, as_written: bool = False) -> list[str]:
+    """The words of a command, shortened or not."""
+    words = shlex.split(text if as_written else shorten(text), comments=True)
     added = ADDED.get(words[1], {}) if words[0] == "goodfit" else {}
+    if as_written:
+        added = {option: value for option, value in added.items() if option in UNMEASURED}
     given = {*words, *(f"--{word.partition('=')[0].replace('_', '-')}" for word in words if "=" in word)}  # by --set, too
     return words + [word for option, value in added.items() if option not in given for word in (option, value)]
 
@@ -110,6 +114,13 @@ MADE: dict[str, Callable[[Path], object]] = {
 }
 
 
+def make_named(texts: list[str], everything: bool = False) -> None:
+    """Make what the texts speak of."""
+    for name, make in MADE.items():
+        if everything or any(re.search(rf"\b{name}", shorten(text)) for text in texts):
+            make(Path(name))
+
+
 @contextlib.contextmanager
 def training(run: Run) -> Iterator[None]:
     """The run counts as one that is training now, as `steer` expects."""
@@ -123,9 +134,9 @@ def training(run: Run) -> Iterator[None]:
 # ---- running ---------------------------------------------------------------------------------------------------------------------------
 
 
-def run_command(text: str, shown: list[str]) -> None:
-    """A command of ours ends with 0 and prints the words of the output that is shown below it; figures may differ."""
-    words = words_of(text)
+def run_command(text: str, shown: list[str], as_written: bool = False) -> None:
+    """A command of ours ends with 0 and prints each line that is shown below it, by its words in their order; figures may differ."""
+    words = words_of(text, as_written)
     if words[0] in NOT_RUN:
         return
     assert words[0] == "goodfit", f"{text}: run it here, or say in NOT_RUN why not"
@@ -133,9 +144,20 @@ def run_command(text: str, shown: list[str]) -> None:
         said = command(*words[1:])
     assert said.code == 0, f"{text}\n{said.err}"
     assert "Traceback" not in said.err
-    printed = set(re.findall(r"[^\W\d]+", said.out + said.err))
+    printed = [letters(line) for line in (said.out + said.err).splitlines()]
     for line in shown:
-        assert set(re.findall(r"[^\W\d]+", line)) <= printed, f"{text}: {line}"
+        assert any(is_in_order(letters(line), other) for other in printed), f"{text}: {line}\n{said.out}{said.err}"
+
+
+def letters(line: str) -> list[str]:
+    """The words of a line of output, without its figures."""
+    return re.findall(r"[^\W\d]+", line)
+
+
+def is_in_order(words: list[str], among: list[str]) -> bool:
+    """Whether the words stand in this order among others."""
+    rest = iter(among)
+    return all(word in rest for word in words)
 
 
 def run_recipe(text: str, whole: bool) -> None:
@@ -158,9 +180,7 @@ def test_the_blocks_of_a_page_run_in_their_order(page: str, whole: bool, tmp_pat
     monkeypatch.chdir(tmp_path / "home")
     monkeypatch.syspath_prepend(tmp_path / "home")
     shown = blocks(page, *RUNNABLE)
-    for name, make in MADE.items():
-        if any(block.language == "toml" or re.search(rf"\b{name}", shorten(block.text)) for block in shown):
-            make(Path(name))
+    make_named([block.text for block in shown], everything=any(block.language == "toml" for block in shown))
     for language, group in itertools.groupby(shown, key=lambda block: block.language):
         texts = list(group)
         if language == "python":  # blocks in a row go on from each other
@@ -171,7 +191,17 @@ def test_the_blocks_of_a_page_run_in_their_order(page: str, whole: bool, tmp_pat
         else:
             for text, output in (pair for block in texts for pair in block.commands):
                 if whole or not DEAR.intersection(words_of(text)[1:2]):
-                    run_command(text, output)
+                    run_command(text, output, page in AS_WRITTEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if table_commands(page)])
+def test_the_commands_in_the_tables_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_named(table_commands(page), everything=True)
+    run_command('goodfit train photos/ --model "convnet(4)" --size 16 --out runs/pets', [])
+    for text in table_commands(page):
+        run_command(text, [])
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])

@@ -22,11 +22,19 @@ from goodfit.core.parts import spell
 from goodfit.recipe.cards import PACKAGES
 from goodfit.recipe.parts import load_catalog, make_parts
 from tests.support.augment_laws import LAWS_OF_PARTS, LAWS_OF_PIPES, batch, chance
-from tests.support.pages import PAGES, ROOT, blocks, read
+from tests.support.items import read_items
+from tests.support.pages import PAGES, ROOT, blocks, read, table_commands
 
 
 def commands(page: str) -> list[str]:
-    return [command for block in blocks(page, "console", "bash") for command, _ in block.commands]
+    """The commands of a page, in blocks and as cells of tables."""
+    return [command for block in blocks(page, "console", "bash") for command, _ in block.commands] + table_commands(page)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to headings of a page say, as GitHub and the site have it."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +139,8 @@ def test_every_link_and_file_named_is_there(page: str) -> None:
     text = read(page)
     for link in re.findall(r"\]\((?!#|http)([^)#]+)\)", text):
         assert ((ROOT / page).parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", text):
+        assert anchor in anchors((ROOT / page).parent / link if link else ROOT / page), f"{link}#{anchor}"
     roots = (ROOT, ROOT / "src" / "goodfit", ROOT / "bench")
     for path in re.findall(r"`([a-z_/]+(?:/|\.py))(?:[ `:])", text):
         assert any((root / path).exists() for root in roots) or path in IN_EXAMPLES, path
@@ -199,6 +209,13 @@ def test_the_page_of_benchmarks_is_as_made_from_its_figures() -> None:
     assert page.count("\n## ") > 1 and read("docs/benchmarks.md") == page, "run `make docs`"
 
 
+def test_the_page_of_the_lectures_is_as_made_and_has_every_item() -> None:
+    maker = load_script(ROOT / "docs" / "make_lecture.py")
+    assert read("docs/lecture.md") == maker.lecture_page(), "run `make docs`"
+    named = [item for topics in maker.read_themes().values() for topic in topics for item in maker.expand_items(topic[1])]
+    assert sorted(named) == [item for item, about in read_items().items() if about["kind"] != "out"]
+
+
 @pytest.mark.parametrize(
     ("page", "make"), [("docs/parts.md", "parts_page"), ("docs/recipe.md", "recipe_page"), ("docs/doctor.md", "doctor_page")]
 )
@@ -210,7 +227,7 @@ def test_the_page_of_parts_has_every_part_and_its_card(maker: ModuleType) -> Non
     text = maker.parts_page()
     for card in load_catalog().cards():
         assert f"`{card['spelling']}`" in text
-        assert text.count(f"### {card['name']}\n") == sum(other["name"] == card["name"] for other in load_catalog().cards())
+        assert text.count(f"\n### {card['name']} ({card['kind']})\n") == 1  # what a link to the card leads to
     assert all(text.count(f"- **{line}:**") == len(load_catalog().cards()) for line in ("Helps", "Hurts", "Cost", "Source"))
 
 

@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-import json
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-HERE = Path(__file__).parent
-ITEMS: dict[str, dict[str, str]] = json.loads((HERE / "data" / "items.json").read_text())
+from tests.support.items import marks, read_items, read_tests_of_items
+
+ITEMS = read_items()
 FINISHED = ("house", "parts", "augment", "zoo", "study", "lab")  # owners whose work is done: each of their checks and features has a test
 TESTED = ("check", "feature")
-
-
-def marks(source: str) -> Iterator[tuple[str, str]]:
-    """(test, item) for each `@pytest.mark.item("S0xx", ...)` on a test function, or on a class or in a `pytest.param` of one."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith(("test_", "Test")):
-            for decorator in node.decorator_list:
-                yield from ((node.name, item) for call in ast.walk(decorator) for item in items_of(call))
-
-
-def items_of(node: ast.AST) -> list[str]:
-    """The items that a call of `pytest.mark.item` names; [] for any other node."""
-    match node:
-        case ast.Call(ast.Attribute(ast.Attribute(ast.Name("pytest"), "mark"), "item"), words):
-            return [str(word.value) if isinstance(word, ast.Constant) else ast.unparse(word) for word in words]
-    return []
-
-
-@functools.cache
-def read_tests_of_items() -> dict[str, list[str]]:
-    """The tests of each item."""
-    tests: dict[str, list[str]] = {}
-    for file in sorted(HERE.glob("test_*.py")):
-        for test, item in marks(file.read_text()):
-            tests.setdefault(item, []).append(f"{file.name}::{test}")
-    return tests
 
 
 @pytest.mark.parametrize("owner", FINISHED)

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{file.name}" for file in ROOT.glob("docs/*.md")), "bench/README.md"]
+IN_DOCS = sorted(f"docs/{file.name}" for file in ROOT.glob("docs/*.md"))
+PAGES = ["README.md", "README.ko.md", "CONTRIBUTING.md", "CHANGELOG.md", *IN_DOCS, "bench/README.md"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Block:
 
 def read(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
+
+
+def table_commands(page: str) -> list[str]:
+    """The commands that fill a cell of a table."""
+    return [cell.replace("\\|", "|") for cell in re.findall(r"(?<=\| )`(goodfit [^`]+)`(?= \|)", read(page))]
 
 
 def blocks(page: str, *languages: str) -> list[Block]:
