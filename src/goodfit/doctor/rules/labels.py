@@ -15,8 +15,10 @@ from goodfit.doctor.probe import Ridge, Share
 from goodfit.doctor.rules.images import find_leakage_exact, find_leakage_near
 
 MIN_NOISE, MIN_Z_NOISE = 0.08, 4.0  # share of labels below which nothing is said, and standard errors
-MIN_TAUGHT, MIN_Z_TAUGHT, SURELY_TAUGHT = 0.1, 5.0, 9.0  # of a score of 1, and standard errors
-MIN_LEAD = 1.7  # times what is taught of any other two classes
+MIN_TAUGHT, MIN_Z_TAUGHT = 0.1, 5.0  # of a score of 1, and standard errors
+MIN_LEAD = 1.7  # times what is taught of other classes, but for one other pair
+MIN_OWN = 0.3  # of the training images labeled with the class shown, that look like it
+MIN_ACROSS = 0.6  # of what validation images teach about each other, that they teach about training images which look like them
 MIN_Z_SEEN = 3.0  # standard errors by which more training than validation images look like the class shown
 MIN_IMAGES = 8  # of a class, of which something is measured
 SURE_SHARE = 0.3  # of the validation images: those whose labels a probe is surest of
@@ -135,20 +137,24 @@ def find_label_confusion(exam: Examination) -> Finding | None:
 
 
 def find_confusion(exam: Examination, pair: Pair) -> Confusion | None:
-    """The two classes of which training labels teach the one for images of the other, as they do of no other two.
+    """The two classes of which training labels teach the one for images of the other, as they do of hardly any other two.
 
-    Splits that differ in their shares of classes, or in how hard they are, differ in several pairs. That some training images look like
-    the class shown has to be seen in themselves as well, unless what they teach is beyond doubt.
+    Splits that differ in their shares of classes, or in how hard they are, differ in several pairs; where classes have other numbers in
+    validation, what training calls the class shown does not look like it. That the images look like it has to be seen in them as well.
     """
     taught, z = measure_what_is_taught(pair)
-    (most, *others), (place, *_) = (x.tolist() for x in taught.flatten().topk(min(2, taught.numel())))
+    (most, *others), (place, *_) = (x.tolist() for x in taught.flatten().topk(min(3, taught.numel())))
     shown, given = divmod(int(place), pair.classes)
-    if most < max(MIN_TAUGHT, MIN_LEAD * max(others, default=0.0)) or z[shown, given] < MIN_Z_TAUGHT:
+    if most < max(MIN_TAUGHT, MIN_LEAD * max(others[1:], default=0.0)) or z[shown, given] < MIN_Z_TAUGHT:
         return None
-    is_comparable = pair is exam.comparison.raw or not exam.comparison.is_augmented
+    own = (pair.train_scores.argmax(1) == shown)[pair.train.labels == shown]
+    if len(own) >= MIN_IMAGES and float(own.float().mean()) < MIN_OWN:
+        return None
+    is_plain = pair is exam.comparison.raw or not exam.comparison.is_augmented
+    is_comparable = is_plain or pair.across_back.value > MIN_ACROSS * pair.within_validation.value
     shares = list_confused_shares(pair, given, shown, is_comparable)
     train, validation = max(shares, key=lambda both: both[0].above(both[1]))
-    if z[shown, given] < SURELY_TAUGHT and train.above(validation) < MIN_Z_SEEN:
+    if train.above(validation) < MIN_Z_SEEN:
         return None
     return Confusion(given, shown, most, float(z[shown, given]), train, validation)
 
