@@ -20,7 +20,7 @@ from goodfit.data.index import TEST, UNASSIGNED, Index
 from goodfit.data.splits import SplitRule, make_splits
 from goodfit.data.store import ArrayStore
 from goodfit.runs.train import RunOptions
-from goodfit.study import cross_validation
+from goodfit.study import cross_validation, seeds
 from goodfit.study.cross_validation import train_folds
 from goodfit.study.folds import deal_groups, deal_stratified, make_folds, read_groups
 from tests.support.command import FAST, refused, train
@@ -272,3 +272,19 @@ def test_seeds_are_as_before(photos: Path, tmp_path: Path) -> None:
     assert [Path(run).name for run in result["runs"]] == ["seed-0", "seed-1"]
     assert result["standard_error"] == pytest.approx(np.std(result["accuracies"], ddof=1) / np.sqrt(2))
     assert TEST == 2
+
+
+def test_interrupted_seeds_go_on_by_the_folder_of_all(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = seeds.train
+
+    def stopping(asked: goodfit.Recipe, options: RunOptions) -> Run | None:
+        if asked.seed == 1:
+            raise Interrupted("Stopped.")
+        return real(asked, options)
+
+    monkeypatch.setattr(seeds, "train", stopping)
+    said = train(photos, tmp_path / "all", "--seeds", "2")
+    refused(said, 130, "Stopped at seed 1", f"--resume auto --out {tmp_path / 'all'}")
+    monkeypatch.setattr(seeds, "train", real)
+    assert train(photos, tmp_path / "all", "--seeds", "2", "--resume", "auto").code == 0
+    assert sorted(path.name for path in (tmp_path / "all").iterdir() if path.is_dir()) == ["seed-0", "seed-1"]

@@ -17,7 +17,7 @@ from sklearn.metrics import (
 
 from goodfit.core.class_scores import score_classes
 from goodfit.core.figures import FIGURES
-from goodfit.core.fitted_task import plain_task, read_task, temper_task, unfitted_task
+from goodfit.core.fitted_task import deployed_task, plain_task, read_task, temper_task, unfitted_task
 from goodfit.core.label_scores import RankedLabels, average_precisions, fit_thresholds, score_labels
 from goodfit.core.number_scores import fit_half_widths, measure_coverage, score_numbers
 from goodfit.core.predictions import Predictions
@@ -235,3 +235,33 @@ def test_precision_recall_and_f1_per_class_are_scikit_learns() -> None:
     assert [row["recall"] for row in found["classes"][:3]] == pytest.approx(recall[:3].tolist()) and found["classes"][3]["recall"] is None
     assert [row["f1"] for row in found["classes"]] == pytest.approx(f1.tolist())
     assert found["f1"] == pytest.approx(f1[:3].mean())
+
+
+def test_calibration_of_labels_scales_each_half_of_the_images_by_the_other() -> None:
+    """Two labels, one over- and one underconfident; halves of the flat list of choices would be the labels."""
+    rng = np.random.default_rng(1)
+    logits = torch.from_numpy(rng.normal(0, 2, (400, 2)))
+    truth = (torch.from_numpy(rng.random((400, 2))) < (logits * torch.tensor([0.3, 3.0])).sigmoid()).double()
+    task = Labels(("over", "under"))
+    found = measure_calibration(logits.sigmoid(), truth, task=task)
+    odd = torch.arange(400) % 2 == 1
+    losses = []
+    for half, other in ((odd, ~odd), (~odd, odd)):
+        temperature = measure_calibration(logits[other].sigmoid(), truth[other], task=task)["temperature"]
+        p = (logits[half] / temperature).sigmoid()
+        losses.append(-(truth[half] * p.log() + (1 - truth[half]) * (1 - p).log()).mean())
+    assert found["log_loss_after"] == pytest.approx(float(sum(losses)) / 2, rel=1e-4)
+    assert found["rejection"] == []  # of images, which have several answers
+
+
+def test_nothing_is_fitted_to_the_images_of_a_model_without_intervals() -> None:
+    answers, truth = (torch.from_numpy(values) for values in number_answers())
+    task = Numbers(("x", "y"), (0.0, 0.0), (1.0, 1.0))
+    assert measure_calibration(answers, truth, 1.0, task)["coverage"] == []
+    assert deployed_task(Labels(("a", "b"))).thresholds == (0.5, 0.5)
+
+
+def test_a_low_r2_is_not_clearly_below_another_by_nothing() -> None:
+    figure = FIGURES["numbers"]
+    assert not figure.is_clearly_below(-0.011, -0.010, 36) and not figure.is_clearly_below(-0.1, 0.1, 36)
+    assert figure.is_clearly_below(0.2, 0.8, 100)

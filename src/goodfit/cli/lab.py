@@ -58,7 +58,7 @@ def lessons(name: str = "", /, *, html: Path | None = None, json: bool = False) 
 
 
 def trace(
-    expression: str = "",
+    expression: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
     /,
     *,
     set: Annotated[list[str] | None, Parameter(metavar="NAME=NUMBER")] = None,  # noqa: A002

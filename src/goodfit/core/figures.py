@@ -50,11 +50,12 @@ class Figure:
     def is_clearly_below(self, value: float, best: float, images: int) -> bool:
         """Whether a value measured on so many images lies below the 95 % interval of the `best` one, so that noise does not explain it.
 
-        A share has Wilson's interval; R2 that of its large-sample error, 2 R (1 - R2) / sqrt(n) (Kendall & Stuart; Cohen et al. 2003).
+        A share has Wilson's interval; R2 that of its large-sample error, 2 R (1 - R2) / sqrt(n) (Kendall & Stuart; Cohen et al. 2003), or
+        where that is larger, as for a low R2, of the error of a mean of squares, (1 - R2) sqrt(2 / n).
         """
         if self.is_share:
             return is_clearly_below(value, best, images)
-        return value < best - Z_95 * 2 * math.sqrt(max(0.0, best)) * (1 - best) / math.sqrt(images)
+        return value < best - Z_95 * max(2 * math.sqrt(max(0.0, best)), math.sqrt(2)) * (1 - best) / math.sqrt(images)
 
 
 FIGURES: dict[str, Figure] = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from goodfit.core.label_scores import MIDDLE
 from goodfit.core.task import TASKS, Labels, Task
 
 FITTED = ("thresholds", "half_widths")  # of labels, of numbers
@@ -17,6 +18,13 @@ def unfitted_task(task: Task) -> Task:
     """The task without what is fitted to answers."""
     fitted = {field.name: () for field in dataclasses.fields(task) if field.name in FITTED}
     return dataclasses.replace(task, **fitted) if fitted else task
+
+
+def deployed_task(task: Task) -> Task:
+    """The task as a model answers by it: labels without thresholds of their own are given from the middle on."""
+    if isinstance(task, Labels) and not task.thresholds:
+        return dataclasses.replace(task, thresholds=(MIDDLE,) * len(task.outputs))
+    return task
 
 
 def plain_task(task: Task) -> dict[str, Any]:

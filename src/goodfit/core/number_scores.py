@@ -89,9 +89,12 @@ def fit_half_widths(answers: Values, truth: Values, level: float = LEVEL) -> lis
 def measure_coverage(answers: Values, truth: Values, half_widths: Sequence[float] | None = None) -> dict[str, Any]:
     """Measure which share of the true numbers lies within the half widths [K] of the predicted ones.
 
-    Without half widths they are fitted to these images, which must then be validation images; so that the "coverage" of each number is
-    not flattered, each half of the images is measured by those of the other half.
+    With half widths of length 0, of a model that has none, nothing is measured. Where they are None, they are fitted to these images,
+    which must then be validation images; so that the "coverage" of each number is not flattered, each half of the images is measured by
+    those of the other half.
     """
+    if half_widths is not None and not len(half_widths):
+        return {"level": LEVEL, "half_widths": [], "coverage": []}
     parts = [(slice(None), half_widths or fit_half_widths(answers, truth))]
     if half_widths is None and len(truth) > 1:
         halves = slice(0, None, 2), slice(1, None, 2)

@@ -87,7 +87,7 @@ def check_training(prepared: Prepared, reporter: Reporter) -> None:
     Raises:
         GoodfitError: the doctor would stop a person, and says why.
     """
-    refuse_other_tasks(prepared.recipe, "The doctor")
+    refuse_other_tasks(prepared.recipe.task, "The doctor")
     lengths = prepared.training.plan.lengths
     source = make_run_source(prepared, prepared.data.name, UNKNOWN_STEPS if lengths.timed else lengths.total_steps)
     verdict = examine(Examination(source), last=Stage.EARLY, show_activity=reporter.show_activity)

@@ -43,7 +43,7 @@ def prepare_run(run: Run, reporter: Reporter) -> Prepared:
         UsageError: its recipe does not read.
     """
     recipe = trained_recipe(run.path)
-    refuse_other_tasks(recipe, "The doctor")
+    refuse_other_tasks(recipe.task, "The doctor")
     return prepare(
         recipe,
         reporter,

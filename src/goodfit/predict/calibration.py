@@ -104,23 +104,26 @@ def measure_calibration(answers: Tensor, truth: Tensor, temperature: float | Non
     A temperature (and intervals) are fitted to these images where none is given, which then must be validation images.
     """
     if (choices := task.to_choices(answers, truth)) is not None:
-        return _measure_choices(*choices, temperature)
-    half_widths = getattr(task, "half_widths", ()) if temperature is not None else ()
-    return measure_coverage(answers.double().numpy(), truth.double().numpy(), half_widths or None)
+        return _measure_choices(*choices, temperature, len(choices[1]) // max(len(truth), 1))
+    half_widths = getattr(task, "half_widths", ()) if temperature is not None else None
+    return measure_coverage(answers.double().numpy(), truth.double().numpy(), half_widths)
 
 
-def _measure_choices(probabilities: Tensor, labels: Tensor, temperature: float | None) -> dict[str, Any]:
-    """Measure how well probabilities [N, K] are calibrated on images with labels [N], before and after scaling by a temperature.
+def _measure_choices(probabilities: Tensor, labels: Tensor, temperature: float | None, per_image: int = 1) -> dict[str, Any]:
+    """Measure how well probabilities [N, K] are calibrated for right choices [N], before and after scaling by a temperature.
+
+    The choices of an image, so many `per_image`, stand together.
 
     Without a temperature, one is fitted to these images, which must then be validation images. So that "ece_after" and "log_loss_after"
     are not flattered, each half of the images is scaled by the temperature of the other half. The key "bins" has the reliability bins
-    before scaling, "rejection" the reject-option curve after.
+    before scaling, "rejection" the reject-option curve after, where an image has one choice.
     """
-    halves = [slice(None)]
+    is_odd = torch.arange(len(labels)) // per_image % 2 == 1
+    halves = [torch.ones_like(is_odd)]
     temperatures = [temperature or 1.0]
     if temperature is None:
         temperature = fit_temperature(probabilities, labels)
-        halves = [slice(0, None, 2), slice(1, None, 2)] if len(labels) > 1 else halves
+        halves = [~is_odd, is_odd] if is_odd.any() else halves
         temperatures = [fit_temperature(probabilities[half], labels[half]) for half in reversed(halves)]
     after = probabilities.clone()
     for half, other in zip(halves, temperatures, strict=True):
@@ -132,5 +135,5 @@ def _measure_choices(probabilities: Tensor, labels: Tensor, temperature: float |
         "log_loss": log_loss(probabilities, labels),
         "log_loss_after": log_loss(after, labels),
         "bins": reliability_bins(probabilities, labels),
-        "rejection": reject_curve(apply_temperature(probabilities, temperature), labels),
+        "rejection": reject_curve(apply_temperature(probabilities, temperature), labels) if per_image == 1 else [],
     }

@@ -192,6 +192,9 @@ def _default_augment(data: Dataset, softening: list[str]) -> tuple[str, str, str
     shift = f"crop({max(1, round(side / 8))}, border=reflect)"
     is_small = side <= SMALL_SIDE and data.preprocess.box == data.preprocess.size
     parts = ["flip"] if keeps_class else []
+    if data.task.name == "numbers":  # which may be about size, or light
+        rule = "shifts of an eighth of the side, which leave sizes and colors as they are; flips when mirrored images keep their numbers"
+        return " | ".join([*parts, shift]), rule, evidence
     parts.append(shift if is_small else "resized_crop(area=(0.35, 1.0))")
     if data.preprocess.channels >= 3 and side > 48:
         parts.append("jitter(0.3)")

@@ -145,14 +145,14 @@ def check_task(recipe: Recipe, parts: Mapping[str, Part]) -> None:
         raise UsageError(f"class_weights are for classes, not for --task {task}: leave them out.")
 
 
-def refuse_other_tasks(recipe: Recipe, what: str) -> None:
-    """Refuse a recipe of another task than classes, for something that knows these alone.
+def refuse_other_tasks(task: str, what: str) -> None:
+    """Refuse another task than classes, for something that knows these alone.
 
     Raises:
         UsageError: it is one.
     """
-    if recipe.task != "classes":
-        raise UsageError(f"{what} knows images of one class each so far, received --task {recipe.task}.")
+    if task != "classes":
+        raise UsageError(f"{what} knows images of one class each so far, received --task {task}.")
 
 
 def walk_parts(part: Part) -> Iterator[Part]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goodfit.core.errors import GoodfitError, UsageError
-from goodfit.core.fitted_task import plain_task
+from goodfit.core.fitted_task import deployed_task, plain_task
 from goodfit.core.predictions import PREDICTIONS_FILE, Predictions
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import ENSEMBLE_FILE, Run
@@ -138,7 +138,7 @@ def _evaluate_ensemble(run: Run, options: EvaluateOptions, reporter: Reporter) -
     mean = sum((weight * answers[path].double() for path, weight in zip(paths, predictor.weights, strict=True)), torch.zeros(()))
     predictions = predictions_of(mean, rows, images.data)
     temperature = stored_temperature(run) if options.test else None
-    task = predictor.task if options.test else images.data.task
+    task = deployed_task(predictor.task) if options.test else images.data.task  # nothing is fitted to test images
     result = score_ensemble(predictions, predictions_of(answers[single], rows, images.data), task, temperature)
     _store(run, options, result, predictions, reporter)
     return result

@@ -17,6 +17,7 @@ from goodfit.core.files import atomic_writer, remove, write_atomic
 from goodfit.core.progress import steady_time
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
+from goodfit.core.task import to_probabilities
 from goodfit.core.words import count_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
@@ -27,6 +28,7 @@ from goodfit.inspection.layer_spread import UnitActivity, measure_units
 from goodfit.models.weights.saved import explain_misfit
 from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import Classifier, load_classifier
+from goodfit.recipe.parts import refuse_other_tasks
 from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
 from goodfit.report.pages.look import render_look_page
@@ -172,9 +174,9 @@ def read_rows(data: Dataset, rows: Sequence[int]) -> LabeledImages:
     return LabeledImages(pixels, tuple(data.names[row] for row in rows), tuple(data.labels[torch.tensor(rows)].tolist()))
 
 
-def choose_answers(data: Dataset, outputs: Outputs) -> LabeledImages:
+def choose_answers(classifier: Classifier, data: Dataset, outputs: Outputs) -> LabeledImages:
     """The worst errors, and the surest right answers of the classes among them, where those are too few of the others."""
-    probabilities, labels = outputs.logits.softmax(1), outputs.labels
+    probabilities, labels = to_probabilities(classifier.loss, outputs.logits), outputs.labels
     worst = sort_by_loss(probabilities.argmax(1) != labels, outputs.losses)[:MAX_WRONG]
     right = find_right_answers(probabilities, labels, worst, range(len(data.classes)))[: MAX_WRONG + MAX_RIGHT - len(worst)]
     return read_rows(data, [int(outputs.ids[row]) for row in (*worst, *right)])
@@ -189,7 +191,7 @@ def sample_validation(data: Dataset, seconds: float = 0.0) -> ImageSample:
 def write_look(run: Run, classifier: Classifier, data: Dataset, outputs: Outputs, seconds: float) -> None:
     """Write the pictures of a run that was trained for so many `seconds` into its folder, of which they take no more than a small share."""
     began = steady_time()
-    shown = choose_answers(data, outputs)
+    shown = choose_answers(classifier, data, outputs)
     sample = sample_validation(data, (steady_time() - began) / len(shown.names))
     look = draw_look(classifier, shown, sample, LookOptions(), MAX_SHARE * seconds)
     run.write(FILE, look.to_json())
@@ -209,8 +211,7 @@ def look_at_run(run: Run, files: Sequence[Path], options: LookOptions, reporter:
         DataError: not one image can be read, or the data of the run is gone.
     """
     classifier = load_classifier(run, options.device, "center", reporter)
-    if classifier.task.name != "classes":
-        raise UsageError(f"goodfit look knows networks that answer one class an image so far; this one answers {classifier.task.name}.")
+    refuse_other_tasks(classifier.task.name, "goodfit look")
     notes: list[str] = []
     if files:
         shown = _decode(classifier, files, notes)
@@ -218,7 +219,7 @@ def look_at_run(run: Run, files: Sequence[Path], options: LookOptions, reporter:
     else:
         data = _open_validation(run, classifier, reporter)
         evaluator = RowEvaluator(data, classifier.loss, classifier.device)
-        shown = choose_answers(data, evaluator(classifier.model, data.spread_rows("validation", MAX_SCORED)))
+        shown = choose_answers(classifier, data, evaluator(classifier.model, data.spread_rows("validation", MAX_SCORED)))
         sample = sample_validation(data)
     reporter.show_activity("drawing")
     with explain_misfit(run):

@@ -25,7 +25,7 @@ from goodfit.layers.init import DataInit, calibrate_init
 from goodfit.losses.scores import split_outputs
 from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import load_classifier
-from goodfit.recipe.parts import MODEL_ERRORS, load_catalog, make_model
+from goodfit.recipe.parts import MODEL_ERRORS, load_catalog, make_model, refuse_other_tasks
 from goodfit.recipe.recipe import Recipe, parse_size
 from goodfit.recipe.source import open_images
 from goodfit.study.networks import NetworkOptions
@@ -118,7 +118,12 @@ def draw_images(classes: int, channels: int, size: tuple[int, int], n: int) -> t
 
 
 def read_images(data: Dataset) -> tuple[Tensor, Tensor]:
-    """Training images [N, C, H, W] as a network gets them, without augmentation, and their labels [N]."""
+    """Training images [N, C, H, W] as a network gets them, without augmentation, and their labels [N].
+
+    Raises:
+        UsageError: the data is of another task than classes.
+    """
+    refuse_other_tasks(data.task.name, "--signals")
     pre = data.preprocess
     rows = data.spread_rows("train", count_images(pre.size))
     batch = next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), len(rows)))

@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from typing import Any
 
+from goodfit.core.errors import Interrupted, Terminated
 from goodfit.core.figures import FIGURES
 from goodfit.core.interval import standard_error
 from goodfit.recipe.recipe import Recipe
@@ -17,12 +18,16 @@ def train_seeds(asked: Recipe, options: RunOptions, seeds: int) -> dict[str, Any
     its standard error.
 
     Raises:
-        GoodfitError: a training failed.
+        GoodfitError: a training failed, or was stopped by a signal.
     """
     runs, first, out = [], options, options.out
     for index, seed in enumerate(range(asked.seed, asked.seed + seeds)):
         options.reporter.say(f"Run {index + 1} of {seeds}: seed {seed}.")
-        run = train(asked.but(seed=seed), dataclasses.replace(options, out=out / f"seed-{seed}" if out else None))
+        try:
+            run = train(asked.but(seed=seed), dataclasses.replace(options, out=out / f"seed-{seed}" if out else None))
+        except (Interrupted, Terminated) as error:
+            again = f"--resume auto --out {out}" if out else "--resume auto"
+            raise type(error)(f'Stopped at seed {seed}, everything is saved; the same command with "{again}" continues it.') from error
         options = first.for_next_run()
         if run is not None:
             runs.append(run)

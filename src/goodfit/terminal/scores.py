@@ -106,6 +106,8 @@ def _format_row(name: str, row: dict[str, Any]) -> str:
 
 def _format_calibration(calibration: dict[str, Any]) -> list[str]:
     """How well the probabilities are calibrated, and what withholding the least sure answers gains."""
+    if "half_widths" in calibration and not calibration["half_widths"]:
+        return []
     if "half_widths" in calibration:
         shares = ", ".join(
             f"{format_percent(share)} within {half:.4g}"

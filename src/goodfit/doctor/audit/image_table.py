@@ -63,7 +63,7 @@ def open_table(recipe: Recipe, reporter: Reporter) -> ImageTable:
     Raises:
         DataError: there are no images, or they cannot be trained on.
     """
-    refuse_other_tasks(recipe, "The audit")
+    refuse_other_tasks(recipe.task, "The audit")
     headers = read_image_headers(recipe, reporter)
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     rule = SplitRule(share, recipe.split_seed, drop_duplicates=recipe.duplicates == "drop")

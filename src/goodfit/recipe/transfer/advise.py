@@ -93,8 +93,8 @@ def advise(chooser: Chooser, net: FeatureNet, data: Dataset, progress: Progress 
         DataError: there are too few images to fit a probe to.
         UsageError: the net does not take the images.
     """
+    refuse_other_tasks(chooser.recipe.task, "advise")
     rows, places = data.sample_rows("train", MAX_PROBE_IMAGES), feature_places(net.model)
-    refuse_other_tasks(chooser.recipe, "advise")
     features, labels = compute_features(net, data, rows, places, progress), data.labels[rows]
     if len(places) > 1 and is_same(features[places[-2]], features[HEAD]):  # the input of the head is the last stage, pooled
         del features[places[-2]]

@@ -198,11 +198,11 @@ class Search:
     # ---- results -------------------------------------------------------------------------------------------------------------------
 
     def rank(self) -> list[Trial]:
-        """The trials that are done, retrainings aside: those of longer rungs first, then the best, then the earliest."""
+        """Trials that are done, retrainings aside: those of longer rungs first, those that went wrong last, then the best and earliest."""
         order = {stage.name: i for i, stage in enumerate(self.stages())}
         rungs = order if self.plan.method == "halving" else dict.fromkeys(order, 0)
         done = [trial for trial in self.trials.all() if trial.value is not None and trial.stage in order]
-        return sorted(done, key=lambda trial: (-rungs[trial.stage], -(trial.value or 0.0), order[trial.stage], trial.place))
+        return sorted(done, key=lambda t: (-rungs[t.stage], bool(t.why), -(t.value or 0.0), order[t.stage], t.place))
 
     def recipe_of(self, trial: Trial) -> Recipe:
         """The recipe of a trial. All have the search's seed, so that they differ in their values alone; retrainings have fresh seeds."""
