@@ -316,7 +316,14 @@ def test_the_command_passes_and_says_so() -> None:
     assert said.code == 0, said
     assert "scores" in said.out and " ok" in said.out and "WRONG" not in said.out
     assert re.search(r"A loss, svm\(2.0\): 1 tensor passed, relative error at most \d\.\de-(0[89]|1\d)(;|\.)", said.out), said.out
-    for words in (("linear", "--size", "5x4"), ("l1 | l2",), ("gelu",), ("dropout(0.3)",), ("batch",), ("none", "--kind", "norm")):
+    for words in (
+        ("linear", "--size", "5x4"),
+        ("l1 | l2", "--kind", "penalty"),
+        ("gelu",),
+        ("dropout(0.3)",),
+        ("batch",),
+        ("none", "--kind", "norm"),
+    ):
         assert goodfit("gradcheck", *words).code == 0, words
 
 

@@ -376,7 +376,7 @@ def test_what_is_no_source(source: Path, others: Path, tmp_path: Path) -> None:
 def test_mean_and_std_by_hand(photos: Path, tmp_path: Path) -> None:
     refused(train(photos, tmp_path / "run", mean="(0.5,)"), 2, "Expected mean to have 3 numbers, one for each channel, received 1")
     refused(train(photos, tmp_path / "run", std="(0.5, 0.5, 0)"), 2, "expected std to be")
-    refused(train(photos, tmp_path / "run", mean="mine"), 2, 'expected mean to be "auto" or "data" or a tuple')
+    refused(train(photos, tmp_path / "run", mean="mine"), 2, 'expected mean to be "auto" or "data" or "image" or a tuple')
     assert train(photos, tmp_path / "run", mean="(0.5, 0.4, 0.3)", std="(0.2, 0.2, 0.2)").code == 0
     kept = json.loads((tmp_path / "run" / "config.json").read_text())["preprocess"]
     assert (kept["mean"], kept["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.2, 0.2])
