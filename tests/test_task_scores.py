@@ -213,14 +213,34 @@ def test_ridge_is_scikit_learns_at_its_penalty() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(0, [1, 2, 3, 4, 5], (400, 5)), rng.normal(0, 1, (400, 2))
     y += x @ rng.normal(0, 1, (5, 2))
-    fitted = probe._fit_ridges(torch.from_numpy(x), torch.from_numpy(y), (0.1, 1.0))
     unit = ((x - x.mean(0)) ** 2).sum(0).mean()
-    for ridge, share in zip(fitted, (0.1, 1.0), strict=True):
+    for share in (0.1, 1.0):
+        ridge = probe.fit_ridge(torch.from_numpy(x), torch.from_numpy(y), (share,))
         expected = Ridge(alpha=share * unit).fit(x, y)
         assert ridge(torch.from_numpy(x)).numpy() == pytest.approx(expected.predict(x), abs=1e-8)
     chosen = probe.fit_ridge(torch.from_numpy(x), torch.from_numpy(y))
     errors = (chosen(torch.from_numpy(x)).numpy() - y) ** 2
     assert errors.mean() < 1.02 * ((LinearRegression().fit(x, y).predict(x) - y) ** 2).mean() and 0.8 < chosen.held_error < 1.3
+
+
+@pytest.mark.parametrize(("n", "width"), [(30, 6), (12, 40), (9, 9)])
+def test_ridge_predicts_each_image_by_the_others_as_scikit_learn_fitted_anew(n: int, width: int) -> None:
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(3, 1, (n, width)), rng.normal(5, 1, (n, 2))
+    y += x @ rng.normal(0, 1, (width, 2)) / 3
+    unit, errors = ((x - x.mean(0)) ** 2).sum() / width, []
+    for share in (0.03, 0.3, 3.0):
+        others = [np.delete(np.arange(n), k) for k in range(n)]
+        guesses = [Ridge(alpha=share * unit).fit(x[rows], y[rows]).predict(x[k : k + 1])[0] for k, rows in enumerate(others)]
+        errors.append(((np.array(guesses) - y) ** 2).mean())
+        found = probe.fit_ridge(torch.from_numpy(x), torch.from_numpy(y), (share,))
+        assert found.held_error == pytest.approx(errors[-1], rel=1e-8)
+        expected = Ridge(alpha=share * unit).fit(x, y)
+        assert found.theta.numpy() == pytest.approx(expected.coef_.T, abs=1e-9)
+        assert found.bias.numpy() == pytest.approx(expected.intercept_, abs=1e-8)
+    assert probe.fit_ridge(torch.from_numpy(x), torch.from_numpy(y), (0.03, 0.3, 3.0)).held_error == pytest.approx(min(errors))
+    alone = probe.fit_ridge(torch.ones(1, 4), torch.full((1, 2), 7.0))
+    assert torch.equal(alone(torch.zeros(1, 4)), torch.full((1, 2), 7.0)), "of one image, its answer"
 
 
 def test_precision_recall_and_f1_per_class_are_scikit_learns() -> None:
