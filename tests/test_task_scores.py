@@ -18,13 +18,14 @@ from sklearn.metrics import (
 from goodfit.core.class_scores import score_classes
 from goodfit.core.figures import FIGURES
 from goodfit.core.fitted_task import plain_task, read_task, temper_task, unfitted_task
-from goodfit.core.label_scores import RankedLabels, average_precisions, fit_thresholds, score_labels
-from goodfit.core.number_scores import fit_half_widths, measure_coverage, score_numbers
+from goodfit.core.label_scores import RankedLabels, average_precisions, count_draws, fit_thresholds, score_labels
+from goodfit.core.number_scores import fit_half_widths, measure_coverage, score_numbers, summarize_errors
 from goodfit.core.predictions import Predictions
 from goodfit.core.task import Classes, Labels, Numbers, TaskLoss, task_of
 from goodfit.losses.binary import Binary
 from goodfit.losses.mse import Mse
 from goodfit.losses.regression import L1, Huber
+from goodfit.predict import paired
 from goodfit.predict.calibration import apply_temperature, measure_calibration
 from goodfit.predict.paired import compare_predictions
 from goodfit.recipe.transfer import probe
@@ -54,6 +55,9 @@ def test_average_precision_is_scikit_learns(ties: bool) -> None:
     weights = np.random.default_rng(1).integers(0, 4, len(truth)).astype(float)
     weighted = [average_precision_score(truth[:, k], answers[:, k], sample_weight=weights) for k in range(4)]
     assert RankedLabels(answers, truth).average_precisions(weights) == pytest.approx(weighted, abs=1e-12)
+    truth[:, 1] = False
+    without = RankedLabels(answers, truth).average_precisions(weights * ~truth[:, 2])
+    assert np.isnan(without).tolist() == [False, True, True, False], "of labels that no weighed image has"
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -207,6 +211,28 @@ def test_the_lead_of_labels_and_numbers_is_that_of_their_figures() -> None:
     lead = average_precision_score(truth, one.probabilities) - average_precision_score(truth, other.probabilities)
     assert found.difference == pytest.approx(lead, abs=1e-9) and found.interval[0] < lead < found.interval[1]
     assert compare_predictions([one], [one]).interval == (0, 0)
+
+
+def test_the_lead_is_drawn_in_pieces_and_less_often_of_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [count_draws(values) for values in (1, 200_000, 10**7)] == [1000, 300, 100]
+    shapes: list[tuple[int, ...]] = []
+
+    def watched(answers: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        shapes.append(weights.shape)
+        return summarize_errors(answers, truth, weights)
+
+    answers, truth = number_answers()
+    names = np.array([f"{k:03d}" for k in range(len(truth))])
+    noisier = truth + 2 * (answers - truth)
+    one, other = (Predictions(names, truth, x, ("a", "b"), "numbers") for x in (answers, noisier))
+    monkeypatch.setattr(paired, "summarize_errors", watched)
+    monkeypatch.setattr(paired, "FIGURES_AT_ONCE", 70)
+    monkeypatch.setattr(paired, "count_draws", lambda values: 150 if values == answers.size else 0)
+    found = compare_predictions([one], [other])
+    assert [shape[0] for shape in shapes] == [70, 70, 70, 70, 10, 10, 1, 1]
+    counts = np.random.Generator(np.random.PCG64(0)).multinomial(200, np.full(200, 1 / 200), size=150)
+    leads = [r2_score(truth, answers, sample_weight=row) - r2_score(truth, noisier, sample_weight=row) for row in counts]
+    assert found.interval == pytest.approx(np.quantile(leads, [0.025, 0.975]), abs=1e-6), "the same draws as at once"
 
 
 def test_ridge_is_scikit_learns_at_its_penalty() -> None:

@@ -13,7 +13,7 @@ from goodfit.core.interval import wilson_interval
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Places = NDArray[np.int64]
-MAX_DRAWS, MIN_DRAWS, MAX_DRAWN_VALUES = 1000, 100, 100_000_000  # of a bootstrap: fewer draws of many images and labels
+MAX_DRAWS, MIN_DRAWS, MAX_DRAWN_VALUES = 1000, 100, 60_000_000  # of a bootstrap: fewer draws of many images and labels
 MIDDLE = 0.5  # the threshold of a label that nothing speaks for another of
 
 

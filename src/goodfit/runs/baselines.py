@@ -41,7 +41,7 @@ EIGEN_PRODUCTS = 20  # that take as long as an eigendecomposition of a matrix [m
 MIN_STEPS, MAX_STEPS = 10, 100  # of L-BFGS for each penalty: whatever the time limit, and at most
 LOSS_TOLERANCE = 1e-2  # how far above its minimum the loss may be
 JUDGED_AT_ONCE, READ_AT_ONCE = 512, 64  # images; the time limit is checked in between
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path | None = None) -> dict[str, Any]:
