@@ -416,6 +416,17 @@ def test_few_steps_are_made_to_few_images_where_time_is_short() -> None:
     assert len(guesses) == 50 and trained == b.MIN_TRAIN_IMAGES and not done
 
 
+def test_a_ridge_is_fitted_to_few_images_where_time_is_short() -> None:
+    x = torch.randn(2000, 40)
+    targets = x[:, :2] + 5
+    guesses, trained, done = b.predict_ridge(x, targets, x[:50], 2, time.monotonic() - 1)
+    assert trained == b.MIN_TRAIN_IMAGES and not done
+    assert guesses.numpy() == pytest.approx(targets[:50].numpy(), abs=0.1)
+    assert b.predict_ridge(x, targets, x[:50], 2, time.monotonic() + 3600)[1:] == (2000, True)
+    products = b.ridge_products(np.array([100, 200, 3000, 6000]), 3000)
+    assert products[1] / products[0] > 4 and products[3] < 2 * products[2], "the square of n below the width, not above"
+
+
 def test_large_images_are_averaged_down(photos: Path) -> None:
     recipe = goodfit.Recipe(data=str(photos)).but_text({**FAST, "size": "40x20"})
     data = open_images(recipe)

@@ -18,13 +18,14 @@ from sklearn.metrics import (
 from goodfit.core.class_scores import score_classes
 from goodfit.core.figures import FIGURES
 from goodfit.core.fitted_task import deployed_task, plain_task, read_task, temper_task, unfitted_task
-from goodfit.core.label_scores import RankedLabels, average_precisions, fit_thresholds, score_labels
-from goodfit.core.number_scores import fit_half_widths, measure_coverage, score_numbers
+from goodfit.core.label_scores import RankedLabels, average_precisions, count_draws, fit_thresholds, score_labels
+from goodfit.core.number_scores import fit_half_widths, measure_coverage, score_numbers, summarize_errors
 from goodfit.core.predictions import Predictions
 from goodfit.core.task import Classes, Labels, Numbers, TaskLoss, task_of
 from goodfit.losses.binary import Binary
 from goodfit.losses.mse import Mse
 from goodfit.losses.regression import L1, Huber
+from goodfit.predict import paired
 from goodfit.predict.calibration import apply_temperature, measure_calibration
 from goodfit.predict.paired import compare_predictions
 from goodfit.recipe.transfer import probe
@@ -54,6 +55,9 @@ def test_average_precision_is_scikit_learns(ties: bool) -> None:
     weights = np.random.default_rng(1).integers(0, 4, len(truth)).astype(float)
     weighted = [average_precision_score(truth[:, k], answers[:, k], sample_weight=weights) for k in range(4)]
     assert RankedLabels(answers, truth).average_precisions(weights) == pytest.approx(weighted, abs=1e-12)
+    truth[:, 1] = False
+    without = RankedLabels(answers, truth).average_precisions(weights * ~truth[:, 2])
+    assert np.isnan(without).tolist() == [False, True, True, False], "of labels that no weighed image has"
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -209,18 +213,60 @@ def test_the_lead_of_labels_and_numbers_is_that_of_their_figures() -> None:
     assert compare_predictions([one], [one]).interval == (0, 0)
 
 
+def test_the_lead_is_drawn_in_pieces_and_less_often_of_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [count_draws(values) for values in (1, 200_000, 10**7)] == [1000, 300, 100]
+    shapes: list[tuple[int, ...]] = []
+
+    def watched(answers: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        shapes.append(weights.shape)
+        return summarize_errors(answers, truth, weights)
+
+    answers, truth = number_answers()
+    names = np.array([f"{k:03d}" for k in range(len(truth))])
+    noisier = truth + 2 * (answers - truth)
+    one, other = (Predictions(names, truth, x, ("a", "b"), "numbers") for x in (answers, noisier))
+    monkeypatch.setattr(paired, "summarize_errors", watched)
+    monkeypatch.setattr(paired, "FIGURES_AT_ONCE", 70)
+    monkeypatch.setattr(paired, "count_draws", lambda values: 150 if values == answers.size else 0)
+    found = compare_predictions([one], [other])
+    assert [shape[0] for shape in shapes] == [70, 70, 70, 70, 10, 10, 1, 1]
+    counts = np.random.Generator(np.random.PCG64(0)).multinomial(200, np.full(200, 1 / 200), size=150)
+    leads = [r2_score(truth, answers, sample_weight=row) - r2_score(truth, noisier, sample_weight=row) for row in counts]
+    assert found.interval == pytest.approx(np.quantile(leads, [0.025, 0.975]), abs=1e-6), "the same draws as at once"
+
+
 def test_ridge_is_scikit_learns_at_its_penalty() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(0, [1, 2, 3, 4, 5], (400, 5)), rng.normal(0, 1, (400, 2))
     y += x @ rng.normal(0, 1, (5, 2))
-    fitted = probe._fit_ridges(torch.from_numpy(x), torch.from_numpy(y), (0.1, 1.0))
     unit = ((x - x.mean(0)) ** 2).sum(0).mean()
-    for ridge, share in zip(fitted, (0.1, 1.0), strict=True):
+    for share in (0.1, 1.0):
+        ridge = probe.fit_ridge(torch.from_numpy(x), torch.from_numpy(y), (share,))
         expected = Ridge(alpha=share * unit).fit(x, y)
         assert ridge(torch.from_numpy(x)).numpy() == pytest.approx(expected.predict(x), abs=1e-8)
     chosen = probe.fit_ridge(torch.from_numpy(x), torch.from_numpy(y))
     errors = (chosen(torch.from_numpy(x)).numpy() - y) ** 2
     assert errors.mean() < 1.02 * ((LinearRegression().fit(x, y).predict(x) - y) ** 2).mean() and 0.8 < chosen.held_error < 1.3
+
+
+@pytest.mark.parametrize(("n", "width"), [(30, 6), (12, 40), (9, 9)])
+def test_ridge_predicts_each_image_by_the_others_as_scikit_learn_fitted_anew(n: int, width: int) -> None:
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(3, 1, (n, width)), rng.normal(5, 1, (n, 2))
+    y += x @ rng.normal(0, 1, (width, 2)) / 3
+    unit, errors = ((x - x.mean(0)) ** 2).sum() / width, []
+    for share in (0.03, 0.3, 3.0):
+        others = [np.delete(np.arange(n), k) for k in range(n)]
+        guesses = [Ridge(alpha=share * unit).fit(x[rows], y[rows]).predict(x[k : k + 1])[0] for k, rows in enumerate(others)]
+        errors.append(((np.array(guesses) - y) ** 2).mean())
+        found = probe.fit_ridge(torch.from_numpy(x), torch.from_numpy(y), (share,))
+        assert found.held_error == pytest.approx(errors[-1], rel=1e-8)
+        expected = Ridge(alpha=share * unit).fit(x, y)
+        assert found.theta.numpy() == pytest.approx(expected.coef_.T, abs=1e-9)
+        assert found.bias.numpy() == pytest.approx(expected.intercept_, abs=1e-8)
+    assert probe.fit_ridge(torch.from_numpy(x), torch.from_numpy(y), (0.03, 0.3, 3.0)).held_error == pytest.approx(min(errors))
+    alone = probe.fit_ridge(torch.ones(1, 4), torch.full((1, 2), 7.0))
+    assert torch.equal(alone(torch.zeros(1, 4)), torch.full((1, 2), 7.0)), "of one image, its answer"
 
 
 def test_precision_recall_and_f1_per_class_are_scikit_learns() -> None:

@@ -12,33 +12,43 @@ from goodfit.core.interval import wilson_interval
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-MAX_DRAWS, MIN_DRAWS, MAX_DRAWN_VALUES = 1000, 100, 100_000_000  # of a bootstrap: fewer draws of many images and labels
+Places = NDArray[np.int64]
+MAX_DRAWS, MIN_DRAWS, MAX_DRAWN_VALUES = 1000, 100, 60_000_000  # of a bootstrap: fewer draws of many images and labels
 MIDDLE = 0.5  # the threshold of a label that nothing speaks for another of
 
 
 class RankedLabels:
     """The images in the order of their answers [N, K], label by label, from which average precision is computed for any weights.
 
-    Images of equal answers stand together: their precision is that after all of them, as in scikit-learn.
+    Images of equal answers stand together: their precision is that after all of them, as in scikit-learn. It is computed only where an
+    image has the label, and label by label, whose numbers stay in the processor's cache.
     """
 
     def __init__(self, answers: Values, truth: Mask) -> None:
-        n = len(answers)
-        self.order = np.argsort(-answers, axis=0, kind="stable")
-        self.truth = np.take_along_axis(truth, self.order, axis=0)
-        ranked = np.take_along_axis(answers, self.order, axis=0)
-        is_last = np.concatenate([ranked[1:] != ranked[:-1], np.ones((1, ranked.shape[1]), dtype=bool)])
-        places = np.where(is_last, np.arange(n)[:, None], n)
-        self.ends = np.minimum.accumulate(places[::-1], axis=0)[::-1]  # of the images of the same answer, the last
+        self.shape = answers.shape
+        self.labels = [self._rank(x, has_label) for x, has_label in zip(answers.T, truth.T, strict=True)]
 
     def average_precisions(self, weights: Values) -> Values:
         """The average precision [K] of each label, images weighed by `weights` [N]; NaN for a label that no weighed image has."""
-        ranked = weights[self.order]
-        positive = ranked * self.truth
-        precision = np.take_along_axis(np.cumsum(positive, axis=0) / np.maximum(np.cumsum(ranked, axis=0), 1e-300), self.ends, axis=0)
-        with np.errstate(invalid="ignore"):
-            values: Values = (positive * precision).sum(0) / positive.sum(0)
+        values = np.full(self.shape[1], np.nan)
+        for k, (order, positives, ends, last) in enumerate(self.labels):
+            positive = weights[positives]
+            found = positive.cumsum()
+            if len(found) and found[-1] > 0:
+                total = weights[order].cumsum()[ends]
+                values[k] = positive @ (found[last] / np.maximum(total, 1e-300)) / found[-1]
         return values
+
+    @staticmethod
+    def _rank(answers: Values, has_label: Mask) -> tuple[Places, Places, Places, Places]:
+        """The order [N] of the images of one label and, for the P that have it: which they are, where those of their answer end in the
+        order, and which of the P is the last of that answer.
+        """
+        order = np.argsort(-answers, kind="stable")
+        ranked, places = answers[order], np.flatnonzero(has_label[order])
+        is_end = np.append(ranked[1:] != ranked[:-1], True)
+        ends = np.flatnonzero(is_end)[(np.cumsum(is_end) - is_end)[places]]
+        return order, order[places], ends, np.searchsorted(ends, ends, side="right") - 1
 
 
 def average_precisions(answers: Values, truth: Mask) -> Values:
@@ -124,6 +134,11 @@ def score_labels(
     }  # fmt: skip
 
 
+def count_draws(values: int) -> int:
+    """How often a bootstrap draws from so many values, images times labels or numbers: less often from many."""
+    return min(MAX_DRAWS, max(MIN_DRAWS, MAX_DRAWN_VALUES // values))
+
+
 def bootstrap_interval(ranked: RankedLabels, images: int, value: float) -> tuple[float, float]:
     """The 95 % interval of the mean average precision, which is `value`, by a bootstrap over the images, always with the same draws.
 
@@ -131,7 +146,7 @@ def bootstrap_interval(ranked: RankedLabels, images: int, value: float) -> tuple
     Source: Efron & Tibshirani 1993, chapter 10 (estimates of bias).
     """
     rng = np.random.Generator(np.random.PCG64(0))
-    draws = min(MAX_DRAWS, max(MIN_DRAWS, MAX_DRAWN_VALUES // ranked.truth.size))
+    draws = count_draws(ranked.shape[0] * ranked.shape[1])
     counts = (rng.multinomial(images, np.full(images, 1 / images)).astype(np.float64) for _ in range(draws))
     values = np.array([mean_of_known(ranked.average_precisions(x)) for x in counts])
     low, high = np.quantile(values, [0.025, 0.975]) - values.mean() + value

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodfit.core.label_scores import MIDDLE, RankedLabels, mean_of_known
+from goodfit.core.label_scores import MIDDLE, RankedLabels, count_draws, mean_of_known
 from goodfit.core.number_scores import summarize_errors
 from goodfit.core.predictions import Predictions
 
 Right = NDArray[np.bool_]  # [copies, images]: whether each copy of a classifier is right about each image
 BOOTSTRAP_DRAWS = 10_000
-FIGURE_DRAWS = 1000  # where the figure is computed anew for each
 DRAWS_AT_ONCE = 1000  # with several copies a side there may be as many patterns as images
+FIGURES_AT_ONCE = 100  # draws for each of which the figure is computed anew
 LEVEL = 0.95
 
 
@@ -79,14 +79,19 @@ def compare_paired(one: Right, other: Right, seed: int = 0) -> PairedDifference:
 def compare_predictions(one: Sequence[Predictions], other: Sequence[Predictions], seed: int = 0) -> PairedDifference:
     """Compare the predictions of models for the same images in the same order by the figure of their task; the means of several copies.
 
-    Of labels and numbers the figure is no mean over images, so it is computed anew for each draw of a paired bootstrap.
+    Of labels and numbers the figure is no mean over images, so it is computed anew for each draw of a paired bootstrap; the draws are
+    fewer where images and labels are many.
     """
     if one[0].task == "classes":
         return compare_paired(np.array([copy.correct for copy in one]), np.array([copy.correct for copy in other]), seed)
     n, rng = len(one[0].names), np.random.Generator(np.random.PCG64(seed))
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=FIGURE_DRAWS).astype(np.float64)
-    first, second = (np.mean([resample_figure(copy, counts) for copy in side], axis=0) for side in (one, other))
-    low, high = np.quantile(first - second, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    sides, differences = [[figure_of_weights(copy) for copy in side] for side in (one, other)], []
+    draws = count_draws(one[0].probabilities.size)
+    for start in range(0, draws, FIGURES_AT_ONCE):
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(FIGURES_AT_ONCE, draws - start)).astype(np.float64)
+        first, second = (np.mean([figures(counts) for figures in side], axis=0) for side in sides)
+        differences.append(first - second)
+    low, high = np.quantile(np.concatenate(differences), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     difference = float(np.mean([measure_figure(copy) for copy in one]) - np.mean([measure_figure(copy) for copy in other]))
     return PairedDifference(n, difference, (float(low), float(high)), None, None, None)
 
@@ -95,17 +100,16 @@ def measure_figure(predictions: Predictions) -> float:
     """The figure of predictions: their accuracy, mean average precision or R2."""
     if predictions.task == "classes":
         return float(predictions.correct.mean())
-    return float(resample_figure(predictions, np.ones((1, len(predictions.names))))[0])
+    return float(figure_of_weights(predictions)(np.ones((1, len(predictions.names))))[0])
 
 
-def resample_figure(predictions: Predictions, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The figure [D] of predictions of labels or numbers where each image comes as often as `counts` [D, N] say."""
+def figure_of_weights(predictions: Predictions) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """The function that computes the figure [D] of predictions of labels or numbers for weights [D, N] of their images."""
     answers, truth = predictions.probabilities.astype(np.float64), predictions.labels.astype(np.float64)
     if predictions.task == "numbers":
-        figures: NDArray[np.float64] = summarize_errors(answers, truth, counts)["r2"].mean(1)
-        return figures
+        return lambda weights: summarize_errors(answers, truth, weights)["r2"].mean(1)
     ranked = RankedLabels(answers, truth > MIDDLE)
-    return np.array([mean_of_known(ranked.average_precisions(weights)) for weights in counts])
+    return lambda weights: np.array([mean_of_known(ranked.average_precisions(row)) for row in weights])
 
 
 def align_on_shared_images(sides: Sequence[Sequence[Predictions]]) -> list[list[Predictions]] | str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,11 +36,12 @@ MIN_TRAIN_IMAGES, MAX_TRAIN_IMAGES = 500, 20_000  # used whatever the time limit
 MIN_SECONDS, MAX_SECONDS = 3.0, 60.0  # for reading and for each baseline, at the end of a training
 SHARE = 0.01  # of a training's seconds, within those limits; of a budget in minutes without limits, since they count towards it
 PENALTIES = (1e-1, 1e-2, 1e-3)  # L2 on standardized pixels, chosen by a fifth of the training images
-RIDGE_SPEED = 2e9  # products a second, a fifth of what two cores reach
+RIDGE_TRIAL = 300  # images that a ridge regression is timed on
+EIGEN_PRODUCTS = 20  # that take as long as an eigendecomposition of a matrix [m, m], as a multiple of m ** 3
 MIN_STEPS, MAX_STEPS = 10, 100  # of L-BFGS for each penalty: whatever the time limit, and at most
 LOSS_TOLERANCE = 1e-2  # how far above its minimum the loss may be
 JUDGED_AT_ONCE, READ_AT_ONCE = 512, 64  # images; the time limit is checked in between
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 def compute_baselines(data: Dataset, seconds: float = MIN_SECONDS, cache: Path | None = None) -> dict[str, Any]:
@@ -192,10 +194,23 @@ def predict_linear(x: Tensor, labels: Tensor, queries: Tensor, classes: int, unt
 
 
 def predict_ridge(x: Tensor, targets: Tensor, queries: Tensor, classes: int, until: float) -> Guesses:
-    """Answer by ridge regression of the targets [n, K]; fitted to fewer images where time is short."""
-    most = max(MIN_TRAIN_IMAGES, int((until - time.monotonic()) * RIDGE_SPEED / x.shape[1] ** 2))
-    trained = min(len(x), most)
+    """Answer by ridge regression of the targets [n, K]; fitted to so few images that it probably ends in half of the time."""
+    trained, began = len(x), time.monotonic()
+    if trained > MIN_TRAIN_IMAGES:
+        fit_ridge(x[:RIDGE_TRIAL], targets[:RIDGE_TRIAL].float())
+        products = ridge_products(np.arange(trained + 1), x.shape[1])
+        now = time.monotonic()
+        most = products[RIDGE_TRIAL] * (until - now) / (2 * (now - began))
+        trained = min(len(x), max(MIN_TRAIN_IMAGES, int((products <= most).sum()) - 1))
     return fit_ridge(x[:trained], targets[:trained].float())(queries), trained, trained == len(x)
+
+
+def ridge_products(images: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+    """How many products `fit_ridge` takes, about, for some numbers of images with features [n, width]."""
+    n = images.astype(np.float64)
+    smaller = np.minimum(n, width)
+    products: NDArray[np.float64] = 2 * n * width * smaller + EIGEN_PRODUCTS * smaller**3
+    return products
 
 
 def fit_softmax(x: Tensor, labels: Tensor, theta: Tensor, l2: float, until: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -155,35 +156,37 @@ class Ridge:
 
     theta: Tensor
     bias: Tensor
-    held_error: float = 0.0
+    held_error: float
 
     def __call__(self, features: Tensor) -> Tensor:
         """The answers [n, K] for features [n, D]."""
         return features @ self.theta + self.bias
 
 
-def fit_ridge(features: Tensor, targets: Tensor) -> Ridge:
-    """Fit a ridge regression of targets [n, K] to features [n, D], its penalty chosen on a fifth of them.
+def fit_ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = RIDGE_PENALTIES) -> Ridge:
+    """Fit a ridge regression of targets [n, K] to features [n, D], of the penalty that predicts each image best by a fit to the others.
 
-    Source: Hoerl & Kennard 1970.
+    One decomposition, of the Gram matrix [n, n] or [D, D], whichever is smaller, serves all penalties and, in closed form, the
+    predictions of each image by the others. Penalties are shares of the sum of squares of a mean feature.
+    Source: Hoerl & Kennard 1970; Allen 1974 (PRESS).
     """
-    held = torch.zeros(len(features), dtype=torch.bool)
-    held[Chance.of(0, torch.arange(len(features)), "ridge").permutation()[::5]] = True
-    if bool(held.all()):
-        return _fit_ridges(features, targets, RIDGE_PENALTIES[:1])[0]
-    fitted = _fit_ridges(features[~held], targets[~held], RIDGE_PENALTIES)
-    errors = [float((ridge(features[held]) - targets[held]).square().mean()) for ridge in fitted]
-    best = min(range(len(errors)), key=errors.__getitem__)
-    return dataclasses.replace(_fit_ridges(features, targets, RIDGE_PENALTIES[best : best + 1])[0], held_error=errors[best])
-
-
-def _fit_ridges(features: Tensor, targets: Tensor, penalties: tuple[float, ...]) -> list[Ridge]:
-    """Fit ridge regressions with some penalties, each a share of the mean variance of a feature."""
-    mean, center = features.mean(0), targets.mean(0)
+    mean, center, n = features.mean(0), targets.mean(0), len(features)
     x, y = features - mean, (targets - center).to(features.dtype)
-    gram = (x.T @ x).double()
-    unit = float(gram.diagonal().mean()) or 1.0
+    is_dual = n < x.shape[1]
+    gram = (x @ x.T if is_dual else x.T @ x).double()
+    unit = float(gram.trace()) / x.shape[1] or 1.0
     values, vectors = torch.linalg.eigh(gram)
-    aim = vectors.T @ (x.T @ y).double()
-    thetas = [(vectors @ (aim / (values.clamp(min=0) + penalty * unit)[:, None])).to(features.dtype) for penalty in penalties]
-    return [Ridge(theta, center - mean @ theta) for theta in thetas]
+    values, vectors = values.clamp(min=0), vectors.to(x.dtype)
+    left, back = (vectors, x.T @ vectors) if is_dual else (x @ vectors, vectors)
+    fit = (left * values).to(x.dtype) if is_dual else left  # the hat matrix is fit @ diag(1 / (values + penalty)) @ left.T
+    aim, both = left.T @ y, fit * left
+
+    def held_error(penalty: float) -> float:
+        shrunk = 1 / (values + penalty * unit).to(x.dtype)
+        rest = (1 - 1 / n - both @ shrunk).clamp(min=1e-6)  # 1 / n is the leverage of the bias
+        return float(((y - fit @ (aim * shrunk[:, None])) / rest[:, None]).square().mean())
+
+    errors = [held_error(penalty) for penalty in penalties]
+    error, penalty = min(zip(errors, penalties, strict=True), key=lambda pair: pair[0])
+    theta = back @ (aim / (values + penalty * unit)[:, None]).to(x.dtype)
+    return Ridge(theta, center - mean @ theta, error)
