@@ -130,8 +130,11 @@ def test_columns_that_count_the_rows_are_no_targets(names: tuple[str, ...], firs
 
 
 def test_columns_that_nearly_count_the_rows_are_targets(tmp_path: Path) -> None:
-    rows = [("path", "up", "down", "twice"), *((f"{k}.png", k + 2, 3 - k, 2 * k) for k in range(4))]
-    assert read(write_table(tmp_path, rows), AS_NUMBERS).classes == ("up", "down", "twice")
+    rows = [
+        ("path", "up", "down", "twice", "row", "id"),
+        *((f"{k}.png", k + 2, 3 - k, 2 * k, k / 2, "" if k == 3 else 9) for k in range(4)),
+    ]
+    assert read(write_table(tmp_path, rows), AS_NUMBERS).classes == ("up", "down", "twice", "row"), "a row of fractions is a place"
 
 
 def test_true_numbers_of_compared_runs_are_equal() -> None:

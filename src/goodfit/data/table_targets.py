@@ -21,7 +21,7 @@ from goodfit.data.targets import Answers, encode_label_lists, make_answers
 
 SEPARATORS = (";", "|", ",", " ")  # of labels in one cell: the first that stands in any cell
 WORDS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}  # of a column that says whether an image has a label
-ROW_COLUMNS = {"", "id", "index", "imageid", "row"}  # names, without spaces, "_" and "-", of columns that count the rows
+ROW_COLUMNS = {"id", "index", "imageid", "row"}  # names, without spaces, "_" and "-", of columns that count the rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,10 +181,12 @@ def _fits(table: Table, place: int, is_fit: Callable[[str], bool]) -> bool:
 
 
 def _counts_rows(table: Table, place: int) -> bool:
-    """Whether a column counts the rows, by its name or because it has 0 ... N - 1 or 1 ... N in order."""
-    values, n = [_to_number(cell.strip()) for cell in table.cells(place)], len(table.rows)
+    """Whether a column counts the rows: it has 0 ... N - 1 or 1 ... N in order, no name, or whole numbers and a name such as id."""
+    values, n = [_to_number(cell) for cell in table.cells(place)], len(table.rows)
     is_count = n > 2 and values in ([*range(n)], [*range(1, n + 1)])  # two rows of 0 and 1 may be of a label
-    return is_count or re.sub(r"[\s_-]", "", table.header[place]) in ROW_COLUMNS
+    is_whole = all(_to_number(cell).is_integer() for cell in table.cells(place) if cell.strip())
+    name = re.sub(r"[\s_-]", "", table.header[place])
+    return is_count or not name or (is_whole and name in ROW_COLUMNS)
 
 
 def _name_others(table: Table, columns: Sequence[int]) -> str:
