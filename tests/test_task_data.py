@@ -12,14 +12,16 @@ import pytest
 from pyarrow import parquet
 
 from goodfit.core.errors import DataError
+from goodfit.core.predictions import Predictions
 from goodfit.data.index import TRAIN, Index
 from goodfit.data.sources import index_images
 from goodfit.data.splits import SplitRule, make_splits, write_splits
 from goodfit.data.table import read_table
 from goodfit.data.table_targets import TargetSpec
+from goodfit.predict.paired import align_on_shared_images
 from tests.support.tasks import LABELS, draw_squares, make_label_folder, make_number_folder, write_folder
 
-AS_LABELS, AS_NUMBERS = TargetSpec("labels"), TargetSpec("numbers")
+AS_LABELS, AS_NUMBERS, TAGS = TargetSpec("labels"), TargetSpec("numbers"), TargetSpec("labels", ("tags",))
 
 
 def read(path: Path, spec: TargetSpec) -> Index:
@@ -56,6 +58,9 @@ def test_lists_and_columns_say_the_same_labels(tmp_path: Path) -> None:
     (["a, b", "b", "", "a"], ("a", "b")),
     (["a b", "b", "", "a"], ("a", "b")),
     (["10;9", "9", "", "10"], ("9", "10")),
+    (['["a", "b c"]', "['b c']", "[]", "['a']"], ("a", "b c")),
+    (['["a", "it\'s"]', '["it\'s"]', "", '["a"]'], ("a", "it's")),
+    (["[9, 10]", "[10]", "", "[9]"], ("9", "10")),
 ])  # fmt: skip
 def test_separators_of_lists(cells: list[str], names: tuple[str, ...], tmp_path: Path) -> None:
     index = read(
@@ -112,6 +117,34 @@ def test_columns_of_numbers_are_found_or_named(tmp_path: Path) -> None:
     assert read(tmp_path / "data.csv", TargetSpec("numbers", ("rooms",))).classes == ("rooms",)
 
 
+@pytest.mark.parametrize(("names", "first"), [(("id",), 7), (("",), 7), (("Image_ID", "row"), 7), (("n",), 0), (("n",), 1)])
+def test_columns_that_count_the_rows_are_no_targets(names: tuple[str, ...], first: int, tmp_path: Path) -> None:
+    rows = [(*names, "path", "price", "has"), *((*[k + first] * len(names), f"{k}.png", 10 - k, k % 2) for k in range(6))]
+    table = write_table(tmp_path, rows)
+    index = read(table, AS_NUMBERS)
+    assert index.classes == ("price", "has"), index.classes
+    assert f"left out the columns {names[0] or 'without a name'} (counts the rows)" in " ".join(index.notes)
+    assert read(table, AS_LABELS).classes == ("has",)
+    if names[0]:
+        assert np.array_equal(read(table, TargetSpec("numbers", names)).targets[:, 0], np.arange(6) + first)  # type: ignore[index]
+
+
+def test_columns_that_nearly_count_the_rows_are_targets(tmp_path: Path) -> None:
+    rows = [
+        ("path", "up", "down", "twice", "row", "id"),
+        *((f"{k}.png", k + 2, 3 - k, 2 * k, k / 2, "" if k == 3 else 9) for k in range(4)),
+    ]
+    assert read(write_table(tmp_path, rows), AS_NUMBERS).classes == ("up", "down", "twice", "row"), "a row of fractions is a place"
+
+
+def test_true_numbers_of_compared_runs_are_equal() -> None:
+    def predict(time: float) -> Predictions:
+        return Predictions(np.array(["a"]), np.array([[time]]), np.zeros((1, 1), dtype=np.float32), ("time",), "numbers")
+
+    assert not isinstance(align_on_shared_images([[predict(1.7e9)], [predict(1.7e9)]]), str)
+    assert align_on_shared_images([[predict(1.7e9)], [predict(1.7e9 + 3600)]]) == "they label some images differently"
+
+
 def test_splits_hold_like_numbers_and_labels(tmp_path: Path) -> None:
     for folder, spec in ((make_number_folder(tmp_path / "n"), AS_NUMBERS), (make_label_folder(tmp_path / "l"), AS_LABELS)):
         index = read(folder, spec)
@@ -149,6 +182,17 @@ def test_other_answers_are_other_data(tmp_path: Path) -> None:
     [
         ([("path", "price"), ("0.png", "3"), ("1.png", "cheap")], TargetSpec("numbers", ("price",)), ("Line 3", "a number for price")),
         ([("path", "price"), ("0.png", "3"), ("1.png", "")], TargetSpec("numbers", ("price",)), ("Line 3", 'found ""')),
+        ([("path", "price"), ("0.png", "3"), ("1.png", "")], AS_NUMBERS, ("Line 3", "a number for price", 'found ""')),
+        ([("path", "price", "rooms"), ("0.png", "3", "1"), ("1.png", " ", "2")], AS_NUMBERS, ("Line 3", "a number for price")),
+        ([("path", "price", "rooms"), ("0.png", "3", "1"), ("1.png", "4")], AS_NUMBERS, ("Line 3", "a number for rooms")),
+        ([("path", "cat", "dog"), ("0.png", "", "1"), ("1.png", "1", "0")], AS_LABELS, ("Line 2", "0 or 1 for cat")),
+        ([("path", "cat"), ("0.png", "0"), ("1.png", "1"), ("2.png", "")], AS_LABELS, ("Line 4", "0 or 1 for cat")),
+        ([("path", "a"), ("0.png", "1"), ("1.png", "2"), ("2.png", "3")], AS_NUMBERS, ("path, a; what only counts the rows, a",)),
+        ([("path", "tags"), ("0.png", "traffic light"), ("1.png", "car")], TAGS, ('"traffic" never', '"light" beside it', 'by ";"')),
+        ([("path", "tags"), ("0.png", "red light"), ("1.png", "light")], TAGS, ('"red" never stands without "light"',)),
+        ([("path", "tags"), ("0.png", '["a", "b"]'), ("1.png", "a")], TAGS, ("data.csv", '["cat", "dog"]', "found a.")),
+        ([("path", "tags"), ("0.png", "['a' 'b']"), ("1.png", "['a']")], TAGS, ("found ['a' 'b']",)),
+        ([("path", "tags"), ("0.png", "[a, b]"), ("1.png", "[a]")], TAGS, ("found [a, b]",)),
         ([("path", "price"), ("0.png", "3"), ("1.png", "inf")], TargetSpec("numbers", ("price",)), ("Line 3", '"inf"')),
         ([("path", "price"), ("0.png", "3"), ("1.png", "3")], AS_NUMBERS, ("the same number price", "nothing to learn")),
         ([("path", "word"), ("0.png", "x"), ("1.png", "y")], AS_NUMBERS, ("Expected columns of numbers", "found: path, word")),

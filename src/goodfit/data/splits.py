@@ -115,7 +115,10 @@ def _pick_whole_groups(originals: IntArray, n: int) -> NDArray[np.bool_]:
 
 
 def write_splits(path: Path, index: Index, splits: Splits) -> None:
-    """Write path, label and split of every used image to a CSV, in the order of the index; `assign_splits` and `index_table` read it."""
+    """Write path, label and split of every used image to a CSV, in the order of the index.
+
+    `assign_splits` reads it, and `index_table` where the task is classes; several labels or numbers stand in one cell, for people.
+    """
     words = {int(row): word for word in SPLITS for row in getattr(splits, word)}
     rows = ((escape_name(index.names[row]), escape_name(index.describe_answer(row)), words[row]) for row in sorted(words))
     write_atomic(path, format_csv([("path", "label", "split"), *rows]) + "\n")

@@ -125,7 +125,7 @@ def align_on_shared_images(sides: Sequence[Sequence[Predictions]]) -> list[list[
     if not names:
         return "they have no validation images in common"
     aligned = [select_images(copy, names, classes) for copy in copies]
-    if any(not np.allclose(copy.labels, aligned[0].labels) for copy in aligned):
+    if any(not np.array_equal(copy.labels, aligned[0].labels) for copy in aligned):
         return "they label some images differently"
     remaining = iter(aligned)
     return [[next(remaining) for _ in side] for side in sides]
