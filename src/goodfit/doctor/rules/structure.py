@@ -12,7 +12,7 @@ from goodfit.doctor.examination import PREFLIGHT_IMAGES, Examination
 from goodfit.doctor.finding import Finding, Rule, Stage
 from goodfit.doctor.gain import measure_gain
 from goodfit.doctor.replay import Change
-from goodfit.doctor.rules.initial import NO_SIGNAL
+from goodfit.doctor.rules.initial import find_constant_init
 from goodfit.inspection.chance import OwnChance, keep_chance
 from goodfit.inspection.dissection import untouched
 from goodfit.inspection.operations import trace
@@ -68,7 +68,7 @@ def are_shares(exam: Examination) -> bool:
 def find_missing_nonlinearity(exam: Examination) -> Finding | None:
     """Two or more weights follow one another, and nothing on the way to the scores bends."""
     network, error = exam.network, exam.preflight.affine_error
-    if network.depth < 2 or network.signal < NO_SIGNAL:  # what answers the same for all images is affine, whatever it would compute
+    if network.depth < 2 or find_constant_init(exam) is not None:  # units that are equal, or zero, leave nothing that bends
         return None
     is_straight = network.bends == 0
     if not is_straight and error < EXACTLY_AFFINE:  # what should bend does not; nor far out, where a weak tanh would?
