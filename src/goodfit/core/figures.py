@@ -25,6 +25,7 @@ class Figure:
     name: str
     title: str
     is_share: bool
+    loss_key: str = "log_loss"  # under which JSON has the mean loss of averaged answers
     worst: float = 0.0  # what a training that diverged has, for a search
 
     @property
@@ -45,7 +46,11 @@ class Figure:
 
     def format_difference(self, difference: float, digits: int = 1) -> str:
         """Format a difference of two, `+1.8 points` or `+0.018`."""
-        return f"{100 * difference:+.{digits}f} points" if self.is_share else f"{difference:+.{digits + 2}f}"
+        return f"{self.format_signed(difference, digits)}{' points' if self.is_share else ''}"
+
+    def format_signed(self, difference: float, digits: int = 1) -> str:
+        """Format a difference of two without its unit, as an end of an interval, `+1.8` or `+0.018`."""
+        return f"{100 * difference:+.{digits}f}" if self.is_share else f"{difference:+.{digits + 2}f}"
 
     def is_clearly_below(self, value: float, best: float, images: int) -> bool:
         """Whether a value measured on so many images lies below the 95 % interval of the `best` one, so that noise does not explain it.
@@ -61,7 +66,7 @@ class Figure:
 FIGURES: dict[str, Figure] = {
     "classes": Figure("accuracy", "accuracies", "accuracy", "accuracy", True),
     "labels": Figure("mean_average_precision", "mean_average_precisions", "mean average precision", "mean AP", True),
-    "numbers": Figure("r2", "r2s", "R2", "R2", False, worst=-1.0),
+    "numbers": Figure("r2", "r2s", "R2", "R2", False, "squared_error", worst=-1.0),
 }
 ACCURACY = FIGURES["classes"]
 

@@ -36,7 +36,6 @@ class Task(ABC):
     figure: ClassVar[Figure]  # by which its models are judged
     default_loss: ClassVar[str]
     hit_name: ClassVar[str]  # of what `hits` gives, in the log
-    loss_name: ClassVar[str] = "log_loss"  # of the mean of `losses`
 
     def with_loss(self, loss: Any) -> Any:
         """The loss, knowing the task that it serves."""
@@ -75,9 +74,9 @@ class Task(ABC):
         """The figure, and what else is logged at each evaluation."""
 
     def summarize_answers(self, answers: Tensor, truth: Tensor) -> dict[str, float]:
-        """The figure and the mean loss, under `loss_name`, of averaged answers."""
+        """The figure and the mean loss, under the figure's `loss_key`, of averaged answers."""
         figure = self.summarize(self.to_logits(answers), truth)[self.figure.key]
-        return {self.figure.key: figure, self.loss_name: float(self.losses(answers, truth).double().mean())}
+        return {self.figure.key: figure, self.figure.loss_key: float(self.losses(answers, truth).double().mean())}
 
     @abstractmethod
     def score(self, logits: Tensor, truth: Tensor, loss: float, names: tuple[str, ...]) -> dict[str, Any]:
@@ -234,7 +233,6 @@ class Numbers(Task):
     figure = FIGURES["numbers"]
     default_loss = "mse"
     hit_name = "r2"
-    loss_name = "squared_error"
 
     def to_answers(self, logits: Tensor) -> Tensor:
         mean, std = (torch.tensor(x, dtype=logits.dtype, device=logits.device) for x in (self.mean, self.std))

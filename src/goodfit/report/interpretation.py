@@ -141,7 +141,7 @@ def describe_gain(record: Record) -> list[str]:
         )
         luck = ", which could be luck" if difference and low <= 0 <= high else ""
         p, unit = get_number(gain, "p"), " points" if record.figure.is_share else ""
-        ends = (record.figure.format_difference(x, 2).removesuffix(" points") for x in (low, high))
+        ends = (record.figure.format_signed(x, 2) for x in (low, high))
         between = f"95{NBSP}% interval {' to '.join(ends)}"
         test = f", McNemar's p = {format_number(p, 2)}" if p is not None else ""
         sentences.append(f"On {split} it is {distance} the best single model ({between}{unit}, on the same images{test}){luck}.")

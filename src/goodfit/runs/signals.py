@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from goodfit.core.errors import GoodfitError, Interrupted, Terminated
@@ -56,4 +57,10 @@ def explain_stopped_run(run: Run) -> Iterator[None]:
 def halt_error(halt: HaltRequest, run: Run, step: int) -> GoodfitError:
     """The error of a run that was asked to stop."""
     kind = Interrupted if halt.signal == "SIGINT" else Terminated
-    return kind(f'Stopped at step {step:,}, everything is saved; the same command with "--resume auto --out {run.path}" continues it.')
+    return kind(describe_stop(f"at step {step:,}", run.path))
+
+
+def describe_stop(where: str, out: Path | None) -> str:
+    """Say where a training was stopped, and that the same command goes on, by `out` or else by the newest unfinished runs."""
+    again = f"--resume auto --out {out}" if out else "--resume auto"
+    return f'Stopped {where}, everything is saved; the same command with "{again}" continues it.'

@@ -24,6 +24,7 @@ from goodfit.recipe.prepare import open_recipe, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
 from goodfit.report.page import write_report
 from goodfit.runs.resume import asked_values
+from goodfit.runs.signals import describe_stop
 from goodfit.runs.train import RunOptions, train
 from goodfit.study.folds import FOLDS_FILE, Folds, describe_folds, find_groups, make_folds
 from goodfit.training.evaluate import compute_scores
@@ -75,8 +76,7 @@ def _train_fold(recipe: Recipe, options: RunOptions, name: str) -> Run:
     try:
         run = train(recipe, options)
     except (Interrupted, Terminated) as error:
-        saved = f'Stopped in {name}, everything is saved; the same command with "--resume auto --out {folder}" continues it.'
-        raise type(error)(saved) from error
+        raise type(error)(describe_stop(f"in {name}", folder)) from error
     finally:
         write_report(folder)
     assert run is not None

@@ -10,6 +10,7 @@ from goodfit.core.errors import Interrupted, Terminated
 from goodfit.core.figures import FIGURES
 from goodfit.core.interval import standard_error
 from goodfit.recipe.recipe import Recipe
+from goodfit.runs.signals import describe_stop
 from goodfit.runs.train import RunOptions, train
 
 
@@ -26,8 +27,7 @@ def train_seeds(asked: Recipe, options: RunOptions, seeds: int) -> dict[str, Any
         try:
             run = train(asked.but(seed=seed), dataclasses.replace(options, out=out / f"seed-{seed}" if out else None))
         except (Interrupted, Terminated) as error:
-            again = f"--resume auto --out {out}" if out else "--resume auto"
-            raise type(error)(f'Stopped at seed {seed}, everything is saved; the same command with "{again}" continues it.') from error
+            raise type(error)(describe_stop(f"at seed {seed}", out)) from error
         options = first.for_next_run()
         if run is not None:
             runs.append(run)

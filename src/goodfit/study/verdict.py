@@ -49,7 +49,7 @@ def format_points(pair: Mapping[str, Any], figure: Figure = ACCURACY) -> str:
 
 def format_points_interval(pair: Mapping[str, Any], figure: Figure = ACCURACY) -> str:
     """The interval of a pair in words."""
-    low, high = (figure.format_difference(x, _count_digits(pair)).removesuffix(" points") for x in pair["interval"])
+    low, high = (figure.format_signed(x, _count_digits(pair)) for x in pair["interval"])
     return f"95 % interval {low} to {high}, {count_of(pair['images'], 'image')}"
 
 

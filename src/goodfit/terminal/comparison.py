@@ -58,7 +58,7 @@ def _format_pairs(comparison: dict[str, Any]) -> list[str]:
             ("", "", "") if pair["p"] is None else (f"{pair['only_one']:,}", f"{pair['only_other']:,}", f"{pair['p']:.2g}")
         )
         ends = (pair["difference"], *pair["interval"])
-        points, low, high = (figure.format_difference(x, 2).removesuffix(" points") for x in ends)
+        points, low, high = (figure.format_signed(x, 2) for x in ends)
         note = "could be luck" if pair["interval"][0] <= 0 <= pair["interval"][1] else ""
         rows.append((f"{one} over {other}", points, f"{low} to {high}", f"{pair['images']:,}", only_one, only_other, p, note))
     header = (

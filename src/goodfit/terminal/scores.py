@@ -100,15 +100,15 @@ def describe_fitted(calibration: dict[str, Any]) -> str:
 def _format_row(name: str, row: dict[str, Any]) -> str:
     cost = f", {row['milliseconds']:.2f} ms an image" if "milliseconds" in row else ""
     figure = find_figure(row)
-    loss = next(key for key in ("log_loss", "squared_error") if key in row)
-    return f"    {name}: {figure.name} {figure.format(row[figure.key])}, {loss.replace('_', ' ')} {row[loss]:.4f}{cost}"
+    loss = f"{figure.loss_key.replace('_', ' ')} {row[figure.loss_key]:.4f}"
+    return f"    {name}: {figure.name} {figure.format(row[figure.key])}, {loss}{cost}"
 
 
 def _format_calibration(calibration: dict[str, Any]) -> list[str]:
     """How well the probabilities are calibrated, and what withholding the least sure answers gains."""
-    if "half_widths" in calibration and not calibration["half_widths"]:
-        return []
     if "half_widths" in calibration:
+        if not calibration["half_widths"]:
+            return []
         shares = ", ".join(
             f"{format_percent(share)} within {half:.4g}"
             for share, half in zip(calibration["coverage"], calibration["half_widths"], strict=True)
@@ -132,7 +132,7 @@ def _format_calibration(calibration: dict[str, Any]) -> list[str]:
 
 def format_gain(gain: dict[str, Any], figure: Figure = ACCURACY) -> str:
     """Format the lead of an ensemble over its best single model as a sentence."""
-    low, high = (figure.format_difference(x, 2).removesuffix(" points") for x in gain["interval"])
+    low, high = (figure.format_signed(x, 2) for x in gain["interval"])
     p = f", p = {gain['p']:.3g}" if gain["p"] is not None else ""
     return (
         f"{figure.format_difference(gain['difference'], 2)} over the best single model's {figure.format(gain['single'], 2)}"

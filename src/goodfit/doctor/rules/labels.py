@@ -107,14 +107,13 @@ class Confusion:
     """Training images labeled `given` that show class `shown`.
 
     Validation images of the class shown get `taught` more of the score of the label given by a fit on the training images than by one on
-    the other validation images, by `z` standard errors. `train` and `validation` are the shares of the images labeled `given` that look
+    the other validation images. `train` and `validation` are the shares of the images labeled `given` that look
     like the class shown.
     """
 
     given: int
     shown: int
     taught: float
-    z: float
     train: Share
     validation: Share
 
@@ -156,7 +155,7 @@ def find_confusion(exam: Examination, pair: Pair) -> Confusion | None:
     train, validation = max(shares, key=lambda both: both[0].above(both[1]))
     if train.above(validation) < MIN_Z_SEEN:
         return None
-    return Confusion(given, shown, most, float(z[shown, given]), train, validation)
+    return Confusion(given, shown, most, train, validation)
 
 
 def measure_what_is_taught(pair: Pair) -> tuple[Tensor, Tensor]:

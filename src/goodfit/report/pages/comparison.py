@@ -114,7 +114,7 @@ def render_pairs(comparison: dict[str, Any]) -> Html:
             body.append([tag("span", name, tag("span.dim", f": {row['problem']}")), "", "", "", "", "", ""])
             continue
         ends = (row["difference"], *row["interval"])
-        points, low, high = (figure.format_difference(x, 2).removesuffix(" points") for x in ends)
+        points, low, high = (figure.format_signed(x, 2) for x in ends)
         counts = [f"{row[key]:,}" if row[key] is not None else "" for key in ("only_one", "only_other")]
         p = format_number(row["p"], 2) if row["p"] is not None else ""
         is_clear = not row["interval"][0] <= 0 <= row["interval"][1]

@@ -39,7 +39,7 @@ def render_ensemble(record: Record) -> Html:
     figure = record.figure
     scored = any(get_number(row, figure.key) is not None for row in candidates)
     common = "The scores are on the validation images that all models share" if scored else "The models share no validation image"
-    loss = "log_loss" if figure.is_share else "squared_error"
+    loss = figure.loss_key
     titles = (figure.heading, loss.replace("_", " ").capitalize(), "Weight")
     columns = [Column("Model"), Column("", "wide"), *(Column(title, "number") for title in titles)]
     body = [

@@ -235,7 +235,7 @@ def describe_candidates(
         row = {"source": relative_path(candidate.file, run.path), "sha256": hash_file(candidate.file), "weight": n / sum(counts)}
         if len(own_predictions.names):
             value, likelihood = scorer_of(candidate.task)(own_predictions.probabilities.astype(np.float64), own_predictions.labels)
-            row |= {candidate.task.figure.key: value, candidate.task.loss_name: -likelihood}
+            row |= {candidate.task.figure.key: value, candidate.task.figure.loss_key: -likelihood}
         rows.append(row)
     return rows
 

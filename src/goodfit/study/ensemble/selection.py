@@ -40,7 +40,7 @@ def scorer_of(task: Task) -> Scorer:
 
     def score_answers(answers: Numbers, truth: NDArray[Any]) -> tuple[float, float]:
         values = task.summarize_answers(torch.from_numpy(answers), torch.from_numpy(truth))
-        return values[task.figure.key], -values[task.loss_name]
+        return values[task.figure.key], -values[task.figure.loss_key]
 
     return score_answers
 
