@@ -35,11 +35,12 @@ VERBS = {  # in the order of a person's work
     "audit": "Say what is wrong with images and labels before training.",
     "doctor": "Name the cause of a bad training.",
     "gradcheck": "Check gradients against central differences.",
-    "lab": "Compute the lecture's worked examples, or any computational graph.",
+    "lab": "Compute the lecture's worked examples, test its claims, trace a computational graph.",
 }
 NOUNS = {  # of verbs that have several
     "lab": {
         "lessons": "Compute a worked example of the slides, or list all.",
+        "claims": "Hold what the lectures claim to the test, or list it.",
         "trace": "Compute every node of an expression or a network, forward and backward.",
     },
 }

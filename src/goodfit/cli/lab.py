@@ -8,7 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from goodfit.cli.claims import claims
 from goodfit.core.errors import UsageError
+
+__all__ = ["claims", "lessons", "trace"]
 
 
 def lessons(name: str = "", /, *, html: Path | None = None, json: bool = False) -> None:

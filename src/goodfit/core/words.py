@@ -56,6 +56,13 @@ def format_beside(x: float | None, printed: str) -> str:
     return format_significant(x, max(6, len(plain[1].replace(".", "")) if plain else 0))
 
 
+def format_effect_size(x: float | None, scale: str) -> str:
+    """Format the size of an effect: `+1.5` points of a percent from 0.015 of the scale "points", `2.05x` of "ratio", else the number."""
+    if x is None:
+        return "-"
+    return {"points": f"{100 * x:+.1f}", "ratio": f"{format_significant(x, 3)}x"}.get(scale, format_significant(x, 3))
+
+
 def list_some(names: list[str], most: int = 5) -> str:
     """List the first few names, and how many more there are."""
     more = len(names) - most
