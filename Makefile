@@ -34,6 +34,7 @@ bench: $(VENV)/.benched  ## timings as ratios in one run; see bench/README.md fo
 docs: $(VENV)/.documented  ## the pages that are made, and of all pages the site: site/index.html
 	$(BIN)/python docs/make_parts.py
 	$(BIN)/python -m docs.make_lecture
+	$(BIN)/python -m docs.make_claims
 	$(BIN)/python bench/tables.py
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . site
 

@@ -18,7 +18,7 @@ from goodfit.core.run import ENSEMBLE_FILE, Run
 from goodfit.doctor.gradcheck import check_gradients
 from goodfit.doctor.gradcheck_parts import find_part, part_subject
 from goodfit.doctor.run_examination import diagnose_run
-from goodfit.lab import run_lesson, trace
+from goodfit.lab import read_claims, run_lesson, trace
 from goodfit.models.anatomy.account import compare_accounts
 from goodfit.predict.export import export
 from goodfit.recipe.parts import load_catalog
@@ -87,6 +87,7 @@ PYTHON: list[tuple[list[str], Callable[[], Any]]] = [
     (["parts"], make_cards),
     (["describe", "linear"], lambda: {"model": "linear", **describe_network("linear", NetworkOptions(), "sgd")[0].to_dict()}),
     (["describe", "--compare", "linear", "lenet"], lambda: compare_accounts(*compare_networks(["linear", "lenet"], NetworkOptions()))),
+    (["lab", "claims"], lambda: [{"item": claim.item, "topic": claim.topic, "slide": claim.slide} for claim in read_claims().values()]),
     (["lab", "lessons", "losses"], lambda: run_lesson("losses")),
     (["lab", "trace", "x * y", "--set", "x=2", "--set", "y=3"], lambda: trace("x * y", {"x": 2, "y": 3})),
     (["gradcheck", "mlp((3,))", "--size", "4", "--samples", "1"], check_mlp),

@@ -19,7 +19,7 @@ from goodfit.models.mlp import Mlp
 from goodfit.models.nearest import Nearest
 from goodfit.optim.first_order import Sgd
 
-NOISE, DRAWS = 0.05, 10  # share of a weight's root mean square that is added to it, and how often
+NOISE, DRAWS = 0.2, 10  # share of a weight's root mean square that is added to it, and how often
 SHARES = (16, 4, 1)  # of the images that are left away
 
 
@@ -45,14 +45,14 @@ def normalization(lab: Laboratory, seed: int) -> Replicate:
         best[name] = min(tried, key=lambda one: (one.steps_until(level), one.losses[-1]))
         curves["Training loss", "step", name] = curve(best[name].losses)
     steps = {name: float(one.steps_until(level)) for name, one in best.items()}
-    rises = _rises(best["normalized"], lab.images(1000), lab.images(1000, recipe=raw), seed)
-    numbers = tabulate({"steps": steps, "rise of the loss": rises})
-    return Replicate((rises["raw"] / rises["normalized"], steps["raw"] / steps["normalized"]), numbers, curves)
+    changes = _changes(best["normalized"], lab.images(1000), lab.images(1000, recipe=raw), seed)
+    numbers = tabulate({"steps": steps, "change of the loss": changes})
+    return Replicate((changes["raw"] / changes["normalized"], steps["raw"] / steps["normalized"]), numbers, curves)
 
 
 @torch.no_grad()
-def _rises(trained: Trained, normalized: Batch, raw: Batch, seed: int) -> dict[str, float]:
-    """How much the loss rises in the mean when noise is added to the weights of a linear classifier, and to those of the very same one
+def _changes(trained: Trained, normalized: Batch, raw: Batch, seed: int) -> dict[str, float]:
+    """How much the loss changes in the mean when noise is added to the weights of a linear classifier, and to those of the very same one
     for raw pixels.
     """
     head: Any = trained.model.get_submodule("head")
@@ -60,14 +60,14 @@ def _rises(trained: Trained, normalized: Batch, raw: Batch, seed: int) -> dict[s
     mean, std = (torch.tensor(x).repeat_interleave(pixels) for x in (pre.mean, pre.std))
     weight, bias = head.weight / std, head.bias - head.weight @ (mean / std)
     cases = {"normalized": (normalized, head.weight, head.bias), "raw": (raw, weight, bias)}
-    rises = {}
+    changes = {}
     for name, (batch, weight, bias) in cases.items():
         x, size = batch.images.flatten(1), NOISE * weight.square().mean().sqrt()
         before = Softmax()(x @ weight.T + bias, batch.targets).mean()
         with OwnChance(seed).active():
             noisy = [weight + size * torch.randn_like(weight) for _ in range(DRAWS)]
-        rises[name] = sum(float(Softmax()(x @ w.T + bias, batch.targets).mean() - before) for w in noisy) / DRAWS
-    return rises
+        changes[name] = sum(abs(float(Softmax()(x @ w.T + bias, batch.targets).mean() - before)) for w in noisy) / DRAWS
+    return changes
 
 
 def learning_curve(lab: Laboratory, seed: int) -> Replicate:

@@ -43,8 +43,7 @@ def render_finding(finding: Mapping[str, Any], charts: Sequence[Chart]) -> Html:
         for e in finding["effects"]
     ]
     numbers = [[name, format_significant(x, 4)] for name, x in finding["numbers"].items()]
-    data = ", ".join(name.rstrip("/").rpartition("/")[2] for name in finding["data"])
-    origin = f"{finding['extent']}, {data}; {count_of(finding['seeds'], 'seed')}, {format_duration(finding['seconds'])}"
+    origin = f"{finding['extent']}, {', '.join(finding['data'])}; {count_of(finding['seeds'], 'seed')}, {format_duration(finding['seconds'])}"
     return section(
         finding["item"],
         f"{finding['item']} {finding['verdict']}",
