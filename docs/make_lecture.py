@@ -14,8 +14,7 @@ HEAD = """<!-- Made by docs/make_lecture.py from docs/lecture.toml and the marks
 # From slide to command
 
 What the lectures teach, in their order: what to type, where it is in `src/goodfit`, and the tests that hold it (by the sentence
-that is each test's name). A line without a test is a claim to try, or a topic that Goodfit does not have in the lecture's own form
-yet. Where the slides err: [errata](errata.md). Where a command says photos, name a folder of yours; runs/a is a run.
+that is each test's name). What is a claim is also tried on images: the link leads to its verdict. Where the slides err: [errata](errata.md). Where a command says photos, name a folder of yours; runs/a is a run.
 """
 
 
@@ -39,8 +38,10 @@ def lecture_page() -> str:
         for topic, items, command, places in topics:
             held = list(dict.fromkeys(test for item in expand_items(items) for test in tests.get(item, [])))
             shown = command.replace("|", "\\|")  # else it would end the cell
-            text += f"| {topic} ({items}) | `{shown}` | {', '.join(map(_link, places.split('; ')))} | {_format_tests(held)} |\n"
-    left = " ".join(item for item, about in read_items().items() if about["kind"] == "out")
+            tried = [f"[{item}](claims.md#{item.lower()})" for item in expand_items(items) if kinds[item]["kind"] == "claim"]
+            claims = f", claims {', '.join(tried)}" if tried else ""
+            text += f"| {topic} ({items}{claims}) | `{shown}` | {', '.join(map(_link, places.split('; ')))} | {_format_tests(held)} |\n"
+    left = " ".join(item for item, about in kinds.items() if about["kind"] == "out")
     return f"{text}\nNot about training, or not to be had on one machine, and therefore not here: {left}.\n"
 
 

@@ -177,7 +177,7 @@ def test_a_laboratory_trains_as_long_as_its_extent_says(laboratory: Laboratory) 
     trained = laboratory.train(0, 50, BASE.but(size=8))
     assert len(trained.losses) == 2 and not trained.diverged
     assert max(trained.data.class_counts()) <= TINY.limit
-    assert trained.steps_until(0.0) == 2 and trained.steps_until(INFINITY) == 0
+    assert trained.steps_until(0.0) == 3 and trained.steps_until(INFINITY) == 1
     assert laboratory.train(0, 100, BASE.but(size=8, model="mlp((8,))", optimizer="sgd(1e30)")).accuracy() == pytest.approx(0.1)
 
 

@@ -63,7 +63,8 @@ class Finding:
         ]
         about = {key: getattr(self.claim, key) for key in ("item", "topic", "slide", "hypothesis", "metric", "limits")}
         cost = {"seeds": len(self.pages), "seconds": sum(page.seconds for page in self.pages)}
-        origin = {"machine": self.pages[-1].machine, "date": self.pages[-1].date, "extent": self.extent, "data": [Path(name).name for name in self.data]}
+        data = [Path(name).name for name in self.data]
+        origin = {"machine": self.pages[-1].machine, "date": self.pages[-1].date, "extent": self.extent, "data": data}
         plain: dict[str, Any] = replace_nonfinite(
             {**about, "verdict": self.verdict, **cost, **origin, "effects": effects, "numbers": self.numbers}
         )

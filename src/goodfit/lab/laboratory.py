@@ -85,7 +85,7 @@ class Trained:
     def steps_until(self, loss: float) -> int:
         """The steps until the mean loss of the last 20 is at most this; one more than there were if it never is."""
         means = running_mean(self.losses, 20)
-        return next((step for step, mean in enumerate(means) if mean <= loss), len(means))
+        return next((step for step, mean in enumerate(means, 1) if mean <= loss), len(means) + 1)
 
 
 class Laboratory:
@@ -109,6 +109,11 @@ class Laboratory:
         resolved, data = self._prepared[key]
         chosen = {field: getattr(recipe, field) for field in OTHER_FIELDS if getattr(recipe, field) != getattr(BASE, field)}
         return resolved.but(**chosen), data
+
+    def count_images(self, recipe: Recipe) -> int:
+        """The images of the largest class that are not test images."""
+        _, data = self.open(recipe)
+        return max(a + b for a, b in zip(data.class_counts("train"), data.class_counts("validation"), strict=True))
 
     def train(self, seed: int, steps: int, asked: Recipe, start: nn.Module | None = None) -> Trained:
         """Train by a recipe for so many steps of this extent, from random weights or those of `start`."""

@@ -22,7 +22,7 @@ STRENGTHS = (0.0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SMALL = 0.001  # weights that count as zero
 PASSES = 16  # of thinned nets
 AUGMENT = "flip | crop(2, border=reflect)"
-SHARES = (8, 3, 1)  # of the images that are left away
+SHARES = (8, 3, 1)  # a training sees one in so many images
 
 
 def _weights(trained: Trained) -> Tensor:
@@ -32,8 +32,7 @@ def _weights(trained: Trained) -> Tensor:
 
 def strength(lab: Laboratory, seed: int) -> Replicate:
     """S026."""
-    _, data = lab.open(BASE.but(size=16))
-    recipe = BASE.but(model=Mlp((256,)), optimizer=PLAIN, size=16, limit=max(data.class_counts()) // 3)
+    recipe = BASE.but(model=Mlp((256,)), optimizer=PLAIN, size=16, limit=lab.count_images(BASE.but(size=16)) // 4)
     trained = {x: lab.train(seed, 500, recipe.but(penalty=L2(x) if x else "none")) for x in STRENGTHS}
     norms = [float(_weights(one).norm()) for one in trained.values()]
     train, held_out = ([one.accuracy(split) for one in trained.values()] for split in ("train", "validation"))
@@ -104,8 +103,7 @@ def _correlation(trained: Trained, images: Tensor) -> float:
 
 def augmentation(lab: Laboratory, seed: int) -> Replicate:
     """S122."""
-    _, data = lab.open(BASE.but(size=16))
-    most = max(data.class_counts()) * 10 // 7 + 1
+    most = lab.count_images(BASE.but(size=16))
     gains, crops = [], 0.0
     numbers: dict[str, float] = {}
     for share in SHARES:

@@ -43,7 +43,8 @@ def render_finding(finding: Mapping[str, Any], charts: Sequence[Chart]) -> Html:
         for e in finding["effects"]
     ]
     numbers = [[name, format_significant(x, 4)] for name, x in finding["numbers"].items()]
-    origin = f"{finding['extent']}, {', '.join(finding['data'])}; {count_of(finding['seeds'], 'seed')}, {format_duration(finding['seconds'])}"
+    cost = f"{count_of(finding['seeds'], 'seed')}, {format_duration(finding['seconds'])} of one core"
+    origin = f"{finding['extent']}, {', '.join(finding['data'])}; {cost}, {finding['machine']}, {finding['date'][:10]}."
     return section(
         finding["item"],
         f"{finding['item']} {finding['verdict']}",
@@ -53,5 +54,5 @@ def render_finding(finding: Mapping[str, Any], charts: Sequence[Chart]) -> Html:
         table(columns, effects),
         join(tag("div.charts", render_chart(chart)) for chart in charts),
         details("What the effects were computed from", table([Column(""), Column("Mean", "number")], numbers)),
-        paragraph(f"{origin} of one core, {finding['machine']}, {finding['date'][:10]}."),
+        paragraph(origin),
     )
