@@ -14,7 +14,8 @@ HEAD = """<!-- Made by docs/make_lecture.py from docs/lecture.toml and the marks
 # From slide to command
 
 What the lectures teach, in their order: what to type, where it is in `src/goodfit`, and the tests that hold it (by the sentence
-that is each test's name). What is a claim is also tried on images: the link leads to its verdict. Where the slides err: [errata](errata.md). Where a command says photos, name a folder of yours; runs/a is a run.
+that is each test's name). What is a claim is also tried on images: the link leads to its verdict.
+Where the slides err: [errata](errata.md). Where a command says photos, name a folder of yours; runs/a is a run.
 """
 
 
@@ -32,7 +33,7 @@ def expand_items(text: str) -> list[str]:
 
 def lecture_page() -> str:
     """The page, with a table for each theme."""
-    text, tests = HEAD, read_tests_of_items()
+    text, tests, kinds = HEAD, read_tests_of_items(), read_items()
     for theme, topics in read_themes().items():
         text += f"\n## {theme}\n\n| topic | type | where | held by |\n|---|---|---|---|\n"
         for topic, items, command, places in topics:
