@@ -183,7 +183,9 @@ def test_a_laboratory_trains_as_long_as_its_extent_says(laboratory: Laboratory) 
 
 def test_running_means_are_over_the_last_values() -> None:
     assert running_mean([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
-    assert curve([1.0, 3.0], 1) == [(0.0, 1.0), (1.0, 3.0)]
+    assert curve([1.0, 3.0], 1) == [(0.0, 1.0), (1.0, 3.0)] and curve([]) == []
+    thinned = curve([float(x) for x in range(1000)], 1)
+    assert len(thinned) == 200 and thinned[0] == (0.0, 0.0) and thinned[-1] == (999.0, 999.0)
 
 
 # ---- the notebook --------------------------------------------------------------------------------------------------------------------

@@ -57,10 +57,11 @@ def format_beside(x: float | None, printed: str) -> str:
 
 
 def format_effect_size(x: float | None, scale: str) -> str:
-    """Format the size of an effect: `+1.5` points of a percent from 0.015 of the scale "points", `2.05x` of "ratio", else the number."""
+    """Format the size of an effect by its scale: `+1.5` "points", a `share` as `1.5 %`, a "ratio" as `2.05x`, else the number."""
     if x is None:
         return "-"
-    return {"points": f"{100 * x:+.1f}", "ratio": f"{format_significant(x, 3)}x"}.get(scale, format_significant(x, 3))
+    forms = {"points": f"{100 * x:+.1f}", "share": format_percent(x), "ratio": f"{format_significant(x, 3)}x"}
+    return forms.get(scale, format_significant(x, 3))
 
 
 def list_some(names: list[str], most: int = 5) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["holds", "holds weaker", "undecided", "fails here"]
 VERDICTS: tuple[Verdict, ...] = ("fails here", "undecided", "holds weaker", "holds")  # a claim is worth what its least effect is
-Scale = Literal["difference", "points", "ratio"]
+Scale = Literal["difference", "points", "share", "ratio"]
 Curves = dict[tuple[str, str, str], list[tuple[float, float]]]  # lines of charts: (chart, x axis, line) -> points
 LEVEL = 0.95
 
@@ -46,7 +46,7 @@ def tabulate(columns: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 class Effect:
     """A number that is larger the truer the claim: at most `none` if there is nothing in it, at least `said` if it is as the lecture says.
 
-    Of the scale "ratio", seeds are averaged as logarithms; "points" are shares that are shown times 100.
+    Of the scale "ratio", seeds are averaged as logarithms; "points" are differences of shares.
     """
 
     name: str

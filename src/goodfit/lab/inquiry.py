@@ -21,8 +21,9 @@ from goodfit.lab.claim import Claim, Judgment, Replicate, Verdict
 from goodfit.lab.laboratory import Extent, Laboratory
 from goodfit.lab.lesson import line, replace_nonfinite
 from goodfit.lab.notebook import Notebook, Page
-from goodfit.report.charts import Chart
+from goodfit.report.charts import Chart, Series
 
+LOG_SPAN = 1000  # of the largest number of a chart over the smallest, from which on it is logarithmic
 _laboratories: dict[tuple[Any, ...], Laboratory] = {}  # of this process
 
 
@@ -45,7 +46,7 @@ class Finding:
 
     def charts(self) -> tuple[Chart, ...]:
         """The curves: means over the seeds, where these have the same points, else those of the first seed."""
-        charts: dict[tuple[str, str], list[Any]] = {}
+        charts: dict[tuple[str, str], list[Series]] = {}
         for title, x, name in self.pages[0].replicate.curves:
             lines = [page.replicate.curves.get((title, x, name), []) for page in self.pages]
             xs = [x for x, _ in lines[0]]
@@ -53,7 +54,7 @@ class Finding:
             ys = [statistics.fmean(points[k][1] for points in alike) for k in range(len(xs))]
             of_chart = charts.setdefault((title, x), [])
             of_chart.append(line(name, ys, len(of_chart), xs))
-        return tuple(Chart(title, tuple(series), x=x) for (title, x), series in charts.items())
+        return tuple(Chart(title, tuple(series), x=x, log=_spans_decades(series)) for (title, x), series in charts.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -69,6 +70,12 @@ class Finding:
             {**about, "verdict": self.verdict, **cost, **origin, "effects": effects, "numbers": self.numbers}
         )
         return plain
+
+
+def _spans_decades(lines: Sequence[Series]) -> bool:
+    """Whether the numbers of a chart are so far apart that their logarithms are to be drawn."""
+    ys = [y for line in lines for _, y in line.points if y is not None]
+    return min(ys) > 0 and max(ys) > LOG_SPAN * min(ys)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,7 @@ BASE = Recipe(
     schedule="warmup(0.1) | cosine", budget="1 steps", batch_size=64, pieces=1, precision="fp32", layout="channels_last", device="cpu",
     threads=1, workers=0, probes="none", evaluate_every="1.0", save_every="1 h",
 )  # fmt: skip
+MAX_POINTS = 200  # of a curve
 DATA_FIELDS = ("data", "limit", "size", "channels", "mean", "std")  # that decide which images a training sees, and how
 OTHER_FIELDS = [setting.name for setting in settings_of(Recipe) if setting.name not in DATA_FIELDS]
 
@@ -164,8 +165,10 @@ def running_mean(values: Sequence[float], n: int) -> list[float]:
 
 
 def curve(values: Sequence[float], n: int = 20) -> list[tuple[float, float]]:
-    """The points of a curve through running means of n values."""
-    return [(float(x), y) for x, y in enumerate(running_mean(values, n))]
+    """The points of a curve through running means of n values, evenly spaced and at most MAX_POINTS of them."""
+    means = running_mean(values, n)
+    places = sorted({round(k * (len(means) - 1) / (MAX_POINTS - 1)) for k in range(MAX_POINTS)})
+    return [(float(x), means[x]) for x in places if means]
 
 
 def mean_probabilities(members: Sequence[Outputs]) -> Tensor:
