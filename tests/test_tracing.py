@@ -231,11 +231,22 @@ def test_roles_of_gates_are_what_gradients_do() -> None:
     assert set(ROLE_OF.values()) == {"distributes", "routes", "switches", "passes"}
 
 
+def test_infinity_is_said_and_null_in_json() -> None:
+    graph = trace("1 / x", {"x": 0.0})
+    assert str(graph).splitlines()[1].split() == ["x", "input", "0", "-inf"]
+    assert graph.to_dict()["nodes"][0]["received"] is None
+
+
+def test_names_are_numbered_and_free_again_after_a_rename() -> None:
+    graph = trace(lambda x: (x + 1) + (x + 2) + (x + 3), {"x": 1.0})
+    assert [node.name for node in graph.nodes] == ["x", "add", "add #2", "add #3", "add #4", "add #5"]
+
+
 def test_a_part_is_traced_to_its_loss() -> None:
     graph = trace_network("convnet(2)")
     assert graph.nodes[-1].value.ndim == 0 and 0.9 < float(graph.nodes[-1].value) < 1.4, "near ln 3"
     assert all(node.received is not None for node in graph.nodes if node.operation == "parameter")
-    assert [node.to_dict() for node in graph.nodes] == [node.to_dict() for node in trace_network("convnet(2)").nodes]
+    assert graph.to_dict() == trace_network("convnet(2)").to_dict()
     with pytest.raises(UsageError, match="at least 8x8 pixels"):
         trace_network("alexnet", "2")
 

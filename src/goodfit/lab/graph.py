@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from goodfit.lab.lesson import replace_nonfinite
 from goodfit.terminal.lesson import format_graph
 
 ROLES = {  # of a gate: what it does with the gradient it gets; of all others, it scales it by the local gradient
@@ -39,9 +39,9 @@ class Node:
     passed: tuple[Tensor | None, ...] = ()
     role: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The node ready for JSON, with the norm of every tensor that is more than a single number."""
-        values = {"value": _plain(self.value), "local": [_finite(x) for x in self.local], "received": _plain(self.received)}
+    def measure(self) -> dict[str, Any]:
+        """The node in numbers, with the norm of every tensor that is more than a single one."""
+        values = {"value": _plain(self.value), "local": list(self.local), "received": _plain(self.received)}
         names = {"name": self.name, "operation": self.operation, "inputs": list(self.inputs), "shape": list(self.value.shape)}
         return {**names, **values, "passed": [_plain(x) for x in self.passed], "role": self.role}
 
@@ -63,20 +63,15 @@ class Graph:
         return torch.zeros_like(node.value) if node.received is None else node.received
 
     def __str__(self) -> str:
-        return format_graph(self.to_dict()["nodes"])
+        return format_graph([node.measure() for node in self.nodes])
 
     def to_dict(self) -> dict[str, Any]:
-        """What --json prints."""
-        return {"nodes": [node.to_dict() for node in self.nodes]}
+        """What --json prints, where numbers that are not finite are null."""
+        return {"nodes": replace_nonfinite([node.measure() for node in self.nodes])}
 
 
 def _plain(x: Tensor | None) -> float | None:
-    """A single number as it is, the norm of more of them; None where there is none, or none that is finite."""
+    """A single number as it is, the norm of more of them; None where there is none."""
     if x is None:
         return None
-    return _finite(float(x) if x.numel() == 1 else float(torch.linalg.vector_norm(x.double())))
-
-
-def _finite(x: float | None) -> float | None:
-    """A number, if it is one that JSON has."""
-    return x if x is not None and math.isfinite(x) else None
+    return float(x) if x.numel() == 1 else float(torch.linalg.vector_norm(x.double()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -128,6 +129,8 @@ class GraphRecorder(TorchFunctionMode):
         self.steps: list[RecordedNode] = []
         self.step_of: dict[int, RecordedNode] = {}  # by the id of the tensor it computed
         self.tensors: list[Tensor] = []  # which stay alive, so that no two have the same id
+        self.names: set[str] = set()
+        self.numbers = Counter[str]()  # of each name, how many numbers are known to be taken
 
     def add_leaf(self, name: str, operation: str, x: Tensor) -> RecordedNode:
         """Add a node that nothing computes."""
@@ -137,7 +140,8 @@ class GraphRecorder(TorchFunctionMode):
         """Call the node that computed a tensor by a name of its own, if it is an operation."""
         step = self.step_of.get(id(x))
         if step is not None and step.result is not None:
-            step.name = ""
+            self.names.discard(step.name)
+            self.numbers.clear()
             step.name = self._free_name(name)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -194,9 +198,12 @@ class GraphRecorder(TorchFunctionMode):
 
     def _free_name(self, name: str) -> str:
         """The name, with a number where another node has it already."""
-        taken = {step.name for step in self.steps}
-        numbered = (f"{name} #{n}" for n in range(2, len(taken) + 3))
-        return name if name not in taken else next(x for x in numbered if x not in taken)
+        free = name
+        while free in self.names:
+            self.numbers[name] += 1
+            free = f"{name} #{1 + self.numbers[name]}"
+        self.names.add(free)
+        return free
 
     def backpropagate(self, output: Any) -> Iterator[Node]:
         """The nodes, each with the sum of what the nodes after it pass to it, beginning with 1 at the output."""
