@@ -7,15 +7,11 @@ import pytest
 from tests.support.items import marks, read_items, read_tests_of_items
 
 ITEMS = read_items()
-FINISHED = ("house", "parts", "augment", "zoo", "study", "lab")  # owners whose work is done: each of their checks and features has a test
-TESTED = ("check", "feature", "claim")
 
 
-@pytest.mark.parametrize("owner", FINISHED)
-def test_every_item_of_a_finished_owner_has_a_test(owner: str) -> None:
-    mine = [item for item, about in ITEMS.items() if about["owner"] == owner and about["kind"] in TESTED]
-    assert mine, f'no item has the owner "{owner}"'
-    assert [item for item in mine if item not in read_tests_of_items()] == []
+def test_every_item_in_scope_has_a_test() -> None:
+    in_scope = [item for item, about in ITEMS.items() if about["kind"] != "out"]
+    assert len(in_scope) > 150 and [item for item in in_scope if item not in read_tests_of_items()] == []
 
 
 def test_every_mark_names_an_item_there_is() -> None:
@@ -36,7 +32,5 @@ def not_a_test(): ...
     assert sorted(marks(source)) == [("test_one", "S001"), ("test_one", "S002"), ("test_one", "S003")]
 
 
-def test_every_item_has_a_kind_and_those_that_are_tested_an_owner_here() -> None:
+def test_every_item_is_a_check_a_feature_a_claim_or_out_of_scope() -> None:
     assert {about["kind"] for about in ITEMS.values()} == {"check", "feature", "claim", "out"}
-    owners = {about["owner"] for about in ITEMS.values() if about["kind"] in TESTED}
-    assert owners >= set(FINISHED)
