@@ -180,9 +180,8 @@ def main() -> None:
     loopback = measure_loopback(n_bytes)
     print(f"resnet(18), {asked.images} images of {asked.side} pixels a rank: {1000 * seconds:.0f} ms a step on one thread of {cpu_name()},")
     print(f"here {1000 * job.seconds:.3g} ms; {n_bytes / 1e6:.1f} MB of gradients; torch {torch.__version__}")
-    print(
-        f"assumed: jitter {job.jitter:.0%}, {job.stragglers:.1%} of the steps {job.slow:g} times as long, a failure of a rank in {asked.mtbf:g} days"
-    )
+    late = f"{job.stragglers:.1%} of the steps {job.slow:g} times as long"
+    print(f"assumed: jitter {job.jitter:.0%}, {late}, a failure of a rank in {asked.mtbf:g} days")
     for name, network in {"loopback, measured": loopback, **NETWORKS}.items():
         print(f"\n{name}: {1e6 * network.latency:.0f} us, {network.bandwidth / 1e9:.2f} GB/s\n{table(job, network, asked.seed)}")
         for every in EVERY:
