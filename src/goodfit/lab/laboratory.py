@@ -36,6 +36,7 @@ BASE = Recipe(
     threads=1, workers=0, probes="none", evaluate_every="1.0", save_every="1 h",
 )  # fmt: skip
 MAX_POINTS = 200  # of a curve
+WINDOW = 20  # losses of steps that are averaged to judge a training's
 DATA_FIELDS = ("data", "limit", "size", "channels", "mean", "std")  # that decide which images a training sees, and how
 OTHER_FIELDS = [setting.name for setting in settings_of(Recipe) if setting.name not in DATA_FIELDS]
 
@@ -83,10 +84,15 @@ class Trained:
         """The accuracy on a split, on which a training that diverged is at chance."""
         return 1 / len(self.data.classes) if self.diverged else self.outputs(split).accuracy
 
-    def steps_until(self, loss: float) -> int:
-        """The steps until the mean loss of the last 20 is at most this; one more than there were if it never is."""
-        means = running_mean(self.losses, 20)
+    def steps_until(self, loss: float, n: int = WINDOW) -> int:
+        """The steps until the mean loss of the last n is at most this; one more than there were if it never is."""
+        means = running_mean(self.losses, n)
         return next((step for step, mean in enumerate(means, 1) if mean <= loss), len(means) + 1)
+
+    def seconds_until(self, loss: float, n: int = WINDOW) -> float:
+        """The seconds until then; those of the whole training if it never is."""
+        steps = len(self.losses)
+        return self.seconds * min(self.steps_until(loss, n), steps) / steps
 
 
 class Laboratory:
@@ -164,7 +170,7 @@ def running_mean(values: Sequence[float], n: int) -> list[float]:
     return [(sums[i + 1] - sums[max(0, i + 1 - n)]) / min(n, i + 1) for i in range(len(values))]
 
 
-def curve(values: Sequence[float], n: int = 20) -> list[tuple[float, float]]:
+def curve(values: Sequence[float], n: int = WINDOW) -> list[tuple[float, float]]:
     """The points of a curve through running means of n values, evenly spaced and at most MAX_POINTS of them."""
     means = running_mean(values, n)
     places = sorted({round(k * (len(means) - 1) / (MAX_POINTS - 1)) for k in range(MAX_POINTS)})

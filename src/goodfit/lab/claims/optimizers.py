@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 
 from goodfit.core.contracts import Model, Optimizer
-from goodfit.lab.claim import Curves, Replicate
-from goodfit.lab.laboratory import BASE, Laboratory, Trained, curve
+from goodfit.lab.claim import Curves, Replicate, tabulate
+from goodfit.lab.laboratory import BASE, Laboratory, curve
 from goodfit.layers.norm import None_
 from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear
@@ -17,7 +17,7 @@ from goodfit.optim.lbfgs import Lbfgs
 
 ADAM_RATES, ADVISED = (1e-4, 2e-4, 5e-4, 1e-3, 3e-3, 1e-2), (5e-4, 1e-3)
 STEPS = 30  # of L-BFGS on all images
-NEARLY = 1.02  # times the loss of L-BFGS that SGD has to reach
+NEARLY = 1.02  # times the last loss of L-BFGS: what both have to reach
 
 
 def adam_rates(lab: Laboratory, seed: int) -> Replicate:
@@ -63,42 +63,29 @@ def bake_off(lab: Laboratory, seed: int) -> Replicate:
     return Replicate((statistics.fmean(leads),), numbers)
 
 
-def _seconds_until(trained: Trained, loss: float) -> float:
-    """Seconds until the mean loss of the last steps is at most this; those of the whole training if it never is."""
-    steps = len(trained.losses)
-    return trained.seconds * min(trained.steps_until(loss), steps) / steps
-
-
 def full_batch(lab: Laboratory, seed: int) -> Replicate:
     """S093."""
     recipe = BASE.but(model=Linear(), schedule="constant", size=16, penalty="l2(0.001)")
     whole = lab.train(seed, STEPS, recipe.but(optimizer=Lbfgs(), batch_size="all"))
     images = len(whole.data.rows("train"))
-    level = NEARLY * whole.losses[-1]
     sgd = [lab.train(seed, 64 * STEPS, recipe.but(optimizer=Sgd(lr, momentum=0.9))) for lr in (0.0005, 0.002, 0.01)]
-    reached = min(range(len(sgd)), key=lambda k: (_seconds_until(sgd[k], level), sgd[k].losses[-1]))
     few = lab.train(seed, STEPS * (images // 64), recipe.but(optimizer=Lbfgs(), noise="allow"))
-    ends = [_last(whole.losses), _last(few.losses)]
-    numbers = {
-        "seconds, L-BFGS": whole.seconds, "seconds, SGD": _seconds_until(sgd[reached], level),
-        "loss, full batch": ends[0], "loss, mini-batches": ends[1],
-    }  # fmt: skip
+    level = NEARLY * whole.losses[-1]
+    seconds = {"L-BFGS": whole.seconds_until(level, 1), "SGD": min(one.seconds_until(level) for one in sgd)}
+    best = min(sgd, key=lambda one: one.seconds_until(level))
+    ends = {"full batch": _last(whole.losses), "mini-batches": _last(few.losses)}
+    lines = {"L-BFGS, all images": (whole, images, 1), "L-BFGS, mini-batches": (few, 64, 20), "SGD, mini-batches": (best, 64, 20)}
     curves = {
-        ("Training loss by pass over the images", "pass", "L-BFGS, all images"): curve(whole.losses, 1),
-        ("Training loss by pass over the images", "pass", "L-BFGS, mini-batches"): _by_pass(few, images),
-        ("Training loss by pass over the images", "pass", "SGD, mini-batches"): _by_pass(sgd[reached], images),
+        ("Training loss by pass over the images", "pass", name): [(x * batch / images, y) for x, y in curve(one.losses, n)]
+        for name, (one, batch, n) in lines.items()
     }
-    return Replicate((numbers["seconds, SGD"] / whole.seconds, ends[1] / ends[0]), numbers, curves)
+    numbers = tabulate({"seconds": seconds, "loss of L-BFGS": ends})
+    return Replicate((seconds["SGD"] / seconds["L-BFGS"], ends["mini-batches"] / ends["full batch"]), numbers, curves)
 
 
 def _last(losses: Sequence[float]) -> float:
     """The mean of the last tenth, of which there is at least one."""
     return statistics.fmean(losses[-max(1, len(losses) // 10) :])
-
-
-def _by_pass(trained: Trained, images: int) -> list[tuple[float, float]]:
-    """The loss curve of mini-batches over passes."""
-    return [(64 * x / images, y) for x, y in curve(trained.losses)]
 
 
 def decay(lab: Laboratory, seed: int) -> Replicate:
