@@ -192,7 +192,7 @@ def test_alexnet_2012_is_as_the_paper_says() -> None:
     crop, flip, colors = pipe_parts(known.make(recipe.augment, "augment"))
     assert [spell(part, full=True) for part in (crop, flip, colors)] == [
         "scale_crop((256, 256), patch=224, p=1.0)",
-        "flip(0.5, axes=horizontal, alternate=False)",
+        "flip(0.5, axes='horizontal', alternate=False)",
         "pca(0.1, p=1.0)",
     ], "patches of 224 of the image at 256, mirrored or not, and an offset of 0.1 along the principal components of the colors"
     views: Any = known.make(recipe.views, "views")
