@@ -236,17 +236,19 @@ def test_evaluations_take_a_tenth_of_a_budget_in_seconds_unless_asked_for(monkey
 
 
 @pytest.mark.item("S136")
-def test_a_budget_in_seconds_is_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("budget", ["10 s", "0.05 EUR at 18/h"])
+def test_a_budget_in_seconds_or_in_money_is_a_cap(budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(n / 4 for n in range(10_000))
     monkeypatch.setattr("goodfit.training.loop.time.perf_counter", lambda: next(now))
     state = sgd(net())
     state.elapsed = state.startup = 4.0  # packing the images
-    rows = run(state, plan("10 s", schedule=lambda t: 1 - t))
+    rows = run(state, plan(budget, schedule=lambda t: 1 - t))
     assert state.step == 12
     assert told(rows, "t")[0] == 0, "the first step is the beginning of everything that follows t, whatever came before it"
     assert told(rows, "lr") == pytest.approx([0.1 * (1 - n / 12) for n in range(12)])
 
 
+@pytest.mark.item("S136")
 def test_patience_stops_and_the_best_weights_can_be_had_back(tmp_path: Path) -> None:
     state, scores = sgd(net()), [0.2, 0.5, 0.8, 0.7, 0.8, 0.6, 0.1, 0.9]
     kept: dict[int, Tensor] = {}
@@ -265,6 +267,7 @@ def test_patience_stops_and_the_best_weights_can_be_had_back(tmp_path: Path) -> 
     assert torch.equal(back.model[1].weight, kept[25])  # type: ignore[index]
 
 
+@pytest.mark.item("S136")
 def test_patience_counts_evaluations_since_the_first_best() -> None:
     stop = Patience(2)
     assert [stop(list(scores)) for scores in ([], [1], [1, 0], [1, 0, 0], [0, 1, 1, 1], [0, 1, 2, 1])] == [
