@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.support.items import marks, read_items, read_tests_of_items
 
 ITEMS = read_items()
-FINISHED = ("house", "parts", "augment", "zoo", "study", "lab")  # owners whose work is done: each of their checks and features has a test
-TESTED = ("check", "feature")
+TESTED = ("check", "feature")  # kinds whose items a test shows to be there
 
 
-@pytest.mark.parametrize("owner", FINISHED)
-def test_every_item_of_a_finished_owner_has_a_test(owner: str) -> None:
-    mine = [item for item, about in ITEMS.items() if about["owner"] == owner and about["kind"] in TESTED]
-    assert mine, f'no item has the owner "{owner}"'
-    assert [item for item in mine if item not in read_tests_of_items()] == []
+def test_every_check_and_feature_has_a_test() -> None:
+    """Whoever's it is: no owner is exempt."""
+    asked = [item for item, about in ITEMS.items() if about["kind"] in TESTED]
+    assert len(asked) > 150
+    assert [item for item in asked if item not in read_tests_of_items()] == []
 
 
 def test_every_mark_names_an_item_there_is() -> None:
@@ -36,7 +33,6 @@ def not_a_test(): ...
     assert sorted(marks(source)) == [("test_one", "S001"), ("test_one", "S002"), ("test_one", "S003")]
 
 
-def test_every_item_has_a_kind_and_those_that_are_tested_an_owner_here() -> None:
+def test_every_item_has_a_kind_and_an_owner() -> None:
     assert {about["kind"] for about in ITEMS.values()} == {"check", "feature", "claim", "out"}
-    owners = {about["owner"] for about in ITEMS.values() if about["kind"] in TESTED}
-    assert owners >= set(FINISHED)
+    assert all(about["owner"] for about in ITEMS.values())

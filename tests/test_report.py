@@ -200,7 +200,7 @@ def test_seconds_and_what_they_cost_are_shown_as_given(run: Run) -> None:
     assert re.search(r"Total 1 h 02 min\s+Cost 1.55 of 2 EUR", Page(render_run(run.path)).visible())
 
 
-@pytest.mark.item("S006")
+@pytest.mark.item("S006", "S133")
 @pytest.mark.parametrize(
     ("train", "validation", "noise", "said"),
     [

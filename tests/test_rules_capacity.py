@@ -89,6 +89,13 @@ def test_faults_are_named_first(case: str) -> None:
     assert first_cause(**changes) == cause
 
 
+@pytest.mark.item("S133")
+def test_too_little_capacity_is_told_from_overfitting_and_asks_for_more() -> None:
+    exam = Examination(patient(model=two_numbers))
+    finding = find_causes(exam, capacity.RULES)["capacity_too_small"]
+    assert "wider" in finding.remedy
+
+
 @pytest.mark.parametrize("case", HEALTHY)
 def test_what_is_healthy_is_not_named(case: str) -> None:
     exam = Examination(patient(**HEALTHY[case]))

@@ -90,16 +90,20 @@ def test_nothing_of_the_first_machine_goes_along(source: Path, zoo: Path, photos
 @pytest.mark.item("S183")
 def test_damage_is_listed_and_refused(zoo: Path, photos: Path, tmp_path: Path) -> None:
     whole = zoo / "primary"
-    for name, damage in (("swapped", swap_weights), ("edited", edit_card)):
+    for name, damage in (("swapped", swap_weights), ("edited", edit_card), ("stripped", remove_config)):
         damage(Path(shutil.copytree(whole, zoo / name)))
     states = {Path(row["path"]).name: row["state"] for row in json.loads(goodfit("zoo", zoo, "--json").out)}
-    assert states == {"primary": "ready", "swapped": "damaged", "edited": "damaged"}
+    assert states == {"primary": "ready", "swapped": "damaged", "edited": "damaged", "stripped": "damaged"}
     refused(train(photos, tmp_path / "run", "--from", zoo / "swapped"), 1, "its checksum differs")
 
 
 def swap_weights(entry: Path) -> None:
     tensors = load_file(entry / "model.safetensors")
     save_file({name: torch.zeros_like(x) for name, x in tensors.items()}, entry / "model.safetensors")
+
+
+def remove_config(entry: Path) -> None:
+    (entry / "config.json").unlink()
 
 
 def edit_card(entry: Path) -> None:
