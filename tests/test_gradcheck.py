@@ -316,19 +316,24 @@ def test_networks_pass(text: str) -> None:
 
 @pytest.mark.item("S042")
 def test_the_affine_layer_of_the_slide() -> None:
-    """y = x W, x = [x1 x2], W = [w11; w12] (a column): dL/dx = dL/dy W^T and dL/dW = X^T dL/dY, here with torch's W^T as `weight`."""
-    layer = nn.Linear(2, 1, bias=False).double()
+    """y = x W, x = [x1 x2], W = [w11; w12] (a column): dL/dx = dL/dy W^T and dL/dW = X^T dL/dY, of the classifier `linear` on an image of
+    two pixels, whose `weight` is W^T.
+    """
+    net: Any = KNOWN.make("linear", "model")(1, 1, (1, 2)).double()  # type: ignore[operator]
+    layer = net.head
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, 3.0]]))
+        layer.bias.zero_()
     x = torch.tensor([[1.0, 4.0]], dtype=torch.float64, requires_grad=True)
-    y = layer(x)
+    y = net(x.view(1, 1, 1, 2))
     y.backward(torch.tensor([[5.0]], dtype=torch.float64))
     inputs, weights, outer = np.array([[1.0, 4.0]]), np.array([[2.0], [3.0]]), np.array([[5.0]])
     assert y.item() == (inputs @ weights).item() == 14.0
     assert x.grad is not None and layer.weight.grad is not None
     assert np.array_equal(x.grad.numpy(), outer @ weights.T)  # [10, 15]
     assert np.array_equal(layer.weight.grad.numpy(), (inputs.T @ outer).T)  # [5, 20]
-    assert all(row.passed and row.error < 1e-9 for row in check_gradients(module_subject(nn.Linear(7, 5), torch.randn(4, 7)), 0))
+    assert np.array_equal(layer.bias.grad.numpy(), outer.sum(0))
+    assert all(row.passed and row.error < 1e-9 for row in check_gradients(module_subject(net, torch.randn(4, 1, 1, 2)), 0))
 
 
 def test_batch_statistics_and_noise_are_the_same_for_every_evaluation() -> None:

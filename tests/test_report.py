@@ -315,6 +315,7 @@ def test_running_mean_is_a_mean_of_what_is_there() -> None:
 # ---- pictures ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.item("S186")
 def test_worst_errors_carry_their_pictures(run: Run) -> None:
     page = Page(render_run(run.path))
     images = [attributes for name, attributes in page.elements if name == "img"]
