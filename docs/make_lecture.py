@@ -39,10 +39,10 @@ def lecture_page() -> str:
         for topic, items, command, places in topics:
             held = list(dict.fromkeys(test for item in expand_items(items) for test in tests.get(item, [])))
             shown = command.replace("|", "\\|")  # else it would end the cell
-            tried = [f"[{item}](claims.md#{item.lower()})" for item in expand_items(items) if kinds[item]["kind"] == "claim"]
+            tried = [f"[{item}](claims.md#{item.lower()})" for item in expand_items(items) if kinds[item] == "claim"]
             claims = f", claims {', '.join(tried)}" if tried else ""
             text += f"| {topic} ({items}{claims}) | `{shown}` | {', '.join(map(_link, places.split('; ')))} | {_format_tests(held)} |\n"
-    left = " ".join(item for item, about in kinds.items() if about["kind"] == "out")
+    left = " ".join(item for item, kind in kinds.items() if kind == "out")
     return f"{text}\nNot about training, or not to be had on one machine, and therefore not here: {left}.\n"
 
 

@@ -102,6 +102,7 @@ def test_occlusion_is_the_mean_fall_over_the_windows_on_a_pixel(net: nn.Module) 
         np.testing.assert_allclose(found[place].numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.item("S186")
 def test_they_are_as_captums(net: nn.Module) -> None:
     attr = pytest.importorskip("captum.attr")
     images, classes = draw()

@@ -167,6 +167,7 @@ def test_statistics_are_those_of_the_batches_and_nothing_else_changes() -> None:
     assert not torch.equal(model[2].running_mean, torch.zeros(8)), "fixed ones are left alone"
 
 
+@pytest.mark.item("S126")
 def test_the_judged_average_has_statistics_of_its_own() -> None:
     """Those of its own weights on the first training batches: recomputed here, whatever the steps' running averages were."""
     seen: list[nn.Module] = []
@@ -191,10 +192,15 @@ def test_the_judged_average_has_statistics_of_its_own() -> None:
     assert not torch.allclose(naive[2].running_mean, state.model[2].running_mean, atol=1e-3)  # type: ignore[index]
 
 
+@pytest.mark.item("S126")
 def test_without_evaluations_the_statistics_come_at_the_end() -> None:
     state = state_of(normed(), Ema(0.9))
     run(state, plan("4 epochs", average=Ema(0.9)))
     before = copy.deepcopy(state.average)
+    assert before is not None
+    recompute_statistics(again := copy.deepcopy(before), [batch.images for batch in listed().batches])
+    for name, value in before.state_dict().items():
+        assert torch.allclose(value.float(), again.state_dict()[name].float(), atol=1e-6), name
     refresh_average(state, plan("4 epochs", average=Ema(0.9)), listed())
     assert all(torch.equal(a, b) for a, b in zip(before.state_dict().values(), state.average.state_dict().values(), strict=True))  # type: ignore[union-attr]
 

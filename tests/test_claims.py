@@ -108,7 +108,7 @@ def test_a_claim_gets_the_least_verdict_of_its_effects() -> None:
 
 def test_every_claim_of_the_lectures_has_an_experiment_and_a_rule() -> None:
     claims = read_claims()
-    assert list(claims) == [item for item, about in read_items().items() if about["kind"] == "claim"] and len(claims) == 31
+    assert list(claims) == [item for item, kind in read_items().items() if kind == "claim"] and len(claims) == 31
     for claim in claims.values():
         assert callable(claim.load_experiment()) and claim.load_experiment().__doc__ == f"{claim.item}."
         assert all(effect.none <= effect.said and (effect.scale != "ratio" or effect.none > 0) for effect in claim.effects)

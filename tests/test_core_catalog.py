@@ -30,13 +30,6 @@ LITERALS = (int, float, str, bool, tuple, type(None))
 every_part = holds_for({f"{kind} {name}": (kind, name, cls) for kind, name, cls in ALL})
 
 
-@pytest.mark.item("S010")
-def test_score_function_loss_and_optimizer_are_each_exchangeable() -> None:
-    """The three parts of a classifier are three seats, each with a choice."""
-    for kind in ("model", "loss", "optimizer"):
-        assert len(KNOWN.kinds[kind]) >= 3, kind
-
-
 # ---- laws of every part -----------------------------------------------------------------------------------------------------------
 
 

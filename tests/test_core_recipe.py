@@ -203,6 +203,7 @@ def test_field_defaults_are_right_by_their_own_types() -> None:
         ("2 minutes", 120, "second"), ("1.5 h", 5400, "second"), ("2 hours", 7200, "second"), ("90 s", 90, "second"),
         ("90 sec", 90, "second"),
         ("90 seconds", 90, "second"), ("  3   epochs ", 3, "epoch"),
+        ("2 EUR at 1.50/h", 4800, "second"), ("3 USD at 6 / hour", 1800, "second"), ("1e3 won at 2_000/h", 1800, "second"),
     ],
 )  # fmt: skip
 def test_budgets(text: str, amount: float, unit: str) -> None:
@@ -212,7 +213,8 @@ def test_budgets(text: str, amount: float, unit: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "ten epochs", "10", "0.5", "1", "0 epochs", "-3 epochs", "3 fortnights", "3 ms", "3 m",
-     "1.2.3 epochs", "epochs", "3 epochs 2", "1e999 steps", "nan epochs", "inf"],
+     "1.2.3 epochs", "epochs", "3 epochs 2", "1e999 steps", "nan epochs", "inf",
+     "2 EUR", "2 EUR at 0/h", "2 EUR at 1.5", "2 at 1/h", "0 EUR at 1/h", "-2 EUR at 1/h", "2 EUR at 1.5.0/h", "2 EUR at 1e999/h"],
 )  # fmt: skip
 def test_wrong_budgets(text: str) -> None:
     with pytest.raises(UsageError, match=f'Expected a budget like "30 epochs".*received "{text}"'):
@@ -222,8 +224,9 @@ def test_wrong_budgets(text: str) -> None:
 def test_shares_are_lengths_but_no_budget() -> None:
     assert Length.read("0.25", "length") == Length(0.25, "share")
     assert Length.read(0.0, "length") == Length(0.0, "share")
-    with pytest.raises(UsageError, match="Expected a length like"):
-        Length.read("1.5", "length")
+    for text in ("1.5", "2 EUR at 1/h"):
+        with pytest.raises(UsageError, match="Expected a length like"):
+            Length.read(text, "length")
 
 
 def lengths(budget: str, epoch_steps: int = 25, batch: int = 40) -> Lengths:

@@ -213,7 +213,7 @@ def test_the_page_of_the_lectures_is_as_made_and_has_every_item() -> None:
     maker = load_script(ROOT / "docs" / "make_lecture.py")
     assert read("docs/lecture.md") == maker.lecture_page(), "run `make docs`"
     named = [item for topics in maker.read_themes().values() for topic in topics for item in maker.expand_items(topic[1])]
-    assert sorted(named) == [item for item, about in read_items().items() if about["kind"] != "out"]
+    assert sorted(named) == [item for item, kind in read_items().items() if kind != "out"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from goodfit.augment.flip import Flip
+from goodfit.augment.pipeline import Pipeline
+from goodfit.core.batch import Batch
+from goodfit.core.chance import Chance
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.doctor.gradcheck import STEP, TOLERANCE, Subject, TensorCheck, check_gradients, loss_subject, module_subject
 from goodfit.doctor.gradcheck_parts import CHECKED_KINDS, part_subject
@@ -23,7 +27,8 @@ from tests.support.command import goodfit, refused
 MINE = '''
 import torch
 from torch import Tensor, nn
-from goodfit.core.contracts import Activation, Loss
+from goodfit.core.contracts import Activation, Augment, Loss
+from goodfit.core.settings import Share
 import dataclasses
 
 class Steep(torch.autograd.Function):
@@ -62,6 +67,22 @@ class Detached(Loss):
     """Softmax that forgets a path."""
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         return logits.detach().logsumexp(1) - (targets * logits).sum(1)
+
+@dataclasses.dataclass(frozen=True)
+class Shift(Augment):
+    """The pixels of the neighbor to the left."""
+    def __call__(self, batch, chance, t):
+        return batch.but(images=batch.images.roll(1, 3))
+
+@dataclasses.dataclass(frozen=True)
+class Torn(Augment):
+    """The same for a share of the images, copied as words of memory, which backward does not see: it takes the pixels for unmoved."""
+    p: Share = 1.0
+    def __call__(self, batch, chance, t):
+        out = batch.images.clone()
+        chosen = chance.chosen(self.p)
+        out.detach().view(torch.int64)[chosen] = batch.images.detach().roll(1, 3).contiguous().view(torch.int64)[chosen]
+        return batch.but(images=out)
 
 def absolute(logits, targets):
     return (logits - targets).abs().sum(1)
@@ -230,7 +251,7 @@ KNOWN = load_catalog()
 
 
 def parts() -> list[tuple[str, str]]:
-    return [(kind, name) for kind in CHECKED_KINDS if kind != "model" for name in sorted(KNOWN.kinds.get(kind, {}))]
+    return [(kind, name) for kind in CHECKED_KINDS if kind not in ("model", "augment") for name in sorted(KNOWN.kinds.get(kind, {}))]
 
 
 @pytest.mark.item("S045")
@@ -239,6 +260,37 @@ def test_every_layer_loss_and_penalty_passes(kind: str, name: str) -> None:
     for row in check_gradients(part_subject(KNOWN.make(name, kind), kind, 5, 4, (4, 4)), 12):
         assert row.passed, row
         assert row.error <= 1e-7
+
+
+ROUNDING = {"autocontrast", "equalize", "gamma", "posterize", "ramp", "rand_augment", "solarize", "trivial_augment"}
+
+
+@pytest.mark.item("S045")
+@pytest.mark.parametrize("text", [*sorted(KNOWN.kinds["augment"]), "rotate(30, border=mean) | flip(0.2) | jitter(0.4) | noise(p=1.0)"])
+def test_every_augment_passes_but_those_that_round_pixels(text: str) -> None:
+    """By pixels and by targets; of steps a difference would say 0 and backward too, which is not their slope."""
+    augment = KNOWN.make(text, "augment")
+    if text in ROUNDING:
+        with pytest.raises(UsageError, match=rf'^"{re.escape(str(augment))}" rounds pixels to whole levels: .* no gradient to check\.$'):
+            part_subject(augment, "augment", 3, 3, (4, 5))
+        return
+    rows = check_gradients(part_subject(augment, "augment", 3, 3, (4, 5)), 60)
+    assert [(row.name, row.passed) for row in rows] == [("pixels", True), ("targets", True)]
+    assert all(row.error <= 1e-7 for row in rows) and all(row.analytic for row in rows)
+
+
+@pytest.mark.item("S045")
+def test_the_gradient_of_a_flip_is_flipped_back() -> None:
+    """Of each image that was mirrored, in floats of both sizes: rows of whole words, and of others."""
+    for dtype, width in ((torch.float32, 4), (torch.float64, 5)):
+        pixels = torch.rand(32, 3, 4, width, dtype=dtype, requires_grad=True)
+        ids = torch.arange(32)
+        out = Pipeline((Flip(),), (4, width))(Batch(pixels * 1, torch.ones(32, 2) / 2, ids), Chance.of(0, ids, "augment"), 0.5).images
+        factors = torch.rand_like(out)
+        (gradient,) = torch.autograd.grad((out * factors).sum(), pixels)
+        is_mirrored = (out != pixels).flatten(1).any(1)
+        assert 4 < int(is_mirrored.sum()) < 28
+        assert torch.equal(gradient, torch.where(is_mirrored[:, None, None, None], factors.flip(3), factors))
 
 
 MODELS = [
@@ -264,19 +316,24 @@ def test_networks_pass(text: str) -> None:
 
 @pytest.mark.item("S042")
 def test_the_affine_layer_of_the_slide() -> None:
-    """y = x W, x = [x1 x2], W = [w11; w12] (a column): dL/dx = dL/dy W^T and dL/dW = X^T dL/dY, here with torch's W^T as `weight`."""
-    layer = nn.Linear(2, 1, bias=False).double()
+    """y = x W, x = [x1 x2], W = [w11; w12] (a column): dL/dx = dL/dy W^T and dL/dW = X^T dL/dY, of the classifier `linear` on an image of
+    two pixels, whose `weight` is W^T.
+    """
+    net: Any = KNOWN.make("linear", "model")(1, 1, (1, 2)).double()  # type: ignore[operator]
+    layer = net.head
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, 3.0]]))
+        layer.bias.zero_()
     x = torch.tensor([[1.0, 4.0]], dtype=torch.float64, requires_grad=True)
-    y = layer(x)
+    y = net(x.view(1, 1, 1, 2))
     y.backward(torch.tensor([[5.0]], dtype=torch.float64))
     inputs, weights, outer = np.array([[1.0, 4.0]]), np.array([[2.0], [3.0]]), np.array([[5.0]])
     assert y.item() == (inputs @ weights).item() == 14.0
     assert x.grad is not None and layer.weight.grad is not None
     assert np.array_equal(x.grad.numpy(), outer @ weights.T)  # [10, 15]
     assert np.array_equal(layer.weight.grad.numpy(), (inputs.T @ outer).T)  # [5, 20]
-    assert all(row.passed and row.error < 1e-9 for row in check_gradients(module_subject(nn.Linear(7, 5), torch.randn(4, 7)), 0))
+    assert np.array_equal(layer.bias.grad.numpy(), outer.sum(0))
+    assert all(row.passed and row.error < 1e-9 for row in check_gradients(module_subject(net, torch.randn(4, 1, 1, 2)), 0))
 
 
 def test_batch_statistics_and_noise_are_the_same_for_every_evaluation() -> None:
@@ -349,12 +406,16 @@ def test_the_command_on_modules_and_parts_of_ones_own(mine: Path) -> None:
     assert f"A model, Net(wide=3): {len(rows) - 3} of {len(rows)} tensors passed, relative error at most {passed:.1e}" in said.out, said
     assert passed < TOLERANCE < wrong, "the summary says nothing of the wrong ones"
     assert goodfit("gradcheck", "detached", "--use", mine).code == 1
-    for words in (("Swish", "--size", "4"), ("cube",), ("torch.nn.Softplus", "--size", "3"), ("absolute", "--kind", "loss")):
+    for text in ("flip | torn", "torn(0.005)"):  # one that seldom acts is shown at work
+        said = goodfit("gradcheck", text, "--use", mine)
+        assert said.code == 1 and said.sentence.startswith(f"goodfit: The gradient of {text} is wrong for 1 tensor: pixels["), said
+    for words in (("Swish", "--size", "4"), ("cube",), ("torch.nn.Softplus", "--size", "3"), ("absolute", "--kind", "loss"), ("shift",)):
         assert goodfit("gradcheck", *words, "--use", mine).code == 0, words
 
 
 def test_the_command_refuses_what_it_cannot_check(mine: Path) -> None:
     refused(goodfit("gradcheck", "sgd"), 2, '"sgd" is an optimizer, which has no gradient to check')
+    refused(goodfit("gradcheck", "flip | gamma"), 2, '"flip | gamma" rounds pixels to whole levels')
     refused(goodfit("gradcheck", "none"), 2, "an activation", "a norm", "--kind")
     refused(goodfit("gradcheck", "convnett"), 2, 'Did you mean "convnet"?')
     refused(goodfit("gradcheck", "svm", "--kind", "optimizer"), 2, "Unknown kind with a gradient", "model, loss")

@@ -27,6 +27,7 @@ from goodfit.recipe.transfer.advise import advise
 from goodfit.runs.listing import summarize_runs
 from goodfit.runs.look import LookOptions, look_at_run
 from goodfit.runs.train import RunOptions
+from goodfit.runs.zoo import add_to_zoo, list_zoo
 from goodfit.study.compare import compare_runs, read_entries
 from goodfit.study.cross_validation import train_folds
 from goodfit.study.ensemble.assembly import make_ensemble
@@ -84,6 +85,7 @@ PYTHON: list[tuple[list[str], Callable[[], Any]]] = [
     (["ensemble", "runs/0", "runs/1", "--out", "runs/a-two"], make_ensemble_of_two),
     (["compare", "runs/0", "runs/1"], lambda: compare_runs(read_entries(["runs/0", "runs/1"]))),
     (["runs"], lambda: summarize_runs(Path("runs"))),
+    (["zoo"], lambda: list_zoo(Path("zoo"))),
     (["parts"], make_cards),
     (["describe", "linear"], lambda: {"model": "linear", **describe_network("linear", NetworkOptions(), "sgd")[0].to_dict()}),
     (["describe", "--compare", "linear", "lenet"], lambda: compare_accounts(*compare_networks(["linear", "lenet"], NetworkOptions()))),
@@ -101,6 +103,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(tmp_path_factory.mktemp("home"))
         for seed in (0, 1):
             goodfit.train(recipe=RECIPE.but(seed=seed), out=f"runs/{seed}")
+        add_to_zoo(Run(Path("runs/0")), Path("zoo"), "CC0")
         Path("no.png").write_text("not an image")
         yield Path.cwd()
 

@@ -19,10 +19,23 @@ from sklearn.neighbors import KNeighborsClassifier
 import goodfit.lab
 from goodfit.lab.catalog import NAMES, list_lessons, run_lesson
 from goodfit.lab.lesson import Lesson
-from goodfit.lab.lessons import approximation, convolution, dropout, elastic_net, nearest, optimizers, regression, svm_gradient, two_layer
+from goodfit.lab.lessons import (
+    approximation,
+    convolution,
+    dropout,
+    elastic_net,
+    nearest,
+    optimizers,
+    regression,
+    svm_gradient,
+    two_layer,
+    workers,
+)
 from goodfit.lab.lessons import descent as descent_lesson
+from goodfit.report.charts import Chart, Series, describe_chart
 from goodfit.report.pages.lesson import render_lesson
 from goodfit.terminal.lesson import format_lesson
+from tests.support.fake_run import Page
 
 FILES = Path(str(goodfit.lab.__file__)).parent / "lessons"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -258,7 +271,66 @@ def test_optimizers() -> None:
     assert last == pytest.approx(values[-1]) and max(k for k, value in enumerate(values) if value > 0.01) + 1 == steps
     assert float(rows["banana, momentum"][1]) < optimizers.STEPS and math.isnan(float(rows["banana, sgd"][1]))
     assert lesson["distance of sgd from the saddle point, begun on its ridge"] < 1e-6 and lesson["loss there"] == pytest.approx(0.25)
-    assert len(lesson.charts) == 6 and all(len([s for s in c.series if s.style != "whisker"]) == 5 for c in lesson.charts)
+    assert len(lesson.charts) == 9
+    assert all(len([s for s in c.series if s.style != "whisker"]) == 5 for c in lesson.charts if not c.choices)
+
+
+@pytest.mark.item("S187")
+@pytest.mark.parametrize("surface", optimizers.SURFACES)
+def test_a_slider_moves_a_race_through_the_rates(surface: str) -> None:
+    """At each rate the reader sees every optimizer's way at that rate, by the formulas in NumPy for sgd and momentum, and the surface."""
+    (chart,) = [chart for chart in learn("optimizers").charts if chart.title.startswith(f"The race on the {surface}")]
+    (data,) = Page(render_lesson(learn("optimizers").to_dict(), [chart])).charts().values()
+    assert (data["slider"], data["choices"]) == ("learning rate", [f"{rate:g}" for rate in optimizers.RATES])
+    assert {s["style"] for s in data["series"] if not s["choice"]} == {"whisker"}, "the contours are always there"
+    function, start, ((left, right), (bottom, top)), _ = optimizers.SURFACES[surface]
+    for rate in optimizers.RATES:
+        ways = {s["label"]: (s["x"], s["y"]) for s in data["series"] if s["choice"] == f"{rate:g}"}
+        assert list(ways) == ["sgd", "momentum", "adagrad", "rmsprop", "adam"]
+        for racer, momentum in (("sgd", 0.0), ("momentum", 0.9)):
+            w, v, points = torch.tensor(start, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), []
+            while left <= w[0] <= right and bottom <= w[1] <= top and len(points) <= optimizers.RACE_STEPS:
+                points.append(w.tolist())
+                v = momentum * v + torch.autograd.functional.jacobian(function, w)  # type: ignore[no-untyped-call]
+                w = w - rate * v
+            np.testing.assert_allclose(np.array(ways[racer]).T, points, rtol=1e-5, atol=1e-9)
+
+
+def test_a_chart_is_described_as_it_is_at_first() -> None:
+    series = tuple(Series(f"at {k}", [(0.0, k), (1.0, k)], choice=str(k)) for k in (1, 2))
+    said = describe_chart(Chart("A chart", series, slider="k", choices=("1", "2")))
+    assert "at 1 from 1 to 1" in said and "at 2" not in said
+
+
+@pytest.mark.item("S096")
+def test_workers() -> None:
+    """Averaging every step is the step on all images; averaged every 20 steps, nets are those of a plain loop of torch's."""
+    lesson = learn("workers")
+    assert lesson["largest difference of their weights from those of one"] < 1e-10
+    assert lesson["of 4 workers that average every step"] == pytest.approx(lesson["loss of one worker on all images"], rel=1e-9)
+    rows = lesson.table("4 workers, 120 steps of SGD, on 400 digits")
+    assert [row[0] for row in rows.values()] == [120, 24, 6, 1]
+    apart = [float(row[1]) for row in rows.values()]
+    assert apart == sorted(set(apart)), "the longer they are alone, the farther apart they are"
+    images = workers.read_digits(workers.IMAGES)
+    x, labels = images.images.double(), images.targets.argmax(1)
+    nets = [workers.make_net() for _ in range(4)]
+    for step in range(1, workers.STEPS + 1):
+        for k, net in enumerate(nets):
+            gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(net(x[k::4]), labels[k::4]), list(net.parameters()))
+            with torch.no_grad():
+                for p, g in zip(net.parameters(), gradients, strict=True):
+                    p.sub_(workers.RATE * g)
+        if step % 20 == 0:
+            with torch.no_grad():
+                for ps in zip(*(net.parameters() for net in nets), strict=True):
+                    mean = torch.stack(ps).mean(0)
+                    for p in ps:
+                        p.copy_(mean)
+    scores = nets[0](x).detach()
+    assert rows["20"][2] == pytest.approx(float(torch.nn.functional.cross_entropy(scores, labels)), rel=1e-8)
+    assert rows["20"][3] == pytest.approx(float((scores.argmax(1) == labels).double().mean()))
+    assert "pulls" in errs(lesson, "EASCS")
 
 
 @pytest.mark.item("S016")

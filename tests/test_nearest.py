@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 import goodfit
 from goodfit.core.parameters import has_parameters
+from goodfit.core.parts import pipe_parts, spell
 from goodfit.core.run import Run
 from goodfit.data.dataset import Dataset
 from goodfit.recipe.parts import load_catalog
@@ -187,6 +189,17 @@ def test_alexnet_2012_is_as_the_paper_says() -> None:
     assert (moves.lr, moves.momentum, moves.weight_decay, moves.nesterov) == (0.01, 0.9, 5e-4, False)
     assert str(recipe.plateau) == "plateau(0.1)" and known.make(str(recipe.plateau), "plateau")([1.0] * 10) == pytest.approx(0.1)
     assert (recipe.batch_size, recipe.size, recipe.schedule) == (128, 227, "constant")
+    crop, flip, colors = pipe_parts(known.make(recipe.augment, "augment"))
+    assert [spell(part, full=True) for part in (crop, flip, colors)] == [
+        "scale_crop((256, 256), patch=224, p=1.0)",
+        "flip(0.5, axes='horizontal', alternate=False)",
+        "pca(0.1, p=1.0)",
+    ], "patches of 224 of the image at 256, mirrored or not, and an offset of 0.1 along the principal components of the colors"
+    views: Any = known.make(recipe.views, "views")
+    shown = [(view.scale, view.place, view.mirrored) for view in views((227, 227), (259, 259))]
+    corners = [(0.5, 0.5), *itertools.product((0.0, 1.0), repeat=2)]
+    assert sorted(shown) == sorted((256, place, mirrored) for place in corners for mirrored in (False, True))
+    assert views.average == "probability"
 
 
 @pytest.mark.parametrize(

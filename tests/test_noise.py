@@ -95,6 +95,17 @@ def test_how_many_thinned_nets_there_are() -> None:
     assert 10**82 < 10**1233 <= 2**units < 10**1234
 
 
+@pytest.mark.item("S110")
+def test_dropout_draws_every_thinned_net_of_a_few_units() -> None:
+    """Of 6 units 2^6 masks, each as often as the others: their frequencies differ by no more than chance (chi-square, 63 degrees)."""
+    module, passes = build("mlp((6,), drop=dropout)").layer1.drop.train(), 6400  # type: ignore[union-attr, operator]
+    torch.manual_seed(0)
+    masks = (module(torch.ones(passes, 6)) != 0).long() @ 2 ** torch.arange(6)
+    counts = torch.bincount(masks, minlength=64).double()
+    assert len(counts) == 2**6 and float(counts.min()) > 0
+    assert float((counts - 100).square().sum() / 100) < 115  # chance exceeds it once in 20,000 times
+
+
 # ---- dropconnect -------------------------------------------------------------------------------------------------------------------
 
 

@@ -190,13 +190,17 @@ def test_each_end_of_a_run_is_said(run: Run, state: str) -> None:
     assert bool(describe_end(record)) == (state not in ("finished", "diverged"))
 
 
-def test_seconds_are_shown_as_given(run: Run) -> None:
+@pytest.mark.item("S136")
+def test_seconds_and_what_they_cost_are_shown_as_given(run: Run) -> None:
     run.update("about.json", {"seconds": {"startup": 2.0, "training": 3700.0, "evaluation": 22.0}})
     text = Page(render_run(run.path)).visible()
     assert "in 1 h 01 min" in text and re.search(r"Training 1 h 01 min 99 %", text) and "Total 1 h 02 min" in text
+    assert "EUR" not in text
+    (run.path / "recipe.toml").write_text((run.path / "recipe.toml").read_text().replace("12 epochs", "2 EUR at 1.50/h"))
+    assert re.search(r"Total 1 h 02 min\s+Cost 1.55 of 2 EUR", Page(render_run(run.path)).visible())
 
 
-@pytest.mark.item("S006")
+@pytest.mark.item("S006", "S133")
 @pytest.mark.parametrize(
     ("train", "validation", "noise", "said"),
     [
@@ -311,6 +315,7 @@ def test_running_mean_is_a_mean_of_what_is_there() -> None:
 # ---- pictures ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.item("S186")
 def test_worst_errors_carry_their_pictures(run: Run) -> None:
     page = Page(render_run(run.path))
     images = [attributes for name, attributes in page.elements if name == "img"]

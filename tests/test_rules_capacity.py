@@ -89,6 +89,13 @@ def test_faults_are_named_first(case: str) -> None:
     assert first_cause(**changes) == cause
 
 
+@pytest.mark.item("S133")
+def test_too_little_capacity_is_told_from_overfitting_and_asks_for_more() -> None:
+    exam = Examination(patient(model=two_numbers))
+    found = [finding for rule in capacity.RULES if (finding := rule.find(exam))]
+    assert found and all(finding.cause == "capacity_too_small" and "wider" in finding.remedy for finding in found)
+
+
 @pytest.mark.parametrize("case", HEALTHY)
 def test_what_is_healthy_is_not_named(case: str) -> None:
     exam = Examination(patient(**HEALTHY[case]))
@@ -98,6 +105,7 @@ def test_what_is_healthy_is_not_named(case: str) -> None:
 
 @pytest.mark.parametrize("layer", [nn.Dropout(0.8), nn.Dropout2d(0.8), HandDropout(0.8), Apply(lambda x: F.dropout(x, 0.8))])
 def test_the_rate_of_a_dropout_however_it_is_made(layer: nn.Module) -> None:
+    torch.manual_seed(0)
     model = convnet()
     inserted = nn.Sequential(*model[:6], layer, *model[6:]) if isinstance(layer, nn.Dropout2d) else with_dropout(layer)
     (rate,) = measure_dropout(Examination(patient(model=lambda: inserted)))

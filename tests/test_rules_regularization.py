@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -149,8 +150,11 @@ def memorize(images: int, noise: float = 1.5) -> dict[str, Any]:
     }
 
 
-def test_overfitting_is_named() -> None:
-    assert names(examine(**memorize(100)))[0] == "overfitting"
+@pytest.mark.item("S133")
+def test_overfitting_is_named_with_what_to_do_about_it() -> None:
+    finding = examine(**memorize(100)).findings[0]
+    assert (finding.cause, finding.is_material) == ("overfitting", True)
+    assert re.search("augmentation|decay|images", finding.remedy), finding
 
 
 def test_noise_learned_by_heart_is_a_note() -> None:

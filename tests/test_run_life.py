@@ -16,6 +16,7 @@ from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.files import lock
 from goodfit.core.run import Run
 from goodfit.recipe.build import Validator
+from goodfit.runs.finish import describe_result
 from goodfit.runs.resume import LOCK_FILE
 from goodfit.runs.train import RunOptions
 from goodfit.runs.train import train as train_recipe
@@ -54,6 +55,19 @@ def test_an_extended_run_forgets_the_test_score_of_other_weights(photos: Path, t
     assert len(run.read("about.json")["openings"]) == 1, "but that it was opened is remembered"
 
 
+@pytest.mark.item("S136")
+def test_what_a_run_has_cost_is_said_under_a_budget_in_money(photos: Path, tmp_path: Path) -> None:
+    run = train(photos, tmp_path / "run", budget="1 epoch")
+    assert not any("Spent" in line for line in describe_result(run))
+    text = (run.path / "recipe.toml").read_text()
+    (run.path / "recipe.toml").write_text(text.replace('budget = "1 epoch"', 'budget = "2 EUR at 1.50/h"'))
+    run.update("about.json", {"seconds": {"startup": 100.0, "training": 1100.0}})
+    assert "Spent 0.5 of 2 EUR." in describe_result(run)
+    run.update("about.json", {"seconds": {"startup": 100.0, "training": 3500.0}})
+    assert "Spent 1.50 of 2 EUR." in describe_result(run)
+
+
+@pytest.mark.item("S136")
 def test_a_run_that_stopped_early_stays_stopped(photos: Path, tmp_path: Path) -> None:
     words = {"budget": "40 epochs", "stop": "patience(2)", "optimizer": "sgd(1e-9)"}
     run = train(photos, tmp_path / "run", **words)

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, UsageError
+from goodfit.core.parts import part_name
 from goodfit.core.progress import steady_time
 from goodfit.core.run import Run
 from goodfit.recipe.parts import load_catalog, make_parts
@@ -137,12 +138,26 @@ def test_the_default_space_has_what_the_lecture_plays_with() -> None:
     assert axes["lr"].low < 0.1 < axes["lr"].high
     assert axes["model.width"].choices == ("4", "8", "16")
     assert (axes["model.drop.p"].law, axes["strength"].law) == ("uniform", "uniform")
+    assert axes["optimizer"].choices == ("sgd", "sgd(momentum=0.9)", "sgd(momentum=0.9, nesterov=True)")
+    assert set(axes["schedule"].choices) == {"constant", "step", "exponential", "inverse", "cosine"}
+    values = {"optimizer": "sgd(momentum=0.9, nesterov=True)", "lr": 0.2, "optimizer.weight_decay": 1e-3, "schedule": "step"}
+    first = {axis.name: axis.value_at(0.0) for axis in Space.read(texts, CATALOG).axes}
+    drawn = recipe_of_trial(BASE, Space.read(texts, CATALOG), first | values, CATALOG)
+    assert CATALOG.make(drawn.optimizer, "optimizer") == CATALOG.make("sgd(0.2, 0.9, True, weight_decay=1e-3)", "optimizer")
+    assert drawn.schedule == "step"
+    adaptive = default_space(BASE.but(optimizer="adamw(1e-3, betas=(0.9, 0.95))", schedule="warmup(0.1) | cosine"), CATALOG)
+    update, decay = (axis for axis in Space.read(adaptive, CATALOG).axes if axis.name in ("optimizer", "schedule"))
+    assert [part_name(CATALOG.make(text, "optimizer")) for text in update.choices] == ["adamw", "adam", "rmsprop"]
+    assert CATALOG.make(update.choices[1], "optimizer").betas == (0.9, 0.95), "what they share is the recipe's"  # type: ignore[attr-defined]
+    assert len(decay.choices) == 5 and all(text.startswith("warmup(0.1) | ") for text in decay.choices)
+    assert "schedule" not in default_space(BASE.but(schedule="cyclic", snapshots=2), CATALOG), "snapshots want their cycles"
     for model in ("resnet(18)", "linear", "mlp", "mobilenet_v2", "vgg"):
         for optimizer in ("adamw", "sam(around=sgd(0.1))", "muon", "lbfgs"):
             base = BASE.but(model=model, optimizer=optimizer)
             space = Space.read(default_space(base, CATALOG), CATALOG)
             for u in (0.0, 0.5, 1.0):
                 recipe_of_trial(base, space, {axis.name: axis.value_at(u) for axis in space.axes}, CATALOG)
+            assert ("schedule" in dict(space.texts)) == (optimizer != "lbfgs"), "full batches without noise need no decay"
 
 
 def test_every_part_has_a_default_space_that_its_recipe_takes() -> None:

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from scipy.optimize import minimize, rosen, rosen_der, rosen_hess
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
@@ -33,7 +35,7 @@ from goodfit.optim.flat import FlatParameters
 from goodfit.optim.groups import make_optimizer
 from goodfit.optim.lbfgs import Lbfgs
 from goodfit.optim.line_search import LinePoint, search_strong_wolfe
-from goodfit.optim.newton import Newton
+from goodfit.optim.newton import ExactModel, Newton
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.curvature import _flatten
 from goodfit.training.state import Plan, State
@@ -442,6 +444,51 @@ def test_memory_grows_with_the_square_of_n_or_with_n() -> None:
     assert kept["bfgs"] == [n**2 for n in (50, 100, 200)]
     assert kept["hessian"] == [(2 * n) ** 2 for n in (50, 100, 200)]
     assert kept["lbfgs"] == [2 * 5 * n for n in (50, 100, 200)]
+
+
+class Work(TorchDispatchMode):
+    """Counts multiply-adds: a third of n^3 for a Cholesky factor, m n k for a product of matrices, else one for each number touched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        shapes = [x.shape for x in tree_leaves((args, out)) if isinstance(x, Tensor)]
+        name = func.overloadpacket.__name__
+        if name == "linalg_cholesky_ex":
+            self.count += args[0].shape[-1] ** 3 // 3
+        elif name in ("mm", "addmm", "bmm", "baddbmm"):
+            self.count += args[-2].shape.numel() * args[-1].shape[-1]
+        elif not func.is_view:
+            self.count += max((shape.numel() for shape in shapes), default=0)
+        return out
+
+
+@pytest.mark.item("S092")
+def test_the_work_of_a_step_grows_with_n_its_square_or_its_cube() -> None:
+    """L-BFGS: N. BFGS: N^2, for its direction and its correction. Newton: N^3, for solving its system."""
+
+    def quasi_newton(part: Optimizer, n: int) -> int:
+        optimizer: Any = make_optimizer(Spot(np.ones(n)), part)
+        memory: dict[str, Any] = {}
+        for count in range(8):
+            step = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(count))
+            with Work() as work:
+                optimizer.direction(memory, step)
+                optimizer.update_memory(memory, step, step * torch.arange(1, n + 1))
+        return work.count
+
+    def newton(part: Optimizer, n: int) -> int:
+        model = ExactModel(torch.eye(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64))
+        with Work() as work:
+            model.solve(0.1)
+        return work.count
+
+    for work_of, part, power in ((quasi_newton, Lbfgs(history=5), 1), (quasi_newton, Bfgs(), 2), (newton, Newton(), 3)):
+        small, large = (work_of(part, n) for n in (500, 1000))
+        assert math.log2(large / small) == pytest.approx(power, abs=0.05), part
 
 
 @pytest.mark.item("S092")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -18,6 +19,8 @@ import goodfit
 from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.progress import Length, Lengths, Period
 from goodfit.core.run import Run
+from goodfit.optim.groups import make_optimizer
+from goodfit.recipe.parts import load_catalog
 from goodfit.schedules.compose import compose
 from goodfit.schedules.shapes import Cosine, Warmup
 from goodfit.training.checkpoint import Checkpoints
@@ -29,7 +32,7 @@ from goodfit.training.rules.stop import Patience
 from goodfit.training.state import State
 from goodfit.training.step import set_rates, train_step
 from tests.support.command import goodfit as command
-from tests.support.loop import listed, net, plan, run, sgd, told
+from tests.support.loop import K, listed, net, plan, run, sgd, told
 
 # ---- steps ------------------------------------------------------------------------------------------------------------------------
 
@@ -58,6 +61,35 @@ def test_fit_is_the_loop_a_user_would_write() -> None:
     assert told(rows, "epoch") == [n // 5 for n in range(20)]
     assert told(rows, "t") == pytest.approx([n / 20 for n in range(20)])
     assert all(0 < share < 1 for share in told(rows, "data_share"))
+
+
+MODELS = {"linear": lambda w, x: x @ w[0].T + w[1], "mlp((8,))": lambda w, x: (x @ w[0].T + w[1]).relu() @ w[2].T + w[3]}
+LOSSES = {"softmax": nn.functional.cross_entropy, "svm": lambda scores, labels: K * nn.functional.multi_margin_loss(scores, labels)}
+OPTIMIZERS = {
+    "sgd(0.05, momentum=0.9)": lambda w: torch.optim.SGD(w, 0.05, momentum=0.9),
+    "adam(0.01)": lambda w: torch.optim.Adam(w, 0.01),
+}
+
+
+@pytest.mark.item("S010")
+@pytest.mark.parametrize(("model", "loss", "optimizer"), [*itertools.product(MODELS, LOSSES, OPTIMIZERS)])
+def test_score_function_loss_and_optimizer_are_each_exchangeable(model: str, loss: str, optimizer: str) -> None:
+    """The three parts of a classifier: every combination trains to the weights that formulas of torch's lead to."""
+    known, source = load_catalog(), listed()
+    torch.manual_seed(0)
+    net: nn.Module = known.make(model, "model")(K, 2, (3, 3))  # type: ignore[operator]
+    by_hand = [p.detach().clone().requires_grad_() for p in net.parameters()]
+    rows = run(State.start(net, make_optimizer(net, known.make(optimizer, "optimizer"))), plan(loss=known.make(loss, "loss")), source)  # type: ignore[arg-type]
+    rule, losses = OPTIMIZERS[optimizer](by_hand), []
+    for batch in source.batches * 4:
+        value = LOSSES[loss](MODELS[model](by_hand, batch.images.flatten(1)), batch.targets.argmax(1))
+        rule.zero_grad()
+        value.backward()
+        rule.step()
+        losses.append(value.item())
+    assert told(rows, "loss") == pytest.approx(losses, rel=1e-4)
+    for found, expected in zip(net.parameters(), by_hand, strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
     assert told(rows, "elapsed") == sorted(told(rows, "elapsed"))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -204,17 +236,19 @@ def test_evaluations_take_a_tenth_of_a_budget_in_seconds_unless_asked_for(monkey
 
 
 @pytest.mark.item("S136")
-def test_a_budget_in_seconds_is_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("budget", ["10 s", "0.05 EUR at 18/h"])
+def test_a_budget_in_seconds_or_in_money_is_a_cap(budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(n / 4 for n in range(10_000))
     monkeypatch.setattr("goodfit.training.loop.time.perf_counter", lambda: next(now))
     state = sgd(net())
     state.elapsed = state.startup = 4.0  # packing the images
-    rows = run(state, plan("10 s", schedule=lambda t: 1 - t))
+    rows = run(state, plan(budget, schedule=lambda t: 1 - t))
     assert state.step == 12
     assert told(rows, "t")[0] == 0, "the first step is the beginning of everything that follows t, whatever came before it"
     assert told(rows, "lr") == pytest.approx([0.1 * (1 - n / 12) for n in range(12)])
 
 
+@pytest.mark.item("S136")
 def test_patience_stops_and_the_best_weights_can_be_had_back(tmp_path: Path) -> None:
     state, scores = sgd(net()), [0.2, 0.5, 0.8, 0.7, 0.8, 0.6, 0.1, 0.9]
     kept: dict[int, Tensor] = {}
@@ -233,6 +267,7 @@ def test_patience_stops_and_the_best_weights_can_be_had_back(tmp_path: Path) -> 
     assert torch.equal(back.model[1].weight, kept[25])  # type: ignore[index]
 
 
+@pytest.mark.item("S136")
 def test_patience_counts_evaluations_since_the_first_best() -> None:
     stop = Patience(2)
     assert [stop(list(scores)) for scores in ([], [1], [1, 0], [1, 0, 0], [0, 1, 1, 1], [0, 1, 2, 1])] == [

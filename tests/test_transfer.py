@@ -169,7 +169,6 @@ def test_layers_join_one_after_the_other(source: Path, others: Path, tmp_path: P
 
 
 @pytest.mark.item("S182")
-@pytest.mark.item("S183")
 def test_a_pretrained_net_learns_in_one_epoch_what_a_fresh_one_does_not(source: Path, others: Path, tmp_path: Path) -> None:
     transfer(others, tmp_path / "with", source, budget="1 epoch", trainable="head", optimizer="sgd(0.05)")
     train(others, tmp_path / "without", model="convnet(4)", budget="1 epoch", optimizer="sgd(0.05)")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goodfit.augment.gather import apply_border, iterate_chunks
+from goodfit.augment.gather import apply_border, float_dtype, iterate_chunks
 from goodfit.augment.resize import sum_weighted_rows
 from goodfit.augment.traits import RandomApply, RangedAugment, draw_from_range, keep_alpha
 from goodfit.core.chance import Chance
@@ -33,14 +33,14 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     y, x = (
         apply_border(torch.arange(length)[:, None] + torch.arange(-reach, reach + 1), length, "reflect")[None] for length in (height, width)
     )
-    out = torch.empty(pixels.shape, device=images.device)
+    out = torch.empty(pixels.shape, dtype=float_dtype(images), device=images.device)
     for chunk in iterate_chunks(pixels):
         down, across = (
-            (weights[chunk] * factor).float()[:, None].expand(-1, length, -1) for length, factor in ((height, 1.0), (width, scale))
+            (weights[chunk] * factor).to(out.dtype)[:, None].expand(-1, length, -1) for length, factor in ((height, 1.0), (width, scale))
         )
-        rows = sum_weighted_rows(pixels[chunk].float(), y, down).view(-1, height, width, channels)
+        rows = sum_weighted_rows(pixels[chunk].to(out.dtype), y, down).view(-1, height, width, channels)
         columns = sum_weighted_rows(rows.transpose(1, 2), x, across).view(-1, width, height, channels)
-        torch.clamp(columns.transpose(1, 2), 0, 1, out=out[chunk])
+        out[chunk] = columns.clamp_(0, 1).transpose(1, 2)
     return keep_alpha(images, out.permute(0, 3, 1, 2))
 
 
@@ -62,17 +62,16 @@ def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
     pixels = images[:, :3].permute(0, 2, 3, 1)
     n, height, width, channels = pixels.shape
     scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    box = ((1 - factor.double()) / 13 * scale).float().to(images.device)[:, None, None]
-    center = ((factor.double() * 9 + 4) / 13 * scale).float().to(images.device)[:, None, None]
-    out = torch.empty((n, height, width * channels), device=images.device)
+    out = torch.empty((n, height, width * channels), dtype=float_dtype(images), device=images.device)
+    box, center = (x.to(out)[:, None, None] for x in ((1 - factor.double()) / 13 * scale, (factor.double() * 9 + 4) / 13 * scale))
     for chunk in iterate_chunks(pixels):
-        lines = pixels[chunk].float().reshape(-1, height, width * channels)
+        lines = pixels[chunk].to(out.dtype).reshape(-1, height, width * channels)
         middle = slice(channels, -channels)
         column_sum = lines[:, :-2] + lines[:, 1:-1]
         column_sum += lines[:, 2:]
         box_sum = column_sum[..., : -2 * channels] + column_sum[..., middle]
         box_sum += column_sum[..., 2 * channels :]
-        torch.mul(lines, scale, out=out[chunk])
+        out[chunk] = lines * scale
         out[chunk, 1:-1, middle] = (lines[:, 1:-1, middle] * center[chunk]).addcmul_(box_sum, box[chunk])
         out[chunk].clamp_(0, 1)
     return keep_alpha(images, out.view(n, height, width, channels).permute(0, 3, 1, 2))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goodfit.augment.gather import iterate_chunks
+from goodfit.augment.gather import float_dtype, iterate_chunks
 from goodfit.core.batch import Batch
 from goodfit.core.chance import Chance
 from goodfit.core.contracts import Augment
@@ -106,21 +106,21 @@ def apply_color_matrix(images: Tensor, matrix: Tensor) -> Tensor:
     """
     n, channels, height, width = images.shape
     scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    pixels = torch.empty((n, height, width, channels), device=images.device)
+    pixels = torch.empty((n, height, width, channels), dtype=float_dtype(images), device=images.device)
     pixels.copy_(images.permute(0, 2, 3, 1))
     count = height * width
     at_once, row_pixels = (next(k for k in sizes if count % k == 0) for sizes in ((4, 1), (64, 16, 4, 1)))
     linear, offset = _fit_to_channels(
         matrix, channels, _mean_colors(pixels.view(n, count // row_pixels, row_pixels * channels), channels) * scale
     )
-    linear, offset = (linear * scale).float().to(images.device), offset.float().to(images.device).repeat(1, row_pixels)[:, None]
-    blocks = torch.zeros(n, at_once, channels, at_once, channels, device=images.device)
+    linear, offset = (linear * scale).to(pixels), offset.to(pixels).repeat(1, row_pixels)[:, None]
+    blocks = pixels.new_zeros(n, at_once, channels, at_once, channels)
     blocks.diagonal(dim1=1, dim2=3).copy_(linear.mT[..., None].expand(-1, -1, -1, at_once))
     blocks = blocks.view(n, at_once * channels, at_once * channels)
     rows = pixels.view(n, count // at_once, at_once * channels)
     for chunk in iterate_chunks(rows):
         out = offset[chunk].repeat(1, count // row_pixels, 1).view(rows[chunk].shape).baddbmm_(rows[chunk], blocks[chunk])
-        torch.clamp(out, 0, 1, out=rows[chunk])
+        rows[chunk] = out.clamp_(0, 1)
     return pixels.permute(0, 3, 1, 2)
 
 

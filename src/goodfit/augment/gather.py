@@ -23,12 +23,12 @@ def gather_pixels(pixels: Tensor, matrix: Tensor, size: Frame, border: Border, c
     y = scale[:, 1:] * torch.arange(size[0]) + offset[:, 1:]
     left = torch.minimum(offset[:, 0], offset[:, 0] + scale[:, 0] * (size[1] - 1))
     beyond = torch.zeros_like(color) if border == "zero" else color
-    beyond = beyond if pixels.is_floating_point() else (beyond * 255).round().to(pixels.dtype)
+    beyond = (beyond if pixels.is_floating_point() else (beyond * 255).round()).to(pixels.dtype)
     out = gather_row_slices(pixels, y, left[:, None].expand(y.shape), size[1], border, beyond)
     mirrored = (scale[:, 0] < 0).nonzero()[:, 0].to(pixels.device)
     for chunk in iterate_chunks(out[: len(mirrored)]):
         reversed_rows = out.index_select(0, mirrored[chunk]).flip(2)
-        view_as_words(out).index_copy_(0, mirrored[chunk], view_as_words(reversed_rows))
+        copy_images(out, mirrored[chunk], reversed_rows)
     return out
 
 
@@ -88,12 +88,22 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return pixels.div(255) if pixels.dtype == torch.uint8 else pixels
 
 
+def float_dtype(pixels: Tensor) -> torch.dtype:
+    """The type in which pixels are computed with: their own where that is a float, else float32."""
+    return pixels.dtype if pixels.is_floating_point() else torch.float32
+
+
 def to_bytes(values: Tensor) -> Tensor:
     """Convert floats from 0 to below 256 to uint8, cutting their fractions; by way of int16, which is three times as fast as directly."""
     return values.to(torch.int16).to(torch.uint8)
 
 
-def view_as_words(pixels: Tensor) -> Tensor:
-    """View pixels [B, h, w, C] as rows of the largest numbers they divide into, so that elementwise copies have few elements to copy."""
-    rows = pixels.view(len(pixels), -1)
-    return rows.view(torch.int64) if rows.shape[1] * rows.element_size() % 8 == 0 else rows
+def copy_images(out: Tensor, rows: Tensor, images: Tensor) -> None:
+    """Copy images [K, h, w, C] into rows [K] of `out` [B, h, w, C], as the largest numbers they divide into: few are fast to copy.
+
+    Images that a gradient is asked of are copied as what they are, for backward sees no other numbers.
+    """
+    to, values = out.view(len(out), -1), images.view(len(images), -1)
+    if values.shape[1] * values.element_size() % 8 == 0 and not (out.requires_grad or images.requires_grad):
+        to, values = to.view(torch.int64), values.view(torch.int64)
+    to.index_copy_(0, rows, values)

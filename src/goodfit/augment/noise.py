@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from goodfit.augment.gather import iterate_chunks
+from goodfit.augment.gather import float_dtype, iterate_chunks
 from goodfit.augment.traits import RandomApply, RangedAugment, draw_from_range, keep_alpha
 from goodfit.core.chance import Chance
 from goodfit.core.settings import NonNegative, Share
@@ -37,12 +37,12 @@ def add_noise(images: Tensor, std: Tensor, chance: Chance) -> Tensor:
     """Add normal noise of standard deviation `std` [B] to images [B, C, H, W], uint8 or float, except alpha; return float 0..1, clamped."""
     pixels = images[:, :3].permute(0, 2, 3, 1).contiguous()
     scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    out = torch.empty(pixels.shape, device=images.device)
+    out = torch.empty(pixels.shape, dtype=float_dtype(images), device=images.device)
     places, std = chance.places.to(images.device), std.float().to(images.device)[:, None]
     for chunk in iterate_chunks(pixels):
         rows = pixels[chunk].reshape(len(places[chunk]), -1)
         values = draw_normals(Chance(chance.key, places[chunk]), rows.shape[1]).mul_(std[chunk])
-        torch.clamp(values.add_(rows, alpha=scale), 0, 1, out=out[chunk].view(rows.shape))
+        out[chunk] = values.to(out.dtype).add_(rows, alpha=scale).clamp_(0, 1).view(out[chunk].shape)
     return keep_alpha(images, out.permute(0, 3, 1, 2))
 
 

@@ -70,7 +70,7 @@ class Policy(MeanFilled):
         images = apply_ops(images, slots, limits, outside)
         if batch.images.is_floating_point():
             changed = torch.from_numpy(np.any([slot.op != OP_CODES["identity"] for slot in slots], axis=0)).to(images.device)
-            images = torch.where(changed[:, None, None, None], images.float() / 255, batch.images)
+            images = torch.where(changed[:, None, None, None], images.to(batch.images.dtype) / 255, batch.images)
         return batch.but(images=images)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from goodfit.augment.coordinate_map import Border, Frame
-from goodfit.augment.gather import apply_border, view_as_words
+from goodfit.augment.gather import apply_border, copy_images
 
 MAX_BILINEAR_SCALE = 1.2  # points up to this far apart, in pixels, are read bilinearly without smoothing
 MAX_NEIGHBOR_SHARE = 0.375  # the largest weight of a neighbor in three taps
@@ -138,7 +138,7 @@ def sample_pyramid(
 
 
 def _sample_bilinear(pixels: Tensor, grid: Tensor, border: Border) -> Tensor:
-    return F.grid_sample(pixels, grid, padding_mode=PADDING_MODES[border], align_corners=border == "reflect")
+    return F.grid_sample(pixels, grid.to(pixels.dtype), padding_mode=PADDING_MODES[border], align_corners=border == "reflect")
 
 
 def _smooth_images(pixels: Tensor, blur: Tensor, border: Border) -> None:
@@ -151,7 +151,7 @@ def _smooth_images(pixels: Tensor, blur: Tensor, border: Border) -> None:
     for axis in (2, 3):
         _smooth(images, axis, blur[:, 3 - axis], border)
     if len(rows) < len(pixels):
-        view_as_words(pixels).index_copy_(0, device_rows, view_as_words(images))
+        copy_images(pixels, device_rows, images)
 
 
 def _smooth(pixels: Tensor, axis: int, blur: Tensor, border: Border) -> None:
@@ -159,7 +159,7 @@ def _smooth(pixels: Tensor, axis: int, blur: Tensor, border: Border) -> None:
     n, step, weight = pixels.shape[axis], pixels.stride(axis), blur[:, None, None, None].to(pixels.device)
     flat, rise = pixels.view(-1), torch.empty_like(pixels)
     differences = rise.view(-1)[: len(flat) - step]  # of whole blocks of memory, with the ends corrected after: single rows are short
-    torch.sub(flat[step:], flat[:-step], out=differences)
+    differences.copy_(flat[step:]).sub_(flat[:-step])
     rise.narrow(axis, n - 1, 1).zero_()
     rise.mul_(weight)
     first, last = pixels.narrow(axis, 0, 1), pixels.narrow(axis, n - 1, 1)

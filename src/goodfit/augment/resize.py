@@ -100,4 +100,4 @@ def sum_weighted_rows(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     n, rows = table.shape[:2]
     flat = (index + torch.arange(n)[:, None, None] * rows).flatten(0, 1).to(table.device)
     lines = table.reshape(n * rows, -1).contiguous()  # a view with other strides would be summed, and rounded, differently
-    return F.embedding_bag(flat, lines, per_sample_weights=weights.flatten(0, 1).to(table.device), mode="sum")
+    return F.embedding_bag(flat, lines, per_sample_weights=weights.flatten(0, 1).to(lines), mode="sum")

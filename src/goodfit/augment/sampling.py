@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goodfit.augment import pyramid
 from goodfit.augment.coordinate_map import Border, CoordinateMap, Frame, compose_matrices
-from goodfit.augment.gather import gather_pixels, iterate_chunks, to_unit_range, view_as_words
+from goodfit.augment.gather import copy_images, float_dtype, gather_pixels, iterate_chunks, to_unit_range
 from goodfit.augment.resize import WHOLE_TOLERANCE, PixelBatches, resize_filtered, resize_uint8, suits_uint8_resize
 
 GATHER, RESIZE_UINT8, RESIZE_FILTERED, AFFINE, WARP = range(5)
@@ -33,7 +33,7 @@ def sample(images: Tensor, maps: Sequence[CoordinateMap], border: Border | None,
     matrix = functools.reduce(compose_matrices, (m.matrix for m in maps))
     if is_exact:
         return gather_pixels(pixels, matrix, size, border, color).permute(0, 3, 1, 2)
-    out = torch.empty((len(pixels), *size, pixels.shape[3]), device=pixels.device)
+    out = torch.empty((len(pixels), *size, pixels.shape[3]), dtype=float_dtype(pixels), device=pixels.device)
     methods = _choose_methods(matrix, maps)
     methods[(methods == RESIZE_FILTERED) & suits_uint8_resize(pixels, matrix, size)] = RESIZE_UINT8
     for method in sorted(set(methods.tolist())):
@@ -64,12 +64,12 @@ def _choose_methods(matrix: Tensor, maps: Sequence[CoordinateMap]) -> Tensor:
 def _store_rows(out: Tensor, rows: Tensor, values: Tensor) -> None:
     """Store images [K, h, w, C] in rows [K], in ascending order, of `out` [B, h, w, C]."""
     first, last = int(rows[0]), int(rows[-1])
-    if last - first < len(rows) and values.is_contiguous():
+    if last - first < len(rows) and (values.is_contiguous() or values.requires_grad):
         out[first : last + 1] = values
     elif last - first < len(rows):
         torch.stack(values.unbind(3), dim=3, out=out[first : last + 1])  # a quarter faster than copying where channels come first
     else:
-        view_as_words(out).index_copy_(0, rows.to(out.device), view_as_words(values.contiguous()))
+        copy_images(out, rows.to(out.device), values.contiguous())
 
 
 def _gather(pixels: Tensor, matrix: Tensor, size: Frame, border: Border, color: Tensor) -> PixelBatches:
@@ -83,7 +83,7 @@ def _gather(pixels: Tensor, matrix: Tensor, size: Frame, border: Border, color: 
 def _to_planes(pixels: Tensor) -> Tensor:
     """Convert pixels [B, H, W, C] to new float 0..1 [B, C, H, W], channels first in memory: the fastest layout for grid_sample."""
     planes = pixels.permute(0, 3, 1, 2)
-    out = torch.empty(planes.shape, device=pixels.device)
+    out = torch.empty(planes.shape, dtype=float_dtype(pixels), device=pixels.device)
     return torch.div(planes, 255, out=out) if pixels.dtype == torch.uint8 else out.copy_(planes)
 
 

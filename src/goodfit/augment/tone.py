@@ -109,7 +109,7 @@ def _apply_on_levels(images: Tensor, change: Callable[[Tensor], Tensor]) -> Tens
     color = images[:, :3]
     if images.dtype == torch.uint8:
         return keep_alpha(images, change(color))
-    return keep_alpha(images, change((color * 255).round_().to(torch.uint8)).float().div_(255))
+    return keep_alpha(images, change((color * 255).round_().to(torch.uint8)).to(color.dtype).div_(255))
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ VERBS = {  # in the order of a person's work
     "advise": "Say which stages of a trained net to train on new images.",
     "features": "Write what a stage of a trained net puts out for images to a file.",
     "export": "Write a run's classifier as one ONNX file.",
+    "zoo": "List trained weights to give to others, or add those of a run.",
     "parts": "List every part there is.",
     "describe": "Account for a network layer by layer, or set several side by side.",
     "audit": "Say what is wrong with images and labels before training.",
@@ -46,7 +47,7 @@ NOUNS = {  # of verbs that have several
 }
 
 QUIET = ("--quiet", "-q")
-WITHOUT_TORCH = ("runs", "report", "compare", "steer", "parts", "lab")  # which takes seconds to import
+WITHOUT_TORCH = ("runs", "report", "compare", "steer", "zoo", "parts", "lab")  # which takes seconds to import
 EXAMPLES = {
     "train": """Examples:
   goodfit train photos/ --epochs 20

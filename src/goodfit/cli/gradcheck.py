@@ -19,20 +19,20 @@ def gradcheck(
     use: list[str] | None = None,
     json: bool = False,
 ) -> None:
-    """Check the gradients of a network, loss, penalty or layer (activation, norm, noise, pool) against central differences in float64.
+    """Check the gradients of a network, loss, penalty, layer (activation, norm, noise, pool) or augment against differences in float64.
 
     Parameters
     ----------
     part
-        A part such as "resnet(18)", "svm" or "batch", or your own class by dotted name.
+        A part such as "resnet(18)", "svm", "batch" or "flip | crop(4)", or your own class by dotted name.
     kind
-        model, loss, penalty, activation, norm, noise or pool, where the name alone does not tell.
+        model, loss, penalty, activation, norm, noise, pool or augment, where the name alone does not tell.
     classes
         How many classes there are.
     channels
         Channels of the input.
     size
-        Height and width of the input: "32" or "24x32" (default: 32 for networks, 4 for layers).
+        Height and width of the input: "32" or "24x32" (default: 32 for networks, 4 for layers and augments).
     samples
         How many numbers of each tensor are moved; 0 moves all of them (default: 5 for networks, all for the rest).
     use

@@ -11,6 +11,8 @@ from goodfit.core.errors import UsageError
 
 SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
 COUNTS = ("epoch", "step", "example")
+NUMBER = r"([0-9._]+(?:[eE][+-]?[0-9]+)?)"
+COST = re.compile(rf"\s*{NUMBER}\s*([^\W\d_]+)\s+at\s+{NUMBER}\s*/\s*h(?:our)?\s*")  # 2 EUR at 1.50/h
 _TIME_OF_DAY_AT_ZERO = time.time() - time.monotonic()  # of the monotonic clock
 
 
@@ -20,6 +22,42 @@ def steady_time() -> float:
     Spans are measured by it: it does not jump where the system's clock is set back or ahead meanwhile.
     """
     return _TIME_OF_DAY_AT_ZERO + time.monotonic()
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A budget in money: an amount of a currency, on a machine at so much of it an hour."""
+
+    amount: float
+    currency: str
+    hourly: float
+
+    @staticmethod
+    def read(text: str) -> Cost | None:
+        """`"2 EUR at 1.50/h"`; None for a budget of another kind, and for amounts that are not finite numbers above 0."""
+        if (match := COST.fullmatch(text)) is None:
+            return None
+        cost = Cost(_read_amount(match[1]), match[2], _read_amount(match[3]))
+        return cost if cost.amount > 0 and cost.hourly > 0 else None
+
+    @property
+    def seconds(self) -> float:
+        """How long the amount lasts."""
+        return self.amount / self.hourly * SECONDS["h"]
+
+    def describe(self, seconds: float) -> str:
+        """Say what so many seconds cost, and of how much: `0.63 of 2 EUR`."""
+        spent = seconds / SECONDS["h"] * self.hourly
+        return f"{spent:{'.2f' if spent >= 1 else '.2g'}} of {self.amount:g} {self.currency}"
+
+
+def _read_amount(text: str) -> float:
+    """A finite number; -1 for any other text."""
+    try:
+        amount = float(text)
+    except ValueError:
+        return -1.0
+    return amount if math.isfinite(amount) else -1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,24 +71,26 @@ class Length:
     def read(text: str | float, what: str = "budget") -> Length:
         """`"30 epochs"`, `"5000 steps"`, `"2e6 examples"`, `"10 min"`, `"1.5 h"`; a bare number is a share of the budget (and no budget).
 
+        A budget in money (see `Cost`) is the time that it lasts.
+
         Raises:
             UsageError: the text has no positive amount or no known unit.
         """
-        match = re.fullmatch(r"\s*([0-9._]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", str(text))
+        if what == "budget" and (cost := Cost.read(str(text))):
+            return Length(cost.seconds, "second")
+        match = re.fullmatch(rf"\s*{NUMBER}\s*([a-zA-Z]*)\s*", str(text))
         unit = match.group(2).lower() if match else "?"
         unit = unit if unit in SECONDS or not unit.endswith("s") else unit[:-1]
-        try:
-            amount = float(match.group(1)) if match else -1.0
-        except ValueError:
-            amount = -1.0
-        amount = amount if math.isfinite(amount) else -1.0
+        amount = _read_amount(match.group(1)) if match else -1.0
         if amount > 0 and unit in SECONDS:
             return Length(amount * SECONDS[unit], "second")
         if amount > 0 and unit in COUNTS:
             return Length(amount, unit)
         if not unit and what != "budget" and 0 <= amount <= 1:
             return Length(amount, "share")
-        raise UsageError(f'Expected a {what} like "30 epochs", "5000 steps", "2e6 examples" or "10 min", received "{text}".')
+        money = ' or "2 EUR at 1.50/h"' if what == "budget" else ""
+        examples = f'"30 epochs", "5000 steps", "2e6 examples"{"," if money else " or"} "10 min"{money}'
+        raise UsageError(f'Expected a {what} like {examples}, received "{text}".')
 
 
 @dataclasses.dataclass(frozen=True)

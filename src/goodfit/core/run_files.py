@@ -116,6 +116,10 @@ SHAPES: dict[str, dict[str, Callable[[object], bool]]] = {
         "mean_average_precisions": _are_numbers, "r2s": _are_numbers, "task": _is_text,
         "deviation": is_number, "seconds": is_number, "out_of_fold": _is_object,
     },
+    "card.json": {
+        "license": _is_text, "model": _is_text, "data": _is_text, "classes": _are_texts, "weights_sha256": _is_digest,
+        "accuracy": is_number, "mean_average_precision": is_number, "r2": is_number,
+    },
     "baselines.json": {"rows": _are_objects, "of": _is_text},
 }  # fmt: skip
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 PACKAGE = "goodfit.lab.lessons"
 NAMES = (
     "scores", "losses", "nearest", "backprop", "affine", "two_layer", "svm_gradient", "descent", "regression", "taylor", "conditioning",
-    "optimizers", "perceptron", "approximation", "saturation", "initialization", "batch_norm", "dropout", "elastic_net", "fitting",
-    "convolution", "small_filters", "memory",
+    "optimizers", "workers", "perceptron", "approximation", "saturation", "initialization", "batch_norm", "dropout", "elastic_net",
+    "fitting", "convolution", "small_filters", "memory",
 )  # fmt: skip
 
 

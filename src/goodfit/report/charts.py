@@ -22,6 +22,7 @@ class Series:
     The `style` of a line is `accent`, `ink`, `dashed`, `faint`, `guide`, `whisker`, `edge` (two of them bound a band), or that of one of
     several runs (`run_style`). With `radii`, in pixels and one for each point, dots are drawn instead, whose style is `accent`, `ink`,
     `faint`, `ring`, `cross` or that of a run. `notes`, one for each point, are shown to a reader who points at it.
+    With a `choice` it is shown only while the chart's slider stands there.
     """
 
     label: str
@@ -29,15 +30,17 @@ class Series:
     style: str = "ink"
     radii: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    choice: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
     """Series over a common x axis: the training steps, or the quantity that `x` names. The axes are labeled `x` and `y`.
 
-    `unit` of y and `x_unit` are `percent` or empty; `log` and `log_x` ask for logarithmic axes. `marks` are (x, label) of vertical lines,
-    `ranges` are (low, high, label) of shaded stretches of x. `x_range` is what the x axis shows at first. `steps_per_epoch` converts x to
-    epochs. `summary` is for readers who cannot see the chart; by default it says where each series begins and ends.
+    `unit` of y and `x_unit` are `percent` or empty; `log` and `log_x` ask for logarithmic axes. `marks` are (x, label) of vertical
+    lines, `ranges` are (low, high, label) of shaded stretches of x. `x_range` is what the x axis shows at first. `steps_per_epoch`
+    converts x to epochs. `choices` are what a slider beside the chart, named `slider`, lets the reader move through, from the first on.
+    `summary` is for readers who cannot see the chart; by default it says where each series begins and ends.
     """
 
     title: str
@@ -55,6 +58,8 @@ class Chart:
     steps_per_epoch: float | None = None
     height: int = 260
     summary: str = ""
+    slider: str = ""
+    choices: tuple[str, ...] = ()
 
 
 def run_style(place: int) -> str:
@@ -107,6 +112,8 @@ def render_chart(chart: Chart) -> Html:
         "marks": [{"x": x, "label": label} for x, label in chart.marks],
         "ranges": [{"low": low, "high": high, "label": label} for low, high, label in chart.ranges],
         "xRange": chart.x_range,
+        "slider": chart.slider,
+        "choices": chart.choices,
         "series": [_series_data(s, chart.log) for s in series],
     }
     return tag(
@@ -124,7 +131,7 @@ def describe_chart(chart: Chart) -> str:
     clauses = []
     for series in chart.series:
         ys = [y for _, y in series.points if y is not None]
-        if ys and series.style != "faint":
+        if ys and series.style != "faint" and (not chart.choices or series.choice in ("", chart.choices[0])):
             clauses.append(f"{series.label} from {ys[0]:.3g} to {ys[-1]:.3g} (lowest {min(ys):.3g}, highest {max(ys):.3g})")
     return f"{chart.title}: {'; '.join(clauses)}."
 
@@ -134,7 +141,15 @@ def _series_data(series: Series, log: bool) -> dict[str, Any]:
     points = [(x, y if y is not None and y > 0 else None) for x, y in series.points] if log else series.points
     points = points if series.radii or series.notes else thin(points)
     xs, ys = ([round_number(value) for value in column] for column in zip(*points, strict=True))
-    return {"label": series.label, "style": series.style, "x": xs, "y": ys, "radii": series.radii, "notes": series.notes}
+    return {
+        "label": series.label,
+        "style": series.style,
+        "x": xs,
+        "y": ys,
+        "radii": series.radii,
+        "notes": series.notes,
+        "choice": series.choice,
+    }
 
 
 def round_number(x: float | None) -> float | int | None:

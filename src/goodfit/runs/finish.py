@@ -13,7 +13,7 @@ from goodfit.core.figures import ACCURACY, Figure, figure_of
 from goodfit.core.files import remove
 from goodfit.core.forecast import Forecast
 from goodfit.core.predictions import PREDICTIONS_FILE
-from goodfit.core.progress import steady_time
+from goodfit.core.progress import Cost, steady_time
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.run_files import DamagedFile, format_json
@@ -27,6 +27,7 @@ from goodfit.predict.scoring import predictions_of, score_views
 from goodfit.recipe.build import Training
 from goodfit.recipe.parts import MODEL_ERRORS
 from goodfit.recipe.prepare import Prepared
+from goodfit.recipe.recipe import Recipe
 from goodfit.report.frame import REPORT_FILE
 from goodfit.report.interpretation import describe_kept
 from goodfit.report.markup import plain_text
@@ -132,6 +133,8 @@ def draw_network(run: Run, training: Training, data: Dataset, outputs: Outputs, 
 def describe_result(run: Run) -> list[str]:
     """Say what a run has reached, and by which views of each image if not by the center crop, which its log is about; and where it lies."""
     places = [f"Run: {run.path}", f"Report: {run.path / REPORT_FILE}"]
+    if cost := Cost.read(Recipe.of_run(run.path).budget):
+        places.insert(0, f"Spent {cost.describe(sum(run.read('about.json').get('seconds', {}).values()))}.")
     if not (scores := run.scores.get("validation")):
         return places
     figure = figure_of(scores)

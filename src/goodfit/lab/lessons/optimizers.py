@@ -15,6 +15,7 @@ from goodfit.optim.first_order import Adagrad, Adam, Rmsprop, Sgd
 from goodfit.report.charts import Chart, Series, run_style
 
 STEPS, TOLERANCE = 250, 1e-2  # of the loss above its minimum
+RACE_STEPS = 100
 RACERS: dict[str, Callable[[float], Optimizer]] = {
     "sgd": Sgd,
     "momentum": lambda lr: Sgd(lr, momentum=0.9),
@@ -61,6 +62,26 @@ def race(surface: Callable[[Tensor], Tensor], start: tuple[float, float], racer:
     return best[1:]
 
 
+def draw_race(name: str) -> Chart:
+    """The ways of all optimizers down a surface at one rate, which the reader chooses; each ends where it leaves the picture."""
+    surface, start, extent, levels = SURFACES[name]
+    tracks = []
+    for rate in RATES:
+        for k, (racer, part) in enumerate(RACERS.items()):
+            points: list[tuple[float, float | None]] = []
+            for x, y in descend(part(rate), surface, start, RACE_STEPS).tolist():
+                if not all(low <= w <= high for w, (low, high) in zip((x, y), extent, strict=True)):
+                    break
+                points.append((x, y))
+            tracks.append(Series(racer, points, run_style(k), choice=f"{rate:g}"))
+    contours = draw_contours(surface, extent, levels)
+    rates = tuple(f"{rate:g}" for rate in RATES)
+    return Chart(
+        f"The race on the {name}, at a rate of your choice", (*contours, *tracks), x="w0", y="w1", height=420, slider="learning rate",
+        choices=rates,
+    )  # fmt: skip
+
+
 def teach() -> Lesson:
     """Compute the lesson."""
     rows: list[tuple[str | float, ...]] = []
@@ -76,6 +97,7 @@ def teach() -> Lesson:
         charts += [
             Chart(f"The ways down the {name}", (*draw_contours(surface, extent, levels), *tracks), x="w0", y="w1", height=420),
             Chart(f"Loss on the {name}", tuple(curves), x="step", y="loss", log=True),
+            draw_race(name),
         ]
     still = descend(Sgd(0.1), saddle, (1.5, 0.0), STEPS)[-1]
     return Lesson(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 from goodfit.core import words
+from goodfit.core.progress import Cost
 from goodfit.core.run_files import get
 from goodfit.report.markup import EMPTY, Child, Column, Html, bar, format_percent, paragraph, section, table
 from goodfit.report.record import Record, as_items, as_number, get_number
@@ -25,6 +26,8 @@ def render_timing(record: Record) -> Html:
     ]
     if body:
         body.append(["Total", EMPTY, words.format_duration(total), ""])
+        if cost := Cost.read(str(get(record.recipe, "budget"))):
+            body.append(["Cost", EMPTY, cost.describe(total), ""])
     columns = [Column("Spent on"), Column("", "wide"), Column("Time", "number"), Column("Share", "number")]
     return section(
         "timing", "Time", table(columns, body) if body else EMPTY, paragraph(speed) if (speed := describe_speed(record)) else EMPTY

@@ -165,17 +165,35 @@
   };
 
   const charts = [...document.querySelectorAll("figure.chart")].map((figure) => ({
-    frame: figure.querySelector(".plot"), spec: JSON.parse(figure.querySelector("script").textContent), plot: null, width: 0,
+    frame: figure.querySelector(".plot"), spec: JSON.parse(figure.querySelector("script").textContent), plot: null, width: 0, choice: 0,
   }));
+
+  // A slider through the choices of a chart, each of which has series of its own.
+  const addSlider = (chart) => {
+    const {slider, choices} = chart.spec, label = document.createElement("label"), input = document.createElement("input"), shown = document.createElement("output");
+    Object.assign(input, {type: "range", min: 0, max: choices.length - 1, step: 1, value: 0});
+    const move = () => {
+      chart.choice = Number(input.value);
+      shown.textContent = choices[chart.choice];
+      input.setAttribute("aria-valuetext", choices[chart.choice]);
+    };
+    input.addEventListener("input", () => { move(); draw(chart); });
+    label.className = "slider";
+    label.append(slider + " ", input, " ", shown);
+    chart.frame.before(label);
+    move();
+  };
 
   const draw = (chart) => {
     if (chart.plot) chart.plot.destroy();
     const scale = chart.spec.perEpoch || 1;
+    const chosen = chart.spec.choices[chart.choice], spec = {...chart.spec, series: chart.spec.series.filter((s) => !s.choice || s.choice === chosen)};
     chart.width = chart.frame.clientWidth;
-    chart.plot = new uPlot(options(chart.spec, chart.width, scale), align(chart.spec, scale), chart.frame);
+    chart.plot = new uPlot(options(spec, chart.width, scale), align(spec, scale), chart.frame);
   };
 
   const all = () => charts.forEach(draw);
+  charts.filter((chart) => chart.spec.choices.length).forEach(addSlider);
   all();
   new ResizeObserver(() => charts.forEach((chart) => { if (chart.frame.clientWidth !== chart.width) draw(chart); })).observe(document.querySelector("main"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);

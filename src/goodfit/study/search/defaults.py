@@ -26,6 +26,9 @@ MOMENTA = (0.5, 0.9, 0.95, 0.99)  # for an optimizer without momentum: what the 
 DROPOUT_DRAW = "dropout(uniform(0, 0.5))"
 SIZE_FACTORS = (0.5, 1, 2)  # of widths, and of whole numbers
 DEPTHS = (18, 34, 50)
+ADAPTIVE = ("adamw", "adam", "rmsprop")  # update types whose learning rates are of one size, as are those of sgd with any momentum
+USUAL_MOMENTUM = 0.9
+DECAYS = ("constant", "step", "exponential", "inverse", "cosine")  # of the learning rate, after a warm-up where the recipe has one
 # The default space of any setting, by its type.
 POSITIVE_FACTORS = (0.1, 10.0)
 NEAR_ONE, NEAR_ONE_FACTORS = 0.8, (3.0, 1.0, 1 / 3)  # a share above, such as a momentum, has these times its distance to 1
@@ -39,7 +42,8 @@ IsValid = Callable[[object], bool]  # whether a part takes another value of one 
 
 
 def default_space(base: Recipe, catalog: Catalog) -> dict[str, str]:
-    """The texts of the space around a resolved recipe: architecture, learning rate, weight decay, dropout and strength of augmentation.
+    """The texts of the space around a resolved recipe: architecture; learning rate, its decay and the update type; weight decay, dropout
+    and strength of augmentation.
 
     Raises:
         UsageError: the recipe's parts have none of them.
@@ -55,10 +59,14 @@ def default_space(base: Recipe, catalog: Catalog) -> dict[str, str]:
     if not hasattr(inner, "lr") and hasattr(inner, "around"):
         seat, inner = "optimizer.around", inner.around
     if hasattr(inner, "lr"):
+        if update := draw_update_type(inner, catalog):
+            texts[seat] = update
         texts["lr" if seat == "optimizer" else f"{seat}.lr"] = draw_setting(inner, "lr")
     if hasattr(inner, "weight_decay"):
         texts[f"{seat}.weight_decay"] = draw_setting(inner, "weight_decay")
     if not getattr(optimizer, "full_batch", False):
+        if hasattr(inner, "lr") and not base.snapshots:  # which want the cycles of their schedule
+            texts["schedule"] = draw_decay(parts["schedule"], catalog)
         if hasattr(model, "drop"):
             texts["model.drop"] = DROPOUT_DRAW
         if pipe_parts(parts["augment"]) and all(map(can_scale, pipe_parts(parts["augment"]))):
@@ -66,6 +74,32 @@ def default_space(base: Recipe, catalog: Catalog) -> dict[str, str]:
     if not texts:
         raise UsageError(f'"{base.model}" with "{base.optimizer}" has no settings that are searched by default: give --space.')
     return texts
+
+
+def draw_update_type(optimizer: Part, catalog: Catalog) -> str:
+    """The draw of an optimizer among those that take its learning rates: sgd with and without (Nesterov) momentum, or adaptive ones.
+
+    They share its settings, but for the rate and the weight decay, which are drawn apart. Empty for an optimizer that is neither.
+    """
+    name = part_name(optimizer)
+    own = {setting.name: getattr(optimizer, setting.name) for setting in _own_settings(optimizer)}
+    changes: list[dict[str, Any]] = [{}]
+    if name == "sgd":
+        momentum = own["momentum"] or USUAL_MOMENTUM
+        changes = [{"momentum": x, "nesterov": nesterov} for x, nesterov in ((0.0, False), (momentum, False), (momentum, True))]
+    variants = []
+    for other in (name,) if name == "sgd" else ADAPTIVE if name in ADAPTIVE else ():
+        plain: Any = catalog.make(other, "optimizer")
+        shared = {s.name: own[s.name] for s in _own_settings(plain) if s.name in own and s.name not in ("lr", "weight_decay")}
+        variants += [spell(dataclasses.replace(plain, **shared | change)) for change in changes]
+    return draw_choice(variants) if variants else ""
+
+
+def draw_decay(schedule: Part, catalog: Catalog) -> str:
+    """The draw of a schedule among itself and the decays of the lecture, each after this one's warm-up."""
+    warmup = [part for part in pipe_parts(schedule) if part_name(part) == "warmup"]
+    decays = [" | ".join(map(spell, (*warmup, catalog.make(name, "schedule")))) for name in DECAYS]
+    return draw_choice([spell(schedule), *decays])
 
 
 def has_default(key: str) -> bool:
