@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from goodfit.core.words import count_of, format_duration, format_effect_size
+from goodfit.core.effects import EFFECT_HEADER, effect_cells
+from goodfit.core.words import count_of, format_duration
+from goodfit.lab.claim import RULE
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "bench" / "results" / "claims.json"
@@ -31,19 +34,14 @@ from pathlib import Path
 
 import goodfit.lab
 
-claim = goodfit.lab.find_claim("S053")
-for finding in goodfit.lab.inquire([claim], ["digits"], goodfit.lab.QUICK, Path("claims"), workers=1):
-    print(finding.verdict, finding.judgments[0].interval)
+if __name__ == "__main__":  # as for all programs whose worker processes begin anew
+    claim = goodfit.lab.find_claim("S053")
+    for finding in goodfit.lab.inquire([claim], ["digits"], goodfit.lab.QUICK, Path("claims"), workers=1):
+        print(finding.verdict, finding.judgments[0].interval)
 ```
 
-An effect is a number that is the larger the truer the claim. It **holds** if the 95 % interval of its mean over the seeds lies above what
-nothing would be and the mean reaches what the lecture says (or, where the lecture names no size, what would matter); it **holds weaker** if
-only the interval does. Otherwise it **fails here** if the interval ends below what was said, and is **undecided** if it reaches from
-nothing to there. A claim gets the least verdict of its effects.
-
-Small nets, images of 16 and 32 pixels, trainings of seconds: no verdict is one about ImageNet, and "fails here" says where a sentence
-stops to be true, not that it is false.
 """
+TAIL = 'Two claims need no images. "Fails here" says where a sentence stops to be true, not that it is false.'
 
 
 def claims_page() -> str:
@@ -53,8 +51,8 @@ def claims_page() -> str:
     seconds = sum(one["seconds"] for one in findings)
     machines = "; ".join(sorted({f"{one['machine']}, {one['date'][:10]}" for one in findings}))
     data = ", ".join(dict.fromkeys(name for one in findings for name in one["data"]))
-    text = f"{HEAD}\n## Verdicts\n\n{findings[0]['extent'].capitalize()}, on {data}: {counts}; {format_duration(seconds)} of one core"
-    text += f" ({machines}).\n\n| claim | the lecture says | verdict |\n|---|---|---|\n"
+    text = f"{HEAD}\n{textwrap.fill(RULE, 140)}\n\n{TAIL}\n\n## Verdicts\n\n{findings[0]['extent'].capitalize()}, on {data}: {counts};"
+    text += f" {format_duration(seconds)} of one core ({machines}).\n\n| claim | the lecture says | verdict |\n|---|---|---|\n"
     text += "".join(f"| [{one['item']}](#{one['item'].lower()}) | {one['slide']} | {one['verdict']} |\n" for one in findings)
     return text + "".join(map(_format_section, findings))
 
@@ -62,13 +60,8 @@ def claims_page() -> str:
 def _format_section(finding: dict[str, Any]) -> str:
     """What was tried of a claim, and what came of it."""
     text = f"\n## {finding['item']}\n\n{finding['slide']} **{finding['verdict'].capitalize()}.**\n\n{finding['hypothesis']}"
-    text += f" Measured: {finding['metric']}. {finding['limits']}\n\n| effect | mean | 95 % interval | nothing | said | verdict |\n"
-    text += "|---|---|---|---|---|---|\n"
-    for effect in finding["effects"]:
-        mean, low, high, none, said = (
-            format_effect_size(x, effect["scale"]) for x in (effect["mean"], *effect["interval"], effect["none"], effect["said"])
-        )
-        text += f"| {effect['name']} | {mean} | {low} to {high} | {none} | {said} | {effect['verdict']} |\n"
+    text += f" Measured: {finding['metric']}. {finding['limits']}\n\n| {' | '.join(EFFECT_HEADER)} |\n|{'---|' * len(EFFECT_HEADER)}\n"
+    text += "".join(f"| {' | '.join(effect_cells(effect))} |\n" for effect in finding["effects"])
     return f"{text}\n{count_of(finding['seeds'], 'seed')}, {format_duration(finding['seconds'])} of one core.\n"
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from goodfit.lab.inquiry import Finding
     from goodfit.lab.laboratory import Extent
 
-DATA = "cifar10"
+DATA = ("cifar10", "fashion_mnist")
+PAGE = "claims.html"
 
 
 def claims(
@@ -38,14 +39,13 @@ def claims(
     Parameters
     ----------
     item
-        A claim, such as S052; without one, all of them.
+        A claim, such as S052, tried as by --quick; without one, all of them.
     quick
         On at most 400 images of a class, for minutes: all claims take less than half an hour on two cores.
     full
         On all images, for ten times as many steps and with more seeds: hours.
     data
-        Images, as for goodfit train (default: cifar10); several for claims that ask for several data sets. All but the first, and digits,
-        serve those alone.
+        Images, as for goodfit train (default: cifar10 and fashion_mnist). All but the first serve claims about several data sets alone.
     out
         The folder of the experiments and the page.
     workers
@@ -60,22 +60,19 @@ def claims(
     if not (item or quick or full):
         print_list(chosen, json)
         return
-    from goodfit.core.files import write_atomic
     from goodfit.lab.laboratory import FULL, QUICK
-    from goodfit.report.pages.claims import render_claims
     from goodfit.terminal.claims import format_finding
     from goodfit.terminal.streams import print_json, print_lines
 
-    found = try_claims(chosen, FULL if full else QUICK, data or [DATA], out, workers, show=not (json or item))
-    contents, page = [finding.to_dict() for finding in found], out / "claims.html"
-    write_atomic(page, render_claims(contents, [finding.charts() for finding in found]))
+    found = try_claims(chosen, FULL if full else QUICK, data or [*DATA], out, workers, show=not (json or item))
+    contents = [finding.to_dict() for finding in found]
     if json:
         print_json(contents[0] if item else contents)
     elif item:
-        print_lines(*format_finding(contents[0], [dataclasses.asdict(chart) for chart in found[0].charts()]), "", f"Page: {page}")
+        print_lines(*format_finding(contents[0], [dataclasses.asdict(chart) for chart in found[0].charts()]), "", f"Page: {out / PAGE}")
     else:
         counts = Counter(finding.verdict for finding in found).most_common()
-        print_lines("", "; ".join(f"{verdict}: {count}" for verdict, count in counts), "", f"Page: {page}")
+        print_lines("", "; ".join(f"{verdict}: {count}" for verdict, count in counts), "", f"Page: {out / PAGE}")
 
 
 def check_options(both: bool, out: Path, workers: int) -> None:
@@ -104,31 +101,37 @@ def print_list(chosen: list[Claim], json: bool) -> None:
 
 
 def try_claims(chosen: list[Claim], extent: Extent, data: list[str], out: Path, workers: int, show: bool) -> list[Finding]:
-    """What was found of the claims, in their order; shows each as it is found, and those that these images do not allow.
+    """What was found of the claims, in their order; shows each as it is found, those without a verdict too, and writes the page anew.
 
     Raises:
-        UsageError: the only claim is one that these images do not allow.
+        UsageError: none of the claims has a verdict.
     """
     from goodfit.core.device import physical_cores
-    from goodfit.lab.inquiry import Finding, inquire
+    from goodfit.core.files import write_atomic
+    from goodfit.lab.claim import RULE
+    from goodfit.lab.inquiry import Finding, Untried, inquire
+    from goodfit.report.pages.claims import render_claims
     from goodfit.terminal.claims import format_result
     from goodfit.terminal.streams import SPINNER, print_lines, print_message
 
     found: list[Finding] = []
-    left = len(chosen)
+    untried: list[Untried] = []
     SPINNER.show(f"experimenting on {', '.join(data)}")
     for result in inquire(chosen, [absolute_data(name) for name in data], extent, out, workers or physical_cores()):
-        left -= 1
         if isinstance(result, Finding):
-            found.append(result)
+            found = sorted([*found, result], key=lambda finding: chosen.index(finding.claim))
             if show:
                 print_lines(format_result(result.to_dict()))
-        elif len(chosen) == 1:
-            raise UsageError(result.reason)
         else:
-            print_message(f"{result.claim.item} cannot be tried on these images: {result.reason}")
-        SPINNER.show(f"experimenting on {', '.join(data)}, {left} of {len(chosen)} claims left")
-    return sorted(found, key=lambda finding: chosen.index(finding.claim))
+            untried.append(result)
+            if len(chosen) > 1:
+                print_message(f"{result.claim.item} has no verdict on these images: {result.reason}")
+        reasons = [(one.claim.item, one.claim.slide, one.reason) for one in untried]
+        write_atomic(out / PAGE, render_claims([(one.to_dict(), one.charts()) for one in found], reasons, RULE))
+        SPINNER.show(f"experimenting on {', '.join(data)}, {len(chosen) - len(found) - len(untried)} of {len(chosen)} claims left")
+    if not found:
+        raise UsageError(untried[0].reason)
+    return found
 
 
 def absolute_data(name: str) -> str:

@@ -56,14 +56,6 @@ def format_beside(x: float | None, printed: str) -> str:
     return format_significant(x, max(6, len(plain[1].replace(".", "")) if plain else 0))
 
 
-def format_effect_size(x: float | None, scale: str) -> str:
-    """Format the size of an effect by its scale: `+1.5` "points", a `share` as `1.5 %`, a "ratio" as `2.05x`, else the number."""
-    if x is None:
-        return "-"
-    forms = {"points": f"{100 * x:+.1f}", "share": format_percent(x), "ratio": f"{format_significant(x, 3)}x"}
-    return forms.get(scale, format_significant(x, 3))
-
-
 def list_some(names: list[str], most: int = 5) -> str:
     """List the first few names, and how many more there are."""
     more = len(names) - most

@@ -7,13 +7,14 @@ import importlib
 import math
 import statistics
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scipy.special import stdtrit
 
-from goodfit.core.errors import UsageError, unknown_name
+from goodfit.core.errors import GoodfitError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from goodfit.lab.laboratory import Laboratory
@@ -21,20 +22,34 @@ if TYPE_CHECKING:
 Verdict = Literal["holds", "holds weaker", "undecided", "fails here"]
 VERDICTS: tuple[Verdict, ...] = ("fails here", "undecided", "holds weaker", "holds")  # a claim is worth what its least effect is
 Scale = Literal["difference", "points", "share", "ratio"]
+Images = Literal["none", "first", "first and digits", "all and digits"]
 Curves = dict[tuple[str, str, str], list[tuple[float, float]]]  # lines of charts: (chart, x axis, line) -> points
 LEVEL = 0.95
+RULE = (
+    "An effect is a number that is the larger the truer the claim. It holds if the 95 % interval of its mean over seeds (Student's)"
+    " lies above the null, which it would be if there were nothing in the claim, and the mean reaches what is claimed or, if the lecture"
+    " names no size, what would matter to a person. It holds weaker if the interval lies above the null and the mean is smaller. Otherwise"
+    " it fails here if the interval ends below half of the way from the null to what is claimed, and is undecided if not. Where a"
+    " training never got as far as it should, the effect is a lower bound, which cannot fail. A claim gets the least of its verdicts."
+    " The interval is over seeds, on one set of images. Small nets, small images, short trainings: no verdict is one about ImageNet."
+)
+
+
+class NothingToJudge(GoodfitError):
+    """An experiment had no outcome from which its effects follow."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Replicate:
     """One experiment with one seed: the value of each effect, in the order of the claim's effects, and what they were computed from.
 
-    `numbers` are rows of a table.
+    `bounds` are the places of the effects that are lower bounds, `numbers` are rows of a table.
     """
 
     effects: tuple[float, ...]
     numbers: dict[str, float] = dataclasses.field(default_factory=dict)
     curves: Curves = dataclasses.field(default_factory=dict)
+    bounds: tuple[int, ...] = ()
 
 
 def tabulate(columns: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -44,46 +59,51 @@ def tabulate(columns: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """A number that is larger the truer the claim: at most `none` if there is nothing in it, at least `said` if it is as the lecture says.
+    """A number that is larger the truer the claim: `null` if there is nothing in it, `claimed` or more if it is as the lecture says.
 
     Of the scale "ratio", seeds are averaged as logarithms; "points" are differences of shares.
     """
 
     name: str
-    none: float
-    said: float
+    null: float
+    claimed: float
     scale: Scale = "difference"
 
-    def judge(self, values: Sequence[float]) -> Judgment:
-        """Judge the values of paired experiments, one for each seed.
+    def judge(self, values: Sequence[float], is_bound: bool = False) -> Judgment:
+        """Judge the values of experiments, one for each seed, by RULE; equal values have an interval of no width, one value has none.
 
-        The rule, with the 95 % interval of their mean (Student's; that of equal values, and of a single one, is the value itself): it holds
-        where the interval lies above `none` and the mean reaches `said`, holds weaker where it lies above `none` alone. Otherwise it
-        fails here where the interval ends below `said`, and is undecided where it reaches from `none` to `said`.
+        Source: Student 1908.
         """
         to_line, to_value = (math.log, math.exp) if self.scale == "ratio" else (float, float)
-        line = [to_line(x) for x in values]
-        mean, half = statistics.fmean(line), 0.0
+        line, null, claimed = [to_line(x) for x in values], to_line(self.null), to_line(self.claimed)
+        mean, half = statistics.fmean(line), math.inf if len(line) < 2 else 0.0
         if len(line) > 1 and max(line) > min(line):
-            error = statistics.stdev(line) / math.sqrt(len(line))
-            half = float(stdtrit(len(line) - 1, (1 + LEVEL) / 2)) * error
-        none, said = to_line(self.none), to_line(self.said)
-        if mean - half > none:
-            verdict: Verdict = "holds" if mean >= said else "holds weaker"
+            half = float(stdtrit(len(line) - 1, (1 + LEVEL) / 2)) * statistics.stdev(line) / math.sqrt(len(line))
+        low, high = mean - half, mean + half
+        if low > null:
+            verdict: Verdict = "holds" if mean >= claimed else "holds weaker"
         else:
-            verdict = "fails here" if mean + half < said else "undecided"
-        return Judgment(self, tuple(values), to_value(mean), (to_value(mean - half), to_value(mean + half)), verdict)
+            verdict = "undecided" if is_bound or high >= (null + claimed) / 2 else "fails here"
+        ends = (to_value(low), to_value(high)) if math.isfinite(half) else (-math.inf, math.inf)
+        if self.scale == "share":
+            ends = max(0.0, ends[0]), min(1.0, ends[1])
+        return Judgment(self, tuple(values), to_value(mean), ends, verdict, is_bound)
+
+    def accepts(self, value: float) -> bool:
+        """Whether a value can be judged."""
+        return math.isfinite(value) and (self.scale != "ratio" or value > 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgment:
-    """An effect with its values by seed, their mean, its 95 % interval (low, high) and the verdict."""
+    """An effect with its values by seed, their mean, its 95 % interval (low, high) and the verdict; a bound is at least as large."""
 
     effect: Effect
     values: tuple[float, ...]
     mean: float
     interval: tuple[float, float]
     verdict: Verdict
+    is_bound: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +111,7 @@ class Claim:
     """A sentence of the lectures and the experiment that holds it to the test.
 
     `hypothesis` is what must be seen here if the sentence is true, `limits` what the experiment cannot say. It is repeated with `seeds`
-    (quick, full) seeds; `module` and `function` are those of the experiment in goodfit.lab.claims.
+    (quick, full) seeds on the `images`; `module` and `function` are those of the experiment in goodfit.lab.claims.
     """
 
     item: str
@@ -104,19 +124,35 @@ class Claim:
     effects: tuple[Effect, ...]
     module: str
     function: str
+    images: Images = "first"
 
-    def load_experiment(self) -> Callable[[Laboratory, int], Replicate]:
-        """The function that does the experiment in a laboratory, with a seed."""
-        experiment: Callable[[Laboratory, int], Replicate] = getattr(
-            importlib.import_module(f"goodfit.lab.claims.{self.module}"), self.function
-        )
-        return experiment
+    def run_experiment(self, lab: Laboratory, seed: int) -> Replicate:
+        """Do the experiment in a laboratory, with a seed.
+
+        Raises:
+            UsageError: the images do not allow it.
+            NothingToJudge: no effect follows from what came out.
+        """
+        experiment = getattr(importlib.import_module(f"goodfit.lab.claims.{self.module}"), self.function)
+        found: Replicate = experiment(lab, seed)
+        for effect, value in zip(self.effects, found.effects, strict=True):
+            if not effect.accepts(value):
+                raise NothingToJudge(f'the effect "{effect.name}" is {value}')
+        return found
 
     def judge(self, replicates: Sequence[Replicate]) -> tuple[tuple[Judgment, ...], Verdict]:
         """The judgment of each effect, and the least of their verdicts, which is that of the claim."""
-        columns = zip(*(replicate.effects for replicate in replicates), strict=True)
-        judged = tuple(effect.judge(values) for effect, values in zip(self.effects, columns, strict=True))
+        judged = tuple(
+            effect.judge([found.effects[k] for found in replicates], any(k in found.bounds for found in replicates))
+            for k, effect in enumerate(self.effects)
+        )
         return judged, min((judgment.verdict for judgment in judged), key=VERDICTS.index)
+
+    def name_images(self, data: Sequence[str]) -> list[str]:
+        """The names of the images that the experiment sees, of the `data` that it is given."""
+        names = [Path(name).name for name in data]
+        chosen = {"none": [], "first": names[:1], "first and digits": [*names[:1], "digits"], "all and digits": [*names, "digits"]}
+        return list(dict.fromkeys(chosen[self.images]))
 
 
 def read_claims() -> dict[str, Claim]:

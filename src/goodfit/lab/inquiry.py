@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import datetime
 import multiprocessing
@@ -20,11 +21,11 @@ from goodfit.core.signals import ignore_signals
 from goodfit.lab.claim import Claim, Judgment, Replicate, Verdict
 from goodfit.lab.laboratory import Extent, Laboratory
 from goodfit.lab.lesson import line, replace_nonfinite
-from goodfit.lab.notebook import Notebook, Page
+from goodfit.lab.notebook import Entry, Notebook
 from goodfit.report.charts import Chart, Series
 
 LOG_SPAN = 1000  # of the largest number of a chart over the smallest, from which on it is logarithmic
-_laboratories: dict[tuple[Any, ...], Laboratory] = {}  # of this process
+_laboratories: dict[Workplace, Laboratory] = {}  # of this process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Finding:
     """What came of a claim: the judgments of its effects and its verdict, from the replicates of all seeds."""
 
     claim: Claim
-    pages: tuple[Page, ...]
+    entries: tuple[Entry, ...]
     judgments: tuple[Judgment, ...]
     verdict: Verdict
     extent: str
@@ -41,14 +42,14 @@ class Finding:
     @property
     def numbers(self) -> dict[str, float]:
         """The numbers that the effects were computed from, as means over the seeds."""
-        rows = [page.replicate.numbers for page in self.pages]
+        rows = [entry.replicate.numbers for entry in self.entries]
         return {name: statistics.fmean(row[name] for row in rows) for name in rows[0] if all(name in row for row in rows)}
 
     def charts(self) -> tuple[Chart, ...]:
         """The curves: means over the seeds, where these have the same points, else those of the first seed."""
         charts: dict[tuple[str, str], list[Series]] = {}
-        for title, x, name in self.pages[0].replicate.curves:
-            lines = [page.replicate.curves.get((title, x, name), []) for page in self.pages]
+        for title, x, name in self.entries[0].replicate.curves:
+            lines = [entry.replicate.curves.get((title, x, name), []) for entry in self.entries]
             xs = [x for x, _ in lines[0]]
             alike = [points for points in lines if [x for x, _ in points] == xs]
             ys = [statistics.fmean(points[k][1] for points in alike) for k in range(len(xs))]
@@ -59,13 +60,13 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         effects = [
-            {**dataclasses.asdict(one.effect), "values": one.values, "mean": one.mean, "interval": one.interval, "verdict": one.verdict}
+            {**dataclasses.asdict(one.effect), **{key: getattr(one, key) for key in ("values", "mean", "interval", "is_bound", "verdict")}}
             for one in self.judgments
         ]
         about = {key: getattr(self.claim, key) for key in ("item", "topic", "slide", "hypothesis", "metric", "limits")}
-        cost = {"seeds": len(self.pages), "seconds": sum(page.seconds for page in self.pages)}
-        data = [Path(name).name for name in self.data]
-        origin = {"machine": self.pages[-1].machine, "date": self.pages[-1].date, "extent": self.extent, "data": data}
+        cost = {"seeds": len(self.entries), "seconds": sum(entry.seconds for entry in self.entries)}
+        data = self.claim.name_images(self.data)
+        origin = {"machine": self.entries[-1].machine, "date": self.entries[-1].date, "extent": self.extent, "data": data}
         plain: dict[str, Any] = replace_nonfinite(
             {**about, "verdict": self.verdict, **cost, **origin, "effects": effects, "numbers": self.numbers}
         )
@@ -80,7 +81,7 @@ def _spans_decades(lines: Sequence[Series]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Untried:
-    """A claim whose experiment these data do not allow, and why."""
+    """A claim that has no verdict on these images, and why."""
 
     claim: Claim
     reason: str
@@ -90,53 +91,61 @@ def inquire(claims: Sequence[Claim], data: Sequence[str], extent: Extent, folder
     """Do the experiments that the notebook in the folder does not have, one thread each, and yield what came of each claim.
 
     Raises:
-        GoodfitError: the folder cannot be written.
+        UsageError, DataError: the first data cannot be opened.
+        GoodfitError: the folder cannot be written, or a process was lost.
     """
     notebook = Notebook(folder, data, extent.name)
-    seeds = {claim.item: range(claim.seeds[extent.column]) for claim in claims}
-    missing = [(claim, seed) for claim in claims for seed in seeds[claim.item] if notebook.find(claim, seed) is None]
+    missing = [(claim, seed) for claim in claims for seed in range(claim.seeds[extent.column]) if notebook.find(claim, seed) is None]
     left = {claim.item: {seed for one, seed in missing if one is claim} for claim in claims}
-    by_item, untried = {claim.item: claim for claim in claims}, set[str]()
     yield from (judge(claim, notebook, extent) for claim in claims if not left[claim.item])
-    for item, seed, result in _work(
-        [(claim.item, claim.module, claim.function, seed) for claim, seed in missing], data, extent, folder, workers
-    ):
-        claim = by_item[item]
-        left[item].discard(seed)
+    untried = set[str]()
+    for claim, seed, result in _experiment_on(missing, Workplace(tuple(data), extent, folder), workers):
+        left[claim.item].discard(seed)
         if isinstance(result, str):
-            if item not in untried:
-                untried.add(item)
+            if claim.item not in untried:
                 yield Untried(claim, result)
+            untried.add(claim.item)
             continue
         replicate, seconds = result
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        notebook.add(Page(item, seed, notebook.key(claim), replicate, seconds, cpu_name(), now))
-        if not left[item] and item not in untried:
+        notebook.add(Entry(claim.item, seed, notebook.key(claim), replicate, seconds, cpu_name(), now))
+        if not left[claim.item] and claim.item not in untried:
             yield judge(claim, notebook, extent)
 
 
 def judge(claim: Claim, notebook: Notebook, extent: Extent) -> Finding:
     """The finding of a claim all of whose experiments the notebook has."""
-    pages = [page for seed in range(claim.seeds[extent.column]) if (page := notebook.find(claim, seed))]
-    judgments, verdict = claim.judge([page.replicate for page in pages])
-    return Finding(claim, tuple(pages), judgments, verdict, extent.name, tuple(notebook.data))
+    entries = [entry for seed in range(claim.seeds[extent.column]) if (entry := notebook.find(claim, seed))]
+    judgments, verdict = claim.judge([entry.replicate for entry in entries])
+    return Finding(claim, tuple(entries), judgments, verdict, extent.name, tuple(notebook.data))
 
 
-Job = tuple[str, str, str, int]  # item, module and function of the experiment, seed
-Result = tuple[Replicate, float] | str  # with its seconds; the reason why it cannot be done
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+    """What a laboratory is made of."""
+
+    data: tuple[str, ...]
+    extent: Extent
+    folder: Path
 
 
-def _work(jobs: Sequence[Job], data: Sequence[str], extent: Extent, folder: Path, workers: int) -> Iterator[tuple[str, int, Result]]:
-    """Do jobs in processes of their own, and yield (item, seed, result) of each as it ends."""
+Result = tuple[Replicate, float] | str  # of an experiment, with its seconds; or the reason why nothing came of it
+
+
+def _experiment_on(jobs: Sequence[tuple[Claim, int]], place: Workplace, workers: int) -> Iterator[tuple[Claim, int, Result]]:
+    """Do experiments in processes of their own, and yield (claim, seed, result) of each as it ends."""
     if not jobs:
         return
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker)
+    pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), _begin_worker)
     try:
-        running = {pool.submit(experiment, job, tuple(data), extent, folder): job for job in jobs}
+        if any(claim.images != "none" for claim, _ in jobs):
+            pool.submit(_open_laboratory, place).result()  # once, so that images are packed once, and a wrong name is an error
+        running = {pool.submit(experiment, claim, seed, place): (claim, seed) for claim, seed in jobs}
         for done in concurrent.futures.as_completed(running):
-            item, _, _, seed = running[done]
-            yield item, seed, done.result()
+            yield *running[done], done.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        text = "A process was lost, perhaps for lack of memory: the same command goes on from here; --workers 1 needs the least."
+        raise GoodfitError(text) from error
     finally:
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
@@ -158,15 +167,25 @@ def _begin_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def experiment(job: Job, data: tuple[str, ...], extent: Extent, folder: Path) -> Result:
-    """Do an experiment in this process."""
-    item, module, function, seed = job
-    if (key := (data, extent, folder)) not in _laboratories:
-        _laboratories[key] = Laboratory(data, extent, folder)
-    laboratory = _laboratories[key]
+def _open_laboratory(place: Workplace) -> None:
+    """Open the first data of a laboratory of this process."""
+    _find_laboratory(place).open()
+
+
+def _find_laboratory(place: Workplace) -> Laboratory:
+    """The laboratory of this process for a workplace."""
+    if place not in _laboratories:
+        _laboratories[place] = Laboratory(place.data, place.extent, place.folder)
+    return _laboratories[place]
+
+
+def experiment(claim: Claim, seed: int, place: Workplace) -> Result:
+    """Do an experiment in this process; whatever goes wrong in it is the reason why nothing came of it."""
     began = time.perf_counter()
     try:
-        replicate = Claim(item, "", "", "", "", "", (1, 1), (), module, function).load_experiment()(laboratory, seed)
+        replicate = claim.run_experiment(_find_laboratory(place), seed)
     except GoodfitError as error:
         return str(error)
+    except Exception as error:  # on images that nobody thought of: the other claims are still to come
+        return f"{type(error).__name__}: {error}"
     return replicate, time.perf_counter() - began

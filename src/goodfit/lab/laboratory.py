@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +17,14 @@ from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
 from goodfit.core.contracts import Optimizer
-from goodfit.core.errors import Diverged
+from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.settings import settings_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SplitName
 from goodfit.data.loader import iterate_batches
-from goodfit.recipe.build import Training, build
+from goodfit.lab.claim import NothingToJudge
+from goodfit.recipe import build
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
@@ -55,13 +58,13 @@ QUICK, FULL = Extent("quick", 400, 1.0, 0), Extent("full", 0, 10.0, 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
+class Training:
     """A training that has ended: the loss before each step, the seconds of its steps, and the model as it is evaluated.
 
     One that diverged has the losses up to there, and the weights it had then.
     """
 
-    training: Training
+    built: build.Training
     losses: list[float]
     seconds: float
     diverged: bool
@@ -69,30 +72,34 @@ class Trained:
 
     @property
     def model(self) -> nn.Module:
-        return self.training.state.eval_model
+        return self.built.state.eval_model
 
     @property
     def data(self) -> Dataset:
-        return self.training.evaluator.dataset
+        return self.built.evaluator.dataset
+
+    @property
+    def last_loss(self) -> float:
+        """The mean loss of the last steps; infinite if it diverged."""
+        return math.inf if self.diverged else statistics.fmean(self.losses[-WINDOW:])
 
     def outputs(self, split: SplitName = "test", seed: int | None = None, snapshot: int | None = None) -> Outputs:
         """The outputs for the images of a split; with a `seed`, with its noise layers active; of a `snapshot` rather than the end."""
         model = self.model if snapshot is None else self.snapshots[snapshot]
-        return self.training.evaluator(model, self.data.rows(split), seed=seed)
+        return self.built.evaluator(model, self.data.rows(split), seed=seed)
 
     def accuracy(self, split: SplitName = "test") -> float:
         """The accuracy on a split, on which a training that diverged is at chance."""
         return 1 / len(self.data.classes) if self.diverged else self.outputs(split).accuracy
 
-    def steps_until(self, loss: float, n: int = WINDOW) -> int:
-        """The steps until the mean loss of the last n is at most this; one more than there were if it never is."""
+    def steps_until(self, loss: float, n: int = WINDOW) -> float:
+        """The steps until the mean loss of the last n is at most this; infinite if it never is."""
         means = running_mean(self.losses, n)
-        return next((step for step, mean in enumerate(means, 1) if mean <= loss), len(means) + 1)
+        return next((float(step) for step, mean in enumerate(means, 1) if mean <= loss and not self.diverged), math.inf)
 
     def seconds_until(self, loss: float, n: int = WINDOW) -> float:
-        """The seconds until then; those of the whole training if it never is."""
-        steps = len(self.losses)
-        return self.seconds * min(self.steps_until(loss, n), steps) / steps
+        """The seconds until then; infinite if it never is."""
+        return self.seconds * self.steps_until(loss, n) / max(1, len(self.losses))
 
 
 class Laboratory:
@@ -107,25 +114,33 @@ class Laboratory:
         return max(1, round(quick * self.extent.length))
 
     def open(self, recipe: Recipe = BASE) -> tuple[Recipe, Dataset]:
-        """The recipe with nothing left open, and its data: if it names none, the laboratory's first, as many as the extent allows."""
-        asked = recipe.but(data=recipe.data or self.data[0], limit=recipe.limit or self.extent.limit)
+        """The recipe with nothing left open, and its data: if it names none, the laboratory's first, as many as the extent allows.
+
+        Raises:
+            UsageError: the data have no test images.
+        """
+        asked = recipe.but(data=recipe.data or self.data[0], limit=self.extent.limit)
         key = tuple(getattr(asked, field) for field in DATA_FIELDS)
         if key not in self._prepared:
             prepared = prepare(BASE.but(**dict(zip(DATA_FIELDS, key, strict=True))), SilentReporter(), catalog=self.catalog)
+            if not len(prepared.data.rows("test")):
+                raise UsageError(f'Expected images with a test split, found none in "{prepared.data.name}".')
             self._prepared[key] = prepared.recipe, prepared.data
         resolved, data = self._prepared[key]
         chosen = {field: getattr(recipe, field) for field in OTHER_FIELDS if getattr(recipe, field) != getattr(BASE, field)}
         return resolved.but(**chosen), data
 
-    def count_images(self, recipe: Recipe) -> int:
-        """The images of the largest class that are not test images."""
-        _, data = self.open(recipe)
-        return max(a + b for a, b in zip(data.class_counts("train"), data.class_counts("validation"), strict=True))
+    def train(self, seed: int, steps: int, asked: Recipe, start: nn.Module | None = None, per_class: int = 0) -> Training:
+        """Train by a recipe for so many steps of this extent, from random weights or those of `start`.
 
-    def train(self, seed: int, steps: int, asked: Recipe, start: nn.Module | None = None) -> Trained:
-        """Train by a recipe for so many steps of this extent, from random weights or those of `start`."""
+        With `per_class`, on so many training images of each class.
+
+        Raises:
+            UsageError: a class has fewer.
+        """
         recipe, data = self.open(asked.but(seed=seed, budget=f"{self.steps(steps)} steps"))
-        training = build(recipe, make_parts(recipe, self.catalog), data, start)
+        data = take_images(data, per_class) if per_class else data
+        built = build.build(recipe, make_parts(recipe, self.catalog), data, start)
         rows: list[dict[str, Any]] = []
         snapshots: list[nn.Module] = []
 
@@ -134,27 +149,18 @@ class Laboratory:
                 snapshots.append(copy.deepcopy(state.model))
 
         began, diverged = time.perf_counter(), False
-        plan = dataclasses.replace(training.plan, evaluate=None)
+        plan = dataclasses.replace(built.plan, evaluate=None)
         try:
-            fit(training.state, training.loader, plan, log=MetricLog((rows.extend,)), save=keep_snapshot)
+            fit(built.state, built.loader, plan, log=MetricLog((rows.extend,)), save=keep_snapshot)
         except Diverged:
             diverged = True
         losses = [float(row["loss"]) for row in rows if row["kind"] == "train"]
-        return Trained(training, losses, time.perf_counter() - began, diverged, snapshots)
+        return Training(built, losses, time.perf_counter() - began, diverged, snapshots)
 
-    def test_on(self, trained: Trained, recipe: Recipe) -> float:
-        """The test accuracy on the data of a recipe: of trainings on fewer images, all test images, prepared as for the training."""
-        _, data = self.open(recipe)
-        if trained.diverged:
-            return 1 / len(data.classes)
-        seen = dataclasses.replace(data, preprocess=trained.data.preprocess)
-        evaluator = dataclasses.replace(trained.training.evaluator, dataset=seen)
-        return evaluator(trained.model, data.rows("test")).accuracy
-
-    def best(self, seed: int, steps: int, recipe: Recipe, optimizers: Sequence[Optimizer]) -> Trained:
+    def best(self, seed: int, steps: int, recipe: Recipe, optimizers: Sequence[Optimizer]) -> Training:
         """The training that is best by validation of those with each of the optimizers, which differ in their rates."""
-        trained = [self.train(seed, steps, recipe.but(optimizer=part)) for part in optimizers]
-        return max(trained, key=lambda one: one.accuracy("validation"))
+        trainings = [self.train(seed, steps, recipe.but(optimizer=part)) for part in optimizers]
+        return max(trainings, key=lambda one: one.accuracy("validation"))
 
     def images(self, n: int, split: SplitName = "train", recipe: Recipe = BASE) -> Batch:
         """At most n images of a split [n, C, H, W], evenly spread, as a model takes them, with their targets."""
@@ -162,6 +168,33 @@ class Laboratory:
         rows = data.spread_rows(split, n)
         batch = next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), len(rows)))
         return batch.but(images=data.preprocess.normalize(data.preprocess.center_crop(batch.images)).contiguous())
+
+
+def take_images(data: Dataset, per_class: int) -> Dataset:
+    """The same data with so many training images of each class, evenly spread; all others as they are.
+
+    Raises:
+        UsageError: a class has fewer.
+    """
+    if (fewest := min(data.class_counts())) < per_class:
+        raise UsageError(f"Expected {per_class} training images of each class or more for this claim, found {fewest}.")
+    train, kept = data.rows("train"), []
+    for k in range(len(data.classes)):
+        rows = train[data.labels[train] == k]
+        kept.append(rows[torch.linspace(0, len(rows) - 1, per_class).long()])
+    splits = dataclasses.replace(data.splits, train=torch.cat(kept).sort().values.numpy())
+    return dataclasses.replace(data, splits=splits)
+
+
+def compare_steps(slow: float, fast: float, steps: int) -> tuple[float, bool]:
+    """How many times as many steps, of at most `steps`, a slow training took as a fast one, and whether it took at least as many.
+
+    Raises:
+        NothingToJudge: the fast one never got there.
+    """
+    if math.isinf(fast):
+        raise NothingToJudge(f"no training got as far as it should in {steps} steps")
+    return min(slow, steps) / fast, math.isinf(slow)
 
 
 def running_mean(values: Sequence[float], n: int) -> list[float]:

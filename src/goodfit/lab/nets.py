@@ -47,9 +47,9 @@ class Stages(Model):
 
 @dataclasses.dataclass(frozen=True)
 class NarrowResnet(Model):
-    """A stem, then two stages of `blocks` residual blocks, of `width` and twice `width` channels; without shortcuts the plain net.
+    """The nets of 6 `blocks` + 2 layers for CIFAR, from `width` channels on and at half the side; without shortcuts the plain nets.
 
-    Source: after He et al. 2015, the nets for CIFAR.
+    Source: after He et al. 2015.
     """
 
     blocks: Count = 3
@@ -60,7 +60,7 @@ class NarrowResnet(Model):
     def __call__(self, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
         norm_act, n_in = NormAct(self.norm, Relu(), "norm_act"), self.width
         layers: dict[str, nn.Module] = {"stem": conv_norm_act(channels, n_in, norm_act, stride=2)}
-        for s, n in enumerate((self.width, 2 * self.width)):
+        for s, n in enumerate((self.width, 2 * self.width, 4 * self.width)):
             for k in range(self.blocks):
                 stride = 2 if s and not k else 1
                 layers[f"stage{s + 1}_{k}"] = ResidualBlock(n_in, n, stride, norm_act, noise.None_(), False, self.shortcut)

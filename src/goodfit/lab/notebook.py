@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+import goodfit
 from goodfit.core.files import explain_write_errors
 from goodfit.lab.claim import Claim, Replicate
 
@@ -17,7 +18,7 @@ SHARED = ("laboratory.py", "nets.py")  # that every experiment may use
 
 
 @dataclasses.dataclass(frozen=True)
-class Page:
+class Entry:
     """An experiment that was done: the claim's item, the seed, and what it was done with (see `Notebook.key`)."""
 
     item: str
@@ -35,12 +36,13 @@ class Page:
         return json.dumps(content) + "\n"
 
     @staticmethod
-    def from_line(line: str) -> Page:
-        """Read a line of `to_line`; raises ValueError, KeyError or TypeError for anything else."""
+    def from_line(line: str) -> Entry:
+        """Read a line of `to_line`; raises ValueError, KeyError, TypeError or AttributeError for anything else."""
         content = json.loads(line)
-        kept = content.pop("replicate")
-        curves = {(chart, x, name): [(a, b) for a, b in points] for chart, x, name, points in kept["curves"]}
-        return Page(**content, replicate=Replicate(tuple(map(float, kept["effects"])), kept["numbers"], curves))
+        found = content.pop("replicate")
+        curves = {(chart, x, name): [(a, b) for a, b in points] for chart, x, name, points in found["curves"]}
+        replicate = Replicate(tuple(map(float, found["effects"])), dict(found["numbers"]), curves, tuple(found["bounds"]))
+        return Entry(**content, replicate=replicate)
 
 
 class Notebook:
@@ -48,39 +50,42 @@ class Notebook:
 
     def __init__(self, folder: Path, data: Sequence[str], extent: str) -> None:
         self.path, self.data, self.extent = folder / FILE, tuple(data), extent
-        self.pages = {(page.item, page.seed, page.key): page for page in self._read()}
+        self.entries = {(entry.item, entry.seed, entry.key): entry for entry in self._read()}
 
     def key(self, claim: Claim) -> str:
-        """A hash of all that an experiment's result depends on, but for its seed and the machine."""
+        """A hash of the experiment's code, Goodfit's version, the extent, and where the images are that it sees (not of their bytes)."""
         package = resources.files("goodfit.lab")
         sources = [(package / "claims" / f"{claim.module}.py").read_bytes(), *((package / name).read_bytes() for name in SHARED)]
-        told = json.dumps([claim.item, self.data, self.extent]).encode()
+        seen = {"none": (), "first": self.data[:1], "first and digits": self.data[:1]}.get(claim.images, self.data)
+        told = json.dumps([claim.item, goodfit.__version__, seen, self.extent]).encode()
         return hashlib.sha256(b"\0".join([told, *sources])).hexdigest()[:16]
 
-    def find(self, claim: Claim, seed: int) -> Page | None:
+    def find(self, claim: Claim, seed: int) -> Entry | None:
         """The experiment of a claim with a seed, if it was done."""
-        return self.pages.get((claim.item, seed, self.key(claim)))
+        return self.entries.get((claim.item, seed, self.key(claim)))
 
-    def add(self, page: Page) -> None:
-        """Write an experiment down.
+    def add(self, entry: Entry) -> None:
+        """Write an experiment down, on a line of its own though a kill has cut off the last one.
 
         Raises:
             GoodfitError: the folder cannot be written.
         """
-        self.pages[page.item, page.seed, page.key] = page
+        self.entries[entry.item, entry.seed, entry.key] = entry
         with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(page.to_line())
+            with self.path.open("a+b") as file:
+                file.seek(max(0, file.tell() - 1))
+                is_cut = file.read(1) not in (b"", b"\n")
+                file.write(b"\n" * is_cut + entry.to_line().encode())
 
-    def _read(self) -> list[Page]:
-        """The pages that read: of a line that a kill has cut off, the experiment is done again."""
-        pages: list[Page] = []
+    def _read(self) -> list[Entry]:
+        """The entries that read: of a line that a kill has cut off, the experiment is done again."""
+        entries: list[Entry] = []
         if not self.path.is_file():
-            return pages
+            return entries
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                pages.append(Page.from_line(line))
+                entries.append(Entry.from_line(line))
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
-        return pages
+        return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from goodfit.core.batch import Batch
 from goodfit.core.contracts import Activation, Init
 from goodfit.inspection.chance import OwnChance
-from goodfit.lab.claim import Curves, Replicate, tabulate
-from goodfit.lab.laboratory import BASE, Laboratory, Trained, curve
+from goodfit.lab.claim import Curves, NothingToJudge, Replicate, tabulate
+from goodfit.lab.laboratory import BASE, Laboratory, Training, compare_steps, curve
 from goodfit.layers.activation import Elu, LeakyRelu, Maxout, Relu, Sigmoid, Tanh
 from goodfit.layers.init import He, Xavier
 from goodfit.layers.norm import None_
@@ -23,7 +24,7 @@ from goodfit.optim.first_order import Sgd
 
 DEPTH, WIDTH = 8, 100
 REPEATS, VALUES = 30, 2**20  # for the time of an activation
-RATES = (0.01, 0.03, 0.1)
+STEPS, RATES = 500, (0.01, 0.03, 0.1)
 LOW, HIGH = 0.05, 2.0  # rates that kill few units and many
 
 
@@ -40,7 +41,7 @@ def _make_net(act: Activation, batch: Batch, seed: int) -> nn.Module:
 
 
 def sigmoid_problems(lab: Laboratory, seed: int) -> Replicate:
-    """S049."""
+    """S049: deep perceptrons with sigmoids, tanh and ReLUs before their first step."""
     batch = lab.images(256)
     acts: dict[str, Activation] = {"relu": Relu(), "sigmoid": Sigmoid(), "tanh": Tanh()}
     gradients, signs, seconds = {}, {}, {}
@@ -77,7 +78,7 @@ def _time_activation(act: nn.Module) -> float:
     return min(times)
 
 
-def _train_net(lab: Laboratory, seed: int, act: Activation, rate: float, steps: int) -> Trained:
+def _train_net(lab: Laboratory, seed: int, act: Activation, rate: float, steps: int) -> Training:
     """A conv net without norms with an activation."""
     model = Convnet(8, act=act, norm=None_(), init=_init_of(act))
     return lab.train(
@@ -86,22 +87,22 @@ def _train_net(lab: Laboratory, seed: int, act: Activation, rate: float, steps: 
 
 
 def relu_speed(lab: Laboratory, seed: int) -> Replicate:
-    """S052."""
+    """S052: a conv net without norms with ReLU, tanh and sigmoid, to a training loss."""
     _, data = lab.open(BASE.but(size=16))
-    level = 0.7 * math.log(len(data.classes))
-    steps = {}
-    curves: Curves = {}
+    level, curves = 0.7 * math.log(len(data.classes)), Curves()
+    steps: dict[str, float] = {}
     for name, act in (("relu", Relu()), ("tanh", Tanh()), ("sigmoid", Sigmoid())):
-        tried = [_train_net(lab, seed, act, rate, 500) for rate in RATES]
-        best = min(tried, key=lambda one: (one.steps_until(level), one.losses[-1]))
+        trainings = [_train_net(lab, seed, act, rate, STEPS) for rate in RATES]
+        best = min(trainings, key=lambda one: (one.steps_until(level), one.last_loss))
         steps[name] = best.steps_until(level)
         curves["Training loss", "step", name] = curve(best.losses)
-    numbers = {f"steps, {name}": float(n) for name, n in steps.items()}
-    return Replicate((steps["tanh"] / steps["relu"], steps["sigmoid"] / steps["relu"]), numbers, curves)
+    ratios = [compare_steps(steps[name], steps["relu"], lab.steps(STEPS)) for name in ("tanh", "sigmoid")]
+    bounds = tuple(k for k, (_, is_bound) in enumerate(ratios) if is_bound)
+    return Replicate((ratios[0][0], ratios[1][0]), {"steps, relu": steps["relu"]}, curves, bounds)
 
 
 def dead_units(lab: Laboratory, seed: int) -> Replicate:
-    """S053."""
+    """S053: a perceptron trained at a low and at a high rate, and the gradients of its dead units."""
     batch = lab.images(2000, recipe=BASE.but(size=16))
     dead, still = {}, []
     for name, rate in (("low", LOW), ("high", HIGH)):
@@ -110,7 +111,9 @@ def dead_units(lab: Laboratory, seed: int) -> Replicate:
         dead[name] = float(torch.cat([of_layer for of_layer, _ in units]).double().mean())
         still += [bool((gradient == 0).all()) for of_layer, slopes in units for gradient in slopes[of_layer]]
     numbers = tabulate({"dead units at a rate": dead}) | {"dead units, whose gradient was looked at": float(len(still))}
-    return Replicate((sum(still) / len(still) if still else 0.0, dead["high"] - dead["low"]), numbers)
+    if not still:
+        raise NothingToJudge("no unit died")
+    return Replicate((statistics.fmean(still), dead["high"] - dead["low"]), numbers)
 
 
 def _find_dead_units(model: nn.Module, batch: Batch) -> list[tuple[Tensor, Tensor]]:
@@ -127,7 +130,7 @@ def _find_dead_units(model: nn.Module, batch: Batch) -> list[tuple[Tensor, Tenso
 
 
 def ranking(lab: Laboratory, seed: int) -> Replicate:
-    """S058."""
+    """S058: a conv net without norms with each of six activations."""
     acts: dict[str, Activation] = {
         "relu": Relu(), "leaky_relu": LeakyRelu(), "maxout": Maxout(), "elu": Elu(), "tanh": Tanh(), "sigmoid": Sigmoid(),
     }  # fmt: skip

@@ -17,19 +17,19 @@ def _accuracies(lab: Laboratory, seed: int, members: int) -> tuple[float, float]
 
 
 def independent(lab: Laboratory, seed: int) -> Replicate:
-    """S123."""
+    """S123: five nets, and the mean of their answers."""
     one, mean = _accuracies(lab, seed, 5)
     return Replicate((mean - one,), {"one net": one, "mean of five": mean})
 
 
 def seven(lab: Laboratory, seed: int) -> Replicate:
-    """S127."""
+    """S127: seven nets, and the mean of their answers."""
     one, mean = _accuracies(lab, seed, 7)
     return Replicate(((mean - one) / (1 - one),), {"error of one net": 1 - one, "error of the mean of seven": 1 - mean})
 
 
 def snapshots(lab: Laboratory, seed: int) -> Replicate:
-    """S125."""
+    """S125: five snapshots of a training with a cyclic rate, and of one with step decay."""
     gains = []
     numbers: dict[str, float] = {}
     for name, schedule in (("cycles", f"sgdr({CYCLES}, growth=1)"), ("step decay", "step(every=0.3, factor=0.1)")):

@@ -27,7 +27,7 @@ RATES = tuple(10.0 ** (k / 2) for k in range(-5, 3))  # 0.003 to 10
 
 
 def spread(lab: Laboratory, seed: int) -> Replicate:
-    """S060."""
+    """S060: ten tanh layers from weights of three scales."""
     batch = lab.images(256, recipe=BASE.but(size=16))
     inits: dict[str, Init] = {"std 0.01": Gaussian(0.01), "std 1": Gaussian(1.0), "xavier": Xavier()}
     layers, slopes, accuracy = {}, {}, {}
@@ -62,7 +62,7 @@ def _gradients(net: nn.Module, batch: Batch) -> list[float]:
 
 
 def batch_norm_forgives(lab: Laboratory, seed: int) -> Replicate:
-    """S064."""
+    """S064: six tanh layers with and without batch norm, from weights of four scales."""
     norms: dict[str, Norm] = {"no norm": norm.None_(), "batch norm": norm.Batch()}
     ranges = []
     numbers: dict[str, float] = {}
@@ -81,7 +81,7 @@ def batch_norm_forgives(lab: Laboratory, seed: int) -> Replicate:
 
 
 def batch_norm_helps(lab: Laboratory, seed: int) -> Replicate:
-    """S069."""
+    """S069: a conv net with and without batch norm: rates that train, the gradient of the first layer, the gap."""
     norms: dict[str, Norm] = {"without": norm.None_(), "with": norm.Batch()}
     batch = lab.images(128, recipe=BASE.but(size=16))
     top, flow, gap = {}, {}, {}
@@ -90,14 +90,16 @@ def batch_norm_helps(lab: Laboratory, seed: int) -> Replicate:
         recipe = BASE.but(model=Convnet(8, norm=part), size=16)
         losses = {rate: lab.train(seed, 150, recipe.but(optimizer=Sgd(rate, momentum=0.9), schedule="constant")) for rate in RATES}
         level = 0.95 * math.log(batch.targets.shape[1])
-        learned = [rate for rate, one in losses.items() if not one.diverged and sum(one.losses[-20:]) / 20 < level]
-        top[name] = max(learned, default=RATES[0] / 10**0.5)
+        learned = [rate for rate, one in losses.items() if one.last_loss < level]
+        top[name] = max(learned, default=RATES[0])
         flow[name] = _share_in_first_layer(part, batch.images, batch.targets.argmax(1), seed)
         trained = lab.train(seed, 600, recipe.but(optimizer=Sgd(0.05, momentum=0.9)))
         gap[name] = trained.accuracy("train") - trained.accuracy()
         curves["Training loss", "step", name] = curve(trained.losses)
     numbers = tabulate({"largest rate": top, "gradient, first layer over last": flow, "gap": gap})
-    return Replicate((top["with"] / top["without"], flow["with"] / flow["without"], gap["without"] - gap["with"]), numbers, curves)
+    is_bound = top["without"] == RATES[0] or top["with"] == RATES[-1]
+    effects = top["with"] / top["without"], flow["with"] / flow["without"], gap["without"] - gap["with"]
+    return Replicate(effects, numbers, curves, (0,) if is_bound else ())
 
 
 def _share_in_first_layer(part: Norm, images: torch.Tensor, labels: torch.Tensor, seed: int) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from pathlib import Path
 
 from goodfit.core.contracts import Model, Optimizer
 from goodfit.lab.claim import Curves, Replicate, tabulate
@@ -21,7 +22,7 @@ NEARLY = 1.02  # times the last loss of L-BFGS: what both have to reach
 
 
 def adam_rates(lab: Laboratory, seed: int) -> Replicate:
-    """S085."""
+    """S085: four nets by Adam at six rates."""
     nets: dict[str, Model] = {
         "linear": Linear(),
         "perceptron": Mlp((256,)),
@@ -43,7 +44,7 @@ def adam_rates(lab: Laboratory, seed: int) -> Replicate:
 
 
 def bake_off(lab: Laboratory, seed: int) -> Replicate:
-    """S088."""
+    """S088: a conv net by five optimizers on several data sets."""
     families: dict[str, list[Optimizer]] = {
         "adam": [Adam(lr) for lr in (0.0005, 0.002, 0.008)],
         "sgd": [Sgd(lr) for lr in (0.05, 0.2, 0.8)],
@@ -53,43 +54,40 @@ def bake_off(lab: Laboratory, seed: int) -> Replicate:
     }
     leads = []
     numbers: dict[str, float] = {}
-    for place, data in enumerate(dict.fromkeys((*lab.data, "digits"))):
+    for data in dict.fromkeys((*lab.data, "digits")):
         recipe = BASE.but(model=Convnet(8), size=16, data=data)
         best = {name: lab.best(seed, 150, recipe, some) for name, some in families.items()}
         adam = best.pop("adam")
         other = max(best.values(), key=lambda one: one.accuracy("validation"))
         leads.append(adam.accuracy() - other.accuracy())
-        numbers |= {f"data {place + 1}, {name}": one.accuracy() for name, one in {"adam": adam, **best}.items()}
+        numbers |= {f"{Path(data).name}, {name}": one.accuracy() for name, one in {"adam": adam, **best}.items()}
     return Replicate((statistics.fmean(leads),), numbers)
 
 
 def full_batch(lab: Laboratory, seed: int) -> Replicate:
-    """S093."""
+    """S093: linear softmax by L-BFGS on all images, by L-BFGS in mini-batches, and by SGD."""
     recipe = BASE.but(model=Linear(), schedule="constant", size=16, penalty="l2(0.001)")
     whole = lab.train(seed, STEPS, recipe.but(optimizer=Lbfgs(), batch_size="all"))
     images = len(whole.data.rows("train"))
     sgd = [lab.train(seed, 64 * STEPS, recipe.but(optimizer=Sgd(lr, momentum=0.9))) for lr in (0.0005, 0.002, 0.01)]
     few = lab.train(seed, STEPS * (images // 64), recipe.but(optimizer=Lbfgs(), noise="allow"))
     level = NEARLY * whole.losses[-1]
-    seconds = {"L-BFGS": whole.seconds_until(level, 1), "SGD": min(one.seconds_until(level) for one in sgd)}
-    best = min(sgd, key=lambda one: one.seconds_until(level))
-    ends = {"full batch": _last(whole.losses), "mini-batches": _last(few.losses)}
+    best = min(sgd, key=lambda one: (one.seconds_until(level), one.last_loss))
+    seconds = {"L-BFGS": whole.seconds_until(level, 1), "SGD": min(best.seconds_until(level), best.seconds)}
+    ends = {"full batch": whole.losses[-1], "mini-batches": min(few.last_loss, math.log(len(whole.data.classes)))}
     lines = {"L-BFGS, all images": (whole, images, 1), "L-BFGS, mini-batches": (few, 64, 20), "SGD, mini-batches": (best, 64, 20)}
     curves = {
         ("Training loss by pass over the images", "pass", name): [(x * batch / images, y) for x, y in curve(one.losses, n)]
         for name, (one, batch, n) in lines.items()
     }
     numbers = tabulate({"seconds": seconds, "loss of L-BFGS": ends})
-    return Replicate((seconds["SGD"] / seconds["L-BFGS"], ends["mini-batches"] / ends["full batch"]), numbers, curves)
-
-
-def _last(losses: Sequence[float]) -> float:
-    """The mean of the last tenth, of which there is at least one."""
-    return statistics.fmean(losses[-max(1, len(losses) // 10) :])
+    is_bound = math.isinf(best.steps_until(level))
+    effects = seconds["SGD"] / seconds["L-BFGS"], ends["mini-batches"] / ends["full batch"]
+    return Replicate(effects, numbers, curves, (0,) if is_bound else ())
 
 
 def decay(lab: Laboratory, seed: int) -> Replicate:
-    """S102."""
+    """S102: a conv net by SGD and by Adam, at a constant rate and with a cosine to zero."""
     parts: dict[str, Optimizer] = {"sgd": Sgd(0.05, momentum=0.9), "adam": Adam(0.002)}
     gains = {}
     numbers: dict[str, float] = {}

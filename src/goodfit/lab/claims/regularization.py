@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
+
 import torch
 from torch import Tensor
 
 from goodfit.augment.views import TenCrop
 from goodfit.core.contracts import Penalty
-from goodfit.lab.claim import Replicate
-from goodfit.lab.laboratory import BASE, Laboratory, Trained, accuracy_of, mean_probabilities
+from goodfit.data.index import SplitName
+from goodfit.lab.claim import Curves, Replicate
+from goodfit.lab.laboratory import BASE, Laboratory, Training, accuracy_of, mean_probabilities
 from goodfit.layers.noise import Dropout
 from goodfit.losses.penalty import L1, L2
 from goodfit.models.convnet import Convnet
@@ -21,36 +25,38 @@ PLAIN = Sgd(0.02, momentum=0.9)
 STRENGTHS = (0.0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SMALL = 0.001  # weights that count as zero
 PASSES = 16  # of thinned nets
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 AUGMENT = "flip | crop(2, border=reflect)"
 SHARES = (8, 3, 1)  # a training sees one in so many images
 
 
-def _weights(trained: Trained) -> Tensor:
+def _weights(trained: Training) -> Tensor:
     """All weights [n] of a model but the biases."""
     return torch.cat([w.detach().flatten() for w in trained.model.parameters() if w.ndim > 1])
 
 
 def strength(lab: Laboratory, seed: int) -> Replicate:
-    """S026."""
-    recipe = BASE.but(model=Mlp((256,)), optimizer=PLAIN, size=16, limit=lab.count_images(BASE.but(size=16)) // 4)
-    trained = {x: lab.train(seed, 500, recipe.but(penalty=L2(x) if x else "none")) for x in STRENGTHS}
-    norms = [float(_weights(one).norm()) for one in trained.values()]
-    train, held_out = ([one.accuracy(split) for one in trained.values()] for split in ("train", "validation"))
-    tests = [lab.test_on(one, BASE.but(size=16)) for one in trained.values()]
+    """S026: a perceptron on one in four images, by growing strengths of L2."""
+    _, data = lab.open(BASE.but(size=16))
+    recipe, per_class = BASE.but(model=Mlp((256,)), optimizer=PLAIN, size=16), max(1, min(data.class_counts()) // 4)
+    trainings = [lab.train(seed, 500, recipe.but(penalty=L2(x) if x else "none"), per_class=per_class) for x in STRENGTHS]
+    norms = [float(_weights(one).norm()) for one in trainings]
+    train, held_out, test = ([one.accuracy(split) for one in trainings] for split in SPLITS)
     chosen = max(range(len(STRENGTHS)), key=held_out.__getitem__)
-    pairs = range(len(STRENGTHS) - 1)
-    shrinks = sum(norms[k + 1] < norms[k] for k in pairs) / len(pairs)
-    falls = sum(train[k + 1] <= train[k] for k in pairs) / len(pairs)
+    shrinks = [after < before for before, after in itertools.pairwise(norms)]
+    falls = [after <= before for before, after in itertools.pairwise(train)]
     numbers = {f"norm of the weights, lambda {x:g}": norm for x, norm in zip(STRENGTHS, norms, strict=True)}
     numbers["lambda chosen"] = STRENGTHS[chosen]
-    columns = (("training", train), ("test", tests))
-    curves = {("Accuracy by lambda", "lambda (its place)", name): list(enumerate(ys)) for name, ys in columns}
-    effects = (shrinks, falls, tests[chosen] - min(tests[0], tests[-1]), tests[chosen] - tests[0])
-    return Replicate(effects, numbers, {key: [(float(x), y) for x, y in line] for key, line in curves.items()})
+    curves: Curves = {
+        ("Accuracy by lambda", "lambda (its place)", name): [(float(k), y) for k, y in enumerate(ys)]
+        for name, ys in (("training", train), ("test", test))
+    }
+    effects = statistics.fmean(shrinks), statistics.fmean(falls), test[chosen] - test[-1], test[chosen] - test[0]
+    return Replicate(effects, numbers, curves)
 
 
 def sparsity(lab: Laboratory, seed: int) -> Replicate:
-    """S027."""
+    """S027: linear softmax by growing strengths of L1 and of L2."""
     families: dict[str, list[Penalty]] = {
         "L1": [L1(x) for x in (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)],
         "L2": [L2(x) for x in (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)],
@@ -71,7 +77,7 @@ def sparsity(lab: Laboratory, seed: int) -> Replicate:
 
 
 def dropout_ensemble(lab: Laboratory, seed: int) -> Replicate:
-    """S111."""
+    """S111: a perceptron with and without dropout, asked with masks drawn and with scaled weights."""
     recipe = BASE.but(optimizer=Sgd(0.01, momentum=0.9), size=16)
     dropped = lab.train(seed, 800, recipe.but(model=Mlp((512, 512), drop=Dropout(0.5))))
     plain = lab.train(seed, 800, recipe.but(model=Mlp((512, 512))))
@@ -87,7 +93,7 @@ def dropout_ensemble(lab: Laboratory, seed: int) -> Replicate:
 
 
 @torch.no_grad()
-def _correlation(trained: Trained, images: Tensor) -> float:
+def _correlation(trained: Training, images: Tensor) -> float:
     """The mean size of the correlation between the outputs of two units of the first hidden layer, of those that are not constant."""
     trained.model.eval()
     hidden = images
@@ -102,19 +108,15 @@ def _correlation(trained: Trained, images: Tensor) -> float:
 
 
 def augmentation(lab: Laboratory, seed: int) -> Replicate:
-    """S122."""
-    most = lab.count_images(BASE.but(size=16))
-    gains, crops = [], 0.0
-    numbers: dict[str, float] = {}
+    """S122: a conv net with and without augmentation on one in eight images, one in three, and all; ten crops against the center."""
+    _, data = lab.open(BASE.but(size=16))
+    test = dict[tuple[str, int], float]()
     for share in SHARES:
-        recipe = BASE.but(model=Convnet(8), size=16, limit=most // share)
-        plain, augmented = (lab.train(seed, 600, recipe.but(augment=augment)) for augment in ("none", AUGMENT))
-        without, with_it = (lab.test_on(one, BASE.but(size=16)) for one in (plain, augmented))
-        gains.append(with_it - without)
-        numbers |= {f"plain, 1/{share} of the images": without, f"augmented, 1/{share} of the images": with_it}
-        if share == 1:
-            rows = augmented.data.rows("test")
-            seen = score_views(augmented.training.evaluator, augmented.model, rows, TenCrop(scales=(18,))).scores
-            crops = seen["accuracy"] - seen["viewed"]["center"]["accuracy"]
-            numbers["ten crops"] = seen["accuracy"]
-    return Replicate((sum(gains) / len(gains), crops), numbers)
+        for name, augment in (("plain", "none"), ("augmented", AUGMENT)):
+            recipe = BASE.but(model=Convnet(8), size=16, augment=augment)
+            training = lab.train(seed, 600, recipe, per_class=max(1, min(data.class_counts()) // share))
+            test[name, share] = training.accuracy()
+    crops = score_views(training.built.evaluator, training.model, data.rows("test"), TenCrop(scales=(18,))).scores["accuracy"]
+    numbers = {f"{name}, 1/{share} of the images": x for (name, share), x in test.items()} | {"augmented, ten crops": crops}
+    gains = [test["augmented", share] - test["plain", share] for share in SHARES]
+    return Replicate((statistics.fmean(gains), crops - test["augmented", SHARES[-1]]), numbers)

@@ -20,14 +20,13 @@ from goodfit.core.files import write_atomic
 from goodfit.data.loader import iterate_batches
 from goodfit.inspection.chance import OwnChance
 from goodfit.lab.claim import Curves, Replicate
-from goodfit.lab.laboratory import BASE, Laboratory, Trained
+from goodfit.lab.laboratory import BASE, Laboratory, Training
 from goodfit.models.convnet import Convnet
 from goodfit.optim.first_order import Sgd
 
 MAP_SIDE, PROBED = 2, 1000  # side of the maps that a probe sees; images of a split at most
 RECIPE = BASE.but(model=Convnet(16), size=16, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)  # the same for all data
 COUNTS = (10, 50, 200)  # images of a class
-HELD_OUT = 0.3
 
 
 def _halves(lab: Laboratory) -> tuple[Path, Path]:
@@ -62,12 +61,14 @@ def _boxes(lab: Laboratory, split: str) -> Batch:
     return batch.but(images=data.preprocess.center_crop(batch.images))
 
 
-def _pretrain(lab: Laboratory, seed: int, file: Path) -> Trained:
+def _pretrain(lab: Laboratory, seed: int, file: Path) -> Training:
     return lab.train(seed, 800, RECIPE.but(data=str(file)))
 
 
 def stages(lab: Laboratory, seed: int) -> Replicate:
-    """S180."""
+    """S180: linear probes of each stage of a net for near and far images."""
+    if lab.data[0] == "digits":
+        raise UsageError("Expected other images than digits, which are the far ones of this claim, received digits.")
     first, second = _halves(lab)
     net = _pretrain(lab, seed, first).model
     worth = {}
@@ -80,7 +81,8 @@ def stages(lab: Laboratory, seed: int) -> Replicate:
             scaler = StandardScaler().fit(features["train"][0][stage])
             probe = LogisticRegression(C=0.01, max_iter=300).fit(scaler.transform(features["train"][0][stage]), features["train"][1])
             probes[stage] = float(probe.score(scaler.transform(features["test"][0][stage]), features["test"][1]))
-        worth[name] = list(probes.values())[-1] - next(iter(probes.values()))
+        first_stage, *_, last_stage = probes.values()
+        worth[name] = (last_stage - first_stage) / max(1 - first_stage, 1e-9)  # of the error of the first stage
         numbers |= {f"{name}, {stage}": x for stage, x in probes.items()}
         curves["Accuracy of a linear probe", "stage", name] = [(float(k), x) for k, x in enumerate(probes.values())]
     return Replicate((worth["near"] - worth["far"],), numbers, curves)
@@ -100,23 +102,23 @@ def _features(net: nn.Module, batch: Batch) -> tuple[dict[str, np.ndarray[Any, A
 
 
 def few_images(lab: Laboratory, seed: int) -> Replicate:
-    """S181."""
+    """S181: a net from the weights of other classes and from random ones, on few images."""
     first, second = _halves(lab)
     net = _pretrain(lab, seed, first).model
     tests = {}
     curves: Curves = {}
+    recipe = RECIPE.but(data=str(second), augment="flip")
     for count in COUNTS:
-        recipe = RECIPE.but(data=str(second), limit=round(count / (1 - HELD_OUT)), augment="flip")
         for name, start in (("random", None), ("pretrained", net)):
-            tried = [
-                lab.train(seed, 200, recipe.but(optimizer=Sgd(lr, momentum=0.9)), start and _with_new_head(start, seed))
+            trainings = [
+                lab.train(seed, 200, recipe.but(optimizer=Sgd(lr, momentum=0.9)), start and _with_new_head(start, seed), count)
                 for lr in (0.01, 0.05)
             ]
-            best = max(tried, key=lambda one: one.accuracy("validation"))
-            tests[name, count] = lab.test_on(best, RECIPE.but(data=str(second)))
+            tests[name, count] = max(trainings, key=lambda one: one.accuracy("validation")).accuracy()
             curves.setdefault(("Test accuracy", "images of a class", name), []).append((float(count), tests[name, count]))
     gains = {count: tests["pretrained", count] - tests["random", count] for count in COUNTS}
-    effects = gains[10], gains[50], tests["pretrained", 50] - tests["random", 200]
+    few, more, many = COUNTS
+    effects = gains[few], gains[more], tests["pretrained", more] - tests["random", many]
     return Replicate(effects, {f"{name}, {count} a class": x for (name, count), x in tests.items()}, curves)
 
 
