@@ -23,11 +23,12 @@ from sklearn.datasets import load_digits
 
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import spell
-from goodfit.lab.claim import RULE, Claim, Effect, NothingToJudge, Replicate, find_claim, read_claims
+from goodfit.lab.claim import RULE, Claim, Effect, find_claim, read_claims
 from goodfit.lab.claims import transfer
 from goodfit.lab.inquiry import Finding, Workplace, experiment, inquire, judge
 from goodfit.lab.laboratory import BASE, Extent, Laboratory, compare_steps, curve, running_mean, take_images
 from goodfit.lab.notebook import FILE, Entry, Notebook
+from goodfit.lab.replicate import NothingToJudge, Replicate
 from goodfit.recipe.recipe import Recipe
 from goodfit.report.pages.claims import render_claims
 from goodfit.terminal.claims import format_finding, format_result

@@ -7,14 +7,15 @@ import importlib
 import math
 import statistics
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scipy.special import stdtrit
 
-from goodfit.core.errors import GoodfitError, UsageError, unknown_name
+from goodfit.core.errors import UsageError, unknown_name
+from goodfit.lab.replicate import NothingToJudge, Replicate
 
 if TYPE_CHECKING:
     from goodfit.lab.laboratory import Laboratory
@@ -23,7 +24,6 @@ Verdict = Literal["holds", "holds weaker", "undecided", "fails here"]
 VERDICTS: tuple[Verdict, ...] = ("fails here", "undecided", "holds weaker", "holds")  # a claim is worth what its least effect is
 Scale = Literal["difference", "points", "share", "ratio"]
 Images = Literal["none", "first", "first and digits", "all and digits"]
-Curves = dict[tuple[str, str, str], list[tuple[float, float]]]  # lines of charts: (chart, x axis, line) -> points
 LEVEL = 0.95
 RULE = (
     "An effect is a number that is the larger the truer the claim. It holds if the 95 % interval of its mean over seeds (Student's)"
@@ -33,28 +33,6 @@ RULE = (
     " training never got as far as it should, the effect is a lower bound, which cannot fail. A claim gets the least of its verdicts."
     " The interval is over seeds, on one set of images. Small nets, small images, short trainings: no verdict is one about ImageNet."
 )
-
-
-class NothingToJudge(GoodfitError):
-    """An experiment had no outcome from which its effects follow."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Replicate:
-    """One experiment with one seed: the value of each effect, in the order of the claim's effects, and what they were computed from.
-
-    `bounds` are the places of the effects that are lower bounds, `numbers` are rows of a table.
-    """
-
-    effects: tuple[float, ...]
-    numbers: dict[str, float] = dataclasses.field(default_factory=dict)
-    curves: Curves = dataclasses.field(default_factory=dict)
-    bounds: tuple[int, ...] = ()
-
-
-def tabulate(columns: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The rows of a table "what, of which" from the numbers of each arm by what they are."""
-    return {f"{what}, {arm}": float(value) for what, column in columns.items() for arm, value in column.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,11 @@ from typing import Any
 from goodfit.core.device import configure_torch, cpu_name
 from goodfit.core.errors import GoodfitError
 from goodfit.core.signals import ignore_signals
-from goodfit.lab.claim import Claim, Judgment, Replicate, Verdict
+from goodfit.lab.claim import Claim, Judgment, Verdict
 from goodfit.lab.laboratory import Extent, Laboratory
 from goodfit.lab.lesson import line, replace_nonfinite
 from goodfit.lab.notebook import Entry, Notebook
+from goodfit.lab.replicate import Replicate
 from goodfit.report.charts import Chart, Series
 
 LOG_SPAN = 1000  # of the largest number of a chart over the smallest, from which on it is logarithmic

@@ -23,7 +23,7 @@ from goodfit.core.settings import settings_of
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SplitName
 from goodfit.data.loader import iterate_batches
-from goodfit.lab.claim import NothingToJudge
+from goodfit.lab.replicate import NothingToJudge
 from goodfit.recipe import build
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.prepare import prepare

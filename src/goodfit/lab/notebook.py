@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-import goodfit
 from goodfit.core.files import explain_write_errors
-from goodfit.lab.claim import Claim, Replicate
+from goodfit.lab.claim import Claim
+from goodfit.lab.replicate import Replicate
 
 FILE = "experiments.jsonl"
 SHARED = ("laboratory.py", "nets.py")  # that every experiment may use
@@ -53,11 +53,11 @@ class Notebook:
         self.entries = {(entry.item, entry.seed, entry.key): entry for entry in self._read()}
 
     def key(self, claim: Claim) -> str:
-        """A hash of the experiment's code, Goodfit's version, the extent, and where the images are that it sees (not of their bytes)."""
+        """A hash of the experiment's own code (not of what it trains with), the extent, and where the images are that it sees (not of their bytes)."""
         package = resources.files("goodfit.lab")
         sources = [(package / "claims" / f"{claim.module}.py").read_bytes(), *((package / name).read_bytes() for name in SHARED)]
         seen = {"none": (), "first": self.data[:1], "first and digits": self.data[:1]}.get(claim.images, self.data)
-        told = json.dumps([claim.item, goodfit.__version__, seen, self.extent]).encode()
+        told = json.dumps([claim.item, seen, self.extent]).encode()
         return hashlib.sha256(b"\0".join([told, *sources])).hexdigest()[:16]
 
     def find(self, claim: Claim, seed: int) -> Entry | None:

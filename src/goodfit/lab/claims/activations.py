@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from goodfit.core.batch import Batch
 from goodfit.core.contracts import Activation, Init
 from goodfit.inspection.chance import OwnChance
-from goodfit.lab.claim import Curves, NothingToJudge, Replicate, tabulate
 from goodfit.lab.laboratory import BASE, Laboratory, Training, compare_steps, curve
+from goodfit.lab.replicate import Curves, NothingToJudge, Replicate, tabulate
 from goodfit.layers.activation import Elu, LeakyRelu, Maxout, Relu, Sigmoid, Tanh
 from goodfit.layers.init import He, Xavier
 from goodfit.layers.norm import None_

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from goodfit.core.contracts import Norm
 from goodfit.inspection.chance import OwnChance
-from goodfit.lab.claim import Curves, Replicate, tabulate
 from goodfit.lab.laboratory import BASE, Laboratory, Training, curve
 from goodfit.lab.nets import NarrowResnet, Stages
+from goodfit.lab.replicate import Curves, Replicate, tabulate
 from goodfit.layers import norm
 from goodfit.layers.init import weight_layers
 from goodfit.models.anatomy.account import account_for

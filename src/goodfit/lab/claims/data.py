@@ -11,8 +11,8 @@ from goodfit.core.batch import Batch
 from goodfit.core.contracts import Model
 from goodfit.core.errors import UsageError
 from goodfit.inspection.chance import OwnChance
-from goodfit.lab.claim import Curves, Replicate, tabulate
 from goodfit.lab.laboratory import BASE, Laboratory, Training, compare_steps, curve
+from goodfit.lab.replicate import Curves, Replicate, tabulate
 from goodfit.losses.softmax import Softmax
 from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear

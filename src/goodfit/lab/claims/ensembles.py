@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from goodfit.lab.claim import Replicate
 from goodfit.lab.laboratory import BASE, Laboratory, accuracy_of, mean_probabilities
+from goodfit.lab.replicate import Replicate
 from goodfit.models.convnet import Convnet
 
 MODEL, STEPS = Convnet(8), 400

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from goodfit.inspection.chance import OwnChance
-from goodfit.lab.claim import Replicate
 from goodfit.lab.laboratory import Laboratory
 from goodfit.lab.lessons.approximation import error_of
 from goodfit.lab.optimization import descend
+from goodfit.lab.replicate import Replicate
 from goodfit.optim.bfgs import Bfgs
 
 WIDTHS, STARTS, STEPS = (1, 2, 4, 8, 16), 3, 200

@@ -11,9 +11,9 @@ from goodfit.core.batch import Batch
 from goodfit.core.contracts import Init, Norm
 from goodfit.inspection.chance import OwnChance
 from goodfit.inspection.layer_spread import measure_spread
-from goodfit.lab.claim import Curves, Replicate, tabulate
 from goodfit.lab.laboratory import BASE, Laboratory, curve
 from goodfit.lab.nets import Stages
+from goodfit.lab.replicate import Curves, Replicate, tabulate
 from goodfit.layers import norm
 from goodfit.layers.activation import Tanh
 from goodfit.layers.init import Gaussian, Xavier, initialize, weight_layers

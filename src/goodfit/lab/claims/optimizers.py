@@ -7,8 +7,8 @@ import statistics
 from pathlib import Path
 
 from goodfit.core.contracts import Model, Optimizer
-from goodfit.lab.claim import Curves, Replicate, tabulate
 from goodfit.lab.laboratory import BASE, Laboratory, curve
+from goodfit.lab.replicate import Curves, Replicate, tabulate
 from goodfit.layers.norm import None_
 from goodfit.models.convnet import Convnet
 from goodfit.models.linear import Linear

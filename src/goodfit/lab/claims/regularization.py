@@ -11,8 +11,8 @@ from torch import Tensor
 from goodfit.augment.views import TenCrop
 from goodfit.core.contracts import Penalty
 from goodfit.data.index import SplitName
-from goodfit.lab.claim import Curves, Replicate
 from goodfit.lab.laboratory import BASE, Laboratory, Training, accuracy_of, mean_probabilities
+from goodfit.lab.replicate import Curves, Replicate
 from goodfit.layers.noise import Dropout
 from goodfit.losses.penalty import L1, L2
 from goodfit.models.convnet import Convnet

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from goodfit.lab.claim import Replicate
 from goodfit.lab.laboratory import BASE, Laboratory
+from goodfit.lab.replicate import Replicate
 from goodfit.models.mlp import Mlp
 from goodfit.optim.first_order import Sgd
 

@@ -19,8 +19,8 @@ from goodfit.core.errors import UsageError
 from goodfit.core.files import write_atomic
 from goodfit.data.loader import iterate_batches
 from goodfit.inspection.chance import OwnChance
-from goodfit.lab.claim import Curves, Replicate
 from goodfit.lab.laboratory import BASE, Laboratory, Training
+from goodfit.lab.replicate import Curves, Replicate
 from goodfit.models.convnet import Convnet
 from goodfit.optim.first_order import Sgd
 
