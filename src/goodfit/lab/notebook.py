@@ -53,7 +53,7 @@ class Notebook:
         self.entries = {(entry.item, entry.seed, entry.key): entry for entry in self._read()}
 
     def key(self, claim: Claim) -> str:
-        """A hash of the experiment's own code (not of what it trains with), the extent, and where the images are that it sees (not of their bytes)."""
+        """A hash of the experiment's code (not of what it trains with), the extent, and where its images are (not of their bytes)."""
         package = resources.files("goodfit.lab")
         sources = [(package / "claims" / f"{claim.module}.py").read_bytes(), *((package / name).read_bytes() for name in SHARED)]
         seen = {"none": (), "first": self.data[:1], "first and digits": self.data[:1]}.get(claim.images, self.data)
