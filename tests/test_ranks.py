@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from goodfit.core.chance import MIXING_BLOCK
+from goodfit.core.errors import GoodfitError, Interrupted, RankLost
 from goodfit.core.launched import claim_explanation, is_first, is_restarted, launch_id, processes_here
 from goodfit.core.ranks import ALONE, Ranks
 from goodfit.layers.norm import BatchNorm
@@ -140,8 +141,11 @@ def test_what_a_launcher_tells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_process_of_a_machine_explains(tmp_path: Path) -> None:
-    assert claim_explanation() and claim_explanation(), "the only process always does"
+    error = GoodfitError("It rains.")
+    assert claim_explanation(error) and claim_explanation(error), "the only process always does"
     for more in ({"GOODFIT_EXPLAINED": str(tmp_path / "ours")}, {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "0" / "error.json")}):
         with environment_of(1, 2, 1, **more):
-            assert claim_explanation()
-            assert not claim_explanation()
+            assert not claim_explanation(Interrupted("Rank 0 says it."))
+            assert claim_explanation(RankLost("The launcher says it.")) == ("TORCHELASTIC_ERROR_FILE" in more)
+            assert claim_explanation(error) == ("GOODFIT_EXPLAINED" in more)
+            assert not claim_explanation(error)

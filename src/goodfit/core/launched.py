@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from goodfit.core.errors import GoodfitError, Interrupted, RankLost, Terminated
+
 LAUNCH, RESTARTS, EXPLAINED = "GOODFIT_LAUNCH", "GOODFIT_RESTARTS", "GOODFIT_EXPLAINED"  # set by our own launcher
 
 
@@ -33,10 +35,17 @@ def is_restarted() -> bool:
     return is_launched() and int(os.environ.get(RESTARTS) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def claim_explanation() -> bool:
-    """Whether this process is the first of those on its machine to explain why the training ends; always, if it is the only one."""
+def claim_explanation(error: GoodfitError) -> bool:
+    """Whether this process is the first of those on its machine to explain why the training ends; always, if it is the only one.
+
+    A stop by a signal is explained by rank 0, which knows what is saved; the end of another process by our launcher, where it has one.
+    """
     if not is_launched():
         return True
+    if isinstance(error, RankLost) and EXPLAINED in os.environ:
+        return False
+    if isinstance(error, (Interrupted, Terminated)) and not is_first():
+        return False
     named, of_torch = os.environ.get(EXPLAINED), os.environ.get("TORCHELASTIC_ERROR_FILE")  # .../ATTEMPT/LOCAL_RANK/error.json
     file = Path(named) if named else Path(of_torch).parent.parent / "explained" if of_torch else None
     if file is None or not file.parent.is_dir():

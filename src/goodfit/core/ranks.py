@@ -14,14 +14,10 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from goodfit.core.chance import MIXING_BLOCK
-from goodfit.core.errors import GoodfitError, first_line
+from goodfit.core.errors import GoodfitError, RankLost, first_line
 
 T = TypeVar("T")
 POLL_SECONDS = 0.02
-
-
-class RankLost(GoodfitError):
-    """Another process of the training is gone, or does not answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +36,13 @@ class Share:
         return self.rows != self.piece
 
 
+@dataclasses.dataclass
+class Wait:
+    """Since when, by the monotonic clock, this process is in a collective; None while it is in none."""
+
+    since: float | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Ranks:
     """The number of this process, from 0, among the `size` that train together.
@@ -48,12 +51,14 @@ class Ranks:
     equal on all ranks, bit for bit. `post` and `wait_for` leave notes in the `store` where the processes have met.
 
     Raises:
-        RankLost: by every method that communicates, when another rank is gone or does not answer.
+        RankLost: by every method that communicates, when another rank is gone.
+        GoodfitError: by the same, when another rank does not answer in time.
     """
 
     rank: int = 0
     size: int = 1
     store: Store | None = None
+    wait: Wait = dataclasses.field(default_factory=Wait, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -89,7 +94,7 @@ class Ranks:
         if self.size == 1:
             return numbers
         values = torch.tensor(numbers, dtype=torch.float64)
-        with explain_lost_rank():
+        with self._collective():
             dist.broadcast(values, 0)
         return tuple(values.tolist())
 
@@ -98,7 +103,7 @@ class Ranks:
         if self.size == 1:
             return value
         box = [value if self.is_first else None]
-        with explain_lost_rank():
+        with self._collective():
             dist.broadcast_object_list(box, 0)
         return box[0]  # type: ignore[return-value]
 
@@ -107,7 +112,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         box: list[Any] | None = [None] * self.size if self.is_first else None
-        with explain_lost_rank():
+        with self._collective():
             dist.gather_object(value, box, 0)
         return box or []
 
@@ -131,6 +136,16 @@ class Ranks:
                 time.sleep(POLL_SECONDS)
             return [self.store.get(key).decode() for key in keys]
 
+    @contextlib.contextmanager
+    def _collective(self) -> Iterator[None]:
+        """What all ranks do together within the block."""
+        self.wait.since = time.monotonic()
+        try:
+            with explain_lost_rank():
+                yield
+        finally:
+            self.wait.since = None
+
     def _replace(self, tensors: Iterable[Tensor], communicate: Callable[[Tensor], object]) -> None:
         """Replace the tensors by what comes of a collective on their numbers, those of each type in one vector."""
         by_type: dict[torch.dtype, list[Tensor]] = {}
@@ -138,7 +153,7 @@ class Ranks:
             by_type.setdefault(tensor.dtype, []).append(tensor.detach())
         for group in by_type.values():
             flat = torch.cat([x.reshape(-1) for x in group])
-            with explain_lost_rank():
+            with self._collective():
                 communicate(flat)
             for tensor, part in zip(group, torch.split(flat, [x.numel() for x in group]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
@@ -149,12 +164,15 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def explain_lost_rank() -> Iterator[None]:
-    """Turn the error of a failed collective into one that says what it means.
+    """Turn the error of a failed communication into one that says what it means.
 
     Raises:
-        RankLost: a collective failed.
+        RankLost: another process closed its connection.
+        GoodfitError: another process did not answer in time.
     """
     try:
         yield
-    except RuntimeError as error:  # of gloo and NCCL alike: the other side closed its connection, or time ran out
-        raise RankLost(f"Another process of this training ended or does not answer ({first_line(error)}).") from error
+    except RuntimeError as error:  # gloo, NCCL and the store have no common class of their own
+        if "timed out" in str(error).lower():
+            raise GoodfitError(f"Another process of this training does not answer ({first_line(error)}).") from error
+        raise RankLost("Another process of this training ended.") from error

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -25,9 +25,11 @@ from goodfit.core.launched import EXPLAINED, LAUNCH, RESTARTS, is_launched
 from goodfit.core.ranks import ALONE, Ranks
 from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of
+from goodfit.runs.watchdog import Watchdog
 
 START_TIMEOUT = timedelta(seconds=float(os.environ.get("GOODFIT_START_TIMEOUT", "300")))  # until all processes have come
-STEP_TIMEOUT = timedelta(seconds=float(os.environ.get("GOODFIT_STEP_TIMEOUT", "600")))  # that one may let the others wait
+STEP_TIMEOUT = timedelta(seconds=float(os.environ.get("GOODFIT_STEP_TIMEOUT", "600")))  # that one may let the others wait; the watchdog's
+MAX_SAME_TIME_SECONDS = 5  # between two processes of which one ended for the other's sake; the launcher waits for 30 s until it kills
 SHUTDOWN_SECONDS = 300  # that the processes have to end a step and save after Ctrl-C
 
 
@@ -48,16 +50,22 @@ def joined_ranks() -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl"
     try:
         store, _, _ = next(iter(rendezvous("env://", timeout=START_TIMEOUT)))
-        dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=STEP_TIMEOUT)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun's own store outlives a restart, and so do notes in it
+            store = PrefixStore(f"attempt{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=2 * STEP_TIMEOUT)
     except RuntimeError as error:
         seconds = START_TIMEOUT.total_seconds()
         raise GoodfitError(
             f"Expected {size} processes to meet at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} within {seconds:g} s;"
             f" rank {rank} did not find them all ({first_line(error)}): see whether each was started and reaches that address."
         ) from error
+    ranks = Ranks(rank, size, store)
+    watchdog = Watchdog(ranks, STEP_TIMEOUT.total_seconds())
+    watchdog.start()
     try:
-        yield Ranks(rank, size, store)
+        yield ranks
     finally:
+        watchdog.stop()
         dist.destroy_process_group()
 
 
@@ -83,18 +91,29 @@ def launch(processes: int, restarts: int, reporter: Reporter) -> int:
             except elastic.SignalException as stopped:
                 return 128 + int(stopped.sigval)
             except elastic.ChildFailedError as error:
-                codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+                failures = error.failures
                 is_explained = explained.exists()
-        rank = next((rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM), None)
+        rank = find_killed({rank: (failure.exitcode, failure.timestamp) for rank, failure in failures.items()})
         if rank is None:
-            code = exit_code_of(codes.values())
+            code = exit_code_of(failure.exitcode for failure in failures.values())
             if not is_explained:
-                raise GoodfitError(f"A process of the training ended with exit code {code}.")
+                raise GoodfitError(
+                    f"Expected {processes} processes to train to the end, but one ended with exit code {code} and said nothing."
+                )
             return code
-        killed = f"Process {rank} of {processes} was killed by {signal.Signals(-codes[rank]).name}"
+        killed = f"Process {rank} of {processes} was killed by {signal.Signals(-failures[rank].exitcode).name}"
         if restart < restarts:
             reporter.say(f"{killed}: all start again and go on from the last checkpoint (restart {restart + 1} of {restarts}).")
     raise GoodfitError(f"{killed}, after {count_of(restarts, 'restart')}: the same command with --resume auto continues.")
+
+
+def find_killed(failures: Mapping[int, tuple[int, float]]) -> int | None:
+    """The rank that was killed by a signal, by the exit code of each and the time in seconds at which it was seen; None where an error came
+    first, after which the launcher itself kills those who do not end.
+    """
+    first = min(at for _, at in failures.values())
+    killed = (rank for rank, (code, at) in failures.items() if code < 0 and code != -signal.SIGTERM and at - first < MAX_SAME_TIME_SECONDS)
+    return next(killed, None)
 
 
 def exit_code_of(codes: Iterable[int]) -> int:
