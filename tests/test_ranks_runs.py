@@ -52,6 +52,7 @@ def evaluate_in_ranks(folder: Path, images: int) -> None:
             save_file({"ids": validator.last.ids, "logits": validator.last.logits}, folder / "outputs.safetensors")
 
 
+@pytest.mark.slow
 def test_evaluation_asks_each_image_once(tmp_path: Path) -> None:
     """101 images, seven batches of up to 16, on four ranks."""
     for size in (1, 4):
@@ -91,6 +92,21 @@ def test_two_processes_make_the_run_of_one(whole: Path, tmp_path: Path) -> None:
     said = [(tmp_path / "run-output" / f"rank{rank}" / name).read_text() for rank in (0, 1) for name in ("stdout.txt", "stderr.txt")]
     assert "Validation accuracy" in said[0] and "Reading digits." in said[1]
     assert said[2:] == ["", ""], "rank 1 says nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "most"), [("convnet(8, act=gelu, norm=none)", 1e-6), ("convnet(8, act=gelu)", 2e-5)])
+def test_fifty_steps_in_float32(model: str, most: float, tmp_path: Path) -> None:
+    changes = {
+        **SMOOTH,
+        "model": model,
+        "optimizer": "sgd(0.05, momentum=0.9)",
+        "budget": "50 steps",
+        "save_every": "1 epoch",
+        "keep": "last",
+    }
+    one, two, four = (train_in_ranks(ranks, "digits", tmp_path / str(ranks), **changes) for ranks in (1, 2, 4))
+    assert weight_distance(two, one) < most and weight_distance(four, one) < most
 
 
 @pytest.mark.slow
