@@ -134,10 +134,11 @@ def read_trust(words: list[str]) -> tuple[Trust, list[str]]:
 
 def show_first_sign(words: list[str]) -> None:
     """Show at once, before anything is imported, that a command which takes seconds to begin has begun; unless it is to be quiet."""
+    from goodfit.core.launched import is_first
     from goodfit.terminal.streams import MESSAGES, SPINNER
 
     MESSAGES.quiet = any(word in QUIET for word in words)
-    if words and words[0] in VERBS and words[0] not in WITHOUT_TORCH and "--help" not in words:
+    if words and words[0] in VERBS and words[0] not in WITHOUT_TORCH and "--help" not in words and is_first():
         SPINNER.show("loading PyTorch")
 
 
@@ -214,11 +215,16 @@ def explain_scarcity(error: Exception) -> str:
 
 
 def exit_with(error: GoodfitError) -> NoReturn:
-    """Print the error and exit with its code; signals that come meanwhile find nothing left to say."""
+    """Print the error and exit with its code; signals that come meanwhile find nothing left to say.
+
+    Of several processes of one training the first on a machine prints it, see `core.launched`.
+    """
     from goodfit.cli.stops import mark_explained
+    from goodfit.core.launched import claim_explanation
     from goodfit.terminal.streams import print_message
 
-    print_message(f"goodfit: {error}")
+    if claim_explanation(error):
+        print_message(f"goodfit: {error}")
     mark_explained()
     sys.exit(error.exit_code)
 

@@ -8,7 +8,8 @@ import signal
 import sys
 from types import FrameType
 
-from goodfit.core.errors import GoodfitError, Interrupted, Terminated
+from goodfit.core.errors import GoodfitError, Interrupted, RankLost, Terminated
+from goodfit.core.launched import claim_explanation
 from goodfit.core.signals import TerminationSignal, ignore_signals, raise_signal, receive_signals, stop_error
 
 SENTENCE = "Stopped; images that were packed so far stay packed."
@@ -34,7 +35,7 @@ def receive_stops() -> None:
 
 def explain_stop(error: BaseException) -> GoodfitError | None:
     """The sentence for a command that a signal has stopped, whatever error came of that; None if none has."""
-    if isinstance(error, (Interrupted, Terminated)):
+    if isinstance(error, (Interrupted, Terminated, RankLost)):
         return error
     if not _received and not isinstance(error, KeyboardInterrupt):
         return None
@@ -71,7 +72,7 @@ def _leave() -> None:
     assert error is not None
     try:
         erase = "\r\x1b[K" if os.isatty(2) else ""  # a spinner's line
-        if not _explained:
+        if not _explained and claim_explanation(error):
             os.write(2, f"{erase}goodfit: {error}\n".encode())  # not by sys.stderr, in which the signal may have come
     finally:
         os._exit(error.exit_code)

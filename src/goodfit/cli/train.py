@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
 from goodfit.cli import process_started
-from goodfit.cli.options import MOST_USED, Options, Shorts, assemble, refuse_early, start_reporter
+from goodfit.cli.options import MOST_USED, SHOW_ALL, Options, Shorts, assemble, refuse_early, start_reporter
 from goodfit.core.errors import UsageError, refuse_more
+from goodfit.core.launched import is_first, is_launched, is_restarted, launch_id, processes_here
+from goodfit.core.run import Run, is_run, list_runs
+from goodfit.recipe.recipe import Recipe
+from goodfit.terminal.reporter import TerminalReporter
+
+if TYPE_CHECKING:
+    from goodfit.runs.followers import Leader
 
 MAX_RUNS = 1000  # of one command
+MAX_PROCESSES = 1024  # of one machine
 
 
 @Parameter(name="*", group=Group("Run", sort_key=3))
@@ -41,6 +50,11 @@ class TrainOptions:
     doctor: Annotated[
         bool, Parameter(help="Examine the data, the network and its first 50 steps before training, and stop if something is wrong.")
     ] = False
+    processes: Annotated[int, Parameter(help="Processes here that train together.")] = 1
+    restarts: Annotated[
+        int,
+        Parameter(help="With --processes: how often all start again from the last checkpoint when one is killed.", show=SHOW_ALL),
+    ] = 3
     json: Annotated[bool, Parameter(help="Print the run's path and its scores as JSON on stdout.")] = False
 
     @property
@@ -58,6 +72,31 @@ class TrainOptions:
             raise UsageError("Expected one of --seeds and --folds, received both.")
         if self.groups and not self.folds:
             raise UsageError("Expected --folds beside --groups, received none.")
+        check_processes(self.processes)
+        if self.restarts < 0:
+            raise UsageError(f"Expected --restarts to be 0 or more, received {self.restarts}.")
+
+    def after_restart(self) -> TrainOptions:
+        """The same options; after a restart of the processes, the ones that go on with the run that they had begun."""
+        if not is_restarted() or not self.is_single or self.resume != "never":
+            return self
+        runs = [Run(self.out)] if self.out else list_runs(Path("runs"))[::-1]
+        begun = (run for run in runs if is_run(run.path) and run.read("about.json").get("launch") == launch_id())
+        run = next(begun, None)
+        return dataclasses.replace(self, resume="auto", out=run.path) if run else self
+
+
+def check_processes(asked: int) -> None:
+    """Refuse a number of processes that is none, or another than torchrun has started.
+
+    Raises:
+        UsageError: it is.
+    """
+    if asked < 1:
+        raise UsageError(f"Expected --processes to be 1 or more, received {asked}.")
+    refuse_more("--processes", asked, MAX_PROCESSES)
+    if is_launched() and asked not in (1, processes_here()):
+        raise UsageError(f"Expected no --processes under torchrun, which started {processes_here()} on this machine, received {asked}.")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -84,10 +123,32 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
     asked = assemble(data, shorts, options)
     run.check()
+    run = run.after_restart()
     refuse_early(asked, run.out if run.is_single and run.resume == "never" and not run.dry else None)
-    reporter = start_reporter(asked)
-    from goodfit.doctor.doctor_adviser import DoctorAdviser
+    if run.processes > 1 and not is_launched() and not run.dry:
+        from goodfit.runs.launch import launch
+
+        sys.exit(launch(run.processes, run.restarts if run.is_single else 0, TerminalReporter()))
     from goodfit.recipe.parts import refuse_second_lr, with_lr
+    from goodfit.runs.followers import Leader, follow
+    from goodfit.runs.launch import joined_ranks
+
+    asked = with_lr(asked, shorts.lr)
+    if shorts.lr is not None and options is not None and options.optimizer is not None:
+        refuse_second_lr(options.optimizer, shorts.lr, asked.use)
+    recipe_folder = Path(shorts.recipe).parent if shorts.recipe and Path(shorts.recipe).is_file() else None
+    reporter = start_reporter(asked) if is_first() else None
+    with joined_ranks() as ranks:
+        if reporter is None:
+            follow(ranks)
+        else:
+            with Leader(ranks) as leader:
+                _train(asked, run, recipe_folder, reporter, leader)
+
+
+def _train(asked: Recipe, run: TrainOptions, recipe_folder: Path | None, reporter: TerminalReporter, leader: Leader) -> None:
+    """Train what the options say, once or more often, and print what came of it."""
+    from goodfit.doctor.doctor_adviser import DoctorAdviser
     from goodfit.runs import train as runs
     from goodfit.runs.finish import describe_result
     from goodfit.study.cross_validation import train_folds
@@ -95,13 +156,9 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     from goodfit.terminal.scores import format_folds, format_seeds
     from goodfit.terminal.streams import print_json, print_lines
 
-    asked = with_lr(asked, shorts.lr)
-    if shorts.lr is not None and options is not None and options.optimizer is not None:
-        refuse_second_lr(options.optimizer, shorts.lr, asked.use)
-    recipe_folder = Path(shorts.recipe).parent if shorts.recipe and Path(shorts.recipe).is_file() else None
     switches = (run.dry, run.plot_schedule, run.tensorboard)
     wanted = runs.RunOptions(run.out, run.resume, *switches, reporter, process_started(), quiet_result=run.is_single)
-    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder, adviser=DoctorAdviser())
+    wanted = dataclasses.replace(wanted, verbose=run.verbose, recipe_folder=recipe_folder, adviser=DoctorAdviser(), leader=leader)
     if run.doctor:
         from goodfit.doctor.run_examination import check_training
 

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from goodfit.core.errors import UsageError
+from goodfit.core.launched import processes_here
 from goodfit.core.memory import available_memory
 
 
@@ -42,9 +43,9 @@ def select_device(name: str) -> torch.device:
 
 
 def physical_cores() -> int:
-    """Physical cores this process may use."""
+    """Physical cores this process may use; several processes of one training share those of a machine."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed) // processes_here())
 
 
 def configure_torch(threads: int) -> None:

@@ -52,6 +52,10 @@ class Terminated(GoodfitError):
     exit_code = 143
 
 
+class RankLost(GoodfitError):
+    """Another process of a training ended; what ended it says why."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean "x"?` for the known word nearest to `word`, else an empty string."""
     near = find_nearest(word, list(known))

@@ -148,6 +148,7 @@ def type_phrase(hint: Any) -> str:
 
 def parse_setting(text: str, hint: Any) -> Any:
     """Read the text of a command line as a value of type `hint`: a literal where one fits, else the text; INVALID if neither does."""
+    text = text.capitalize() if hint is bool else text  # true and false, as in TOML
     try:
         converted = convert(ast.literal_eval(text), hint)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -42,6 +42,9 @@ class Loader:
     `labels` [N] int64 are of all rows of `pixels`, `rows` are those to train on. The last batch of an epoch may be short, but a single
     image left over joins the batch before it, since a batch of one has no batch statistics. If one batch holds the whole epoch, the order
     of the first epoch stays, so that sums over it round the same at every step.
+
+    `rows_ahead` may be set to a function (images of a batch) -> the slices of it that this process will take: only their images are then
+    read ahead, the others where they are taken.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Loader:
         self.batch_size, self.seed, self.workers, self.sampler = batch_size, seed, workers, sampler
         self.epoch_images = n = sampler.length(labels[self.rows])
         self.epoch_steps = max(-(-n // batch_size) - (n % batch_size == 1), min(n, 1))
+        self.rows_ahead: Callable[[int], Iterable[slice]] | None = None
         self._orders: dict[int, Tensor] = {}
         self._lock = threading.Lock()
 
@@ -100,7 +104,9 @@ class Loader:
         rows = self.order(epoch)[places]
         chance = Chance.for_epoch(self.seed, "augment", epoch, places, rows)
         batch = LazyBatch.of(self.pixels, make_targets(self.labels[rows], self.classes), rows, chance)
-        return batch if len(rows) * math.prod(self.pixels.shape[1:]) > MAX_EAGER_BYTES else batch[:]
+        if len(rows) * math.prod(self.pixels.shape[1:]) > MAX_EAGER_BYTES:
+            return batch
+        return batch[:] if self.rows_ahead is None else batch.read_ahead(self.rows_ahead(len(rows)))
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batches from step `start` on, without end; close (or drop) the generator to stop the threads."""
@@ -123,9 +129,13 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class LazyBatch(Batch):
-    """A batch, such as one of all training images, whose pixels are read when a slice of it is taken; its `images` have no storage."""
+    """A batch, such as one of all training images, whose pixels are read when a slice of it is taken; its `images` have no storage.
+
+    `ahead` has the pixels that are read already, by the start and stop of their slice.
+    """
 
     pixels: TrainingPixels = dataclasses.field(kw_only=True)
+    ahead: Mapping[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict, kw_only=True)
 
     @staticmethod
     def of(pixels: TrainingPixels, targets: Tensor, rows: Tensor, chance: Chance) -> LazyBatch:
@@ -133,11 +143,21 @@ class LazyBatch(Batch):
         images = torch.empty(len(rows), *pixels.shape[1:], dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
         return LazyBatch(images, targets, rows, chance, pixels=pixels)
 
+    def read_ahead(self, slices: Iterable[slice]) -> LazyBatch:
+        """The same batch with the pixels of some slices read."""
+        return dataclasses.replace(self, ahead={(rows.start, rows.stop): self._read(rows) for rows in slices})
+
     def __getitem__(self, rows: slice | Tensor) -> Batch:
         assert self.chance is not None
+        images = self.ahead.get((rows.start, rows.stop)) if isinstance(rows, slice) else None
+        images = self._read(rows) if images is None else images
+        return Batch(images.permute(0, 3, 1, 2), self.targets[rows], self.ids[rows], self.chance[rows])
+
+    def _read(self, rows: slice | Tensor) -> Tensor:
+        """uint8 [n, H, W, C]."""
+        assert self.chance is not None
         chance = self.chance[rows]
-        images = self.pixels.read_for_training(self.ids[rows], chance.places, chance.epoch)
-        return Batch(images.permute(0, 3, 1, 2), self.targets[rows], self.ids[rows], chance)
+        return self.pixels.read_for_training(self.ids[rows], chance.places, chance.epoch)
 
 
 def iterate_batches(pixels: Pixels, labels: Tensor, rows: Rows, classes: int, batch_size: int) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from goodfit.core.errors import UsageError
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import ExternalPart, Part, pipe_parts, spell
 from goodfit.core.progress import Length, Period
+from goodfit.core.ranks import ALONE, Ranks
 from goodfit.core.words import count_of
 from goodfit.data.accelerator import place_pixels
 from goodfit.data.dataset import Dataset
@@ -36,8 +37,9 @@ from goodfit.recipe.memorize import memorize_images
 from goodfit.recipe.parts import check_loss, check_resolution, make_model
 from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.compose import compose
-from goodfit.training.evaluate import Outputs, RowEvaluator
+from goodfit.training.evaluate import Outputs, RowEvaluator, eval_batch_size, join_outputs
 from goodfit.training.freezing import disable_fused_momentum, freezing_phases
+from goodfit.training.gradient import shares_of
 from goodfit.training.rules.average import bind_cycles
 from goodfit.training.snapshots import snapshot_points
 from goodfit.training.state import Batches, Plan, State
@@ -57,6 +59,22 @@ class Training:
     evaluator: RowEvaluator
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def among(self, ranks: Ranks, sync_norms: bool) -> Training:
+        """The same training, carried out by several ranks together; each reads ahead only the images of its share."""
+        if ranks.size == 1:
+            return self
+        if isinstance(self.loader, Loader):
+            self.loader.rows_ahead = lambda n: (share.rows for share in shares_of(n, self.state.pieces, ranks))
+        if isinstance(self.plan.evaluate, Validator):
+            self.plan.evaluate.ranks = ranks
+        plan = dataclasses.replace(
+            self.plan,
+            ranks=ranks,
+            sync_norms=sync_norms,
+            final_passes=self.plan.final_passes * ranks.size,  # those of the final views, which rank 0 makes alone
+        )
+        return dataclasses.replace(self, plan=plan)
 
     @property
     def last_outputs(self) -> Outputs | None:
@@ -231,18 +249,31 @@ def final_passes(views: Any, preprocess: Preprocess) -> int:
 class Validator:
     """The evaluation during training: of the validation images, and of some training images without augmentation.
 
-    The last one, by which the run is judged, is in fp32 for the validation images; `last` has its outputs for these.
+    The last one, by which the run is judged, is in fp32 for the validation images; `last` has its outputs for these. The `ranks` share the
+    images; rank 0 scores.
     """
 
     evaluator: Callable[[nn.Module, Tensor, str], Outputs]
     data: Dataset
     precision: str
     last: Outputs | None = None
+    ranks: Ranks = ALONE
 
     def __call__(self, model: nn.Module, is_last: bool) -> dict[str, Any]:
         """The scores for the log, with the key "score"."""
-        held_out = self.evaluator(model, self.data.rows("validation"), "fp32" if is_last else self.precision)
-        trained_on = self.evaluator(model, clean_rows(self.data), self.precision)
+        held_out = self._evaluate(model, self.data.rows("validation"), "fp32" if is_last else self.precision)
+        trained_on = self._evaluate(model, clean_rows(self.data), self.precision)
         self.last = held_out if is_last else None
-        scores = held_out.summarize()
-        return {"score": scores[held_out.task.figure.key], "validation": scores, "clean_train": trained_on.summarize()}
+        scores = {}
+        if held_out is not None and trained_on is not None:
+            validation = held_out.summarize()
+            scores = {"score": validation[held_out.task.figure.key], "validation": validation, "clean_train": trained_on.summarize()}
+        return self.ranks.broadcast_object(scores)
+
+    def _evaluate(self, model: nn.Module, rows: Tensor, precision: str) -> Outputs | None:
+        """The outputs for some rows, in their order, on rank 0; None on the others."""
+        batch = eval_batch_size(*self.data.preprocess.box)
+        own = self.ranks.split(torch.split(rows, batch))  # the batches of one process, so that the numbers are the same
+        outputs = self.evaluator(model, torch.cat(tuple(own)), precision) if own else None
+        gathered = [part for part in self.ranks.gather(outputs) if part is not None]
+        return join_outputs(gathered) if gathered else None

@@ -123,6 +123,11 @@ class Recipe:
     batch_size: Count | Literal["auto", "all"] = option("Images a step; all takes every training image in each.", AUTO)
     sampler: str | Part = option("Which images an epoch shows: shuffle, or balanced (every class as often as the largest).", "shuffle")
     pieces: Count | Literal["auto"] = option("Pieces a step's images are computed in, to save memory; the step stays the same.", AUTO)
+    sync_norms: bool = option(
+        "Whether batch norms take their statistics from the images of all processes of a training; false: each from its own, so that what"
+        " is trained depends on how many there are.",
+        True,
+    )
     noise: Literal["refuse", "allow"] = option(
         "What to do with augmentation, dropout, batch norm, mini-batches or clipping beside newton, bfgs or lbfgs.", "refuse"
     )

@@ -19,6 +19,7 @@ from goodfit.core.device import describe_machine, select_device
 from goodfit.core.errors import DataError
 from goodfit.core.fetch import hash_file
 from goodfit.core.files import copy_file, write_atomic
+from goodfit.core.launched import is_launched, launch_id
 from goodfit.core.run import START_FILE, Run, part_files, remove_unfinished_start
 from goodfit.core.run_files import DamagedFile, check_hash
 from goodfit.core.words import count_of
@@ -76,6 +77,7 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
     about = {
         **describe_environment(select_device(recipe.device)),
         "started": timestamp(),
+        **({"launch": launch_id()} if is_launched() else {}),
         "state": "running",
         "asked": asked.plain(),
         "recipe": recipe.plain(),

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
 from goodfit.core.files import sync_file, write_atomic
+from goodfit.core.launched import is_launched
 from goodfit.core.progress import steady_time
+from goodfit.core.ranks import ALONE
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.run import Run, require_free_folder
 from goodfit.core.words import format_duration
@@ -24,6 +26,7 @@ from goodfit.report.page import write_report
 from goodfit.runs import augmentation_preview, baselines
 from goodfit.runs.adviser import Adviser
 from goodfit.runs.finish import describe_result, finish_run
+from goodfit.runs.followers import Leader
 from goodfit.runs.plan import check_views, report_plan, sketch_schedule, warn_of_data
 from goodfit.runs.resume import (
     asked_recipe,
@@ -56,7 +59,8 @@ class RunOptions:
     `out` names the run folder (default: runs/<time>-<data>); `resume` is "never" or "auto"; `dry` reports the plan and stops; `plot`
     draws the learning rate; a budget in minutes counts from the steady time `started`; `quiet_plan` suppresses reporting the plan, and
     `quiet_result` what came of it, which `describe_result` has. `verbose` reports the plan with every choice. `recipe_folder` is where the
-    recipe was read from. `adviser` says what is wrong with the data and, at the end, with the training.
+    recipe was read from. `adviser` says what is wrong with the data and, at the end, with the training. `leader` calls the other processes
+    of the training, if there are any.
 
     Raises:
         UsageError: `resume` is neither auto nor never.
@@ -74,6 +78,7 @@ class RunOptions:
     verbose: bool = False
     recipe_folder: Path | None = None
     adviser: Adviser = dataclasses.field(default_factory=Adviser)
+    leader: Leader = dataclasses.field(default_factory=lambda: Leader(ALONE))
 
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never"):
@@ -94,6 +99,8 @@ def train(asked: Recipe, options: RunOptions) -> Run | None:
     Raises:
         GoodfitError: with one sentence on what is wrong; see goodfit.core.errors for the kinds.
     """
+    if is_launched() and options.leader.ranks.size == 1:
+        raise UsageError("Expected one process, found several of a launcher: under torchrun, train by the command goodfit train.")
     if options.tensorboard:
         import_summary_writer()  # a missing extra is refused before any work
     trained = _train_or_resume(with_absolute_paths(asked), options)
@@ -224,6 +231,7 @@ def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None
         if not (run.path / augmentation_preview.FILE).exists():
             with contextlib.suppress(Exception):  # what fails here fails in the first step too, which says it
                 augmentation_preview.write_sheet(run, prepared)
+        options.leader.begin(run, prepared, options.reporter)
         startup = {"data": prepared.packed - options.started, "startup": steady_time() - prepared.packed}
         seconds = steady_time() - options.started
         prepared.training.state.elapsed += seconds
@@ -238,7 +246,7 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     Raises:
         Interrupted, Terminated: a signal asked to stop before the end of the budget.
     """
-    training = prepared.training
+    training = prepared.training.among(options.leader.ranks, prepared.recipe.sync_norms)
     state, saver = training.state, Snapshots(Checkpoints(run.checkpoints), run.path / snapshots.FOLDER)
     events = (EventWriter(run.path / "tensorboard"),) if options.tensorboard else ()
     log = MetricLog((run.append, options.reporter.show_rows, *events))

@@ -18,6 +18,7 @@ from goodfit.core import checkpoint_files
 from goodfit.core.checkpoint_files import GONE_ERRORS, checksum, read_checkpoint, saved_steps
 from goodfit.core.errors import Diverged, GoodfitError, first_line
 from goodfit.core.files import explain_write_errors, remove, write_atomic
+from goodfit.core.ranks import Ranks
 from goodfit.training.state import Plan, State
 
 RECENT_CHECKPOINTS_KEPT = 2
@@ -54,12 +55,9 @@ class Checkpoints:
             return
         if not is_finite(state):
             raise Diverged(f"Training diverged by step {state.step}: a weight is not finite. What was saved before is kept.")
-        tensors: dict[str, Tensor] = {}
-        average = state.average.state_dict() if state.average is not None else None
-        tree = to_json_tree({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": average}, tensors)
+        about, tensors = pack_state(state)
         content = save(tensors)
         write_atomic(self._tensors(state.step), content)
-        about = {"state": state.scalars(), "tree": tree}
         about["sha256"] = checksum(about, content)
         write_atomic(self._about(state.step), json.dumps(about))
         kept = [*self.steps()[-RECENT_CHECKPOINTS_KEPT:], state.best.get("step")]
@@ -87,19 +85,13 @@ class Checkpoints:
                 reason = error.strerror if isinstance(error, OSError) else first_line(error)
                 warnings.append(f"The checkpoint of step {number} is damaged ({reason}); falling back to the one before.")
                 continue
-            tree = from_json_tree(about["tree"], tensors)
             try:
-                state.model.load_state_dict(tree["model"])
-                state.optimizer.load_state_dict(tree["optimizer"])
-                if state.average is not None:
-                    state.average.load_state_dict(tree["average"])
+                unpack_state(state, about, tensors)
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
                 raise GoodfitError(
                     f'The checkpoint of step {number} in "{self.folder}" is of another model than that of the recipe ({first_line(error)}):'
                     " restore the run's recipe.toml, or start anew with another --out."
                 ) from error
-            for name, value in about["state"].items():
-                setattr(state, FORMER_FIELDS.get(name, name), value)
             return warnings
         raise GoodfitError(f'No good checkpoint is left in "{self.folder}"; start the run anew.')
 
@@ -132,6 +124,35 @@ class Checkpoints:
 
     def _about(self, step: int) -> Path:
         return checkpoint_files.values_file(self.folder, step)
+
+
+def pack_state(state: State) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The whole state as values for JSON, and the tensors that these name."""
+    tensors: dict[str, Tensor] = {}
+    average = state.average.state_dict() if state.average is not None else None
+    tree = to_json_tree({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": average}, tensors)
+    return {"state": state.scalars(), "tree": tree}, tensors
+
+
+def unpack_state(state: State, about: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Set the state to what `pack_state` returned; what is of another model raises as torch's `load_state_dict` does."""
+    tree = from_json_tree(about["tree"], tensors)
+    state.model.load_state_dict(tree["model"])
+    state.optimizer.load_state_dict(tree["optimizer"])
+    if state.average is not None:
+        state.average.load_state_dict(tree["average"])
+    for name, value in about["state"].items():
+        setattr(state, FORMER_FIELDS.get(name, name), value)
+
+
+def broadcast_state(state: State, ranks: Ranks) -> None:
+    """Set the state of every rank to that of rank 0."""
+    if ranks.size == 1:
+        return
+    about, tensors = pack_state(state)
+    about, content = ranks.broadcast_object((about, save(tensors)))
+    if not ranks.is_first:
+        unpack_state(state, about, load(content))
 
 
 def best_weights(plan: Plan, checkpoints: Checkpoints, state: State) -> Mapping[str, Tensor]:

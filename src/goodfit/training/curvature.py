@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from goodfit.core.batch import Batch
-from goodfit.core.device import seed_noise
+from goodfit.core.errors import UsageError
 from goodfit.training.gradient import add_weight, piece_loss, restore_buffers
+from goodfit.training.passes import Passes, batch_norms
 from goodfit.training.state import Plan, State
 
 HESSIAN_ROWS_AT_ONCE = 256
@@ -17,17 +18,22 @@ HESSIAN_ROWS_AT_ONCE = 256
 Pieces = Callable[[], Iterator[Batch]]
 
 
-def hessian_vector_product(state: State, plan: Plan, pieces: Pieces, examples: int, vector: Tensor) -> Tensor:
-    """The Hessian of the loss times a vector [N], at the current weights; N counts the optimizer's parameters, in order."""
-    return _accumulate(state, plan, pieces, examples, lambda product: product(vector), torch.zeros_like(vector))
+def hessian_vector_product(state: State, plan: Plan, pieces: Pieces, passes: Passes, examples: int, vector: Tensor) -> Tensor:
+    """The Hessian of the loss times a vector [N], at the current weights; N counts the optimizer's parameters, in order.
+
+    Raises:
+        UsageError: batch norms are synchronized among ranks, whose gradient can be taken once only.
+    """
+    return _accumulate(state, plan, pieces, passes, examples, lambda product: product(vector), torch.zeros_like(vector))
 
 
-def hessian(state: State, plan: Plan, pieces: Pieces, examples: int) -> Tensor:
-    """The Hessian [N, N] of the loss, at the current weights; for small models."""
+def hessian(state: State, plan: Plan, pieces: Pieces, passes: Passes, examples: int) -> Tensor:
+    """The Hessian [N, N] of the loss, at the current weights; for small models. Raises as `hessian_vector_product`."""
     parameters = _parameters(state)
     n = sum(p.numel() for p in parameters)
     identity = torch.eye(n, dtype=parameters[0].dtype, device=parameters[0].device)
-    total = _accumulate(state, plan, pieces, examples, lambda product: _apply_to_rows(product, identity), torch.zeros_like(identity))
+    zeros = torch.zeros_like(identity)
+    total = _accumulate(state, plan, pieces, passes, examples, lambda product: _apply_to_rows(product, identity), zeros)
     return (total + total.T) / 2
 
 
@@ -53,6 +59,7 @@ def _accumulate(
     state: State,
     plan: Plan,
     pieces: Pieces,
+    passes: Passes,
     examples: int,
     evaluate: Callable[[Callable[[Tensor], Tensor]], Tensor],
     total: Tensor,
@@ -62,6 +69,11 @@ def _accumulate(
     Images and noise are the same as in every other call of the step; buffers are restored.
     """
     model, parameters = state.model, _parameters(state)
+    if plan.ranks.size > 1 and plan.sync_norms and batch_norms(model):
+        raise UsageError(
+            "Expected no batch norm beside second derivatives in several processes, found some: give norm=layer, one process, or"
+            " --set sync_norms=false."
+        )
     buffers = [b.clone() for b in model.buffers()]
     trainable = [p for p in parameters if p.requires_grad]
 
@@ -76,10 +88,11 @@ def _accumulate(
 
     weight = None
     for index, batch in enumerate(pieces()):
-        seed_noise(plan.noise_seed(state.step, index), batch.images.device)
-        piece = piece_loss(plan.network(model), batch, examples, plan.loss, plan.precision)
-        add(piece.term)
+        with passes.run_piece(index, batch.images.device) as copies:
+            piece = piece_loss(plan.network(model), batch, examples * copies, plan.loss, plan.precision)
+            add(piece.term)
         weight = add_weight(weight, piece)
+    passes.sum_([total, *([] if weight is None else [weight])])
     if weight is not None:
         total.div_(weight)
     for penalty in plan.penalties:

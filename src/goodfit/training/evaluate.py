@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -100,6 +100,14 @@ class RowEvaluator:
         boxes = iterate_batches(data.pixels, data.labels, rows, len(data.classes), size)
         batches = (augment(b) if augment else b.but(images=pre.center_crop(b.images)) for b in boxes)
         return collect_outputs(model, batches, self.loss, pre.normalize, self.device, precision, seed)
+
+
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of several parts as one, in their order; they took as long as the slowest."""
+    if len(parts) == 1:
+        return parts[0]
+    ids, labels, logits, losses = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "labels", "logits", "losses"))
+    return Outputs(ids, labels, logits, losses, max(part.seconds for part in parts), parts[0].task)
 
 
 def eval_batch_size(height: int, width: int) -> int:

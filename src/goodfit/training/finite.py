@@ -16,13 +16,18 @@ from goodfit.training.state import Plan
 
 
 def divergence_error(model: nn.Module, pieces: Iterable[Batch], plan: Plan, step: int) -> Diverged:
-    """The error that names the step, the images and the first non-finite tensor, found by running the step's pieces again."""
+    """The error that names the step, the images and the first non-finite tensor, found by running the step's pieces again.
+
+    All ranks of the plan look at their share, and return the same error.
+    """
     images: list[str] = []
     first = next((f"the parameter {name}" for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), "")
     for piece in pieces if not first else ():
         name, affected = _first_in_forward(model, piece, plan)
         first = first or name
         images += [str(int(i)) for i in piece.ids[affected]]
+    found = plan.ranks.broadcast_object(plan.ranks.gather((first, images)))
+    first, images = next((text for text, _ in found if text), ""), [image for _, those in found for image in those]
     if not first:
         names = [name for name, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
         first = f"the gradient of {names[-1]}" if names else "the norm of the gradient (it overflows)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +12,23 @@ from goodfit.core.batch import Batch
 from goodfit.core.chance import MIXING_BLOCK
 from goodfit.core.contracts import Loss, Penalty
 from goodfit.core.device import autocast
+from goodfit.core.ranks import Ranks, Share
 from goodfit.core.task import task_of
 from goodfit.losses.scores import at_least_fp32, split_outputs
+from goodfit.training.passes import PLAIN_PASSES, Passes
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of one gradient: `loss`, the mean with its penalties; `losses` [B] and `correct` [B] per example; `norm` of the gradient
-    before clipping. The losses per example are without their weights; what is correct is what the task of the loss calls a hit. Tensors
-    stay on the device.
+    """The result of one gradient: `loss`, the mean with its penalties; `losses` [B] and `correct` [B] per example of this process, and
+    the mean of `hits` over all; `norm` of the gradient before clipping. The losses per example are without their weights; what is correct
+    is what the task of the loss calls a hit. Tensors stay on the device.
     """
 
     loss: Tensor
     losses: Tensor
     correct: Tensor
+    hits: Tensor
     norm: Tensor
 
 
@@ -49,24 +52,28 @@ def gradient(
     penalties: tuple[Penalty, ...] = (),
     clip: float = 0.0,
     precision: str = "fp32",
-    before_piece: Callable[[int, torch.device], None] = lambda index, device: None,
+    passes: Passes = PLAIN_PASSES,
 ) -> Outcome:
     """Fill `.grad` with the gradient of the mean loss over `examples` examples, given in pieces, plus the penalties.
 
     Each piece holds normalized images; `clip` > 0 limits the gradient's norm. The mean is over the whole logical batch, so pieces
     of any size add up to the same gradient (batch statistics, if the model has them, are computed piece by piece). Where the loss weighs
     its examples, the sum is divided by the sum of their weights, also over the whole batch. `.grad` must be empty or zero before.
+    Several processes, each with its share of every piece, get the same gradient: `passes` sums what they have, once.
     """
-    total, weight, losses, correct = torch.zeros(()), None, [], []
+    total, hits, weight, losses, correct = torch.zeros(()), torch.zeros(()), None, [], []
     for index, batch in enumerate(pieces):
         device = batch.images.device
-        before_piece(index, device)
-        piece = piece_loss(model, batch, examples, loss, precision)
-        piece.term.backward()  # type: ignore[no-untyped-call]
+        with passes.run_piece(index, device) as copies:
+            piece = piece_loss(model, batch, examples * copies, loss, precision)
+            piece.term.backward()  # type: ignore[no-untyped-call]
         total = total.to(device) + piece.term.detach()
         weight = add_weight(weight, piece)
         losses.append(piece.losses.detach())
         correct.append(task_of(loss).hits(piece.logits.detach(), batch.targets))
+        hits = hits.to(device) + correct[-1].float().sum() / copies
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    passes.sum_([total, hits, *([] if weight is None else [weight]), *gradients])
     if weight is not None:
         total = total / weight
         for p in model.parameters():
@@ -80,7 +87,7 @@ def gradient(
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     if clip > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip, norm)
-    return Outcome(total, torch.cat(losses), torch.cat(correct), norm)
+    return Outcome(total, torch.cat(losses), torch.cat(correct), hits / examples, norm)
 
 
 def piece_loss(model: nn.Module, batch: Batch, examples: int, loss: Loss, precision: str = "fp32") -> PieceLoss:
@@ -101,6 +108,11 @@ def add_weight(total: Tensor | None, piece: PieceLoss) -> Tensor | None:
     if piece.weight is None:
         return total
     return piece.weight if total is None else total + piece.weight
+
+
+def shares_of(n: int, pieces: int, ranks: Ranks) -> tuple[Share, ...]:
+    """The shares of this rank in the pieces of a batch of n images."""
+    return tuple(ranks.share(rows) for rows in piece_slices(n, pieces))
 
 
 def piece_slices(n: int, pieces: int) -> list[slice]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from goodfit.core.device import release_freed_pages
 from goodfit.core.errors import Diverged
 from goodfit.core.parameters import has_parameters
 from goodfit.training.averaging import update_average
 from goodfit.training.batch_statistics import refresh_average
+from goodfit.training.checkpoint import broadcast_state
 from goodfit.training.finite import divergence_error
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.rescue import go_back, rescue_if_worse
@@ -33,25 +34,29 @@ def fit(
     halt: Callable[[], bool] = lambda: False,
     manual_factor: Callable[[int], float] = lambda step: 1.0,
 ) -> State:
-    """Train until the budget ends, the plan's stop rule says so, or `halt()` is true; returns the state.
+    """Train until the budget ends, the plan's stop rule says so, or `halt()` of rank 0 is true; returns the state.
 
-    The learning rate is the schedule's times `manual_factor(step)` times the factors of the plateau rule and of a rescue.
+    The learning rate is the schedule's times rank 0's `manual_factor(step)` times the factors of the plateau rule and of a rescue.
 
     Raises:
         Diverged: a loss or gradient was not finite; nothing that is not finite is ever passed to `save`.
     """
     log = log or MetricLog()
+    broadcast_state(state, plan.ranks)
     evaluate_start(state, plan, log, save)
     stream, clock, trains = batches.stream(state.step), Clock(state, plan), has_parameters(state.model)
     state.model.train()
-    while trains and (t := plan.t(state)) < 1 and not (halt() or state.stopped):
+    while trains and (t := plan.t(state)) < 1 and not state.stopped:
+        halts, factor = plan.ranks.broadcast_numbers(halt(), manual_factor(state.step))
+        if halts:
+            break
         if snapshots_due(plan, t) > state.snapshots_taken:  # before the weights move on
             save_checkpoint(state, plan, log, save)
         batch = next(stream)
         clock.begin_step(t)
 
         # one step: the optimizer calls the objective as often as it needs
-        lr_factor = plan.schedule(t) * apply_manual_factor(state, log, manual_factor(state.step)) * state.reaction_factor
+        lr_factor = plan.schedule(t) * apply_manual_factor(state, log, factor) * state.reaction_factor
         try:
             objective, readings = train_step(state, batch, plan, t, lr_factor, watch)
         except Diverged as error:
@@ -64,11 +69,7 @@ def fit(
             clock.end_work()
 
         # what to log
-        log.add_events(state.step, objective.events)
-        row = {"kind": "train", "step": state.step, "t": t, "epoch": batch.chance.epoch if batch.chance else 0}
-        row["lr"] = float(state.optimizer.param_groups[0]["lr"])
-        bad_step = log.add({**row, **objective.numbers(), **readings, **clock.timing(len(batch))})
-        bad_step = log.flush() if is_evaluation_due(plan, state) else bad_step
+        bad_step = log_step(state, plan, log, objective, {**readings, **clock.timing(len(batch))})
         react_to_loss(state, plan, log, objective, bad_step)
 
         # once in a while: evaluate, save
@@ -83,6 +84,15 @@ def fit(
     finish_training(state, plan, batches, log)
     save_checkpoint(state, plan, log, save)
     return state
+
+
+def log_step(state: State, plan: Plan, log: MetricLog, objective: Objective, readings: Mapping[str, Any]) -> int | None:
+    """Log a step and what was read of it; returns the first step whose loss or gradient norm is not finite, as far as it is known."""
+    log.add_events(state.step, objective.events)
+    epoch = objective.batch.chance.epoch if objective.batch.chance else 0
+    row = {"kind": "train", "step": state.step, "t": objective.t, "epoch": epoch, "lr": float(state.optimizer.param_groups[0]["lr"])}
+    bad_step = log.add({**row, **objective.numbers(), **readings})
+    return log.flush() if is_evaluation_due(plan, state) else bad_step
 
 
 def react_to_loss(state: State, plan: Plan, log: MetricLog, objective: Objective, bad_step: int | None) -> None:
@@ -106,7 +116,7 @@ def evaluate_start(state: State, plan: Plan, log: MetricLog, save: Callable[[Sta
         began = time.perf_counter()
         evaluate_and_record(state, plan, log)
         save_checkpoint(state, plan, log, save)
-        seconds = time.perf_counter() - began
+        (seconds,) = plan.ranks.broadcast_numbers(time.perf_counter() - began)
         state.elapsed += seconds
         state.startup += seconds
 
@@ -155,6 +165,7 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     assert plan.evaluate is not None and plan.evaluate_every is not None
     started = time.perf_counter()
     t = plan.t(state)
+    plan.ranks.broadcast_(state.eval_model.state_dict().values())  # whose batch statistics may differ
     scores = plan.evaluate(state.eval_model, t >= 1)
     state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, t)
     state.history.append(scores.pop("score"))
@@ -168,7 +179,7 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     if stop and stop(state.history):
         state.stopped = f"no better score for {len(state.history) - 1 - state.history.index(max(state.history))} evaluations"
     state.model.train()
-    seconds = time.perf_counter() - started
+    (seconds,) = plan.ranks.broadcast_numbers(time.perf_counter() - started)
     state.evaluation_seconds += seconds
     state.reserve = END_SECONDS + (1 + plan.final_passes) * seconds if plan.lengths.timed else 0.0
     row = {"kind": "evaluate", "step": state.step, "t": t, "elapsed": state.elapsed + seconds, "seconds": seconds, "best": is_best}
@@ -191,7 +202,7 @@ def save_checkpoint(state: State, plan: Plan, log: MetricLog, save: Callable[[St
 
 
 class Clock:
-    """Measures how long a step waits for data and how long it computes; `state.elapsed` advances by both."""
+    """Measures how long a step waits for data and how long it computes; `state.elapsed` advances by both, as rank 0 measures them."""
 
     def __init__(self, state: State, plan: Plan) -> None:
         self.state, self.plan = state, plan
@@ -201,14 +212,14 @@ class Clock:
         if state.step == 0 and plan.evaluate_every:  # a period in seconds counts from the start of the command
             state.evaluations = plan.evaluate_every.number(*now)
         self.lap_started = time.perf_counter()
-        self.wait = self.work = 0.0
+        self.wait = self.work = self.unrecorded = 0.0
         self.fastest = math.inf  # seconds per image
         self.pixel_share = 1.0  # that training showed in the step before
 
     def _lap(self) -> float:
         now = time.perf_counter()
         seconds, self.lap_started = now - self.lap_started, now
-        self.state.elapsed += seconds
+        self.unrecorded += seconds
         return seconds
 
     def begin_step(self, t: float) -> None:
@@ -224,6 +235,9 @@ class Clock:
     def end_work(self) -> None:
         """The time since the last call was spent computing."""
         self.work += self._lap()
+        elapsed = self.state.elapsed + self.unrecorded
+        self.state.elapsed, self.work = self.plan.ranks.broadcast_numbers(elapsed, self.work)
+        self.unrecorded = 0.0
 
     def update_reserve(self, images: int) -> None:
         """Before the first evaluation, estimate the final one's time from the fastest step: a forward pass is about a third of one."""

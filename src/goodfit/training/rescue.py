@@ -43,8 +43,9 @@ def go_back(state: State, plan: Plan, error: Diverged) -> list[str]:
         raise error
     weights = plan.last_good(state) if plan.last_good else plan.start
     state.model.load_state_dict(weights)
+    plan.ranks.broadcast_(state.model.state_dict().values())  # rank 0 alone reads checkpoints
     if state.average is not None:
-        state.average.load_state_dict(weights)
+        state.average.load_state_dict(state.model.state_dict())
         state.average_updates = 0
     state.optimizer.state.clear()
     state.recent_losses = []

@@ -18,6 +18,7 @@ from goodfit.core.contracts import Average, Loss, Penalty
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import Part, Pipe, pipe_parts
 from goodfit.core.progress import Lengths, Period
+from goodfit.core.ranks import ALONE, Ranks
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import Loader
 from goodfit.losses.softmax import Softmax
@@ -95,6 +96,7 @@ class Plan:
     ones, in place of them. `cut` says where the model is cut if its images are features of its frozen stages.
     `snapshots` are the values of t at which weights are kept besides the checkpoints. `parts` are the recipe's parts by seat, bound to the
     data; training asks there for rules such as "stop" and "plateau", so that a new kind of part needs no field of its own here.
+    The `ranks` train together; with `sync_norms` their batch norms take their statistics from the images of all.
     """
 
     loss: Loss
@@ -121,6 +123,8 @@ class Plan:
     cut: Cut | None = None
     last_good: Callable[[State], Mapping[str, Tensor]] | None = None
     parts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ranks: Ranks = ALONE
+    sync_norms: bool = True
 
     def __post_init__(self) -> None:
         if getattr(self.average, "keeps_start", False) and self.start is None:

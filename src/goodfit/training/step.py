@@ -12,14 +12,16 @@ from torch import Tensor
 
 from goodfit.core.batch import Batch
 from goodfit.core.chance import MIXING_BLOCK
-from goodfit.core.device import is_out_of_memory, seed_noise
+from goodfit.core.device import is_out_of_memory
 from goodfit.core.errors import GoodfitError
+from goodfit.core.ranks import Share
 from goodfit.core.task import task_of
 from goodfit.training import curvature
 from goodfit.training.finite import divergence_error
 from goodfit.training.freezing import set_trainable
-from goodfit.training.gradient import Outcome, gradient, piece_slices, restore_buffers
+from goodfit.training.gradient import Outcome, gradient, piece_slices, restore_buffers, shares_of
 from goodfit.training.noise import set_progress
+from goodfit.training.passes import StepPasses
 from goodfit.training.state import Plan, State
 
 
@@ -90,47 +92,53 @@ class Objective:
             raise error
         return outcome.loss
 
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What this rank computes of each piece."""
+        return shares_of(len(self.batch), self.state.pieces, self.plan.ranks)
+
+    @property
+    def passes(self) -> StepPasses:
+        """How the pieces are run at the current number of them."""
+        return StepPasses(self.plan, self.step, self.state.model, self.shares)
+
     def pieces(self) -> Iterator[Batch]:
-        """The batch as the model sees it, piece by piece: augmented and normalized."""
+        """The share of this rank in the batch as the model sees it, piece by piece: augmented and normalized."""
         if self.state.pieces == 1 and self._prepared is not None:
             yield self._prepared
             return
-        for rows in piece_slices(len(self.batch), self.state.pieces):
-            piece = self.plan.prepare(self.batch[rows], self.t)
+        for share in self.shares:
+            piece = self.plan.prepare(self.batch[share.rows], self.t)
             if self.state.pieces == 1:
                 self._prepared = piece
             yield piece
 
     def hvp(self, vector: Tensor) -> Tensor:
         """The Hessian of the loss times a vector [N], at the current weights; N counts the optimizer's parameters, in order."""
-        return curvature.hessian_vector_product(self.state, self.plan, self.pieces, len(self.batch), vector)
+        return curvature.hessian_vector_product(self.state, self.plan, self.pieces, self.passes, len(self.batch), vector)
 
     def hessian(self) -> Tensor:
         """The Hessian [N, N] of the loss, at the current weights; for small models."""
-        return curvature.hessian(self.state, self.plan, self.pieces, len(self.batch))
+        return curvature.hessian(self.state, self.plan, self.pieces, self.passes, len(self.batch))
 
     def numbers(self) -> dict[str, Tensor]:
         """Loss, accuracy (or what its task has in place of it) and gradient norm of the step, as scalars on the device."""
         assert self.outcome is not None, "the optimizer did not call its objective"
         return {
             "loss": self.outcome.loss,
-            task_of(self.plan.loss).hit_name: self.outcome.correct.float().mean(),
+            task_of(self.plan.loss).hit_name: self.outcome.hits,
             "grad_norm": self.outcome.norm,
         }
 
     def _gradient_within_memory(self, buffers: list[Tensor]) -> Outcome:
         """Compute the gradient, in ever smaller pieces while memory runs out."""
         plan, state = self.plan, self.state
-
-        def seed_piece(index: int, device: torch.device) -> None:
-            seed_noise(plan.noise_seed(self.step, index), device)
-
         while True:
             state.optimizer.zero_grad(set_to_none=True)
             try:
                 examples = len(self.batch)
                 model = plan.network(state.model)
-                outcome = gradient(model, self.pieces(), examples, plan.loss, plan.penalties, plan.clip, plan.precision, seed_piece)
+                outcome = gradient(model, self.pieces(), examples, plan.loss, plan.penalties, plan.clip, plan.precision, self.passes)
                 if plan.clip_value:
                     torch.nn.utils.clip_grad_value_(state.model.parameters(), plan.clip_value)
                 return outcome
@@ -146,8 +154,11 @@ class Objective:
         Raises:
             GoodfitError: they are as small as they may be.
         """
+        reason = str(error).splitlines()[0]
+        if self.plan.ranks.size > 1:  # the others are in the middle of the same step
+            advice = f"give --pieces {2 * self.state.pieces} or more"
+            raise GoodfitError(f"Memory ran out on rank {self.plan.ranks.rank}: {advice} ({reason}).") from error
         if self.state.pieces * MIXING_BLOCK >= len(self.batch):
-            reason = str(error).splitlines()[0]
             raise GoodfitError(
                 f"Memory ran out even with pieces of {MIXING_BLOCK} images: choose a smaller --model or --size ({reason})."
             ) from error
