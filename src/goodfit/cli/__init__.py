@@ -215,9 +215,10 @@ def explain_scarcity(error: Exception) -> str:
 def exit_with(error: GoodfitError) -> NoReturn:
     """Print the error and exit with its code; signals that come meanwhile find nothing left to say."""
     from goodfit.cli.stops import mark_explained
+    from goodfit.core.words import hide_passwords
     from goodfit.terminal.streams import print_message
 
-    print_message(f"goodfit: {error}")
+    print_message(f"goodfit: {hide_passwords(str(error))}")
     mark_explained()
     sys.exit(error.exit_code)
 
