@@ -266,14 +266,20 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _is_outage(error: BaseException) -> bool:
     """Whether a database could not be reached, or not do its work now."""
-    causes = (error, error.__cause__)
-    return any(isinstance(cause, (OperationalError, InterfaceError, sqlalchemy.exc.TimeoutError)) for cause in causes)
+    outages = (OperationalError, InterfaceError, sqlalchemy.exc.TimeoutError)
+    return any(isinstance(cause, outages) for cause in _causes(error))
 
 
 def _reason(error: BaseException) -> str:
     """What the database or its driver says, in a line."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    return first_line(getattr(cause, "orig", None) or cause)
+    causes = _causes(error)
+    return first_line(next((cause for cause in causes if isinstance(cause, psycopg.Error)), causes[-1]))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error, what it was raised from or while that was handled, and so on: Optuna asks in another way where a query fails."""
+    cause = error.__cause__ or error.__context__
+    return [error, *(_causes(cause) if cause else ())]
 
 
 def _hash_key(name: str) -> int:

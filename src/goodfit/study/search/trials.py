@@ -157,7 +157,8 @@ class Trials:
 
 def tpe_sampler(seed: int) -> Any:
     """Make the sampler of TPE, with all that Optuna 4 and 5 have other defaults for: both draw the same."""
-    return optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True)
+    with no_warnings():
+        return optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True)
 
 
 def _to_trial(trial: FrozenTrial) -> Trial:
