@@ -149,7 +149,8 @@ class Trials:
         return self.storage.retry(lambda: self.study.get_trials(deepcopy=False))
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self._all_frozen()[number]
+        storage, study_id = self.study._storage, self.study._study_id
+        return self.storage.retry(lambda: storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number)))
 
     def _set_attribute(self, frozen: FrozenTrial, key: str, value: Any) -> None:
         self.study._storage.set_trial_user_attr(frozen._trial_id, key, value)
