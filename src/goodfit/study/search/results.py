@@ -99,12 +99,7 @@ class Results:
         ]
         trials = [{**dataclasses.asdict(trial), "run": trial.folder} for trial in self.trials]
         ranges = {stage: [dataclasses.asdict(axis) for axis in axes] for stage, axes in self.ranges.items()}
-        winner = self.winner and {
-            "trial": self.winner.folder,
-            "values": self.winner.values,
-            "retrained": bool(self.finalists),
-            "location": self.winner.location,
-        }
+        winner = self.winner and {"trial": self.winner.folder, "values": self.winner.values, "retrained": bool(self.finalists)}
         return {
             "task": self.task,
             "over": self.over,
