@@ -2,9 +2,12 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-slow check format bench docs clean
+POSTGRESQL = command -v initdb || ls /usr/lib/postgresql/*/bin/initdb
+
+.PHONY: quickstart test test-slow test-database postgresql check format bench docs clean
 
 quickstart: $(VENV)/.installed  ## train on the embedded digits, and name the report
 	$(BIN)/goodfit train digits
@@ -12,8 +15,15 @@ quickstart: $(VENV)/.installed  ## train on the embedded digits, and name the re
 test: $(VENV)/.developed  ## the tests, in some minutes on two cores
 	$(BIN)/pytest
 
-test-slow: $(VENV)/.developed  ## those that take their time: every choice, channel and large model
+test-slow: $(VENV)/.developed postgresql  ## those that take their time: every choice, channel and large model
 	$(BIN)/pytest -m slow --timeout 1800
+
+test-database: $(VENV)/.developed postgresql  ## of those, a search in a real PostgreSQL: the tests start its server on loopback, and stop it
+	$(BIN)/pytest -m slow tests/test_search_database.py
+
+postgresql:  ## PostgreSQL's programs, as Debian packages them; without them a test says what is missing
+	@{ $(POSTGRESQL); } > /dev/null 2>&1 || ! command -v apt-get > /dev/null || \
+		{ $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; }
 
 check: $(VENV)/.developed  ## style, types and floors
 	$(BIN)/ruff check src tests bench

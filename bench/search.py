@@ -31,8 +31,9 @@ from goodfit.recipe.build import build
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.prepare import prepare
 from goodfit.recipe.recipe import Recipe
+from goodfit.study.search.begin import begin_search
 from goodfit.study.search.plan import Method, SearchPlan
-from goodfit.study.search.search import Search, begin_search, work_on
+from goodfit.study.search.search import Search, work_on
 from goodfit.training.loop import fit
 
 GOAL = 1.6  # times the trials an hour, with two workers on two cores

@@ -26,15 +26,16 @@ from goodfit.core.progress import steady_time
 from goodfit.core.run import Run
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import SEATS, Recipe
-from goodfit.study.search import worker as worker_module
+from goodfit.study.search import storage as storage_module
+from goodfit.study.search.begin import begin_search
 from goodfit.study.search.defaults import default_space, draw_part, fill_defaults, has_default
 from goodfit.study.search.plan import SearchPlan, scale_length
 from goodfit.study.search.refine import draw_values, find_edge, grid_values, refine_axes
 from goodfit.study.search.results import collect_results, format_results
-from goodfit.study.search.search import Search, begin_search, work_on
+from goodfit.study.search.search import Search, work_on
 from goodfit.study.search.space import Axis, Space, read_texts
+from goodfit.study.search.storage import FolderStorage
 from goodfit.study.search.trial_recipe import recipe_of_trial
-from goodfit.study.search.worker import Worker
 from tests.support.command import FAST, goodfit, refused
 from tests.support.process import Forked, wait_until
 from tests.support.search import BASE, CATALOG, hill, work_slowly, work_until_stopped
@@ -518,7 +519,7 @@ def test_a_worker_killed_with_9_loses_its_trial_only_and_others_take_it_up(tmp_p
 
 
 def test_disks_without_locks_are_shared_by_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goodfit.study.search.trials.lock", lambda path: contextlib.nullcontext(None))
+    monkeypatch.setattr("goodfit.study.search.storage.lock", lambda path, wait=True: contextlib.nullcontext(None))
     search = searched(tmp_path / "s", "random", 4, keep=0)
     assert [row.state for row in search.trials.all()] == ["done"] * 4
     assert not list(tmp_path.glob("s/*.links.lock*"))
@@ -554,21 +555,21 @@ def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None
 
 
 def test_workers_of_other_machines_live_by_their_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, there = Worker(tmp_path), Worker(tmp_path)
-    there.name = "1-abc@elsewhere"
+    here, there = FolderStorage(tmp_path), FolderStorage(tmp_path)
+    there.worker = "1-abc@elsewhere"
     with there.heartbeat(), here.heartbeat():
-        assert here.is_alive(there.name) and here.is_alive(here.name)
+        assert here.is_alive(there.worker) and here.is_alive(here.worker)
         hour_ago = time.time() - 3600
         os.utime(tmp_path / "workers" / "1-abc@elsewhere.lock", (hour_ago, hour_ago))
-        assert not here.is_alive(there.name)
-        near = Worker(tmp_path)
-        assert not here.is_alive(near.name), "it has not begun"
+        assert not here.is_alive(there.worker)
+        near = FolderStorage(tmp_path)
+        assert not here.is_alive(near.worker), "it has not begun"
         with near.heartbeat():
-            assert here.is_alive(near.name)
-            os.utime(tmp_path / "workers" / f"{near.name}.lock", (hour_ago, hour_ago))
-            assert here.is_alive(near.name), "a process of this machine is known by its lock"
-        assert not here.is_alive(near.name)
-    monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 0.02)
+            assert here.is_alive(near.worker)
+            os.utime(tmp_path / "workers" / f"{near.worker}.lock", (hour_ago, hour_ago))
+            assert here.is_alive(near.worker), "a process of this machine is known by its lock"
+        assert not here.is_alive(near.worker)
+    monkeypatch.setattr(storage_module, "HEARTBEAT_SECONDS", 0.02)
     with there.heartbeat():
         file = tmp_path / "workers" / "1-abc@elsewhere.lock"
         os.utime(file, (hour_ago, hour_ago))
@@ -582,14 +583,14 @@ def test_a_worker_of_another_machine_that_died_is_missed_after_its_silence(tmp_p
     wait_until(lambda: "random/0001" in said(search.folder))
     killed.kill()
     assert list(search.folder.glob("workers/*@elsewhere.lock")), "nothing tells this machine at once"
-    with search.worker.heartbeat():
-        taken = [search.claim() for _ in range(2)]
-        assert [row and row.place for row in taken] == [2, 3] and search.claim() is None, "it may still live"
-        for row in taken:
-            assert row is not None
+    with search.storage.heartbeat():
+        for place in (2, 3):
+            row = search.claim()
+            assert row is not None and row.place == place
             search.trials.finish(row, hill(search.recipe_of(row), search.folder / row.folder))
-        monkeypatch.setattr(worker_module, "MAX_SILENT_SECONDS", 0.1)
-        wait_until(lambda: not search.worker.is_alive(next(search.folder.glob("workers/*@elsewhere.lock")).stem))
+        assert search.claim() is None, "it may still live"
+        monkeypatch.setattr(storage_module, "MAX_SILENT_SECONDS", 0.1)
+        wait_until(lambda: not search.storage.is_alive(next(search.folder.glob("workers/*@elsewhere.lock")).stem))
     work_on(Search(search.folder), hill)
     assert story(search) == story(whole)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import socket
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from goodfit.core.errors import Terminated
 from goodfit.recipe.parts import load_catalog, make_parts
 from goodfit.recipe.recipe import Recipe
 from goodfit.runs.signals import halt_on_signals
+from goodfit.study.search import database
+from goodfit.study.search.begin import resume_search
 from goodfit.study.search.search import Search, work_on
 
 CATALOG = load_catalog()
@@ -63,3 +66,20 @@ def work_until_stopped(study: Path, seconds: float) -> None:
     search.set_time_limit(seconds, time.time())
     work_on(search, train)
     print(time.time())
+
+
+def work_in_database(folder: Path, url: str, seconds: float, host: str, patience: tuple[float, float] = (300.0, 2.0)) -> None:
+    """A worker of a machine of its own that works on the search of that name in a database. Its trainings take up to so many seconds; it
+    notes when each begins and ends. Its `patience` is with the database, and with other workers that are missing.
+    """
+    socket.gethostname = lambda: host
+    database.PING_SECONDS, database.RETRY_SECONDS = 0.2, 0.1
+    database.MAX_OUTAGE_SECONDS, database.MAX_MISSING_SECONDS = patience
+    draws = random.Random(host)
+
+    def train(recipe: Recipe, out: Path) -> float:
+        note(folder, out)
+        time.sleep(seconds * draws.random())
+        return hill(recipe, out)
+
+    work_on(resume_search(folder, url), train)

@@ -221,10 +221,11 @@ def exit_with(error: GoodfitError) -> NoReturn:
     """
     from goodfit.cli.stops import mark_explained
     from goodfit.core.launched import claim_explanation
+    from goodfit.core.words import hide_passwords
     from goodfit.terminal.streams import print_message
 
     if claim_explanation(error):
-        print_message(f"goodfit: {error}")
+        print_message(f"goodfit: {hide_passwords(str(error))}")
     mark_explained()
     sys.exit(error.exit_code)
 

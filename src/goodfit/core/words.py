@@ -66,3 +66,13 @@ def natural_order(name: str) -> tuple[Any, ...]:
     """The key that sorts names with their numbers by size: "2" before "10", "class2" before "class10"."""
     parts = re.split(r"(\d{1,300})", name)  # Python turns no number of thousands of digits into an integer
     return tuple((int(part), "") if k % 2 else (-1, part) for k, part in enumerate(parts)), name
+
+
+def hide_passwords(text: str) -> str:
+    """Leave the passwords of URLs out of a text.
+
+    >>> hide_passwords("--storage postgresql://ann:secret@db/pets")
+    '--storage postgresql://ann@db/pets'
+    """
+    text = re.sub(r"(\w://[^\s:/@?#]*):\S*@", r"\1@", text)
+    return re.sub(r"([?&]\w*password=)[^\s&'\"]*", r"\1***", text)

@@ -22,7 +22,7 @@ from goodfit.core.files import copy_file, write_atomic
 from goodfit.core.launched import is_launched, launch_id
 from goodfit.core.run import START_FILE, Run, part_files, remove_unfinished_start
 from goodfit.core.run_files import DamagedFile, check_hash
-from goodfit.core.words import count_of
+from goodfit.core.words import count_of, hide_passwords
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SPLITS
 from goodfit.data.splits import write_splits
@@ -125,11 +125,12 @@ def read_start(run: Run) -> dict[str, Tensor] | None:
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """What a run records of the versions, the machine and the command."""
+    words = ["goodfit" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
         "goodfit": version("goodfit"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "machine": describe_machine(device),
-        "command": shlex.join(["goodfit" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(map(hide_passwords, words)),
     }
 
 

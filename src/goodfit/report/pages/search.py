@@ -51,7 +51,7 @@ def render_search(folder: Path) -> str:
         ),
     )
     parts = (
-        ("winner", "Winner", render_winner(results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
+        ("winner", "Winner", render_winner(trials, results, recipe, f"goodfit train --recipe {shlex.quote(str(folder / 'winner.toml'))}")),
         ("finalists", "Fresh seeds", render_finalists(trials, results)),
         ("baselines", "Baselines", render_baselines(files, trained, BASELINES_INTRO)),
         ("importance", "Importance", render_importance(results)),
@@ -165,16 +165,20 @@ def describe_lead(results: dict[str, Any]) -> str:
     return f"The first two are {apart} apart with fresh seeds, which so few seeds cannot tell from no difference."
 
 
-def render_winner(results: dict[str, Any], recipe: str, command: str) -> Html:
-    """Render the winner's values, the command that trains it, and its recipe."""
+def render_winner(trials: Trials, results: dict[str, Any], recipe: str, command: str) -> Html:
+    """Render the winner's values, where its run is if not in the folder, the command that trains it, and its recipe."""
     values = as_items(get(results, "winner", "values"))
     if not values:
         return EMPTY
+    trial = trials.winner
+    machine, search_folder = (trials.all.get(trial, {}).get(key) for key in ("machine", "search_folder"))
+    is_elsewhere = search_folder and not (trials.folder / trial).is_dir()
     return section(
         "winner",
         "Winner",
-        paragraph("Trial ", tag("code", str(get(results, "winner", "trial"))), ", with these values in the recipe:"),
+        paragraph("Trial ", tag("code", trial), ", with these values in the recipe:"),
         definition_list((name, tag("code", format_drawn_value(value))) for name, value in values),
+        paragraph("Its run is elsewhere: ", tag("code", f"{machine}:{search_folder}/{trial}")) if is_elsewhere else None,
         tag("pre", tag("code", command)) if recipe else None,
         details("winner.toml, the complete recipe at full length", tag("pre", tag("code", recipe))) if recipe else None,
     )

@@ -100,6 +100,10 @@ def render_ranking(trials: Trials) -> Html:
     body = [_ranking_row(trials, rank, row) for rank, row in enumerate(trials.ranked, 1)]
     numbers = (trials.figure.heading, "Time", *trials.axes)
     columns = [Column("Trial"), Column("Rank", "number"), Column("", "wide"), *(Column(title, "number") for title in numbers)]
+    machines = [str(row.get("machine") or "") for row in trials.ranked]
+    if len(set(machines)) > 1:
+        columns.append(Column("Machine"))
+        body = [[*row, machine] for row, machine in zip(body, machines, strict=True)]
     rest = body[MAX_OPEN_ROWS:]
     failures = [
         join([link_to_run(trials.folder, str(row.get("run"))), ": ", str(row.get("why") or "no reason was recorded")]) for row in failed

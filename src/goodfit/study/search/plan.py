@@ -18,6 +18,7 @@ BASE_FILE = "base.toml"
 FINAL_STAGE = "final"  # the stage that retrains the best
 HALVING_RUNGS = 3
 HALVING_FACTOR = 3  # each rung has a third of the trials, at three times the length
+STAGES = {"coarse", "fine", "random", "tpe", "grid", *(f"rung{i + 1}" for i in range(HALVING_RUNGS)), FINAL_STAGE}
 STAGE_ENDS = {"coarse": 0.4, FINAL_STAGE: 1.0}  # as shares of a budget in minutes
 DEFAULT_STAGE_END = 0.75
 MAX_TRIALS, MAX_WORKERS = 1_000_000, 256  # a row in the journal for each, and a process
@@ -53,7 +54,10 @@ class SearchOptions:
     out
         Folder of the search (default: searches/<time>).
     resume
-        Continue the search in this folder, or help with it from another process or machine.
+        Continue the search in this folder, or help with it from another process or machine; with --storage, the search of this name.
+    storage
+        A PostgreSQL database for the trials, as postgresql://USER@HOST/DATABASE, where machines share no disk (extra search-db).
+        Default: a journal in the folder.
     """
 
     space: tuple[str, ...] = ()
@@ -67,6 +71,7 @@ class SearchOptions:
     workers: int = 1
     out: Path | None = None
     resume: Path | None = None
+    storage: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -96,9 +101,9 @@ class SearchOptions:
                 raise UsageError(f"Expected --{name} to be {low} or more, received {value}.")
         refuse_more("--trials", self.trials or 0, MAX_TRIALS)
         refuse_more("--workers", self.workers, MAX_WORKERS)
-        resumed = SearchOptions(resume=self.resume, trials=self.trials, budget=self.budget, workers=self.workers)
+        resumed = SearchOptions(resume=self.resume, trials=self.trials, budget=self.budget, workers=self.workers, storage=self.storage)
         if self.resume is not None and (data or self != resumed):
-            raise UsageError("Expected --resume with --trials, --budget or --workers alone: the search has all else already.")
+            raise UsageError("Expected --resume with --trials, --budget, --workers or --storage alone: the search has all else already.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,9 @@ from goodfit.study.search.plan import FINAL_STAGE
 from goodfit.study.search.refine import describe_edge, find_edge
 from goodfit.study.search.search import Search
 from goodfit.study.search.space import Axis, Value
+from goodfit.study.search.storage import no_warnings, optuna
 from goodfit.study.search.trial_recipe import recipe_of_trial
-from goodfit.study.search.trials import Trial, no_warnings, optuna, to_distribution
+from goodfit.study.search.trials import Trial, to_distribution
 from goodfit.terminal.sketch import sketch_curve
 from goodfit.terminal.tables import format_table
 
@@ -220,9 +221,10 @@ def format_values(values: dict[str, Value]) -> str:
 def _format_ranking(results: Results) -> str:
     """The best trials, then those that failed, as a table."""
     rows = []
+    has_machines = len({trial.machine for trial in results.ranking}) > 1
     for rank, trial in enumerate(results.ranking[:MAX_ROWS], 1):
         time = format_duration(trial.seconds) if trial.seconds is not None else ""
-        note = "  (diverged)" if trial.why else ""
+        note = ("  (diverged)" if trial.why else "") + (f"  on {trial.machine}" if has_machines and trial.machine else "")
         rows.append(
             (str(rank), trial.folder, results.figure.format(float(trial.value or 0.0), 2), time, f"{format_values(trial.values)}{note}")
         )
@@ -238,7 +240,8 @@ def _format_finalists(results: Results) -> list[str]:
     if results.winner is None:
         return ["No trial has ended yet."]
     if not results.finalists:
-        return [f"Best so far: {results.winner.folder}, not retrained with fresh seeds, so some of its lead is luck."]
+        best = f"Best so far: {results.winner.folder}, not retrained with fresh seeds, so some of its lead is luck."
+        return [best, *_describe_location(results)]
     rows = []
     for finalist in results.finalists:
         error = f" ± {results.figure.format(finalist.error, 2)}" if finalist.error is not None else ""
@@ -252,7 +255,15 @@ def _format_finalists(results: Results) -> list[str]:
         lines.append(f"Luck: of its lead of {lead:.2f}{unit} over the median trial in the search, the winner {lost} with fresh seeds.")
     else:
         lines.append("Luck: unknown, because the retrainings had another length than the trials.")
-    return [*lines, f"Winner: {results.winner.folder}  {format_values(results.winner.values)}"]
+    return [*lines, f"Winner: {results.winner.folder}  {format_values(results.winner.values)}", *_describe_location(results)]
+
+
+def _describe_location(results: Results) -> list[str]:
+    """Say where the winner's run is, if it is not in the folder of the search on this machine."""
+    winner = results.winner
+    if winner is None or not winner.location or (results.path / winner.folder).is_dir():
+        return []
+    return [f"Its run is elsewhere: {winner.location}"]
 
 
 def sketch_scatters(

@@ -21,10 +21,11 @@ from goodfit.recipe.recipe import Recipe
 from goodfit.report.frame import REPORT_FILE
 from goodfit.report.page import write_report
 from goodfit.runs.train import RunOptions, train
+from goodfit.study.search.begin import begin_search, resume_search
 from goodfit.study.search.defaults import default_space, fill_defaults, has_default
 from goodfit.study.search.plan import SearchOptions, SearchPlan
 from goodfit.study.search.results import Results, collect_results, format_results, format_values, write_results
-from goodfit.study.search.search import Search, begin_search, work_on
+from goodfit.study.search.search import Search, work_on
 from goodfit.study.search.space import read_texts
 from goodfit.study.search.trials import Trial
 
@@ -40,6 +41,7 @@ def run_search(asked: Recipe, options: SearchOptions, reporter: Reporter, starte
     """
     seconds = options.seconds
     search = _resume_search(options) if options.resume is not None else _new_search(asked, options, reporter)
+    search.storage.report = reporter.say
     if options.resume is None or seconds is not None:
         search.set_time_limit(seconds, started)
     elif search.time_share() >= 1:
@@ -68,13 +70,13 @@ def _new_search(asked: Recipe, options: SearchOptions, reporter: Reporter) -> Se
     trials = options.trials or (0 if options.budget else DEFAULT_TRIALS)
     each = options.each or base.budget
     plan = SearchPlan(texts, options.method, trials, each, base.budget, options.keep, options.seeds, base.seed)
-    return begin_search(options.out, plan, base)
+    return begin_search(options.out, plan, base, options.storage)
 
 
 def _resume_search(options: SearchOptions) -> Search:
     """Open an earlier search, to continue it or to help with it; trials or a budget make it longer."""
     assert options.resume is not None
-    search = Search(options.resume)
+    search = resume_search(options.resume, options.storage)
     if options.trials is not None or options.budget:
         search.extend(options.trials or search.plan.trials)
     return search
@@ -100,7 +102,7 @@ def _work_together(search: Search, workers: int, reporter: Reporter) -> None:
 
     logs = [search.folder / "workers" / f"{index}.log" for index in range(1, workers)]
     command = [sys.executable, "-m", "goodfit", "search", "--resume", str(search.folder.resolve()), *current_trust().to_options()]
-    environment = {**os.environ, **known_code_environment()}
+    environment = {**os.environ, **known_code_environment(), **search.storage.environment()}
     others = []
     try:
         for log in logs:

@@ -12,12 +12,12 @@ from goodfit.core.catalog import Catalog
 from goodfit.core.dotted_names import dotted_names
 from goodfit.core.errors import DataError, Diverged, GoodfitError, Interrupted, Terminated, UsageError
 from goodfit.core.figures import FIGURES
-from goodfit.core.files import write_atomic
 from goodfit.core.progress import steady_time
-from goodfit.core.run import SEARCH_FILE, make_dated_folder
-from goodfit.core.trust import is_known_content, remember_content, require_trust
+from goodfit.core.trust import is_known_content, require_trust
 from goodfit.recipe.parts import load_catalog
 from goodfit.recipe.recipe import Recipe
+from goodfit.study.search.database import open_storage
+from goodfit.study.search.deadline import terminate_at
 from goodfit.study.search.plan import (
     BASE_FILE,
     DEFAULT_STAGE_END,
@@ -30,9 +30,9 @@ from goodfit.study.search.plan import (
 )
 from goodfit.study.search.refine import draw_values, grid_values, refine_axes, select_best
 from goodfit.study.search.space import Axis, Space, Value
+from goodfit.study.search.storage import Storage
 from goodfit.study.search.trial_recipe import recipe_of_trial
 from goodfit.study.search.trials import Trial, Trials
-from goodfit.study.search.worker import Worker, terminate_at
 
 TrainTrial = Callable[[Recipe, Path], float]  # trains or resumes a recipe in a folder, to its end; returns its figure on validation
 
@@ -42,24 +42,24 @@ MAX_FAILURES = 3  # of trials before any succeeds; then the search fails
 
 
 class Search:
-    """The folder of a search, as one worker sees it.
+    """A search in its folder on this machine, as one worker sees it.
 
     Every worker decides by the same rules what comes next, while it keeps the others from deciding.
     """
 
-    def __init__(self, folder: Path, worker: Worker | None = None) -> None:
+    def __init__(self, folder: Path, storage: Storage | None = None) -> None:
         self.folder = folder
         self.plan = SearchPlan.read(folder)
         self.base = Recipe.from_toml(folder / BASE_FILE)
         self.base.require_trust(f'"{folder}"', self.base.use)
         require_trust(f'"{folder}"', [name for text in self.plan.space.values() for name in dotted_names(text)])
-        self.is_own = is_known_content(_code_of(self.plan, self.base))  # begun here, by a user who named the code in its space
+        self.is_own = is_known_content(code_of(self.plan, self.base))  # begun here, by a user who named the code in its space
         self.catalog: Catalog = load_catalog(self.base.use)
         self.space = Space.read(self.plan.space, self.catalog)
-        self.worker = worker or Worker(folder)
-        self.trials = Trials(folder, self.worker, self.plan.seed)
-        # Every process has a steady time of its own; the folder has the time of day, which all share.
-        self._clock_shift = time.time() - steady_time()
+        self.storage = storage or open_storage(folder)
+        self.trials = Trials(self.storage, self.plan.seed)
+        # Every process has a steady time of its own; the storage has the time of day, which all share.
+        self._clock_shift = self.storage.now() - steady_time()
 
     # ---- time --------------------------------------------------------------------------------------------------------------------
 
@@ -98,27 +98,32 @@ class Search:
         """
         if self.plan.method in ("grid", "halving") and trials != self.plan.trials:
             raise UsageError(f"A search with --method {self.plan.method} cannot be made longer: begin another with more --trials.")
-        with self.trials.exclusive():
-            self.plan = dataclasses.replace(self.plan, trials=trials)
-            self.plan.write(self.folder)
-            reopened = (self.stages()[-1].name, FINAL_STAGE)
-            self.trials.write_note("closed", {name: n for name, n in self._closed().items() if name not in reopened})
+        self.plan = dataclasses.replace(self.plan, trials=trials)
+        self.storage.exclusive(self._reopen)
+
+    def _reopen(self) -> None:
+        self.plan.write(self.folder)
+        self.storage.publish(dataclasses.asdict(self.plan), self.base.to_toml())
+        reopened = (self.stages()[-1].name, FINAL_STAGE)
+        self.trials.write_note("closed", {name: n for name, n in self._closed().items() if name not in reopened})
 
     def claim(self) -> Trial | None:
-        """Take the next trial; None when others do all that can be done now, or nothing is left (`is_over`)."""
-        with self.trials.exclusive():
-            self.trials.requeue_lost()
-            for stage in [*self.stages(), SearchStage(FINAL_STAGE, 0)]:
-                if stage.name in self._closed():
-                    continue
-                if self.time_share() < 1:
-                    self._enqueue_missing(stage)
-                trials = [trial for trial in self.trials.all() if trial.stage == stage.name]
-                if any(trial.state == "waiting" for trial in trials) and self.time_share() < 1:
-                    return self.trials.take(self.space.axes if stage.name == "tpe" else ())
-                if any(trial.state == "running" for trial in trials) or self.time_share() >= 1:
-                    return None
-                self._close(stage, trials)
+        """Take the next trial, when this worker has none; None when others do all that can be done now, or nothing is left (`is_over`)."""
+        return self.storage.exclusive(self._claim)
+
+    def _claim(self) -> Trial | None:
+        self.trials.requeue_lost()
+        for stage in [*self.stages(), SearchStage(FINAL_STAGE, 0)]:
+            if stage.name in self._closed():
+                continue
+            if self.time_share() < 1:
+                self._enqueue_missing(stage)
+            trials = [trial for trial in self.trials.all() if trial.stage == stage.name]
+            if any(trial.state == "waiting" for trial in trials) and self.time_share() < 1:
+                return self.trials.take(self.space.axes if stage.name == "tpe" else ())
+            if any(trial.state == "running" for trial in trials) or self.time_share() >= 1:
+                return None
+            self._close(stage, trials)
         return None
 
     def is_over(self) -> bool:
@@ -221,7 +226,7 @@ def work_on(search: Search, train: TrainTrial, report: Callable[[Trial], None] =
     Raises:
         GoodfitError: a signal stopped it, the data is wrong, or every trial failed.
     """
-    with search.worker.heartbeat(), terminate_at(search.deadline):
+    with search.storage.heartbeat(), terminate_at(search.deadline):
         while not search.is_over():
             trial = search.claim()
             if trial is not None:
@@ -257,27 +262,6 @@ def _train_trial(search: Search, train: TrainTrial, trial: Trial) -> Trial:
     return dataclasses.replace(trial, state=state, value=value, why=why, seconds=steady_time() - started)
 
 
-def _code_of(plan: SearchPlan, base: Recipe) -> bytes:
+def code_of(plan: SearchPlan, base: Recipe) -> bytes:
     """What decides which code the trials of a search run: its space, and the recipe around which it searches."""
     return json.dumps([dict(plan.space), base.plain()]).encode()
-
-
-def begin_search(folder: Path | None, plan: SearchPlan, base: Recipe) -> Search:
-    """Begin a new search in a folder, else in `searches/<time>`.
-
-    Raises:
-        UsageError: the folder is taken, or the space or method does not go with the recipe.
-    """
-    if folder and folder.exists() and (not folder.is_dir() or any(file.name != SEARCH_FILE for file in folder.iterdir())):
-        raise UsageError(f'"{folder}" is not empty: choose another --out, or continue that search by --resume.')
-    catalog = load_catalog(base.use)
-    space = Space.read(plan.space, catalog)
-    if plan.method in ("grid", "halving") and not plan.trials:
-        raise UsageError(f"Expected --trials with --method {plan.method}, which plans all its trials at the start.")
-    recipe_of_trial(base, space, {axis.name: axis.value_at(0.5) for axis in space.axes}, catalog, is_own=True)
-    folder = folder or make_dated_folder(Path("searches"))
-    folder.mkdir(parents=True, exist_ok=True)
-    plan.write(folder)
-    write_atomic(folder / BASE_FILE, base.to_toml())
-    remember_content(_code_of(plan, Recipe.from_toml(folder / BASE_FILE)), folder.name)
-    return Search(folder)

@@ -105,7 +105,15 @@ class Space:
         return Space(tuple(texts.items()), tuple(axes))
 
     def substitute(self, values: Mapping[str, Value], catalog: Catalog) -> dict[str, str]:
-        """The texts by key, each draw replaced by its value."""
+        """The texts by key, each draw replaced by its value.
+
+        Raises:
+            UsageError: a choice is none of the space; it may come from elsewhere, and name code.
+        """
+        for axis in self.axes:
+            value = values.get(axis.name)
+            if value not in axis.choices if axis.law == "one_of" else not isinstance(value, (int, float)):
+                raise UsageError(f'Expected a value of {axis} for "{axis.name}", received {value!r}.')
         result = {}
         for key, text in self.texts:
             tree = _parse(text)

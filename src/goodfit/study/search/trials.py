@@ -1,31 +1,18 @@
-"""The trials of a search, in a journal (Optuna's) on a disk that any number of workers share."""
+"""The trials of a search, in a storage (Optuna's) that any number of workers share."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goodfit.core.chance import fold
 from goodfit.core.errors import UsageError
-from goodfit.core.files import lock
 from goodfit.core.progress import steady_time
+from goodfit.study.search.plan import STAGES
 from goodfit.study.search.space import Axis, Value
-from goodfit.study.search.worker import Worker
+from goodfit.study.search.storage import FrozenTrial, Storage, TrialState, no_warnings, optuna
 
-try:
-    import optuna as optuna  # noqa: PLC0414  imported from here, so that a missing extra is explained in one place
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-    from optuna.trial import FrozenTrial, TrialState
-except ImportError as error:
-    raise UsageError('goodfit search needs the extra: pip install "goodfit[search]".') from error
-
-JOURNAL_FILE, LOCK_FILE = "journal.log", "claim.lock"
 MAX_DEATHS = 3  # of the workers of one trial; a trial that kills its workers would otherwise never end
 # A trial's stage, its place in that stage and all else that we know of it are attributes of Optuna's trial: a trial that is requeued is a
 # new one for Optuna, with the same place.
@@ -36,7 +23,8 @@ STATES = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running", TrialSta
 class Trial:
     """A trial in its present state: waiting, running, done or failed. `value` is the validation accuracy, or the figure of another task
     (the worst, 0 of an accuracy, if it diverged); `why` says what went wrong. A retraining of one of the best has the place of its `parent`
-    in the stage of its `origin`, and a `copy` number.
+    in the stage of its `origin`, and a `copy` number. `machine` is where it was trained, and `search_folder` that of the search there; both
+    are empty before a worker took it.
     """
 
     number: int
@@ -50,53 +38,39 @@ class Trial:
     origin: str = ""
     parent: int = -1
     copy: int = 0
+    machine: str = ""
+    search_folder: str = ""
 
     @property
     def folder(self) -> str:
         """The folder of its run, relative to that of the search."""
         return f"{self.stage}/{self.place:04d}"
 
+    @property
+    def location(self) -> str:
+        """The machine of its run, and the folder there; empty before a worker took it."""
+        return f"{self.machine}:{self.search_folder}/{self.folder}" if self.search_folder else ""
+
 
 class Trials:
-    """The journal of a search, as one worker sees it."""
+    """The trials of a search, as one worker sees them; `seed` is that of TPE's draws."""
 
-    def __init__(self, folder: Path, worker: Worker, seed: int) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.folder, self.worker, self.seed = folder, worker, seed
-        path = folder / JOURNAL_FILE
-        _repair_journal(path)
-        with no_warnings():
-            self.storage = JournalStorage(JournalFileBackend(str(path)))
-            self.study = optuna.create_study(study_name="search", storage=self.storage, direction="maximize", load_if_exists=True)
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Keep all other workers out of such blocks while this one is in its own."""
-        with lock(self.folder / LOCK_FILE) as held:
-            if held is not None:
-                yield
-                return
-            link_target = self.folder / f"{LOCK_FILE}.links"  # a disk without locks, but with links
-            link_target.touch()  # Optuna waits for what a link points to
-            symlink_lock = JournalFileSymlinkLock(str(link_target))
-            symlink_lock.acquire()
-            try:
-                yield
-            finally:
-                symlink_lock.release()
+    def __init__(self, storage: Storage, seed: int) -> None:
+        self.storage, self.study, self.seed = storage, storage.study, seed
+        self.study.sampler = tpe_sampler(seed)  # it draws nothing before `take` replaces it: Optuna's own has another seed in each process
 
     def all(self) -> list[Trial]:
         """All trials, one that was requeued once, in the order of their places."""
-        trials = [_to_trial(trial) for trial in self.study.get_trials(deepcopy=False) if "returned" not in trial.user_attrs]
+        trials = [_to_trial(trial) for trial in self._all_frozen() if "returned" not in trial.user_attrs]
         return sorted(trials, key=lambda trial: trial.place)
 
     def read_notes(self) -> dict[str, Any]:
         """The decisions so far by name: stages that are closed, their ranges, warnings, the time limit."""
-        return dict(self.study.user_attrs)
+        return self.storage.retry(lambda: dict(self.study.user_attrs))
 
     def write_note(self, name: str, value: Any) -> None:
         """Write down a decision for all workers."""
-        self.study.set_user_attr(name, value)
+        self.storage.retry(lambda: self.study.set_user_attr(name, value))
 
     # ---- one trial ---------------------------------------------------------------------------------------------------------------
 
@@ -106,31 +80,42 @@ class Trials:
         self.study.enqueue_trial(trial.values, user_attrs={**attributes, "values": trial.values, "tries": deaths})
 
     def take(self, axes: Sequence[Axis] = ()) -> Trial:
-        """Take the next waiting trial; TPE draws those of `axes` that it has no values for, by the seed and the trial's place."""
+        """Take the next waiting trial; TPE draws those of `axes` that it has no values for, by the seed and the trial's place.
+
+        Call it within the storage's `exclusive`.
+        """
         with no_warnings():
             optuna_trial = self.study.ask()
-            optuna_trial.set_user_attr("worker", self.worker.name)
+            optuna_trial.set_user_attr("worker", self.storage.worker)
             optuna_trial.set_user_attr("began", steady_time())
+            optuna_trial.set_user_attr("search_folder", str(self.storage.folder.resolve()))
             trial = _to_trial(self._frozen(optuna_trial.number))
             if trial.origin or not axes:
                 return trial
-            self.study.sampler = optuna.samplers.TPESampler(seed=fold(self.seed, "tpe", trial.place) >> 33, constant_liar=True)
+            self.study.sampler = tpe_sampler(fold(self.seed, "tpe", trial.place) >> 33)
             values = {axis.name: _suggest(optuna_trial, axis) for axis in axes}
             optuna_trial.set_user_attr("values", values)
         return dataclasses.replace(trial, values=values)
 
     def finish(self, trial: Trial, value: float | None, why: str = "") -> None:
         """Record how a trial of ours ended; without a value it failed. One that was taken from us meanwhile is left alone."""
-        frozen = self._frozen(trial.number)
-        if frozen.state != TrialState.RUNNING or frozen.user_attrs.get("worker") != self.worker.name:
-            return
-        self._set_attribute(frozen, "why", why)
-        self._set_attribute(frozen, "seconds", steady_time() - frozen.user_attrs["began"])
-        state = TrialState.COMPLETE if value is not None else TrialState.FAIL
-        self.study.tell(trial.number, value, state)
 
-    def requeue(self, trial: Trial, worker_died: bool = False) -> None:
-        """Let a running trial wait again, for any worker; one whose workers died too often fails."""
+        def record() -> None:
+            frozen = self._frozen(trial.number)
+            if frozen.state != TrialState.RUNNING or frozen.user_attrs.get("worker") != self.storage.worker:
+                return
+            self._set_attribute(frozen, "why", why)
+            self._set_attribute(frozen, "seconds", steady_time() - frozen.user_attrs["began"])
+            self.study.tell(trial.number, value, TrialState.COMPLETE if value is not None else TrialState.FAIL)
+
+        self.storage.exclusive(record)
+
+    def requeue(self, trial: Trial) -> None:
+        """Let a running trial wait again, for any worker."""
+        self.storage.exclusive(lambda: self._requeue(trial, worker_died=False))
+
+    def _requeue(self, trial: Trial, worker_died: bool) -> None:
+        """Let a running trial wait again; one whose workers died too often fails."""
         frozen = self._frozen(trial.number)
         if frozen.state != TrialState.RUNNING:
             return
@@ -145,30 +130,56 @@ class Trials:
         self.study.tell(trial.number, state=TrialState.FAIL)
 
     def remove(self, trial: Trial) -> None:
-        """Remove a waiting trial."""
+        """Remove a waiting trial. Call it within the storage's `exclusive`."""
         frozen = self._frozen(trial.number)
         self._set_attribute(frozen, "returned", True)
-        self.storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
+        self.study._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
     def requeue_lost(self) -> None:
-        """Requeue the trials of dead workers. Call it within `exclusive`: every trial that runs then has the name of its worker."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        lost = [_to_trial(trial) for trial in running if not self.worker.is_alive(trial.user_attrs.get("worker", ""))]
-        for trial in lost:
-            self.requeue(trial, worker_died=True)
+        """Requeue the trials of dead workers, and what this one took without knowing, as its connection was lost.
+
+        Call it within the storage's `exclusive`, where every trial that runs has the name of its worker, and when this worker has no trial.
+        """
+        for frozen in self._all_frozen():
+            worker = frozen.user_attrs.get("worker", "")
+            if frozen.state == TrialState.RUNNING and (worker == self.storage.worker or not self.storage.is_alive(worker)):
+                self._requeue(_to_trial(frozen), worker_died=worker != self.storage.worker)
+
+    def _all_frozen(self) -> list[FrozenTrial]:
+        return self.storage.retry(lambda: self.study.get_trials(deepcopy=False))
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
+        storage, study_id = self.study._storage, self.study._study_id
+        return self.storage.retry(lambda: storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number)))
 
     def _set_attribute(self, frozen: FrozenTrial, key: str, value: Any) -> None:
-        self.storage.set_trial_user_attr(frozen._trial_id, key, value)
+        self.study._storage.set_trial_user_attr(frozen._trial_id, key, value)
+
+
+def tpe_sampler(seed: int) -> Any:
+    """Make the sampler of TPE, with all that Optuna 4 and 5 have other defaults for: both draw the same."""
+    with no_warnings():
+        return optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True)
 
 
 def _to_trial(trial: FrozenTrial) -> Trial:
     attributes: Mapping[str, Any] = trial.user_attrs
-    optional = {key: attributes[key] for key in ("why", "seconds", "origin", "parent", "copy") if key in attributes}
+    if attributes["stage"] not in STAGES or not isinstance(attributes["place"], int):  # they name a folder
+        raise UsageError(f'Expected a trial of a stage of a search, found "{attributes["stage"]}/{attributes["place"]}".')
+    keys = ("why", "seconds", "origin", "parent", "copy", "search_folder")
+    optional = {key: attributes[key] for key in keys if key in attributes}
+    machine = attributes.get("worker", "").partition("@")[2]
     value = None if trial.state != TrialState.COMPLETE else trial.value
-    return Trial(trial.number, attributes["stage"], attributes["place"], dict(attributes["values"]), STATES[trial.state], value, **optional)
+    return Trial(
+        trial.number,
+        attributes["stage"],
+        attributes["place"],
+        dict(attributes["values"]),
+        STATES[trial.state],
+        value,
+        machine=machine,
+        **optional,
+    )
 
 
 def to_distribution(axis: Axis) -> Any:
@@ -190,25 +201,3 @@ def _suggest(trial: Any, axis: Axis) -> Value:
     else:
         value = trial.suggest_float(axis.name, axis.low, axis.high, log=axis.law == "log")
     return value
-
-
-@contextlib.contextmanager
-def no_warnings() -> Iterator[None]:
-    """Suppress Optuna's warnings, which address those who program with it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _repair_journal(path: Path) -> None:
-    """Cut a torn last line, left by a crash of the machine, so that the next line does not join it."""
-    if not path.is_file() or not (content := path.read_bytes()) or content.endswith(b"\n"):
-        return
-    symlink_lock = JournalFileSymlinkLock(str(path))
-    symlink_lock.acquire()
-    try:
-        content = path.read_bytes()  # again: it may have been a line that was being written
-        if not content.endswith(b"\n"):
-            os.truncate(path, content.rfind(b"\n") + 1)
-    finally:
-        symlink_lock.release()
