@@ -113,7 +113,7 @@ class Recipe:
         AUTO,
     )
     rates: str | Part = option("Learning rates by layer: none, layer_decay, backbone or by_stage.", AUTO)
-    budget: str = option('How long: "30 epochs", "5000 steps", "2e6 examples", "10 min" or "2 EUR at 1.50/h" (all included).', AUTO)
+    budget: str = option('How long: "30 epochs", "5000 steps", "2e6 examples", "10 min" or "2 EUR at 1.50/h".', AUTO)
     stop: str | Part = option("When to stop early: none or patience(10).", "none")
     keep: Literal["best", "last"] = option(
         "Weights that are kept: last, or best, those of the best evaluation, where the last are worse on validation by more than noise"
