@@ -47,7 +47,7 @@ TAIL = 'Two claims need no images. "Fails here" says where a sentence stops to b
 def claims_page() -> str:
     """The page, with a table for all claims and a section for each."""
     findings: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(one["verdict"] for one in findings).most_common())
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in Counter(one["verdict"] for one in findings).most_common())
     seconds = sum(one["seconds"] for one in findings)
     machines = "; ".join(sorted({f"{one['machine']}, {one['date'][:10]}" for one in findings}))
     data = ", ".join(dict.fromkeys(name for one in findings for name in one["data"]))
