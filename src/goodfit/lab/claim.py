@@ -31,7 +31,8 @@ RULE = (
     " names no size, what would matter to a person. It holds weaker if the interval lies above the null and the mean is smaller. Otherwise"
     " it fails here if the interval ends below half of the way from the null to what is claimed, and is undecided if not. Where a"
     " training never got as far as it should, the effect is a lower bound, which cannot fail. A claim gets the least verdict of its"
-    " effects. The interval is over seeds, on one set of images. Small nets, small images, short trainings: no verdict is one about ImageNet."
+    " effects. The interval is over seeds, on one set of images. Small nets, small images, short trainings: no verdict is one about"
+    " ImageNet."
 )
 
 
