@@ -88,6 +88,7 @@ SHOWS: dict[str, tuple[tuple[float, float], ...]] = {
         ((-1.0, -1.1, -0.9), "fails here"),
         ((5.0, -2.0, 1.0), "undecided"),
         ((1.2, 0.4, 0.9), "undecided"),
+        ((1.9, 1.5, 2.2), "holds weaker"),  # the interval reaches beyond what is claimed, the mean does not
         ((3.0,), "undecided"),
         ((2.0, 2.0), "holds"),
         ((0.0, 0.0), "fails here"),
