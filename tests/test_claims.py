@@ -29,6 +29,7 @@ from goodfit.lab.inquiry import Finding, Workplace, experiment, inquire, judge
 from goodfit.lab.laboratory import BASE, Extent, Laboratory, compare_steps, curve, running_mean, take_images
 from goodfit.lab.notebook import FILE, Entry, Notebook
 from goodfit.lab.replicate import NothingToJudge, Replicate
+from goodfit.optim.first_order import Sgd
 from goodfit.recipe.recipe import Recipe
 from goodfit.report.pages.claims import render_claims
 from goodfit.terminal.claims import format_finding, format_result
@@ -267,6 +268,12 @@ def test_effects_follow_from_accuracies(laboratory: Laboratory, monkeypatch: pyt
 
     monkeypatch.setattr(Laboratory, "train", train)
     assert find_claim(item).run_experiment(laboratory, 0).effects == pytest.approx(effects)
+
+
+def test_the_best_rate_is_chosen_by_validation(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {Sgd(0.1): known(test=0.1, validation=0.9), Sgd(0.2): known(test=0.9, validation=0.1)}
+    monkeypatch.setattr(Laboratory, "train", lambda self, seed, steps, recipe: outcomes[recipe.optimizer])
+    assert laboratory.best(0, 1, BASE, list(outcomes)).accuracy() == 0.1
 
 
 def test_an_experiment_repeats_to_the_bit(laboratory: Laboratory) -> None:
