@@ -60,11 +60,15 @@ def claims(
     if not (item or quick or full):
         print_list(chosen, json)
         return
+    from goodfit.core.signals import stop_error
     from goodfit.lab.laboratory import FULL, QUICK
     from goodfit.terminal.claims import format_finding
     from goodfit.terminal.streams import print_json, print_lines
 
-    found = try_claims(chosen, FULL if full else QUICK, data or [*DATA], out, workers, show=not (json or item))
+    try:
+        found = try_claims(chosen, FULL if full else QUICK, data or [*DATA], out, workers, show=not (json or item))
+    except KeyboardInterrupt as error:
+        raise stop_error(error, f'Stopped; the experiments so far are kept in "{out}", and the same command goes on.') from error
     contents = [finding.to_dict() for finding in found]
     if json:
         print_json(contents[0] if item else contents)
