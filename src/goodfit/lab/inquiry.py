@@ -148,10 +148,9 @@ def _experiment_on(jobs: Sequence[tuple[Claim, int]], place: Workplace, workers:
         text = "A process was lost, perhaps for lack of memory: the same command goes on from here; --workers 1 needs the least."
         raise GoodfitError(text) from error
     finally:
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in list((pool._processes or {}).values()):  # in the middle of an experiment, where something ended the command
             process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin_worker() -> None:
