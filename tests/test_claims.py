@@ -21,6 +21,7 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
+from goodfit.core.batch import Batch
 from goodfit.core.errors import UsageError
 from goodfit.core.parts import spell
 from goodfit.lab.claim import RULE, Claim, Effect, find_claim, read_claims
@@ -268,6 +269,17 @@ def test_effects_follow_from_accuracies(laboratory: Laboratory, monkeypatch: pyt
 
     monkeypatch.setattr(Laboratory, "train", train)
     assert find_claim(item).run_experiment(laboratory, 0).effects == pytest.approx(effects)
+
+
+def test_a_last_stage_that_tells_all_is_worth_as_much_near_and_far(other_laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0)
+
+    def features(net: object, batch: Batch) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        labels = batch.targets.argmax(1).numpy()
+        return {"first": noise.normal(size=(len(labels), 2)), "last": batch.targets.double().numpy()}, labels
+
+    monkeypatch.setattr(transfer, "_features", features)
+    assert find_claim("S180").run_experiment(other_laboratory, 0).effects == pytest.approx((0.0,), abs=1e-6)
 
 
 def test_the_best_rate_is_chosen_by_validation(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
