@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from goodfit.core.trust import trust_code
+from tests.support.command import train
 from tests.support.photos import make_photos
 
 torch.set_num_threads(1)
@@ -43,3 +44,12 @@ def trust() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="module")
+def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run on red, green and blue."""
+    out = tmp_path_factory.mktemp("source") / "colors"
+    said = train(photos, out, model="convnet(4)", optimizer="sgd(0.05)", budget="3 epochs")
+    assert said.code == 0, said
+    return out

@@ -48,15 +48,6 @@ def assert_equal(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run on red, green and blue."""
-    out = tmp_path_factory.mktemp("source") / "colors"
-    said = train(photos, out, model="convnet(4)", optimizer="sgd(0.05)", budget="3 epochs")
-    assert said.code == 0, said
-    return out
-
-
-@pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos of the same kind under other names."""
     root = make_photos(tmp_path_factory.mktemp("others") / "others", each=24)

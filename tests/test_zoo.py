@@ -28,15 +28,6 @@ class Small(nn.Module):
 '''
 
 
-@pytest.fixture(scope="module")
-def source(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run on red, green and blue."""
-    out = tmp_path_factory.mktemp("source") / "colors"
-    said = train(photos, out, model="convnet(4)", optimizer="sgd(0.05)", budget="3 epochs")
-    assert said.code == 0, said
-    return out
-
-
 @pytest.fixture
 def zoo(source: Path, tmp_path: Path) -> Path:
     """A zoo with the weights of that run, where another person has put it."""

@@ -121,7 +121,7 @@ def try_claims(chosen: list[Claim], extent: Extent, data: list[str], out: Path, 
     found: list[Finding] = []
     untried: list[Untried] = []
     SPINNER.show(f"experimenting on {', '.join(data)}")
-    for result in inquire(chosen, [absolute_data(name) for name in data], extent, out, workers or physical_cores()):
+    for result in inquire(chosen, data, extent, out, workers or physical_cores()):
         if isinstance(result, Finding):
             found = sorted([*found, result], key=lambda finding: chosen.index(finding.claim))
             if show:
@@ -136,9 +136,3 @@ def try_claims(chosen: list[Claim], extent: Extent, data: list[str], out: Path, 
     if not found:
         raise UsageError(untried[0].reason)
     return found
-
-
-def absolute_data(name: str) -> str:
-    """The data with an absolute path where it is one, so that the same data have the same name in the notebook."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name

@@ -9,7 +9,6 @@ import statistics
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scipy.special import stdtrit
@@ -127,10 +126,9 @@ class Claim:
         )
         return judged, min((judgment.verdict for judgment in judged), key=VERDICTS.index)
 
-    def name_images(self, data: Sequence[str]) -> list[str]:
-        """The names of the images that the experiment sees, of the `data` that it is given."""
-        names = [Path(name).name for name in data]
-        chosen = {"none": [], "first": names[:1], "first and digits": [*names[:1], "digits"], "all and digits": [*names, "digits"]}
+    def select_images(self, data: Sequence[str]) -> list[str]:
+        """Which images the experiment sees, of the `data` that it is given."""
+        chosen = {"none": [], "first": data[:1], "first and digits": [*data[:1], "digits"], "all and digits": [*data, "digits"]}
         return list(dict.fromkeys(chosen[self.images]))
 
 

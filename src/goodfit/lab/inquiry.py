@@ -23,6 +23,8 @@ from goodfit.lab.laboratory import Extent, Laboratory
 from goodfit.lab.lesson import line, replace_nonfinite
 from goodfit.lab.notebook import Entry, Notebook
 from goodfit.lab.replicate import Replicate
+from goodfit.recipe.prepare import with_absolute_paths
+from goodfit.recipe.recipe import Recipe
 from goodfit.report.charts import Chart, Series
 
 LOG_SPAN = 1000  # of the largest number of a chart over the smallest, from which on it is logarithmic
@@ -66,7 +68,7 @@ class Finding:
         ]
         about = {key: getattr(self.claim, key) for key in ("item", "topic", "slide", "hypothesis", "metric", "limits")}
         cost = {"seeds": len(self.entries), "seconds": sum(entry.seconds for entry in self.entries)}
-        data = self.claim.name_images(self.data)
+        data = [Path(name).name for name in self.claim.select_images(self.data)]
         origin = {"machine": self.entries[-1].machine, "date": self.entries[-1].date, "extent": self.extent, "data": data}
         plain: dict[str, Any] = replace_nonfinite(
             {**about, "verdict": self.verdict, **cost, **origin, "effects": effects, "numbers": self.numbers}
@@ -95,6 +97,7 @@ def inquire(claims: Sequence[Claim], data: Sequence[str], extent: Extent, folder
         UsageError, DataError: the first data cannot be opened.
         GoodfitError: the folder cannot be written, or a process was lost.
     """
+    data = [with_absolute_paths(Recipe(data=name)).data for name in data]  # by which the notebook knows them
     notebook = Notebook(folder, data, extent.name)
     missing = [(claim, seed) for claim in claims for seed in range(claim.seeds[extent.column]) if notebook.find(claim, seed) is None]
     left = {claim.item: {seed for one, seed in missing if one is claim} for claim in claims}
@@ -118,7 +121,7 @@ def judge(claim: Claim, notebook: Notebook, extent: Extent) -> Finding:
     """The finding of a claim all of whose experiments the notebook has."""
     entries = [entry for seed in range(claim.seeds[extent.column]) if (entry := notebook.find(claim, seed))]
     judgments, verdict = claim.judge([entry.replicate for entry in entries])
-    return Finding(claim, tuple(entries), judgments, verdict, extent.name, tuple(notebook.data))
+    return Finding(claim, tuple(entries), judgments, verdict, extent.name, notebook.data)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import math
 import statistics
 import time
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from goodfit.core.batch import Batch
 from goodfit.core.contracts import Optimizer
 from goodfit.core.errors import Diverged, UsageError
 from goodfit.core.reporter import SilentReporter
 from goodfit.core.settings import settings_of
+from goodfit.core.task import CLASSES
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import SplitName
 from goodfit.data.loader import iterate_batches
@@ -210,11 +210,7 @@ def curve(values: Sequence[float], n: int = WINDOW) -> list[tuple[float, float]]
     return [(float(x), means[x]) for x in places if means]
 
 
-def mean_probabilities(members: Sequence[Outputs]) -> Tensor:
-    """The mean over models of the probabilities [N, K] in float64."""
-    return functools.reduce(torch.add, [one.logits.double().softmax(1) for one in members]) / len(members)
-
-
-def accuracy_of(scores: Tensor, labels: Tensor) -> float:
-    """The share of images [N, K] whose largest score is that of their label [N]."""
-    return float((scores.argmax(1) == labels).double().mean())
+def accuracy_of_mean(members: Sequence[Outputs]) -> float:
+    """The accuracy of the mean, in float64, of the probabilities of several models for the same images."""
+    mean = torch.stack([one.logits.double().softmax(1) for one in members]).mean(0)
+    return CLASSES.summarize_answers(mean, members[0].labels)["accuracy"]

@@ -56,8 +56,7 @@ class Notebook:
         """A hash of the experiment's code (not of what it trains with), the extent, and where its images are (not of their bytes)."""
         package = resources.files("goodfit.lab")
         sources = [(package / "claims" / f"{claim.module}.py").read_bytes(), *((package / name).read_bytes() for name in SHARED)]
-        seen = {"none": (), "first": self.data[:1], "first and digits": self.data[:1]}.get(claim.images, self.data)
-        told = json.dumps([claim.item, seen, self.extent]).encode()
+        told = json.dumps([claim.item, claim.select_images(self.data), self.extent]).encode()
         return hashlib.sha256(b"\0".join([told, *sources])).hexdigest()[:16]
 
     def find(self, claim: Claim, seed: int) -> Entry | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goodfit.lab.laboratory import BASE, Laboratory, accuracy_of, mean_probabilities
+from goodfit.lab.laboratory import BASE, Laboratory, accuracy_of_mean
 from goodfit.lab.replicate import Replicate
 from goodfit.models.convnet import Convnet
 
@@ -13,7 +13,7 @@ CYCLES = 5
 def _accuracies(lab: Laboratory, seed: int, members: int) -> tuple[float, float]:
     """The mean test accuracy of some nets that differ in their seed, and that of their mean."""
     outputs = [lab.train(1000 * seed + k, STEPS, BASE.but(model=MODEL, size=16)).outputs() for k in range(members)]
-    return sum(x.accuracy for x in outputs) / members, accuracy_of(mean_probabilities(outputs), outputs[0].labels)
+    return sum(x.accuracy for x in outputs) / members, accuracy_of_mean(outputs)
 
 
 def independent(lab: Laboratory, seed: int) -> Replicate:
@@ -35,7 +35,7 @@ def snapshots(lab: Laboratory, seed: int) -> Replicate:
     for name, schedule in (("cycles", f"sgdr({CYCLES}, growth=1)"), ("step decay", "step(every=0.3, factor=0.1)")):
         trained = lab.train(seed, 1000, BASE.but(model=MODEL, size=16, schedule=schedule, snapshots=CYCLES))
         outputs = [trained.outputs(snapshot=k) for k in range(CYCLES)]
-        last, mean = outputs[-1].accuracy, accuracy_of(mean_probabilities(outputs), outputs[0].labels)
+        last, mean = outputs[-1].accuracy, accuracy_of_mean(outputs)
         gains.append(mean - last)
         numbers |= {f"last snapshot, {name}": last, f"mean of {CYCLES}, {name}": mean}
     return Replicate((gains[0], gains[0] - gains[1]), numbers)

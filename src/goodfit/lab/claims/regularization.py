@@ -11,7 +11,7 @@ from torch import Tensor
 from goodfit.augment.views import TenCrop
 from goodfit.core.contracts import Penalty
 from goodfit.data.index import SplitName
-from goodfit.lab.laboratory import BASE, Laboratory, Training, accuracy_of, mean_probabilities
+from goodfit.lab.laboratory import BASE, Laboratory, Training, accuracy_of_mean
 from goodfit.lab.replicate import Curves, Replicate
 from goodfit.layers.noise import Dropout
 from goodfit.losses.penalty import L1, L2
@@ -83,7 +83,7 @@ def dropout_ensemble(lab: Laboratory, seed: int) -> Replicate:
     plain = lab.train(seed, 800, recipe.but(model=Mlp((512, 512))))
     passes = [dropped.outputs(seed=k) for k in range(PASSES)]
     one = sum(x.accuracy for x in passes) / PASSES
-    mean, scaled = accuracy_of(mean_probabilities(passes), passes[0].labels), dropped.accuracy()
+    mean, scaled = accuracy_of_mean(passes), dropped.accuracy()
     correlations = [_correlation(x, lab.images(1000, "test", BASE.but(size=16)).images) for x in (plain, dropped)]
     numbers = {
         "one thinned net": one, f"mean of {PASSES}": mean, "scaled weights": scaled, "without dropout": plain.accuracy(),
