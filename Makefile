@@ -5,15 +5,19 @@ BIN := $(VENV)/bin
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+BROWSER = chromium chromium-browser google-chrome
 POSTGRESQL = command -v initdb || ls /usr/lib/postgresql/*/bin/initdb
 
-.PHONY: quickstart test test-slow test-database postgresql check format bench docs clean
+.PHONY: quickstart test test-thorough test-slow test-database test-browser postgresql browser check format bench docs clean
 
 quickstart: $(VENV)/.installed  ## train on the embedded digits, and name the report
 	$(BIN)/goodfit train digits
 
 test: $(VENV)/.developed  ## the tests, in some minutes on two cores
 	$(BIN)/pytest
+
+test-thorough: $(VENV)/.developed  ## those that train again and again: every rule of the doctor, every page, every setting; .ci/run has them too
+	$(BIN)/pytest -m "thorough and not slow"
 
 test-slow: $(VENV)/.developed postgresql  ## those that take their time: every choice, channel and large model
 	$(BIN)/pytest -m slow --timeout 1800
@@ -24,6 +28,13 @@ test-database: $(VENV)/.developed postgresql  ## of those, a search in a real Po
 postgresql:  ## PostgreSQL's programs, as Debian packages them; without them a test says what is missing
 	@{ $(POSTGRESQL); } > /dev/null 2>&1 || ! command -v apt-get > /dev/null || \
 		{ $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; }
+
+test-browser: $(VENV)/.developed browser  ## of those, the board in a real browser, which is not to be missing here
+	GOODFIT_BROWSER=required $(BIN)/pytest -m slow tests/test_board_browser.py
+
+browser:  ## Chromium, as Debian packages it; without it a test says what is missing
+	@command -v $(BROWSER) > /dev/null 2>&1 || ! command -v apt-get > /dev/null || \
+		{ $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
 check: $(VENV)/.developed  ## style, types and floors
 	$(BIN)/ruff check src tests bench

@@ -72,9 +72,40 @@ def ablation(found: dict[str, Any]) -> str:
     return text + table(["preset fast, but", "accuracy", "points", "time"], rows)
 
 
+def stream(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name, f"{row['images']:,}", f"{row['seconds']:,.0f} s", f"{row['images_per_second']:,.0f}", f"{row['peak_rss'] / 1e6:,.0f} MB",
+            f"{row['peak_anonymous'] / 1e6:,.0f} MB", f"{row['peak_shards'] / 1e6:,.0f} MB",
+        ]
+        for name, row in found["phases"].items()
+    ]  # fmt: skip
+    text = (
+        f"{found['images']:,} JPEG images of {found['pixels']} pixels, {found['bytes'] / 1e9:.1f} GB in tar shards, through a cache of"
+        f" {found['cache_gb']:g} GB; `{found['model']}` is trained for an epoch. The load of the machine was {found['load']:.0f}.\n\n"
+    )
+    return text + table(["phase", "images", "time", "images/s", "peak memory", "of it its own", "copies of shards"], rows)
+
+
+def serve(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            r["server"], str(r["connections"]), f"{r['requests_per_s']:.0f}", f"{r['p50']:.0f} ms", f"{r['p95']:.0f} ms",
+            f"{r['p99']:.0f} ms", f"{r['cpu_ms']:.1f} ms",
+        ]
+        for r in sorted(found["rows"], key=lambda r: r["connections"])
+    ]  # fmt: skip
+    height, width = found["size"]
+    shown = f"`{found['model'].partition(',')[0]})` at {height}x{width} pixels, JPEG photos; medians of turns"
+    text = f"{shown}; the load average of the machine, this bench included, was {found['load']:.1f}.\n\n"
+    return text + table(["server", "connections", "requests/s", "p50", "p95", "p99", "CPU time a request"], rows)
+
+
 SECTIONS = {
     "race": ("After so many seconds, cold, against a plain PyTorch loop with ResNet-18", race),
     "peak": ("A training step against the peak of its convs", peak),
+    "stream": ("A million images, streamed", stream),
+    "serve": ("Predictions over HTTP, against a plain server of ONNX Runtime and Starlette", serve),
     "ablation": ("What each idea is worth on CIFAR-10", ablation),
 }
 

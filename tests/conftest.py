@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test asks for more threads, they do not spin beside the other workers
@@ -25,6 +26,13 @@ os.fsync = lambda handle: None
 def pytest_runtest_setup() -> None:
     """One thread, whatever the test before has set: more of them than there are free cores wait for each other."""
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show what slow tests counted: kills, damages, cases."""
+    for report in terminalreporter.getreports("passed"):
+        if "slow" in report.keywords and report.capstdout.strip():
+            terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {report.capstdout.strip().splitlines()[-1]}")
 
 
 @pytest.fixture(scope="session", autouse=True)

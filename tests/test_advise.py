@@ -64,7 +64,7 @@ def test_large_splits_are_sampled_alike_from_all_over() -> None:
     rows = torch.arange(0, 60000, 3)
 
     def sample_rows(rows: Tensor) -> Tensor:
-        return Dataset.sample_rows(SimpleNamespace(rows=lambda split: rows), "train", 4000)  # type: ignore[arg-type]
+        return Dataset.sample_rows(SimpleNamespace(local_rows=lambda split: rows), "train", 4000)  # type: ignore[arg-type]
 
     taken = sample_rows(rows)
     assert len(taken) == 4000
@@ -183,6 +183,7 @@ def test_the_verb_advises_what_a_training_does(source: Path, target: Path) -> No
 
 
 @pytest.mark.parametrize("changes", [{"head_init": "random"}, {"optimizer": "lbfgs", "noise": "allow"}])
+@pytest.mark.thorough
 def test_it_agrees_with_a_training_where_no_probe_is_asked(source: Path, target: Path, photos: Path, changes: dict[str, str]) -> None:
     """Of photos, whose classes are those of the source, the head is kept."""
     for data, others in ((photos, {}), (target, changes)):

@@ -41,6 +41,7 @@ Law = Callable[[Catalog, str, int], None]
 
 @pytest.mark.parametrize("law", LAWS_OF_PIPES, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.thorough
 def test_every_pipe(law: Law, channels: int) -> None:
     holds_for([*PARTS, *OTHERS])(lambda text: law(CATALOG, text, channels))()
 

@@ -198,6 +198,7 @@ def other_laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
         pytest.param("S181", marks=pytest.mark.item("S181")),
     ],
 )
+@pytest.mark.thorough
 def test_an_experiment_shows_what_it_must(
     laboratory: Laboratory, other_laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, item: str
 ) -> None:
@@ -440,12 +441,14 @@ def test_a_wrong_name_of_data_is_an_error(tmp_path: Path) -> None:
     assert said.code == 3 and "nothing" in said.sentence and not (tmp_path / "out" / "claims.html").exists()
 
 
+@pytest.mark.thorough
 def test_a_claim_that_these_images_do_not_allow(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos")
     said = command("lab", "claims", "S180", "--data", photos, "--out", tmp_path / "out", "--workers", "1")
     assert said.code == 2 and "Expected images of four classes or more" in said.sentence
 
 
+@pytest.mark.thorough
 def test_a_killed_inquiry_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "goodfit", "lab", "claims", "S053", "--data", "digits", "--out", str(tmp_path), "--workers", "2"]
     process = psutil.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})

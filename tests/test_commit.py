@@ -230,6 +230,7 @@ def begin(photos: Path, out: Path, n: int, folder: Path) -> int:
 
 
 @pytest.mark.parametrize("is_whole", [False, SLOW])
+@pytest.mark.thorough
 def test_a_run_that_was_killed_while_it_was_begun_is_begun_anew(photos: Path, tmp_path: Path, is_whole: bool) -> None:
     """By the same command, at file operations until its recipe.toml is there."""
     assert train(photos, tmp_path / "whole").code == 0
@@ -276,6 +277,7 @@ def test_a_search_that_was_killed_while_it_was_begun_is_begun_anew(photos: Path,
 
 
 @pytest.mark.parametrize("is_whole", [False, SLOW])
+@pytest.mark.thorough
 def test_an_ensemble_that_was_killed_while_it_was_made_is_made_anew(photos: Path, tmp_path: Path, is_whole: bool) -> None:
     """At file operations: its place is free, or it is whole."""
     for seed in ("0", "1"):

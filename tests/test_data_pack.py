@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import io
@@ -19,8 +20,9 @@ import simplejpeg
 import torch
 from PIL import Image
 
+from goodfit.core import files
 from goodfit.core.errors import DataError, GoodfitError
-from goodfit.core.files import cache_folder, lock
+from goodfit.core.files import cache_folder, lock, machine_name
 from goodfit.core.reporter import SilentReporter
 from goodfit.data import pack
 from goodfit.data.blob import BLOB, JOURNAL, BlobWriter
@@ -249,6 +251,25 @@ def test_without_locks_each_process_has_a_place_of_its_own(own_cache: Path, phot
     assert np.array_equal(read_all(pack_images(found, PREPROCESS, UNLIMITED)), decode_all(found, PREPROCESS))
 
 
+def pack_on_machine(name: str, photos: Path) -> None:
+    """Pack as another machine does, to which the locks of this one mean nothing."""
+    files.platform.node = lambda: name  # this process is another
+    pack.lock = lambda path, wait=True: contextlib.nullcontext(True)
+    pack_slowly(photos, 0.2)
+
+
+def test_two_machines_with_one_cache_make_one_whole_pack(own_cache: Path, photos: Path) -> None:
+    processes = [Forked(own_cache / name, pack_on_machine, name, photos) for name in ("north", "south")]
+    assert [process.wait() for process in processes] == [0, 0], [process.err for process in processes]
+    outputs = [process.out.split() for process in processes]
+    assert [len(words) for words in outputs] == [5, 5] and outputs[0][-1] == outputs[1][-1], "each has packed, neither waits"
+    assert not list((cache_folder() / "packed").glob("*partial"))
+    heard = Heard()
+    found = read_headers(index_images(str(photos)))
+    assert np.array_equal(read_all(pack_images(found, PREPROCESS, UNLIMITED, reporter=heard)), decode_all(found, PREPROCESS))
+    assert not heard.packed, "what they left is whole"
+
+
 def test_prepare_binds_it_all(own_cache: Path, photos: Path) -> None:
     data = load_dataset(read_headers(index_images(str(photos))), (16, 12), "crop", SplitRule(0.1, 3), UNLIMITED)
     assert data.class_counts() == (22, 22, 22) and data.class_counts("validation") == (2, 2, 2) and data.class_counts("test") == (6, 6, 6)
@@ -301,7 +322,7 @@ def test_all_of_a_pack_is_on_the_disk_before_it_takes_its_place(own_cache: Path,
     for name in (BLOB, ROWS, FACTS):
         assert any(name in file for file in before), (name, before)
     assert before.index(BLOB) < next(k for k, file in enumerate(before) if FACTS in file), "what is counted on comes first"
-    assert f"{folder.name}.partial" in before and "packed" in after
+    assert f"{folder.name}.{machine_name()}.partial" in before and "packed" in after
 
 
 # ---- what a pack is known by -----------------------------------------------------------------------------------------------------

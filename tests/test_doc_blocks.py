@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import re
 import shlex
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from tests.support.command import FAST
 from tests.support.command import goodfit as command
 from tests.support.pages import PAGES, blocks, table_commands
 from tests.support.photos import COLORS, make_photos, picture
-from tests.support.process import Forked
+from tests.support.process import Forked, start_command, wait_until
+from tests.support.server import ask
 
 SHELL = ("console", "bash")
 RUNNABLE = (*SHELL, "python", "toml")
@@ -47,9 +49,13 @@ ADDED = {
     "lr": {"--steps": "20", **SMALL},
     "advise": SMALL,
     "features": SMALL,
+    "board": {"--port": "0"},
+    "serve": {"--port": "0"},
 }
-AS_WRITTEN = ("docs/tutorial.md",)  # pages whose commands are not cut short, since they say what comes of them
+AS_WRITTEN = ("docs/tutorial.md", "docs/stream.md")  # pages whose commands are not cut short, since they say what comes of them
 DEAR = {"export"}  # verbs that the slow test runs as well: torch takes ten seconds to write ONNX
+
+SERVER_PATHS = {"serve": "/health", "board": "/"}  # of verbs that answer until they are stopped, a path that each answers
 
 # First words of lines that are not run here, and why.
 NOT_RUN = {
@@ -140,6 +146,9 @@ def run_command(text: str, shown: list[str], as_written: bool = False) -> None:
     if words[0] in NOT_RUN:
         return
     assert words[0] == "goodfit", f"{text}: run it here, or say in NOT_RUN why not"
+    if words[1] in SERVER_PATHS:
+        serve_and_stop(words)
+        return
     with training(Run.open(words[2])) if words[1] == "steer" else contextlib.nullcontext():
         said = command(*words[1:])
     assert said.code == 0, f"{text}\n{said.err}"
@@ -147,6 +156,16 @@ def run_command(text: str, shown: list[str], as_written: bool = False) -> None:
     printed = [letters(line) for line in (said.out + said.err).splitlines()]
     for line in shown:
         assert any(is_in_order(letters(line), other) for other in printed), f"{text}: {line}\n{said.out}{said.err}"
+
+
+def serve_and_stop(words: list[str]) -> None:
+    """A server answers, and ends when it is told to."""
+    process = start_command(Path(f"{words[1]}-output"), *words[1:])
+    wait_until(lambda: process.out.startswith("http") or process.poll() is not None)
+    assert process.poll() is None, process.err
+    assert ask(process.out.strip(), SERVER_PATHS[words[1]]).status == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143, process.err
 
 
 def letters(line: str) -> list[str]:
@@ -174,7 +193,7 @@ def run_python(code: str, folder: Path) -> Forked:
 
 
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "whole"])
-@pytest.mark.parametrize("page", WITH_BLOCKS)
+@pytest.mark.parametrize("page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.thorough) for page in WITH_BLOCKS])
 def test_the_blocks_of_a_page_run_in_their_order(page: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")

@@ -119,7 +119,8 @@ def test_every_command_is_understood(page: str, command: str, example: Path, mon
         shorts = given.get("shorts")
         if shorts is not None and shorts.recipe.startswith("runs/"):
             shorts = dataclasses.replace(shorts, recipe="")
-        recipe = assemble(given.get("data", ""), shorts, given.get("options"))
+        options = given.get("options")
+        recipe = assemble(given.get("data", ""), shorts, options and dataclasses.replace(options, fork=None))
         assert make_parts(recipe, load_catalog(recipe.use))
     if function.__name__ == "parts":
         known = load_catalog(bound.arguments.get("use") or [])

@@ -48,6 +48,7 @@ def cases(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_case_file(cases: Path) -> None:
     answer = json.loads(goodfit("doctor", str(cases / "a.py"), "--json", "--seed", "3").out)
     assert set(answer) >= KEYS and (answer["case"], answer["seed"]) == ("a.py", 3)
@@ -78,6 +79,7 @@ def test_folder_is_resumable(cases: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(list(examine_folder(cases, 0, 1))) == 2
 
 
+@pytest.mark.thorough
 def test_failing_and_slow_cases_are_of_unknown_cause(cases: Path) -> None:
     failed = examine_in_process(cases / "b.py", 0, 100)
     assert failed["verdict"] == "unknown" and "no such data" in failed["error"] and failed["alarm"] is False
@@ -140,6 +142,7 @@ def test_remedy_is_tried_and_applied(run: Run) -> None:
     assert next_free_folder(run).name == "run-fixed"
 
 
+@pytest.mark.thorough
 def test_nothing_to_apply(run: Run) -> None:
     diagnosis = diagnose_run(run, SilentReporter())
     nothing = RunDiagnosis(Verdict("healthy", None, (), False, 10, 0, 1.0), diagnosis.prepared, 10)
@@ -196,6 +199,7 @@ SHORT = ("train", "digits", "--size", "8", "--schedule", "constant", "--threads"
     ],
     ids=["short", "diverged", "slow"],
 )
+@pytest.mark.thorough
 def test_a_run_that_went_wrong_is_never_called_healthy(options: tuple[str, ...], code: int, tmp_path: Path) -> None:
     assert goodfit(*SHORT, *options, "--out", tmp_path / "run").code == code
     for more in ((), ("--try",)):

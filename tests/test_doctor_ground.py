@@ -298,6 +298,7 @@ def test_a_pretrained_network_is_told_from_a_random_one() -> None:
     assert not Examination(patient()).is_pretrained
 
 
+@pytest.mark.thorough
 def test_planned_rates_are_those_of_the_training() -> None:
     for every in ("step", "epoch"):
         exam = Examination(patient(schedule=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5), schedule_every=every))

@@ -36,6 +36,7 @@ def follow(**changes: Any) -> Examination:
     return exam
 
 
+@pytest.mark.thorough
 def test_a_step_that_drowns_gradients_in_noise_is_a_fault_of_the_loop() -> None:
     exam = follow(step=noisy_step)
     found = locate_fault(exam)
@@ -74,6 +75,7 @@ class Averaged:
 
 
 @pytest.mark.parametrize(("decay", "is_fault"), [(0.9, False), (0.999, True)])
+@pytest.mark.thorough
 def test_an_average_of_the_weights_is_a_fault_where_it_lags_far_behind(decay: float, is_fault: bool) -> None:
     """The state of the evaluation is that of the training that is examined: another patient of the same case has not made its steps."""
 
@@ -90,6 +92,7 @@ def test_an_average_of_the_weights_is_a_fault_where_it_lags_far_behind(decay: fl
         assert found.component == "evaluation" and "It evaluates other weights." in found.evidence
 
 
+@pytest.mark.thorough
 def test_an_average_that_is_better_than_the_network_is_meant_to_be() -> None:
     exam = follow()
     exam._evaluations[exam.course.taken] = dataclasses.replace(exam.evaluation(), accuracy=0.99, honest=0.8, of_other_weights=True)
@@ -98,11 +101,13 @@ def test_an_average_that_is_better_than_the_network_is_meant_to_be() -> None:
     assert locate_fault(exam) is not None, "of the network's own weights it counts wrongly"
 
 
+@pytest.mark.thorough
 def test_nothing_is_located_in_a_healthy_training() -> None:
     assert locate_fault(follow(model=convnet)) is None
 
 
 @pytest.mark.parametrize(("momentum", "is_fault"), [(0.0, True), (0.1, False)])
+@pytest.mark.thorough
 def test_running_statistics_that_hardly_follow_are_a_fault_of_the_evaluation(momentum: float, is_fault: bool) -> None:
     def model() -> nn.Sequential:
         layers: list[nn.Module] = []

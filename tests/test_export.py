@@ -165,6 +165,7 @@ def single(runs: Path) -> Path:
     return file
 
 
+@pytest.mark.thorough
 def test_the_file_of_a_run_answers_as_predict(runs: Path, single: Path) -> None:
     """A plain module by five crops of whole images whose shape the graph finds out itself, the mean of their logits, and a temperature."""
     same(single, goodfit.load(runs / "plain", views=CROPS))

@@ -21,7 +21,8 @@ FLOORS = (
     {"recipe"},
     {"predict", "report"},
     {"runs"},
-    {"study", "doctor", "lab"},
+    {"study", "doctor", "lab", "serve"},
+    {"board"},
     {"cli", "api", "__init__", "__main__"},
 )
 LAZY = {"cli", "api", "__init__"}  # these may import our own inside a function, so that --help is instant

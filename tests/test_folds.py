@@ -206,6 +206,7 @@ def test_folds_from_python_leave_their_page(photos: Path, tmp_path: Path) -> Non
     assert (out / "report.html").is_file(), "of folds that were all finished before, too"
 
 
+@pytest.mark.thorough
 def test_a_fold_that_was_killed_goes_on_as_if_it_never_was(photos: Path, tmp_path: Path) -> None:
     """The whole command, killed with -9 in the middle of the second fold's training."""
     changes = {"budget": "40 epochs", "save_every": "40 steps", "evaluate_every": "10 epochs"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 import shutil
 import time
 from pathlib import Path
@@ -15,10 +14,8 @@ import goodfit
 from goodfit.core import progress
 from goodfit.core.progress import steady_time
 from goodfit.core.run import Run
-from goodfit.training.manual_lr import FOLDER, ManualLrFactor
 from tests.support.command import goodfit as command
 from tests.support.command import goodfit_to, refused, train
-from tests.support.damage import DAMAGES
 from tests.support.photos import make_photos
 from tests.support.runs import assert_equal_weights, recipe
 
@@ -91,53 +88,6 @@ def test_an_image_that_goes_under_storage_files_is_named(
     shutil.rmtree(photos)
     shutil.copytree(kept, photos)
     assert train(photos, tmp_path / "run", "--resume", "auto", **options).code == 0
-    assert_equal_weights(tmp_path / "whole", tmp_path / "run")
-
-
-# ---- changes of the rate by hand ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "deleted"])
-def test_a_damaged_change_by_hand_is_ignored_with_a_word(tmp_path: Path, damage: str) -> None:
-    said: list[str] = []
-    factor = ManualLrFactor(tmp_path / FOLDER, said.append)
-    for asked in (0.5, 0.25):
-        factor.request(asked)
-    assert factor(5) == 0.125 and not said
-    DAMAGES[damage](tmp_path / FOLDER / "0000.json", random.Random(damage))
-    assert ManualLrFactor(tmp_path / FOLDER, said.append)(6) in ((0.25,) if damage != "another's content" else (0.25, 0.0625))
-    assert len(said) == 1 and said[0].startswith(f'Warning: "{tmp_path / FOLDER / "0000.json"}" does not read (')
-    assert said[0].endswith("Until then it is ignored.")
-
-
-@pytest.mark.parametrize(
-    "content", ["{}", '{"factor": 0}', '{"factor": -1}', '{"factor": "a"}', '{"factor": true}', '{"factor": 1e999}', "["]
-)
-def test_what_is_no_factor_is_ignored(photos: Path, tmp_path: Path, content: str) -> None:
-    """A file that is there from the start, through the command line: one warning, and the weights of a run without it."""
-    folder = tmp_path / FOLDER
-    folder.mkdir()
-    (folder / "0000.json").write_text(content)
-    said: list[str] = []
-    factor = ManualLrFactor(folder, said.append)
-    assert [factor(step) for step in range(3)] == [1.0] * 3 and len(said) == 1
-    factor.request(0.5)
-    assert factor(3) == 0.5 and len(said) == 1
-
-
-def test_a_training_goes_on_beside_a_damaged_change(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train(photos, tmp_path / "whole").code == 0
-    append = Run.append
-
-    def append_and_damage(run: Run, lines: list[dict[str, Any]]) -> None:
-        append(run, lines)
-        (run.path / FOLDER).mkdir(exist_ok=True)
-        (run.path / FOLDER / "0000.json").write_text("null")
-
-    monkeypatch.setattr(Run, "append", append_and_damage)
-    said = train(photos, tmp_path / "run", evaluate_every="2 steps")
-    assert said.code == 0 and said.err.count("Until then it is ignored.") == 1, said
-    monkeypatch.undo()
     assert_equal_weights(tmp_path / "whole", tmp_path / "run")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from goodfit.core.contracts import Optimizer
 from goodfit.core.facts import Facts
 from goodfit.core.progress import Length, Lengths
+from goodfit.core.steering import post
 from goodfit.losses.kl import Kl
 from goodfit.losses.softmax import Softmax
 from goodfit.optim.first_order import Adagrad, Adam, Rmsprop
@@ -21,9 +22,9 @@ from goodfit.schedules.compose import compose
 from goodfit.schedules.cycles import Cyclic, Sgdr
 from goodfit.schedules.decays import Exponential, Inverse
 from goodfit.training.averaging import blend_into
-from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.rules.average import Polyak
 from goodfit.training.rules.plateau import Plateau
+from goodfit.training.steering import Steering
 
 
 def steps_of(optimizer: Optimizer, gradients: Sequence[float]) -> list[float]:
@@ -135,12 +136,13 @@ def test_the_rate_of_alexnet_falls_by_ten_on_a_plateau_or_by_hand(tmp_path: Path
     scores = [0.1, 0.2, 0.3, 0.3, 0.29, 0.3, 0.35, 0.35, 0.35, 0.35]
     rates = [1e-2 * plateau(scores[:n]) for n in range(1, len(scores) + 1)]
     assert rates == pytest.approx([1e-2] * 5 + [1e-3] * 4 + [1e-4])
-    factor = ManualLrFactor(tmp_path / "lever")
-    assert factor(7) == 1.0
-    factor.request(0.1)
-    assert factor(8) == pytest.approx(0.1)
-    assert ManualLrFactor(tmp_path / "lever")(8) == pytest.approx(0.1), "and stays so for a run that is resumed"
-    assert ManualLrFactor(tmp_path / "lever")(3) == 1.0, "but not before its step"
+    steering = Steering(tmp_path)
+    assert steering(7).lr_factor == 1.0
+    post(tmp_path, "lr", 0.1)
+    assert steering(8).lr_factor == pytest.approx(0.1)
+    resumed = Steering(tmp_path, steering.commands)
+    assert resumed(8).lr_factor == pytest.approx(0.1), "and stays so for a run that is resumed"
+    assert resumed(3).lr_factor == 1.0, "but not before its step"
 
 
 @pytest.mark.item("S104")

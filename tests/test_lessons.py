@@ -258,6 +258,7 @@ def test_condition_number() -> None:
 
 
 @pytest.mark.item("S087")
+@pytest.mark.thorough
 def test_optimizers() -> None:
     lesson = learn("optimizers")
     rows = lesson.table("Steps to a loss of 0.01, at the best of 5 rates")
@@ -343,6 +344,7 @@ def test_perceptron() -> None:
 
 
 @pytest.mark.item("S017")
+@pytest.mark.thorough
 def test_universal_approximation() -> None:
     lesson = learn("approximation")
     errors = [float(row[0]) for row in lesson.table("Fit of sin x, two periods").values()]

@@ -172,6 +172,7 @@ def assumed(tensors: dict[str, Tensor], model: str = "auto", by: Any = "name") -
 
 
 @pytest.mark.parametrize(("name", "size"), [("mobilenet_v2", 224), ("resnet18", 224), ("inception_v3", 299)])
+@pytest.mark.thorough
 def test_a_bare_file_of_a_published_net_is_taken_for_imagenets(name: str, size: int) -> None:
     about = PUBLISHED[f"{name}:IMAGENET1K_V1"]
     whole = published(about.model)
@@ -185,6 +186,7 @@ def test_a_bare_file_of_a_published_net_is_taken_for_imagenets(name: str, size: 
         assert assumed(renamed(body), by="order").assumed_from and not assumed(renamed(body)).assumed_from
 
 
+@pytest.mark.thorough
 def test_what_is_not_imagenets_for_certain_is_not_taken_for_it() -> None:
     tensors = published("resnet(18, stem=imagenet)")
     without = {name: x for name, x in tensors.items() if name != "layer4.1.bn2.bias"}

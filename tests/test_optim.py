@@ -113,6 +113,7 @@ def with_momentum(part: Any) -> Any:
 
 @pytest.mark.parametrize("name", SURFACES)
 @pytest.mark.parametrize("part", OPTIMIZERS)
+@pytest.mark.thorough
 def test_lowers_a_surface(part: Optimizer, name: str) -> None:
     """At one rate of a wide choice, annealed to zero, from a loss of 24.2, 950 and 3.5."""
     loss, start, low = SURFACES[name]

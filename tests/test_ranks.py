@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from goodfit.core.chance import MIXING_BLOCK
-from goodfit.core.errors import GoodfitError, Interrupted, RankLost
+from goodfit.core.errors import GoodfitError, Interrupted, RankLost, UsageError
 from goodfit.core.launched import claim_explanation, is_first, is_restarted, launch_id, processes_here
 from goodfit.core.ranks import ALONE, Ranks
 from goodfit.layers.norm import BatchNorm
 from goodfit.layers.sync_norm import sync_batch_norm
 from goodfit.training.gradient import piece_slices, shares_of
 from goodfit.training.passes import noise_of_whole_piece, synchronized_norms
+from goodfit.training.step import Objective
+from tests.support.loop import listed, net, normed, plan, sgd
 from tests.support.ranks import environment_of
 
 
@@ -127,6 +129,29 @@ def test_a_share_gets_the_noise_of_its_place(layer: nn.Module, memory_format: to
             part = layer(x[share.rows])
         assert torch.equal(part, whole[share.rows])
     assert not layer._forward_hooks and not layer._forward_pre_hooks
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_that_runs_out_in_one_rank_ends_the_training() -> None:
+    """The others are in the middle of the same step, so this one cannot go on in smaller pieces."""
+
+    def fail(module: nn.Module, inputs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    state = sgd(net())
+    state.model.register_forward_pre_hook(fail)
+    objective = Objective(state, listed().batch(0), plan(ranks=Ranks(1, 2)), 0.0)
+    with pytest.raises(GoodfitError, match="Memory ran out on rank 1: give --pieces 2 or more"):
+        objective()
+    assert state.pieces == 1
+
+
+def test_second_derivatives_beside_synchronized_norms_are_refused() -> None:
+    state, batch = sgd(normed()), listed().batch(0)
+    with pytest.raises(UsageError, match="Expected no batch norm beside second derivatives in several processes"):
+        Objective(state, batch, plan(ranks=Ranks(0, 2)), 0.0).hvp(torch.ones(sum(p.numel() for p in state.model.parameters())))
 
 
 # ---- launched processes ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
 import signal
+import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -57,6 +62,7 @@ class Waits(Augment):
         time.sleep(0.05)
         return batch
 '''
+KILLS = int(os.environ.get("KILLS", "5"))  # of the slow test at random moments; KILLS=100 takes a quarter of an hour
 QUICK = {**FAST, "budget": "8 epochs", "limit": "8", "batch_size": "32", "save_every": "1 step"}
 
 
@@ -137,6 +143,45 @@ def test_killed_processes_start_again_and_lose_nothing(failing: str, parts: Path
     assert_equal_weights(whole, tmp_path / "killed")
     told = [[(row["step"], row["loss"]) for row in Run(path).log("train")] for path in (whole, tmp_path / "killed")]
     assert told[0] == told[1]
+
+
+def ranks_of(launcher: Forked) -> dict[int, psutil.Process]:
+    """The processes that a launcher has started and that live, by their rank."""
+    found = {}
+    for process in psutil.Process(launcher.pid).children():
+        with contextlib.suppress(psutil.Error, KeyError):
+            found[int(process.environ()["RANK"])] = process
+    return found
+
+
+def newest_step(run: Path) -> int:
+    return max((int(path.stem) for path in run.glob("checkpoints/*.json")), default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_many_kills_at_random_moments_lose_nothing(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any rank, in the start or some steps later, in the middle of a step, a message or a checkpoint: from outside, with -9."""
+    rng, killed = random.Random(0), Counter[int]()
+    runs = {name: tmp_path / name for name in ("whole", "killed")}
+    changes = {"budget": f"{20 + 5 * KILLS} steps", "model": "convnet(4)", "optimizer": "sgd(0.05, momentum=0.9)"}
+    words = {name: [*words_of(run, parts, "flip | crop(2) | waits", **changes), "--restarts", "1000"] for name, run in runs.items()}
+    assert launch(tmp_path / "a", words["whole"], monkeypatch).wait(600) == 0
+    launcher = launch(tmp_path / "b", words["killed"], monkeypatch)
+    wait_until(lambda: newest_step(runs["killed"]) > 0)
+    while killed.total() < KILLS:
+        aim = newest_step(runs["killed"]) + rng.randrange(0, 9)
+        wait_until(lambda aim=aim: newest_step(runs["killed"]) >= aim and len(ranks_of(launcher)) == 2)  # type: ignore[misc]
+        time.sleep(rng.random() * 0.1)
+        rank, process = rng.choice(sorted(ranks_of(launcher).items()))
+        process.kill()
+        killed[rank] += 1
+        wait_until(lambda process=process: process not in ranks_of(launcher).values())  # type: ignore[misc]
+    assert launcher.wait(600) == 0, launcher.err
+    print(f"{killed.total()} kills, by rank: {dict(killed)}")
+    assert_equal_weights(runs["whole"], runs["killed"])
+    told = [[(row["step"], row["loss"]) for row in Run(run).log("train")] for run in runs.values()]
+    assert told[0] == told[1] and set(killed) == {0, 1}
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_freed_memory_is_returned_where_the_images_become_larger(
 ) -> None:
     """From 12 to 16 and to 20 pixels: what smaller images left would stay beside what larger ones need."""
     calls: list[None] = []
-    monkeypatch.setattr("goodfit.training.loop.release_freed_pages", lambda: calls.append(None))
+    monkeypatch.setattr("goodfit.training.clock.release_freed_pages", lambda: calls.append(None))
     training = build_training(SMALL.but(resolution=resolution), data)
     fit(training.state, training.loader, training.plan)
     assert len(calls) == times

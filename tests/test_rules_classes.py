@@ -89,12 +89,14 @@ def test_imbalance_is_named_when_rare_classes_are_lost(imbalanced: Split) -> Non
 
 
 @pytest.mark.parametrize("weights_of", [lambda counts: 1 / counts, lambda counts: counts**-0.9])
+@pytest.mark.thorough
 def test_weights_make_up_for_imbalance(imbalanced: Split, weights_of: Callable[[torch.Tensor], torch.Tensor]) -> None:
     weights = weights_of(torch.bincount(torch.from_numpy(imbalanced[1])).float())
     exam = examine(imbalanced, loss=lambda scores, labels: F.cross_entropy(scores, labels, weight=weights))
     assert named(exam, steps=50) == {}
 
 
+@pytest.mark.thorough
 def test_drawing_rare_classes_more_often_makes_up_for_imbalance(imbalanced: Split) -> None:
     images, labels = imbalanced
     odds = 1 / np.bincount(labels)[labels]
@@ -102,6 +104,7 @@ def test_drawing_rare_classes_more_often_makes_up_for_imbalance(imbalanced: Spli
     assert named(examine((images[rows], labels[rows]), has_raw=False), steps=50) == {}
 
 
+@pytest.mark.thorough
 def test_moderate_imbalance_is_not_named() -> None:
     assert named(examine(thinned("train", dict.fromkeys(range(5), 24), 110)), steps=50) == {}
     assert named(Examination(data_patient()), steps=50) == {}

@@ -72,6 +72,7 @@ HEALTHY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.thorough
 def test_faults_are_named_first(case: str) -> None:
     cause, changes = FAULTS[case]
     assert first_cause(**changes) == cause

@@ -122,6 +122,7 @@ def crop_to_nothing(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("has_raw", [True, False])
 @pytest.mark.parametrize("change", [crop_to_nothing, lambda x: x + 6 * torch.randn_like(x)])
+@pytest.mark.thorough
 def test_augmentation_that_destroys_is_named(change: Callable[[Tensor], Tensor], has_raw: bool) -> None:
     found = find_augmentation(change, has_raw)
     assert found is not None and found.confidence > 0.9
@@ -135,6 +136,7 @@ def test_augmentation_that_destroys_is_named(change: Callable[[Tensor], Tensor],
         lambda x: x * (torch.rand(len(x), 1, 8, 8) > 0.3),
     ],
 )
+@pytest.mark.thorough
 def test_augmentation_that_leaves_the_label_is_not_named(change: Callable[[Tensor], Tensor]) -> None:
     assert find_augmentation(change, True) is None
 
@@ -147,6 +149,7 @@ def crop_and_drown(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("change", "is_named"), [(crop_and_drown, True), (lambda x: x + 2 * torch.randn_like(x), False)])
+@pytest.mark.thorough
 def test_augmentation_that_costs_much_is_named_at_the_end(change: Callable[[Tensor], Tensor], is_named: bool) -> None:
     """By what some of its steps on clean images teach."""
     exam = examine(change=change)

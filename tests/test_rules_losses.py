@@ -48,6 +48,7 @@ HEALTHY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.thorough
 def test_faults_are_named_first(case: str) -> None:
     verdict = diagnose(patient(**FAULTS[case]), RULES)
     assert verdict.alarm
@@ -55,6 +56,7 @@ def test_faults_are_named_first(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", HEALTHY)
+@pytest.mark.thorough
 def test_what_is_healthy_is_not_named(case: str) -> None:
     exam = Examination(patient(loss=HEALTHY[case]))
     exam.course.follow(exam.steps)
@@ -72,6 +74,7 @@ def mix(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, images: T
     return value.detach()
 
 
+@pytest.mark.thorough
 def test_steps_that_mix_images_are_not_judged_by_their_first() -> None:
     exam = Examination(patient(step=mix, optimizer=lambda model: torch.optim.SGD(model.parameters(), 0.3)))
     exam.course.follow(50)

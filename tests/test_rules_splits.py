@@ -83,12 +83,14 @@ def test_swapped_channels_of_validation_are_named(has_raw: bool) -> None:
         (lambda x: -x, True),
     ],
 )
+@pytest.mark.thorough
 def test_other_preparation_of_validation_images_is_named(change: Callable[[Tensor], Tensor], has_raw: bool) -> None:
     found = named(examine(change_validation=change, has_raw=has_raw))
     assert list(found) == ["preprocessing_differs"] and found["preprocessing_differs"].confidence > 0.9
 
 
 @pytest.mark.parametrize("has_raw", [True, False])
+@pytest.mark.thorough
 def test_images_from_elsewhere_are_a_shift(has_raw: bool) -> None:
     images, labels = digits()["validation"]
     found = named(examine(validation=(shift(images), labels), has_raw=has_raw))
@@ -116,6 +118,7 @@ def augment(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("has_raw", [True, False])
+@pytest.mark.thorough
 def test_healthy_cases_stay_silent(has_raw: bool) -> None:
     assert named(examine(change=augment, has_raw=has_raw)) == {}
     assert named(examine(colored("train"), colored("validation"), has_raw=has_raw)) == {}

@@ -89,6 +89,7 @@ HEALTHY: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.thorough
 def test_faults_are_named_first(case: str) -> None:
     cause, changes = FAULTS[case]
     torch.manual_seed(0)

@@ -176,12 +176,14 @@ HEALTHY: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.thorough
 def test_faults_are_named_first(case: str) -> None:
     cause, changes = FAULTS[case]
     assert first_cause(**changes) == cause
 
 
 @pytest.mark.parametrize("case", HEALTHY)
+@pytest.mark.thorough
 def test_what_is_healthy_is_not_named(case: str) -> None:
     exam = Examination(patient(**HEALTHY[case]))
     exam.course.follow(50)

@@ -161,6 +161,7 @@ def test_the_default_space_has_what_the_lecture_plays_with() -> None:
             assert ("schedule" in dict(space.texts)) == (optimizer != "lbfgs"), "full batches without noise need no decay"
 
 
+@pytest.mark.thorough
 def test_every_part_has_a_default_space_that_its_recipe_takes() -> None:
     """Over the whole catalog: whatever is drawn makes a part; a part without settings to draw is refused."""
     searched, plain = 0, 0

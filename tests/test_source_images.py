@@ -70,6 +70,7 @@ def test_a_bare_file_of_imagenet_s_net_decides_the_stem(part: Any) -> None:
     assert "the stem that its weights have" in rule or ("assumed" in rule and "'small')" in rule)
 
 
+@pytest.mark.thorough
 def test_a_narrow_mobilenet_takes_the_stem_of_imagenet_at_any_size(photos: Path, tmp_path: Path) -> None:
     """No weights of that width are known, and the stems differ in their strides alone."""
     part: Any = KNOWN.make("mobilenet_v2(0.25)", "model")

@@ -89,6 +89,7 @@ def test_from_by_order(photos: Path, tmp_path: Path) -> None:
     refused(goodfit("train", photos, "--from-by", "order"), 2, "Expected --from beside --from-by order")
 
 
+@pytest.mark.thorough
 def test_a_bare_file_of_a_published_net(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PUBLISHED, "tiny:V1", PublishedWeights("tiny-0123abcd.pth", "convnet(4)", 50.0, 90.0, 16, 18))
     torch.save(convnet(), tmp_path / "a.pth")

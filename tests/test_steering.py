@@ -1,4 +1,4 @@
-"""The plateau rule, the rate changed by hand, what is trained when, rates by layer; and that a resume does not change any of it."""
+"""The plateau rule, what is trained when, rates by layer; and that a resume does not change any of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from goodfit.core.catalog import Catalog
 from goodfit.core.contracts import Penalty, Trainable
 from goodfit.core.errors import UsageError
-from goodfit.core.files import lock
 from goodfit.core.parts import ExternalPart, spell
 from goodfit.core.progress import Length, Lengths, Period
-from goodfit.core.run import LOCK_FILE, Run
-from goodfit.core.run_files import read_json
+from goodfit.core.run import Run
 from goodfit.core.trust import trust_code
 from goodfit.losses.penalty import L2
 from goodfit.models.convnet import Convnet
@@ -29,11 +27,10 @@ from goodfit.recipe.parts import load_catalog
 from goodfit.schedules.compose import compose
 from goodfit.training.checkpoint import Checkpoints
 from goodfit.training.freezing import disable_fused_momentum, freezing_phases, phase_at, set_trainable
-from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.rules.average import Ema, bind_cycles
 from goodfit.training.rules.plateau import Plateau
 from goodfit.training.state import State
-from tests.support.command import goodfit, refused, train
+from tests.support.command import train
 from tests.support.loop import net, normed, plan, run, sgd, told
 
 KNOWN: Catalog = load_catalog()
@@ -70,37 +67,6 @@ def test_a_plateau_divides_the_rate_by_ten_and_says_so() -> None:
     events = [(row["step"], row["text"]) for row in rows if row["kind"] == "event"]
     assert [step for step, _ in events] == [15, 25, 35]
     assert events[0][1] == "The learning rate is multiplied by 0.1: validation stopped improving; by 0.1 in all."
-
-
-@pytest.mark.item("S101")
-def test_a_change_by_hand_takes_effect_at_the_next_step_and_again_on_a_resume(tmp_path: Path) -> None:
-    state, manual_factor = sgd(net(), lr=1e-2), ManualLrFactor(tmp_path / "lever")
-
-    def halt() -> bool:
-        if state.step == 7 and not list((tmp_path / "lever").glob("*.json")):
-            ManualLrFactor(tmp_path / "lever").request(0.1)
-        return False
-
-    rows = run(state, plan(), halt=halt, manual_factor=manual_factor)
-    assert told(rows, "lr") == pytest.approx([1e-2] * 7 + [1e-3] * 13)
-    assert [(row["step"], row["text"]) for row in rows if row["kind"] == "event"] == [
-        (7, "The learning rate is multiplied by 0.1: by hand; by 0.1 in all.")
-    ]
-    assert read_json(tmp_path / "lever" / "0000.json") == {"factor": 0.1, "step": 7}
-    again = sgd(net(), lr=1e-2)
-    assert told(run(again, plan(), manual_factor=ManualLrFactor(tmp_path / "lever")), "lr") == told(rows, "lr")
-    assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), again.model.parameters(), strict=True))
-
-
-def test_steer_on_the_command_line(photos: Path, tmp_path: Path) -> None:
-    assert train(photos, tmp_path / "run").code == 0
-    refused(goodfit("steer", tmp_path / "run", "--rate", "0.1"), 2, "training now", "it is finished")
-    refused(goodfit("steer", tmp_path / "run", "--rate", "0"), 2, "factor above 0")
-    Run(tmp_path / "run").update("about.json", {"state": "running"})
-    refused(goodfit("steer", tmp_path / "run", "--rate", "0.1"), 2, "was killed: --resume auto continues it")
-    with lock(tmp_path / "run" / LOCK_FILE):
-        assert "will be multiplied by 0.1" in goodfit("steer", tmp_path / "run", "--rate", "0.1").out
-    assert ManualLrFactor(tmp_path / "run" / "lever")(3) == 0.1
 
 
 # ---- what learns ----------------------------------------------------------------------------------------------------------------------

@@ -172,6 +172,7 @@ def test_predict_gives_the_answers_of_evaluate(runs: dict[str, Path], data: dict
 
 
 @both
+@pytest.mark.thorough
 def test_an_exported_model_answers_as_the_run(runs: dict[str, Path], task: str, tmp_path: Path) -> None:
     said = command("export", runs[task], "--onnx", tmp_path / "model.onnx")
     assert said.code == 0, said.err
@@ -276,6 +277,7 @@ def test_runs_of_other_tasks_are_no_ensemble(runs: dict[str, Path], tmp_path: Pa
 
 
 @both
+@pytest.mark.thorough
 def test_search_ranks_by_the_figure(data: dict[str, Path], task: str, tmp_path: Path) -> None:
     options = list(words_of({"budget": "6 epochs"}))
     place = options.index("--budget")

@@ -34,6 +34,7 @@ def words_of(lines: list[str]) -> list[str]:
 
 @WIDTHS
 @pytest.mark.parametrize("no_color", [False, True])
+@pytest.mark.thorough
 def test_a_training(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int, no_color: bool) -> None:
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
@@ -68,6 +69,7 @@ def test_sentences_wrap_at_words(photos: Path, tmp_path: Path) -> None:
 
 @WIDTHS
 @pytest.mark.parametrize("words", [("describe", "lenet"), ("describe", "--compare", "lenet", "mlp(10)"), ("parts", "augment"), ("parts",)])
+@pytest.mark.thorough
 def test_results(tmp_path: Path, columns: int, words: tuple[str, ...]) -> None:
     whole = Screen(tmp_path / "wide", 400, *words)
     seen = Screen(tmp_path / "printed", columns, *words)

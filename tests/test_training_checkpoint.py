@@ -138,8 +138,9 @@ def test_every_plain_value_is_kept(tmp_path: Path) -> None:
         "plateau_factor": 0.25, "manual_factor": 0.1, "pieces": 4,
         "rescue_factor": 0.1, "start_loss": 0.7, "recent_losses": [0.5, 0.25],
         "average_updates": 7, "averaged_at": 0.5,
-        "evaluations": 3, "history": [0.1, 0.30000000000000004], "best": {"step": 9, "score": 0.3}, "stopped": "no better score",
-        "snapshots": [4, 9], "snapshots_taken": 2,
+        "evaluations": 3, "evaluated_at": 8,
+            "history": [0.1, 0.30000000000000004], "best": {"step": 9, "score": 0.3}, "stopped": "no better score",
+        "snapshots": [4, 9], "snapshots_taken": 2, "bytes_sent": 123_456_789_012, "messages": 7,
     }  # fmt: skip
     assert set(values) == set(state.scalars()), "a new field of State is to be kept too"
     for name, value in values.items():

@@ -315,6 +315,7 @@ def test_published_weights(tiny: str, source: Path, others: Path, tmp_path: Path
         assert name.startswith("head.") or "num_batches" in name or torch.equal(x, tensors(tmp_path / "run")[name])
 
 
+@pytest.mark.thorough
 def test_resnet18_is_224_pixels_of_imagenets_colors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,7 @@ def probe_accuracy(made: Prepared) -> float:
     return float((probe(inputs[1]).argmax(1) == labels[1]).double().mean())
 
 
+@pytest.mark.thorough
 def test_defaults_are_never_below_the_probe(data: Path, pretrained: Path, tmp_path: Path) -> None:
     made = prepared(data, pretrained)
     probe = probe_accuracy(made)

@@ -79,6 +79,7 @@ def first_steps(patient: Patient) -> str:
 
 
 @pytest.mark.parametrize("number", range(len(FAULTS)), ids=list(FAULTS))
+@pytest.mark.thorough
 def test_a_fault_runs_and_repeats(number: int, data: Path) -> None:
     name = list(FAULTS)[number]
     spec = Spec(fitting(name, HOSTS, data)[0], name, number % 3)

@@ -180,6 +180,7 @@ def assert_equal(a: Any, b: Any, where: str = "") -> None:
 
 
 @pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.thorough
 def test_a_loop_is_the_same_with_the_watch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observer, "MAX_SHARE", 1e9)  # every look that may be taken is
     monkeypatch.setattr(observer, "INTERVAL", 10)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from goodfit.core.errors import GoodfitError, UsageError
 from goodfit.core.reporter import Reporter, WarningsReporter
 from goodfit.core.run import Run
+from goodfit.core.steering import send
 from goodfit.core.trust import trust_own_code
 from goodfit.doctor.audit.audit import Audit, audit_recipe, audit_with_run
 from goodfit.doctor.audit.image_table import ImageTable
@@ -34,7 +35,6 @@ from goodfit.terminal.log import LoggingReporter
 from goodfit.terminal.reporter import TerminalReporter
 from goodfit.terminal.streams import MESSAGES
 from goodfit.training.lr_range import LrRange, find_lr_range, sweep_lr
-from goodfit.training.manual_lr import request_lr_factor
 
 
 def train(
@@ -152,13 +152,15 @@ def lr_range(asked: Recipe, reporter: Reporter, low: float, high: float, steps: 
     return find_lr_range(sweep_lr(training.state, training.loader, training.plan, low, high, steps))
 
 
-def steer(run: str | Path | Run, factor: float) -> Path:
-    """Multiply the learning rate of a training that is running, from its next step on; returns the file that asks for it.
+def steer(run: str | Path | Run, command: str, factor: float | None = None) -> str:
+    """Ask a training that is running for something before its next step; returns what will happen, in a sentence.
+
+    `command` is lr, with the `factor` by which the learning rate is multiplied, snapshot, finish, pause, continue or stop.
 
     Raises:
-        UsageError: there is no such run, or it is not running.
+        UsageError: there is no such run or command, or the run is not running.
     """
-    return request_lr_factor(Run.open(run), factor)
+    return send(Run.open(run), command, factor)
 
 
 def watch(

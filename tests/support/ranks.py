@@ -97,7 +97,8 @@ def fit_exactly(folder: Path, cases: dict[str, dict[str, str]], sync_norms: bool
             finally:
                 torch.set_default_dtype(torch.float32)
             plan, rows = prepared.training.plan, []
-            training = dataclasses.replace(prepared.training, plan=in_double(plan)).among(ranks, sync_norms)
+            syncs = sync_norms and prepared.recipe.sync_norms is True
+            training = dataclasses.replace(prepared.training, plan=in_double(plan)).among(ranks, syncs)
             training.state.model.double()
             fit(training.state, training.loader, training.plan, training.watch, MetricLog((rows.extend,)))
             tensors = {key: x.contiguous() for key, x in training.state.eval_model.state_dict().items()}

@@ -20,16 +20,18 @@ VERBS = {  # in the order of a person's work
     "predict": "Say what a run's classifier sees in images.",
     "report": "Write the story of a run or a study as one HTML file.",
     "runs": "List and prune runs.",
+    "board": "Watch runs in a browser, ask their models, play with the lecture.",
     "compare": "Say where runs differ: recipes, scores on the same images, cost.",
     "look": "Draw what a run's network has learned and what its answers rest on.",
     "show": "Draw what augmentation makes of images.",
     "lr": "Find a learning rate: a range test from the first weights.",
     "search": "Search for the values of a recipe that train best.",
-    "steer": "Multiply the learning rate of a training that is running.",
+    "steer": "Change, pause or end a training that is running.",
     "ensemble": "Make one classifier of several runs, or of the snapshots of one.",
     "advise": "Say which stages of a trained net to train on new images.",
     "features": "Write what a stage of a trained net puts out for images to a file.",
-    "export": "Write a run's classifier as one ONNX file.",
+    "export": "Write a run's classifier as a file for other programs.",
+    "serve": "Answer predictions of a run's classifier over HTTP.",
     "zoo": "List trained weights to give to others, or add those of a run.",
     "parts": "List every part there is.",
     "describe": "Account for a network layer by layer, or set several side by side.",
@@ -47,7 +49,7 @@ NOUNS = {  # of verbs that have several
 }
 
 QUIET = ("--quiet", "-q")
-WITHOUT_TORCH = ("runs", "report", "compare", "steer", "zoo", "parts", "lab")  # which takes seconds to import
+WITHOUT_TORCH = ("runs", "board", "report", "compare", "steer", "zoo", "parts", "lab")  # which takes seconds to import
 EXAMPLES = {
     "train": """Examples:
   goodfit train photos/ --epochs 20
@@ -220,13 +222,14 @@ def exit_with(error: GoodfitError) -> NoReturn:
     Of several processes of one training the first on a machine prints it, see `core.launched`.
     """
     from goodfit.cli.stops import mark_explained
-    from goodfit.core.launched import claim_explanation
+    from goodfit.core.launched import claim_explanation, leave_if_joined
     from goodfit.core.words import hide_passwords
     from goodfit.terminal.streams import print_message
 
     if claim_explanation(error):
         print_message(f"goodfit: {hide_passwords(str(error))}")
     mark_explained()
+    leave_if_joined(error.exit_code)
     sys.exit(error.exit_code)
 
 

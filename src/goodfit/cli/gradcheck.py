@@ -43,10 +43,10 @@ def gradcheck(
     if classes < 2 or channels < 1 or (samples or 0) < 0:
         received = f"received {classes}, {channels}, {samples}"
         raise UsageError(f"Expected --classes of 2 or more, --channels of 1 or more and --samples of 0 or more, {received}.")
+    from goodfit.core.settings import parse_size
     from goodfit.doctor import gradcheck as doctor
     from goodfit.doctor.gradcheck_parts import find_part, part_subject
     from goodfit.recipe.parts import load_catalog
-    from goodfit.recipe.recipe import parse_size
     from goodfit.terminal.streams import print_json, print_lines
 
     trust_own_code([part], use or [])

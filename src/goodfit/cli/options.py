@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from goodfit.core.errors import UsageError
-from goodfit.core.run import require_free_folder
+from goodfit.core.run import Run, require_free_folder
 from goodfit.recipe.cards import refuse_unknown_parts
 from goodfit.recipe.recipe import FORMER_KEYS, SEATS, Recipe, with_current_keys
-from goodfit.recipe.run_recipe import read_recipe
+from goodfit.recipe.run_recipe import read_recipe, split_fork
 from goodfit.terminal.reporter import TerminalReporter
 
 MOST_USED = Group("Most used", sort_key=1)
@@ -23,7 +23,7 @@ MOST_USED_FIELDS = ("task", "model", "optimizer", "augment", "schedule", "budget
 METAVARS = {
     "size": "PIXELS|HxW", "validation": "SHARE|FILE", "source": "RUN|FILE|NAME", "budget": '"N epochs"|"N min"', "batch_size": "INT|all",
     "evaluate_every": "LENGTH", "save_every": "LENGTH", "class_weights": "WEIGHTS", "mean": "NUMBERS", "std": "NUMBERS", "device": "DEVICE",
-    "targets": "COLUMNS",
+    "targets": "COLUMNS", "fork": "RUN[@STEP]",
 }  # fmt: skip
 RECIPE_HINTS = typing.get_type_hints(Recipe)
 RECIPE = Parameter(name="*", group=Group("Recipe", sort_key=4))
@@ -113,7 +113,6 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
         UntrustedCode: the file names code that is not known here, and neither is it named on the command line.
     """
     shorts = shorts or Shorts()
-    recipe = read_recipe(shorts.recipe) if shorts.recipe else Recipe()
     texts = {key: value for key, value in (vars(options) if options else {}).items() if value is not None} | (
         {"data": data} if data else {}
     )
@@ -129,10 +128,11 @@ def assemble(data: str, shorts: Shorts | None, options: Any) -> Recipe:
         if key in texts:
             raise UsageError(f'Expected {key} once, received it twice, once by "--set {setting}".')
         texts[key] = value.strip()
-    recipe = recipe.but_text(texts)
+    file = shorts.recipe or (str(Run.open(split_fork(texts["fork"])[0]).path / "recipe.toml") if texts.get("fork") else "")
+    recipe = (read_recipe(file) if file else Recipe()).but_text(texts)
     recipe = recipe.but(use=tuple(shorts.use)) if shorts.use else recipe
     recipe.trust_own_code()
-    recipe.require_trust(f'The recipe "{shorts.recipe}"', recipe.use)
+    recipe.require_trust(f'The recipe "{file}"', recipe.use)
     return recipe
 
 

@@ -57,8 +57,9 @@ def predict(
     trust_own_code([views])
     Run.open(run)  # refused before torch is imported, as images that are not there
     files = find_images(images)
+    from goodfit.predict.prediction import refuse_rejection
     from goodfit.predict.predictor import load_predictor
-    from goodfit.terminal.predictions import format_predictions, format_predictions_csv, is_rejected
+    from goodfit.terminal.predictions import format_predictions, format_predictions_csv, plain_predictions
     from goodfit.terminal.reporter import TerminalReporter
     from goodfit.terminal.streams import print_exact, print_json, print_lines
 
@@ -66,7 +67,7 @@ def predict(
     refuse_rejection(run, predictor.task.name, reject_below)
     predictions = list(predictor.stream(files, top))
     if json:
-        print_json([p.plain() | ({"rejected": is_rejected(p, reject_below)} if reject_below else {}) for p in predictions])
+        print_json(plain_predictions(predictions, reject_below))
     elif csv:
         print_exact(format_predictions_csv(predictions, reject_below))
     else:
@@ -84,16 +85,6 @@ def check_numbers(top: int, reject_below: float) -> None:
         raise UsageError(f"Expected --top to be 1 or more, received {top}.")
     if not 0 <= reject_below <= 1:
         raise UsageError(f"Expected --reject-below to be a probability from 0 to 1, received {reject_below:g}.")
-
-
-def refuse_rejection(run: str, task: str, reject_below: float) -> None:
-    """Refuse to reject the answers of other tasks than classes.
-
-    Raises:
-        UsageError: that is asked.
-    """
-    if reject_below and task != "classes":
-        raise UsageError(f'--reject-below is for classes, and "{run}" answers {task}: leave it out.')
 
 
 def explain_problems(predictions: Sequence[Prediction]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from goodfit.core.errors import UsageError
 from goodfit.core.figures import ACCURACY, find_figure
-from goodfit.core.run import Run, is_busy, is_run
+from goodfit.core.run import Run, is_busy, is_paused, is_run
 from goodfit.core.words import format_bytes
 from goodfit.runs.listing import prune_runs, summarize_runs
 from goodfit.terminal.streams import print_json, print_lines
@@ -57,7 +57,10 @@ def format_row(row: dict[str, Any]) -> tuple[str, ...]:
     path = f"{row['path']} ({row['runs']} runs)" if row["runs"] > 1 else row["path"]
     started = row["started"][:16].replace("T", " ")
     model = re.sub(r"(, )?\w+=.*\)$", ")", row["model"]).replace("()", "")  # without its named settings
-    state = "killed" if row["state"] == "running" and row["runs"] == 1 and is_busy(Run(Path(row["path"]))) is False else row["state"]
+    state = row["state"]
+    if state == "running" and row["runs"] == 1:
+        run = Run(Path(row["path"]))
+        state = "killed" if is_busy(run) is False else "paused" if is_paused(run) else state
     figure = find_figure({key: value for key, value in row.items() if value is not None})
     accuracy = f"{'' if figure is ACCURACY else f'{figure.title} '}{figure.format(row.get(figure.key))}"
     return (path, started, row["data"], model, state, accuracy, format_bytes(row["bytes"]))

@@ -113,7 +113,7 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
     Parameters
     ----------
     data
-        A folder of images (train/<class>/... or <class>/...), parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist,
+        A folder of images (train/<class>/... or <class>/...), tar, parquet, CSV, npz, IDX, CIFAR file, or digits, cifar10, cifar100, mnist,
         fashion_mnist.
     """
     run, shorts = run or TrainOptions(), shorts or TrainShorts()
@@ -121,8 +121,12 @@ def train(data: str = "", /, *, run: TrainOptions | None = None, shorts: TrainSh
         if options is not None and options.budget is not None:
             raise UsageError("Expected one of --epochs and --budget, received both.")
         options = dataclasses.replace(options or Options(), budget=f"{shorts.epochs:g} epoch{'' if shorts.epochs == 1 else 's'}")
+    if options is not None and options.fork and not shorts.recipe and run.resume == "auto" and run.out and is_run(run.out):
+        shorts = dataclasses.replace(shorts, recipe=str(run.out / "recipe.toml"))  # what is not given is as in the fork, which goes on
     asked = assemble(data, shorts, options)
     run.check()
+    if run.folds and asked.fork:
+        raise UsageError("Expected no --fork beside --folds, whose models must not have been trained on what they validate.")
     run = run.after_restart()
     refuse_early(asked, run.out if run.is_single and run.resume == "never" and not run.dry else None)
     if run.processes > 1 and not is_launched() and not run.dry:

@@ -204,6 +204,16 @@ class Average(Part):
         return True
 
 
+class Sync(Part):
+    """(the weights of this process, their mean, the center, how many processes) -> None: brings the first and the center together."""
+
+    kind: ClassVar[str] = "sync"
+    every, start, keeps_center = 0, 0.0, False  # steps between, 0: never; progress at which processes part; whether the center is the model
+
+    @abstractmethod
+    def __call__(self, own: Tensor, mean: Tensor, center: Tensor, size: int) -> None: ...
+
+
 class StopRule(Part):
     """(scores so far, oldest first) -> whether to stop early."""
 

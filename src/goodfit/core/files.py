@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ from goodfit.core.escapes import plain_name
 PARTIAL = ".partial"  # ends the name of a file that is being written
 
 
+def machine_name() -> str:
+    """The name of this machine as part of a file's: on storage that several share, their processes may have the same number."""
+    return plain_name(platform.node().replace("/", "_"))
+
+
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Open a file that replaces `path` when the block ends well, and is deleted when it does not.
@@ -26,7 +32,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     Raises:
         GoodfitError: no space is left, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{plain_name(path.name)}.{os.getpid()}{PARTIAL}")
+    temporary = path.with_name(f".{plain_name(path.name)}.{machine_name()}.{os.getpid()}{PARTIAL}")
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from goodfit.core.errors import GoodfitError, Interrupted, RankLost, Terminated
 
 LAUNCH, RESTARTS, EXPLAINED = "GOODFIT_LAUNCH", "GOODFIT_RESTARTS", "GOODFIT_EXPLAINED"  # set by our own launcher
+JOINED = "GOODFIT_JOINED"  # the number of the process that has met others
 
 
 def is_launched() -> bool:
@@ -33,6 +34,20 @@ def launch_id() -> str:
 def is_restarted() -> bool:
     """Whether the processes were started again after one was lost."""
     return is_launched() and int(os.environ.get(RESTARTS) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def mark_joined() -> None:
+    """Note that this process has met the others of its training."""
+    os.environ[JOINED] = str(os.getpid())
+
+
+def leave_if_joined(code: int) -> None:
+    """End this process at once if it has met others: a thread of their connection that still runs would abort an end in good order.
+
+    What it said must be written out by then.
+    """
+    if os.environ.get(JOINED) == str(os.getpid()):
+        os._exit(code)
 
 
 def claim_explanation(error: GoodfitError) -> bool:

@@ -19,14 +19,16 @@ from goodfit.core.files import PARTIAL, explain_write_errors, lock, remove, writ
 from goodfit.core.run_files import DamagedFile, check_shape, explain_damage, is_row, read_json, write_json
 
 LOCK_FILE = ".lock"  # held by the process that trains
+STEERING_FOLDER, PAUSE_FILE = "lever", "pause"  # commands for that process, and the one in it for which it waits
 START_FILE = "start.safetensors"  # the weights that a run with a source started from
+FORK_FOLDER = "fork"  # the checkpoint of another run that a run goes on from
 ENSEMBLE_FILE = "ensemble.json"  # of a folder that holds several models, or one made of several
 SEARCH_FILE = "search.json"  # of a search: its plan
 FINISHED_STATES = ("finished", "stopped early")
 STOPPED_STATES = ("interrupted", "terminated")
 UNFINISHED_STATES = ("running", *STOPPED_STATES, "diverged", "failed")
 # What is there of a run that was killed while it was begun: its recipe.toml comes last.
-UNFINISHED_START = {"checkpoints", "splits.csv", "about.json", START_FILE, "use", LOCK_FILE}
+UNFINISHED_START = {"checkpoints", "splits.csv", "about.json", START_FILE, FORK_FOLDER, "use", LOCK_FILE}
 RUN_FILES = ("log.jsonl", "config.json", "model.safetensors")  # by which a run is known whose recipe.toml is gone
 
 Changes = Mapping[str, Any]
@@ -169,6 +171,11 @@ def is_busy(run: Run) -> bool | None:
     """Whether another process is training a run; None where the system has no locks, by which that is told."""
     with lock(run.path / LOCK_FILE, wait=False) as held:
         return None if held is None else not held
+
+
+def is_paused(run: Run) -> bool:
+    """Whether the training of a run waits, or is about to, because it was asked to."""
+    return (run.path / STEERING_FOLDER / PAUSE_FILE).exists() and is_busy(run) is not False
 
 
 def part_files(run: Run, names: Iterable[str] | None = None) -> list[Path]:

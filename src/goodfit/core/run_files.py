@@ -90,12 +90,16 @@ def _are_objects(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_object, value))
 
 
+def _is_communication(value: object) -> bool:
+    return _are_numbers(value) and isinstance(value, dict) and value.keys() == {"processes", "bytes_sent", "messages"}
+
+
 # The values that others than the report read, which takes whatever there is; one that is there is of this shape.
 SHAPES: dict[str, dict[str, Callable[[object], bool]]] = {
     "about.json": {
         "state": _is_text, "asked": _is_object, "recipe": _is_object, "seconds": _are_numbers, "openings": _are_objects, "data": _is_object,
         "data.digest": _is_digest, "data.split_digest": _is_digest, "data.splits": _are_numbers, "forecast": _is_object,
-        "files": _are_texts_by_name, "recipe_sha256": _are_texts,
+        "files": _are_texts_by_name, "recipe_sha256": _are_texts, "communication": _is_communication,
     },
     "scores.json": {
         "validation": _is_object, "validation.accuracy": is_number, "validation.mean_average_precision": is_number,

@@ -148,7 +148,8 @@ def type_phrase(hint: Any) -> str:
 
 def parse_setting(text: str, hint: Any) -> Any:
     """Read the text of a command line as a value of type `hint`: a literal where one fits, else the text; INVALID if neither does."""
-    text = text.capitalize() if hint is bool else text  # true and false, as in TOML
+    is_bool = bool in (hint, *typing.get_args(hint)) and text.lower() in ("true", "false")
+    text = text.capitalize() if is_bool else text  # true and false, as in TOML
     try:
         converted = convert(ast.literal_eval(text), hint)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
@@ -156,3 +157,23 @@ def parse_setting(text: str, hint: Any) -> Any:
     if converted is INVALID and typing.get_args(hint) == (str, ...):
         return tuple(word.strip() for word in text.split(","))  # words need no quotation marks
     return convert(text, hint) if converted is INVALID else converted
+
+
+MAX_SIDE = 8192  # pixels; more is taken for a typing error
+
+
+def parse_size(text: int | str) -> tuple[int, int]:
+    """Read `96` or `128x96` as (height, width).
+
+    Raises:
+        UsageError: the text is not a size.
+    """
+    try:
+        sides = [int(x) for x in str(text).lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise UsageError(f'Expected a size like "96" or "128x96" (height x width), received "{text}".')
+    if max(sides) > MAX_SIDE:
+        raise UsageError(f'Expected a size of at most {MAX_SIDE} pixels a side, received "{text}".')
+    return sides[0], sides[-1]

@@ -43,6 +43,11 @@ def format_percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def describe_communication(processes: float, bytes_sent: float, messages: float) -> str:
+    """Say what each process of a training sent: `Each of 2 processes sent 1.5 MB in 12 messages to train.`"""
+    return f"Each of {processes:,.0f} processes sent {format_bytes(bytes_sent)} in {count_of(round(messages), 'message')} to train."
+
+
 def format_significant(x: float | None, digits: int = 6) -> str:
     """Format a number with at most so many significant digits, whole ones with all of theirs: `3`, `-0.1966`, `102,760,448`, `4.5e-05`."""
     if x is None:

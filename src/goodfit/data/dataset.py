@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,8 @@ class Dataset:
 
     Of another `task` than classes, `classes` are the names of the labels or numbers, and `labels` [N, K] float32 the targets as the network
     learns them; `truth` has the labels, or the numbers in their own units, as float64.
+
+    `local_train`, of streamed data, are the training rows whose pixels are on this machine throughout.
     """
 
     name: str
@@ -55,20 +58,25 @@ class Dataset:
     broken: dict[str, str]
     task: Task
     truth: Tensor
+    local_train: IntArray | None = None
 
     def rows(self, split: SplitName) -> Tensor:
         """int64 rows of a split."""
         rows: np.ndarray[tuple[int], np.dtype[np.int64]] = getattr(self.splits, split)
         return torch.from_numpy(rows)
 
+    def local_rows(self, split: SplitName) -> Tensor:
+        """int64 rows of a split that are read at once, in any order: all of them, but for those of streamed training images a sample."""
+        return self.rows(split) if self.local_train is None or split != "train" else torch.from_numpy(self.local_train)
+
     def spread_rows(self, split: SplitName, n: int) -> Tensor:
-        """int64 rows of a split, at most `n` of them and evenly spread."""
-        rows = self.rows(split)
+        """int64 rows of a split that are read at once, at most `n` of them and evenly spread."""
+        rows = self.local_rows(split)
         return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows))).long()]
 
     def sample_rows(self, split: SplitName, n: int) -> Tensor:
-        """int64 rows of a split in ascending order, at most `n` of them and drawn at random, always the same."""
-        rows = self.rows(split)
+        """int64 rows of a split that are read at once, in ascending order, at most `n` of them and drawn at random, always the same."""
+        rows = self.local_rows(split)
         return rows[Chance.of(0, rows, "sample").permutation()[:n].sort().values]
 
     def class_counts(self, split: SplitName = "train") -> tuple[int, ...]:
@@ -98,14 +106,30 @@ def load_dataset(
         DataError: every image is broken, or a class has no training image.
         GoodfitError: no space is left.
     """
-    index, usable = headers.index, headers.usable
-    box = choose_box_size(size, aspect, headers.widths[usable], headers.heights[usable])
-    preprocess = Preprocess(size, box, headers.model_channels, aspect, headers.white_level)
+    index, preprocess = headers.index, choose_preprocess(headers, size, aspect)
     packed = pack_images(headers, preprocess, cache, workers, reporter)
     decodable = np.ones(len(index), dtype=bool)
     decodable[list(packed.broken)] = False
     splits = make_splits(index, decodable, split_rule, packed.originals)
-    statistics = measure_statistics(packed.sums, splits.train, box[0] * box[1])
+    statistics = measure_statistics(packed.sums, splits.train, math.prod(preprocess.box))
+    return join_dataset(headers, preprocess, packed, splits, statistics)
+
+
+def choose_preprocess(headers: ImageHeaders, size: tuple[int, int], aspect: Aspect) -> Preprocess:
+    """How images are prepared for a model with the input (height, width) `size`, without normalization, which is not known yet."""
+    box = choose_box_size(size, aspect, headers.widths[headers.usable], headers.heights[headers.usable])
+    return Preprocess(size, box, headers.model_channels, aspect, headers.white_level)
+
+
+def join_dataset(
+    headers: ImageHeaders, preprocess: Preprocess, packed: PackedImages, splits: Splits, statistics: PixelStatistics
+) -> Dataset:
+    """The data set of prepared images with their splits and statistics.
+
+    Raises:
+        DataError: all training images have the same number.
+    """
+    index = headers.index
     task = make_task(index, splits.train)
     truth = torch.from_numpy(index.labels if index.targets is None else index.targets)
     std = tuple(x or 1.0 for x in statistics.std)  # a constant channel, such as alpha that is never used, stays as it is

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,11 @@ class ImageHeaders:
         """The same headers with another value of white."""
         result = dataclasses.replace(self, white_level=level)
         return dataclasses.replace(result, notes=_notes(result))
+
+    def take(self, rows: IntArray) -> ImageHeaders:
+        """The headers of the given rows, all of which are good."""
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in ("widths", "heights", "channels", "bits")}
+        return dataclasses.replace(self, index=self.index.take(rows), broken={}, notes=(), forced_channels=self.model_channels, **columns)
 
     @property
     def has_16_bits(self) -> bool:
@@ -152,18 +157,27 @@ def _infer_white_level(store: Store, rows: IntArray) -> int:
         return WHITE_LEVELS[-1]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         maximum = max(pool.map(lambda row: _read_maximum(store, row), rows.tolist()))
+    return choose_white_level(maximum)
+
+
+def choose_white_level(maximum: int) -> int:
+    """The smallest usual white level that covers the maximum of 16-bit images."""
     return next((level for level in WHITE_LEVELS if maximum <= level), WHITE_LEVELS[-1])
 
 
 def _read_maximum(store: Store, row: int) -> int:
     try:
-        source = store.read(row)
-        if isinstance(source, np.ndarray):
-            return int(source.max(initial=0))
-        with open_image(io.BytesIO(source)) as image:
-            return int(np.asarray(image).max(initial=0)) if is_16_bit(image.mode) else 0
+        return find_maximum(store.read(row))
     except Exception:  # a damaged image is reported while packing; here it does not count
         return 0
+
+
+def find_maximum(source: bytes | Array) -> int:
+    """The largest value of an array or of a 16-bit image; 0 for any other image."""
+    if isinstance(source, np.ndarray):
+        return int(source.max(initial=0))
+    with open_image(io.BytesIO(source)) as image:
+        return int(np.asarray(image).max(initial=0)) if is_16_bit(image.mode) else 0
 
 
 def _notes(headers: ImageHeaders) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from goodfit.core.batch import Batch, make_targets
 from goodfit.core.chance import Chance
-from goodfit.core.contracts import Sampler
 from goodfit.core.progress import Length, Lengths
 from goodfit.data.dataset import Dataset
 from goodfit.data.pixels import Pixels, Rows
@@ -34,6 +33,16 @@ class TrainingPixels(Protocol):
 
     def read_for_training(self, rows: Tensor, places: Tensor, epoch: int) -> Tensor:
         """Read uint8 [n, H, W, C] for int64 rows [n], which are at `places` [n] in the order of an epoch; safe to call from any thread."""
+
+
+class EpochOrder(Protocol):
+    """What orders the training images of an epoch, as a `Sampler` does."""
+
+    def length(self, labels: Tensor) -> int:
+        """The images of an epoch, by the labels of the training images."""
+
+    def __call__(self, labels: Tensor, chance: Chance) -> Tensor:
+        """int64 [length]: the places among the training images, in their order."""
 
 
 class Loader:
@@ -56,7 +65,7 @@ class Loader:
         batch_size: int,
         seed: int,
         workers: int = 1,
-        sampler: Sampler = SHUFFLE,
+        sampler: EpochOrder = SHUFFLE,
     ) -> None:
         self.pixels, self.labels, self.rows, self.classes = pixels, labels, torch.as_tensor(rows), classes
         self.batch_size, self.seed, self.workers, self.sampler = batch_size, seed, workers, sampler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import numpy as np
 
 from goodfit.core.cached import read_cached, write_cached
 from goodfit.core.errors import GoodfitError
-from goodfit.core.files import cache_folder, explain_write_errors, lock, remove, sync_folder
+from goodfit.core.files import cache_folder, explain_write_errors, lock, machine_name, remove, sync_folder
 from goodfit.core.reporter import Reporter, SilentReporter
 from goodfit.core.words import format_bytes
 from goodfit.data.blob import JOURNAL, BlobWriter
@@ -93,13 +94,12 @@ def _find_pack(
     headers: ImageHeaders, preprocess: Preprocess, cache: CacheLimit, workers: int, reporter: Reporter
 ) -> tuple[Pack, Storage, tuple[str, ...]]:
     """Find the pack of the images, or make it; how it is stored, and notes on that. Raises as `pack_images`."""
-    settings = json.dumps([_pixel_settings(preprocess), sorted(headers.broken)])
     store = headers.index.store
-    key, location = (hash_fields(PACK_VERSION, DECODER_VERSIONS, files, settings) for files in (store.fingerprint(), store.location()))
+    key, location = (_hash_pack(headers, preprocess, files) for files in (store.fingerprint(), store.location()))
     home = cache_folder() / "packed"
     with explain_write_errors(home):
         home.mkdir(parents=True, exist_ok=True)
-        storage, needed, notes = _choose_storage(headers, preprocess, cache, home / f"{key}.sample", reporter)
+        storage, needed, notes = choose_storage(headers, preprocess, cache, reporter)
         folder, note = home / f"{key}-{storage}", home / f"{location}.pack"
         pack = open_pack(folder, reporter)
         if pack is None:
@@ -107,12 +107,18 @@ def _find_pack(
                 pack = open_pack(folder, SilentReporter())  # another process may have packed them meanwhile
                 pack = pack or keep_pack(note, folder, headers, preprocess, reporter)
                 if pack is None:
-                    remove(folder)
+                    if open_pack(folder, SilentReporter()) is None:  # another machine, which no lock reaches, may have finished it just now
+                        remove(folder)
                     _remove_abandoned(home)
                     make_room(home, needed, read_machine_limit(), reporter)
                     pack = _write_pack(headers, preprocess, storage, _Target(folder, bool(held)), workers, reporter)
         remember_pack(note, folder, reporter)
     return pack, storage, notes
+
+
+def _hash_pack(headers: ImageHeaders, preprocess: Preprocess, files: str) -> str:
+    """Hash what the stored pixels depend on; `files` is that of the files of the images."""
+    return hash_fields(PACK_VERSION, DECODER_VERSIONS, files, json.dumps([_pixel_settings(preprocess), sorted(headers.broken)]))
 
 
 def _pixel_settings(preprocess: Preprocess) -> list[object]:
@@ -123,8 +129,8 @@ def _pixel_settings(preprocess: Preprocess) -> list[object]:
 # ---- choosing the storage --------------------------------------------------------------------------------------------------------
 
 
-def _choose_storage(
-    headers: ImageHeaders, preprocess: Preprocess, cache: CacheLimit, sample: Path, reporter: Reporter
+def choose_storage(
+    headers: ImageHeaders, preprocess: Preprocess, cache: CacheLimit, reporter: Reporter
 ) -> tuple[Storage, int, tuple[str, ...]]:
     """Choose how to store the images, and say how many bytes that takes; a note explains anything but raw pixels that was not asked for."""
     n = len(headers.index)
@@ -133,6 +139,7 @@ def _choose_storage(
         return "raw", raw, ()
     if cache.storage == "files":
         return "files", 0, ()
+    sample = cache_folder() / "packed" / f"{_hash_pack(headers, preprocess, headers.index.store.fingerprint())}.sample"
     jpeg = int(n * _measure_jpeg_bytes(headers, preprocess, sample, reporter))
     if cache.storage == "jpeg":
         return "jpeg", jpeg, ()
@@ -184,7 +191,8 @@ class _Target:
 
     @property
     def partial(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.{'' if self.is_locked else os.getpid()}{UNFINISHED}")
+        owner = machine_name() + ("" if self.is_locked else f".{os.getpid()}")  # a lock may not reach another machine
+        return self.folder.with_name(f"{self.folder.name}.{owner}.{UNFINISHED}")
 
 
 def _write_pack(headers: ImageHeaders, preprocess: Preprocess, storage: Storage, target: _Target, workers: int, reporter: Reporter) -> Pack:
@@ -203,7 +211,12 @@ def _write_pack(headers: ImageHeaders, preprocess: Preprocess, storage: Storage,
         write_facts(target.partial, target.folder.name, rows, broken)
     finally:
         blob.close()
-    target.partial.rename(target.folder)
+    try:
+        target.partial.rename(target.folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        remove(target.partial)  # another machine has packed the same
     sync_folder(target.folder.parent)
     (target.folder / JOURNAL).unlink(missing_ok=True)
     return Pack(target.folder, rows, broken)

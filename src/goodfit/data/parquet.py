@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -37,10 +37,10 @@ def index_parquet(path: Path, spec: TargetSpec = CLASSES) -> Index:
     Raises:
         DataError: pyarrow is not installed, or a file has no image or label column.
     """
-    parquet = _import_pyarrow(path)
+    parquet = import_pyarrow(path)
     root = path if path.is_dir() else path.parent
     relative = _list_files(path) if path.is_dir() else [path.name]
-    files = [_read_file(root / name, parquet, spec) for name in relative]
+    files = [read_labels(root / name, parquet, spec) for name in relative]
     for name, file in zip(relative, files, strict=True):
         if file[:3] != files[0][:3]:
             raise DataError(f'"{root / name}" and "{root / relative[0]}" have different image, label or class columns: give one of them.')
@@ -58,7 +58,7 @@ def index_parquet(path: Path, spec: TargetSpec = CLASSES) -> Index:
         answers = Answers("classes", *encode_labels(values, f'"{path}"'))
     names = [f"{name}#{k}" for name, column in zip(relative, columns, strict=True) for k in range(len(column))]
     store = ParquetStore(root, [FileStat.of(name, root) for name in relative], [file.sizes for file in files], files[0].image)
-    splits = repeat_splits(columns, [_parse_split(name) for name in relative])
+    splits = repeat_splits(columns, [parse_split(name) for name in relative])
     return answers.index(path.stem, splits, names, store, split_source=NAMES_OF_FILES)
 
 
@@ -75,7 +75,7 @@ def _list_files(folder: Path) -> list[str]:
     return sorted((name.as_posix() for name in names), key=natural_order)
 
 
-def _import_pyarrow(path: Path) -> Any:
+def import_pyarrow(path: Path) -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -83,7 +83,7 @@ def _import_pyarrow(path: Path) -> Any:
     return parquet
 
 
-class _ParquetFile(NamedTuple):
+class ParquetLabels(NamedTuple):
     """The names of its image and label columns, its class names, empty if it names none, its labels, and the sizes of its row groups.
 
     Of labels or numbers, each of the `labels` is a row of the values of several columns.
@@ -96,8 +96,13 @@ class _ParquetFile(NamedTuple):
     sizes: list[int]
 
 
-def _read_file(file: Path, parquet: Any, spec: TargetSpec) -> _ParquetFile:
-    with explain_faults(file, "parquet"), parquet.ParquetFile(file) as reader:
+def read_labels(file: Path, parquet: Any, spec: TargetSpec, source: BinaryIO | None = None) -> ParquetLabels:
+    """Read what a file says of its images, but not these; `source` is the file where it is open.
+
+    Raises:
+        DataError: it is damaged, has no image or label column, or a label is missing.
+    """
+    with explain_faults(file, "parquet"), parquet.ParquetFile(source or file) as reader:
         features = _read_features(reader.schema_arrow)
         image, *labels = _find_columns(file, reader.schema_arrow, features, spec)
         listed = _read_class_list(features.get(labels[0], {}))
@@ -114,9 +119,9 @@ def _read_file(file: Path, parquet: Any, spec: TargetSpec) -> _ParquetFile:
             raise DataError(f'"{file}" is damaged: its row groups say that they have {sum(sizes):,} rows, found {len(values):,} labels.')
         if spec.task != "classes":
             rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
-            return _ParquetFile(image, tuple(labels), classes, rows, sizes)
+            return ParquetLabels(image, tuple(labels), classes, rows, sizes)
         has_numbers = str(values.type).startswith(NUMBER_TYPES)
-        return _ParquetFile(image, tuple(labels), classes, values.to_numpy() if has_numbers else values.to_pylist(), sizes)
+        return ParquetLabels(image, tuple(labels), classes, values.to_numpy() if has_numbers else values.to_pylist(), sizes)
 
 
 def _read_class_list(feature: Any) -> Any:
@@ -143,7 +148,7 @@ def _find_columns(file: Path, schema: Any, features: dict[str, dict[str, Any]], 
     types = {field.name: field.type for field in schema}
     image = [name for name, feature in features.items() if feature.get("_type") == "Image"]
     image += sorted(types, key=lambda name: _is_bytes(types[name]))  # structs first
-    image = [name for name in image if _is_bytes(types[name]) or any(x.name == "bytes" and _is_bytes(x.type) for x in _fields(types[name]))]
+    image = [n for n in image if _is_bytes(types[n]) or any(x.name == "bytes" and _is_bytes(x.type) for x in fields_of(types[n]))]
     label = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     label = sorted(label, key=lambda name: LABEL_COLUMNS.index(name) if name in LABEL_COLUMNS else len(LABEL_COLUMNS))
     label += [name for name in LABEL_COLUMNS if name in types]
@@ -175,12 +180,12 @@ def _is_bytes(kind: Any) -> bool:
     return str(kind) in ("binary", "large_binary", "binary_view")
 
 
-def _fields(kind: Any) -> list[Any]:
+def fields_of(kind: Any) -> list[Any]:
     """The fields of a struct, none of another type."""
     return list(kind) if str(kind).startswith("struct<") else []
 
 
-def _parse_split(name: str) -> int:
+def parse_split(name: str) -> int:
     """The split that a file's name speaks of, else the innermost of its folders: TRAIN of "flowers-train-0.parquet" or "train/0.parquet".
 
     Raises:
@@ -258,11 +263,11 @@ class ParquetStore(Store):
 
     def _open_group(self, group: int) -> tuple[Any, Any]:
         file, k = self._groups[group]
-        with _import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True) as reader:
+        with import_pyarrow(self.root).ParquetFile(self.root / self.files[file].name, pre_buffer=True) as reader:
             column = reader.read_row_group(k, columns=[self.column], use_threads=False).column(0).combine_chunks()
         if len(column) != (n := self._starts[group + 1] - self._starts[group]):
             raise ValueError(f"expected {n} images, found {len(column)}")
-        fields = {field.name: str(field.type) for field in _fields(column.type)}
+        fields = {field.name: str(field.type) for field in fields_of(column.type)}
         contents = column.field("bytes") if fields else column
         return contents, column.field("path") if fields.get("path") in ("string", "large_string") else None
 
@@ -276,7 +281,7 @@ class ParquetStore(Store):
         """Yield the files that rows without bytes point to; row groups whose statistics count no such row are not read."""
         for file, members in itertools.groupby(enumerate(self._groups), key=lambda pair: pair[1][0]):
             path = self.root / self.files[file].name
-            with explain_faults(path, "parquet"), _import_pyarrow(self.root).ParquetFile(path) as reader:
+            with explain_faults(path, "parquet"), import_pyarrow(self.root).ParquetFile(path) as reader:
                 unsure = [group for group, (_, k) in members if not self._has_all_bytes(reader, k)]
             for group in unsure:
                 with contextlib.suppress(OSError):  # its images count as broken when they are read

@@ -24,7 +24,7 @@ from goodfit.data.preprocess import Preprocess
 from goodfit.data.row_checks import RowChecks
 
 Rows = Tensor | NDArray[np.int64]
-Storage = Literal["raw", "jpeg", "files"]
+Storage = Literal["raw", "jpeg", "files", "stream"]
 JPEG_QUALITY = 95
 MAX_IMAGES_PER_TASK = 8  # handed to a thread at once: handing over a single image costs a tenth of decoding it
 JPEG_ENCODINGS = {1: ("GRAY", "Gray"), 3: ("RGB", "444"), 4: ("CMYK", "444")}  # CMYK: four channels that are stored unchanged

@@ -21,6 +21,7 @@ from goodfit.data.index import SPLITS, TRAIN, UNASSIGNED, Index, IntArray, draw_
 from goodfit.data.labels import check_classes
 from goodfit.data.opening import IMAGE_SUFFIXES
 from goodfit.data.parquet import index_parquet
+from goodfit.data.shards.places import is_shard_pattern, is_url
 from goodfit.data.table import find_split_tables
 from goodfit.data.table_index import index_split_tables, index_table
 from goodfit.data.table_targets import CLASSES, TargetSpec
@@ -39,18 +40,20 @@ def index_images(data: str, limit: int = 0, seed: int = 0, say: Say = lambda tex
         DataError: the path does not exist, or its images cannot be trained on.
     """
     path = find_data(data)
+    if path is None and data not in BUILTIN_NAMES:
+        raise DataError(f'"{data}" is of shards, which are streamed: read them by a recipe, as goodfit train does.')
     index = index_builtin(data, say) if path is None else _index_path(path, spec)
     if index.task != spec.task:
         raise DataError(
             f'"{data}" has one class for each image, no {spec.task}: these are read from a CSV or TSV file, a folder with a labels.csv,'
             " parquet files or an .npz file."
         )
-    _check_trainable(index, data)
+    check_trainable(index, data)
     return _limit_images(index, limit, seed) if limit else index
 
 
 def find_data(data: str) -> Path | None:
-    """The path that data names; None for a built-in dataset.
+    """The path that data names; None for a built-in dataset, and for shards at a URL or of a pattern.
 
     Raises:
         DataError: there is nothing of that name.
@@ -61,7 +64,7 @@ def find_data(data: str) -> Path | None:
             return path
     except OSError as error:
         raise DataError(f'"{data}" cannot be read: {error.strerror}.') from error
-    if data not in BUILTIN_NAMES:
+    if data not in BUILTIN_NAMES and not is_url(data) and not is_shard_pattern(data):
         raise DataError(_explain_missing(path))
     return None
 
@@ -132,7 +135,7 @@ def _explain_missing(path: Path) -> str:
     return f'Expected images at "{path}", found nothing there, and it is not one of {", ".join(BUILTIN_NAMES)}.{hint}'
 
 
-def _check_trainable(index: Index, data: str) -> None:
+def check_trainable(index: Index, data: str) -> None:
     """Refuse data that cannot be trained on.
 
     Raises:

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from goodfit.core.errors import DataError
 from goodfit.core.escapes import escape_name, format_csv
-from goodfit.core.files import write_atomic
+from goodfit.core.files import atomic_writer
 from goodfit.core.words import count_of, format_percent, list_some
 from goodfit.data.duplicates import choose_duplicates_to_drop, describe_duplicates, differ_among_duplicates, find_first_places
 from goodfit.data.index import SPLITS, TEST, TRAIN, UNASSIGNED, VALIDATION, Index, IntArray, draw_sort_keys
 from goodfit.data.store import hash_fields
 from goodfit.data.table import parse_splits, read_table
+
+LINES_AT_ONCE = 10_000  # of the table of splits, which are in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,9 +121,17 @@ def write_splits(path: Path, index: Index, splits: Splits) -> None:
 
     `assign_splits` reads it, and `index_table` where the task is classes; several labels or numbers stand in one cell, for people.
     """
-    words = {int(row): word for word in SPLITS for row in getattr(splits, word)}
-    rows = ((escape_name(index.names[row]), escape_name(index.describe_answer(row)), words[row]) for row in sorted(words))
-    write_atomic(path, format_csv([("path", "label", "split"), *rows]) + "\n")
+    split_of = np.full(len(index), UNASSIGNED, dtype=np.int8)
+    for split, word in enumerate(SPLITS):
+        split_of[getattr(splits, word)] = split
+    used = np.flatnonzero(split_of != UNASSIGNED)
+    with atomic_writer(path) as file:
+        file.write((format_csv([("path", "label", "split")]) + "\n").encode())
+        for rows in np.array_split(used, range(LINES_AT_ONCE, len(used), LINES_AT_ONCE)):
+            lines = [
+                (escape_name(index.names[row]), escape_name(index.describe_answer(row)), SPLITS[split_of[row]]) for row in rows.tolist()
+            ]
+            file.write((format_csv(lines) + "\n").encode(errors="backslashreplace") if lines else b"")
 
 
 def assign_splits(index: Index, path: Path) -> Index:

@@ -9,12 +9,13 @@ from typing import Any
 from goodfit.augment.erase import Erase
 from goodfit.core.parts import Part, Pipe, part_name, pipe_parts, spell
 from goodfit.core.progress import Length
+from goodfit.core.settings import parse_size
 from goodfit.doctor.finding import Finding, Verdict
 from goodfit.layers import noise
 from goodfit.layers.activation import LeakyRelu, Relu
 from goodfit.layers.init import He
 from goodfit.layers.norm import Batch
-from goodfit.recipe.recipe import Recipe, parse_size
+from goodfit.recipe.recipe import Recipe
 from goodfit.schedules.shapes import Warmup
 
 Patch = dict[str, str]

@@ -15,13 +15,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from goodfit.core.contracts import Loss
 from goodfit.core.errors import UsageError, first_line
+from goodfit.core.settings import parse_size
 from goodfit.inspection.chance import OwnChance
 from goodfit.lab.expression import parse_expression
 from goodfit.lab.graph import ROLE_OF, Graph, Node
 from goodfit.losses.scores import split_outputs
 from goodfit.losses.softmax import Softmax
 from goodfit.recipe.parts import MODEL_ERRORS, load_catalog, make_model
-from goodfit.recipe.recipe import parse_size
 
 SYNONYMS = {
     "rdiv": "div",

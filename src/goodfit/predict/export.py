@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from goodfit.core.chance import Chance
 from goodfit.core.errors import GoodfitError, UsageError
@@ -52,6 +52,18 @@ class Exported:
     difference: float
 
 
+@dataclasses.dataclass(frozen=True)
+class OnnxModel:
+    """A predictor as an ONNX model, before it is written: its proto, its inputs and outputs in words, and the largest difference of its
+    answers from the predictor's.
+    """
+
+    proto: Any
+    inputs: str
+    outputs: str
+    difference: float
+
+
 def export(run: str | Path | Run, path: str | Path | None = None, views: str = "", reporter: Reporter | None = None) -> Exported:
     """Write the classifier of a run or an ensemble as one ONNX file (default: model.onnx in its folder), after comparing its answers with
     the classifier's own; with other `views` than its own, if given.
@@ -61,10 +73,31 @@ def export(run: str | Path | Run, path: str | Path | None = None, views: str = "
         GoodfitError: a model is damaged, cannot be exported, or predicts something else once it is.
     """
     folder = run.path if isinstance(run, Run) else Path(run)
-    out = Path(path) if path else Run.open(folder).path / ONNX_FILE
-    if out.suffix != ".onnx":
-        raise UsageError(f'Expected the file to end in .onnx, received "{out}".')
-    predictor = load_predictor(folder, "cpu", views, reporter)
+    out = choose_file(folder, path, ONNX_FILE)
+    model = make_onnx(load_predictor(folder, "cpu", views, reporter), folder)
+    write_atomic(out, model.proto.SerializeToString())
+    return Exported(out, model.inputs, model.outputs, model.difference)
+
+
+def choose_file(folder: Path, path: str | Path | None, default: str) -> Path:
+    """The file to write: `path`, else the default one in the folder of the run; both end alike.
+
+    Raises:
+        UsageError: there is no run, or `path` ends otherwise.
+    """
+    out = Path(path) if path else Run.open(folder).path / default
+    if out.suffix != Path(default).suffix:
+        raise UsageError(f'Expected the file to end in {Path(default).suffix}, received "{out}".')
+    return out
+
+
+def make_onnx(predictor: Predictor, folder: Path) -> OnnxModel:
+    """Trace a predictor into an ONNX model, and compare its answers with the predictor's.
+
+    Raises:
+        UsageError: its views cannot be exported.
+        GoodfitError: it cannot be exported, or predicts something else once it is.
+    """
     graph = Graph(predictor).eval()
     weight_bytes = sum(x.nbytes for x in graph.state_dict().values())
     if weight_bytes > MAX_WEIGHT_BYTES:
@@ -73,23 +106,49 @@ def export(run: str | Path | Run, path: str | Path | None = None, views: str = "
         )
     images = sample_images(graph)
     expected = [predict_probabilities(predictor, batch) for batch in images]  # before tracing, which then finds what layers cache
-    inputs = f"images: uint8 [N, H, W, {graph.channels}], {JPEG_COLORSPACES[graph.channels]}, upright, of any one size"
-    outputs = f"{graph.output}: float32 [N, {len(predictor.classes)}], in the order of the classes in the file's metadata"
-    metadata = {"classes": json.dumps(predictor.classes), "goodfit": version("goodfit"), "input": inputs, "output": outputs}
-    if predictor.task.name != "classes":
-        metadata["task"] = json.dumps(plain_task(predictor.task))  # with the thresholds of labels, the intervals of numbers
+    metadata = describe_graph(graph)
     with explain_export_errors(folder):
-        content = with_metadata(trace(graph, torch.from_numpy(images[0])), metadata).SerializeToString()
-        exported = run_onnx(content, images)
-    scale = np.asarray(getattr(predictor.task, "std", ()) or 1.0)  # of numbers, whose differences are in their deviations
-    difference = max(float((np.abs(one - other) / scale).max()) for one, other in zip(exported, expected, strict=True))
+        proto = with_metadata(trace(graph, torch.from_numpy(images[0])), metadata)
+        session = open_session(proto.SerializeToString())
+        exported = [session.run(None, {"images": batch})[0] for batch in images]
+    difference = largest_difference(predictor, exported, expected)
+    refuse_difference(folder, graph.output, difference)
+    return OnnxModel(proto, metadata["input"], metadata["output"], difference)
+
+
+def describe_graph(graph: Graph) -> dict[str, str]:
+    """What a file says of its graph: the classes and the task as JSON, the version of Goodfit, and its input and output in words."""
+    predictor = graph.predictor
+    return {
+        "classes": json.dumps(predictor.classes),
+        "goodfit": version("goodfit"),
+        "input": f"images: uint8 [N, H, W, {graph.channels}], {JPEG_COLORSPACES[graph.channels]}, upright, of any one size",
+        "output": f"{graph.output}: float32 [N, {len(predictor.classes)}], in the order of the classes in the file's metadata",
+        # with the thresholds of labels, the intervals of numbers:
+        **({"task": json.dumps(plain_task(predictor.task))} if predictor.task.name != "classes" else {}),
+    }
+
+
+Answers = Sequence[NDArray[np.float32]]  # [n, K] for each batch
+
+
+def largest_difference(predictor: Predictor, exported: Answers, expected: Answers) -> float:
+    """The largest difference of two answers to batches of images; of numbers, in their standard deviations."""
+    scale = np.asarray(getattr(predictor.task, "std", ()) or 1.0)
+    return max(float((np.abs(one - other) / scale).max()) for one, other in zip(exported, expected, strict=True))
+
+
+def refuse_difference(folder: Path, output: str, difference: float) -> None:
+    """Refuse a file whose answers are not the run's.
+
+    Raises:
+        GoodfitError: they differ by more than rounding.
+    """
     if not difference <= PROBABILITY_TOLERANCE:
         raise GoodfitError(
-            f'The exported model of "{folder}" differs from the run: their {graph.output} are up to {difference:.2g} apart,'
+            f'The exported model of "{folder}" differs from the run: their {output} are up to {difference:.2g} apart,'
             f" {PROBABILITY_TOLERANCE:g} is allowed; nothing was written."
         )
-    write_atomic(out, content)
-    return Exported(out, inputs, outputs, difference)
 
 
 def sample_images(graph: Graph) -> list[Pixels]:
@@ -109,7 +168,7 @@ def predict_probabilities(predictor: Predictor, images: Pixels) -> NDArray[np.fl
 
 
 @contextlib.contextmanager
-def explain_export_errors(folder: Path) -> Iterator[None]:
+def explain_export_errors(folder: Path, form: str = "as ONNX") -> Iterator[None]:
     """Turn into one sentence what the exporter or the runtime raises; their many parts raise anything.
 
     Raises:
@@ -123,16 +182,21 @@ def explain_export_errors(folder: Path) -> Iterator[None]:
             cause = cause.__cause__
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".:")
         raise GoodfitError(
-            f'The model of "{folder}" computes something that cannot be written as ONNX ({reason}): it predicts with Goodfit alone.'
+            f'The model of "{folder}" computes something that cannot be written {form} ({reason}): it predicts with Goodfit alone.'
         ) from error
 
 
 def trace(graph: Graph, images: Tensor) -> Any:
     """Trace a graph that takes `images` [N, H, W, C], of any N, H and W, into an ONNX model."""
     shapes = {"images": {0: "N", 1: "H", 2: "W"}}
+    return trace_module(graph, images, graph.output, shapes)
+
+
+def trace_module(module: nn.Module, images: Tensor, output: str, shapes: dict[str, dict[int, str]]) -> Any:
+    """Trace a module of one input, `images`, with the names of the dimensions that may differ, into an ONNX model."""
     with silenced():
         program = torch.onnx.export(
-            graph, (images,), input_names=["images"], output_names=[graph.output], dynamic_shapes=shapes, dynamo=True, verbose=False
+            module, (images,), input_names=["images"], output_names=[output], dynamic_shapes=shapes, dynamo=True, verbose=False
         )
     assert program is not None
     return program.model_proto
@@ -171,9 +235,12 @@ def strip_notes(graph: Any) -> None:
                 strip_notes(attribute.g)
 
 
-def run_onnx(content: bytes, images: list[Pixels]) -> list[NDArray[np.float32]]:
-    """The probabilities that ONNX Runtime computes for each batch of images."""
+def open_session(content: bytes) -> Any:
+    """A session of ONNX Runtime on the CPU, which logs nothing, and whose threads sleep between runs.
+
+    They spin by default, which takes the cores from whatever else has work meanwhile: decoding, another process.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return [session.run(None, {"images": batch})[0] for batch in images]
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

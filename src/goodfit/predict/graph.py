@@ -33,16 +33,25 @@ class Graph(nn.Module):
             )
         self.channels = channels[0]
         self.output = "numbers" if predictor.task.name == "numbers" else "probabilities"
-        whole_views = [member.views for member in predictor.members if any(view.place is None for view in member.viewer.views)]
-        if whole_views:
-            raise UsageError(
-                f'"{spell(whole_views[0])}" shows the model whole images, each of another size, and an exported graph has one size: '
-                "choose other views, such as --views center or --views ten_crop."
-            )
+        refuse_whole_views(predictor)
 
     def forward(self, images: Tensor) -> Tensor:
         """The probabilities, in the order of the predictor's classes."""
         return self.predictor.average(_member_probabilities(member, images) for member in self.predictor.members)
+
+
+def refuse_whole_views(predictor: Predictor) -> None:
+    """Refuse views that show a model images of any size, which a graph of one size does not take.
+
+    Raises:
+        UsageError: there are some.
+    """
+    whole_views = [member.views for member in predictor.members if any(view.place is None for view in member.viewer.views)]
+    if whole_views:
+        raise UsageError(
+            f'"{spell(whole_views[0])}" shows the model whole images, each of another size, and an exported graph has one size: '
+            "choose other views, such as --views center or --views ten_crop."
+        )
 
 
 def _member_probabilities(member: Classifier, images: Tensor) -> Tensor:

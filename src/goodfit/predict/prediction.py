@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from goodfit.core.errors import UsageError
 from goodfit.core.task import Labels, Numbers, Task
 from goodfit.core.words import format_percent
 
@@ -114,3 +115,13 @@ def broken_prediction(task: Task, name: str, problem: str) -> Prediction:
     """The prediction for an image that cannot be read."""
     kind = NumberPrediction if isinstance(task, Numbers) else LabelPrediction if isinstance(task, Labels) else Prediction
     return kind(name, problem=problem)
+
+
+def refuse_rejection(run: str, task: str, reject_below: float) -> None:
+    """Refuse to reject the answers of other tasks than classes.
+
+    Raises:
+        UsageError: that is asked.
+    """
+    if reject_below and task != "classes":
+        raise UsageError(f'--reject-below is for classes, and "{run}" answers {task}: leave it out.')

@@ -40,6 +40,7 @@ from goodfit.terminal.log import LoggingReporter
 IMAGES_AT_ONCE = 64
 IMAGE_TYPES = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
 Decoded = dict[int, NDArray[np.uint8]]  # scale -> pixels
+DecodedImage = dict[tuple[Preprocess, tuple[int, ...]], Decoded]  # of one image, by Classifier.pixels_key
 
 if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's compute threads, and would wait for them forever
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
@@ -124,21 +125,41 @@ class Predictor:
 
     def stream(self, images: Iterable[Any], top: int = 5) -> Iterator[Prediction]:
         """Predict batch after batch, for more images than memory holds. Members with equal preprocessing share the decoded pixels."""
-        remaining, decoders = iter(images), {member.pixels_key: member for member in self.members}
-        task = dataclasses.replace(self.task, outputs=self.classes)
+        remaining = iter(images)
         with ThreadPoolExecutor(physical_cores()) as pool:
             while batch := list(islice(remaining, IMAGES_AT_ONCE)):
-                sources = [_read_if_open(image) for image in batch]
-                decoded = {key: _decode_each(pool, member, sources) for key, member in decoders.items()}
-                by_image = zip(*decoded.values(), strict=True)
-                problems = [next((x.reason for x in versions if isinstance(x, BrokenImage)), "") for versions in by_image]
-                good = [place for place, problem in enumerate(problems) if not problem]
-                pixels: dict[Any, list[Any]] = {key: [versions[place] for place in good] for key, versions in decoded.items()}
-                answers = (member.probabilities(pixels[member.pixels_key]) for member in self.members)
-                rows: Iterator[Tensor] = iter(self.average(answers) if good else [])
-                for image, problem in zip(batch, problems, strict=True):
+                decoded = _decode_each(pool, self, [_read_if_open(image) for image in batch])
+                good = [pixels for pixels in decoded if not isinstance(pixels, BrokenImage)]
+                rows: Iterator[Tensor] = iter(self.answers(good) if good else [])
+                for image, pixels in zip(batch, decoded, strict=True):
                     name = image_name(image)
-                    yield broken_prediction(task, name, problem) if problem else make_prediction(task, name, next(rows), top)
+                    yield self.describe(name, pixels if isinstance(pixels, BrokenImage) else next(rows), top)
+
+    def decode(self, image: Any) -> DecodedImage | BrokenImage:
+        """Decode an image for all members; those with equal preprocessing share the pixels.
+
+        Raises:
+            UsageError: it is not a path, file, image or array.
+        """
+        decoded: DecodedImage = {}
+        for member in self.members:
+            if member.pixels_key not in decoded:
+                pixels = member.decode(image)
+                if isinstance(pixels, BrokenImage):
+                    return pixels
+                decoded[member.pixels_key] = pixels
+        return decoded
+
+    def answers(self, decoded: Sequence[DecodedImage]) -> Tensor:
+        """The averaged answers [n, K] float32 for images that `decode` has decoded."""
+        return self.average(member.probabilities([pixels[member.pixels_key] for pixels in decoded]) for member in self.members)
+
+    def describe(self, name: str, answers: Tensor | BrokenImage, top: int = 5) -> Prediction:
+        """The prediction for an image of that name by its answers [K], or by what is wrong with it."""
+        task = dataclasses.replace(self.task, outputs=self.classes)
+        if isinstance(answers, BrokenImage):
+            return broken_prediction(task, name, answers.reason)
+        return make_prediction(task, name, answers, top)
 
     def average(self, answers: Iterable[Tensor]) -> Tensor:
         """Average the probabilities [n, K] of each member in turn, as float32 [n, K] in the order of `classes`."""
@@ -183,10 +204,10 @@ def _explain_type(image: object) -> str:
     return f"Expected a path, file, PIL image or array to predict, received a {type(image).__name__}."
 
 
-def _decode_each(pool: ThreadPoolExecutor, member: Classifier, sources: list[Any]) -> list[Decoded | BrokenImage]:
+def _decode_each(pool: ThreadPoolExecutor, predictor: Predictor, sources: list[Any]) -> list[DecodedImage | BrokenImage]:
     """Decode images in threads, one that comes twice only once: Pillow must not load it in two threads at a time."""
     distinct = {id(source): source for source in sources}
-    decoded = dict(zip(distinct, pool.map(member.decode, distinct.values()), strict=True))
+    decoded = dict(zip(distinct, pool.map(predictor.decode, distinct.values()), strict=True))
     return [decoded[id(source)] for source in sources]
 
 

@@ -108,6 +108,7 @@ def choose_training(chooser: Chooser, data: Dataset, spent: float = 0.0) -> None
     images = len(data.splits.train)
     for field, value in (("trainable", "all"), ("rates", "none"), ("head_init", "random"), ("cached_views", 0)):
         chooser.set(field, value)
+    chooser.set("sync_norms", getattr(chooser.part("sync"), "every", 0) == 0)
     _choose_for_full_batch(chooser)
     _choose_model(chooser, data, spent)
     part = chooser.part("model")
@@ -206,7 +207,7 @@ def _mirror_keeps_class(data: Dataset) -> tuple[bool, str]:
     """Whether mirrored training images still look like their class: compares the nearest neighbors of mirrored images with those of the
     images themselves, among at most MAX_MIRRORED training images at MIRRORED_SIDE pixels.
     """
-    rows = data.rows("train")
+    rows = data.local_rows("train")
     rows = rows[Chance.of(0, torch.arange(len(rows)), "mirror").permutation()[:MAX_MIRRORED]].sort().values
     boxes = (data.pixels.read(piece).permute(0, 3, 1, 2).float() for piece in torch.split(rows, 64))
     side = (MIRRORED_SIDE, MIRRORED_SIDE)

@@ -22,8 +22,9 @@ from goodfit.core.ranks import ALONE, Ranks
 from goodfit.core.words import count_of
 from goodfit.data.accelerator import place_pixels
 from goodfit.data.dataset import Dataset
-from goodfit.data.loader import Loader, iterate_batches
+from goodfit.data.loader import Loader, TrainingPixels, iterate_batches
 from goodfit.data.preprocess import Preprocess
+from goodfit.data.shards.streamed import order_epochs
 from goodfit.inspection.telemetry import Telemetry
 from goodfit.layers.data_init import Whitening
 from goodfit.layers.init import DataInit, calibrate_init, weight_layers
@@ -91,14 +92,10 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
     Raises:
         UsageError: a part or setting does not go with the data or with another part.
     """
-    device, size, train = select_device(recipe.device), data.preprocess.size, data.rows("train")
-    sampler: Any = parts["sampler"]
-    if not isinstance(sampler, Sampler):
-        raise UsageError(f'Expected a part of the kind sampler, received "{sampler}": derive yours from goodfit.core.contracts.Sampler.')
-    images = sampler.length(data.labels[train])
+    device, size = select_device(recipe.device), data.preprocess.size
     pixels, early_crop = crop_early(pipe_parts(parts["augment"]), data, recipe.seed)
-    batch_size = recipe.images_per_step(images)
-    loader = Loader(place_pixels(pixels, device), data.labels, train, len(data.classes), batch_size, recipe.seed, recipe.workers, sampler)
+    loader = make_loader(recipe, parts["sampler"], data, place_pixels(pixels, device))
+    images = loader.epoch_images
     lengths = loader.lengths(recipe.budget)
     facts = data.facts(lengths)
     bound: dict[str, Any] = {seat: part.bind(facts) for seat, part in parts.items()}
@@ -143,6 +140,20 @@ def build(recipe: Recipe, parts: Mapping[str, Part], data: Dataset, pretrained: 
         disable_fused_momentum(optimizer)
     state = State.start(model, optimizer, plan.average, 1 if recipe.pieces == "auto" else recipe.pieces)
     return Training(state, loader, plan, Telemetry(pipe_parts(bound["probes"])), evaluator, notes, warnings)  # type: ignore[arg-type]
+
+
+def make_loader(recipe: Recipe, sampler: Any, data: Dataset, pixels: TrainingPixels) -> Loader:
+    """Make the loader of the training images, in the order of a sampler, or of streamed data in that of their shards.
+
+    Raises:
+        UsageError: the sampler is none, or does not go with the data.
+    """
+    if not isinstance(sampler, Sampler):
+        raise UsageError(f'Expected a part of the kind sampler, received "{sampler}": derive yours from goodfit.core.contracts.Sampler.')
+    train = data.rows("train")
+    batch_size = recipe.images_per_step(sampler.length(data.labels[train]))
+    order = order_epochs(data, sampler, batch_size)
+    return Loader(pixels, data.labels, train, len(data.classes), batch_size, recipe.seed, recipe.workers, order)
 
 
 def check_random_stages(training: Training, parts: Mapping[str, Part]) -> tuple[str, ...]:

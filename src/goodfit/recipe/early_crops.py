@@ -24,7 +24,8 @@ def crop_early(parts: Sequence[Part], data: Dataset, seed: int) -> tuple[Trainin
     and the pipe begins with a crop that shrinks. The windows are drawn from the same chance that the pipe would give the part.
     """
     match = find_early_crop(cast(Sequence[Augment], parts))
-    if match is None or not isinstance(data.pixels, FilePixels) or data.pixels.storage != "files" or data.preprocess.aspect != "crop":
+    are_originals = isinstance(data.pixels, FilePixels) and data.pixels.storage in ("files", "stream")
+    if match is None or not are_originals or data.preprocess.aspect != "crop":
         return data.pixels, None
     part, position = match
     name, pre, all_extents = part_name(part), data.preprocess, data.extents.double()
@@ -34,4 +35,4 @@ def crop_early(parts: Sequence[Part], data: Dataset, seed: int) -> tuple[Trainin
         extents = all_extents[rows]
         return part.draw_windows(chance, extents, pre.center_windows(extents), pre.size) / extents.repeat(1, 2)
 
-    return OriginalCrops(data.pixels, pre, windows), position
+    return OriginalCrops(cast(FilePixels, data.pixels), pre, windows), position

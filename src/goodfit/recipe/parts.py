@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from goodfit.core.batch import one_hot
 from goodfit.core.catalog import Catalog
+from goodfit.core.contracts import Sync
 from goodfit.core.device import is_out_of_memory
 from goodfit.core.errors import UsageError, first_line
 from goodfit.core.memory import available_memory
@@ -162,6 +163,29 @@ def walk_parts(part: Part) -> Iterator[Part]:
         for inner in value if isinstance(value, tuple) else (value,):
             if isinstance(inner, Part):
                 yield from walk_parts(inner)
+
+
+def check_sync(recipe: Recipe, parts: Mapping[str, Any]) -> None:
+    """Refuse what does not go with weights that several processes move alone and average.
+
+    Raises:
+        UsageError: batch norms are to be synchronized, or the optimizer needs all images in each step.
+    """
+    sync = parts["sync"]
+    if not isinstance(sync, Sync):
+        raise UsageError(f'Expected a part of the kind sync, received "{sync}": derive yours from goodfit.core.contracts.Sync.')
+    if sync.every == 0:
+        return
+    if recipe.sync_norms is True:
+        raise UsageError(
+            f'Under sync "{spell(sync)}" each process computes its steps alone, so its batch norms cannot take their statistics from the'
+            " images of all: leave sync_norms out, or give --set sync_norms=false."
+        )
+    if getattr(parts.get("optimizer"), "full_batch", False):
+        raise UsageError(
+            f'"{spell(parts["optimizer"])}" needs all training images in each step, and under sync "{spell(sync)}" each process has its own'
+            " alone: leave sync out, or choose an optimizer such as sgd."
+        )
 
 
 def check_resolution(part: Any, model: nn.Module, preprocess: Preprocess) -> None:

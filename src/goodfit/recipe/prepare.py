@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from torch import Tensor
 from goodfit.core.catalog import Catalog
 from goodfit.core.errors import UsageError
 from goodfit.core.forecast import Forecast
-from goodfit.core.parts import Part
+from goodfit.core.parts import Part, Pipe, spell
 from goodfit.core.progress import steady_time
 from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset
 from goodfit.data.index import Index
+from goodfit.data.shards.places import is_shard_pattern, is_url
 from goodfit.models.weights.files import Weights
 from goodfit.recipe.auto import choose_channels, choose_loss, choose_machine, choose_size, choose_training
 from goodfit.recipe.build import Training, build, check_random_stages
 from goodfit.recipe.chooser import Choice, Chooser
-from goodfit.recipe.parts import check_model, check_task, load_catalog, with_parts_spelled
+from goodfit.recipe.parts import check_model, check_sync, check_task, load_catalog, with_parts_spelled
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images, read_image_headers
 from goodfit.recipe.transfer.assumptions import assume_imagenet, assume_preprocessing
@@ -69,6 +70,12 @@ class Prepared:
     forecast: Forecast | None
     seconds_per_image: float | None
 
+    def steered_by(self, commands: Sequence[Part]) -> Prepared:
+        """The same with other commands by hand, in the recipe too."""
+        pipe = Pipe(tuple(commands))
+        recipe = dataclasses.replace(self.recipe, steering=spell(pipe, full=True))
+        return dataclasses.replace(self, recipe=recipe, parts={**self.parts, "steering": pipe})
+
 
 def open_recipe(
     asked: Recipe, reporter: Reporter, catalog: Catalog | None = None, load_source: bool = True, started: float | None = None
@@ -83,6 +90,7 @@ def open_recipe(
     chooser = Chooser(with_absolute_paths(asked), catalog or load_catalog(asked.use))
     choose_loss(chooser)
     check_task(chooser.recipe, chooser.parts())  # and a misspelled part is refused, before any work
+    check_sync(chooser.recipe, chooser.parts())
     choose_machine(chooser)
     if asked.source_by != "name" and not asked.source:
         raise UsageError(f"Expected --from beside --from-by {asked.source_by}, received none.")
@@ -125,7 +133,7 @@ def prepare(
     opened = open_recipe(asked, reporter, catalog, start is None, started)
     chooser, data, weights = opened.chooser, opened.data, opened.weights
     packed = steady_time()
-    rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut"
+    rule = "raw pixels within the cache, JPEG above it, above that the originals, from which crops are then cut; of shards a stream"
     chooser.choose("storage", data.pixels.storage, rule, f"the cache is {chooser.recipe.cache:g} GB")
     if model := chooser.part("model"):
         check_model(model, data)
@@ -143,7 +151,7 @@ def prepare(
     check_task(chooser.recipe, parts)
     recipe = with_parts_spelled(chooser.recipe, parts)
     training = build(recipe, parts, data, made.model)
-    if start is None and made.model is None:
+    if start is None and made.model is None and not recipe.fork:
         training = dataclasses.replace(training, warnings=(*training.warnings, *check_random_stages(training, parts)))
     training = dataclasses.replace(training, notes=(*training.notes, *made.notes))
     return Prepared(
@@ -183,6 +191,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
     def absolute(text: Any) -> Any:
         path = Path(text).expanduser() if isinstance(text, str) and text else None
+        if path is not None and is_shard_pattern(str(text)) and not is_url(str(text)):
+            return str(path.parent.resolve() / path.name)
         return str(path.resolve()) if path is not None and path.exists() else text
 
     use = tuple(absolute(file) for file in recipe.use)

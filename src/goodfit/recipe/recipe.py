@@ -34,7 +34,6 @@ from goodfit.core.trust import require_trust, trust_own_code
 
 AUTO: Any = "auto"
 MAX_WORKERS, MAX_THREADS, MAX_SNAPSHOTS = 256, 1024, 10_000  # more than help anywhere
-MAX_SIDE = 8192  # pixels; more is taken for a typing error
 
 
 def option(sentence: str, default: Any, kind: str = "") -> Any:
@@ -46,7 +45,7 @@ def option(sentence: str, default: Any, kind: str = "") -> Any:
 class Recipe:
     """Everything that decides a training. "auto" is chosen from the data and the machine, reported, and frozen into the run's recipe."""
 
-    data: str = option("Images: a folder, parquet, CSV, npz, IDX or CIFAR file, or digits, cifar10, cifar100, mnist, fashion_mnist.", "")
+    data: str = option("Images: a folder, tar, parquet, CSV, npz, IDX, CIFAR file, or digits, cifar10, cifar100, mnist, fashion_mnist.", "")
     task: TaskName = option(
         "What is answered of each image: one of several classes, any of several labels, or one or more numbers.", "classes"
     )
@@ -67,12 +66,11 @@ class Recipe:
         "What is taken off, of 0 to 1: a number per channel, data for that of the training images, or image for their mean image.", AUTO
     )
     std: Literal["auto", "data"] | tuple[Positive, ...] = option("What each channel is then divided by: numbers, or data.", AUTO)
-    validation: Share | str = option(
-        "Share of the training images held out for validation, or a CSV with the columns path and split.", 0.15
-    )
+    validation: Share | str = option("Share of the training images held out for validation, or a CSV with columns path and split.", 0.15)
     cache: Positive = option("Most gigabytes of packed pixels; above it they are stored as JPEG, or decoded on the fly.", 8.0)
-    storage: Literal["auto", "raw", "jpeg", "files"] = option(
-        "How prepared images are kept: raw pixels, jpeg, or files (not at all: crops are cut from the originals); auto goes by cache.",
+    storage: Literal["auto", "raw", "jpeg", "files", "stream"] = option(
+        "How prepared images are kept: raw pixels, jpeg, files (not at all: crops are cut from the originals), or stream (not at all, and"
+        " read shard by shard); auto goes by cache.",
         "auto",
     )
     model: str | Part = option("The network.", AUTO)
@@ -100,6 +98,8 @@ class Recipe:
     optimizer: str | Part = option("How the weights move; its lr is the peak rate.", AUTO)
     schedule: str | Part = option("The learning rate over the budget, as a factor of the peak.", AUTO)
     plateau: str | Part = option("What lowers the rate further when validation stops improving: none or plateau.", "none")
+    fork: str = option("A run, RUN or RUN@STEP, from whose checkpoint a new one goes on, by its recipe but for what is given.", "")
+    steering: str | Part = option("What goodfit steer has done: lr(0.1, step=900), snapshot, finish; a rerun does it again.", "none")
     average: str | Part = option("Running average of the weights: none, ema, polyak, swa, or wise beside --from.", "none")
     snapshots: Annotated[int, Range(0, MAX_SNAPSHOTS)] | Literal["all"] = option(
         "Keep the weights at the lowest rate of so many of the schedule's last cycles, or of all, for goodfit ensemble.", 0
@@ -123,10 +123,11 @@ class Recipe:
     batch_size: Count | Literal["auto", "all"] = option("Images a step; all takes every training image in each.", AUTO)
     sampler: str | Part = option("Which images an epoch shows: shuffle, or balanced (every class as often as the largest).", "shuffle")
     pieces: Count | Literal["auto"] = option("Pieces a step's images are computed in, to save memory; the step stays the same.", AUTO)
-    sync_norms: bool = option(
+    sync: str | Part = option("What processes of a training average: gradients, or weights: average, post_local, elastic.", "gradients")
+    sync_norms: bool | Literal["auto"] = option(
         "Whether batch norms take their statistics from the images of all processes of a training; false: each from its own, so that what"
-        " is trained depends on how many there are.",
-        True,
+        " is trained depends on how many there are; auto is true where sync is gradients.",
+        AUTO,
     )
     noise: Literal["refuse", "allow"] = option(
         "What to do with augmentation, dropout, batch norm, mini-batches or clipping beside newton, bfgs or lbfgs.", "refuse"
@@ -252,7 +253,8 @@ _PART_FIELDS = {setting.name for setting in settings_of(Recipe) if setting.kind}
 # The fields that hold parts, each with the kind of part it holds.
 SEATS = {f.name: f.metadata["kind"] or f.name for f in dataclasses.fields(Recipe) if f.name in _PART_FIELDS}
 
-BEFORE_CHOICE = {"resolution": "full", "views": "center"}  # how runs trained before there was such a field
+# How runs trained before there was such a field.
+BEFORE_CHOICE: dict[str, Any] = {"resolution": "full", "views": "center", "sync_norms": True}
 FORMER_KEYS = {"brake": "plateau"}  # what fields were called in version 0.1
 
 
@@ -267,23 +269,6 @@ def recorded_recipe(folder: Path) -> dict[str, Any]:
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe with each key that has been renamed under its current name."""
     return {FORMER_KEYS.get(key, key): value for key, value in values.items()}
-
-
-def parse_size(text: int | str) -> tuple[int, int]:
-    """Read `96` or `128x96` as (height, width).
-
-    Raises:
-        UsageError: the text is not a size.
-    """
-    try:
-        sides = [int(x) for x in str(text).lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise UsageError(f'Expected a size like "96" or "128x96" (height x width), received "{text}".')
-    if max(sides) > MAX_SIDE:
-        raise UsageError(f'Expected a size of at most {MAX_SIDE} pixels a side, received "{text}".')
-    return sides[0], sides[-1]
 
 
 def presets() -> list[str]:

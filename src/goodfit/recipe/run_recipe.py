@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from goodfit.core.errors import UsageError, first_line
 from goodfit.core.fetch import hash_file
+from goodfit.core.files import write_atomic
 from goodfit.core.run import Run, is_run, part_files
 from goodfit.core.words import list_some
 from goodfit.recipe.recipe import Recipe, recorded_recipe
@@ -38,6 +40,12 @@ def read_recipe(source: str) -> Recipe:
     return dataclasses.replace(recipe, use=tuple(map(str, kept))) if len(kept) == len(recipe.use) else recipe
 
 
+def split_fork(text: str) -> tuple[Path, str]:
+    """The run and the step of RUN@STEP; the step is empty where there is none."""
+    place, _, step = text.rpartition("@") if not is_run(Path(text)) else (text, "", "")
+    return Path(place or text), step if place else ""
+
+
 def has_parts_of(about: Mapping[str, Any], recipe: Recipe) -> bool:
     """Whether the files of parts of a recipe hold what those of the run with this about.json did when it began."""
     kept = [sha256 for file, sha256 in sorted(about.get("files", {}).items()) if file.startswith("use/")]  # those of its weights come last
@@ -48,6 +56,13 @@ def has_parts_of(about: Mapping[str, Any], recipe: Recipe) -> bool:
 def hash_recipe(recipe: Recipe) -> str:
     """The SHA-256 of a recipe as recipe.toml holds it."""
     return hashlib.sha256(recipe.to_toml().encode(errors="backslashreplace")).hexdigest()
+
+
+def record_recipe(run: Run, recipe: Recipe, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write the recipe that a run is trained by from now on into its about.json, with `more`, then into recipe.toml."""
+    hashes = list(dict.fromkeys([*run.read("about.json").get(RECIPE_HASHES, ()), hash_recipe(recipe)]))
+    run.update("about.json", {**more, "recipe": recipe.plain(), RECIPE_HASHES: hashes})
+    write_atomic(run.path / "recipe.toml", recipe.to_toml())
 
 
 def check_recipe_file(run: Run) -> list[str]:

@@ -77,7 +77,7 @@ def _sample_images(data: Dataset, images: int) -> Batch:
     if data.task.name != "classes":
         rows = data.spread_rows("train", images)
         return next(iterate_batches(data.pixels, data.labels, rows, len(data.classes), images))
-    rows = data.rows("train")
+    rows = data.local_rows("train")
     labels = data.labels[rows]
     turn = torch.zeros(len(rows), dtype=torch.long)
     for k in range(len(data.classes)):

@@ -108,7 +108,7 @@ def baseline_row(data: Dataset, name: str, guesses: Tensor, trained: int, second
 
 def learned_baselines(data: Dataset, seconds: float) -> list[dict[str, Any]]:
     """The nearest neighbor and the linear model on standardized pixels, from as many training images as can be read in time."""
-    train, validation = data.rows("train"), data.rows("validation")
+    train, validation = data.local_rows("train"), data.rows("validation")
     train, validation = train[spread_order(len(train))[:MAX_TRAIN_IMAGES]], validation[spread_order(len(validation))]
     until = time.monotonic() + seconds
     y = image_vectors(data, validation, until)

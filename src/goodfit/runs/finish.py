@@ -17,6 +17,7 @@ from goodfit.core.progress import Cost, steady_time
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import Run
 from goodfit.core.run_files import DamagedFile, format_json
+from goodfit.core.words import describe_communication
 from goodfit.data.dataset import Dataset
 from goodfit.data.preprocess import Preprocess
 from goodfit.models.anatomy.account import account_for
@@ -135,6 +136,8 @@ def describe_result(run: Run) -> list[str]:
     places = [f"Run: {run.path}", f"Report: {run.path / REPORT_FILE}"]
     if cost := Cost.read(Recipe.of_run(run.path).budget):
         places.insert(0, f"Spent {cost.describe(sum(run.read('about.json').get('seconds', {}).values()))}.")
+    if communication := run.read("about.json").get("communication"):
+        places.insert(0, describe_communication(**communication))
     if not (scores := run.scores.get("validation")):
         return places
     figure = figure_of(scores)

@@ -105,7 +105,7 @@ def train_along(ranks: Ranks, job: Job, ready: str) -> None:
 
     catalog = load_run_catalog(Run(job.run), recipe) if job.run.is_dir() else None
     prepared = prepare(recipe, SilentReporter(), catalog=catalog, start=job.start, check_data=check_data)
-    training = cache_frozen(prepared.training, prepared.recipe, prepared.data).among(ranks, recipe.sync_norms)
+    training = cache_frozen(prepared.training, prepared.recipe, prepared.data).among(ranks, recipe.sync_norms is True)
     torch.set_num_threads(int(recipe.threads))
     ranks.post(ready)
     with halt_on_signals():  # which rank 0 receives too

@@ -21,7 +21,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from goodfit.core.errors import GoodfitError, Terminated, first_line
-from goodfit.core.launched import EXPLAINED, LAUNCH, RESTARTS, is_launched
+from goodfit.core.launched import EXPLAINED, LAUNCH, RESTARTS, is_launched, mark_joined
 from goodfit.core.ranks import ALONE, Ranks
 from goodfit.core.reporter import Reporter
 from goodfit.core.words import count_of
@@ -59,6 +59,7 @@ def joined_ranks() -> Iterator[Ranks]:
             f"Expected {size} processes to meet at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} within {seconds:g} s;"
             f" rank {rank} did not find them all ({first_line(error)}): see whether each was started and reaches that address."
         ) from error
+    mark_joined()
     ranks = Ranks(rank, size, store)
     watchdog = Watchdog(ranks, STEP_TIMEOUT.total_seconds())
     watchdog.start()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from goodfit.core.chance import MIXING_BLOCK
 from goodfit.core.parameters import has_parameters
 from goodfit.core.parts import spell
 from goodfit.core.reporter import WARNING, Reporter
@@ -84,6 +86,26 @@ def describe_plan(prepared: Prepared) -> list[str]:
     length = f"; {recipe.budget}, {round(prepared.training.plan.lengths.batch, 1):g} images a step" if has_parameters(model) else ""
     lines.append(f"  {recipe.model}: {_count_parameters(prepared):,} parameters{length}")
     return [*lines, *_describe_training(prepared)]
+
+
+def describe_sync(prepared: Prepared, processes: int) -> list[str]:
+    """Say what it means in so many processes that their weights are averaged once in a while; nothing where their gradients are."""
+    sync: Any = prepared.parts["sync"]
+    if sync.every == 0:
+        return []
+    if processes == 1:
+        return [f"  Note: sync = {spell(sync)} has no effect in one process: give --processes."]
+    lines = []
+    if (images := prepared.recipe.images_per_step(len(prepared.data.splits.train))) <= MIXING_BLOCK * (processes - 1):
+        lines.append(
+            f"  Note: a step of {images} images has less than {MIXING_BLOCK} for each of {processes} processes: each computes all of them;"
+            f" give --batch-size {MIXING_BLOCK * processes} or more."
+        )
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in prepared.training.state.model.modules()):
+        lines.append(
+            "  Note: batch norms take their statistics from each process's own images; the running ones are averaged with the weights."
+        )
+    return lines
 
 
 def find_group(field: str) -> str:

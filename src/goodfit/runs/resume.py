@@ -13,9 +13,11 @@ from goodfit.core.commit import finish_commit, remove_staged
 from goodfit.core.errors import UsageError
 from goodfit.core.files import lock, remove_partials
 from goodfit.core.progress import Lengths
+from goodfit.core.ranks import Ranks
 from goodfit.core.reporter import Reporter
 from goodfit.core.run import (
     FINISHED_STATES,
+    FORK_FOLDER,
     LOCK_FILE,
     STOPPED_STATES,
     UNFINISHED_STATES,
@@ -28,19 +30,22 @@ from goodfit.core.run import (
 from goodfit.core.run_files import DamagedFile
 from goodfit.core.words import count_of, list_some
 from goodfit.models.weights.saved import WEIGHTS_FILE
+from goodfit.recipe.prepare import Prepared
 from goodfit.recipe.recipe import Recipe, with_current_keys
 from goodfit.recipe.run_recipe import has_parts_of
 from goodfit.training.checkpoint import Checkpoints
-from goodfit.training.manual_lr import FOLDER, ManualLrFactor
-from goodfit.training.state import State
+from goodfit.training.rules.steering import Finish
+from goodfit.training.state import Plan, State
+from goodfit.training.steering import commands_in
 
 CHANGEABLE_ON_RESUME = ("budget", "evaluate_every", "save_every", "stop", "keep", "probes", "workers", "cache")
 # A run that lacks the first field is of a version in which the default of the second was not yet "auto", but one of these.
-FORMER_DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
+FORMER_DEFAULTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "task": {"loss": ("softmax", "softmax()")},
     "head_init": {"trainable": ("all", "all(1.0)")},
     "resolution": {"views": ("center",)},
     "white_level": {"aspect": ("crop",)},
+    "sync": {"sync_norms": (True,)},
 }
 
 
@@ -108,12 +113,20 @@ def refuse_changes(run: Run, asked: Recipe) -> None:
     Raises:
         UsageError: a field has changed that may not change.
     """
-    changed = [key for key in changed_fields(run.read("about.json", "asked"), asked) if key not in CHANGEABLE_ON_RESUME]
+    about = run.read("about.json", "asked")
+    changeable = changeable_fields(about)
+    changed = [key for key in changed_fields(about, asked) if key not in changeable]
     if changed:
         raise UsageError(
             f'The run "{run.path}" was started with another {list_some(changed)}; on a resume only'
-            f" {', '.join(CHANGEABLE_ON_RESUME)} may change. Give another --out to start anew."
+            f" {', '.join(changeable)} may change. Give another --out to start anew."
         )
+
+
+def changeable_fields(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields that a resume of the run with this about.json may change: of streamed data not the cache, on which the order depends."""
+    is_streamed = about.get("recipe", {}).get("storage") == "stream"
+    return tuple(key for key in CHANGEABLE_ON_RESUME if not (is_streamed and key == "cache"))
 
 
 def changed_fields(about: Mapping[str, Any], asked: Recipe) -> list[str]:
@@ -148,9 +161,17 @@ def describe_changed_parts(run: Run, asked: Recipe) -> list[str]:
 
 def resumed_recipe(own: Recipe, run: Run, asked: Recipe) -> Recipe:
     """The run's `own` recipe with the changes that a resume may make."""
-    before = asked_values(run.read("about.json"))
-    changed = [key for key in CHANGEABLE_ON_RESUME if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"]
+    about = run.read("about.json")
+    before = asked_values(about)
+    changed = [key for key in changeable_fields(about) if asked.plain()[key] != before[key] and getattr(asked, key) != "auto"]
     return dataclasses.replace(own, **{key: getattr(asked, key) for key in changed})
+
+
+def without_past_finish(prepared: Prepared, step: int) -> Prepared:
+    """What is prepared, without commands that ended the training by hand at a `step` beyond which it now goes on, or before."""
+    commands = commands_in(prepared.parts["steering"])
+    kept = [command for command in commands if not (isinstance(command, Finish) and command.step <= step)]
+    return prepared if len(kept) == len(commands) else prepared.steered_by(kept)
 
 
 def asked_recipe(run: Run) -> Recipe:
@@ -189,13 +210,15 @@ def restore_last(run: Run, checkpoints: Checkpoints, state: State) -> list[str]:
     """
     if checkpoints.steps():
         return [f"Warning: {text}" for text in checkpoints.restore(state)]
+    if (run.path / FORK_FOLDER).is_dir() and not (run.path / WEIGHTS_FILE).exists():
+        return Checkpoints(run.path / FORK_FOLDER).restore(state)
     if (run.path / WEIGHTS_FILE).exists():
         raise UsageError(f'The checkpoints of "{run.path}" are gone, so it cannot continue: start anew with another --out.')
     return []
 
 
 def describe_losses(run: Run, state: State, last: int, is_extended: bool) -> list[str]:
-    """Warnings of steps that are lost, as the state after step `last` was saved once, of lost changes by hand and of gaps in the log.
+    """Warnings of steps that are lost, as the state after step `last` was saved once, and of gaps in the log.
 
     `is_extended` says that they are trained again otherwise than they were.
     """
@@ -204,16 +227,22 @@ def describe_losses(run: Run, state: State, last: int, is_extended: bool) -> lis
         result = "by the changed budget, so the result is NOT that of the undamaged run" if is_extended else "as they were"
         lost = f"the state after step {last:,} is lost; the steps from {state.step:,} on are trained again, {result}."
         warnings.append(f"Warning: {lost}")
-    if (factor := ManualLrFactor(run.path / FOLDER).made_before(state.step)) != state.manual_factor:
-        lost = f"the changes of the learning rate by hand multiply it by {factor:g}, and not by {state.manual_factor:g} as before"
-        warnings.append(
-            f'Warning: a file in "{run.path / FOLDER}" is gone or damaged: {lost}, so the result is NOT that of the undamaged run.'
-        )
     if gaps := describe_gaps(run.log(), state):
         warnings.append(
             f'Warning: "{run.path / "log.jsonl"}" is damaged, it lacks {gaps}: the curves have gaps, the weights do not change.'
         )
     return warnings
+
+
+def describe_other_ranks(state: State, plan: Plan, ranks: Ranks) -> list[str]:
+    """Warn that a run whose weights are averaged once in a while goes on in another number of processes; none where it is the same."""
+    before = len(state.rank_trees) or 1
+    if plan.parts["sync"].every == 0 or state.step == 0 or before == ranks.size:
+        return []
+    return [
+        f"Warning: the run was trained in {count_of(before, 'process', 'processes')} up to step {state.step:,} and goes on in {ranks.size}:"
+        " from the weights that they have in common, but the result is NOT that of the same number throughout."
+    ]
 
 
 def describe_gaps(rows: Sequence[Mapping[str, Any]], state: State) -> str:

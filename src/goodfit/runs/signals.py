@@ -55,8 +55,8 @@ def explain_stopped_run(run: Run) -> Iterator[None]:
 
 
 def halt_error(halt: HaltRequest, run: Run, step: int) -> GoodfitError:
-    """The error of a run that was asked to stop."""
-    kind = Interrupted if halt.signal == "SIGINT" else Terminated
+    """The error of a run that was asked to stop, by a signal or by `goodfit steer`."""
+    kind = Terminated if halt.signal == "SIGTERM" else Interrupted
     return kind(describe_stop(f"at step {step:,}", run.path))
 
 

@@ -20,7 +20,7 @@ from goodfit.core.errors import DataError
 from goodfit.core.fetch import hash_file
 from goodfit.core.files import copy_file, write_atomic
 from goodfit.core.launched import is_launched, launch_id
-from goodfit.core.run import START_FILE, Run, part_files, remove_unfinished_start
+from goodfit.core.run import FORK_FOLDER, START_FILE, Run, part_files, remove_unfinished_start
 from goodfit.core.run_files import DamagedFile, check_hash
 from goodfit.core.words import count_of, hide_passwords
 from goodfit.data.dataset import Dataset
@@ -30,6 +30,7 @@ from goodfit.models.weights.saved import read_weights
 from goodfit.recipe.prepare import Prepared
 from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.run_recipe import RECIPE_HASHES, hash_recipe
+from goodfit.training.checkpoint import Checkpoints
 
 SPLITS_FILE = "splits.csv"
 
@@ -74,6 +75,8 @@ def record_start(run: Run, asked: Recipe, prepared: Prepared) -> None:
     if (start := prepared.training.plan.start) is not None:
         tensors = {name: x.cpu().contiguous() for name, x in start.items()}
         write_atomic(run.path / START_FILE, save(tensors))
+    if recipe.fork:  # from which a kill before the first checkpoint goes on
+        Checkpoints(run.path / FORK_FOLDER).save(prepared.training.state)
     about = {
         **describe_environment(select_device(recipe.device)),
         "started": timestamp(),

@@ -8,30 +8,33 @@ import functools
 from pathlib import Path
 
 from goodfit.core.errors import Diverged, GoodfitError, UsageError
-from goodfit.core.files import sync_file, write_atomic
+from goodfit.core.files import remove, sync_file
 from goodfit.core.launched import is_launched
 from goodfit.core.progress import steady_time
 from goodfit.core.ranks import ALONE
 from goodfit.core.reporter import Reporter, SilentReporter
-from goodfit.core.run import Run, require_free_folder
+from goodfit.core.run import STEERING_FOLDER, Run, require_free_folder
+from goodfit.core.steering import clear_letters
 from goodfit.core.words import format_duration
 from goodfit.inspection.tensorboard import EventWriter, import_summary_writer
 from goodfit.models.weights.saved import SavedModel
 from goodfit.recipe.parts import load_run_catalog
 from goodfit.recipe.prepare import Prepared, prepare, with_absolute_paths
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.run_recipe import RECIPE_HASHES, check_recipe_file, hash_recipe, trained_recipe
+from goodfit.recipe.run_recipe import check_recipe_file, record_recipe, trained_recipe
 from goodfit.recipe.transfer.frozen import cache_frozen
 from goodfit.report.page import write_report
 from goodfit.runs import augmentation_preview, baselines
 from goodfit.runs.adviser import Adviser
 from goodfit.runs.finish import describe_result, finish_run
 from goodfit.runs.followers import Leader
-from goodfit.runs.plan import check_views, report_plan, sketch_schedule, warn_of_data
+from goodfit.runs.fork import fork_prepared
+from goodfit.runs.plan import check_views, describe_sync, report_plan, sketch_schedule, warn_of_data
 from goodfit.runs.resume import (
     asked_recipe,
     describe_changed_parts,
     describe_losses,
+    describe_other_ranks,
     find_resumable,
     is_finished,
     last_saved_step,
@@ -39,17 +42,17 @@ from goodfit.runs.resume import (
     refuse_shorter,
     restore_last,
     resumed_recipe,
+    without_past_finish,
 )
 from goodfit.runs.signals import explain_stopped_run, halt_error, halt_on_signals
 from goodfit.runs.start import DataChanged, check_kept_files, describe_other_data, read_start, record_start, require_same_data, timestamp
 from goodfit.terminal.log import LoggingReporter
-from goodfit.training import manual_lr, snapshots
 from goodfit.training.checkpoint import Checkpoints, best_weights
 from goodfit.training.loop import fit
-from goodfit.training.manual_lr import ManualLrFactor
 from goodfit.training.metric_log import MetricLog
-from goodfit.training.snapshots import Snapshots
+from goodfit.training.snapshots import FOLDER, Snapshots
 from goodfit.training.state import State
+from goodfit.training.steering import Steering, commands_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +134,8 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     prepared = warn_of_data(prepared, options.adviser, options.plan_reporter)
     if note := describe_other_data(options.recipe_folder, prepared.data):
         options.plan_reporter.say(f"  {note}")
+    prepared, fork = fork_prepared(prepared)
+    options.plan_reporter.say(*fork.events)
     if options.dry:
         return None
     options.adviser.check(prepared)
@@ -147,6 +152,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
     run = Run.new(options.out, prepared.data.name)
     with lock_run(run):
         record_start(run, asked, prepared)
+        fork.log_to(run)
         if lengths.timed:
             run.write(baselines.FILE, early_baselines)
         run.point_latest()
@@ -157,6 +163,7 @@ def _train_new(asked: Recipe, options: RunOptions) -> Run | None:
 def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
     """Continue a run from its last good checkpoint, with the changes that a resume may make."""
     damages = check_recipe_file(run)
+    clear_letters(run)
     options.reporter.say(*damages, *describe_changed_parts(run, asked))
     asked.trust_own_code()
     before, checkpoints = trained_recipe(run.path), Checkpoints(run.checkpoints)
@@ -194,14 +201,13 @@ def _resume(run: Run, asked: Recipe, options: RunOptions) -> Run | None:
         state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))
     if (before.budget, before.stop) != (recipe.budget, recipe.stop):
         state.stopped = ""
+        prepared = without_past_finish(prepared, state.step)
     refuse_shorter(run, recipe.budget, state.step, plan.lengths)
-    losses = [*warnings, *describe_losses(run, state, last, is_extended)]
+    losses = [*warnings, *describe_losses(run, state, last, is_extended), *describe_other_ranks(state, plan, options.leader.ranks)]
     run.cut_log(state.step)
     run.append([{"kind": "event", "step": state.step, "text": text} for text in losses])
     run.point_latest()
-    hashes = list(dict.fromkeys([*run.read("about.json").get(RECIPE_HASHES, ()), hash_recipe(recipe)]))
-    run.update("about.json", {"state": "running", "asked": asked.plain(), "recipe": recipe.plain(), RECIPE_HASHES: hashes})
-    write_atomic(run.path / "recipe.toml", recipe.to_toml())
+    record_recipe(run, prepared.recipe, {"state": "running", "asked": asked.plain()})
     rewritten = [f'"{run.path / "recipe.toml"}" is written anew from about.json.'] * len(damages)
     options.reporter.say(*rewritten, *losses, f"Continuing {run.path} at step {state.step:,}.")
     _train_and_finish(run, prepared, options)
@@ -221,6 +227,8 @@ def _report_and_check(prepared: Prepared, options: RunOptions) -> None:
     """Report the plan, refuse views that the model does not take, before it is trained, and draw the learning rate if asked."""
     report_plan(prepared, options.plan_reporter, options.dry or options.verbose)
     check_views(prepared)
+    if not options.dry:
+        options.plan_reporter.say(*describe_sync(prepared, options.leader.ranks.size))
     if options.plot:
         options.plan_reporter.say(*sketch_schedule(prepared).split("\n"))
 
@@ -238,6 +246,7 @@ def _train_and_finish(run: Run, prepared: Prepared, options: RunOptions) -> None
         prepared.training.state.startup += seconds
         _fit_run(run, prepared, options, startup)
         finish_run(run, prepared, options.reporter, options.adviser)
+        remove(run.path / STEERING_FOLDER)
 
 
 def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[str, float]) -> None:
@@ -246,8 +255,9 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
     Raises:
         Interrupted, Terminated: a signal asked to stop before the end of the budget.
     """
-    training = prepared.training.among(options.leader.ranks, prepared.recipe.sync_norms)
-    state, saver = training.state, Snapshots(Checkpoints(run.checkpoints), run.path / snapshots.FOLDER)
+    ranks = options.leader.ranks
+    training = prepared.training.among(ranks, prepared.recipe.sync_norms is True)
+    state, saver = training.state, Snapshots(Checkpoints(run.checkpoints), run.path / FOLDER)
     events = (EventWriter(run.path / "tensorboard"),) if options.tensorboard else ()
     log = MetricLog((run.append, options.reporter.show_rows, *events))
     plan = dataclasses.replace(training.plan, last_good=functools.partial(best_weights, training.plan, saver.checkpoints))
@@ -263,12 +273,16 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
         evaluation = state.evaluation_seconds - evaluated
         spent = {**startup, "training": steady_time() - began - evaluation, "evaluation": evaluation}
         seconds = {name: before.get(name, 0.0) + x for name, x in spent.items()}
-        run.update("about.json", {"state": state_name, "finished": timestamp(), "seconds": {**before, **seconds}})
+        about = {"state": state_name, "finished": timestamp(), "seconds": {**before, **seconds}}
+        if ranks.size > 1:
+            about["communication"] = {"processes": ranks.size, "bytes_sent": state.bytes_sent, "messages": state.messages}
+        run.update("about.json", about)
 
+    steering = Steering(run.path / STEERING_FOLDER, commands_in(prepared.parts["steering"]), warn=options.reporter.say)
+    steering.record = lambda commands: record_recipe(run, prepared.steered_by(commands).recipe)
     with halt_on_signals() as halt:
         try:
-            manual_factor = ManualLrFactor(run.path / manual_lr.FOLDER, options.reporter.say)
-            fit(state, training.loader, plan, training.watch, log, save, halt, manual_factor)
+            fit(state, training.loader, plan, training.watch, log, save, halt, steering)
         except BaseException as error:
             log.flush()
             mark("diverged" if isinstance(error, Diverged) else "failed")
@@ -276,7 +290,8 @@ def _fit_run(run: Run, prepared: Prepared, options: RunOptions, startup: dict[st
                 conclusions = options.adviser.conclude(run, prepared)
                 options.reporter.say(f"Run: {run.path}", f"Report: {write_report(run.path)}", *conclusions)
             raise
-    if halt.signal and training.plan.t(state) < 1:
-        mark("interrupted" if halt.signal == "SIGINT" else "terminated")
+    if (halt.signal or steering.is_stopped) and training.plan.t(state) < 1:
+        mark("terminated" if halt.signal == "SIGTERM" else "interrupted")
         raise halt_error(halt, run, state.step)
+    options.reporter.say(*steering.close())
     mark("running")  # finished only once its model is written

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from goodfit.core.errors import UsageError, first_line
 from goodfit.core.reporter import Reporter
+from goodfit.core.settings import parse_size
 from goodfit.data.dataset import Dataset
 from goodfit.data.loader import iterate_batches
 from goodfit.inspection.chance import OwnChance
@@ -26,7 +27,7 @@ from goodfit.losses.scores import split_outputs
 from goodfit.predict.images import ImagesFor
 from goodfit.predict.predictor import load_classifier
 from goodfit.recipe.parts import MODEL_ERRORS, load_catalog, make_model, refuse_other_tasks
-from goodfit.recipe.recipe import Recipe, parse_size
+from goodfit.recipe.recipe import Recipe
 from goodfit.recipe.source import open_images
 from goodfit.study.networks import NetworkOptions
 

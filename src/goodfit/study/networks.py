@@ -14,12 +14,12 @@ from torch import nn
 
 from goodfit.core.errors import UsageError, first_line
 from goodfit.core.parts import Part
+from goodfit.core.settings import parse_size
 from goodfit.models.anatomy.account import Account, account_for
 from goodfit.models.anatomy.lecture import LECTURE_ERRATA, PUBLISHED_ERRORS
 from goodfit.models.anatomy.memory import measure_training_step
 from goodfit.predict.predictor import load_classifier
 from goodfit.recipe.parts import MODEL_ERRORS, load_catalog, make_model
-from goodfit.recipe.recipe import parse_size
 from goodfit.training.noise import evaluating
 
 LECTURE_CLASSES, LECTURE_CHANNELS, LECTURE_SIZES = 1000, 3, ((224, 224), (227, 227))  # of the lecture's counts

@@ -1,9 +1,9 @@
-"""Predictions as text or CSV."""
+"""Predictions as text, CSV or JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from goodfit.core.escapes import escape_name, format_csv
 
@@ -19,6 +19,7 @@ class Prediction(Protocol):
     def problem(self) -> str: ...
     @property
     def columns(self) -> tuple[str, ...]: ...
+    def plain(self) -> dict[str, Any]: ...
     def describe(self) -> str: ...
     def rows(self) -> list[tuple[object, ...]]: ...
 
@@ -42,6 +43,11 @@ def format_predictions_csv(predictions: Sequence[Prediction], reject_below: floa
         rows = [[image, escape_name(str(name)), *values, "", *rejected] for name, *values in p.rows()]
         table += rows or [[image, *[""] * len(columns), p.problem, *rejected]]
     return format_csv(table)
+
+
+def plain_predictions(predictions: Sequence[Prediction], reject_below: float = 0.0) -> list[dict[str, Any]]:
+    """Predictions for JSON; with a probability to reject below, each says whether it is rejected."""
+    return [p.plain() | ({"rejected": is_rejected(p, reject_below)} if reject_below else {}) for p in predictions]
 
 
 def is_rejected(prediction: Prediction, reject_below: float) -> bool:

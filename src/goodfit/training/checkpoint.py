@@ -101,9 +101,17 @@ class Checkpoints:
         Raises:
             OSError, ValueError: it is not there, or damaged.
         """
-        about, tensors = self._read(step)
-        model: dict[str, Tensor] = from_json_tree(about["tree"], tensors)["model"]
+        model: dict[str, Tensor] = self.read(step)[1]["model"]
         return model
+
+    def read(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values of the state in the checkpoint of a step, and what `tensor_values` gave of it.
+
+        Raises:
+            OSError, ValueError: it is not there, or damaged.
+        """
+        about, tensors = self._read(step)
+        return about["state"], from_json_tree(about["tree"], tensors)
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about, content = read_checkpoint(self.folder, step)
@@ -129,9 +137,14 @@ class Checkpoints:
 def pack_state(state: State) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The whole state as values for JSON, and the tensors that these name."""
     tensors: dict[str, Tensor] = {}
-    average = state.average.state_dict() if state.average is not None else None
-    tree = to_json_tree({"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": average}, tensors)
+    tree = to_json_tree({**tensor_values(state), **({"ranks": state.rank_trees} if state.rank_trees else {})}, tensors)
     return {"state": state.scalars(), "tree": tree}, tensors
+
+
+def tensor_values(state: State) -> dict[str, Any]:
+    """The weights, statistics and moments of a state, as torch's `state_dict` names them."""
+    average = state.average.state_dict() if state.average is not None else None
+    return {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "average": average}
 
 
 def unpack_state(state: State, about: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -141,6 +154,7 @@ def unpack_state(state: State, about: Mapping[str, Any], tensors: dict[str, Tens
     state.optimizer.load_state_dict(tree["optimizer"])
     if state.average is not None:
         state.average.load_state_dict(tree["average"])
+    state.rank_trees = tree.get("ranks", [])
     for name, value in about["state"].items():
         setattr(state, FORMER_FIELDS.get(name, name), value)
 

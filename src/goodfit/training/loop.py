@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from goodfit.core.device import release_freed_pages
+from goodfit.core.batch import Batch
 from goodfit.core.errors import Diverged
 from goodfit.core.parameters import has_parameters
 from goodfit.training.averaging import update_average
 from goodfit.training.batch_statistics import refresh_average
 from goodfit.training.checkpoint import broadcast_state
-from goodfit.training.finite import divergence_error
+from goodfit.training.clock import END_SECONDS, Clock
+from goodfit.training.merge import Merger
 from goodfit.training.metric_log import MetricLog
 from goodfit.training.rescue import go_back, rescue_if_worse
 from goodfit.training.snapshots import record_snapshot, snapshots_due
 from goodfit.training.state import Batches, Plan, State
+from goodfit.training.steering import Orders, agreed_orders, no_orders
 from goodfit.training.step import NO_WATCH, Objective, Watch, train_step
 
-END_SECONDS = 1.0  # that writing the model and the report, and leaving the process, take besides
 MAX_EVALUATION_SHARE = 0.1  # of the time so far under a budget in minutes, that evaluations by a share of it take
 
 
@@ -32,58 +34,91 @@ def fit(
     log: MetricLog | None = None,
     save: Callable[[State], None] = lambda state: None,
     halt: Callable[[], bool] = lambda: False,
-    manual_factor: Callable[[int], float] = lambda step: 1.0,
+    steering: Callable[[int], Orders] = no_orders,
 ) -> State:
     """Train until the budget ends, the plan's stop rule says so, or `halt()` of rank 0 is true; returns the state.
 
-    The learning rate is the schedule's times rank 0's `manual_factor(step)` times the factors of the plateau rule and of a rescue.
+    The learning rate is the schedule's times that of rank 0's `steering(step)` times the factors of the plateau rule and of a rescue.
 
     Raises:
         Diverged: a loss or gradient was not finite; nothing that is not finite is ever passed to `save`.
     """
     log = log or MetricLog()
     broadcast_state(state, plan.ranks)
+    merger = Merger(state, plan)
     evaluate_start(state, plan, log, save)
     stream, clock, trains = batches.stream(state.step), Clock(state, plan), has_parameters(state.model)
     state.model.train()
     while trains and (t := plan.t(state)) < 1 and not state.stopped:
-        halts, factor = plan.ranks.broadcast_numbers(halt(), manual_factor(state.step))
-        if halts:
+        orders = next_orders(merger, t, steering, halt, log, save, clock)
+        if orders.finish:
+            finish_early(merger, batches, log)
+        if orders.stop or state.stopped:
             break
-        if snapshots_due(plan, t) > state.snapshots_taken:  # before the weights move on
-            save_checkpoint(state, plan, log, save)
+        if snapshots_due(plan, t) > state.snapshots_taken or orders.snapshot:  # before the weights move on
+            save_merged(merger, log, save, orders.snapshot)
         batch = next(stream)
         clock.begin_step(t)
-
         # one step: the optimizer calls the objective as often as it needs
-        lr_factor = plan.schedule(t) * apply_manual_factor(state, log, factor) * state.reaction_factor
-        try:
-            objective, readings = train_step(state, batch, plan, t, lr_factor, watch)
-        except Diverged as error:
-            log.add_events(state.step, go_back(state, plan, error))
-            state.step += 1  # its batch is over, though it has moved nothing
+        lr_factor = plan.schedule(t) * apply_manual_factor(state, log, orders.lr_factor) * state.reaction_factor
+        objective, readings = try_step(merger, batch, t, lr_factor, watch, log)
+        if objective is None and not plan.is_apart(t):
             continue
-        clock.end_work()
+        merger.merge_if_due(t, log)
+        clock.end_work(plan.ranks_meet(state.step, t))
         clock.update_reserve(len(batch))
         if update_average(state, plan, t):
-            clock.end_work()
+            clock.end_work(plan.ranks_meet(state.step, t))
 
         # what to log
-        bad_step = log_step(state, plan, log, objective, {**readings, **clock.timing(len(batch))})
-        react_to_loss(state, plan, log, objective, bad_step)
+        if objective is not None:
+            bad_step = log_step(state, plan, log, objective, {**readings, **clock.timing(len(batch))})
+            react_to_loss(state, plan, log, objective, bad_step, merger)
 
         # once in a while: evaluate, save
         if is_evaluation_due(plan, state):
-            refresh_average(state, plan, batches)
-            evaluate_and_record(state, plan, log)
-            save_checkpoint(state, plan, log, save)
+            evaluate_and_save(merger, batches, log, save)
             clock.end_work()
             state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, plan.t(state))  # type: ignore[union-attr]
         elif clock.is_save_due(t):
-            save_checkpoint(state, plan, log, save)
-    finish_training(state, plan, batches, log)
-    save_checkpoint(state, plan, log, save)
+            save_merged(merger, log, save)
+    with merger.merged(log):
+        finish_training(state, plan, batches, log)
+        save_checkpoint(state, plan, log, save)
     return state
+
+
+def try_step(
+    merger: Merger, batch: Batch, t: float, lr_factor: float, watch: Watch, log: MetricLog
+) -> tuple[Objective | None, dict[str, Any]]:
+    """Take one step and count what it sends; its objective is None where its loss or gradient was not finite, and it has moved nothing.
+
+    Raises:
+        Diverged: it was not, and there is nothing to go back to.
+    """
+    state = merger.state
+    try:
+        with merger.counted():
+            return train_step(state, batch, merger.plan, t, lr_factor, watch)
+    except Diverged as error:
+        log.add_events(state.step, merger.react(error, t))
+        state.step += 1  # its batch is over
+        return None, {}
+
+
+def evaluate_and_save(merger: Merger, batches: Batches, log: MetricLog, save: Callable[[State], None]) -> None:
+    """Evaluate and save the merged weights of the ranks."""
+    state, plan = merger.state, merger.plan
+    with merger.merged(log):
+        refresh_average(state, plan, batches)
+        evaluate_and_record(state, plan, log)
+        save_checkpoint(state, plan, log, save)
+
+
+def save_merged(merger: Merger, log: MetricLog, save: Callable[[State], None], keep: bool = False) -> None:
+    """Save a checkpoint of the merged weights of the ranks, as a snapshot where one is due or `keep` is true."""
+    with merger.merged(log):
+        save_checkpoint(merger.state, merger.plan, log, save, keep)
 
 
 def log_step(state: State, plan: Plan, log: MetricLog, objective: Objective, readings: Mapping[str, Any]) -> int | None:
@@ -95,14 +130,14 @@ def log_step(state: State, plan: Plan, log: MetricLog, objective: Objective, rea
     return log.flush() if is_evaluation_due(plan, state) else bad_step
 
 
-def react_to_loss(state: State, plan: Plan, log: MetricLog, objective: Objective, bad_step: int | None) -> None:
+def react_to_loss(state: State, plan: Plan, log: MetricLog, objective: Objective, bad_step: int | None, merger: Merger) -> None:
     """Go back to the last good weights if training makes its start worse, or if a number in the log, that of `bad_step`, was not finite.
 
     Raises:
         Diverged: a number was not finite, and there is nothing to go back to, or training has gone back before.
     """
     if bad_step is not None:  # on a GPU numbers arrive late; the weights show what is left to show
-        events = go_back(state, plan, divergence_error(plan.network(state.model), objective.pieces(), plan, bad_step - 1))
+        events = merger.react(objective.divergence_error(bad_step - 1), objective.t)
     else:
         events = rescue_if_worse(state, plan, objective.numbers()["loss"])
     if events:
@@ -119,6 +154,41 @@ def evaluate_start(state: State, plan: Plan, log: MetricLog, save: Callable[[Sta
         (seconds,) = plan.ranks.broadcast_numbers(time.perf_counter() - began)
         state.elapsed += seconds
         state.startup += seconds
+
+
+def next_orders(
+    merger: Merger,
+    t: float,
+    steering: Callable[[int], Orders],
+    halt: Callable[[], bool],
+    log: MetricLog,
+    save: Callable[[State], None],
+    clock: Clock,
+) -> Orders:
+    """What rank 0 wants before the step at progress t, after a pause, whose time does not count; where ranks do not meet, nothing new."""
+    state, plan = merger.state, merger.plan
+    if not plan.ranks_meet(state.step, t):
+        return Orders(state.manual_factor)
+
+    def wait(is_first_time: bool) -> None:
+        if is_first_time:
+            log.add_events(state.step, ["Paused by hand."])
+            save_merged(merger, log, save)
+        clock.skip()
+
+    orders = agreed_orders(plan.ranks, state.step, steering, halt, wait)
+    return dataclasses.replace(orders, snapshot=orders.snapshot and state.step not in state.snapshots)
+
+
+def finish_early(merger: Merger, batches: Batches, log: MetricLog) -> None:
+    """End a training by hand, as a stop rule would: after an evaluation of its weights."""
+    state, plan = merger.state, merger.plan
+    log.add_events(state.step, ["Ended by hand."])
+    if plan.evaluate is not None and plan.evaluate_every is not None and state.evaluated_at != state.step:
+        with merger.merged(log):
+            refresh_average(state, plan, batches)
+            evaluate_and_record(state, plan, log)
+    state.stopped = "ended by hand"
 
 
 def apply_manual_factor(state: State, log: MetricLog, factor: float) -> float:
@@ -169,6 +239,7 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     scores = plan.evaluate(state.eval_model, t >= 1)
     state.evaluations = plan.evaluate_every.number(state.step, state.elapsed, t)
     state.history.append(scores.pop("score"))
+    state.evaluated_at = state.step
     is_best = state.history[-1] > max(state.history[:-1], default=-math.inf)
     if state.history[-1] >= max(state.history):  # of equals the later one, which was trained for longer
         state.best = {"step": state.step, "score": state.history[-1]}
@@ -186,8 +257,8 @@ def evaluate_and_record(state: State, plan: Plan, log: MetricLog) -> None:
     log.add({**row, **scores})
 
 
-def save_checkpoint(state: State, plan: Plan, log: MetricLog, save: Callable[[State], None]) -> None:
-    """Flush the log, then save, as a snapshot where one is due; but never anything that is not finite.
+def save_checkpoint(state: State, plan: Plan, log: MetricLog, save: Callable[[State], None], keep: bool = False) -> None:
+    """Flush the log, then save, as a snapshot where one is due or `keep` is true; but never anything that is not finite.
 
     Raises:
         Diverged: a row of the log is not finite, and there is no good start to go back to.
@@ -197,61 +268,5 @@ def save_checkpoint(state: State, plan: Plan, log: MetricLog, save: Callable[[St
     if bad_step is not None:
         text = f"Training diverged at step {bad_step - 1}: its loss or gradient is not finite. What was saved before is kept."
         log.add_events(state.step, go_back(state, plan, Diverged(text)))
-    record_snapshot(state, plan)
+    record_snapshot(state, plan, keep)
     save(state)
-
-
-class Clock:
-    """Measures how long a step waits for data and how long it computes; `state.elapsed` advances by both, as rank 0 measures them."""
-
-    def __init__(self, state: State, plan: Plan) -> None:
-        self.state, self.plan = state, plan
-        now = state.step, state.elapsed, plan.t(state)
-        self.saves = plan.save_every.number(*now) if plan.save_every else 0
-        state.snapshots_taken = min(state.snapshots_taken, snapshots_due(plan, plan.t(state)))  # fewer, once the budget is made longer
-        if state.step == 0 and plan.evaluate_every:  # a period in seconds counts from the start of the command
-            state.evaluations = plan.evaluate_every.number(*now)
-        self.lap_started = time.perf_counter()
-        self.wait = self.work = self.unrecorded = 0.0
-        self.fastest = math.inf  # seconds per image
-        self.pixel_share = 1.0  # that training showed in the step before
-
-    def _lap(self) -> float:
-        now = time.perf_counter()
-        seconds, self.lap_started = now - self.lap_started, now
-        self.unrecorded += seconds
-        return seconds
-
-    def begin_step(self, t: float) -> None:
-        """The time since the last call was spent waiting for the batch of a step at progress t.
-
-        Where the images become larger, freed memory is returned: from there on blocks of other sizes are needed.
-        """
-        self.wait, self.work = self._lap(), 0.0
-        before, self.pixel_share = self.pixel_share, self.plan.pixel_share(t)
-        if self.pixel_share > before:
-            release_freed_pages()
-
-    def end_work(self) -> None:
-        """The time since the last call was spent computing."""
-        self.work += self._lap()
-        elapsed = self.state.elapsed + self.unrecorded
-        self.state.elapsed, self.work = self.plan.ranks.broadcast_numbers(elapsed, self.work)
-        self.unrecorded = 0.0
-
-    def update_reserve(self, images: int) -> None:
-        """Before the first evaluation, estimate the final one's time from the fastest step: a forward pass is about a third of one."""
-        if self.plan.evaluate and self.plan.lengths.timed and not self.state.history:
-            self.fastest = min(self.fastest, self.work / images / self.pixel_share)
-            self.state.reserve = END_SECONDS + (1 + self.plan.final_passes) * self.fastest * self.plan.evaluated_images / 3
-
-    def is_save_due(self, t: float) -> bool:
-        """Whether to save a checkpoint after a step that began at progress t."""
-        before, every = self.saves, self.plan.save_every
-        self.saves = max(before, every.number(self.state.step, self.state.elapsed, t)) if every else before
-        return self.saves > before
-
-    def timing(self, images: int) -> dict[str, float]:
-        """Speed, share of the time spent waiting, and seconds since the start, for the log."""
-        seconds = self.wait + self.work
-        return {"images_per_s": images / seconds, "data_share": self.wait / seconds, "elapsed": self.state.elapsed}

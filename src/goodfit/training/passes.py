@@ -43,12 +43,16 @@ PLAIN_PASSES = PlainPasses()
 
 @dataclasses.dataclass(frozen=True)
 class StepPasses:
-    """The passes of a step of a plan: each piece has its share of this rank, and noise of its own that does not depend on the ranks."""
+    """The passes of a step of a plan: each piece has its share of this rank, and noise of its own that does not depend on the ranks.
+
+    Ranks that are `apart` send nothing.
+    """
 
     plan: Plan
     step: int
     model: nn.Module
     shares: tuple[Share, ...]
+    apart: bool = False
 
     @contextlib.contextmanager
     def run_piece(self, index: int, device: torch.device) -> Iterator[int]:
@@ -57,12 +61,13 @@ class StepPasses:
         with contextlib.ExitStack() as stack:
             if share.is_part:
                 stack.enter_context(noise_of_whole_piece(self.model, share))
-                if plan.sync_norms:
+                if plan.sync_norms and not self.apart:
                     stack.enter_context(synchronized_norms(self.model, plan.ranks))
-            yield share.copies
+            yield 1 if self.apart else share.copies
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
-        self.plan.ranks.sum_(tensors)
+        if not self.apart:
+            self.plan.ranks.sum_(tensors)
 
 
 def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

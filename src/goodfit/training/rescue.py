@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from goodfit.core.errors import Diverged
@@ -16,18 +17,23 @@ RATE_FACTOR = 0.1
 def rescue_if_worse(state: State, plan: Plan, loss: Tensor) -> list[str]:
     """Compare the training loss with that of the start every few steps; go back if it is far worse, and return a sentence to log.
 
-    Without a pretrained start, or once it has gone back, nothing is compared.
+    Without a pretrained start, or once it has gone back, nothing is compared; ranks that are apart compare their mean loss when they meet.
     """
     if plan.start is None or state.rescue_factor < 1:
         return []
     state.recent_losses.append(loss)
-    if len(state.recent_losses) < WINDOW:
+    t = plan.t(state)
+    if len(state.recent_losses) < WINDOW or not plan.ranks_meet(state.step, t):
         return []
     losses = [float(x) for x in state.recent_losses]
     state.recent_losses = []
+    if plan.is_apart(t):
+        total = torch.tensor(losses, dtype=torch.float64)
+        plan.ranks.sum_([total])
+        losses = (total / plan.ranks.size).tolist()
     if state.start_loss is None:
         state.start_loss = min(MAX_FACTOR * losses[0], sum(losses[:START_STEPS]) / START_STEPS)
-    mean = sum(losses) / WINDOW
+    mean = sum(losses) / len(losses)
     if mean <= MAX_FACTOR * state.start_loss + MAX_EXCESS:
         return []
     return go_back(state, plan, Diverged(f"The training loss rose to {mean:.3g} from {state.start_loss:.3g} at the pretrained start."))

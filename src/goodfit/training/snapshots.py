@@ -44,11 +44,11 @@ def snapshots_due(plan: Plan, t: float) -> int:
     return sum(point <= t + T_TOLERANCE for point in plan.snapshots)
 
 
-def record_snapshot(state: State, plan: Plan) -> None:
-    """Record that the weights of this step are a snapshot, if one has become due since the last."""
+def record_snapshot(state: State, plan: Plan, keep: bool = False) -> None:
+    """Record that the weights of this step are a snapshot, if one has become due since the last or `keep` is true."""
     due = snapshots_due(plan, plan.t(state))
-    if due > state.snapshots_taken:
-        state.snapshots_taken = due
+    if due > state.snapshots_taken or keep:
+        state.snapshots_taken = max(due, state.snapshots_taken)
         state.snapshots += [state.step]
 
 

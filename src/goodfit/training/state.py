@@ -25,8 +25,10 @@ from goodfit.losses.softmax import Softmax
 from goodfit.models.weights.cut import Cut
 from goodfit.schedules.compose import compose
 from goodfit.schedules.shapes import Constant
+from goodfit.schedules.span import T_TOLERANCE
 from goodfit.training.freezing import Phase
 
+TENSOR_FIELDS = ("model", "optimizer", "average", "rank_trees")  # of the state
 SOFTMAX, NO_AUGMENTATION, CONSTANT = Softmax(), Pipe(), Constant()
 
 
@@ -37,9 +39,11 @@ class State:
     `elapsed` is in seconds since the command started, over all sessions, of which `startup` passed before their first steps; `reserve`
     seconds of a budget in minutes are kept for the final evaluation, and `evaluation_seconds` went into those so far. `plateau_factor`,
     `manual_factor` and `rescue_factor` multiply the learning rate. `start_loss` is the training loss of a pretrained start,
-    `recent_losses` are those of the steps since it was last compared with them. `history` holds the validation score of each evaluation.
+    `recent_losses` are those of the steps since it was last compared with them. `history` holds the validation score of each
+    evaluation, the last after step `evaluated_at`.
     `average_updates` counts the weights in the running average, the last of which were added at progress `averaged_at`. `snapshots` are
-    the steps whose weights were kept, at the first `snapshots_taken` points of the plan.
+    the steps whose weights were kept, at the first `snapshots_taken` points of the plan. `bytes_sent` and `messages` count what each of
+    several ranks has sent to train. While weights that differ by rank are saved, `rank_trees` has what is each rank's own.
     """
 
     model: nn.Module
@@ -59,11 +63,15 @@ class State:
     average_updates: int = 0
     averaged_at: float = 0.0
     evaluations: int = 0
+    evaluated_at: int = -1
     history: list[float] = dataclasses.field(default_factory=list)
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     stopped: str = ""
     snapshots: list[int] = dataclasses.field(default_factory=list)
     snapshots_taken: int = 0
+    bytes_sent: int = 0
+    messages: int = 0
+    rank_trees: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @staticmethod
     def start(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None = None, pieces: int = 1) -> State:
@@ -82,7 +90,7 @@ class State:
 
     def scalars(self) -> dict[str, Any]:
         """The fields that are plain values."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "optimizer", "average")}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in TENSOR_FIELDS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +162,21 @@ class Plan:
     def t(self, state: State) -> float:
         """Progress in 0..1."""
         return self.lengths.t(state.step, state.elapsed, state.reserve, state.startup)
+
+    def is_apart(self, t: float) -> bool:
+        """Whether each rank moves by the gradient of its own images alone in a step that begins at progress t."""
+        return self.merge_every > 0 and t >= self.parts["sync"].start - T_TOLERANCE
+
+    @property
+    def merge_every(self) -> int:
+        """The steps from one merge of the ranks' weights to the next; 0 where they do not part."""
+        return self.parts["sync"].every if self.ranks.size > 1 and "sync" in self.parts else 0
+
+    def ranks_meet(self, step: int, t: float) -> bool:
+        """Whether the ranks talk to each other between the step before and `step`, at progress t."""
+        if not self.is_apart(t) or step % self.merge_every == 0 or self.lengths.timed:  # whose clock is rank 0's
+            return True
+        return any(command.step == step for command in pipe_parts(self.parts.get("steering", Pipe())))  # type: ignore[attr-defined]
 
     def network(self, model: nn.Module) -> nn.Module:
         """What runs on prepared images: the model, or, where they are features of frozen stages, what lies above these."""

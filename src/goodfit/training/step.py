@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -13,8 +14,8 @@ from torch import Tensor
 from goodfit.core.batch import Batch
 from goodfit.core.chance import MIXING_BLOCK
 from goodfit.core.device import is_out_of_memory
-from goodfit.core.errors import GoodfitError
-from goodfit.core.ranks import Share
+from goodfit.core.errors import Diverged, GoodfitError
+from goodfit.core.ranks import ALONE, Share
 from goodfit.core.task import task_of
 from goodfit.training import curvature
 from goodfit.training.finite import divergence_error
@@ -74,6 +75,7 @@ class Objective:
 
     def __init__(self, state: State, batch: Batch, plan: Plan, t: float) -> None:
         self.state, self.batch, self.plan, self.t, self.step = state, batch, plan, t, state.step
+        self.is_apart = plan.is_apart(t)  # the gradient is then that of this rank's images alone
         self.outcome: Outcome | None = None
         self.events: list[str] = []
         self._prepared: Batch | None = None
@@ -87,10 +89,20 @@ class Objective:
             return outcome.loss
         self.outcome = outcome
         if self.plan.device.type == "cpu" and not torch.isfinite(outcome.norm + outcome.loss):
-            error = divergence_error(self.plan.network(model), self.pieces(), self.plan, self.step)
+            error = self.divergence_error(self.step)
             restore_buffers(model, buffers)
             raise error
         return outcome.loss
+
+    def divergence_error(self, step: int) -> Diverged:
+        """The error that says where a number of `step` is not finite, with this step's images; ranks that are apart look at their own."""
+        plan = dataclasses.replace(self.plan, ranks=ALONE) if self.is_apart else self.plan
+        return divergence_error(plan.network(self.state.model), self.pieces(), plan, step)
+
+    @property
+    def examples(self) -> int:
+        """How many images the loss is the mean over."""
+        return sum(share.rows.stop - share.rows.start for share in self.shares) if self.is_apart else len(self.batch)
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -100,7 +112,7 @@ class Objective:
     @property
     def passes(self) -> StepPasses:
         """How the pieces are run at the current number of them."""
-        return StepPasses(self.plan, self.step, self.state.model, self.shares)
+        return StepPasses(self.plan, self.step, self.state.model, self.shares, self.is_apart)
 
     def pieces(self) -> Iterator[Batch]:
         """The share of this rank in the batch as the model sees it, piece by piece: augmented and normalized."""
@@ -115,11 +127,11 @@ class Objective:
 
     def hvp(self, vector: Tensor) -> Tensor:
         """The Hessian of the loss times a vector [N], at the current weights; N counts the optimizer's parameters, in order."""
-        return curvature.hessian_vector_product(self.state, self.plan, self.pieces, self.passes, len(self.batch), vector)
+        return curvature.hessian_vector_product(self.state, self.plan, self.pieces, self.passes, self.examples, vector)
 
     def hessian(self) -> Tensor:
         """The Hessian [N, N] of the loss, at the current weights; for small models."""
-        return curvature.hessian(self.state, self.plan, self.pieces, self.passes, len(self.batch))
+        return curvature.hessian(self.state, self.plan, self.pieces, self.passes, self.examples)
 
     def numbers(self) -> dict[str, Tensor]:
         """Loss, accuracy (or what its task has in place of it) and gradient norm of the step, as scalars on the device."""
@@ -136,9 +148,8 @@ class Objective:
         while True:
             state.optimizer.zero_grad(set_to_none=True)
             try:
-                examples = len(self.batch)
                 model = plan.network(state.model)
-                outcome = gradient(model, self.pieces(), examples, plan.loss, plan.penalties, plan.clip, plan.precision, self.passes)
+                outcome = gradient(model, self.pieces(), self.examples, plan.loss, plan.penalties, plan.clip, plan.precision, self.passes)
                 if plan.clip_value:
                     torch.nn.utils.clip_grad_value_(state.model.parameters(), plan.clip_value)
                 return outcome

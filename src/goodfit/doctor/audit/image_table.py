@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from goodfit.core.errors import UsageError
 from goodfit.core.reporter import Reporter
 from goodfit.data.dataset import Dataset, load_dataset
 from goodfit.data.headers import ImageHeaders
@@ -17,7 +18,7 @@ from goodfit.data.splits import SplitRule
 from goodfit.doctor.pixels import blocks, spread, to_tensor
 from goodfit.recipe.parts import refuse_other_tasks
 from goodfit.recipe.recipe import Recipe
-from goodfit.recipe.source import cache_limit, read_image_headers
+from goodfit.recipe.source import cache_limit, is_streamed, read_image_headers
 
 SIDE = 64  # pixels: larger images are looked at in this size, stretched; so that near duplicates have detail to be compared by
 MAX_IMAGES = 200_000  # of a table: their pixels are held in memory, 2.5 GB for so many in color
@@ -64,6 +65,8 @@ def open_table(recipe: Recipe, reporter: Reporter) -> ImageTable:
         DataError: there are no images, or they cannot be trained on.
     """
     refuse_other_tasks(recipe.task, "The audit")
+    if is_streamed(recipe):
+        raise UsageError(f'Expected images that are on this machine, for the audit compares all of them; "{recipe.data}" is streamed.')
     headers = read_image_headers(recipe, reporter)
     share = recipe.validation if isinstance(recipe.validation, float) else 0.0
     rule = SplitRule(share, recipe.split_seed, drop_duplicates=recipe.duplicates == "drop")

@@ -115,6 +115,8 @@ def cache_frozen(training: Training, recipe: Recipe, data: Dataset) -> Training:
     obstacle = "" if cut else "the model cannot be cut above stages that stay frozen"
     if not isinstance(plan.parts["resolution"], Full):
         obstacle = f"the images change their size ({recipe.resolution})"
+    if data.local_train is not None:
+        obstacle = "the training images are streamed"
     if cut is None or obstacle:
         return dataclasses.replace(training, notes=(*training.notes, f"Nothing is cached: {obstacle}."))
     views = min(int(recipe.cached_views), int((recipe.cache * 2**30 / size - len(evaluated)) / len(train)))

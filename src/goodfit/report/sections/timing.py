@@ -30,8 +30,20 @@ def render_timing(record: Record) -> Html:
             body.append(["Cost", EMPTY, cost.describe(total), ""])
     columns = [Column("Spent on"), Column("", "wide"), Column("Time", "number"), Column("Share", "number")]
     return section(
-        "timing", "Time", table(columns, body) if body else EMPTY, paragraph(speed) if (speed := describe_speed(record)) else EMPTY
+        "timing",
+        "Time",
+        table(columns, body) if body else EMPTY,
+        paragraph(speed) if (speed := describe_speed(record)) else EMPTY,
+        paragraph(sent) if (sent := describe_sent(record)) else EMPTY,
     )
+
+
+def describe_sent(record: Record) -> str:
+    """Describe what each of several processes sent; empty for one process."""
+    processes, bytes_sent, messages = (get_number(record.about, "communication", key) for key in ("processes", "bytes_sent", "messages"))
+    if processes is None or bytes_sent is None or messages is None:
+        return ""
+    return words.describe_communication(processes, bytes_sent, messages)
 
 
 def _order(item: tuple[str, float]) -> int:

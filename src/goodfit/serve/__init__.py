@@ -1,0 +1,1 @@
+"""Prediction over HTTP: a run or an ensemble behind one address."""
