@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,3 +157,16 @@ def test_a_fork_may_train_less(parent: Path, tmp_path: Path) -> None:
     """The frozen stages come from the checkpoint, so they are not random."""
     said = goodfit("train", "--fork", parent, "--trainable", "head", "--budget", "5 epochs", "--out", tmp_path / "fork")
     assert said.code == 0, said
+
+
+def test_what_a_rescue_has_done_stays(parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Checkpoints.read
+
+    def read_rescued(checkpoints: Checkpoints, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        values, tree = read(checkpoints, step)
+        return {**values, "rescue_factor": 0.1}, tree
+
+    monkeypatch.setattr(Checkpoints, "read", read_rescued)
+    assert goodfit("train", "--fork", f"{parent}@{middle(parent)}", "--out", tmp_path / "fork").code == 0
+    rates = {row["step"]: row["lr"] for row in Run(tmp_path / "fork").log("train")}
+    assert rates[middle(parent) + 1] == pytest.approx(0.1 * rates[middle(parent)])

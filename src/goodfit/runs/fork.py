@@ -28,6 +28,7 @@ KEPT_FIELDS = (
     "evaluation_seconds",
     "start_loss",
     "recent_losses",
+    "rescue_factor",
     "pieces",
     "averaged_at",
     "average_updates",
@@ -106,7 +107,8 @@ def fork_prepared(prepared: Prepared) -> tuple[Prepared, Fork]:
         notes.append("Its images or their splits are others: it may have been trained on some that now validate.")
     prepared = prepared.steered_by(commands)
     recipe = dataclasses.replace(prepared.recipe, fork=origin.text)
-    changed = [key for key, value in recipe.plain().items() if value != before.plain()[key] and key not in OWN_FIELDS]
+    former = before.plain()
+    changed = [key for key, value in recipe.plain().items() if value != former[key] and key not in OWN_FIELDS]
     change = f"with another {list_some(changed)}" if changed else "with the same recipe"
     event = f"Forked from {origin.run.path} at step {origin.step:,}, {change}."
     rows = [row for row in origin.run.log() if row["step"] <= origin.step]
